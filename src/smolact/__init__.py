@@ -1,0 +1,35 @@
+"""Train, evaluate, record with and serve small vision-language-action policies."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smolact.datasets.reader import LeRobotDataset
+    from smolact.errors import SmolactError
+    from smolact.policies.factory import load_policy
+    from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+__version__ = "0.1.0"
+__all__ = ["LeRobotDataset", "SmolVLAConfig", "SmolVLAPolicy", "SmolactError", "load_policy"]
+
+_HOME = {
+    "LeRobotDataset": "smolact.datasets.reader",
+    "SmolVLAConfig": "smolact.policies.smolvla.configuration_smolvla",
+    "SmolVLAPolicy": "smolact.policies.smolvla.modeling_smolvla",
+    "SmolactError": "smolact.errors",
+    "load_policy": "smolact.policies.factory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Public names are imported on first use, so that `import smolact` costs nothing.
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'smolact' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

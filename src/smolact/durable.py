@@ -1,0 +1,174 @@
+"""How anything reaches the disk for good: a temporary name, flush, fsync, rename, fsync of the folder.
+
+A reader sees the old content or the new, never half of it, whatever is killed and whenever. Temporary names begin with
+`.tmp-`, lie beside their target, and mean nothing to any reader: what a crash leaves behind is litter, not data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from smolact.errors import WriteError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh temporary name in the folder of `path`."""
+    return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}"
+
+
+def sync_file(path: Path) -> None:
+    """Force the bytes of a closed file to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's entries (names made, renamed, removed in it) to the disk."""
+    if os.name == "nt":  # Windows can't open folders; its renames are journaled
+        return
+    sync_file(path)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, and force each new name to the disk."""
+    missing = []
+    current = path
+    while not current.exists():
+        missing.append(current)
+        current = current.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; on success it becomes `path`, on any error it is removed.
+
+    Raises:
+        WriteError: the disk is full or refused; `path` is as it was.
+    """
+    with _named_errors(path):
+        make_folder(path.parent)
+        temporary = temporary_beside(path)
+        try:
+            yield temporary
+            sync_file(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on success it becomes `path`, which must not exist, on any error it is removed.
+
+    Raises:
+        WriteError: the disk is full or refused, or `path` exists.
+    """
+    with _named_errors(path):
+        make_folder(path.parent)
+        temporary = temporary_beside(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for folder, _, names in os.walk(temporary, topdown=False):
+                for name in names:
+                    if not Path(folder, name).is_symlink():
+                        sync_file(Path(folder, name))
+                sync_folder(Path(folder))
+            if path.exists():
+                raise WriteError(f"{path} exists already. Choose another folder, or remove it first.")
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with replacing_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any, indent: int | None = 4) -> None:
+    """Write `value` as JSON to `path`, whole or not at all. NaN and infinity are refused: they are not JSON."""
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def link(path: Path, target: str) -> None:
+    """Make `path` a symbolic link to `target` (relative to its folder), replacing the link that may be there."""
+    with _named_errors(path):
+        make_folder(path.parent)
+        temporary = temporary_beside(path)
+        try:
+            temporary.symlink_to(target)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a crash leaves it whole or gone: it loses its name first."""
+    with _named_errors(path):
+        temporary = temporary_beside(path)
+        os.rename(path, temporary)
+        sync_folder(path.parent)
+        shutil.rmtree(temporary)
+
+
+def remove_litter(folder: Path) -> list[Path]:
+    """Remove what interrupted writes left in `folder` (not below it), and return what was removed.
+
+    Call it only where no other process writes: a write under way has a temporary name too.
+    """
+    litter = sorted(entry for entry in folder.iterdir() if entry.name.startswith(TEMPORARY_PREFIX))
+    for entry in litter:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    return litter
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise WriteError(
+                error.errno,
+                f"The disk is full: {path} was not written, and what was there before is untouched. "
+                "Free some space and run the command again.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+            raise WriteError(
+                error.errno, f"{path} could not be written ({error.strerror}); what was there before is untouched."
+            ) from error
+        raise

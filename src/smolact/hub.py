@@ -1,0 +1,93 @@
+"""Where a name leads: a local folder, or a repository of the Hugging Face Hub. No other module talks to the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from smolact.errors import HubError, NotFoundError, what_is_near
+
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def find_folder(
+    name: str | Path,
+    kind: str,
+    *,
+    root: str | Path | None = None,
+    patterns: Sequence[str] | None = None,
+    revision: str | None = None,
+) -> Path:
+    """The local folder of `name`: `root` if given, `name` itself if it is a folder, else the Hub's copy of that id.
+
+    Args:
+        name: a folder, or a Hub id such as `lerobot/smolvla_base`.
+        kind: `model` or `dataset`.
+        root: a local folder that is used instead; no network call is made then.
+        patterns: which files to fetch (glob patterns); all of them when None.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        NotFoundError: there is no such folder, and no such repository.
+        HubError: the Hub refused (401, 403, 429) or can't be reached.
+    """
+    if root is not None or Path(name).is_dir():
+        folder = Path(name if root is None else root)
+        if not folder.is_dir():
+            raise NotFoundError(f"The {kind} folder {folder} does not exist. {what_is_near(folder.absolute())}")
+        return folder
+    if not _REPO_ID.fullmatch(str(name)) or Path(name).parent.is_dir() and str(Path(name).parent) != ".":
+        path = Path(name)
+        hint = "a file, not a folder" if path.is_file() else "not there"
+        raise NotFoundError(
+            f"The {kind} '{name}' is {hint}: expected a folder or a Hub id like 'owner/name'. "
+            f"{what_is_near(path.absolute())}"
+        )
+    return _download(str(name), kind, patterns, revision)
+
+
+def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    flag = "--dataset.root=FOLDER" if kind == "dataset" else "a folder in its place"
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repo_id,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=list(patterns) if patterns is not None else None,
+        )
+        return Path(folder)
+    except GatedRepoError as error:
+        raise HubError(
+            f"The {kind} '{repo_id}' is gated: accept its terms on its Hub page, then log in with `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise NotFoundError(f"The {kind} '{repo_id}' has no revision '{revision}' on the Hub.") from error
+    except RepositoryNotFoundError as error:
+        raise NotFoundError(
+            f"The {kind} '{repo_id}' is neither a folder here nor a repository that the Hub shows you. Check its "
+            f"spelling; if it is private, log in with `hf auth login`; if you have it on disk, give {flag}."
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        reason = {
+            401: "the Hub does not accept your token (log in again with `hf auth login`)",
+            403: "your token may not read it (check the token's permissions)",
+            429: "the Hub limits your requests (wait a minute, or log in for a higher limit)",
+        }.get(status or 0, f"the Hub answered {status}")
+        raise HubError(f"The {kind} '{repo_id}' could not be fetched: {reason}.") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise HubError(
+            f"'{repo_id}' is no folder here and the Hub can't be reached. Go online, or fetch the {kind} elsewhere "
+            f"(`hf download {repo_id} --repo-type={kind} --local-dir=FOLDER`) and give {flag}."
+        ) from error

@@ -1,0 +1,108 @@
+"""The data contract: the keys of a batch, the kinds of a feature, and what a policy is. Said once, here.
+
+A **sample** is one moment of a demonstration, a **batch** several of them with a leading B:
+
+    observation.images.NAME, observation.image   (3, H, W)  uint8, or float32 in [0, 1]
+    observation.state                            (D,)       float32, the robot's own units
+    action                                       (chunk, A) float32, the robot's own units
+    action_is_pad                                (chunk,)   bool, true past the episode's end
+    task                                         str        the instruction
+    timestamp, frame_index, episode_index, index, task_index
+
+The preprocessor adds `observation.language.tokens` (B, L) and `observation.language.attention_mask` (B, L) and
+normalizes; the postprocessor returns actions to the robot's units. A policy never sees raw units, a robot never sees
+normalized ones. No step changes a batch in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+OBSERVATION = "observation"
+STATE = "observation.state"
+ENVIRONMENT_STATE = "observation.environment_state"
+IMAGE = "observation.image"
+IMAGES = "observation.images"
+LANGUAGE_TOKENS = "observation.language.tokens"
+LANGUAGE_MASK = "observation.language.attention_mask"
+ACTION = "action"
+ACTION_IS_PAD = "action_is_pad"
+REWARD = "next.reward"
+DONE = "next.done"
+SUCCESS = "next.success"
+TASK = "task"
+
+Batch = dict[str, Any]
+"""A batch, or a sample: name to tensor (or str, or list of str for `task`)."""
+
+Statistics = dict[str, dict[str, "np.ndarray[Any, Any]"]]
+"""Feature to statistic (`min, max, mean, std, count, q01, …`) to array."""
+
+
+class FeatureType(str, Enum):
+    """What a feature is to a policy; decides how it is normalized."""
+
+    STATE = "STATE"
+    VISUAL = "VISUAL"
+    ENV = "ENV"
+    ACTION = "ACTION"
+    REWARD = "REWARD"
+    LANGUAGE = "LANGUAGE"
+
+
+class NormalizationMode(str, Enum):
+    """How the values of one feature type reach the policy's range."""
+
+    MIN_MAX = "MIN_MAX"  # (min, max) -> [-1, 1]
+    MEAN_STD = "MEAN_STD"  # (x - mean) / std
+    IDENTITY = "IDENTITY"
+    QUANTILES = "QUANTILES"  # (q01, q99) -> [-1, 1]
+    QUANTILE10 = "QUANTILE10"  # (q10, q90) -> [-1, 1]
+
+
+@dataclass(frozen=True)
+class PolicyFeature:
+    """A named input or output of a policy: its type and its shape without batch (images: channels, height, width)."""
+
+    type: FeatureType
+    shape: tuple[int, ...]
+
+
+def is_image_key(key: str) -> bool:
+    """Whether `key` names a camera: `observation.image` or `observation.images.NAME`."""
+    return key == IMAGE or key.startswith(IMAGES + ".")
+
+
+class Policy(Protocol):
+    """What training, evaluation, recording and serving need of a policy. Batches come preprocessed."""
+
+    config: Any
+
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss: a scalar, or (B,) with `reduction="none"`; and what to log beside it."""
+        ...
+
+    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next actions, (B, chunk, A), normalized."""
+        ...
+
+    def select_action(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next action, (B, A), normalized; predicts a chunk whenever the last one is used up."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the chunk in hand; called when an episode begins."""
+        ...
