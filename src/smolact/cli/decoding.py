@@ -1,0 +1,326 @@
+"""From a YAML node to a typed value, or an error that says what was expected and what was found.
+
+Nodes, not values, are decoded: a node knows its line, and keeps the text that was written (`007`, `1e-4`, `on`), so a
+setting means the same on the command line, in YAML and in JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from smolact.errors import did_you_mean
+
+_NULL = "tag:yaml.org,2002:null"
+_TEXT = "tag:yaml.org,2002:str"
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_INTEGER = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
+
+
+class DecodingError(Exception):
+    """A node that does not fit its type: what was expected at `path` inside the setting, what was found, on which line."""
+
+    def __init__(self, expected: str, node: Node, path: str = "", note: str = "") -> None:
+        self.expected, self.node, self.path, self.note = expected, node, path, note
+        super().__init__(f"expected {expected}, found {describe_node(node)}.{note}")
+
+    def inside(self, step: str) -> DecodingError:
+        """The same error seen from one level further out."""
+        return DecodingError(self.expected, self.node, step + self.path, self.note)
+
+
+def decode(hint: Any, node: Node) -> Any:
+    """The value of type `hint` that `node` spells.
+
+    Known are bool, int, float, str, Path, Enum, Literal, None, unions, list, tuple, dict, dataclasses and Any.
+
+    Raises:
+        DecodingError: the node does not fit.
+    """
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if hint is Any:
+        return plain_value(node)
+    if hint is None or hint is type(None):
+        return _null(node)
+    if origin in (typing.Union, types.UnionType):
+        return _union(arguments, node, describe_type(hint))
+    if origin is typing.Literal:
+        return _one_of({str(choice): choice for choice in arguments}, node)
+    if origin in (list, Sequence) or hint is list:
+        return _items(arguments[0] if arguments else Any, node, describe_type(hint))
+    if origin is tuple or hint is tuple:
+        return _tuple(arguments, node, describe_type(hint))
+    if origin in (dict, Mapping) or hint is dict:
+        key_kind, kind = arguments or (Any, Any)
+        return _mapping(key_kind, kind, node, describe_type(hint))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return _one_of({str(member.value): member for member in hint}, node, {m.name: m for m in hint})
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(typing.cast(type, hint), node)
+    if hint in _SCALARS:
+        return _SCALARS[hint](node)
+    raise TypeError(f"no setting can have the type {hint}")
+
+
+def text_node(hint: Any, text: str) -> Node:
+    """The node that `text` from the command line is for a setting of type `hint`.
+
+    Raises:
+        DecodingError: the text is meant as YAML and is none.
+    """
+    plain = ScalarNode(_TEXT, text)
+    if _takes_null(hint) and text.strip().lower() in ("null", "none"):
+        return ScalarNode(_NULL, text)
+    if not _takes_items(hint) or (_takes_text(hint) and text.lstrip()[:1] not in ("[", "{")):
+        return plain
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader) or plain
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error)
+        raise DecodingError(describe_type(hint), plain, note=f" As YAML: {problem}.") from error
+
+
+def plain_value(node: Node) -> Any:
+    """What YAML makes of a node: str, int, float, bool, None, list, dict."""
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_object(node, deep=True)
+    except yaml.YAMLError as error:
+        raise DecodingError("plain YAML", node, note=f" {getattr(error, 'problem', '') or ''}") from error
+    finally:
+        loader.dispose()
+
+
+def describe_type(hint: Any) -> str:
+    """A type in a user's words: `an integer`, `a list of integers`, `text or nothing (null)`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        named = [describe_type(kind) for kind in arguments if kind is not type(None)]
+        return " or ".join([*named, *(["nothing (null)"] if type(None) in arguments else [])])
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(choice) for choice in arguments)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(str(member.value) for member in hint)
+    if origin in (list, Sequence):
+        return f"a list [a, b, …], each {describe_type(arguments[0])}"
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        return f"a list of {len(arguments)}: [{', '.join(describe_type(kind) for kind in arguments)}]"
+    if origin is tuple:
+        return f"a list [a, b, …], each {describe_type(arguments[0])}"
+    if origin in (dict, Mapping):
+        return "a mapping {name: value, …}, each value " + describe_type(arguments[1])
+    names = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "text",
+        Path: "a path",
+        list: "a list [a, b, …]",
+        tuple: "a list [a, b, …]",
+        dict: "a mapping {name: value, …}",
+        type(None): "nothing (null)",
+        Any: "any value",
+    }
+    return names.get(hint) or f"the settings of {getattr(hint, '__name__', hint)}, as a mapping"
+
+
+def describe_node(node: Node) -> str:
+    """What was found, in a few words."""
+    if isinstance(node, ScalarNode):
+        if node.tag == _NULL:
+            return "nothing (null)"
+        return f"'{node.value if len(node.value) <= 60 else node.value[:57] + '…'}'"
+    if isinstance(node, SequenceNode):
+        return f"a list of {len(node.value)}"
+    return "a mapping of " + (", ".join(f"'{key.value}'" for key, _ in node.value[:4]) or "nothing")
+
+
+def _text(node: Node, expected: str) -> str:
+    if not isinstance(node, ScalarNode) or node.tag == _NULL:
+        raise DecodingError(expected, node)
+    return str(node.value)
+
+
+def _string(node: Node) -> str:
+    return _text(node, "text")
+
+
+def _path(node: Node) -> Path:
+    return Path(_text(node, "a path")).expanduser()
+
+
+def _boolean(node: Node) -> bool:
+    text = _text(node, "true or false").strip().lower()
+    if text not in _BOOLEANS:
+        raise DecodingError("true or false", node)
+    return _BOOLEANS[text]
+
+
+def _integer(node: Node) -> int:
+    text = _text(node, "an integer").strip()
+    if not _INTEGER.fullmatch(text) or len(text) > 4000:  # int() itself refuses longer ones
+        raise DecodingError("an integer", node)
+    return int(text)
+
+
+def _number(node: Node) -> float:
+    try:
+        number = float(_text(node, "a number"))
+    except ValueError:
+        raise DecodingError("a number", node) from None
+    if not math.isfinite(number):
+        raise DecodingError("a finite number", node)
+    return number
+
+
+_SCALARS: dict[Any, Callable[[Node], Any]] = {
+    str: _string,
+    Path: _path,
+    bool: _boolean,
+    int: _integer,
+    float: _number,
+}
+
+
+def _null(node: Node) -> None:
+    if not isinstance(node, ScalarNode) or node.tag != _NULL:
+        raise DecodingError("nothing (null)", node)
+
+
+def _union(kinds: Sequence[Any], node: Node, expected: str) -> Any:
+    if type(None) in kinds and isinstance(node, ScalarNode) and node.tag == _NULL:
+        return None
+    failures = []
+    for kind in kinds:
+        try:
+            return decode(kind, node)
+        except DecodingError as error:  # noqa: PERF203: a few kinds, once a setting
+            failures.append(error)
+    # One that got inside the value knows more than "it is none of these".
+    deepest = max(failures, key=lambda error: len(error.path))
+    if deepest.path or deepest.note:
+        raise deepest
+    raise DecodingError(expected, node)
+
+
+def _one_of(choices: Mapping[str, Any], node: Node, also: Mapping[str, Any] | None = None) -> Any:
+    expected = "one of " + ", ".join(choices)
+    text = _text(node, expected)
+    if text in choices:
+        return choices[text]
+    if also and text in also:
+        return also[text]
+    raise DecodingError(expected, node, note=did_you_mean(text, choices))
+
+
+def _sequence(node: Node, expected: str) -> list[Node]:
+    if not isinstance(node, SequenceNode):
+        raise DecodingError(expected, node)
+    return list(node.value)
+
+
+def _items(kind: Any, node: Node, expected: str) -> list[Any]:
+    return [_within(f"[{at}]", kind, item) for at, item in enumerate(_sequence(node, expected))]
+
+
+def _tuple(kinds: tuple[Any, ...], node: Node, expected: str) -> tuple[Any, ...]:
+    items = _sequence(node, expected)
+    if not kinds or kinds[-1] is Ellipsis:
+        kinds = (kinds[0] if kinds else Any,) * len(items)
+    if len(items) != len(kinds):
+        raise DecodingError(expected, node)
+    return tuple(
+        _within(f"[{at}]", kind, item) for at, (kind, item) in enumerate(zip(kinds, items, strict=True))
+    )
+
+
+def entries(node: Node, expected: str) -> list[tuple[Node, Node]]:
+    """The (key, value) nodes of a mapping.
+
+    Raises:
+        DecodingError: `node` is no mapping, has a key that is no scalar, or has a key twice.
+    """
+    if not isinstance(node, MappingNode):
+        raise DecodingError(expected, node)
+    seen: dict[str, Node] = {}
+    for key, _ in node.value:
+        if not isinstance(key, ScalarNode):
+            raise DecodingError("a name as the key", key)
+        if key.value in seen:
+            first = seen[key.value].start_mark
+            where = f" (first on line {first.line + 1})" if first is not None else ""
+            raise DecodingError("each key once", key, note=f" It is there twice{where}.")
+        seen[key.value] = key
+    return list(node.value)
+
+
+def _mapping(key_kind: Any, kind: Any, node: Node, expected: str) -> dict[Any, Any]:
+    return {
+        decode(key_kind, key): _within(f".{key.value}", kind, value) for key, value in entries(node, expected)
+    }
+
+
+def _dataclass(cls: type, node: Node) -> Any:
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    values = {}
+    for key, value in entries(node, describe_type(cls)):
+        if key.value not in known:
+            raise DecodingError(
+                f"the settings of {cls.__name__}",
+                key,
+                note=f" It has {', '.join(known)}.{did_you_mean(key.value, known)}",
+            )
+        values[key.value] = _within(f".{key.value}", hints[key.value], value)
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise DecodingError(f"the settings of {cls.__name__}", node, note=f" {error}") from error
+
+
+def _within(step: str, kind: Any, node: Node) -> Any:
+    try:
+        return decode(kind, node)
+    except DecodingError as error:
+        _reraise(error.inside(step), error)
+
+
+def _reraise(error: DecodingError, cause: DecodingError) -> NoReturn:
+    raise error from cause
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _takes_null(hint: Any) -> bool:
+    return hint is Any or type(None) in _kinds(hint)
+
+
+def _takes_text(hint: Any) -> bool:
+    return any(
+        kind in (str, Path)
+        or typing.get_origin(kind) is typing.Literal
+        or (isinstance(kind, type) and issubclass(kind, Enum))
+        for kind in _kinds(hint)
+    )
+
+
+def _takes_items(hint: Any) -> bool:
+    """Whether its text is YAML: a list, a mapping, anything."""
+    return any(
+        (typing.get_origin(kind) or kind) in (Any, list, tuple, dict, Sequence, Mapping)
+        or dataclasses.is_dataclass(kind)
+        for kind in _kinds(hint)
+    )

@@ -1,0 +1,156 @@
+"""`smolact COMMAND --help`: every setting of a command, read off its dataclasses. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+from smolact.cli.parsing import Flag, Schema, flag_value
+from smolact.settings import ALIASES, DOC, REFUSED
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Whether `--help` or `-h` is among the words."""
+    return "--help" in argv or "-h" in argv
+
+
+def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> str:
+    """The help page of a command whose settings are `cls`.
+
+    Args:
+        cls: the dataclass of the command's settings.
+        usage: an example of the command, as it is typed.
+        summary: what the command does.
+        argv: the words that were given; `--policy.type=NAME` among them adds the fields of that policy.
+    """
+    argv = [word for word in argv if word not in ("--help", "-h")]
+    schema = Schema(cls)
+    groups: dict[str, list[Flag]] = {"": []}
+    for flag in schema.flags.values():
+        groups.setdefault(flag.name.rpartition(".")[0], []).append(flag)
+    docs = _all_docs(cls)
+    more: dict[str, list[Flag]] = {}
+    notes = []
+    for prefix, fields_of in schema.open.items():
+        chosen = {field: value for field in ("type", "path") if (value := flag_value(argv, prefix + field))}
+        inner = fields_of(chosen)
+        if inner is None:
+            notes.append(
+                f"Further settings of --{prefix}… belong to its type: add --{prefix}type=NAME to list them."
+            )
+        else:
+            more[f"{prefix.rstrip('.')} ({inner.__name__})"] = list(Schema(inner, prefix).flags.values())
+            docs |= _all_docs(inner, prefix)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    lines = [summary, "", f"usage: {usage}", ""]
+    for title, flags in [*groups.items(), *more.items()]:
+        shown = [flag for flag in flags if REFUSED not in flag.field.metadata]
+        if shown:
+            lines += [f"{title or 'settings'}:", *_rows(shown, docs, width), ""]
+    lines += textwrap.wrap(
+        "--config_path=FILE reads settings from YAML or JSON; flags win over it. "
+        "--debug shows the traceback of an error. " + " ".join(notes),
+        width,
+    )
+    return "\n".join(lines)
+
+
+def _rows(flags: Sequence[Flag], docs: dict[str, str], width: int) -> list[str]:
+    rows = []
+    for flag in flags:
+        default = "REQUIRED" if flag.is_required else _shown(_default(flag.field))
+        head = f"  --{flag.name}={default}".ljust(42) + f"  {_type_name(flag.hint)}"
+        doc = flag.field.metadata.get(DOC) or docs.get(flag.name, "")
+        aliases = flag.field.metadata.get(ALIASES, ())
+        if aliases:
+            doc += f" (Also: {', '.join('--' + alias for alias in aliases)}.)"
+        rows.append(head)
+        rows += textwrap.wrap(doc, width, initial_indent="      ", subsequent_indent="      ")
+    return rows
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_shown(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
+    return str(value)
+
+
+def _type_name(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(kind) for kind in arguments)
+    if origin is typing.Literal:
+        return " | ".join(str(choice) for choice in arguments)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " | ".join(str(member.value) for member in hint)
+    if hint is type(None):
+        return "null"
+    if origin is not None:
+        inner = ", ".join("…" if kind is Ellipsis else _type_name(kind) for kind in arguments)
+        return f"{origin.__name__}[{inner}]"
+    names = {str: "text", bool: "true | false", int: "integer", float: "number"}
+    return names.get(hint) or getattr(hint, "__name__", str(hint)).lower()
+
+
+def _all_docs(cls: type, prefix: str = "") -> dict[str, str]:
+    docs = {prefix + name: doc for base in reversed(cls.__mro__) for name, doc in field_docs(base).items()}
+    for name, section in Schema(cls, prefix).sections.items():
+        docs |= {f"{name}.{field}": doc for field, doc in field_docs(section.cls).items()}
+    return docs
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """What the source of a dataclass says of its fields: the string below a field, or the comment beside or above it."""
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):  # no source at hand: a class made by code
+        return {}
+    lines = source.splitlines()
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    docs = {}
+    for at, statement in enumerate(body):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        following = body[at + 1] if at + 1 < len(body) else None
+        if (
+            isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+            and isinstance(following.value.value, str)
+        ):
+            docs[statement.target.id] = " ".join(following.value.value.split())
+            continue
+        last = (statement.end_lineno or statement.lineno) - 1
+        beside = lines[last][statement.end_col_offset or 0 :].strip() if statement.end_col_offset else ""
+        above: list[str] = []
+        before = statement.lineno - 2
+        while before >= 0 and lines[before].strip().startswith("#"):
+            above.insert(0, lines[before].strip().lstrip("# "))
+            before -= 1
+        doc = beside.lstrip("# ") if beside.startswith("#") else " ".join(above)
+        if doc:
+            docs[statement.target.id] = doc
+    return docs

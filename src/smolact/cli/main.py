@@ -1,0 +1,106 @@
+"""`smolact COMMAND …`: finds the command, runs it, and turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from smolact.errors import ConfigError, SmolactError, did_you_mean
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes; the last is the shell's for Ctrl-C."""
+
+
+class Command(NamedTuple):
+    """A command: its name, one line about it, and the module whose `run(argv) -> exit code` it is."""
+
+    name: str
+    summary: str
+    module: str
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            "demo", "the whole road in minutes: demonstrations, training, evaluation", "smolact.cli.demo"
+        ),
+        Command("train", "train a policy on a dataset, or resume a run", "smolact.cli.train"),
+        Command("eval", "success rate of a policy in an environment", "smolact.cli.eval"),
+        Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),
+    )
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (`sys.argv` when None) and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _run(words)
+    except SmolactError as error:
+        if debug:
+            raise
+        _show(error)
+        return MISUSED if isinstance(error, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        sys.stderr.write("\nStopped.\n")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        sys.stderr.close()
+        return DONE
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        sys.stdout.write(_overview())
+        return DONE if words else MISUSED
+    if words[0] in ("--version", "-V"):
+        sys.stdout.write(f"smolact {version()}\n")
+        return DONE
+    name = words[0]
+    if name not in COMMANDS:
+        near = did_you_mean(name, COMMANDS)
+        raise ConfigError(f"There is no command '{name}'.{near} There are: {', '.join(COMMANDS)}.")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return int(importlib.import_module(COMMANDS[name].module).run(words[1:]))
+
+
+def version() -> str:
+    """The installed version of smolact."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("smolact")
+    except PackageNotFoundError:
+        return "(not installed: run from its source)"
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {command.name.ljust(width)}  {command.summary}" for command in COMMANDS.values())
+    return (
+        "smolact: train, evaluate, record with and serve small vision-language-action policies\n\n"
+        f"usage: smolact COMMAND --name=value …\n\n{rows}\n\n"
+        "smolact COMMAND --help lists a command's settings; --version; --debug shows the traceback of an error.\n"
+    )
+
+
+def _show(error: SmolactError) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    message = str(error.args[-1]) if isinstance(error, OSError) and error.args else str(error)
+    console.print(Text("error: ", style="bold red") + Text(message, style="default"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

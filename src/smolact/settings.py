@@ -1,0 +1,45 @@
+"""How a dataclass describes its settings to the command line: one line of help, other names, what is refused.
+
+`smolact.cli.parsing` reads these marks; the dataclasses that carry them know nothing of the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+DOC = "doc"
+ALIASES = "aliases"
+REFUSED = "refused"
+REST = "rest"
+
+RestClass = Callable[[Mapping[str, Any]], type | None]
+"""From a section's other settings to the dataclass whose fields it takes as well; None while it can't be told."""
+
+
+def setting(default: Any, doc: str, *, aliases: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its help line; `default` may be a callable that makes the default (`dict`, `list`, a class)."""
+    metadata = {DOC: doc, ALIASES: aliases}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def refused(default: Any, reason: str, *, harmless: Callable[[Any], bool] | None = None) -> Any:
+    """A setting of other tools that does nothing here: it parses, and any value but a harmless one is an error.
+
+    Args:
+        default: the value that asks for nothing.
+        reason: why it is refused, and what to do in its place.
+        harmless: further values that ask for nothing.
+    """
+    metadata = {REFUSED: (reason, harmless or (lambda value: bool(value == default)))}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def rest(fields_of: RestClass) -> Any:
+    """A `dict` field that takes every further setting of its section, typed by the dataclass that `fields_of` names."""
+    return dataclasses.field(default_factory=dict, metadata={REST: fields_of})
