@@ -1,0 +1,205 @@
+"""Normalization statistics: running ones for what is being written, and their aggregation over episodes.
+
+Vectors have one value a dimension, images one a channel, (3, 1, 1) in [0, 1]. Mean, std, min, max and an image's
+quantiles are exact; a vector's quantiles come from a histogram, within about 1/2048 of its range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact.datasets.format import QUANTILES
+from smolact.types import Statistics
+
+Float = NDArray[np.float64]
+
+BINS = 8192  # of a histogram; fewer for features of more than MOST_BINS / BINS values, to bound memory
+MOST_BINS = 2**20
+IMAGE_SIDE = 150  # larger images are counted on a grid of about this many points a side, from twice this size on
+
+
+class VectorStatistics:
+    """Running statistics of vectors; `update` with (n, *shape) arrays, `result` has arrays of `shape`.
+
+    The histogram's range grows by doubling, to the side where a value fell outside, and merges its bins in pairs: no
+    value is ever counted in a bin that it was not in, however the range grows.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._shape = tuple(shape)
+        self._size = int(np.prod(self._shape))
+        self._columns = BINS
+        while self._columns > 64 and self._columns * self._size > MOST_BINS:
+            self._columns //= 2
+        self._count = 0
+        self._mean = np.zeros(self._size)
+        self._squares = np.zeros(self._size)  # sum of squared distances from the mean
+        self._min = np.full(self._size, np.inf)
+        self._max = np.full(self._size, -np.inf)
+        self._low = np.zeros(self._size)  # the histogram's lower edge
+        self._width = np.zeros(self._size)  # of one bin
+        self._bins = np.zeros((self._size, self._columns), dtype=np.int64)
+
+    def update(self, values: NDArray[Any]) -> None:
+        """Take in n more vectors, (n, *shape), all finite."""
+        rows = np.asarray(values, dtype=np.float64).reshape(len(values), self._size)
+        if not len(rows):
+            return
+        low, high, mean = rows.min(axis=0), rows.max(axis=0), rows.mean(axis=0)
+        self._merge_moments(len(rows), mean, np.square(rows - mean).sum(axis=0))
+        if not self._count:
+            self._low = low
+            least = 1e-9 * np.maximum(np.abs(low), np.abs(high)).clip(1e-6)  # a constant has a range too
+            self._width = 1.001 * np.maximum(high - low, least) / self._columns
+        self._min, self._max = np.minimum(self._min, low), np.maximum(self._max, high)
+        self._count += len(rows)
+        self._grow()
+        column = ((rows - self._low) / self._width).astype(np.int64).clip(0, self._columns - 1)
+        flat = column + np.arange(self._size) * self._columns
+        self._bins += np.bincount(flat.ravel(), minlength=self._size * self._columns).reshape(self._size, self._columns)
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        """The statistics of all vectors so far: `min, max, mean, std, q01 … q99` of `shape`, and `count` (1,)."""
+        found = {
+            "min": self._min,
+            "max": self._max,
+            "mean": self._mean,
+            "std": np.sqrt(self._squares / max(self._count, 1)),
+        }
+        below = self._bins.cumsum(axis=1)
+        for name, quantile in QUANTILES.items():
+            rank = max(1, int(np.ceil(quantile * self._count)))  # the rank-th smallest value
+            column = (below < rank).sum(axis=1)
+            middle = self._low + (column + 0.5) * self._width
+            found[name] = middle.clip(self._min, self._max)
+        shaped = {name: value.reshape(self._shape).copy() for name, value in found.items()}
+        return {**shaped, "count": np.array([self._count], dtype=np.int64)}
+
+    def _merge_moments(self, count: int, mean: Float, squares: Float) -> None:
+        total = self._count + count
+        step = mean - self._mean
+        self._squares += squares + step**2 * self._count * count / total
+        self._mean = self._mean + step * count / total
+
+    def _grow(self) -> None:
+        for column in range(self._size):
+            while self._min[column] < self._low[column]:
+                self._low[column] -= self._width[column] * self._columns
+                self._double(column, upper=True)
+            while self._max[column] > self._low[column] + self._width[column] * self._columns:
+                self._double(column, upper=False)
+
+    def _double(self, column: int, upper: bool) -> None:
+        """Twice the range in as many bins; the counts so far lie in the upper or the lower half of it."""
+        merged = self._bins[column].reshape(-1, 2).sum(axis=1)
+        empty = np.zeros_like(merged)
+        self._bins[column] = np.concatenate([empty, merged] if upper else [merged, empty])
+        self._width[column] *= 2
+
+
+class ImageStatistics:
+    """Running statistics of 8-bit images, a channel at a time: an exact count of every value."""
+
+    def __init__(self, channels: int = 3) -> None:
+        self._counts = np.zeros((channels, 256), dtype=np.int64)
+        self._images = 0
+
+    def update(self, image: NDArray[np.uint8]) -> None:
+        """Take in one more image, (H, W, C) uint8; a large one by a grid of its points."""
+        step = grid_step(image.shape[0], image.shape[1])
+        points = image[::step, ::step]
+        for channel, counts in enumerate(self._counts):
+            counts += np.bincount(points[..., channel].ravel(), minlength=256)
+        self._images += 1
+
+    def add(self, other: ImageStatistics) -> None:
+        """Take in all that `other` has seen."""
+        self._counts += other._counts
+        self._images += other._images
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        """The statistics so far: (C, 1, 1) in [0, 1], and `count` (1,), the number of images."""
+        levels = np.arange(256) / 255
+        total = self._counts.sum(axis=1).clip(1)
+        mean = self._counts @ levels / total
+        below = self._counts.cumsum(axis=1)
+        found = {
+            "min": levels[(self._counts > 0).argmax(axis=1)],
+            "max": levels[255 - (self._counts[:, ::-1] > 0).argmax(axis=1)],
+            "mean": mean,
+            "std": np.sqrt((self._counts * np.square(levels - mean[:, None])).sum(axis=1) / total),
+        }
+        for name, quantile in QUANTILES.items():
+            rank = np.ceil(quantile * total).clip(1)
+            found[name] = levels[(below < rank[:, None]).sum(axis=1).clip(max=255)]
+        shaped = {name: value.reshape(-1, 1, 1) for name, value in found.items()}
+        return {**shaped, "count": np.array([self._images], dtype=np.int64)}
+
+
+def grid_step(height: int, width: int) -> int:
+    """Every how many pixels an image is counted: 1 below 300 pixels a side, then about 150 points of the longer one."""
+    longer = max(height, width)
+    return 1 if longer < 2 * IMAGE_SIDE else longer // IMAGE_SIDE
+
+
+def vector_statistics(values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """The statistics of one episode's column, (n, *shape) with n ≥ 1, quantiles exact too (the nearest rank)."""
+    rows = np.asarray(values, dtype=np.float64)
+    ranked = np.sort(rows, axis=0)
+    quantiles = {
+        name: ranked[max(1, int(np.ceil(quantile * len(rows)))) - 1] for name, quantile in QUANTILES.items()
+    }
+    return {
+        "min": ranked[0],
+        "max": ranked[-1],
+        "mean": rows.mean(axis=0),
+        "std": rows.std(axis=0),
+        "count": np.array([len(rows)], dtype=np.int64),
+        **quantiles,
+    }
+
+
+def aggregate(episodes: Sequence[Mapping[str, Mapping[str, NDArray[Any]]]]) -> Statistics:
+    """The statistics of several episodes together, from each one's.
+
+    Mean, std, min, max and count are those of all frames; quantiles can't be had from quantiles, and are the episodes'
+    averages, weighted by length (as LeRobot 0.6.1 has them). A statistic that some episode lacks is left out.
+    """
+    together: Statistics = {}
+    for feature in dict.fromkeys(name for episode in episodes for name in episode):
+        parts = [episode[feature] for episode in episodes if feature in episode]
+        shared = [name for name in parts[0] if all(name in part for part in parts)]
+        together[feature] = _aggregate_feature(parts, shared)
+    return together
+
+
+def _aggregate_feature(
+    parts: Sequence[Mapping[str, NDArray[Any]]], shared: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    stacked = {name: np.stack([np.asarray(part[name], dtype=np.float64) for part in parts]) for name in shared}
+    found: dict[str, NDArray[Any]] = {}
+    if "min" in shared:
+        found["min"] = stacked["min"].min(axis=0)
+    if "max" in shared:
+        found["max"] = stacked["max"].max(axis=0)
+    if "count" not in shared:
+        return found
+    total = stacked["count"].sum(axis=0)
+    found["count"] = total
+
+    def average(values: Float) -> Float:
+        weights = stacked["count"].reshape(-1, *[1] * (values.ndim - 1))
+        return np.asarray((values * weights).sum(axis=0) / total, dtype=np.float64)
+
+    if "mean" in shared:
+        found["mean"] = average(stacked["mean"])
+        if "std" in shared:
+            found["std"] = np.sqrt(average(stacked["std"] ** 2 + (stacked["mean"] - found["mean"]) ** 2))
+    for name in shared:
+        if name.startswith("q") and name[1:].isdigit():
+            found[name] = average(stacked[name])
+    return found

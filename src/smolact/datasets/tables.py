@@ -1,0 +1,192 @@
+"""Parquet files to arrays and back: the columns of a dataset's frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from smolact.datasets.format import Feature
+from smolact.errors import DatasetError
+
+IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+ARROW_TYPES = {
+    "bool": pa.bool_(),
+    "int8": pa.int8(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "uint8": pa.uint8(),
+    "uint16": pa.uint16(),
+    "uint32": pa.uint32(),
+    "uint64": pa.uint64(),
+    "float16": pa.float16(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+}
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a parquet file, memory-mapped.
+
+    Raises:
+        DatasetError: it is not there, or not parquet.
+    """
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DatasetError(f"{path} is missing. Fetch the dataset again, or restore this file.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, row_groups: Sequence[int] | None = None
+) -> pa.Table:
+    """Read a parquet file, or some of its columns or row groups.
+
+    Raises:
+        DatasetError: it is not there, is damaged, or lacks one of `columns`.
+    """
+    return read_groups(open_parquet(path), path, columns, row_groups)
+
+
+def read_groups(
+    file: pq.ParquetFile, path: Path, columns: Sequence[str] | None = None, row_groups: Sequence[int] | None = None
+) -> pa.Table:
+    """Like `read_table`, of a `file` that is already open; `path` is for the messages."""
+    if columns is not None:
+        missing = sorted(set(columns) - set(file.schema_arrow.names))
+        if missing:
+            raise DatasetError(
+                f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(file.schema_arrow.names)}. "
+                "The metadata does not fit the file: fetch the dataset again."
+            )
+    names = None if columns is None else list(columns)
+    try:
+        if row_groups is None:
+            return file.read(columns=names, use_threads=False)
+        return file.read_row_groups(list(row_groups), columns=names, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
+    """A column as an array (rows, *shape); a column of plain values as (rows,) whatever `shape` of one value says.
+
+    Raises:
+        DatasetError: it holds nothing numeric, has gaps, or rows of another size than `shape`.
+    """
+    column = table.column(name)
+    problem = f"{path}: the column '{name}' "
+    values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    rows, size = len(values), 1
+    while _is_list(values.type):
+        size = len(values.flatten()) // max(rows, 1)
+        if values.null_count or not _even(values, len(values.flatten())):
+            raise DatasetError(f"{problem}has rows of differing size, or empty ones. Fetch the dataset again.")
+        values = values.flatten()
+    if values.null_count:
+        raise DatasetError(f"{problem}has gaps (nulls). Fetch the dataset again.")
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+        raise DatasetError(f"{problem}holds {values.type}, not numbers. Fetch the dataset again.")
+    wanted = int(np.prod(shape))
+    if len(values) != rows * wanted:
+        raise DatasetError(
+            f"{problem}has {size} values a row, but meta/info.json says shape {list(shape)}. Fetch the dataset again."
+        )
+    array = values.to_numpy(zero_copy_only=False)
+    return array if column.type == values.type else array.reshape(rows, *shape)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _even(values: Any, flat: int) -> bool:
+    """Whether every list in `values` has the same size."""
+    if pa.types.is_fixed_size_list(values.type):
+        return True
+    offsets = values.offsets.to_numpy()
+    return len(values) == 0 or bool((np.diff(offsets) == flat // len(values)).all())
+
+
+def column_type(feature: Feature) -> pa.DataType:
+    """The Arrow type of a feature's column: a shape of (1,) is a plain value, an image the {bytes, path} struct."""
+    if feature.dtype == "image":
+        return IMAGE_STRUCT
+    kind = ARROW_TYPES[feature.dtype]
+    if feature.shape == (1,):
+        return kind
+    for size in reversed(feature.shape):
+        # Only vectors have a fixed size: Hugging Face's multi-dimensional columns are lists of lists.
+        kind = pa.list_(kind, size) if len(feature.shape) == 1 else pa.list_(kind)
+    return kind
+
+
+def to_column(feature: Feature, values: Any) -> pa.Array:
+    """An Arrow column of (rows, *shape) values; images come as a list of encoded bytes, text as a list of str."""
+    kind = column_type(feature)
+    if feature.dtype == "image":
+        return pa.array([{"bytes": data, "path": None} for data in values], type=kind)
+    if feature.dtype == "string":
+        return pa.array(list(values), type=kind)
+    array = np.ascontiguousarray(values)
+    if feature.shape == (1,):
+        return pa.array(array.reshape(-1), type=kind)
+    if len(feature.shape) == 1:
+        return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1), type=kind.value_type), type=kind)
+    return pa.array(array.tolist(), type=kind)
+
+
+def frames_schema(features: Mapping[str, Feature]) -> pa.Schema:
+    """The schema of a data file, with the description that the Hugging Face Hub shows it by. Videos have no column."""
+    stored = {name: feature for name, feature in features.items() if feature.dtype != "video"}
+    described = {name: _hub_feature(feature) for name, feature in stored.items()}
+    schema = pa.schema([(name, column_type(feature)) for name, feature in stored.items()])
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": described}})})
+
+
+def _hub_feature(feature: Feature) -> dict[str, Any]:
+    if feature.dtype == "image":
+        return {"_type": "Image"}
+    value = {"dtype": feature.dtype, "_type": "Value"}
+    if feature.shape == (1,):
+        return value
+    if len(feature.shape) == 1:
+        return {"feature": value, "length": feature.shape[0], "_type": "List"}
+    return {"shape": list(feature.shape), "dtype": feature.dtype, "_type": f"Array{len(feature.shape)}D"}
+
+
+def tasks_table(tasks: Sequence[str]) -> pa.Table:
+    """`meta/tasks.parquet`: what pandas would write of a frame with the index `task` and the column `task_index`."""
+    text = {"pandas_type": "unicode", "numpy_type": "object"}
+    number = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
+    described = {
+        "index_columns": ["task"],
+        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
+        "columns": [
+            {"name": "task_index", "field_name": "task_index", **number},
+            {"name": "task", "field_name": "task", **text, "metadata": None},
+        ],
+        "attributes": {},
+        "creator": {"library": "pyarrow", "version": pa.__version__},
+        "pandas_version": "2.2.0",
+    }
+    schema = pa.schema([("task_index", pa.int64()), ("task", pa.string())])
+    table = pa.table({"task_index": list(range(len(tasks))), "task": list(tasks)}, schema=schema)
+    return table.replace_schema_metadata({"pandas": json.dumps(described)})
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return DatasetError(f"{path} is damaged or not a parquet file ({first:.200}). Fetch it again, or restore it.")
