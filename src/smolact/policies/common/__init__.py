@@ -1,1 +1,1 @@
-""""""
+"""What policies share: attention masks, flow matching, images."""

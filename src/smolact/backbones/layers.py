@@ -1,0 +1,133 @@
+"""The few operations that every transformer here is made of, as pure functions and the layers that hold their weights."""
+
+# B batch, L query tokens, S key tokens, N query heads, K key/value heads, H head width, D model width.
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+def rotary_tables(positions: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary position embedding: two float32 tensors (B, 1, L, H / 2) for positions (B, L)."""
+    half = head_width // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=positions.device) * (2.0 / head_width)
+    angles = positions[:, None, :, None].float() / base**exponents
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotary position embedding of x (B, N, L, H), computed in float32 (Su et al. 2021, with halves, not pairs)."""
+    first, second = x.float().chunk(2, dim=-1)
+    rotated = torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+    return rotated.to(x.dtype)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention; (B, N, L, H) from keys and values (B, K, S, H), each shared by N / K query heads.
+
+    `mask` (B, L, S) is true where a query may look; each query must have at least one such key.
+    """
+    return F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=None if mask is None else mask[:, None],
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+
+
+def split_heads(x: Tensor, head_width: int) -> Tensor:
+    """(B, L, N * H) to (B, N, L, H)."""
+    return x.unflatten(-1, (-1, head_width)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, N, L, H) to (B, L, N * H)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class RMSNorm(nn.Module):
+    """Scale to root mean square one, computed in float32 (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x (…, D)."""
+        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """The projections of grouped-query attention; `key_value_width` differs from `width` where keys come from afar."""
+
+    def __init__(
+        self, width: int, heads: int, key_value_heads: int, head_width: int, key_value_width: int, bias: bool
+    ) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(width, heads * head_width, bias=bias)
+        self.k_proj = nn.Linear(key_value_width, key_value_heads * head_width, bias=bias)
+        self.v_proj = nn.Linear(key_value_width, key_value_heads * head_width, bias=bias)
+        self.o_proj = nn.Linear(heads * head_width, width, bias=bias)
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden_width: int, bias: bool) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden_width, bias=bias)
+        self.up_proj = nn.Linear(width, hidden_width, bias=bias)
+        self.down_proj = nn.Linear(hidden_width, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) to (…, D)."""
+        gated: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return gated
+
+
+class DecoderLayer(nn.Module):
+    """A Llama layer that shows its parts, because here queries often meet keys that were made elsewhere."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden_width: int,
+        heads: int,
+        key_value_heads: int,
+        head_width: int,
+        eps: float,
+        *,
+        key_value_width: int | None = None,
+        attention_bias: bool = False,
+        mlp_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.self_attn = Attention(
+            width, heads, key_value_heads, head_width, key_value_width or width, attention_bias
+        )
+        self.mlp = GatedMLP(width, hidden_width, mlp_bias)
+        self.input_layernorm = RMSNorm(width, eps)
+        self.post_attention_layernorm = RMSNorm(width, eps)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """(B, N, L, H) from normalized x (B, L, D)."""
+        return split_heads(self.self_attn.q_proj(x), self.head_width)
+
+    def keys(self, x: Tensor) -> Tensor:
+        """(B, K, S, H) from x (B, S, D), not rotated."""
+        return split_heads(self.self_attn.k_proj(x), self.head_width)
+
+    def values(self, x: Tensor) -> Tensor:
+        """(B, K, S, H) from x (B, S, D)."""
+        return split_heads(self.self_attn.v_proj(x), self.head_width)
+
+    def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
+        """What follows attention: output projection, residual, MLP, residual; (B, L, D)."""
+        hidden = residual + self.self_attn.o_proj(merge_heads(attended))
+        finished: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return finished

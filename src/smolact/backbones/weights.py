@@ -1,0 +1,106 @@
+"""Weights from safetensors files, sharded or not, into a module: all of them, of the right shape, or an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from smolact.errors import CheckpointError, NotFoundError, WeightsError, what_is_near
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: `model.safetensors`, or the shards that its index names.
+
+    Raises:
+        NotFoundError: there are none.
+        CheckpointError: the index is damaged, or names a file outside the folder or one that is missing.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+        hint = f" {pickled[0].name} is a pickle, which is never loaded: convert it to safetensors." if pickled else ""
+        raise NotFoundError(
+            f"{folder} has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}.{hint} {what_is_near(folder / '_')}"
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        paths = [folder / str(name) for name in names]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is damaged ({error}). Fetch it again.") from error
+    for path in paths:
+        if path.parent != folder or not path.is_file():
+            raise CheckpointError(f"{index} names the shard '{path.name}', which is not in {folder}. Fetch it again.")
+    return paths
+
+
+def read_tensors(files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """Every wanted tensor of the files, mapped from the disk where the platform can.
+
+    Raises:
+        CheckpointError: a file is damaged or truncated.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors.update({name: file.get_tensor(name) for name in file.keys() if wanted(name)})  # noqa: SIM118
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}). Fetch or copy it again; a checkpoint folder holds others under "
+                "checkpoints/ beside it."
+            ) from error
+    return tensors
+
+
+def load_weights(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path, dtype: torch.dtype | None = torch.float32
+) -> None:
+    """Give `module` (which may be on the meta device) exactly these tensors; none may be missing, left over or misshapen.
+
+    Args:
+        module: its parameters are replaced; whether each one trains is kept.
+        tensors: by the names of `module.state_dict()`.
+        source: what to name in an error.
+        dtype: convert to it; None keeps each tensor's own.
+
+    Raises:
+        WeightsError: a table of what is missing, unexpected or of another shape.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    faults = {
+        "missing": [f"{name} {expected[name]}" for name in expected if name not in found],
+        "unexpected": [f"{name} {found[name]}" for name in found if name not in expected],
+        "of another shape": [
+            f"{name}: expected {expected[name]}, found {found[name]}"
+            for name in expected
+            if name in found and expected[name] != found[name]
+        ],
+    }
+    if any(faults.values()):
+        raise WeightsError(f"The weights in {source} do not fit this configuration.\n" + _table(faults))
+    converted = {
+        name: tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+        for name, tensor in tensors.items()
+    }
+    module.load_state_dict(converted, strict=True, assign=True)
+
+
+def _table(faults: Mapping[str, list[str]], most: int = 8) -> str:
+    lines = []
+    for title, names in faults.items():
+        if names:
+            lines.append(f"  {title} ({len(names)}):")
+            lines += [f"    {name}" for name in names[:most]]
+            lines += [f"    … and {len(names) - most} more"] if len(names) > most else []
+    return "\n".join([*lines, "Check --policy.FIELD settings against the checkpoint's config.json."])

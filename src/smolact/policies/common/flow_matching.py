@@ -1,0 +1,60 @@
+"""Flow matching: what is learnt, and how it is sampled.
+
+Time runs from noise at t = 1 to the action at t = 0, the other way round than in much of the diffusion literature:
+x_t = t · noise + (1 − t) · action, and the velocity to learn is noise − action (Lipman et al. 2023; Black et al. 2024, π0).
+"""
+
+# B batch, C chunk, A action width.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def sample_time(
+    batch_size: int, device: torch.device | str, generator: torch.Generator | None = None
+) -> Tensor:
+    """Training times (B,) from Beta(1.5, 1) × 0.999 + 0.001: more often near the noise, never exactly at the action.
+
+    Beta(a, 1) has the distribution function x^a, so that a uniform draw to the power of 1/a has it too.
+    """
+    uniform = torch.rand(batch_size, device=device, generator=generator)
+    return uniform ** (1 / 1.5) * 0.999 + 0.001
+
+
+def sample_noise(
+    shape: tuple[int, ...], device: torch.device | str, generator: torch.Generator | None = None
+) -> Tensor:
+    """Standard normal noise, float32."""
+    return torch.randn(shape, device=device, generator=generator)
+
+
+def interpolate(noise: Tensor, actions: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    """The noisy actions x_t and the velocity to learn, both (B, C, A), at times (B,)."""
+    t = time[:, None, None]
+    return t * noise + (1 - t) * actions, noise - actions
+
+
+def integrate(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int) -> Tensor:
+    """Follow `velocity(x, time (B,))` from noise (B, C, A) at t = 1 to actions at t = 0 in equal Euler steps."""
+    x = noise
+    for step in range(num_steps):
+        time = torch.full((len(x),), 1.0 - step / num_steps, device=x.device)
+        x = x - velocity(x, time) / num_steps
+    return x
+
+
+def time_embedding(time: Tensor, width: int, min_period: float, max_period: float) -> Tensor:
+    """Sines and cosines (B, width) of times (B,) at periods spread geometrically from `min_period` to `max_period`.
+
+    The periods are made in float64, where the device has it: the shortest is 0.004, and float32 would blur its phase.
+    """
+    precise = torch.float32 if time.device.type == "mps" else torch.float64
+    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=precise, device=time.device)
+    period = min_period * (max_period / min_period) ** fraction
+    angle = time[:, None].to(precise) * (2 * math.pi / period)
+    return torch.cat([angle.sin(), angle.cos()], dim=1).float()

@@ -1,0 +1,235 @@
+"""The base of every policy's configuration: what all policies share, and how it is read and written. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from smolact import durable
+from smolact.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean, what_is_near
+from smolact.hub import find_folder
+from smolact.types import ACTION, STATE, FeatureType, NormalizationMode, PolicyFeature
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.json"
+C = TypeVar("C", bound="PolicyConfig")
+
+
+@dataclass(frozen=True)
+class OptimizerPreset:
+    """AdamW as the policy's authors set it."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    grad_clip_norm: float
+
+
+@dataclass(frozen=True)
+class SchedulerPreset:
+    """Linear warm-up, then a cosine from the peak to `decay_lr`."""
+
+    peak_lr: float
+    decay_lr: float
+    num_warmup_steps: int
+    num_decay_steps: int
+
+
+@dataclass
+class PolicyConfig:
+    """Fields of every policy, as LeRobot's checkpoints hold them. Checked when made: an impossible one is a `ConfigError`."""
+
+    type: ClassVar[str]
+
+    n_obs_steps: int = field(default=1, metadata={"help": "observations a policy sees at once"})
+    input_features: dict[str, PolicyFeature] = field(
+        default_factory=dict, metadata={"help": "cameras and state; taken from the dataset when empty"}
+    )
+    output_features: dict[str, PolicyFeature] = field(
+        default_factory=dict, metadata={"help": "the action; taken from the dataset when empty"}
+    )
+    device: str | None = field(default=None, metadata={"help": "cuda, cuda:1, mps or cpu; the best one when not set"})
+    use_amp: bool = field(default=False, metadata={"help": "compute in bfloat16 where it is safe, keep float32 weights"})
+    use_peft: bool = field(default=False, metadata={"help": "whether adapters (LoRA) were trained"})
+    push_to_hub: bool = field(default=False, metadata={"help": "upload the trained policy"})
+    repo_id: str | None = field(default=None, metadata={"help": "where on the Hub to"})
+    private: bool | None = field(default=None, metadata={"help": "as a private repository"})
+    tags: list[str] | None = field(default=None, metadata={"help": "tags of the model card"})
+    license: str | None = field(default=None, metadata={"help": "licence of the model card"})
+    pretrained_path: str | None = field(default=None, metadata={"help": "the checkpoint that training began from"})
+    pretrained_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
+
+    extra_fields: ClassVar[Mapping[str, Any]] = {}
+    """What a file held that this version does not know; written back when the configuration is saved."""
+
+    @property
+    def image_features(self) -> dict[str, PolicyFeature]:
+        """The cameras, in order."""
+        return {key: value for key, value in self.input_features.items() if value.type is FeatureType.VISUAL}
+
+    @property
+    def robot_state_feature(self) -> PolicyFeature | None:
+        """The proprioceptive state, if the policy has one."""
+        return self.input_features.get(STATE)
+
+    @property
+    def action_feature(self) -> PolicyFeature:
+        """The action.
+
+        Raises:
+            ConfigError: the configuration has none yet; features come from a dataset or a checkpoint.
+        """
+        if ACTION not in self.output_features:
+            raise ConfigError(
+                f"The policy's output_features have no '{ACTION}' (found: {list(self.output_features) or 'nothing'}). "
+                "Give them, or take them from a dataset: LeRobotDatasetMetadata.policy_features()."
+            )
+        return self.output_features[ACTION]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON holds it, `type` first."""
+        values = {item.name: _encode(getattr(self, item.name)) for item in dataclasses.fields(self)}
+        return {"type": self.type, **values, **self.extra_fields}
+
+    @classmethod
+    def from_dict(cls: type[C], data: Mapping[str, Any], source: str = "the configuration") -> C:
+        """Read what `to_dict` or LeRobot wrote. Fields that are not known are kept, with a warning.
+
+        Raises:
+            ConfigError: it is another policy's, or a value can't be read.
+        """
+        data = dict(data)
+        kind = data.pop("type", cls.type)
+        if kind != cls.type:
+            raise ConfigError(f"{source} is of a '{kind}' policy, expected '{cls.type}'.")
+        hints = typing.get_type_hints(cls)
+        names = {item.name for item in dataclasses.fields(cls)}
+        known = {
+            name: decode_field(hints[name], value, f"{source}: {name}")
+            for name, value in data.items()
+            if name in names
+        }
+        config = cls(**known)
+        extra = {name: value for name, value in data.items() if name not in names}
+        if extra:
+            logger.warning("%s has fields that this version does not know and keeps: %s", source, ", ".join(extra))
+            config.extra_fields = extra  # type: ignore[misc]  # shadows the empty class default
+        return config
+
+    def replace(self: C, **overrides: Any) -> C:
+        """A copy with other values, checked anew.
+
+        Raises:
+            ConfigError: there is no such field, or a value does not fit.
+        """
+        names = [item.name for item in dataclasses.fields(self)]
+        for name in overrides:
+            if name not in names:
+                raise ConfigError(f"A '{self.type}' policy has no setting '{name}'.{did_you_mean(name, names)}")
+        copy = dataclasses.replace(self, **overrides)
+        if self.extra_fields:
+            copy.extra_fields = self.extra_fields  # type: ignore[misc]
+        return copy
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` into `folder`."""
+        durable.write_json(Path(folder) / CONFIG_FILE, self.to_dict())
+
+    @classmethod
+    def from_pretrained(cls: type[C], folder_or_id: str | Path, **overrides: Any) -> C:
+        """Read `config.json` of a checkpoint folder or a Hub id.
+
+        Raises:
+            NotFoundError, HubError: it is not there.
+            CheckpointError: the file is damaged.
+            ConfigError: it is another policy's, or a setting can't work.
+        """
+        folder = find_folder(folder_or_id, "model", patterns=[CONFIG_FILE])
+        return cls.from_dict(read_config_file(folder), str(folder / CONFIG_FILE)).replace(**overrides)
+
+
+def read_config_file(folder: Path) -> dict[str, Any]:
+    """The object in `folder/config.json`.
+
+    Raises:
+        NotFoundError: the folder has none.
+        CheckpointError: it is damaged.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        inner = folder / "pretrained_model"
+        hint = f" Did you mean {inner}?" if inner.is_dir() else f" {what_is_near(path)}"
+        raise NotFoundError(f"{folder} is not a policy checkpoint: it has no {CONFIG_FILE}.{hint}")
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). Copy it again, or take another checkpoint.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds {type(data).__name__}, expected an object.")
+    return data
+
+
+def decode_field(hint: Any, value: Any, where: str) -> Any:
+    """A JSON value as the type that a field declares.
+
+    Raises:
+        ConfigError: it can't be read as that type; `where` says where it stood.
+    """
+    import draccus
+    from draccus.utils import DecodingError, ParsingError
+
+    if hint == dict[str, PolicyFeature]:
+        return {key: _decode_feature(item, f"{where}.{key}") for key, item in (value or {}).items()}
+    if hint == dict[str, NormalizationMode]:
+        return {key: _decode_enum(NormalizationMode, item, f"{where}.{key}") for key, item in value.items()}
+    if hint is bool and not isinstance(value, bool):
+        raise ConfigError(f"{where}: expected true or false, found {value!r}.")
+    if isinstance(value, Mapping):
+        return dict(value)
+    try:
+        return draccus.decode(hint, value)
+    except (DecodingError, ParsingError, ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: expected {_type_name(hint)}, found {value!r}.") from error
+
+
+def _decode_feature(value: Any, where: str) -> PolicyFeature:
+    if isinstance(value, PolicyFeature):
+        return value
+    try:
+        return PolicyFeature(FeatureType(value["type"]), tuple(int(size) for size in value["shape"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{where}: expected {{type, shape}} with a type of {[item.value for item in FeatureType]}, found {value!r}."
+        ) from error
+
+
+def _decode_enum(kind: type[Enum], value: Any, where: str) -> Any:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise ConfigError(f"{where}: expected one of {[item.value for item in kind]}, found {value!r}.") from error
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _encode(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -1,0 +1,164 @@
+"""What one can set on SmolVLA, with the defaults of its authors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from smolact.errors import ConfigError
+from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
+from smolact.types import IMAGES, FeatureType, NormalizationMode, PolicyFeature
+
+
+def _default_normalization() -> dict[str, NormalizationMode]:
+    return {
+        "VISUAL": NormalizationMode.IDENTITY,
+        "STATE": NormalizationMode.MEAN_STD,
+        "ACTION": NormalizationMode.MEAN_STD,
+    }
+
+
+def _field(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"help": doc})
+
+
+@dataclass
+class SmolVLAConfig(PolicyConfig):
+    """SmolVLA's settings; names and defaults as in LeRobot (arXiv 2506.01844).
+
+    Raises:
+        ConfigError: a combination that can't work, with the flag that settles it.
+    """
+
+    type: ClassVar[str] = "smolvla"
+
+    chunk_size: int = _field(50, "actions that are predicted at once")
+    n_action_steps: int = _field(50, "actions that are executed before the next prediction")
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=_default_normalization, metadata={"help": "how each type of feature is normalized"}
+    )
+
+    max_state_dim: int = _field(32, "state values; a shorter state is padded with zeros")
+    max_action_dim: int = _field(32, "action values; a shorter action is padded with zeros")
+    resize_imgs_with_padding: tuple[int, int] | None = _field(
+        (512, 512), "(width, height) that images are fitted into; null leaves them as they are"
+    )
+    empty_cameras: int = _field(0, "cameras of the base model that are missing here and shown as masked black")
+    adapt_to_pi_aloha: bool = _field(False, "convert Aloha joints to those of the pi runtime")
+    use_delta_joint_actions_aloha: bool = _field(False, "not supported, here or in LeRobot")
+    tokenizer_max_length: int = _field(48, "tokens of an instruction; a longer one is cut")
+    num_steps: int = _field(10, "Euler steps from noise to actions")
+    use_cache: bool = _field(True, "compute the prefix once a chunk, not once a step")
+
+    freeze_vision_encoder: bool = _field(True, "do not train the vision tower")
+    train_expert_only: bool = _field(True, "do not train the VLM")
+    train_state_proj: bool = _field(True, "train the projection of the state")
+
+    optimizer_lr: float = _field(1e-4, "peak learning rate")
+    optimizer_betas: tuple[float, float] = _field((0.9, 0.95), "AdamW's betas")
+    optimizer_eps: float = _field(1e-8, "AdamW's epsilon")
+    optimizer_weight_decay: float = _field(1e-10, "AdamW's weight decay")
+    optimizer_grad_clip_norm: float = _field(10.0, "largest norm of the gradient")
+    scheduler_warmup_steps: int = _field(1_000, "steps of linear warm-up")
+    scheduler_decay_steps: int = _field(30_000, "steps until the final rate; follows --steps unless it is set")
+    scheduler_decay_lr: float = _field(2.5e-6, "final learning rate")
+
+    vlm_model_name: str = _field(
+        "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "the VLM: a Hub id, a folder, or a preset (tiny, small, …)"
+    )
+    load_vlm_weights: bool = _field(False, "begin from the VLM's weights")
+    add_image_special_tokens: bool = _field(False, "put SmolVLM's image tokens around each camera")
+    attention_mode: str = _field("cross_attn", "how the expert reads the VLM: cross_attn or self_attn")
+    prefix_length: int = _field(-1, "pad images, text and state to this many tokens; -1 does not")
+    pad_language_to: str = _field("longest", "pad instructions to the batch's longest, or to max_length")
+    num_expert_layers: int = _field(-1, "layers of the expert; -1 is as many as the VLM's")
+    num_vlm_layers: int = _field(16, "the VLM's first layers that are used; -1 uses all, as does a number above what it has")
+    self_attn_every_n_layers: int = _field(2, "in cross_attn mode, every n-th layer is self-attention")
+    expert_width_multiplier: float = _field(0.75, "width of the expert over that of the VLM")
+    min_period: float = _field(4e-3, "shortest period of the time embedding")
+    max_period: float = _field(4.0, "longest period of the time embedding")
+    rtc_config: dict[str, Any] | None = _field(None, "real-time chunking, as LeRobot stores it; kept, not used")
+    compile_model: bool = _field(False, "torch.compile")
+    compile_mode: str = _field("max-autotune", "its mode")
+
+    def __post_init__(self) -> None:
+        if self.n_obs_steps != 1:
+            raise ConfigError(
+                f"n_obs_steps={self.n_obs_steps}: SmolVLA sees one observation; its prefix holds one image a camera "
+                "and one state. Leave --policy.n_obs_steps at 1."
+            )
+        for name in ("chunk_size", "n_action_steps", "num_steps", "max_state_dim", "max_action_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1. Raise --policy.{name}.")
+        if self.n_action_steps > self.chunk_size:
+            raise ConfigError(
+                f"n_action_steps={self.n_action_steps} is more than chunk_size={self.chunk_size}: a chunk can't supply "
+                "more actions than it holds. Lower --policy.n_action_steps."
+            )
+        if self.use_delta_joint_actions_aloha:
+            raise ConfigError(
+                "use_delta_joint_actions_aloha=true is not supported (nor is it in LeRobot). "
+                "Leave --policy.use_delta_joint_actions_aloha at false."
+            )
+        if self.attention_mode not in ("cross_attn", "self_attn"):
+            raise ConfigError(f"attention_mode='{self.attention_mode}': expected cross_attn or self_attn.")
+        if self.pad_language_to not in ("longest", "max_length"):
+            raise ConfigError(f"pad_language_to='{self.pad_language_to}': expected longest or max_length.")
+        if self.num_expert_layers > 0 and self.num_vlm_layers > 0 and self.num_vlm_layers % self.num_expert_layers:
+            raise ConfigError(
+                f"num_expert_layers={self.num_expert_layers} does not divide num_vlm_layers={self.num_vlm_layers}: each "
+                "expert layer reads one of equally many VLM layers. Change --policy.num_expert_layers."
+            )
+        if self.resize_imgs_with_padding is not None and min(self.resize_imgs_with_padding) < 1:
+            raise ConfigError(f"resize_imgs_with_padding={self.resize_imgs_with_padding}: expected (width, height).")
+        if self.expert_width_multiplier <= 0 or not 0 < self.min_period < self.max_period:
+            raise ConfigError(
+                f"expert_width_multiplier={self.expert_width_multiplier}, min_period={self.min_period}, "
+                f"max_period={self.max_period}: expected a positive width and 0 < min_period < max_period."
+            )
+        if self.rtc_config is not None and self.rtc_config.get("enabled"):
+            raise ConfigError(
+                "rtc_config.enabled is true, but this version does not do real-time chunking. "
+                "Set --policy.rtc_config=null."
+            )
+        self.normalization_mapping = {
+            kind: NormalizationMode(mode) for kind, mode in self.normalization_mapping.items()
+        }
+
+    @property
+    def image_features(self) -> dict[str, PolicyFeature]:
+        """The cameras, and after them `empty_cameras` more that are masked."""
+        empty = {
+            f"{IMAGES}.empty_camera_{index}": PolicyFeature(FeatureType.VISUAL, (3, 480, 640))
+            for index in range(self.empty_cameras)
+        }
+        return {**super().image_features, **{k: v for k, v in empty.items() if k not in self.input_features}}
+
+    @property
+    def observation_delta_indices(self) -> list[int]:
+        """Frames of observation that a sample holds, relative to the present one."""
+        return [0]
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """Frames of action that a sample holds, relative to the present one."""
+        return list(range(self.chunk_size))
+
+    def get_optimizer_preset(self) -> OptimizerPreset:
+        """AdamW with this configuration's values."""
+        return OptimizerPreset(
+            lr=self.optimizer_lr,
+            betas=self.optimizer_betas,
+            eps=self.optimizer_eps,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> SchedulerPreset:
+        """Warm-up and cosine with this configuration's values."""
+        return SchedulerPreset(
+            peak_lr=self.optimizer_lr,
+            decay_lr=self.scheduler_decay_lr,
+            num_warmup_steps=self.scheduler_warmup_steps,
+            num_decay_steps=self.scheduler_decay_steps,
+        )

@@ -1,0 +1,361 @@
+"""SmolVLA: from images, an instruction and a state to a chunk of actions.
+
+    images, instruction ─┐
+    state ───────────────┴► SmolVLM ─ keys, values ─► expert ◄─ noisy actions, time
+                                                        └─► velocity ─► (10 Euler steps) ─► actions
+
+What is distinctive: the state is a token of the prefix; images and text do not see it; action tokens see the whole
+prefix and, causally, each other; the expert learns the velocity from actions to noise (flow matching).
+Source: Shukor et al. 2025, arXiv 2506.01844; numbers checked against LeRobot 0.6.1 (tests/parity).
+"""
+
+# B batch, P prefix tokens, C chunk, D width of the VLM, E width of the expert, A (padded) action width.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from smolact.backbones.presets import VLMSource, find_vlm
+from smolact.backbones.smolvlm import KeyValues, initialize
+from smolact.backbones.weights import load_weights, read_tensors, weight_files
+from smolact.errors import ConfigError, FeatureError
+from smolact.policies.base import PreTrainedPolicy
+from smolact.policies.common import aloha
+from smolact.policies.common.attention import block_mask, positions_of
+from smolact.policies.common.flow_matching import (
+    integrate,
+    interpolate,
+    sample_noise,
+    sample_time,
+    time_embedding,
+)
+from smolact.policies.common.images import resize_with_pad, to_float
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
+from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
+
+Prefix = tuple[Tensor, Tensor, Tensor]
+"""Embeddings (B, P, D), which of them are valid (B, P), and which begin a block (B, P)."""
+
+
+class VLAFlowMatching(nn.Module):
+    """The network: embeddings of prefix and suffix, the VLM with its expert, and the flow-matching loss and sampler."""
+
+    def __init__(self, config: SmolVLAConfig, vlm: VLMSource) -> None:
+        super().__init__()
+        self.config = config
+        self.vlm_with_expert = SmolVLMWithExpertModel(
+            vlm.config,
+            train_expert_only=config.train_expert_only,
+            freeze_vision_encoder=config.freeze_vision_encoder,
+            attention_mode=config.attention_mode,
+            num_expert_layers=config.num_expert_layers,
+            num_vlm_layers=config.num_vlm_layers,
+            self_attn_every_n_layers=config.self_attn_every_n_layers,
+            expert_width_multiplier=config.expert_width_multiplier,
+        )
+        initialize(self.vlm_with_expert, vlm.config.text_config.initializer_range)
+        width, expert_width = vlm.config.text_config.hidden_size, self.vlm_with_expert.expert_hidden_size
+        self.state_proj = nn.Linear(config.max_state_dim, width)
+        self.action_in_proj = nn.Linear(config.max_action_dim, expert_width)
+        self.action_out_proj = nn.Linear(expert_width, config.max_action_dim)
+        self.action_time_mlp_in = nn.Linear(expert_width * 2, expert_width)
+        self.action_time_mlp_out = nn.Linear(expert_width, expert_width)
+        self.state_proj.requires_grad_(config.train_state_proj)
+        # The tokens that SmolVLM puts before and after a whole image.
+        self.image_start, self.image_end = (
+            _image_tokens(vlm) if config.add_image_special_tokens else ([], [])
+        )
+        if config.compile_model:
+            torch.set_float32_matmul_precision("high")
+            self.sample_actions = torch.compile(self.sample_actions, mode=config.compile_mode)  # type: ignore[method-assign]
+            self.forward = torch.compile(self.forward, mode=config.compile_mode)  # type: ignore[method-assign]
+
+    def embed_prefix(
+        self, images: list[Tensor], img_masks: list[Tensor], lang_tokens: Tensor, lang_masks: Tensor, state: Tensor
+    ) -> Prefix:
+        """Embed what the policy sees.
+
+        Args:
+            images: one (B, 3, h, w) in [−1, 1] a camera.
+            img_masks: one (B,) bool a camera, false where there is no picture.
+            lang_tokens: (B, L) token ids.
+            lang_masks: (B, L) bool, false where padded.
+            state: (B, max_state_dim).
+
+        Returns:
+            Embeddings, validity and block starts. Images and text are one block, the state begins the next: earlier
+            tokens do not see it.
+        """
+        batch = len(state)
+        parts: list[Tensor] = []
+        valid: list[Tensor] = []
+        start, end = (self._embed_tokens(ids, batch, state.device) for ids in (self.image_start, self.image_end))
+        for tokens, mask in zip(self._embed_images(images), img_masks, strict=True):
+            parts += [start, tokens, end]
+            always = torch.ones(batch, 1, dtype=torch.bool, device=state.device)
+            valid += [
+                always.expand(-1, start.shape[1]),
+                mask[:, None].expand(-1, tokens.shape[1]),
+                always.expand(-1, end.shape[1]),
+            ]
+        text = self.vlm_with_expert.embed_language_tokens(lang_tokens)
+        parts.append(text * math.sqrt(text.shape[-1]))
+        valid.append(lang_masks.bool())
+        context_length = sum(part.shape[1] for part in parts)
+
+        parts.append(self.state_proj(state.to(self.state_proj.weight.dtype))[:, None])
+        valid.append(torch.ones(batch, 1, dtype=torch.bool, device=state.device))
+        embeddings, valid_mask = torch.cat(parts, dim=1), torch.cat(valid, dim=1)
+        missing = max(0, self.config.prefix_length - embeddings.shape[1])
+        embeddings, valid_mask = F.pad(embeddings, (0, 0, 0, missing)), F.pad(valid_mask, (0, missing))
+        starts = torch.arange(embeddings.shape[1], device=state.device) == context_length
+        return embeddings, valid_mask, starts.expand(batch, -1)
+
+    def embed_suffix(self, noisy_actions: Tensor, timestep: Tensor) -> Prefix:
+        """Embed noisy actions (B, C, A) at times (B,); each begins a block of its own, so that attention is causal."""
+        actions = self.action_in_proj(noisy_actions.to(self.action_in_proj.weight.dtype))
+        time = time_embedding(timestep, actions.shape[-1], self.config.min_period, self.config.max_period)
+        both = torch.cat([actions, time.to(actions.dtype)[:, None].expand_as(actions)], dim=2)
+        embeddings = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both)))
+        ones = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+        return embeddings, ones, ones
+
+    def forward(
+        self,
+        images: list[Tensor],
+        img_masks: list[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+        actions: Tensor,
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+    ) -> Tensor:
+        """The squared error of the predicted velocity, (B, C, A), for actions (B, C, A) at random noise and times."""
+        if noise is None:
+            noise = sample_noise(tuple(actions.shape), actions.device)
+        if time is None:
+            time = sample_time(len(actions), actions.device)
+        noisy, velocity = interpolate(noise, actions, time)
+        prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
+        return F.mse_loss(self._joint_velocity(prefix, noisy, time), velocity, reduction="none")
+
+    def sample_actions(
+        self,
+        images: list[Tensor],
+        img_masks: list[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """A chunk of actions (B, C, A), from `noise` (B, C, A) or fresh noise, in `num_steps` Euler steps."""
+        if noise is None:
+            noise = sample_noise((len(state), self.config.chunk_size, self.config.max_action_dim), state.device)
+        prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
+        if not self.config.use_cache:
+            return integrate(lambda x, t: self._joint_velocity(prefix, x, t), noise, self.config.num_steps)
+        embeddings, valid, starts = prefix
+        read = self.vlm_with_expert.forward_prefix(embeddings, block_mask(valid, starts), positions_of(valid))
+        return integrate(lambda x, t: self.denoise_step(valid, read, x, t), noise, self.config.num_steps)
+
+    def denoise_step(self, prefix_valid: Tensor, read: list[KeyValues], x_t: Tensor, timestep: Tensor) -> Tensor:
+        """The velocity (B, C, A) at noisy actions x_t (B, C, A) and times (B,), given what was read of the prefix."""
+        embeddings, valid, starts = self.embed_suffix(x_t, timestep)
+        causal = block_mask(valid, starts)
+        mask = torch.cat([prefix_valid[:, None].expand(-1, causal.shape[1], -1), causal], dim=2)
+        positions = prefix_valid.sum(-1, keepdim=True) + positions_of(valid)
+        return self._velocity(self.vlm_with_expert.forward_suffix(embeddings, mask, positions, read))
+
+    def _joint_velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+        suffix = self.embed_suffix(noisy, time)
+        embeddings, valid, starts = (torch.cat([a, b], dim=1) if i else (a, b) for i, (a, b) in enumerate(zip(prefix, suffix, strict=True)))  # fmt: skip
+        out = self.vlm_with_expert(*embeddings, block_mask(valid, starts), positions_of(valid))
+        return self._velocity(out)
+
+    def _velocity(self, hidden: Tensor) -> Tensor:
+        velocity: Tensor = self.action_out_proj(hidden)
+        return velocity.float()  # the integration and the loss are float32 whatever the weights are
+
+    def _embed_images(self, images: list[Tensor]) -> list[Tensor]:
+        if len({image.shape for image in images}) == 1:  # one pass for all cameras
+            tokens = list(self.vlm_with_expert.embed_image(torch.cat(images)).chunk(len(images)))
+        else:
+            tokens = [self.vlm_with_expert.embed_image(image) for image in images]
+        return [camera * math.sqrt(camera.shape[-1]) for camera in tokens]
+
+    def _embed_tokens(self, ids: list[int], batch: int, device: torch.device) -> Tensor:
+        # Unlike text, these are not scaled.
+        tokens = torch.tensor(ids, dtype=torch.long, device=device)
+        return self.vlm_with_expert.embed_language_tokens(tokens).expand(batch, -1, -1)
+
+
+class SmolVLAPolicy(PreTrainedPolicy):
+    """SmolVLA as a policy: takes preprocessed batches, gives losses and normalized actions (see `smolact.types.Policy`).
+
+    Args:
+        config: what to build.
+        vlm: where configuration, tokenizer and weights of the VLM come from; found by `config.vlm_model_name`.
+        pretrained_vlm: load the VLM's weights; what `config.load_vlm_weights` says when not given.
+    """
+
+    config_class = SmolVLAConfig
+    name = "smolvla"
+    config: SmolVLAConfig
+    model: VLAFlowMatching
+
+    def __init__(
+        self, config: SmolVLAConfig, *, vlm: VLMSource | None = None, pretrained_vlm: bool | None = None
+    ) -> None:
+        super().__init__(config)
+        pretrained_vlm = config.load_vlm_weights if pretrained_vlm is None else pretrained_vlm
+        self.vlm = vlm or find_vlm(config.vlm_model_name, weights=pretrained_vlm)
+        self.model = VLAFlowMatching(config, self.vlm)
+        if pretrained_vlm:
+            self._load_vlm_weights()
+
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The flow-matching loss over actions inside the episode.
+
+        Args:
+            batch: as the preprocessor makes it; `action_is_pad` marks what lies past an episode's end.
+            noise: (B, chunk, max_action_dim), drawn when not given.
+            time: (B,) in (0, 1], drawn when not given.
+            reduction: "mean" for a scalar, "none" for one loss a sample (B,).
+
+        Raises:
+            FeatureError: an input is missing or has another shape.
+            ConfigError: the reduction is neither of the two.
+        """
+        inputs, actions = self._inputs(batch), self._actions(batch)
+        losses = self.model(*inputs, F.pad(actions, (0, self.config.max_action_dim - actions.shape[-1])), noise, time)
+        losses = losses[..., : actions.shape[-1]]
+        pad = batch.get(ACTION_IS_PAD)
+        valid = torch.ones_like(losses[..., 0]) if pad is None else (~pad).to(losses.dtype)
+        sums, counts = (losses * valid[..., None]).sum((1, 2)), valid.sum(1) * losses.shape[-1]
+        if reduction == "mean":
+            loss = sums.sum() / counts.sum().clamp_min(1)
+        elif reduction == "none":
+            loss = sums / counts.clamp_min(1)
+        else:
+            raise ConfigError(f"reduction='{reduction}': expected 'mean' or 'none'.")
+        return loss, {"loss": loss.detach().mean()}
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next actions (B, chunk, A), normalized; from `noise` (B, chunk, max_action_dim), drawn when not given.
+
+        Raises:
+            FeatureError: an input is missing or has another shape.
+        """
+        actions = self.model.sample_actions(*self._inputs(batch), noise=noise)
+        actions = actions[..., : self.config.action_feature.shape[0]]
+        return aloha.encode_actions(actions) if self.config.adapt_to_pi_aloha else actions
+
+    def prepare_images(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """Each camera's images (B, 3, h, w), fitted and in [−1, 1], and which are real (B,).
+
+        Cameras that are not in the batch become black and masked, as many as `empty_cameras`; further ones are left
+        out, as the reference does. Commands check cameras before they start.
+
+        Raises:
+            FeatureError: none of the cameras is there.
+        """
+        keys = list(self.config.image_features)
+        present = [key for key in keys if key in batch]
+        if not present:
+            raise FeatureError(
+                f"The batch has none of the policy's cameras {keys}; it holds {sorted(map(str, batch))}. "
+                "Map its names with --rename_map."
+            )
+        images, masks = [], []
+        for key in present:
+            image = to_float(batch[key][:, -1] if batch[key].ndim == 5 else batch[key])
+            if self.config.resize_imgs_with_padding is not None:
+                image = resize_with_pad(image, *self.config.resize_imgs_with_padding)
+            images.append(image * 2.0 - 1.0)
+            mask = batch.get(f"{key}_padding_mask")
+            masks.append(
+                torch.ones(len(image), dtype=torch.bool, device=image.device) if mask is None else mask.bool()
+            )
+        for _ in range(min(len(keys) - len(present), self.config.empty_cameras)):
+            images.append(torch.full_like(images[-1], -1.0))
+            masks.append(torch.zeros_like(masks[-1]))
+        return images, masks
+
+    def _inputs(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, Tensor]:
+        for key in (LANGUAGE_TOKENS, LANGUAGE_MASK, STATE):
+            if key not in batch:
+                raise FeatureError(
+                    f"The batch has no '{key}'; it holds {sorted(map(str, batch))}. "
+                    "Pass it through the policy's preprocessor first."
+                )
+        state = batch[STATE][:, -1] if batch[STATE].ndim > 2 else batch[STATE]
+        if state.shape[-1] > self.config.max_state_dim:
+            raise FeatureError(
+                f"The state has {state.shape[-1]} values, the policy takes up to {self.config.max_state_dim}. "
+                "Raise --policy.max_state_dim (a base model's can't be changed)."
+            )
+        if self.config.adapt_to_pi_aloha:
+            state = aloha.decode_state(state)
+        state = F.pad(state, (0, self.config.max_state_dim - state.shape[-1]))
+        return (*self.prepare_images(batch), batch[LANGUAGE_TOKENS], batch[LANGUAGE_MASK], state)
+
+    def _actions(self, batch: Mapping[str, Any]) -> Tensor:
+        expected = (self.config.chunk_size, self.config.action_feature.shape[0])
+        actions: Tensor | None = batch.get(ACTION)
+        if actions is None or tuple(actions.shape[1:]) != expected:
+            found = "nothing" if actions is None else f"shape {tuple(actions.shape)}"
+            raise FeatureError(
+                f"Training needs '{ACTION}' of shape (batch, {expected[0]}, {expected[1]}), found {found}. Ask the "
+                "dataset for a chunk: delta_timestamps={'action': [i / fps for i in range(chunk_size)]}."
+            )
+        if expected[1] > self.config.max_action_dim:
+            raise FeatureError(
+                f"The action has {expected[1]} values, the policy gives up to {self.config.max_action_dim}. "
+                "Raise --policy.max_action_dim (a base model's can't be changed)."
+            )
+        return aloha.decode_actions(actions) if self.config.adapt_to_pi_aloha else actions
+
+    def _load_vlm_weights(self) -> None:
+        folder = self.vlm.folder
+        if folder is None:
+            raise ConfigError(
+                f"The preset '{self.vlm.name}' has no trained weights. Set --policy.load_vlm_weights=false "
+                "(--policy.init=random), or name a VLM that has some."
+            )
+        vlm = self.model.vlm_with_expert.vlm
+        depth = self.model.vlm_with_expert.num_vlm_layers
+
+        def wanted(name: str) -> bool:
+            _, found, rest = name.partition("text_model.layers.")
+            return not found or int(rest.split(".")[0]) < depth
+
+        load_weights(vlm, read_tensors(weight_files(Path(folder)), wanted), folder)
+
+
+def _image_tokens(vlm: VLMSource) -> tuple[list[int], list[int]]:
+    from tokenizers import Tokenizer
+
+    folder = vlm.tokenizer_folder()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    fake, whole = (tokenizer.token_to_id(token) for token in ("<fake_token_around_image>", "<global-img>"))
+    if fake is None or whole is None:
+        raise ConfigError(
+            f"The tokenizer in {folder} lacks SmolVLM's image tokens. Set --policy.add_image_special_tokens=false."
+        )
+    return [fake, whole], [fake]
