@@ -1,0 +1,241 @@
+"""Steps in a row, and how they are kept in a checkpoint: LeRobot's format, both ways.
+
+    policy_preprocessor.json                                          {name, steps: [{registry_name, config, state_file?}]}
+    policy_preprocessor_step_5_normalizer_processor.safetensors       the tensors of the step in place 5
+
+Nothing in a file is run: a step is looked up by its registered name, and a step that a file gives as a Python path
+(`class`) is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, overload
+
+import safetensors.torch
+from torch import Tensor
+
+import smolact.processors.normalize
+import smolact.processors.steps
+import smolact.processors.tokenizer  # noqa: F401  # these three make their steps known
+from smolact import durable
+from smolact.errors import (
+    CheckpointError,
+    ConfigError,
+    NotFoundError,
+    SmolactError,
+    did_you_mean,
+    what_is_near,
+)
+from smolact.processors.step import ProcessorStep, find_step
+from smolact.types import ACTION
+
+log = logging.getLogger(__name__)
+
+PREPROCESSOR = "policy_preprocessor"
+POSTPROCESSOR = "policy_postprocessor"
+
+_AGAIN = "Copy or download the checkpoint again."
+
+
+class ProcessorPipeline:
+    """Steps that a batch goes through in turn.
+
+    Called with a mapping it returns a new one; called with a tensor (an action, for the postprocessor) it returns a
+    tensor. What comes in is not changed.
+
+    Args:
+        steps: in their order, which is part of the format.
+        name: names the files too.
+    """
+
+    def __init__(self, steps: Sequence[ProcessorStep], name: str) -> None:
+        self.steps = tuple(steps)
+        self.name = name
+        self._unknown_fields: dict[str, Any] = {}
+
+    @overload
+    def __call__(self, data: Tensor) -> Tensor: ...
+
+    @overload
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def __call__(self, data: Mapping[str, Any] | Tensor) -> dict[str, Any] | Tensor:
+        """`data` after every step."""
+        batch = {ACTION: data} if isinstance(data, Tensor) else dict(data)
+        for step in self.steps:
+            batch = step(batch)
+        if isinstance(data, Tensor):
+            action: Tensor = batch[ACTION]
+            return action
+        return batch
+
+    def __repr__(self) -> str:
+        return f"ProcessorPipeline({self.name!r}: {' → '.join(step.registry_name for step in self.steps)})"
+
+    def save_pretrained(self, folder: str | Path, config_filename: str | None = None) -> None:
+        """Write the pipeline into `folder`: the tensors first, the JSON that names them last.
+
+        Raises:
+            WriteError: the disk is full or refused.
+        """
+        folder = Path(folder)
+        config_filename = config_filename or f"{self.name}.json"
+        entries = []
+        for index, step in enumerate(self.steps):
+            entry = {
+                "registry_name": step.registry_name,
+                "config": {**step.get_config(), **step.unknown_config},
+            }
+            state = step.state_dict()
+            if state:
+                state_file = f"{PurePath(config_filename).stem}_step_{index}_{step.registry_name}.safetensors"
+                entry["state_file"] = state_file
+                durable.write_bytes(folder / state_file, safetensors.torch.save(state))
+            entries.append(entry)
+        config = {"name": self.name, "steps": entries, **self._unknown_fields}
+        durable.write_text(folder / config_filename, json.dumps(config, indent=2, allow_nan=False))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        config_filename: str,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> ProcessorPipeline:
+        """The pipeline that `folder` keeps.
+
+        Args:
+            folder: where the JSON and the state files lie.
+            config_filename: such as `policy_preprocessor.json`.
+            overrides: constructor arguments by step name that replace those in the file, such as
+                `{"device_processor": {"device": "cuda"}, "normalizer_processor": {"stats": statistics}}`.
+
+        Raises:
+            NotFoundError: there is no such folder.
+            CheckpointError: a file is missing or damaged, or names a step that nobody registered.
+            ConfigError: an override fits no step.
+            DeviceError, StatisticsError, …: what the steps themselves raise.
+        """
+        path = Path(folder) / config_filename
+        overrides = overrides or {}
+        config = _read_config(path)
+        entries = config.pop("steps")
+        pipeline = cls(
+            [_load_step(path, index, entry, overrides) for index, entry in enumerate(entries)],
+            config.pop("name"),
+        )
+        pipeline._unknown_fields = config
+        names = [step.registry_name for step in pipeline.steps]
+        for name in overrides:
+            if name not in names:
+                raise ConfigError(
+                    f"{path} has no step '{name}' to override. Its steps: {', '.join(names)}.{did_you_mean(name, names)}"
+                )
+        return pipeline
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.parent.is_dir():
+        raise NotFoundError(
+            f"The folder {path.parent} does not exist. {what_is_near(path.parent.absolute())}"
+        )
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"The checkpoint is incomplete: {path} is missing. {_AGAIN} (Older checkpoints have no processor files: "
+            "load the policy, which finds the statistics among its weights.)"
+        ) from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). {_AGAIN}") from error
+    entries = config.get("steps") if isinstance(config, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise CheckpointError(
+            f"{path} is not a processor's configuration: expected {{name, steps: […]}}. {_AGAIN}"
+        )
+    name = config.setdefault("name", path.stem)
+    if not isinstance(name, str):
+        raise CheckpointError(f"{path}: the name is {name!r}, expected a text. {_AGAIN}")
+    return dict(config)
+
+
+def _load_step(
+    path: Path, index: int, entry: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
+) -> ProcessorStep:
+    name, config = entry.get("registry_name"), entry.get("config", {})
+    if not isinstance(name, str):
+        given = (
+            f"a Python path ({entry['class']!r}), and nothing in a checkpoint is run"
+            if "class" in entry
+            else "no name"
+        )
+        raise CheckpointError(
+            f"{path}: step {index} has {given}: expected a `registry_name`. If you trust the step, register its "
+            "class with @register_step (smolact.processors.step) and put that name in the file."
+        )
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: the config of step {index} ({name}) is not an object. {_AGAIN}")
+    try:
+        step_class = find_step(name)
+        step = _make_step(step_class, {**config, **_artifacts(path, entry)}, overrides.get(name, {}))
+        state_file = entry.get("state_file")
+        step.load_state_dict({} if state_file is None else _read_state(_beside(path, state_file)))
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{path}, step {index} ({name}): {error}") from error
+    if step.unknown_config:
+        log.warning(
+            "%s: the step '%s' has fields that this version does not know; they are kept, and have no effect: %s",
+            path,
+            name,
+            ", ".join(step.unknown_config),
+        )
+    return step
+
+
+def _make_step(
+    step_class: type[ProcessorStep], config: dict[str, Any], override: Mapping[str, Any]
+) -> ProcessorStep:
+    known = set(inspect.signature(step_class).parameters)
+    for field in override:
+        if field not in known:
+            raise ConfigError(f"It has no field '{field}' to override.{did_you_mean(field, known)}")
+    arguments = {field: value for field, value in config.items() if field in known} | dict(override)
+    try:
+        step = step_class(**arguments)
+    except SmolactError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"It can't be made from its config ({error}). {_AGAIN}") from error
+    step.unknown_config = {field: value for field, value in config.items() if field not in known}
+    return step
+
+
+def _artifacts(path: Path, entry: Mapping[str, Any]) -> dict[str, str]:
+    # LeRobot after 0.6.1 may keep a tokenizer in the checkpoint: {"artifacts": {"tokenizer_name": "tokenizer"}}.
+    artifacts = entry.get("artifacts", {})
+    if not isinstance(artifacts, dict):
+        raise CheckpointError(f"Its artifacts are {artifacts!r:.100}, expected an object. {_AGAIN}")
+    return {field: str(_beside(path, name)) for field, name in artifacts.items()}
+
+
+def _beside(path: Path, name: Any) -> Path:
+    """The file or folder `name` beside `path`; a name that leads elsewhere is refused."""
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
+        raise CheckpointError(
+            f"It points at {name!r:.100}: expected the name of a file in the same folder. {_AGAIN}"
+        )
+    return path.parent / name
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"The checkpoint is incomplete: {path} is missing. {_AGAIN}")
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # whatever a damaged header leads to
+        raise CheckpointError(f"{path} is not a valid safetensors file ({error}). {_AGAIN}") from error

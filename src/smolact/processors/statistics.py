@@ -1,0 +1,88 @@
+"""Which statistics of a checkpoint belong to a feature: the names that LeRobot gave them over time.
+
+    observation.state.mean                   a processor's state file: FEATURE.STATISTIC
+    so100.buffer.observation.state.mean      the base model's: DATASET.buffer.FEATURE.STATISTIC
+    so100_buffer_observation_state.mean      among older weights (`legacy.py`), with dots written as underscores
+
+A migration wrote the underscores back as dots, those of a feature's own name too. So names are compared with the two
+taken for equal, against the features that are looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from smolact.errors import StatisticsError, did_you_mean
+
+STATS_KEY_FLAG = "--policy.stats_key"
+
+_OF_DATASET = re.compile(r"(?:(?P<dataset>.+?)[._])?buffer[._](?P<feature>(?:observation|action)(?:[._].+)?)")
+
+
+def dataset_keys(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The datasets that the statistics in a state file are keyed by, sorted; empty when they are not."""
+    return tuple(sorted({dataset for dataset, _, _, _ in _parsed(state) if dataset is not None}))
+
+
+def select_statistics(
+    state: Mapping[str, Tensor], key: str | None = None, features: Iterable[str] = ()
+) -> dict[str, dict[str, Tensor]]:
+    """The statistics in a state file, by feature; those of one dataset where it holds several.
+
+    Args:
+        state: `FEATURE.STATISTIC`, or `DATASET.buffer.FEATURE.STATISTIC`, to tensor.
+        key: which dataset; None where there is nothing to choose.
+        features: the features that are looked for, which gives mangled names their own form again.
+
+    Raises:
+        StatisticsError: one of several datasets must be picked, or `key` is none of them.
+    """
+    datasets = dataset_keys(state)
+    if key is not None and key not in datasets:
+        found = (
+            f"It keeps them by dataset: {', '.join(datasets)}."
+            if datasets
+            else "It does not keep them by dataset."
+        )
+        raise StatisticsError(
+            f"{STATS_KEY_FLAG}={key}: the checkpoint has no statistics of that name. {found}"
+            + (did_you_mean(key, datasets) if datasets else f" Leave {STATS_KEY_FLAG} out.")
+        )
+    if key is None and len(datasets) > 1:
+        raise StatisticsError(
+            f"The checkpoint holds the statistics of {len(datasets)} datasets, and which of them has your robot's units "
+            f"can't be known. Pick one with {STATS_KEY_FLAG}=KEY; the keys are: {', '.join(datasets)}. "
+            "(Training takes the statistics of its dataset and needs no key.)"
+        )
+    chosen = datasets[0] if key is None and datasets else key
+    own_name = {_canonical(feature): feature for feature in features}
+    selected: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for dataset, feature, statistic, tensor in _parsed(state):
+        if dataset == chosen:
+            selected[own_name.get(_canonical(feature), feature)][statistic] = tensor
+    return dict(selected)
+
+
+def rename_statistics(statistics: Mapping[str, Any], rename_map: Mapping[str, str]) -> dict[str, Any]:
+    """Statistics under the names that `rename_map` gives their features."""
+    return {rename_map.get(feature, feature): values for feature, values in statistics.items()}
+
+
+def _parsed(state: Mapping[str, Tensor]) -> Iterator[tuple[str | None, str, str, Tensor]]:
+    for name, tensor in state.items():
+        feature, _, statistic = name.rpartition(".")
+        match = _OF_DATASET.fullmatch(feature)
+        yield (
+            (match["dataset"], match["feature"], statistic, tensor)
+            if match
+            else (None, feature, statistic, tensor)
+        )
+
+
+def _canonical(feature: str) -> str:
+    return feature.replace("_", ".")

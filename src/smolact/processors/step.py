@@ -1,0 +1,94 @@
+"""What a step of a pipeline is, and how a file names one.
+
+A step takes a batch (a flat mapping, see `smolact.types`) and returns a new one. In a file it is its registered name, a
+configuration in JSON and, for some, tensors. To add one: derive from `ProcessorStep`, decorate with
+`@register_step("name")`, and import its module before a pipeline that names it is loaded.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+
+from smolact.errors import CheckpointError, ConfigError, did_you_mean
+
+
+class ProcessorStep(ABC):
+    """One change to a batch: a renaming, a move, a normalization. The batch that comes in stays as it is."""
+
+    registry_name: ClassVar[str]
+
+    unknown_config: Mapping[str, Any] = {}
+    """Fields that a newer LeRobot wrote and this step does not know: saved again as they came."""
+
+    @abstractmethod
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A new batch; `data` and its tensors are not changed."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as JSON values, in the order in which LeRobot writes them."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that belong to the step; empty when it has none."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the tensors that were saved beside the configuration; called with none when there was no file.
+
+        Raises:
+            CheckpointError: there are tensors, and this step has no use for them.
+        """
+        if state:
+            raise CheckpointError(
+                f"The step '{self.registry_name}' keeps no tensors, but the checkpoint has some for it: "
+                f"{', '.join(state)}. Another version wrote it, or another step of that name."
+            )
+
+
+S = TypeVar("S", bound=ProcessorStep)
+
+_REGISTRY: dict[str, type[ProcessorStep]] = {}
+
+
+def register_step(name: str) -> Callable[[type[S]], type[S]]:
+    """Make a step known to files as `name`.
+
+    Raises:
+        ConfigError: another class has that name.
+    """
+
+    def register(step_class: type[S]) -> type[S]:
+        if _REGISTRY.get(name, step_class) is not step_class:
+            raise ConfigError(
+                f"The step name '{name}' belongs to {_REGISTRY[name].__qualname__} already. "
+                f"Register {step_class.__qualname__} under another name."
+            )
+        _REGISTRY[name] = step_class
+        step_class.registry_name = name
+        return step_class
+
+    return register
+
+
+def registered_steps() -> tuple[str, ...]:
+    """Every registered name, sorted."""
+    return tuple(sorted(_REGISTRY))
+
+
+def find_step(name: str) -> type[ProcessorStep]:
+    """The class that was registered as `name`.
+
+    Raises:
+        CheckpointError: nobody registered it.
+    """
+    if name not in _REGISTRY:
+        raise CheckpointError(
+            f"There is no processor step '{name}'.{did_you_mean(name, _REGISTRY)} Known steps: "
+            f"{', '.join(registered_steps())}. If it is a step of yours, decorate its class with "
+            f'@register_step("{name}") (smolact.processors.step) and import that module first.'
+        )
+    return _REGISTRY[name]

@@ -1,0 +1,272 @@
+"""The instruction as tokens. Built on the `tokenizers` library; gives what transformers gives on the same folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from torch import Tensor
+
+from smolact.errors import CheckpointError, ConfigError, FeatureError, NotFoundError, what_is_near
+from smolact.processors.step import ProcessorStep, register_step
+from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, TASK
+
+log = logging.getLogger(__name__)
+
+LENGTH_FLAG = "--policy.tokenizer_max_length"
+
+
+class Tokenizer:
+    """A tokenizer of the Hub's folder format.
+
+    Args:
+        tokenizer: the library's object, without truncation and padding of its own.
+        pad_token_id: what fills up shorter sequences.
+        truncation_side: the side on which a sequence that is too long loses tokens.
+    """
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, pad_token_id: int, truncation_side: str = "right"
+    ) -> None:
+        self._tokenizer = tokenizer
+        self.pad_token_id = pad_token_id
+        self.truncation_side = truncation_side
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Tokenizer:
+        """The tokenizer in a folder: `tokenizer.json`, and the padding token's name in one of the files beside it.
+
+        Raises:
+            NotFoundError: there is no `tokenizer.json`.
+            CheckpointError: a file is damaged, or none names a padding token.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise NotFoundError(
+                f"There is no tokenizer in {folder}: {path} is missing. {what_is_near(path.absolute())}"
+            )
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare `Exception`
+            raise CheckpointError(f"{path} is not a tokenizer ({error}). Fetch or copy it again.") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        config = _read_json(folder / "tokenizer_config.json")
+        name = _token_text(config.get("pad_token")) or _token_text(
+            _read_json(folder / "special_tokens_map.json").get("pad_token")
+        )
+        pad = tokenizer.token_to_id(name) if name is not None else None
+        if pad is None:
+            found = (
+                "no padding token is named"
+                if name is None
+                else f"the padding token '{name}' is not in the vocabulary"
+            )
+            raise CheckpointError(
+                f"In {folder}, {found}: expected a `pad_token` in tokenizer_config.json that tokenizer.json knows."
+            )
+        return cls(tokenizer, pad, str(config.get("truncation_side", "right")))
+
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        max_length: int | None = None,
+        padding: str = "longest",
+        padding_side: str = "right",
+    ) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L) int64 and which of them are tokens (B, L) bool.
+
+        L is the longest text's length, or `max_length` with padding `max_length`; a longer text is truncated. None
+        truncates nothing.
+        """
+        rows = [self.encode(text, max_length) for text in texts]
+        length = max((len(row) for row in rows), default=0)
+        if padding == "max_length" and max_length is not None:
+            length = max(length, max_length)
+        ids = torch.full((len(rows), length), self.pad_token_id, dtype=torch.int64)
+        mask = torch.zeros((len(rows), length), dtype=torch.bool)
+        for index, row in enumerate(rows):
+            place = slice(0, len(row)) if padding_side == "right" else slice(length - len(row), length)
+            ids[index, place] = torch.tensor(row, dtype=torch.int64)
+            mask[index, place] = True
+        return ids, mask
+
+    def encode(self, text: str, max_length: int | None = None) -> list[int]:
+        """The token ids of one text, with the special tokens that the tokenizer adds, at most `max_length` of them."""
+        # One text at a time: `encode_batch` of the library would start threads, which forked data workers can't use.
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        if max_length is not None:
+            room = max(0, max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False))
+            encoding.truncate(room, direction=self.truncation_side)
+        ids: list[int] = self._tokenizer.post_process(encoding).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of token ids."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_id(self, token: str) -> int:
+        """The id of a token given as text, such as `<image>`.
+
+        Raises:
+            ConfigError: it is not in the vocabulary.
+        """
+        token_id: int | None = self._tokenizer.token_to_id(token)
+        if token_id is None:
+            raise ConfigError(f"The tokenizer has no token '{token}'. Use one that was made for a SmolVLM.")
+        return token_id
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens the model of the tokenizer has; those added to it later are not counted."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=False))
+
+    def __len__(self) -> int:
+        """How many tokens there are, added ones too."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+
+@register_step("tokenizer_processor")
+@dataclass
+class TokenizerProcessorStep(ProcessorStep):
+    """Turns `task` into `observation.language.tokens` (B, L) int64 and `observation.language.attention_mask` (B, L) bool.
+
+    Args:
+        max_length: a longer task is truncated, which is logged once.
+        task_key: where the text is, a str or a list of B.
+        padding_side: `right` or `left`.
+        padding: `longest` (of the batch) or `max_length`.
+        truncation: whether a task over `max_length` loses its end; otherwise L grows.
+        tokenizer_name: the tokenizer's folder, as a checkpoint names it.
+        tokenizer: used instead of opening `tokenizer_name`.
+
+    Raises:
+        ConfigError: a setting that does not exist, or, in a batch, a task that is empty.
+        NotFoundError: `tokenizer_name` is no folder with a tokenizer, and no `tokenizer` was given.
+        FeatureError: the batch has no task, or it is not text.
+    """
+
+    max_length: int = 512
+    task_key: str = TASK
+    padding_side: str = "right"
+    padding: str = "max_length"
+    truncation: bool = True
+    tokenizer_name: str | None = None
+    tokenizer: Tokenizer | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_length, bool) or not isinstance(self.max_length, int) or self.max_length < 1:
+            raise ConfigError(
+                f"max_length={self.max_length!r} is not a positive number of tokens ({LENGTH_FLAG})."
+            )
+        for name, value, known in (
+            ("padding_side", self.padding_side, ("right", "left")),
+            ("padding", self.padding, ("longest", "max_length")),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name}={value!r} of the tokenizer step is not one of {', '.join(known)}.")
+        if not isinstance(self.task_key, str) or not isinstance(self.tokenizer, (Tokenizer, type(None))):
+            raise ConfigError(
+                f"task_key={self.task_key!r} should be a name, tokenizer={self.tokenizer!r} a Tokenizer or nothing."
+            )
+        self._tokenizer = self.tokenizer if self.tokenizer is not None else _open(self.tokenizer_name)
+        self._told = False
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with the tokens of its task."""
+        texts = self._texts(data)
+        if self.truncation:
+            ids, mask = self._tokenizer.encode_batch(texts, self.max_length, self.padding, self.padding_side)
+            self._tell_of_truncation(texts, mask)
+        else:
+            ids, mask = self._tokenizer.encode_batch(texts, None, self.padding, self.padding_side)
+        return {**data, LANGUAGE_TOKENS: ids, LANGUAGE_MASK: mask}
+
+    def get_config(self) -> dict[str, Any]:
+        """The settings, and the tokenizer's name if it has one."""
+        config = {
+            "max_length": self.max_length,
+            "task_key": self.task_key,
+            "padding_side": self.padding_side,
+            "padding": self.padding,
+            "truncation": self.truncation,
+        }
+        return config if self.tokenizer_name is None else {**config, "tokenizer_name": self.tokenizer_name}
+
+    def _texts(self, data: Mapping[str, Any]) -> list[str]:
+        if data.get(self.task_key) is None:
+            raise FeatureError(
+                f"The batch has no '{self.task_key}': this policy needs an instruction with each observation. "
+                f"The batch has: {', '.join(sorted(data)) or 'nothing'}."
+            )
+        task = data[self.task_key]
+        texts = [task] if isinstance(task, str) else task
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            raise FeatureError(
+                f"'{self.task_key}' is {task!r:.200}: expected a text, or a list of one for each sample."
+            )
+        for index, text in enumerate(texts):
+            if not text.strip():
+                raise ConfigError(
+                    f"The task of sample {index} is empty: say what the robot should do, such as "
+                    "'Pick up the red cube.' (in the dataset's tasks, or the command's --task)."
+                )
+        return list(texts)
+
+    def _tell_of_truncation(self, texts: Sequence[str], mask: Tensor) -> None:
+        if self._told:
+            return
+        for text, is_full in zip(texts, (mask.sum(dim=1) == self.max_length).tolist(), strict=True):
+            length = len(self._tokenizer.encode(text)) if is_full else 0
+            if length > self.max_length:
+                self._told = True
+                log.warning(
+                    "A task has %d tokens, %d are used, and it loses its end (told once): %r. Shorten it, or raise %s.",
+                    length,
+                    self.max_length,
+                    text,
+                    LENGTH_FLAG,
+                )
+                return
+
+
+def _open(name: str | None) -> Tokenizer:
+    if name is None:
+        raise ConfigError(
+            "The tokenizer step needs a tokenizer: a folder (--policy.vlm_model_name=FOLDER) or an object."
+        )
+    if not Path(name).is_dir():
+        raise NotFoundError(
+            f"The tokenizer '{name}' is not a folder: expected one that holds tokenizer.json. Give it with "
+            f"--policy.vlm_model_name=FOLDER. {what_is_near(Path(name).absolute())}"
+        )
+    return Tokenizer.from_folder(name)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch or copy it again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(value).__name__}, expected an object. Fetch or copy it again."
+        )
+    return value
+
+
+def _token_text(token: Any) -> str | None:
+    content = (
+        token.get("content") if isinstance(token, Mapping) else token
+    )  # older files: {"content": "<pad>", …}
+    return content if isinstance(content, str) else None
