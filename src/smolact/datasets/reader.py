@@ -1,0 +1,226 @@
+"""`LeRobotDataset`: a dataset on disk or on the Hub as samples for training."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from smolact.datasets.cameras import Camera, Columns, ImageCamera, VideoCamera, Videos
+from smolact.datasets.format import Feature
+from smolact.datasets.frames import load_frames
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.errors import ConfigError, DatasetError, did_you_mean
+from smolact.hub import find_folder
+from smolact.types import TASK, Batch
+
+Ints = NDArray[np.int64]
+
+TOLERANCE = 1e-4
+"""How far, in seconds, an offset of `delta_timestamps` may be from a frame's time."""
+
+
+class LeRobotDataset(Dataset[Batch]):
+    """A map-style dataset of the frames of demonstrations; a sample is described in `smolact.types`.
+
+    Args:
+        repo_id: a folder, or an id on the Hub such as `lerobot/pusht`.
+        root: a local folder that is used instead; no network call is made then.
+        episodes: the episodes to use, in the dataset's order; all of them when None.
+        image_transforms: called with each camera image, (3, H, W) float32 in [0, 1] (uint8 with `return_uint8`).
+        delta_timestamps: feature to offsets in seconds from the sample's frame. The feature then has a leading time
+            dimension, and `{feature}_is_pad` (T,) is true where an offset lies outside the episode, whose first or
+            last frame stands in. An offset must be a whole number of frames.
+        revision: branch, tag or commit on the Hub.
+        return_uint8: give images as uint8, a quarter of the bytes to move; divide by 255 on the device.
+
+    Raises:
+        NotFoundError, HubError: there is no such dataset, or it can't be fetched.
+        DatasetError: it is damaged, or its files are not what its metadata says.
+        ConfigError: an episode, feature or offset that the dataset does not have.
+    """
+
+    def __init__(
+        self,
+        repo_id: str | Path,
+        root: str | Path | None = None,
+        episodes: Sequence[int] | None = None,
+        image_transforms: Callable[[Tensor], Tensor] | None = None,
+        delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+        revision: str | None = None,
+        return_uint8: bool = False,
+    ) -> None:
+        folder = find_folder(repo_id, "dataset", root=root, patterns=["meta/**"], revision=revision)
+        self.repo_id = str(repo_id)
+        self.meta = LeRobotDatasetMetadata(folder)
+        self.episodes = _chosen(episodes, self.meta)
+        self.image_transforms = image_transforms
+        self.return_uint8 = return_uint8
+        self.delta_indices = {
+            key: frame_offsets(key, offsets, self.meta.fps, self.meta.features)
+            for key, offsets in (delta_timestamps or {}).items()
+        }
+        self._fetch(root)
+        frames = load_frames(self.meta, self.episodes)
+        self._columns, self._starts = frames.columns, frames.starts
+        self._numbers = np.array(self.episodes, dtype=np.int64)
+        self._check_tasks()
+        self._cameras = self._make_cameras(frames.first_row)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self.meta.fps
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """Name to feature, as the metadata has them."""
+        return self.meta.features
+
+    @property
+    def num_frames(self) -> int:
+        """The number of samples: frames of the chosen episodes."""
+        return int(self._starts[-1])
+
+    @property
+    def num_episodes(self) -> int:
+        """The number of chosen episodes."""
+        return len(self.episodes)
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        """Several samples at once, as a DataLoader asks for them: each video file is decoded once, in order."""
+        rows = np.array([self._row(index) for index in indices], dtype=np.int64)
+        slots = np.searchsorted(self._starts, rows, side="right") - 1
+        first, last = self._starts[slots], self._starts[slots + 1] - 1
+        samples: list[Batch] = [{} for _ in rows]
+        for key in self.meta.features:
+            deltas = self.delta_indices.get(key)
+            wanted = rows[:, None] + (0 if deltas is None else deltas)
+            window = np.clip(wanted, first[:, None], last[:, None])
+            values = self._images(key, window, slots) if key in self._cameras else self._values(key, window)
+            for sample, value in zip(samples, values, strict=True):
+                sample[key] = value if deltas is not None else value[0]
+            if deltas is not None:
+                for sample, is_pad in zip(samples, torch.from_numpy(window != wanted), strict=True):
+                    sample[f"{key}_is_pad"] = is_pad
+        for sample, row in zip(samples, rows, strict=True):
+            sample[TASK] = self.meta.tasks[int(self._columns["task_index"][row])]
+        return samples
+
+    def _values(self, key: str, window: Ints) -> Any:
+        values = self._columns[key][window]
+        return values.tolist() if values.dtype == object else torch.from_numpy(values)
+
+    def _images(self, key: str, window: Ints, slots: Ints) -> list[Tensor]:
+        """(T, 3, H, W) for each row of the window (B, T); a frame that several rows show is decoded once."""
+        unique, back = np.unique(window, return_inverse=True)
+        owners = np.searchsorted(self._starts, unique, side="right") - 1
+        pictures = self._cameras[key].frames(self._numbers[owners], unique - self._starts[owners])
+        channels_first = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        return [self._finish(channels_first[torch.from_numpy(places)]) for places in back.reshape(window.shape)]
+
+    def _finish(self, images: Tensor) -> Tensor:
+        images = images.contiguous()
+        if not self.return_uint8:
+            images = images.to(torch.float32).div_(255)
+        return images if self.image_transforms is None else torch.stack([self.image_transforms(i) for i in images])
+
+    def _row(self, index: int) -> int:
+        number = operator.index(index)
+        if not -self.num_frames <= number < self.num_frames:
+            raise IndexError(
+                f"Frame {number} is not in this dataset: it has {self.num_frames} frames of {self.num_episodes} "
+                f"episodes, numbered 0 to {self.num_frames - 1}."
+            )
+        return number % self.num_frames
+
+    def _fetch(self, root: str | Path | None) -> None:
+        """Make sure that the files of the chosen episodes are here: fetch them if the dataset is on the Hub."""
+        table = self.meta.episodes
+        paths = {table.data_path[number] for number in self.episodes}
+        paths |= {files[number] for files in table.video_path.values() for number in self.episodes}
+        if root is None and not Path(self.repo_id).is_dir():
+            commit = self.meta.root.name  # the Hub's folders are named by commit: metadata and data stay together
+            find_folder(self.repo_id, "dataset", patterns=sorted(paths), revision=commit)
+        missing = sorted(path for path in paths if not (self.meta.root / path).is_file())
+        if missing:
+            raise DatasetError(
+                f"{self.meta.root} lacks {len(missing)} of the {len(paths)} files of the chosen episodes, such as "
+                f"{missing[0]}. Fetch the dataset again, or restore them."
+            )
+
+    def _check_tasks(self) -> None:
+        unknown = set(np.unique(self._columns["task_index"]).tolist()) - self.meta.tasks.keys()
+        if unknown:
+            raise DatasetError(
+                f"{self.meta.root}: frames have task_index {sorted(unknown)}, which meta/ does not list (it has "
+                f"{len(self.meta.tasks)} tasks). The metadata is damaged: fetch the dataset again."
+            )
+
+    def _make_cameras(self, first_row: dict[int, int]) -> dict[str, Camera]:
+        table = self.meta.episodes
+        videos, columns = Videos(self.meta.root), Columns(self.meta.root)
+        cameras: dict[str, Camera] = {}
+        for key in self.meta.video_keys:
+            # By number, not by time: several episodes share a file, and sums of seconds drift.
+            starts = np.rint(table.from_timestamp[key] * self.fps).astype(np.int64)
+            paths = {number: table.video_path[key][number] for number in self.episodes}
+            first = {number: int(starts[number]) for number in self.episodes}
+            cameras[key] = VideoCamera(key, self.features[key], videos, paths, first)
+        for key in self.meta.image_keys:
+            paths = {number: table.data_path[number] for number in self.episodes}
+            cameras[key] = ImageCamera(key, self.features[key], columns, paths, first_row)
+        return cameras
+
+
+def _chosen(episodes: Sequence[int] | None, meta: LeRobotDatasetMetadata) -> list[int]:
+    total = meta.total_episodes
+    if not total:
+        raise DatasetError(f"{meta.root} has no episodes yet. Record one, or choose another dataset.")
+    if episodes is None:
+        return list(range(total))
+    chosen = sorted({operator.index(number) for number in episodes})
+    if not chosen or chosen[0] < 0 or chosen[-1] >= total:
+        raise ConfigError(
+            f"episodes={list(episodes)[:20]}: expected one or more of 0 to {total - 1}, the {total} episodes of "
+            f"{meta.root}."
+        )
+    return chosen
+
+
+def frame_offsets(key: str, seconds: Sequence[float], fps: float, features: Mapping[str, Feature]) -> Ints:
+    """Offsets in frames for offsets in seconds.
+
+    Raises:
+        ConfigError: there is no feature `key`, or an offset is not a whole number of frames.
+    """
+    if key not in features:
+        raise ConfigError(
+            f"delta_timestamps names '{key}', which the dataset does not have; it has {', '.join(features)}."
+            f"{did_you_mean(key, features)}"
+        )
+    offsets = np.asarray(seconds, dtype=np.float64)
+    if offsets.ndim != 1 or not offsets.size or not np.isfinite(offsets).all():
+        raise ConfigError(f"delta_timestamps of '{key}' must be a list of offsets in seconds, found {seconds!r:.200}.")
+    frames = np.rint(offsets * fps)
+    wrong = np.flatnonzero(np.abs(frames / fps - offsets) > TOLERANCE)
+    if wrong.size:
+        asked, nearest = float(offsets[wrong[0]]), float(frames[wrong[0]] / fps)
+        raise ConfigError(
+            f"delta_timestamps of '{key}' has the offset {asked:g} s, which is no whole number of frames at {fps:g} "
+            f"frames a second. The nearest is {nearest:g} s."
+        )
+    return frames.astype(np.int64)

@@ -1,0 +1,298 @@
+"""Video files: frames by number, and a streaming encoder.
+
+A frame's number is its place in presentation order, whatever its timestamp says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from smolact.errors import ConfigError, VideoError, WriteError, did_you_mean
+
+Image = NDArray[np.uint8]
+
+
+class Encoder(NamedTuple):
+    """What an encoder writes, as `info.json` names it, and LeRobot's preset for it."""
+
+    format: str
+    preset: int | None
+
+
+ENCODERS = {"libsvtav1": Encoder("av1", 12), "h264": Encoder("h264", None), "libx264": Encoder("h264", None)}
+
+
+class VideoReader:
+    """Frames of a video file, by number.
+
+    Knows the file's frames when made, opens it when first asked for one. One thread at a time decodes; the decoder
+    has no threads of its own, so a forked process may drop the reader without harm.
+
+    Raises:
+        VideoError: the file is not there, damaged, or has no picture.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._container: Any = None
+        self._decoded: Iterator[Any] = iter(())
+        self._next = -1  # the number of the frame that comes next out of `_decoded`
+        self._reformatter = VideoReformatter()
+        self._open()
+        self._pts, self._keys = _timeline(self._container, self.path)
+
+    def __len__(self) -> int:
+        return len(self._pts)
+
+    def frames(self, numbers: Sequence[int] | NDArray[np.int64]) -> Image:
+        """The frames of these numbers, in this order, (n, H, W, 3) uint8 RGB.
+
+        Raises:
+            VideoError: a number is past the end, or the file can't be decoded there.
+        """
+        wanted = np.asarray(numbers, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise VideoError(
+                f"{self.path} has {len(self)} frames, but frame {int(wanted.max())} is asked for: the file is cut off "
+                "or is not the one that the metadata describes. Fetch it again."
+            )
+        unique, back = np.unique(wanted, return_inverse=True)
+        with self._lock:
+            if self._container is None:
+                self._open()
+            try:
+                images = [self._frame(int(number)) for number in unique]
+            except (av.FFmpegError, EOFError, ValueError) as error:
+                self._close()
+                raise self._damaged(error) from error
+            except BaseException:
+                self._close()
+                raise
+        stacked: Image = np.stack(images) if images else np.empty((0, 0, 0, 3), dtype=np.uint8)
+        return stacked if len(unique) == len(wanted) and (back == np.arange(len(back))).all() else stacked[back]
+
+    def close(self) -> None:
+        """Close the file; asked for a frame, the reader opens it again."""
+        with self._lock:
+            self._close()
+
+    def _open(self) -> None:
+        try:
+            self._container = av.open(str(self.path))
+            if not self._container.streams.video:
+                raise VideoError(f"{self.path} has no picture. Fetch it again, or restore this file.")
+            self._stream.codec_context.thread_count = 1
+        except FileNotFoundError as error:
+            raise VideoError(f"{self.path} is missing. Fetch the dataset again, or restore this file.") from error
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._damaged(error) from error
+        self._next = -1
+
+    @property
+    def _stream(self) -> Any:
+        return self._container.streams.video[0]
+
+    def _close(self) -> None:
+        self._decoded = iter(())
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def _frame(self, number: int) -> Image:
+        key = int(np.searchsorted(self._keys, number, side="right")) - 1
+        start = int(self._keys[max(key, 0)])
+        if not start <= self._next <= number:
+            self._container.seek(int(self._pts[start]), stream=self._stream, backward=True)
+            self._decoded = self._container.decode(self._stream)
+        target = int(self._pts[number])
+        for frame in self._decoded:
+            if frame.pts is None or frame.pts < target:
+                continue
+            if frame.pts > target:
+                break
+            self._next = number + 1
+            image: Image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+            return image
+        self._next = -1
+        raise VideoError(
+            f"{self.path}: frame {number} of {len(self)} is not where the file's index says: it is damaged or cut off. "
+            "Fetch it again, or restore this file."
+        )
+
+    def _damaged(self, error: Exception) -> VideoError:
+        return VideoError(f"{self.path} can't be decoded ({error}): it is damaged or cut off. Fetch it again.")
+
+
+def _timeline(container: Any, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The presentation times of all frames in order, and the numbers of those where decoding can begin."""
+    stream = container.streams.video[0]
+    entries = list(getattr(stream, "index_entries", ()))  # PyAV 14 and later
+    if entries and len(entries) == stream.frames and not stream.codec_context.has_b_frames:
+        times = np.array([entry.timestamp for entry in entries], dtype=np.int64)
+        keys = np.array([entry.is_keyframe for entry in entries])
+        if (np.diff(times) > 0).all():
+            return times, np.flatnonzero(keys)
+    try:  # frames are stored in another order than they are shown: look at every packet
+        packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.pts is not None]
+    except av.FFmpegError as error:
+        raise VideoError(f"{path} can't be read ({error}): it is damaged or cut off. Fetch it again.") from error
+    if not packets:
+        raise VideoError(f"{path} has no frames: it is damaged or cut off. Fetch it again, or restore this file.")
+    packets.sort()
+    times, keys = (np.array(column) for column in zip(*packets, strict=True))
+    return times.astype(np.int64), np.flatnonzero(keys)
+
+
+class VideoWriter:
+    """Encodes RGB frames into an mp4 file, one by one as they come. The defaults are LeRobot's.
+
+    Args:
+        path: the file to write; a partial one is left if `close` is never reached.
+        fps: frames a second.
+        width, height: of every frame, even numbers (the colours are stored for every second pixel).
+        codec: `libsvtav1`, or `h264`, which any player shows.
+        g: every how many frames one can be decoded without the others.
+        crf: the quality, lower is better.
+        preset: the encoder's speed; None for LeRobot's choice.
+
+    Raises:
+        ConfigError: this build of FFmpeg has no such encoder, or it can't encode this size.
+        VideoError: a frame could not be encoded.
+        WriteError: the disk is full or refused.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        width: int,
+        height: int,
+        codec: str = "libsvtav1",
+        g: int = 2,
+        crf: int = 30,
+        preset: int | str | None = None,
+        pix_fmt: str = "yuv420p",
+    ) -> None:
+        self.path = Path(path)
+        self.num_frames = 0
+        check_encoder(codec, width, height)
+        options = encoder_options(codec, g, crf, preset)
+        self._size = (height, width, 3)
+        try:
+            self._container: Any = av.open(str(path), "w", format="mp4")
+            self._stream = self._container.add_stream(
+                codec, Fraction(fps).limit_denominator(1001 * 1000), options=options
+            )
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, pix_fmt
+        with _quiet_encoder():
+            self._stream.codec_context.open()
+
+    def write(self, image: Image) -> None:
+        """Encode one more frame, (H, W, 3) uint8."""
+        if image.shape != self._size or image.dtype != np.uint8:
+            raise VideoError(
+                f"{self.path}: a frame must be {self._size} uint8, found {image.shape} {image.dtype}. Convert it first."
+            )
+        try:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            self._container.mux(self._stream.encode(frame))
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+        self.num_frames += 1
+
+    def close(self) -> None:
+        """Finish the file. A second call does nothing."""
+        if self._container is None:
+            return
+        container, self._container = self._container, None
+        try:
+            container.mux(self._stream.encode(None))
+            container.close()
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+
+    def abort(self) -> None:
+        """Give up, and remove the file."""
+        container, self._container = self._container, None
+        if container is not None:
+            # Closing writes the file's index; that this can fail (a full disk) is no news to one who gives up.
+            with contextlib.suppress(av.FFmpegError, OSError):
+                container.close()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _failed(self, error: Exception) -> VideoError | WriteError:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            return WriteError(
+                error.errno, f"{self.path} could not be written ({error.strerror}): the disk is full or refused."
+            )
+        return VideoError(f"{self.path} could not be encoded ({error}). Try the codec 'h264'.")
+
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
+
+def check_encoder(codec: str, width: int, height: int) -> None:
+    """Whether `codec` can encode frames of this size here.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    if codec not in ENCODERS or codec not in av.codecs_available:
+        here = ", ".join(name for name in ENCODERS if name in av.codecs_available)
+        raise ConfigError(f"The video codec '{codec}' is not available; here are: {here}.{did_you_mean(codec, ENCODERS)}")
+    if width % 2 or height % 2:
+        raise ConfigError(
+            f"A video needs an even height and width, found {height} × {width}. Crop or resize the images, or store "
+            "them with the dtype 'image'."
+        )
+
+
+def encoder_options(codec: str, g: int, crf: int, preset: int | str | None) -> dict[str, str]:
+    """FFmpeg's options for an encoder."""
+    options = {"g": str(g), "crf": str(crf)}
+    if preset is None:
+        preset = ENCODERS[codec].preset
+    if preset is not None:
+        options["preset"] = str(preset)
+    if ENCODERS[codec].format == "h264":
+        options["bf"] = "0"  # frames are stored in the order they are shown, so that one can be found without a scan
+    return options
+
+
+@contextlib.contextmanager
+def _quiet_encoder() -> Iterator[None]:
+    """Keep SVT-AV1 from printing its settings: it knows only this variable, and reads it when an encoder opens."""
+    before = os.environ.get("SVT_LOG")
+    os.environ["SVT_LOG"] = before if before is not None else "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SVT_LOG"]
