@@ -1,0 +1,185 @@
+"""From a name to a policy: a type, a checkpoint folder, a Hub id. Configuration classes come without torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from smolact.errors import ConfigError, did_you_mean
+from smolact.hub import find_folder
+from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, read_config_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from smolact.policies.base import PreTrainedPolicy
+    from smolact.processors.pipeline import ProcessorPipeline
+
+_POLICIES = {"smolvla": "SmolVLA"}
+"""Type name to the stem of its class names: `SmolVLAConfig` in `policies/smolvla/configuration_smolvla.py`, and so on."""
+
+POLICY_TYPES = tuple(_POLICIES)
+
+
+class LoadedPolicy(NamedTuple):
+    """A policy with what stands before and behind it."""
+
+    policy: PreTrainedPolicy
+    preprocess: ProcessorPipeline
+    postprocess: ProcessorPipeline
+
+
+def _find(kind: str, module: str, name: str) -> Any:
+    if kind not in _POLICIES:
+        raise ConfigError(
+            f"There is no policy type '{kind}'; known: {', '.join(POLICY_TYPES)}.{did_you_mean(kind, POLICY_TYPES)}"
+        )
+    found = importlib.import_module(f"smolact.policies.{kind}.{module}_{kind}")
+    return getattr(found, name.format(stem=_POLICIES[kind], kind=kind))
+
+
+def get_config_class(kind: str) -> type[PolicyConfig]:
+    """The configuration class of a policy type.
+
+    Raises:
+        ConfigError: there is no such type.
+    """
+    config_class: type[PolicyConfig] = _find(kind, "configuration", "{stem}Config")
+    return config_class
+
+
+def get_policy_class(kind: str) -> type[PreTrainedPolicy]:
+    """The class of a policy type.
+
+    Raises:
+        ConfigError: there is no such type.
+    """
+    policy_class: type[PreTrainedPolicy] = _find(kind, "modeling", "{stem}Policy")
+    return policy_class
+
+
+def make_policy(config: PolicyConfig, *, pretrained_vlm: bool | None = None) -> PreTrainedPolicy:
+    """A new policy, not trained yet.
+
+    Args:
+        config: what to build, with features.
+        pretrained_vlm: begin from the VLM's weights; what `config.load_vlm_weights` says when not given.
+    """
+    return get_policy_class(config.type)(config, pretrained_vlm=pretrained_vlm)  # type: ignore[call-arg]
+
+
+def make_pre_post_processors(
+    policy: PreTrainedPolicy,
+    dataset_stats: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    rename_map: Mapping[str, str] | None = None,
+) -> tuple[ProcessorPipeline, ProcessorPipeline]:
+    """Fresh processors for a policy, which normalize with these statistics.
+
+    Raises:
+        StatisticsError: a statistic is missing or not finite.
+        NotFoundError: the tokenizer is not here.
+    """
+    from smolact.processors.tokenizer import Tokenizer
+
+    make = _find(policy.config.type, "processor", "make_{kind}_pre_post_processors")
+    tokenizer = Tokenizer.from_folder(policy.vlm.tokenizer_folder())
+    pipelines: tuple[ProcessorPipeline, ProcessorPipeline] = make(
+        policy.config, dataset_stats, tokenizer=tokenizer, rename_map=rename_map
+    )
+    return pipelines
+
+
+def load_policy(
+    folder_or_id: str | Path,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    stats_key: str | None = None,
+    revision: str | None = None,
+    **overrides: Any,
+) -> LoadedPolicy:
+    """A trained policy and its processors, ready to predict: `policy, preprocess, postprocess = load_policy(…)`.
+
+    Args:
+        folder_or_id: a checkpoint folder of ours or of LeRobot (`pretrained_model`, or the checkpoint that holds it),
+            or a Hub id.
+        device: where it runs; the best device of this machine when not given.
+        dtype: of the weights; float32 when not given.
+        stats_key: which dataset's statistics, where a checkpoint holds several.
+        revision: on the Hub.
+        overrides: settings to change, by the names of the policy's configuration.
+
+    Raises:
+        NotFoundError, HubError: it is not there.
+        CheckpointError: a file is damaged; `WeightsError` if weights do not fit.
+        StatisticsError: statistics are missing, or one of several must be picked with `stats_key`.
+        DeviceError: the device is not there.
+        ConfigError: the policy's type is not known, or a setting can't work.
+    """
+    import torch
+
+    from smolact.policies.base import CHECKPOINT_PATTERNS
+    from smolact.processors.steps import find_device
+
+    folder = find_folder(folder_or_id, "model", patterns=CHECKPOINT_PATTERNS, revision=revision)
+    if not (folder / CONFIG_FILE).is_file() and (folder / "pretrained_model").is_dir():
+        folder = folder / "pretrained_model"
+    raw = read_config_file(folder)
+    device = str(find_device(device)) if device else best_device()
+    config = get_config_class(str(raw.get("type"))).from_dict(raw, str(folder / CONFIG_FILE))
+    config = config.replace(**{**overrides, "device": device})
+    policy = get_policy_class(config.type).from_pretrained(folder, config=config, dtype=dtype or torch.float32)
+    return LoadedPolicy(policy.to(device), *load_processors(folder, policy, stats_key=stats_key))
+
+
+def load_processors(
+    folder: Path, policy: PreTrainedPolicy, *, stats_key: str | None = None
+) -> tuple[ProcessorPipeline, ProcessorPipeline]:
+    """The processors that a checkpoint keeps; for an older one, made from the statistics among its weights.
+
+    Raises:
+        CheckpointError: a file is damaged.
+        StatisticsError: statistics are missing, or one of several must be picked with `stats_key`.
+        NotFoundError: the tokenizer is not here.
+    """
+    from smolact.backbones.weights import read_tensors, weight_files
+    from smolact.processors.legacy import is_statistics_key, statistics_from_old_weights
+    from smolact.processors.pipeline import POSTPROCESSOR, PREPROCESSOR, ProcessorPipeline
+    from smolact.processors.tokenizer import Tokenizer
+
+    config = policy.config
+    files = [f"{name}.json" for name in (PREPROCESSOR, POSTPROCESSOR)]
+    if not any((folder / name).is_file() for name in files):
+        normalized = [
+            key
+            for key, feature in {**config.input_features, **config.output_features}.items()
+            if config.normalization_mapping.get(feature.type.value, "IDENTITY") != "IDENTITY"  # type: ignore[attr-defined]
+        ]
+        old = read_tensors(weight_files(folder), is_statistics_key)
+        return make_pre_post_processors(policy, statistics_from_old_weights(old, normalized, stats_key))
+    tokenizer = Tokenizer.from_folder(policy.vlm.tokenizer_folder())
+    preprocess = ProcessorPipeline.from_pretrained(
+        folder,
+        files[0],
+        overrides={
+            "tokenizer_processor": {"tokenizer": tokenizer},
+            "device_processor": {"device": config.device or "cpu"},
+            "normalizer_processor": {"stats_key": stats_key},
+        },
+    )
+    postprocess = ProcessorPipeline.from_pretrained(
+        folder, files[1], overrides={"unnormalizer_processor": {"stats_key": stats_key}}
+    )
+    return preprocess, postprocess
+
+
+def best_device() -> str:
+    """`cuda`, `mps` or `cpu`: the first that is there."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,60 @@
+"""What stands before and behind SmolVLA: names, instruction, device, normalization; and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.processors.factory import make_default_steps, make_pipelines
+from smolact.processors.pipeline import ProcessorPipeline
+from smolact.processors.steps import SmolVLANewLineProcessor
+from smolact.processors.tokenizer import Tokenizer, TokenizerProcessorStep
+from smolact.types import FeatureType
+
+__all__ = ["SmolVLANewLineProcessor", "TokenizerProcessorStep", "make_smolvla_pre_post_processors"]
+
+
+def make_smolvla_pre_post_processors(
+    config: SmolVLAConfig,
+    dataset_stats: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    rename_map: Mapping[str, str] | None = None,
+) -> tuple[ProcessorPipeline, ProcessorPipeline]:
+    """The preprocessor and the postprocessor, with LeRobot's steps in LeRobot's order.
+
+    Args:
+        config: the policy's, with its features.
+        dataset_stats: what to normalize with; without them the first batch raises a `StatisticsError`.
+        tokenizer: the VLM's; when not given, `config.vlm_model_name` must be a folder that holds it.
+        rename_map: the dataset's names to the policy's.
+
+    Raises:
+        StatisticsError: a statistic is missing or not finite.
+        DeviceError: `config.device` is not there.
+        ConfigError: the tokenizer is not given and not found.
+    """
+    steps = make_default_steps(
+        config.input_features,
+        config.output_features,
+        {FeatureType(kind): mode for kind, mode in config.normalization_mapping.items()},
+        stats=dataset_stats,
+        device=config.device or "cpu",
+        rename_map=rename_map,
+    )
+    before = [
+        steps.rename_observations,
+        steps.add_batch_dimension,
+        SmolVLANewLineProcessor(),
+        TokenizerProcessorStep(
+            tokenizer_name=config.vlm_model_name,
+            tokenizer=tokenizer,
+            padding=config.pad_language_to,
+            padding_side="right",
+            max_length=config.tokenizer_max_length,
+        ),
+        steps.to_device,
+        steps.normalize,
+    ]
+    return make_pipelines(before, [steps.unnormalize, steps.to_cpu])
