@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-DOC = "doc"
+DOC = "help"
 ALIASES = "aliases"
 REFUSED = "refused"
 REST = "rest"

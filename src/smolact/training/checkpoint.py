@@ -1,0 +1,309 @@
+"""A run's checkpoints, in LeRobot's layout, each there whole or not at all.
+
+checkpoints/000200/pretrained_model/   the policy, its processors, train_config.json
+checkpoints/000200/training_state/     optimizer, schedule, random generators, step: what resuming needs
+checkpoints/last -> 000200
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from smolact import durable
+from smolact.errors import CheckpointError, NotFoundError, what_is_near
+from smolact.training.config import PRETRAINED_MODEL
+from smolact.training.random_state import random_state, restore_random_state
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+LAST = "last"
+TRAINING_STATE = "training_state"
+TRAIN_CONFIG = "train_config.json"
+
+OPTIMIZER_STATE = "optimizer_state.safetensors"
+OPTIMIZER_GROUPS = "optimizer_param_groups.json"
+SCHEDULER_STATE = "scheduler_state.json"
+RANDOM_STATE = "rng_state.safetensors"
+STEP = "training_step.json"
+EXPLICIT = "explicit_settings.json"
+"""Ours alone: which settings were set by hand. `train_config.json` has the defaults in it too."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, and what decides which samples it has seen."""
+
+    step: int
+    batch_size: int
+    num_processes: int = 1
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """The folder of the checkpoint after `step` steps."""
+    return run / CHECKPOINTS / f"{step:06d}"
+
+
+def save_checkpoint(
+    run: Path,
+    progress: Progress,
+    *,
+    policy: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LambdaLR,
+    save_policy: Callable[[Path], None],
+    explicit: Mapping[str, str],
+) -> Path:
+    """Write a checkpoint of a run and point `last` at it.
+
+    Args:
+        run: the run's folder.
+        progress: the steps that are done.
+        policy: refused when one of its weights is not finite.
+        optimizer: its state is saved.
+        scheduler: its state is saved.
+        save_policy: writes everything of `pretrained_model` into the folder that it is given.
+        explicit: which settings were set by hand, and where.
+
+    Returns:
+        the checkpoint's folder.
+
+    Raises:
+        CheckpointError: a weight is not finite.
+        WriteError: the disk is full or refused; earlier checkpoints and `last` are as they were.
+    """
+    bad = [name for name, tensor in policy.named_parameters() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(
+            f"Step {progress.step} was not saved: {len(bad)} of the policy's weights hold NaN or infinity, {bad[0]} first. "
+            "Resume from the checkpoint before, with a lower --policy.optimizer_lr."
+        )
+    folder = checkpoint_folder(run, progress.step)
+    if folder.exists():  # an earlier, longer run left it; this one has come another way
+        durable.remove_folder(folder)
+    with durable.replacing_folder(folder) as temporary:
+        (temporary / PRETRAINED_MODEL).mkdir()
+        save_policy(temporary / PRETRAINED_MODEL)
+        state = temporary / TRAINING_STATE
+        state.mkdir()
+        _save_optimizer(state, optimizer)
+        _write_json(
+            state / SCHEDULER_STATE,
+            scheduler.state_dict() | {"lr_lambdas": [None] * len(optimizer.param_groups)},
+        )
+        save_file(random_state(), state / RANDOM_STATE)
+        _write_json(
+            state / STEP,
+            {
+                "step": progress.step,
+                "num_processes": progress.num_processes,
+                "batch_size": progress.batch_size,
+            },
+        )
+        _write_json(state / EXPLICIT, dict(explicit))
+    durable.link(folder.parent / LAST, folder.name)
+    return folder
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` leads to: a run's last one, a checkpoint's folder, or a file or folder inside it.
+
+    Raises:
+        NotFoundError: there is none.
+        CheckpointError: it can be loaded but not resumed: its training state is not there.
+    """
+    candidates = [path / CHECKPOINTS / LAST, path / LAST, path, path.parent, path.parent.parent]
+    for candidate in candidates:
+        if (candidate / TRAINING_STATE).is_dir():
+            return candidate.resolve()
+    for run in (path, path.parent):
+        numbered = sorted(_numbered(run / CHECKPOINTS if (run / CHECKPOINTS).is_dir() else run))
+        if numbered:
+            logger.warning(
+                "'%s' leads nowhere; taking the newest checkpoint, %s.", run / LAST, numbered[-1][1]
+            )
+            return numbered[-1][1].resolve()
+    for candidate in candidates:
+        if (candidate / PRETRAINED_MODEL).is_dir() or (candidate / "model.safetensors").is_file():
+            raise CheckpointError(
+                f"{candidate} holds a policy but no {TRAINING_STATE} folder, so its run can't be resumed. Start a new run "
+                f"from its weights: --policy.path={candidate}"
+            )
+    raise NotFoundError(f"There is no checkpoint at {path}. {what_is_near(path.absolute())}")
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Where the run of a checkpoint stands.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    path = checkpoint / TRAINING_STATE / STEP
+    data = _read_json(path)
+    try:
+        # Newer LeRobot versions count data-parallel workers.
+        workers = data.get("dp_world_size", data.get("num_processes", 1))
+        return Progress(int(data["step"]), int(data.get("batch_size", 0)), int(workers))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} does not say which step it is of: {data!r:.80}. {_TAKE_ANOTHER}"
+        ) from error
+
+
+def read_explicit(train_config: Path) -> dict[str, str] | None:
+    """Which settings a run had by hand, beside its `train_config.json`; None for a file that no run of ours wrote."""
+    path = train_config.parent.parent / TRAINING_STATE / EXPLICIT
+    if train_config.name != TRAIN_CONFIG or not path.is_file():
+        return None
+    data = _read_json(path)
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds {type(data).__name__}, expected an object. {_TAKE_ANOTHER}")
+    return {str(name): str(source) for name, source in data.items()}
+
+
+def load_training_state(checkpoint: Path, optimizer: Optimizer, scheduler: LambdaLR) -> None:
+    """Put optimizer, schedule and all random generators where they were when `checkpoint` was saved.
+
+    The rates follow the schedule that `scheduler` has now: the one of this run's --steps.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another model; the message names it.
+    """
+    state = checkpoint / TRAINING_STATE
+    _load_optimizer(state, optimizer)
+    path = state / SCHEDULER_STATE
+    data = _read_json(path)
+    try:
+        done = int(data["last_epoch"])
+        rates = [float(rate) for rate in data["base_lrs"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not the state of a schedule. {_TAKE_ANOTHER}") from error
+    if len(rates) != len(optimizer.param_groups):
+        raise CheckpointError(
+            f"{path} is of {len(rates)} parameter groups, this policy has {len(optimizer.param_groups)}."
+        )
+    _move_schedule(scheduler, optimizer, done)
+    path = state / RANDOM_STATE
+    tensors = _read_tensors(path)
+    try:
+        restore_random_state(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the states of the random generators: {error}. {_TAKE_ANOTHER}"
+        ) from error
+
+
+_TAKE_ANOTHER = (
+    "Resume from another checkpoint (--config_path=CHECKPOINT/pretrained_model/train_config.json)."
+)
+
+
+def _save_optimizer(folder: Path, optimizer: Optimizer) -> None:
+    state = optimizer.state_dict()
+    tensors = {
+        f"state/{index}/{name}": torch.as_tensor(value).contiguous()
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
+    save_file(tensors, folder / OPTIMIZER_STATE)
+    _write_json(folder / OPTIMIZER_GROUPS, state["param_groups"])
+
+
+def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
+    groups_path, state_path = folder / OPTIMIZER_GROUPS, folder / OPTIMIZER_STATE
+    saved = _read_json(groups_path)
+    tensors = _read_tensors(state_path)
+    groups = optimizer.state_dict()["param_groups"]
+    try:
+        sizes = [len(group["params"]) for group in saved]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            _, index, field = name.split("/")
+            state.setdefault(int(index), {})[field] = tensor
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{groups_path} and {state_path} are not an optimizer's state. {_TAKE_ANOTHER}"
+        ) from error
+    if sizes != [len(group["params"]) for group in groups]:
+        raise CheckpointError(
+            f"{groups_path} is of an optimizer with {sizes} parameters, this policy trains "
+            f"{[len(group['params']) for group in groups]}. Resume with the freezing flags that the run had."
+        )
+    _check_shapes(
+        state_path, state, [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    )
+    # Hyperparameters are this run's (a flag may have changed them), moments are the checkpoint's.
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_shapes(path: Path, state: Mapping[int, Mapping[str, Tensor]], parameters: list[Tensor]) -> None:
+    for index, values in state.items():
+        shape = tuple(parameters[index].shape) if index < len(parameters) else None
+        for name in ("exp_avg", "exp_avg_sq", "step"):
+            if name not in values:
+                raise CheckpointError(
+                    f"{path} lacks 'state/{index}/{name}': it is not AdamW's state. {_TAKE_ANOTHER}"
+                )
+            if name != "step" and tuple(values[name].shape) != shape:
+                raise CheckpointError(
+                    f"{path}: 'state/{index}/{name}' has the shape {tuple(values[name].shape)}, the policy's parameter "
+                    f"{shape or 'is not there'}. The checkpoint is of another policy. {_TAKE_ANOTHER}"
+                )
+
+
+def _move_schedule(scheduler: LambdaLR, optimizer: Optimizer, done: int) -> None:
+    """As if `done` steps had been taken, without the closed form that not every schedule has."""
+    state = scheduler.state_dict()
+    scheduler.load_state_dict(state | {"last_epoch": done, "_step_count": done + 1})
+    rates = [
+        base * factor(done) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    scheduler._last_lr = rates
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    return [
+        (int(entry.name), entry)
+        for entry in folder.iterdir()
+        if entry.name.isdigit() and (entry / TRAINING_STATE).is_dir()
+    ]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(
+        json.dumps(value, indent=4, allow_nan=False) + "\n"
+    )  # the folder's rename makes it durable
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"The checkpoint is incomplete: {path} is missing. {_TAKE_ANOTHER}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: not valid JSON ({error}). {_TAKE_ANOTHER}") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"The checkpoint is incomplete: {path} is missing. {_TAKE_ANOTHER}") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. {_TAKE_ANOTHER}") from error

@@ -1,0 +1,327 @@
+"""Every setting of `smolact train`: the flags of `lerobot-train`, and what they are when they are not given.
+
+What LeRobot has and this project has not (yet) still parses, so that its `train_config.json` files open here; but only
+the value that asks for nothing is accepted.
+"""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from smolact.errors import ConfigError
+from smolact.hub import find_folder
+from smolact.settings import refused, rest, setting
+
+PRETRAINED_MODEL = "pretrained_model"
+"""The folder of a checkpoint that holds the policy."""
+BASE, VLM, RANDOM = "base", "vlm", "random"
+"""Where weights come from: a policy's checkpoint, the VLM's own weights, or nowhere."""
+
+_LATER = "this release has no such feature yet. Leave it out."
+
+
+def _asks_nothing(key: str, nothing: Any) -> Any:
+    """Whether a section of LeRobot's asks for nothing: it is absent, or its switch `key` is off."""
+    return lambda value: value is None or (isinstance(value, dict) and value.get(key, nothing) == nothing)
+
+
+@dataclass
+class DatasetSection:
+    """Which demonstrations to learn from."""
+
+    repo_id: str | None = setting(None, "The dataset: a Hub id (owner/name) or a local folder.")
+    root: str | None = setting(None, "A local folder that holds the dataset; no network call is made then.")
+    episodes: list[int] | None = setting(
+        None, "Use only these episodes, as [0, 1, …]; all of them when null."
+    )
+    exclude_episodes: list[int] | None = setting(None, "Leave these episodes out.")
+    revision: str | None = setting(None, "Branch, tag or commit of the dataset on the Hub.")
+    use_imagenet_stats: bool = setting(
+        True,
+        "Normalize images with ImageNet's statistics, not the dataset's (policies that normalize images).",
+    )
+    video_backend: Literal["pyav", "torchcodec"] | None = refused(
+        None,
+        "videos are decoded with PyAV. Leave it out.",
+        harmless=lambda value: value in (None, "pyav", "torchcodec"),
+    )
+    repo_type: str = refused("dataset", "only Hub repositories of type 'dataset' are read.")
+    image_transforms: dict[str, Any] | None = refused(None, _LATER, harmless=_asks_nothing("enable", False))
+    return_uint8: bool = refused(False, "pictures always travel as uint8 here. Leave it out.", harmless=lambda value: True)
+    depth_output_unit: str = refused(
+        "mm", "depth cameras are not read.", harmless=lambda value: value == "mm"
+    )
+    streaming: bool = refused(False, "datasets are read from the disk. Leave it out.")
+    eval_split: float = refused(0.0, _LATER)
+
+    def __post_init__(self) -> None:
+        """Check the episode lists."""
+        for name in ("episodes", "exclude_episodes"):
+            chosen = getattr(self, name)
+            if chosen is None:
+                continue
+            if any(episode < 0 for episode in chosen):
+                raise ConfigError(f"--dataset.{name} has the number {min(chosen)}: episodes count from 0.")
+            if len(set(chosen)) < len(chosen):
+                twice = sorted({episode for episode in chosen if chosen.count(episode) > 1})
+                raise ConfigError(f"--dataset.{name} lists {twice} more than once. List each episode once.")
+
+    @property
+    def name(self) -> str:
+        """The dataset as the user named it."""
+        return self.repo_id or self.root or ""
+
+
+def _policy_fields(section: Mapping[str, Any]) -> type | None:
+    """The configuration class whose fields `--policy.…` takes: that of `type`, or of the checkpoint at `path`."""
+    from smolact.policies.factory import get_config_class
+
+    if section.get("type"):
+        return cast(type, get_config_class(section["type"]))
+    if section.get("path"):
+        from smolact.policies.configuration import CONFIG_FILE, read_config_file
+
+        folder = find_folder(pretrained_folder(section["path"]), "model", patterns=[CONFIG_FILE])
+        return cast(type, get_config_class(str(read_config_file(folder).get("type"))))
+    return None
+
+
+def pretrained_folder(path: str) -> str:
+    """`path`, or the `pretrained_model` folder of the checkpoint that it is."""
+    inner = Path(path) / PRETRAINED_MODEL
+    return str(inner) if inner.is_dir() else path
+
+
+@dataclass
+class PolicySection:
+    """Which policy to train and where its weights come from; further settings are fields of its configuration."""
+
+    type: str | None = setting(None, "A new policy of this type, such as smolvla.")
+    path: str | None = setting(None, "Start from this checkpoint: a folder or a Hub id (fine-tuning).")
+    init: Literal["base", "vlm", "random"] | None = setting(
+        None,
+        "Where weights come from: base (the checkpoint of --policy.path), vlm (the VLM's weights, a new action expert; "
+        "the default of --policy.type) or random (nothing is loaded, everything trains).",
+    )
+    allow_frozen_random: bool = setting(
+        False, "Accept that a part is frozen although its weights are random: it will never learn."
+    )
+    stats_key: str | None = setting(
+        None, "Which of a checkpoint's statistics to use, where it holds those of several datasets."
+    )
+    settings: dict[str, Any] = rest(_policy_fields)
+
+    def __post_init__(self) -> None:
+        """Check that the ways to say where weights come from agree."""
+        if self.init == BASE and self.path is None:
+            raise ConfigError(
+                "--policy.init=base needs the base policy: give --policy.path=FOLDER_OR_HUB_ID."
+            )
+        if self.init in (VLM, RANDOM) and self.path is not None:
+            raise ConfigError(
+                f"--policy.path={self.path} loads that checkpoint's weights, --policy.init={self.init} does not. "
+                "Drop one of them (--policy.type=NAME starts a new policy)."
+            )
+        if self.settings.get("push_to_hub"):
+            raise ConfigError(
+                "--policy.push_to_hub=true can't be used: this release does not upload. When the run is done, use "
+                "`hf upload OWNER/NAME OUTPUT_DIR/checkpoints/last/pretrained_model`."
+            )
+        if self.settings.get("use_peft"):
+            raise ConfigError(f"--policy.use_peft=true can't be used: {_LATER}")
+
+
+@dataclass
+class EnvSection:
+    """The environment in which the policy is evaluated while it trains."""
+
+    type: str | None = setting(
+        None, "A registered gymnasium environment, such as smolact/Tabletop-v0; none when null."
+    )
+    kwargs: dict[str, Any] = setting(dict, "Arguments for making the environment, as {name: value}.")
+
+
+@dataclass
+class EvalSection:
+    """How the policy is evaluated while it trains."""
+
+    n_episodes: int = setting(50, "Episodes of one evaluation.")
+    batch_size: int = setting(
+        10, "Environments that are stepped side by side; 0: as many as episodes, at most 16."
+    )
+    use_async_envs: bool = refused(
+        True, "environments are stepped in this process.", harmless=lambda value: True
+    )
+    recording: bool = refused(False, _LATER)
+    recording_repo_id: str | None = refused(None, _LATER)
+    recording_private: bool = refused(False, _LATER)
+
+    def __post_init__(self) -> None:
+        """Check the ranges and settle the batch size."""
+        _at_least("eval.n_episodes", self.n_episodes, 1)
+        _at_least("eval.batch_size", self.batch_size, 0)
+        self.batch_size = min(self.batch_size or 16, self.n_episodes)
+
+
+@dataclass
+class OptimizerSection:
+    """AdamW, where the policy's own preset is not used."""
+
+    type: Literal["adamw"] = setting("adamw", "The optimizer.")
+    lr: float | None = setting(None, "Peak learning rate.")
+    betas: tuple[float, float] | None = setting(None, "Decay of the two moments.")
+    eps: float | None = setting(None, "Added to the denominator.")
+    weight_decay: float | None = setting(None, "Decoupled weight decay.")
+    grad_clip_norm: float | None = setting(None, "Largest norm of all gradients together; 0 does not clip.")
+
+
+@dataclass
+class SchedulerSection:
+    """Cosine decay with warm-up, where the policy's own preset is not used."""
+
+    type: Literal["cosine_decay_with_warmup"] = setting("cosine_decay_with_warmup", "The schedule.")
+    num_warmup_steps: int | None = setting(None, "Steps of linear warm-up.")
+    num_decay_steps: int | None = setting(None, "Steps until the final rate; follows --steps when not set.")
+    peak_lr: float | None = setting(None, "The rate after the warm-up.")
+    decay_lr: float | None = setting(None, "The rate at the end.")
+
+
+@dataclass
+class WandBSection:
+    """Weights & Biases (needs the package wandb)."""
+
+    enable: bool = setting(False, "Log there too.")
+    project: str = setting("smolact", "Project.")
+    entity: str | None = setting(None, "User or team.")
+    notes: str | None = setting(None, "Notes.")
+    run_id: str | None = setting(None, "Continue this run.")
+    mode: Literal["online", "offline", "disabled"] | None = setting(None, "online, offline or disabled.")
+    add_tags: bool = setting(True, "Tag the run with policy, dataset and seed.")
+    disable_artifact: bool = refused(False, "checkpoints are never uploaded.", harmless=lambda value: True)
+
+
+@dataclass
+class TrainConfig:
+    """All settings of a training run. Checked when made.
+
+    Raises:
+        ConfigError: a value out of its range, or settings that contradict each other.
+    """
+
+    dataset: DatasetSection = field(default_factory=DatasetSection)
+    policy: PolicySection = field(default_factory=PolicySection)
+    env: EnvSection = field(default_factory=EnvSection)
+    eval: EvalSection = field(default_factory=EvalSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    scheduler: SchedulerSection = field(default_factory=SchedulerSection)
+    wandb: WandBSection = field(default_factory=WandBSection)
+    output_dir: Path | None = setting(
+        None, "Folder of the run; outputs/train/DATE/TIME_JOB when null. It must not hold another run."
+    )
+    job_name: str | None = setting(None, "Name of the run; made of environment and policy when null.")
+    resume: bool = setting(
+        False, "Continue the run of --config_path (its train_config.json) or of --output_dir."
+    )
+    seed: int | None = setting(
+        1000, "Seed of weights, sampling, noise and evaluation; null draws one and prints it."
+    )
+    steps: int = setting(100_000, "Optimizer steps.")
+    batch_size: int = setting(8, "Samples of one step.")
+    num_workers: int = setting(4, "Processes that load data; 0 loads in the training process.")
+    prefetch_factor: int = setting(4, "Batches that each worker loads ahead.")
+    persistent_workers: bool = refused(True, "workers live as long as the run.", harmless=lambda value: True)
+    dataloader_multiprocessing_context: Literal["spawn", "fork", "forkserver"] | None = setting(
+        "spawn", "How workers start; null is Python's choice."
+    )
+    log_freq: int = setting(200, "Log every so many steps.")
+    save_freq: int = setting(
+        20_000, "Save a checkpoint every so many steps, and at the end; 0: only at the end."
+    )
+    save_checkpoint: bool = setting(True, "Save checkpoints.")
+    eval_freq: int = setting(
+        20_000, "Evaluate in the environment every so many steps; 0: never.", aliases=("env_eval_freq",)
+    )
+    rename_map: dict[str, str] = setting(
+        dict, "From the dataset's feature names to the policy's, as {from: to}. Saved with the checkpoint."
+    )
+    use_policy_training_preset: bool = setting(
+        True, "Take optimizer and schedule from the policy's configuration (--policy.optimizer_lr, …)."
+    )
+    cudnn_deterministic: bool = setting(
+        False, "Only deterministic cuDNN algorithms: slower, the same on every run."
+    )
+    eval_steps: int = refused(0, _LATER)
+    max_eval_samples: int = refused(0, _LATER, harmless=lambda value: True)
+    tolerance_s: float = refused(1e-4, "frames are found by number here, not by time. Leave it out.")
+    checkpoint_format: str = refused("safetensors", "checkpoints are always safetensors.")
+    save_checkpoint_to_hub: bool = refused(False, "this release does not upload. Use `hf upload`.")
+    checkpoint_path: Path | None = refused(
+        None, "give --config_path=CHECKPOINT/pretrained_model/train_config.json."
+    )
+    reward_model: dict[str, Any] | None = refused(None, _LATER)
+    peft: dict[str, Any] | None = refused(None, _LATER)
+    sample_weighting: dict[str, Any] | None = refused(None, _LATER)
+    ema: dict[str, Any] | None = refused(None, _LATER, harmless=_asks_nothing("enable", False))
+    job: dict[str, Any] | None = refused(
+        None, "runs start on this machine.", harmless=_asks_nothing("target", None)
+    )
+    parallelism: dict[str, Any] | None = refused(None, _LATER)
+    accelerator: dict[str, Any] | None = refused(None, _LATER)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 1),
+            ("log_freq", 1),
+            ("prefetch_factor", 1),
+            ("num_workers", 0),
+            ("save_freq", 0),
+            ("eval_freq", 0),
+        ):
+            _at_least(name, getattr(self, name), least)
+        if self.dataloader_multiprocessing_context not in (None, *multiprocessing.get_all_start_methods()):
+            raise ConfigError(
+                f"--dataloader_multiprocessing_context={self.dataloader_multiprocessing_context} is not to be had on this "
+                f"system. Use one of {', '.join(multiprocessing.get_all_start_methods())}."
+            )
+        if self.wandb.enable and self.wandb.mode == "disabled":
+            raise ConfigError(
+                "--wandb.enable=true and --wandb.mode=disabled contradict each other. Drop one of them."
+            )
+
+    def check_complete(self) -> None:
+        """What a new run needs.
+
+        Raises:
+            ConfigError: no dataset, or no policy, is named.
+        """
+        if not self.dataset.name:
+            raise ConfigError("Which dataset? Give --dataset.repo_id=OWNER/NAME or --dataset.root=FOLDER.")
+        if self.policy.type is None and self.policy.path is None:
+            raise ConfigError(
+                "Which policy? Give --policy.path=FOLDER_OR_HUB_ID (fine-tuning, such as lerobot/smolvla_base) or "
+                "--policy.type=smolvla (a new one)."
+            )
+
+    def run_name(self, policy_type: str) -> str:
+        """`--job_name`, or a name made of environment and policy."""
+        parts = [part for part in (self.env.type, policy_type) if part]
+        return self.job_name or "_".join(parts).replace("/", "-")
+
+    def run_folder(self, policy_type: str, now: datetime.datetime) -> Path:
+        """`--output_dir`, or a fresh folder below outputs/train."""
+        return (
+            self.output_dir
+            or Path("outputs/train") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}_{self.run_name(policy_type)}"
+        )
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"--{name}={value} is too small: it must be {least} or more.")

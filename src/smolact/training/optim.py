@@ -1,0 +1,140 @@
+"""AdamW, and a learning rate that warms up linearly and then falls along a cosine.
+
+The schedule is that of Physical Intelligence's π0 as LeRobot trains with it (`lerobot/optim/schedulers.py`): the cosine
+counts from step 0, so the rate drops by a hair where the warm-up ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from smolact.errors import ConfigError
+from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
+from smolact.training.config import OptimizerSection, SchedulerSection, TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+def rate_factor(schedule: SchedulerPreset, step: int) -> float:
+    """The learning rate of `step` (from 0) as a share of the peak."""
+    if step < schedule.num_warmup_steps:
+        start = 1 / (schedule.num_warmup_steps + 1)
+        return start + (1 - start) * max(step, 0) / schedule.num_warmup_steps
+    final = schedule.decay_lr / schedule.peak_lr
+    progress = min(step, schedule.num_decay_steps) / schedule.num_decay_steps
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def fit_schedule(
+    schedule: SchedulerPreset, steps: int, *, keep_decay: bool = False, keep_warmup: bool = False
+) -> SchedulerPreset:
+    """The schedule of a run of `steps` steps: it ends when the run ends.
+
+    A shorter run shortens the warm-up by the same factor, a longer one leaves it. `keep_decay` leaves the schedule as
+    it is, `keep_warmup` its warm-up: what was set by hand is not changed.
+    """
+    if keep_decay:
+        return schedule
+    share = min(1.0, steps / schedule.num_decay_steps)
+    warmup = schedule.num_warmup_steps if keep_warmup else int(schedule.num_warmup_steps * share)
+    return dataclasses.replace(schedule, num_warmup_steps=warmup, num_decay_steps=steps)
+
+
+def optimization_of(
+    policy_config: Any, config: TrainConfig, explicit: Mapping[str, str]
+) -> tuple[OptimizerPreset, SchedulerPreset]:
+    """Optimizer and schedule of a run: the policy's preset, or what `--optimizer.…` and `--scheduler.…` say.
+
+    Args:
+        policy_config: a policy's configuration.
+        config: the run's.
+        explicit: which settings were set by hand, and where.
+
+    Raises:
+        ConfigError: a flag that the preset overrides, or a rate or number of steps that can't work.
+    """
+    optimizer: OptimizerPreset = policy_config.get_optimizer_preset()
+    schedule: SchedulerPreset = policy_config.get_scheduler_preset()
+    by_hand = set(explicit)
+    if config.use_policy_training_preset:
+        for name, source in explicit.items():
+            if name.startswith(("optimizer.", "scheduler.")) and source.startswith("--"):
+                raise ConfigError(
+                    f"{source} has no effect: optimizer and schedule come from the policy's configuration. Set "
+                    "--policy.optimizer_lr and its like, or add --use_policy_training_preset=false."
+                )
+        # A file that a run wrote repeats the preset in these sections; the policy's own fields decide.
+        by_hand = {name for name in by_hand if name.startswith("policy.")}
+    else:
+        optimizer = dataclasses.replace(optimizer, **_given(config.optimizer, OptimizerPreset))
+        schedule = dataclasses.replace(
+            schedule, **{"peak_lr": optimizer.lr} | _given(config.scheduler, SchedulerPreset)
+        )
+    _check(optimizer, schedule)
+    fitted = fit_schedule(
+        schedule,
+        config.steps,
+        keep_decay=bool(by_hand & {"policy.scheduler_decay_steps", "scheduler.num_decay_steps"}),
+        keep_warmup=bool(by_hand & {"policy.scheduler_warmup_steps", "scheduler.num_warmup_steps"}),
+    )
+    if fitted.num_decay_steps < config.steps:
+        logger.warning(
+            "The learning rate reaches its end at step %d of %d and stays there, since the decay steps were set.",
+            fitted.num_decay_steps,
+            config.steps,
+        )
+    return optimizer, fitted
+
+
+def make_optimizer(policy: nn.Module, settings: OptimizerPreset) -> Optimizer:
+    """AdamW over `policy.get_optim_params()`: parameters, or groups of them with rates of their own."""
+    parameters = list(policy.get_optim_params())  # type: ignore[operator]
+    if not parameters:
+        raise ConfigError(
+            "Nothing trains: every parameter is frozen. Set --policy.train_expert_only=false, "
+            "--policy.freeze_vision_encoder=false or --policy.train_state_proj=true."
+        )
+    return AdamW(
+        parameters, lr=settings.lr, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
+    )
+
+
+def make_scheduler(optimizer: Optimizer, schedule: SchedulerPreset) -> LambdaLR:
+    """The schedule on every group of `optimizer`, each relative to its own peak."""
+    return LambdaLR(optimizer, partial(rate_factor, schedule))
+
+
+def _given(section: OptimizerSection | SchedulerSection, preset: type) -> dict[str, Any]:
+    names = (field.name for field in dataclasses.fields(preset))
+    return {name: value for name in names if (value := getattr(section, name)) is not None}
+
+
+def _check(optimizer: OptimizerPreset, schedule: SchedulerPreset) -> None:
+    for name, value, least in (
+        ("learning rate", optimizer.lr, 0.0),
+        ("peak learning rate", schedule.peak_lr, 0.0),
+        ("number of decay steps", schedule.num_decay_steps, 0),
+    ):
+        if value <= least:
+            raise ConfigError(
+                f"The {name} is {value}: it must be above 0. Set --policy.optimizer_lr or its like."
+            )
+    for name, value in (
+        ("final learning rate", schedule.decay_lr),
+        ("number of warm-up steps", schedule.num_warmup_steps),
+        ("weight decay", optimizer.weight_decay),
+        ("gradient norm to clip at", optimizer.grad_clip_norm),
+    ):
+        if value < 0:
+            raise ConfigError(f"The {name} is {value}: it must be 0 or more.")
+    if not all(0 <= beta < 1 for beta in optimizer.betas):
+        raise ConfigError(f"AdamW's betas are {optimizer.betas}: each must be at least 0 and below 1.")
