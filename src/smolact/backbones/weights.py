@@ -76,6 +76,8 @@ def load_weights(
     Raises:
         WeightsError: a table of what is missing, unexpected or of another shape.
     """
+    aliases = _aliases(module)
+    tensors = {**{name: tensors[of] for name, of in aliases.items() if of in tensors}, **tensors}
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     faults = {
@@ -94,6 +96,16 @@ def load_weights(
         for name, tensor in tensors.items()
     }
     module.load_state_dict(converted, strict=True, assign=True)
+    for name, of in aliases.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, module.get_parameter(of))
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """Names of parameters that are another one (a tied output layer), and the first name of that one."""
+    first: dict[nn.Parameter, str] = {}
+    named = module.named_parameters(remove_duplicate=False)
+    return {name: first[parameter] for name, parameter in named if first.setdefault(parameter, name) != name}
 
 
 def _table(faults: Mapping[str, list[str]], most: int = 8) -> str:
