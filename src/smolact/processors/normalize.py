@@ -273,7 +273,7 @@ def _as_tensors(feature: str, values: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _as_array(value: Any) -> np.ndarray[Any, Any]:
-    plain = value.detach().to("cpu", torch.float32) if isinstance(value, Tensor) else value
+    plain = value.detach().to("cpu", torch.float32).numpy() if isinstance(value, Tensor) else value
     return np.array(plain, dtype=np.float32)
 
 

@@ -99,11 +99,19 @@ class Tokenizer:
         return ids, mask
 
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
-        """The token ids of one text, with the special tokens that the tokenizer adds, at most `max_length` of them."""
+        """The token ids of one text, with the special tokens that the tokenizer adds, at most `max_length` of them.
+
+        Raises:
+            ConfigError: the special tokens alone are more.
+        """
         # One text at a time: `encode_batch` of the library would start threads, which forked data workers can't use.
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         if max_length is not None:
-            room = max(0, max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False))
+            room = max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False)
+            if room < 0:
+                raise ConfigError(
+                    f"{max_length} tokens do not even hold the special ones that this tokenizer adds. Raise {LENGTH_FLAG}."
+                )
             encoding.truncate(room, direction=self.truncation_side)
         ids: list[int] = self._tokenizer.post_process(encoding).ids
         return ids
