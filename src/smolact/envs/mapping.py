@@ -1,0 +1,226 @@
+"""An environment's own names to the batch's, so that a policy sees the keys that it was trained with.
+
+What gym-pusht, LeRobot's environments and the tabletop give needs no mapping: `pixels` -> `observation.image`,
+`pixels: {NAME: …}` -> `observation.images.NAME`, `agent_pos` -> `observation.state`, `environment_state` ->
+`observation.environment_state`. Anything else takes a YAML file, in which dots lead into nested observations:
+
+    observation:
+      cameras.front: observation.images.front
+      qpos: observation.state
+    task: stack the red cup on the blue one     # only if the environment gives none
+    success: is_success                         # the key of `info` that tells it; this is the default
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from smolact.errors import ConfigError, FeatureError, NotFoundError, did_you_mean, what_is_near
+from smolact.types import ACTION, ENVIRONMENT_STATE, IMAGE, IMAGES, STATE, FeatureType, PolicyFeature, is_image_key
+
+logger = logging.getLogger(__name__)
+
+Observation = dict[str, NDArray[Any]]
+"""Batch keys to arrays: images (H, W, 3) uint8, everything else (D,) float32."""
+
+_CONVENTION = {"agent_pos": STATE, "environment_state": ENVIRONMENT_STATE, "pixels": IMAGE}
+
+
+@runtime_checkable
+class LanguageConditioned(Protocol):
+    """An environment that knows which goals its scene allows, and takes `task` and `goal` as options of `reset`."""
+
+    def allowed_goals(self) -> tuple[Any, ...]:
+        """The goals that can be asked for in the present scene; `str(goal)` is an instruction."""
+        ...
+
+    def goal_reached(self, goal: Any) -> bool:
+        """Whether a goal, asked for or not, is reached at present."""
+        ...
+
+
+@dataclass(frozen=True)
+class EnvMapping:
+    """Which observation becomes which batch key, and where the instruction and the success are."""
+
+    observation: Mapping[str, str]
+    task: str | None = None
+    success: str = "is_success"
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> EnvMapping:
+        """Read a mapping from YAML.
+
+        Raises:
+            NotFoundError: the file is not there.
+            ConfigError: it is not a mapping of the form above.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise NotFoundError(f"There is no mapping file {path}. {what_is_near(path)}")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The mapping file {path} is not YAML: {error}") from error
+        if not isinstance(content, dict) or not isinstance(content.get("observation"), dict):
+            raise ConfigError(f"The mapping file {path} needs a section 'observation' of lines 'its key: batch key'.")
+        known = ("observation", "task", "success")
+        for name in content:
+            if name not in known:
+                hint = did_you_mean(str(name), known)
+                raise ConfigError(f"The mapping file {path} has an unknown section '{name}'; known are {known}.{hint}")
+        for name, value in [*content["observation"].items(), *content.items()]:
+            if name != "observation" and not (isinstance(name, str) and isinstance(value, str)):
+                raise ConfigError(f"In the mapping file {path}, '{name}: {value}' should be text on both sides.")
+        return cls(**content)
+
+    @classmethod
+    def by_convention(cls, space: gymnasium.Space[Any]) -> EnvMapping:
+        """The mapping of an observation space that has the usual names. Other entries are left out, with a log line.
+
+        Raises:
+            ConfigError: it has none of them.
+        """
+        names = {}
+        for key in flatten_space(space):
+            camera = key.removeprefix("pixels.")
+            if key in _CONVENTION:
+                names[key] = _CONVENTION[key]
+            elif camera != key:
+                names[key] = f"{IMAGES}.{camera}"
+            else:
+                logger.info("Observation '%s' is left out: no convention names it, and there is no mapping.", key)
+        if not names:
+            raise ConfigError(
+                f"The environment observes {', '.join(flatten_space(space))}, and expected are 'pixels', 'agent_pos' or "
+                "'environment_state'. Say which batch key each is in a YAML file: --env.mapping=FILE."
+            )
+        return cls(names)
+
+
+def flatten_space(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnasium.Space[Any]]:
+    """The leaves of a nested observation space by their dotted names; a space that is no Dict is `observation`."""
+    if not isinstance(space, gymnasium.spaces.Dict):
+        return {prefix or "observation": space}
+    leaves: dict[str, gymnasium.Space[Any]] = {}
+    for name, inner in space.spaces.items():
+        leaves.update(flatten_space(inner, f"{prefix}.{name}" if prefix else name))
+    return leaves
+
+
+class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):
+    """An environment under batch keys, whose `info` always has `task` (str) and `is_success` (bool).
+
+    Args:
+        env: any gymnasium environment with a Box of actions.
+        mapping: None for the usual names.
+        task: what every episode is told to do. A `LanguageConditioned` environment sets its goal by it; any other one
+            only passes the words on.
+
+    Raises:
+        ConfigError, FeatureError: the mapping does not fit the environment, or the actions are not a vector.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], mapping: EnvMapping | None = None, task: str | None = None
+    ) -> None:
+        super().__init__(env)
+        self.mapping = mapping or EnvMapping.by_convention(env.observation_space)
+        self._given_task = task if task is not None else self.mapping.task
+        self._takes_goals = isinstance(env.unwrapped, LanguageConditioned)
+        spaces = flatten_space(env.observation_space)
+        for key, name in self.mapping.observation.items():
+            if key not in spaces:
+                raise FeatureError(
+                    f"The mapping names an observation '{key}', and the environment has {', '.join(spaces)}."
+                    + did_you_mean(key, spaces)
+                )
+            _check_space(key, name, spaces[key])
+        self.observation_space = gymnasium.spaces.Dict(
+            {name: spaces[key] for key, name in self.mapping.observation.items()}
+        )
+        if not isinstance(env.action_space, gymnasium.spaces.Box) or len(env.action_space.shape) != 1:
+            raise FeatureError(f"A policy gives a vector of numbers, and this environment takes {env.action_space}.")
+
+    @property
+    def features(self) -> dict[str, PolicyFeature]:
+        """What a policy for this environment sees and gives; images as (3, H, W)."""
+        found = {name: _feature(name, space.shape) for name, space in self.observation_space.spaces.items()}
+        return {**found, ACTION: PolicyFeature(FeatureType.ACTION, tuple(self.action_space.shape))}
+
+    @property
+    def fps(self) -> int | None:
+        """Control steps a second, if the environment says."""
+        return self.env.metadata.get("render_fps")
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode; see the environment for `options`."""
+        if self._given_task is not None and self._takes_goals:
+            options = {"task": self._given_task, **(options or {})}
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._renamed(observation), self._told(info, over=False)
+
+    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One control step; `action` (A,) in the environment's own units."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        over = bool(terminated or truncated)
+        told = self._told(info, over)
+        return self._renamed(observation), float(reward), bool(terminated), bool(truncated), told
+
+    def _renamed(self, observation: Any) -> Observation:
+        return {name: _array(observation, key, name) for key, name in self.mapping.observation.items()}
+
+    def _told(self, info: dict[str, Any], over: bool) -> dict[str, Any]:
+        key = self.mapping.success
+        if over and key not in info:
+            raise ConfigError(
+                f"The environment's info does not tell success: there is no '{key}' in {sorted(info)}. "
+                "Name the right key as 'success' in a mapping file: --env.mapping=FILE."
+            )
+        return {**info, "task": self._task(info), "is_success": bool(info.get(key, False))}
+
+    def _task(self, info: dict[str, Any]) -> str:
+        if self._given_task is not None and not self._takes_goals:
+            return self._given_task
+        inner = self.env.unwrapped
+        for task in (info.get("task"), getattr(inner, "task_description", None), getattr(inner, "task", None)):
+            if isinstance(task, str):
+                return task
+        raise ConfigError("The environment does not say what to do. Tell the policy: --task='…'.")
+
+
+def _array(observation: Any, key: str, name: str) -> NDArray[Any]:
+    value = observation
+    if isinstance(observation, dict):
+        for part in key.split("."):
+            value = value[part]
+    return np.asarray(value, np.uint8 if is_image_key(name) else np.float32)
+
+
+def _check_space(key: str, name: str, space: gymnasium.Space[Any]) -> None:
+    shape = space.shape or ()
+    if is_image_key(name):
+        if len(shape) != 3 or shape[-1] != 3 or space.dtype != np.uint8:
+            raise FeatureError(
+                f"'{key}' can't be the camera {name}: expected (height, width, 3) uint8, found {shape} {space.dtype}."
+            )
+    elif len(shape) != 1:
+        raise FeatureError(f"'{key}' can't be {name}: expected a vector, found the shape {shape}.")
+
+
+def _feature(name: str, shape: tuple[int, ...] | None) -> PolicyFeature:
+    shape = tuple(shape or ())
+    if is_image_key(name):
+        return PolicyFeature(FeatureType.VISUAL, (shape[2], shape[0], shape[1]))
+    return PolicyFeature(FeatureType.ENV if name == ENVIRONMENT_STATE else FeatureType.STATE, shape)

@@ -1,0 +1,257 @@
+"""`smolact/Tabletop-v0`: coloured blocks on a table, a round pusher, and an instruction to follow.
+
+Observations are those of gym-pusht and LeRobot: `pixels` (H, W, 3) uint8 and `agent_pos` (2,) float32. The action is
+where the pusher should go, (2,) in [0, 1]², in the same coordinates as `agent_pos` and the picture; it goes there on a
+straight line, at most `MAX_STEP` in a step. A position rather than a velocity, because a chunk of positions is a path:
+it can be drawn over the picture, it does not drift, and what the picture shows is what has to be predicted.
+
+`info` has `task` (the instruction), `task_kind` ("reach" or "push") and `is_success`. An episode ends in success when
+its goal has held for `HOLD_STEPS` steps in a row, and is cut off after 80 steps.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from math import hypot
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact.envs.tabletop_drawing import draw_table
+from smolact.envs.tabletop_language import KINDS, SPLITS, Goal, goals, parse_instruction
+from smolact.envs.tabletop_scene import (
+    COLORS,
+    CONTROL_HZ,
+    PUSHER_RADIUS,
+    Block,
+    TableState,
+    TableWorld,
+    zones_at,
+)
+from smolact.errors import ConfigError, did_you_mean
+
+TABLETOP_ID = "smolact/Tabletop-v0"
+MAX_EPISODE_STEPS = 80
+HOLD_STEPS = 3
+
+_EDGE = 0.18  # blocks begin at least this far inside, so that the pusher fits behind each
+_ZONE_MARGIN = 0.06  # and this far outside every zone
+_BETWEEN_BLOCKS = 0.2
+_PUSHER_TO_BLOCK = 0.22  # more than it takes to reach one
+
+Observation = dict[str, NDArray[Any]]
+
+
+class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):
+    """The environment behind `gymnasium.make("smolact/Tabletop-v0")`.
+
+    The same seed gives the same scene, goal and wording; `reset(seed=…, options=…)` with another goal keeps the scene
+    (if the goal's block is not in it, the block that the seed's own goal was about takes its colour).
+
+    Args:
+        tasks: which kinds of goal are drawn.
+        n_blocks: blocks on the table, each of another colour.
+        phrasings, combinations: `train`, `unseen` or `all`: which wordings, and which pairs of colour and place, are drawn.
+        image_size: side of `pixels`.
+        render_size: side of the picture that `render()` returns.
+        obs_type: `pixels_agent_pos`, or `environment_state_agent_pos`, which has in place of the picture
+            `environment_state` (18,): for each colour whether it is there, x, y.
+
+    Raises:
+        ConfigError: a setting can't work.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
+
+    def __init__(
+        self,
+        tasks: tuple[str, ...] | list[str] = KINDS,
+        n_blocks: int = 3,
+        phrasings: str = "train",
+        combinations: str = "train",
+        image_size: int = 64,
+        render_size: int = 256,
+        obs_type: str = "pixels_agent_pos",
+        render_mode: str | None = None,
+    ) -> None:
+        for name, value, known in (
+            *(("tasks", task, KINDS) for task in tasks),
+            ("n_blocks", n_blocks, tuple(range(1, len(COLORS) + 1))),
+            ("phrasings", phrasings, SPLITS),
+            ("combinations", combinations, SPLITS),
+            ("obs_type", obs_type, ("pixels_agent_pos", "environment_state_agent_pos")),
+            ("render_mode", render_mode, (None, *self.metadata["render_modes"])),
+        ):
+            if value not in known:
+                raise ConfigError(f"The tabletop can't have {name}={value!r}: use one of {known}.")
+        for name, size in (("image_size", image_size), ("render_size", render_size)):
+            if size < 16:
+                raise ConfigError(f"{name}={size} shows nothing: use 16 pixels or more.")
+        self._goals = goals(tuple(tasks), combinations)
+        if not self._goals:
+            raise ConfigError(
+                f"tasks={tuple(tasks)} with combinations='{combinations}' leaves no goal: "
+                "pairs of colour and place are kept out of training for 'push' only. Add 'push' to the tasks."
+            )
+        self._kinds = sorted({goal.kind for goal in self._goals})
+        self._n_blocks = n_blocks
+        self._phrasings = phrasings
+        self._image_size = image_size
+        self._render_size = render_size
+        self._with_pixels = obs_type == "pixels_agent_pos"
+        self.render_mode = render_mode
+
+        position = gymnasium.spaces.Box(0.0, 1.0, (2,), np.float32)
+        picture = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        positions = gymnasium.spaces.Box(0.0, 1.0, (3 * len(COLORS),), np.float32)
+        seen = {"pixels": picture} if self._with_pixels else {"environment_state": positions}
+        self.observation_space = gymnasium.spaces.Dict({**seen, "agent_pos": position})
+        self.action_space = position
+        self._recent: deque[TableState] = deque(maxlen=HOLD_STEPS)
+
+    # What a scripted expert and an evaluation may ask -----------------------------------------------------------
+
+    @property
+    def state(self) -> TableState:
+        """Where everything is now."""
+        return self._recent[-1]
+
+    @property
+    def goal(self) -> Goal:
+        """What the instruction asks for."""
+        return self._goal
+
+    @property
+    def task(self) -> str:
+        """The instruction."""
+        return self._task
+
+    def allowed_goals(self) -> tuple[Goal, ...]:
+        """The goals, of those that this environment draws, that this scene has the block for."""
+        present = {block.color for block in self.state.blocks}
+        return tuple(goal for goal in self._goals if goal.color in present)
+
+    def goal_reached(self, goal: Goal) -> bool:
+        """Whether `goal`, asked for or not, has held for the last `HOLD_STEPS` steps.
+
+        Raises:
+            ConfigError: the scene has no block of that colour.
+        """
+        present = [block.color for block in self.state.blocks]
+        if goal.color not in present:
+            raise ConfigError(f"'{goal}' can't be judged: the blocks in this scene are {', '.join(present)}.")
+        return len(self._recent) == HOLD_STEPS and all(goal.holds(state) for state in self._recent)
+
+    # The gymnasium interface --------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode.
+
+        `options` may have a `task`, whose goal is then read from its words, a `goal` (a `Goal`), or both: then the
+        words are passed on as they are, whatever they say, and the goal is what counts.
+
+        Raises:
+            ConfigError: an unknown option, or an instruction that is no known goal's.
+        """
+        super().reset(seed=seed)
+        task, asked = _read_options(options or {})
+        # Every draw is made in every case, so that options change nothing but what they name.
+        kind = self._kinds[self.np_random.integers(len(self._kinds))]
+        candidates = [goal for goal in self._goals if goal.kind == kind]
+        drawn = candidates[self.np_random.integers(len(candidates))]
+        phrase_number = int(self.np_random.integers(2**16))
+        others = [color for color in COLORS if color != drawn.color]
+        colors = [drawn.color, *self.np_random.permutation(others)[: self._n_blocks - 1].tolist()]
+        self._goal = asked or drawn
+        self._task = self._goal.phrase(phrase_number, self._phrasings) if task is None else task
+        if self._goal.color not in colors:
+            colors[0] = self._goal.color
+
+        start = self._draw_scene(colors)
+        self._world = TableWorld(start)
+        self._recent.clear()
+        self._recent.append(start)
+        return self._observe(), self._info(success=False)
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Move the pusher towards `action` (2,) for a tenth of a second; the reward is 1 on success, else 0.
+
+        Raises:
+            ConfigError: the action is not two finite numbers. Ones outside the table are clipped to it.
+        """
+        target = np.asarray(action, np.float64)
+        if target.shape != (2,) or not np.isfinite(target).all():
+            raise ConfigError(f"The tabletop takes two finite numbers as an action (x, y in [0, 1]), not {action}.")
+        x, y = np.clip(target, PUSHER_RADIUS, 1.0 - PUSHER_RADIUS).tolist()
+        self._world.move_towards(x, y)
+        self._recent.append(self._world.state)
+        success = self.goal_reached(self._goal)
+        return self._observe(), float(success), success, False, self._info(success)
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """The table as (render_size, render_size, 3) uint8; None without `render_mode="rgb_array"`."""
+        return draw_table(self.state, self._render_size) if self.render_mode == "rgb_array" else None
+
+    def _observe(self) -> Observation:
+        state = self.state
+        seen: Observation = {"agent_pos": np.array(state.pusher, np.float32)}
+        if self._with_pixels:
+            seen["pixels"] = draw_table(state, self._image_size)
+        else:
+            positions = {block.color: (1.0, block.x, block.y) for block in state.blocks}
+            rows = [positions.get(color, (0.0, 0.0, 0.0)) for color in COLORS]
+            seen["environment_state"] = np.array(rows, np.float32).ravel()
+        return seen
+
+    def _info(self, success: bool) -> dict[str, Any]:
+        return {"task": self._task, "task_kind": self._goal.kind, "is_success": success}
+
+    def _draw_scene(self, colors: list[str]) -> TableState:
+        random = self.np_random
+        places: list[tuple[float, float]] = []
+        while len(places) < len(colors):
+            places.clear()  # six blocks sometimes leave no room for the last: begin anew
+            for x, y in random.uniform(_EDGE, 1.0 - _EDGE, (32, 2)).tolist():
+                if not zones_at(x, y, _ZONE_MARGIN) and _is_clear(x, y, places, _BETWEEN_BLOCKS):
+                    places.append((x, y))
+                if len(places) == len(colors):
+                    break
+        angles = random.uniform(-np.pi / 4, np.pi / 4, len(colors)).tolist()  # a square looks the same after a quarter
+        while True:
+            x, y = random.uniform(2 * PUSHER_RADIUS, 1.0 - 2 * PUSHER_RADIUS, 2).tolist()
+            if _is_clear(x, y, places, _PUSHER_TO_BLOCK):
+                break
+        blocks = (Block(color, *place, angle) for color, place, angle in zip(colors, places, angles, strict=True))
+        return TableState((x, y), tuple(blocks))
+
+
+def _is_clear(x: float, y: float, places: list[tuple[float, float]], distance: float) -> bool:
+    return all(hypot(x - other_x, y - other_y) >= distance for other_x, other_y in places)
+
+
+def _read_options(options: Mapping[str, Any]) -> tuple[str | None, Goal | None]:
+    for name in options:
+        if name not in ("task", "goal"):
+            raise ConfigError(
+                f"The tabletop's reset has no option '{name}': it takes 'task' and 'goal'."
+                + did_you_mean(name, ("task", "goal"))
+            )
+    task, goal = options.get("task"), options.get("goal")
+    if goal is not None and not isinstance(goal, Goal):
+        raise ConfigError(f"The tabletop's option 'goal' is a Goal, not {goal!r}; give words as 'task'.")
+    return task, parse_instruction(task) if goal is None and task is not None else goal
+
+
+def register_tabletop() -> None:
+    """Make the id known to gymnasium; done when `smolact.envs.factory` is imported."""
+    if TABLETOP_ID not in gymnasium.registry:
+        gymnasium.register(
+            TABLETOP_ID, entry_point="smolact.envs.tabletop:Tabletop", max_episode_steps=MAX_EPISODE_STEPS
+        )

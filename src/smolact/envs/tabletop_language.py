@@ -1,0 +1,139 @@
+"""What can be asked for on the tabletop, and in which words.
+
+A `Goal` is what the environment scores; an instruction is one of its phrasings. Some phrasings are kept out of training
+(`unseen`) and so are some pairs of colour and place, to measure what a policy makes of words and combinations that it
+never met. Each colour and each place of such a pair still appears in training with others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smolact.envs.tabletop_scene import BLOCK_SIDE, COLORS, PUSHER_RADIUS, ZONES, TableState, zones_at
+from smolact.errors import ConfigError
+
+KINDS = ("reach", "push")
+SPLITS = ("train", "unseen", "all")
+
+PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "reach": {
+        "train": (
+            "move to the {color} block",
+            "go to the {color} block",
+            "reach the {color} block",
+            "touch the {color} block",
+            "go next to the {color} block and stay there",
+        ),
+        "unseen": (
+            "approach the {color} block",
+            "head over to the {color} block",
+            "find the {color} block",
+        ),
+    },
+    "push": {
+        "train": (
+            "push the {color} block to the {place} zone",
+            "push the {color} block to the {place}",
+            "move the {color} block to the {place} zone",
+            "bring the {color} block to the {place} zone",
+            "slide the {color} block into the {place} zone",
+        ),
+        "unseen": (
+            "shove the {color} block over to the {place}",
+            "put the {color} block in the {place} zone",
+            "the {color} block belongs in the {place} zone",
+        ),
+    },
+}
+"""Kind, split, phrasings. The first of `train` is the plainest: it names the goal where one is listed."""
+
+UNSEEN_COMBINATIONS = frozenset({("red", "left"), ("blue", "right"), ("yellow", "top"), ("pink", "bottom")})
+
+REACH_DISTANCE = 0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.015  # of the centres; touching a corner is less
+
+
+@dataclass(frozen=True, order=True)
+class Goal:
+    """What is asked for: reach the block of a colour, or push it to a place.
+
+    Raises:
+        ConfigError: the kind, colour or place is unknown, or a place is missing or not wanted.
+    """
+
+    kind: str
+    color: str
+    place: str | None = None
+
+    def __post_init__(self) -> None:
+        places = tuple(ZONES) if self.kind == "push" else (None,)
+        for name, value, known in (
+            ("kind", self.kind, KINDS),
+            ("color", self.color, tuple(COLORS)),
+            ("place", self.place, places),
+        ):
+            if value not in known:
+                raise ConfigError(f"A goal to {self.kind} can't have {name}={value!r}: use one of {known}.")
+
+    def __str__(self) -> str:
+        return self.phrase(0)
+
+    @property
+    def combination_seen(self) -> bool:
+        """Whether training meets this colour and place together. Reaching has no place, so it always is."""
+        return (self.color, self.place) not in UNSEEN_COMBINATIONS
+
+    def phrasings(self, split: str = "all") -> list[str]:
+        """The goal in every wording of the split: `train`, `unseen` or `all`."""
+        return [words.format(color=self.color, place=self.place) for words in _wordings(self.kind, split)]
+
+    def phrase(self, number: int, split: str = "all") -> str:
+        """One of `phrasings(split)`; any non-negative number will do."""
+        words = self.phrasings(split)
+        return words[number % len(words)]
+
+    def holds(self, state: TableState) -> bool:
+        """Whether the table is as the goal asks at this moment.
+
+        Reach: the pusher is at the block, and no other block is nearer. Push: the block's centre is in the zone.
+        """
+        block = state.block(self.color)
+        if self.place is not None:
+            return self.place in zones_at(block.x, block.y)
+        distance = state.distance_to(block)
+        return distance <= REACH_DISTANCE and all(state.distance_to(other) >= distance for other in state.blocks)
+
+
+ALL_GOALS: tuple[Goal, ...] = tuple(Goal("reach", color) for color in COLORS) + tuple(
+    Goal("push", color, place) for color in COLORS for place in ZONES
+)
+
+
+def goals(kinds: tuple[str, ...] = KINDS, combinations: str = "all") -> tuple[Goal, ...]:
+    """The goals of those kinds whose colour and place are in the split; `unseen` leaves only pairs kept out of training."""
+    wanted = {"train": (True,), "unseen": (False,), "all": (True, False)}[combinations]
+    return tuple(goal for goal in ALL_GOALS if goal.kind in kinds and goal.combination_seen in wanted)
+
+
+def parse_instruction(text: str) -> Goal:
+    """The goal that an instruction asks for, in any phrasing of any split; case, spaces and a full stop don't matter.
+
+    Raises:
+        ConfigError: it is none of them; the message lists what is understood.
+    """
+    goal = _GOAL_OF.get(" ".join(text.lower().split()).rstrip(".! "))
+    if goal is None:
+        examples = "\n  ".join(words for kind in KINDS for words in _wordings(kind, "all"))
+        raise ConfigError(
+            f"The tabletop has no goal for the instruction '{text}', so it can't tell success. It understands\n  {examples}\n"
+            f"with the colours {', '.join(COLORS)} and the places {', '.join(ZONES)}. "
+            "To give a policy other words, name the goal beside them: reset(options={'task': …, 'goal': Goal(…)})."
+        )
+    return goal
+
+
+def _wordings(kind: str, split: str) -> tuple[str, ...]:
+    by_split = PHRASINGS[kind]
+    return by_split["train"] + by_split["unseen"] if split == "all" else by_split[split]
+
+
+_GOAL_OF = {words: goal for goal in ALL_GOALS for words in goal.phrasings()}
