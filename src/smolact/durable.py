@@ -61,16 +61,29 @@ def replacing_file(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: the disk is full or refused; `path` is as it was.
     """
-    with _named_errors(path):
+    with named_errors(path):
         make_folder(path.parent)
         temporary = temporary_beside(path)
         try:
             yield temporary
-            sync_file(temporary)
-            os.replace(temporary, path)
+            publish(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def publish(staged: Path, path: Path) -> None:
+    """Give a finished file its lasting name, replacing what has it: `staged` (on the same disk) becomes `path`.
+
+    For writers that stage their files elsewhere, where `path` lies in a folder that others list.
+
+    Raises:
+        WriteError: the disk refused; `staged` may then be published again.
+    """
+    with named_errors(path):
+        make_folder(path.parent)
+        sync_file(staged)
+        os.replace(staged, path)
         sync_folder(path.parent)
 
 
@@ -81,7 +94,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: the disk is full or refused, or `path` exists.
     """
-    with _named_errors(path):
+    with named_errors(path):
         make_folder(path.parent)
         temporary = temporary_beside(path)
         temporary.mkdir()
@@ -119,7 +132,7 @@ def write_json(path: Path, value: Any, indent: int | None = 4) -> None:
 
 def link(path: Path, target: str) -> None:
     """Make `path` a symbolic link to `target` (relative to its folder), replacing the link that may be there."""
-    with _named_errors(path):
+    with named_errors(path):
         make_folder(path.parent)
         temporary = temporary_beside(path)
         try:
@@ -133,7 +146,7 @@ def link(path: Path, target: str) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash leaves it whole or gone: it loses its name first."""
-    with _named_errors(path):
+    with named_errors(path):
         temporary = temporary_beside(path)
         os.rename(path, temporary)
         sync_folder(path.parent)
@@ -155,7 +168,8 @@ def remove_litter(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the disk into a `WriteError` that names `path`; for code that writes by other means."""
     try:
         yield
     except WriteError:

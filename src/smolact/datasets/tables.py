@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from smolact.datasets.format import Feature
+from smolact.datasets.format import STATISTICS, Feature
 from smolact.errors import DatasetError
 
 IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -165,6 +165,28 @@ def _hub_feature(feature: Feature) -> dict[str, Any]:
     if len(feature.shape) == 1:
         return {"feature": value, "length": feature.shape[0], "_type": "List"}
     return {"shape": list(feature.shape), "dtype": feature.dtype, "_type": f"Array{len(feature.shape)}D"}
+
+
+def episodes_schema(features: Mapping[str, Feature]) -> pa.Schema:
+    """The schema of a `meta/episodes` file. Said, not inferred: all files of a dataset must have the same."""
+    whole, seconds = pa.int64(), pa.float64()
+    columns = [("episode_index", whole), ("tasks", pa.list_(pa.string())), ("length", whole)]
+    columns += [(name, whole) for name in ("data/chunk_index", "data/file_index", "dataset_from_index")]
+    columns.append(("dataset_to_index", whole))
+    for name, feature in features.items():
+        if feature.dtype == "video":
+            columns += [(f"videos/{name}/{index}", whole) for index in ("chunk_index", "file_index")]
+            columns += [(f"videos/{name}/{edge}_timestamp", seconds) for edge in ("from", "to")]
+    for name, feature in features.items():
+        if feature.dtype == "string":
+            continue
+        values = seconds
+        for _ in feature.shape:
+            values = pa.list_(values)
+        for statistic in STATISTICS:
+            columns.append((f"stats/{name}/{statistic}", pa.list_(whole) if statistic == "count" else values))
+    columns += [("meta/episodes/chunk_index", whole), ("meta/episodes/file_index", whole)]
+    return pa.schema(columns)
 
 
 def tasks_table(tasks: Sequence[str]) -> pa.Table:
