@@ -1,0 +1,52 @@
+"""What we write, LeRobot reads: the same frames, tasks, statistics. Needs an interpreter that has LeRobot 0.6.1."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.datasets.make import write
+
+from smolact.datasets.reader import LeRobotDataset
+
+OFFSETS = [-0.1, 0.0, 0.1, 0.2]
+
+
+def read_by_lerobot(root: Path) -> dict[str, Any]:
+    script = Path(__file__).with_name("lerobot_reads.py")
+    found = subprocess.run(
+        [os.environ["SMOLACT_LEROBOT_PYTHON"], str(script), str(root), json.dumps(OFFSETS)],
+        capture_output=True,
+        text=True,
+        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(root.parent / "hf"), "PATH": os.environ["PATH"]},
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return dict(json.loads(found.stdout.splitlines()[-1]))
+
+
+@pytest.mark.lerobot
+@pytest.mark.skipif(
+    "SMOLACT_LEROBOT_PYTHON" not in os.environ, reason="set SMOLACT_LEROBOT_PYTHON to a Python that has LeRobot 0.6.1"
+)
+@pytest.mark.parametrize("dtype", ["video", "image"])
+@pytest.mark.parametrize("episodes_per_file", [1, 2])
+def test_lerobot_finds_what_we_find(tmp_path: Path, dtype: str, episodes_per_file: int) -> None:
+    cameras = ("observation.image", "observation.images.wrist")
+    root = write(tmp_path / "ours", dtype=dtype, cameras=cameras, episodes_per_file=episodes_per_file)
+    theirs = read_by_lerobot(root)
+    ours = LeRobotDataset(root, delta_timestamps={"action": OFFSETS})
+    assert (theirs["length"], theirs["episodes"]) == (len(ours), ours.num_episodes)
+    for sample, expected in zip(ours, theirs["samples"], strict=True):
+        for key, value in expected.items():
+            found = sample[key].double().mean((1, 2)).tolist() if key in cameras else sample[key]
+            found = found.tolist() if hasattr(found, "tolist") else found
+            assert found == (pytest.approx(value, abs=1e-6) if key in cameras else value), key
+    for key, values in theirs["stats"].items():
+        for name, value in values.items():
+            np.testing.assert_allclose(ours.meta.stats[key][name], value)
