@@ -10,6 +10,7 @@
     │   └── WeightsError          weights that are missing, left over or of another shape
     ├── FeatureError              a camera, state or action that is missing or does not fit
     ├── StatisticsError           a normalization statistic that is missing or not finite
+    ├── TrainingError             a run that can't go on: its loss is not finite
     ├── DeviceError               a device that was asked for and is not there
     ├── WriteError                the disk is full or refused a write
     ├── EnvironmentNotFoundError  an environment id that nobody registered
@@ -66,6 +67,10 @@ class FeatureError(SmolactError, ValueError):
 
 class StatisticsError(SmolactError, ValueError):
     """A normalization statistic that is missing or not finite."""
+
+
+class TrainingError(SmolactError, RuntimeError):
+    """A run that can't go on: its loss is not finite."""
 
 
 class DeviceError(SmolactError, RuntimeError):

@@ -47,8 +47,9 @@ class Progress:
     """Where a run stands, and what decides which samples it has seen."""
 
     step: int
-    batch_size: int
-    num_processes: int = 1
+    samples: int
+    """How many samples the run has drawn: where its stream of samples goes on."""
+    batch_size: int = 1
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -104,14 +105,13 @@ def save_checkpoint(
             scheduler.state_dict() | {"lr_lambdas": [None] * len(optimizer.param_groups)},
         )
         save_file(random_state(), state / RANDOM_STATE)
-        _write_json(
-            state / STEP,
-            {
-                "step": progress.step,
-                "num_processes": progress.num_processes,
-                "batch_size": progress.batch_size,
-            },
-        )
+        step = {
+            "step": progress.step,
+            "num_processes": 1,
+            "batch_size": progress.batch_size,
+            "samples": progress.samples,
+        }
+        _write_json(state / STEP, step)
         _write_json(state / EXPLICIT, dict(explicit))
     durable.link(folder.parent / LAST, folder.name)
     return folder
@@ -153,9 +153,10 @@ def read_progress(checkpoint: Path) -> Progress:
     path = checkpoint / TRAINING_STATE / STEP
     data = _read_json(path)
     try:
-        # Newer LeRobot versions count data-parallel workers.
-        workers = data.get("dp_world_size", data.get("num_processes", 1))
-        return Progress(int(data["step"]), int(data.get("batch_size", 0)), int(workers))
+        step, batch_size = int(data["step"]), int(data.get("batch_size", 0))
+        # LeRobot's files do not count samples; newer ones speak of data-parallel workers, not of processes.
+        workers = int(data.get("dp_world_size", data.get("num_processes", 1)))
+        return Progress(step, int(data.get("samples", step * batch_size * workers)), batch_size)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} does not say which step it is of: {data!r:.80}. {_TAKE_ANOTHER}"

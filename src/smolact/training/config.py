@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime
 import multiprocessing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from smolact.errors import ConfigError
 from smolact.hub import find_folder
-from smolact.settings import refused, rest, setting
+from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
+from smolact.settings import REFUSED, refused, rest, setting
 
 PRETRAINED_MODEL = "pretrained_model"
 """The folder of a checkpoint that holds the policy."""
@@ -52,7 +53,9 @@ class DatasetSection:
     )
     repo_type: str = refused("dataset", "only Hub repositories of type 'dataset' are read.")
     image_transforms: dict[str, Any] | None = refused(None, _LATER, harmless=_asks_nothing("enable", False))
-    return_uint8: bool = refused(False, "pictures always travel as uint8 here. Leave it out.", harmless=lambda value: True)
+    return_uint8: bool = refused(
+        False, "pictures always travel as uint8 here. Leave it out.", harmless=lambda value: True
+    )
     depth_output_unit: str = refused(
         "mm", "depth cameras are not read.", harmless=lambda value: value == "mm"
     )
@@ -77,24 +80,27 @@ class DatasetSection:
         return self.repo_id or self.root or ""
 
 
-def _policy_fields(section: Mapping[str, Any]) -> type | None:
-    """The configuration class whose fields `--policy.…` takes: that of `type`, or of the checkpoint at `path`."""
-    from smolact.policies.factory import get_config_class
-
-    if section.get("type"):
-        return cast(type, get_config_class(section["type"]))
-    if section.get("path"):
-        from smolact.policies.configuration import CONFIG_FILE, read_config_file
-
-        folder = find_folder(pretrained_folder(section["path"]), "model", patterns=[CONFIG_FILE])
-        return cast(type, get_config_class(str(read_config_file(folder).get("type"))))
-    return None
-
-
 def pretrained_folder(path: str) -> str:
     """`path`, or the `pretrained_model` folder of the checkpoint that it is."""
     inner = Path(path) / PRETRAINED_MODEL
     return str(inner) if inner.is_dir() else path
+
+
+def policy_type_at(path: str) -> str:
+    """The type of the policy whose checkpoint is at `path`: a folder or a Hub id."""
+    from smolact.policies.configuration import CONFIG_FILE, read_config_file
+
+    folder = find_folder(pretrained_folder(path), "model", patterns=[CONFIG_FILE])
+    return str(read_config_file(folder).get("type"))
+
+
+def policy_fields(section: Mapping[str, Any]) -> type | None:
+    """The configuration class whose fields `--policy.…` takes: that of `type`, or of the checkpoint at `path`."""
+    from smolact.policies.factory import get_config_class
+
+    if section.get("type"):
+        return get_config_class(section["type"])
+    return get_config_class(policy_type_at(section["path"])) if section.get("path") else None
 
 
 @dataclass
@@ -111,10 +117,11 @@ class PolicySection:
     allow_frozen_random: bool = setting(
         False, "Accept that a part is frozen although its weights are random: it will never learn."
     )
-    stats_key: str | None = setting(
-        None, "Which of a checkpoint's statistics to use, where it holds those of several datasets."
+    stats_key: str | None = refused(
+        None,
+        "training normalizes with the dataset's statistics. It is a flag of `smolact eval` and its like.",
     )
-    settings: dict[str, Any] = rest(_policy_fields)
+    settings: dict[str, Any] = rest(policy_fields)
 
     def __post_init__(self) -> None:
         """Check that the ways to say where weights come from agree."""
@@ -140,8 +147,10 @@ class PolicySection:
 class EnvSection:
     """The environment in which the policy is evaluated while it trains."""
 
-    type: str | None = setting(
-        None, "A registered gymnasium environment, such as smolact/Tabletop-v0; none when null."
+    type: str | None = setting(None, "An environment: tabletop, or any id of gymnasium's; none when null.")
+    task: str | None = setting(None, "The instruction of every episode; the environment's own when null.")
+    mapping: Path | None = setting(
+        None, "A YAML file from the environment's observation names to the policy's."
     )
     kwargs: dict[str, Any] = setting(dict, "Arguments for making the environment, as {name: value}.")
 
@@ -320,6 +329,31 @@ class TrainConfig:
             self.output_dir
             or Path("outputs/train") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}_{self.run_name(policy_type)}"
         )
+
+
+def to_json(
+    config: TrainConfig, policy: PolicyConfig, optimizer: OptimizerPreset, schedule: SchedulerPreset
+) -> dict[str, Any]:
+    """What `train_config.json` holds: every setting of the run, as LeRobot writes and reads it."""
+    data: dict[str, Any] = _encoded(config)
+    data["policy"] = policy.to_dict()
+    data["env"] = data["env"] if config.env.type else None
+    data["env_eval_freq"] = data.pop("eval_freq")
+    data["optimizer"] = {"type": "adamw", **_encoded(optimizer)}
+    data["scheduler"] = {"type": "cosine_decay_with_warmup", **_encoded(schedule)}
+    return data
+
+
+def _encoded(section: Any) -> Any:
+    """A dataclass as JSON, without the settings that are refused here."""
+    if is_dataclass(section):
+        shown = (item for item in fields(section) if REFUSED not in item.metadata)
+        return {item.name: _encoded(getattr(section, item.name)) for item in shown}
+    if isinstance(section, Mapping):
+        return {str(key): _encoded(value) for key, value in section.items()}
+    if isinstance(section, (list, tuple)):
+        return [_encoded(value) for value in section]
+    return str(section) if isinstance(section, Path) else section
 
 
 def _at_least(name: str, value: int, least: int) -> None:

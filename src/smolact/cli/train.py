@@ -1,0 +1,152 @@
+"""`smolact train`: train a policy on a dataset, fine-tune one, or resume a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import CONFIG_PATH, parse, read_flags
+from smolact.errors import ConfigError
+from smolact.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from smolact.training.tracking import Ended, Event
+
+USAGE = (
+    "smolact train --dataset.repo_id=OWNER/NAME (--policy.path=… | --policy.type=smolvla) [--NAME=VALUE …]"
+)
+INTERRUPTED = 130
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train as the flags say, and show how it goes."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(TrainConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    flags, checkpoint = with_resumed_settings(argv)
+    config, explicit = parse(TrainConfig, flags, recorded=_recorded)
+
+    from smolact.training.trainer import train
+
+    with ProgressLine() as line:
+        ended = train(config, explicit, checkpoint=checkpoint, listeners=[line])
+    return 0 if ended.is_complete else INTERRUPTED
+
+
+def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
+    """With `--resume`, the flags with the checkpoint's own settings put beneath them, and that checkpoint.
+
+    Raises:
+        ConfigError: nothing says which run, or the flags say two.
+        NotFoundError: there is no checkpoint.
+    """
+    flags = {flag.name: flag.value for flag in read_flags(argv)}
+    if "resume" not in flags or str(flags["resume"] or "true").lower() in ("false", "0"):
+        return list(argv), None
+
+    from smolact.training.checkpoint import TRAIN_CONFIG, find_checkpoint
+    from smolact.training.config import PRETRAINED_MODEL
+
+    named = flags.get(CONFIG_PATH) or flags.get("output_dir")
+    if not named:
+        raise ConfigError(
+            "Which run is to be resumed? Give --output_dir=RUN or --config_path=…/train_config.json."
+        )
+    checkpoint = find_checkpoint(Path(str(named)))
+    run = flags.get("output_dir")
+    if run and Path(str(run)).resolve() != checkpoint.parent.parent:
+        raise ConfigError(
+            f"--output_dir={run} is not the run of --config_path={named}, and a run goes on in its own folder. Drop "
+            "--output_dir, or start a new run from the weights with --policy.path."
+        )
+    kept = [
+        f"--{flag.name}" if flag.value is None else f"--{flag.name}={flag.value}"
+        for flag in read_flags(argv)
+        if flag.name not in (CONFIG_PATH, "output_dir")
+    ]
+    return [f"--{CONFIG_PATH}={checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG}", *kept], checkpoint
+
+
+def _recorded(path: Path) -> Mapping[str, str] | None:
+    if path.name != "train_config.json":
+        return None
+    from smolact.training.checkpoint import read_explicit
+
+    return read_explicit(path)
+
+
+class ProgressLine:
+    """A live line on a terminal, a plain line a measurement elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True, highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.steps = 0
+        self.run = Path()
+
+    def __enter__(self) -> ProgressLine:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        from smolact.training import tracking
+
+        if isinstance(event, tracking.Started):
+            self.steps, self.run = event.steps, event.run
+            self.task = self.bar.add_task("", total=event.steps, completed=event.step, numbers="")
+            width = max(map(len, event.facts))
+            for name, value in event.facts.items():
+                self.console.print(f"{name.ljust(width)}  {value}", soft_wrap=True, markup=False)
+        elif isinstance(event, tracking.Stepped):
+            self.bar.update(self.task, completed=event.step)
+        elif isinstance(event, tracking.Measured):
+            numbers = _numbers(event.metrics)
+            self.bar.update(self.task, numbers=numbers)
+            if not self.console.is_terminal:
+                self.console.print(f"step {event.step}/{self.steps}  {numbers}", soft_wrap=True)
+        elif isinstance(event, tracking.Evaluated):
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
+            self.console.print(f"step {event.step}: evaluation: {shown}", soft_wrap=True)
+        elif isinstance(event, tracking.Saved):
+            self.console.print(f"step {event.step}: saved {event.checkpoint}", soft_wrap=True, markup=False)
+        else:
+            self._end(event)
+
+    def _end(self, event: Ended) -> None:
+        self.bar.stop()
+        if event.is_complete:
+            if event.checkpoint is not None:
+                line = f"Done. Try it: smolact eval --policy.path={event.checkpoint} --env.type=ENVIRONMENT"
+                self.console.print(line, soft_wrap=True, markup=False)
+            return
+        resume = f"smolact train --resume=true --output_dir={self.run}"
+        text = (
+            f"Stopped after step {event.step}. Go on with: {resume}"
+            if event.checkpoint
+            else "Stopped; nothing was saved."
+        )
+        self.console.print(text, soft_wrap=True, markup=False)
+
+
+def _numbers(metrics: Mapping[str, float]) -> str:
+    return (
+        f"loss {metrics['loss']:.4f}  grad {metrics['grad_norm']:.2f}  lr {metrics['lr']:.1e}  "
+        f"{metrics['samples_per_second']:.1f} samples/s  data {metrics['data_wait']:.0%}"
+    )

@@ -1,0 +1,181 @@
+"""Where the weights of a run come from, and what it normalizes with: decided once, here, and said.
+
+| source | weights | trains |
+|---|---|---|
+| `base` (`--policy.path`) | a policy's checkpoint | what its configuration and the flags say |
+| `vlm` (the default of `--policy.type`) | the VLM's, a new action expert | the expert, unless flags say more |
+| `random` (`--policy.load_vlm_weights=false`) | none | everything, unless a freeze is set by hand |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smolact.backbones.presets import PRESETS
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.errors import ConfigError
+from smolact.policies.base import PreTrainedPolicy
+from smolact.policies.configuration import PolicyConfig
+from smolact.policies.factory import (
+    get_config_class,
+    get_policy_class,
+    load_policy,
+    make_policy,
+    make_pre_post_processors,
+)
+from smolact.processors.pipeline import ProcessorPipeline
+from smolact.training.config import (
+    BASE,
+    PRETRAINED_MODEL,
+    RANDOM,
+    VLM,
+    PolicySection,
+    TrainConfig,
+    policy_type_at,
+    pretrained_folder,
+)
+from smolact.types import PolicyFeature, Statistics
+
+logger = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+FREEZES = {"freeze_vision_encoder": True, "train_expert_only": True, "train_state_proj": False}
+"""Settings that keep a part of a policy from learning, and the value that does."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts with: a policy with its processors, and one sentence on where its weights come from."""
+
+    policy: PreTrainedPolicy
+    preprocess: ProcessorPipeline
+    postprocess: ProcessorPipeline
+    story: str
+
+
+def policy_config_of(
+    config: TrainConfig, explicit: Mapping[str, str], meta: LeRobotDatasetMetadata
+) -> tuple[PolicyConfig, str]:
+    """The configuration that a new run builds its policy from, and where its weights come from.
+
+    Args:
+        config: the run's; `policy.type` or `policy.path` is set.
+        explicit: which settings were set by hand, and where.
+        meta: the dataset's; it gives the features that the configuration does not have, and their sizes.
+
+    Returns:
+        the configuration, and one of `base`, `vlm`, `random`.
+
+    Raises:
+        ConfigError: settings that contradict each other, or that would freeze random weights.
+    """
+    section = config.policy
+    inputs, outputs = renamed_features(meta, config.rename_map)
+    if section.path is not None:
+        folder = pretrained_folder(section.path)
+        kind = section.type or policy_type_at(folder)
+        base: PolicyConfig = get_config_class(kind).from_pretrained(folder)
+        values = {"pretrained_path": str(section.path), **section.settings}
+        for name, dataset in (("input_features", inputs), ("output_features", outputs)):
+            # The names are the checkpoint's, the sizes this dataset's: states and actions are padded anyway.
+            mine = getattr(base, name) or dataset
+            values.setdefault(name, {key: dataset.get(key, feature) for key, feature in mine.items()})
+        return base.replace(**values), BASE
+    assert section.type is not None
+    source = _source(section, explicit)
+    values = {"input_features": inputs, "output_features": outputs, **section.settings}
+    values["load_vlm_weights"] = source == VLM
+    config_class = get_config_class(section.type)
+    if source == RANDOM:
+        _free_everything(values, section, explicit)
+    return config_class(**values), source
+
+
+def start_new(
+    policy_config: PolicyConfig, source: str, statistics: Statistics, config: TrainConfig, device: str
+) -> Start:
+    """Build the policy of a new run; it normalizes with the dataset's statistics.
+
+    Raises:
+        NotFoundError, HubError, CheckpointError: weights that are not there, or damaged.
+        StatisticsError: a statistic that is needed is missing.
+    """
+    policy_config = policy_config.replace(device=device)
+    if source == BASE:
+        policy: PreTrainedPolicy = get_policy_class(policy_config.type).from_pretrained(
+            pretrained_folder(str(config.policy.path)), config=policy_config
+        )
+        story = f"weights from {config.policy.path}"
+    else:
+        policy = make_policy(policy_config, pretrained_vlm=source == VLM)
+        vlm = getattr(policy_config, "vlm_model_name", "")
+        story = f"the VLM's weights ({vlm}), the action expert new" if source == VLM else "random weights"
+    preprocess, postprocess = make_pre_post_processors(policy, statistics, rename_map=config.rename_map)
+    return Start(policy.to(device), preprocess, postprocess, story)
+
+
+def start_resumed(checkpoint: Path, settings: Mapping[str, Any], device: str) -> Start:
+    """The policy and processors of a checkpoint, with the statistics that it was trained with."""
+    loaded = load_policy(checkpoint / PRETRAINED_MODEL, device=device, **settings)
+    return Start(*loaded, f"resumed from {checkpoint}")
+
+
+def training_statistics(meta: LeRobotDatasetMetadata, *, imagenet: bool) -> Statistics:
+    """The dataset's statistics; with `imagenet`, mean and standard deviation of images are ImageNet's (3, 1, 1)."""
+    statistics: Statistics = {key: dict(values) for key, values in meta.stats.items()}
+    for key in meta.camera_keys if imagenet else ():
+        mean, std = (np.array(values).reshape(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        statistics[key] = {**statistics.get(key, {}), "mean": mean, "std": std}
+    return statistics
+
+
+def renamed_features(
+    meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]
+) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
+    """What the dataset offers, (inputs, outputs), under the policy's names."""
+    inputs, outputs = meta.policy_features()
+    return {rename_map.get(key, key): feature for key, feature in inputs.items()}, outputs
+
+
+def _source(section: PolicySection, explicit: Mapping[str, str]) -> str:
+    """`vlm` or `random`, from `--policy.init`, `--policy.load_vlm_weights` and the VLM's name."""
+    flag = explicit.get("policy.load_vlm_weights")
+    asked = None if flag is None else VLM if section.settings["load_vlm_weights"] else RANDOM
+    if section.init is not None and asked is not None and asked != section.init:
+        raise ConfigError(f"--policy.init={section.init} and {flag} contradict each other. Drop one of them.")
+    source = section.init or asked
+    vlm = str(section.settings.get("vlm_model_name", ""))
+    if vlm in PRESETS:
+        if source == VLM:
+            raise ConfigError(
+                f"The VLM preset '{vlm}' is a shape without weights, so they can't be loaded. Use --policy.init=random, "
+                "or name a VLM with weights: --policy.vlm_model_name=HuggingFaceTB/SmolVLM2-500M-Video-Instruct."
+            )
+        return RANDOM
+    return source or VLM
+
+
+def _free_everything(values: dict[str, Any], section: PolicySection, explicit: Mapping[str, str]) -> None:
+    """Let random weights learn; a freeze that was set by hand stays, if it is confirmed."""
+    frozen = []
+    for name, freezing in FREEZES.items():
+        if f"policy.{name}" not in explicit:
+            values[name] = not freezing
+        elif values[name] == freezing:
+            frozen.append(explicit[f"policy.{name}"])
+    if frozen and not section.allow_frozen_random:
+        raise ConfigError(
+            f"{', '.join(frozen)} would freeze weights that are random: that part would never learn anything. Drop "
+            "the freeze, load weights (--policy.init=vlm or --policy.path=…), or confirm it with "
+            "--policy.allow_frozen_random=true."
+        )
+    if frozen:
+        logger.warning("Random weights stay frozen, as asked: %s.", ", ".join(frozen))

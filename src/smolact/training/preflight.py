@@ -1,0 +1,184 @@
+"""What would go wrong after hours is said before the first step: cameras, state and action, statistics, tasks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from smolact.datasets.reader import LeRobotDataset
+from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, did_you_mean
+from smolact.policies.configuration import PolicyConfig
+from smolact.training.initialization import renamed_features
+from smolact.types import ACTION, STATE, NormalizationMode, PolicyFeature, Statistics, is_image_key
+
+logger = logging.getLogger(__name__)
+
+_NEEDED = {
+    NormalizationMode.IDENTITY: (),
+    NormalizationMode.MEAN_STD: ("mean", "std"),
+    NormalizationMode.MIN_MAX: ("min", "max"),
+    NormalizationMode.QUANTILES: ("q01", "q99"),
+    NormalizationMode.QUANTILE10: ("q10", "q90"),
+}
+
+
+def check_before_start(
+    policy: PolicyConfig, dataset: LeRobotDataset, statistics: Statistics, rename_map: Mapping[str, str]
+) -> None:
+    """Stop before the first step if policy and dataset do not fit together.
+
+    Args:
+        policy: the configuration of the policy that is to be trained.
+        dataset: what it is to learn from.
+        statistics: what it is to normalize with, under the dataset's names.
+        rename_map: from the dataset's names to the policy's.
+
+    Raises:
+        ConfigError: the rename map names what the dataset does not have, or maps two features to one.
+        FeatureError: a camera, state or action is missing or does not fit.
+        StatisticsError: a statistic is missing or not finite.
+        DatasetError: an episode has no instruction.
+    """
+    check_rename_map(rename_map, list(dataset.features))
+    inputs, outputs = renamed_features(dataset.meta, rename_map)
+    check_cameras(policy, {key: value for key, value in inputs.items() if is_image_key(key)}, rename_map)
+    check_sizes(policy, {**inputs, **outputs})
+    check_statistics(policy, {rename_map.get(key, key): value for key, value in statistics.items()})
+    check_tasks(dataset)
+    note_chunk(policy, dataset)
+
+
+def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> None:
+    """Raise a `ConfigError` if the map starts from a name that is not there, or leads two names to one."""
+    for source in rename_map:
+        if source not in features:
+            raise ConfigError(
+                f"--rename_map names '{source}', which the dataset does not have; it has {', '.join(features)}."
+                f"{did_you_mean(source, features)}"
+            )
+    targets = [rename_map.get(feature, feature) for feature in features]
+    twice = sorted({target for target in targets if targets.count(target) > 1})
+    if twice:
+        raise ConfigError(f"--rename_map leads two features to '{twice[0]}'. Give each a name of its own.")
+
+
+def check_cameras(
+    policy: PolicyConfig, offered: Mapping[str, PolicyFeature], rename_map: Mapping[str, str]
+) -> None:
+    """Raise a `FeatureError` with both sides in a table, and the map that would settle it, if cameras are missing."""
+    expected = {key: feature for key, feature in policy.input_features.items() if is_image_key(key)}
+    missing = [key for key in expected if key not in offered]
+    unused = [key for key in offered if key not in expected]
+    allowed = getattr(policy, "empty_cameras", 0)
+    if not expected:
+        raise FeatureError(
+            f"The policy expects no camera; the dataset has {', '.join(offered) or 'none either'}. A vision-language-action "
+            "policy needs one: choose a dataset with cameras, or set --policy.input_features."
+        )
+    if len(missing) <= allowed and len(missing) < len(expected):
+        if missing:
+            logger.warning("Not in the dataset, shown to the policy as masked black: %s.", ", ".join(missing))
+        if unused:
+            logger.warning("In the dataset, not read by the policy: %s.", ", ".join(unused))
+        return
+    back = {target: source for source, target in rename_map.items()}
+    proposal = {back.get(source, source): target for source, target in zip(unused, missing, strict=False)}
+    ways = []
+    if proposal:
+        ways.append(f"--rename_map='{json.dumps({**rename_map, **proposal})}' (check which camera is which)")
+    still_missing = len(missing) - len(proposal)
+    if still_missing and still_missing < len(expected) and hasattr(policy, "empty_cameras"):
+        ways.append(
+            f"{'and ' if proposal else ''}--policy.empty_cameras={still_missing} (masked black for the rest)"
+        )
+    raise FeatureError(
+        f"The policy's cameras are not in the dataset: {', '.join(missing)}.\n"
+        f"{side_by_side(expected, offered)}\nSettle it with {' '.join(ways) or 'a dataset that has them'}."
+    )
+
+
+def check_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> None:
+    """Raise a `FeatureError` if state or action is missing, or larger than what the policy can take."""
+    wanted = {**policy.input_features, **policy.output_features}
+    for key in [key for key in wanted if not is_image_key(key)] + ([] if ACTION in wanted else [ACTION]):
+        if key not in offered:
+            there = ", ".join(offered)
+            raise FeatureError(
+                f"The policy needs '{key}', the dataset has {there}.{did_you_mean(key, offered)} If it has it under "
+                f'another name, give --rename_map=\'{{"NAME": "{key}"}}\'.'
+            )
+    for key, limit in ((STATE, "max_state_dim"), (ACTION, "max_action_dim")):
+        shape = offered[key].shape if key in offered else (0,)
+        most = getattr(policy, limit, None)
+        if len(shape) != 1:
+            raise FeatureError(f"'{key}' has the shape {shape} in the dataset: the policy takes a vector.")
+        if most is not None and shape[0] > most:
+            raise FeatureError(
+                f"'{key}' has {shape[0]} values in the dataset, the policy takes {most} at most. Raise --policy.{limit} "
+                "(a pretrained policy can't be widened: its weights have that size)."
+            )
+
+
+def check_statistics(policy: PolicyConfig, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Raise a `StatisticsError` if something that is normalized has no statistics, or none that are finite."""
+    modes: Mapping[str, NormalizationMode] = getattr(policy, "normalization_mapping", {})
+    for key, feature in {**policy.input_features, **policy.output_features}.items():
+        mode = NormalizationMode(modes.get(feature.type.value, NormalizationMode.IDENTITY))
+        for name in _NEEDED[mode]:
+            values = statistics.get(key, {}).get(name)
+            if values is None:
+                raise StatisticsError(
+                    f"The dataset has no statistic '{name}' of '{key}', which {mode.value} normalization needs; it has "
+                    f"{', '.join(statistics.get(key, {})) or 'none of it'}. Choose another --policy.normalization_mapping, or "
+                    "write the dataset's statistics anew."
+                )
+            if not np.isfinite(values).all():
+                raise StatisticsError(
+                    f"The statistic '{name}' of '{key}' is not finite: {np.asarray(values).ravel()[:8]}. The dataset holds "
+                    "NaN or infinity, or its meta folder is damaged: check it, or fetch it again."
+                )
+
+
+def check_tasks(dataset: LeRobotDataset) -> None:
+    """Raise a `DatasetError` if an episode that is used has an empty instruction."""
+    bare = [
+        number
+        for number in dataset.episodes
+        if not all(t.strip() for t in dataset.meta.episodes[number].tasks)
+    ]
+    if bare:
+        raise DatasetError(
+            f"{len(bare)} of {dataset.num_episodes} episodes have an empty task, such as episode {bare[0]}: the policy could "
+            "not know what to do. Write the instruction into the dataset's tasks, or leave them out with "
+            f"--dataset.exclude_episodes={json.dumps(bare[:20])}."
+        )
+
+
+def note_chunk(policy: PolicyConfig, dataset: LeRobotDataset) -> None:
+    """Say it if a chunk is longer than most episodes: much of what the policy would learn is then padding."""
+    chunk = getattr(policy, "chunk_size", 1)
+    lengths = sorted(dataset.meta.episodes[number].length for number in dataset.episodes)
+    typical = lengths[len(lengths) // 2]
+    if chunk > typical:
+        logger.warning(
+            "A chunk of %d actions lasts %.1f s at %g frames a second, a typical episode only %.1f s. Lower "
+            "--policy.chunk_size (and --policy.n_action_steps).",
+            chunk,
+            chunk / dataset.fps,
+            dataset.fps,
+            typical / dataset.fps,
+        )
+
+
+def side_by_side(expected: Mapping[str, PolicyFeature], offered: Mapping[str, PolicyFeature]) -> str:
+    """Two columns: what the policy expects, what the dataset has."""
+    left = ["the policy expects", *(f"{key} {feature.shape}" for key, feature in expected.items())]
+    right = ["the dataset has", *(f"{key} {feature.shape}" for key, feature in offered.items())]
+    width = max(map(len, left))
+    rows = max(len(left), len(right))
+    left += [""] * (rows - len(left))
+    right += [""] * (rows - len(right))
+    return "\n".join(f"  {a.ljust(width)}   {b}".rstrip() for a, b in zip(left, right, strict=True))

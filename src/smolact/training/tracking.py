@@ -1,0 +1,135 @@
+"""What a run tells while it goes: events for whoever listens, `metrics.jsonl` always, Weights & Biases on request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smolact import durable
+from smolact.errors import optional_import
+from smolact.training.config import WandBSection
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Started:
+    """Before the first step."""
+
+    run: Path
+    step: int
+    steps: int
+    facts: Mapping[str, str]
+    """What to tell the user, name to value: dataset, weights, parameters, device, …"""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """After every step; nothing is read from the device for it."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """After every `log_freq` steps: means since the last one."""
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """After an evaluation in the environment."""
+
+    step: int
+    metrics: Mapping[str, float]
+    result: Any
+
+
+@dataclass(frozen=True)
+class Saved:
+    """After a checkpoint was committed."""
+
+    step: int
+    checkpoint: Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """After the last step, or after a signal stopped the run before it."""
+
+    step: int
+    checkpoint: Path | None
+    is_complete: bool
+
+
+Event = Started | Stepped | Measured | Evaluated | Saved | Ended
+Listener = Callable[[Event], None]
+
+
+class MetricsFile:
+    """`metrics.jsonl`: a line for every measurement and evaluation.
+
+    Args:
+        run: the run's folder.
+        step: where the run goes on; lines after it, of steps that are done again, are dropped.
+    """
+
+    def __init__(self, run: Path, step: int = 0) -> None:
+        self.path = run / METRICS
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            durable.write_text(self.path, "".join(line for line in lines if _step_of(line) <= step))
+
+    def __call__(self, event: Event) -> None:
+        """Write the event, if it has numbers."""
+        if isinstance(event, (Measured, Evaluated)):
+            prefix = "eval/" if isinstance(event, Evaluated) else ""
+            line = {"step": event.step, **{prefix + name: value for name, value in event.metrics.items()}}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while it wrote it
+        return float("inf")
+
+
+class WandBTracker:
+    """Measurements and evaluations in Weights & Biases.
+
+    Raises:
+        MissingDependencyError: the package wandb is not installed.
+    """
+
+    def __init__(
+        self, section: WandBSection, run: Path, name: str, settings: Mapping[str, Any], tags: list[str]
+    ) -> None:
+        wandb = optional_import("wandb", "wandb")
+        self._run = wandb.init(
+            project=section.project,
+            entity=section.entity,
+            name=name,
+            notes=section.notes,
+            id=section.run_id,
+            resume="allow" if section.run_id else None,
+            mode=section.mode,
+            dir=str(run),
+            config=dict(settings),
+            tags=tags if section.add_tags else None,
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Log the event, if it has numbers; close the run at the end."""
+        if isinstance(event, Measured):
+            self._run.log({f"train/{name}": value for name, value in event.metrics.items()}, step=event.step)
+        elif isinstance(event, Evaluated):
+            self._run.log({f"eval/{name}": value for name, value in event.metrics.items()}, step=event.step)
+        elif isinstance(event, Ended):
+            self._run.finish()
