@@ -53,7 +53,8 @@ class EnvBatch:
     @property
     def done(self) -> NDArray[np.bool_]:
         """(B,): whose episode is over."""
-        return self._done.copy()
+        done: NDArray[np.bool_] = self._done.copy()
+        return done
 
     def reset(
         self, seeds: Sequence[int], options: Sequence[dict[str, Any] | None] | None = None
@@ -63,10 +64,13 @@ class EnvBatch:
         Returns observations (B, …) and each episode's info.
         """
         if not 0 < len(seeds) <= len(self):
-            raise ConfigError(f"{len(seeds)} seeds for {len(self)} environments: give one an environment at most.")
+            raise ConfigError(
+                f"{len(seeds)} seeds for {len(self)} environments: give one an environment at most."
+            )
         each = options if options is not None else [None] * len(seeds)
         self._last = [
-            env.reset(seed=seed, options=option) for env, seed, option in zip(self._envs, seeds, each, strict=False)
+            env.reset(seed=seed, options=option)
+            for env, seed, option in zip(self._envs, seeds, each, strict=False)
         ]
         self._done = np.zeros(len(seeds), np.bool_)
         return self._stacked()
@@ -81,7 +85,9 @@ class EnvBatch:
         """
         rewards = np.zeros(len(self._last), np.float32)
         for number in np.flatnonzero(~self._done).tolist():
-            observation, rewards[number], terminated, truncated, info = self._envs[number].step(actions[number])
+            observation, rewards[number], terminated, truncated, info = self._envs[number].step(
+                actions[number]
+            )
             self._last[number] = observation, info
             self._done[number] = terminated or truncated
         observations, infos = self._stacked()
@@ -95,7 +101,9 @@ class EnvBatch:
         """
         picture = self._envs[number].render()
         if not isinstance(picture, np.ndarray):
-            raise ConfigError("The environment draws nothing: make it with render=True (render_mode='rgb_array').")
+            raise ConfigError(
+                "The environment draws nothing: make it with render=True (render_mode='rgb_array')."
+            )
         return picture
 
     def close(self) -> None:

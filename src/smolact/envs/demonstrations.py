@@ -99,17 +99,17 @@ def _demonstrate(env: PolicyEnv, expert: Expert, seed: int, noise: ActionNoise |
     observation, info = env.reset(seed=seed)
     seen: list[Observation] = []
     wanted: list[NDArray[np.float32]] = []
-    kick, kick_left, over, success = np.zeros(env.action_space.shape), 0, False, False
+    size: int = env.action_space.shape[0]
+    kick, kick_left, over, success = np.zeros(size), 0, False, False
     while not over:
         action = expert.act(env)
         seen.append(observation)
         wanted.append(action)
         if noise is not None:
             if kick_left == 0 and random.random() < noise.kick_probability:
-                kick, kick_left = random.normal(0.0, noise.kick_std, kick.shape), noise.kick_steps
-            pushed = kick if kick_left else 0.0
+                kick, kick_left = random.normal(0.0, noise.kick_std, size), noise.kick_steps
+            disturbed = action + random.normal(0.0, noise.std, size) + (kick if kick_left else 0.0)
             kick_left = max(kick_left - 1, 0)
-            disturbed = action + random.normal(0.0, noise.std, action.shape) + pushed
             action = np.clip(disturbed, env.action_space.low, env.action_space.high).astype(np.float32)
         observation, _, terminated, truncated, info = env.step(action)
         over, success = terminated or truncated, success or info["is_success"]

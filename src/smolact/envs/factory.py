@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-from gymnasium import error as gymnasium_error
+from gymnasium.envs.registration import EnvSpec
 
 from smolact.envs.batch import EnvBatch
 from smolact.envs.mapping import EnvMapping, PolicyEnv
@@ -69,23 +70,44 @@ def env_features(env: EnvBatch | PolicyEnv) -> dict[str, PolicyFeature]:
 
 def _make(name: str, settings: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     try:
-        # The checker would double the time of a step; environments are checked in tests.
-        return gymnasium.make(env_id(name), disable_env_checker=True, **settings)
-    except (gymnasium_error.UnregisteredEnv, gymnasium_error.MalformedEnvironmentID) as error:
-        raise EnvironmentNotFoundError(_what_there_is(name)) from error
-    except (ModuleNotFoundError, gymnasium_error.DependencyNotInstalled) as error:
-        raise MissingDependencyError(f"The environment '{name}' needs a package that is not installed: {error}") from error
+        # gymnasium's own checker would double the time of a step; environments are checked in tests.
+        env = gymnasium.make(_spec(name), disable_env_checker=True, **settings)
+    except (ModuleNotFoundError, gymnasium.error.DependencyNotInstalled) as error:
+        raise MissingDependencyError(
+            f"The environment '{name}' needs a package that is not installed: {error}"
+        ) from error
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        given = ", ".join(settings)
-        raise ConfigError(f"The environment '{name}' does not have all of these settings: {given}. {error}") from error
+        raise ConfigError(
+            f"The environment '{name}' does not have all of the settings {', '.join(settings)}: {error}"
+        ) from error
+    if env.spec is None or env.spec.max_episode_steps is None:
+        raise ConfigError(
+            f"The environment '{name}' sets no longest episode, so an evaluation in it might never end. "
+            "Give --env.max_episode_steps=N."
+        )
+    return env
+
+
+def _spec(name: str) -> EnvSpec:
+    module, _, known_id = env_id(name).rpartition(":")
+    if module:
+        importlib.import_module(module)
+    try:
+        return gymnasium.spec(known_id)
+    except gymnasium.error.Error as error:
+        raise EnvironmentNotFoundError(_what_there_is(name)) from error
 
 
 def _what_there_is(name: str) -> str:
     known = [*ALIASES, *gymnasium.registry]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    nearest = f"Nearest: {', '.join(near)}." if near else f"There are {', '.join(ALIASES)} and {len(known)} of gymnasium's."
+    nearest = (
+        f"Nearest: {', '.join(near)}."
+        if near
+        else f"There are {', '.join(ALIASES)} and {len(known)} of gymnasium's."
+    )
     return (
         f"No environment is registered as '{name}'. {nearest} "
         "If a package of yours registers it on import, write 'package:id'."

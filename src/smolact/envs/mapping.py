@@ -25,7 +25,16 @@ import yaml
 from numpy.typing import NDArray
 
 from smolact.errors import ConfigError, FeatureError, NotFoundError, did_you_mean, what_is_near
-from smolact.types import ACTION, ENVIRONMENT_STATE, IMAGE, IMAGES, STATE, FeatureType, PolicyFeature, is_image_key
+from smolact.types import (
+    ACTION,
+    ENVIRONMENT_STATE,
+    IMAGE,
+    IMAGES,
+    STATE,
+    FeatureType,
+    PolicyFeature,
+    is_image_key,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +81,21 @@ class EnvMapping:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"The mapping file {path} is not YAML: {error}") from error
         if not isinstance(content, dict) or not isinstance(content.get("observation"), dict):
-            raise ConfigError(f"The mapping file {path} needs a section 'observation' of lines 'its key: batch key'.")
+            raise ConfigError(
+                f"The mapping file {path} needs a section 'observation' of lines 'its key: batch key'."
+            )
         known = ("observation", "task", "success")
         for name in content:
             if name not in known:
                 hint = did_you_mean(str(name), known)
-                raise ConfigError(f"The mapping file {path} has an unknown section '{name}'; known are {known}.{hint}")
+                raise ConfigError(
+                    f"The mapping file {path} has an unknown section '{name}'; known are {known}.{hint}"
+                )
         for name, value in [*content["observation"].items(), *content.items()]:
             if name != "observation" and not (isinstance(name, str) and isinstance(value, str)):
-                raise ConfigError(f"In the mapping file {path}, '{name}: {value}' should be text on both sides.")
+                raise ConfigError(
+                    f"In the mapping file {path}, '{name}: {value}' should be text on both sides."
+                )
         return cls(**content)
 
     @classmethod
@@ -98,7 +113,9 @@ class EnvMapping:
             elif camera != key:
                 names[key] = f"{IMAGES}.{camera}"
             else:
-                logger.info("Observation '%s' is left out: no convention names it, and there is no mapping.", key)
+                logger.info(
+                    "Observation '%s' is left out: no convention names it, and there is no mapping.", key
+                )
         if not names:
             raise ConfigError(
                 f"The environment observes {', '.join(flatten_space(space))}, and expected are 'pixels', 'agent_pos' or "
@@ -117,7 +134,7 @@ def flatten_space(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gy
     return leaves
 
 
-class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):
+class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type: ignore[misc]
     """An environment under batch keys, whose `info` always has `task` (str) and `is_success` (bool).
 
     Args:
@@ -149,7 +166,9 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):
             {name: spaces[key] for key, name in self.mapping.observation.items()}
         )
         if not isinstance(env.action_space, gymnasium.spaces.Box) or len(env.action_space.shape) != 1:
-            raise FeatureError(f"A policy gives a vector of numbers, and this environment takes {env.action_space}.")
+            raise FeatureError(
+                f"A policy gives a vector of numbers, and this environment takes {env.action_space}."
+            )
 
     @property
     def features(self) -> dict[str, PolicyFeature]:
@@ -160,7 +179,8 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):
     @property
     def fps(self) -> int | None:
         """Control steps a second, if the environment says."""
-        return self.env.metadata.get("render_fps")
+        fps: int | None = self.env.metadata.get("render_fps")
+        return fps
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -194,7 +214,11 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):
         if self._given_task is not None and not self._takes_goals:
             return self._given_task
         inner = self.env.unwrapped
-        for task in (info.get("task"), getattr(inner, "task_description", None), getattr(inner, "task", None)):
+        for task in (
+            info.get("task"),
+            getattr(inner, "task_description", None),
+            getattr(inner, "task", None),
+        ):
             if isinstance(task, str):
                 return task
         raise ConfigError("The environment does not say what to do. Tell the policy: --task='…'.")
@@ -209,7 +233,7 @@ def _array(observation: Any, key: str, name: str) -> NDArray[Any]:
 
 
 def _check_space(key: str, name: str, space: gymnasium.Space[Any]) -> None:
-    shape = space.shape or ()
+    shape: tuple[int, ...] = space.shape or ()
     if is_image_key(name):
         if len(shape) != 3 or shape[-1] != 3 or space.dtype != np.uint8:
             raise FeatureError(
@@ -219,8 +243,7 @@ def _check_space(key: str, name: str, space: gymnasium.Space[Any]) -> None:
         raise FeatureError(f"'{key}' can't be {name}: expected a vector, found the shape {shape}.")
 
 
-def _feature(name: str, shape: tuple[int, ...] | None) -> PolicyFeature:
-    shape = tuple(shape or ())
+def _feature(name: str, shape: tuple[int, ...]) -> PolicyFeature:
     if is_image_key(name):
-        return PolicyFeature(FeatureType.VISUAL, (shape[2], shape[0], shape[1]))
-    return PolicyFeature(FeatureType.ENV if name == ENVIRONMENT_STATE else FeatureType.STATE, shape)
+        return PolicyFeature(FeatureType.VISUAL, (shape[-1], *shape[:-1]))
+    return PolicyFeature(FeatureType.ENV if name == ENVIRONMENT_STATE else FeatureType.STATE, tuple(shape))

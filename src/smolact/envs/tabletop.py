@@ -45,7 +45,7 @@ _PUSHER_TO_BLOCK = 0.22  # more than it takes to reach one
 Observation = dict[str, NDArray[Any]]
 
 
-class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):
+class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[misc]
     """The environment behind `gymnasium.make("smolact/Tabletop-v0")`.
 
     The same seed gives the same scene, goal and wording; `reset(seed=…, options=…)` with another goal keeps the scene
@@ -178,9 +178,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._recent.append(start)
         return self._observe(), self._info(success=False)
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Move the pusher towards `action` (2,) for a tenth of a second; the reward is 1 on success, else 0.
 
         Raises:
@@ -188,14 +186,16 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):
         """
         target = np.asarray(action, np.float64)
         if target.shape != (2,) or not np.isfinite(target).all():
-            raise ConfigError(f"The tabletop takes two finite numbers as an action (x, y in [0, 1]), not {action}.")
+            raise ConfigError(
+                f"The tabletop takes two finite numbers as an action (x, y in [0, 1]), not {action}."
+            )
         x, y = np.clip(target, PUSHER_RADIUS, 1.0 - PUSHER_RADIUS).tolist()
         self._world.move_towards(x, y)
         self._recent.append(self._world.state)
         success = self.goal_reached(self._goal)
         return self._observe(), float(success), success, False, self._info(success)
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The table as (render_size, render_size, 3) uint8; None without `render_mode="rgb_array"`."""
         return draw_table(self.state, self._render_size) if self.render_mode == "rgb_array" else None
 
@@ -223,12 +223,16 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):
                     places.append((x, y))
                 if len(places) == len(colors):
                     break
-        angles = random.uniform(-np.pi / 4, np.pi / 4, len(colors)).tolist()  # a square looks the same after a quarter
+        angles = random.uniform(
+            -np.pi / 4, np.pi / 4, len(colors)
+        ).tolist()  # a square looks the same after a quarter
         while True:
             x, y = random.uniform(2 * PUSHER_RADIUS, 1.0 - 2 * PUSHER_RADIUS, 2).tolist()
             if _is_clear(x, y, places, _PUSHER_TO_BLOCK):
                 break
-        blocks = (Block(color, *place, angle) for color, place, angle in zip(colors, places, angles, strict=True))
+        blocks = (
+            Block(color, *place, angle) for color, place, angle in zip(colors, places, angles, strict=True)
+        )
         return TableState((x, y), tuple(blocks))
 
 

@@ -43,31 +43,30 @@ _PUSHER_LOOK = _look(0.0, PUSHER_RADIUS, PUSHER_RADIUS / 2, _color(45, 48, 56), 
 
 def draw_table(state: TableState, size: int) -> Picture:
     """The table seen from above: (size, size, 3) uint8, RGB. Blocks in the order of `state`, the pusher on top."""
-    picture = _empty_table(size).copy()
+    picture: Picture = _empty_table(size).copy()
+    planes = picture.transpose(2, 0, 1)
     corners, covered, color = _draw_shapes(state, size)
     below, paint = 1.0 - covered, covered * color + 0.5  # + 0.5: the cast to uint8 truncates
-    width = covered.shape[1]
+    width = covered.shape[-1]
     for number, (left, top) in enumerate(corners):
-        patch = picture[top : top + width, left : left + width]
+        patch = planes[:, top : top + width, left : left + width]
         patch[...] = patch * below[number] + paint[number]
     return picture
 
 
 def _draw_shapes(state: TableState, size: int) -> tuple[list[list[int]], Floats, Floats]:
-    """For each of N shapes its patch of w × w pixels: left top pixel, coverage (N, w, w, 1), colours (N, w, w, 3)."""
-    poses = [block[1:] for block in state.blocks] + [(*state.pusher, 0.0)]
-    looks = [_BLOCK_LOOKS[block.color] for block in state.blocks] + [_PUSHER_LOOK]
-    where = np.array(poses, np.float32)
-    half, corner, rim, *colors = np.array(looks).T[:, :, None, None]
-    edge, face = np.stack(colors[:3], -1), np.stack(colors[3:], -1)
+    """For each of N shapes its patch of w × w pixels: left top pixel, coverage (N, 1, w, w), colours (N, 3, w, w)."""
+    looks = np.array([*(_BLOCK_LOOKS[block.color] for block in state.blocks), _PUSHER_LOOK])[..., None, None]
+    half, corner, rim, edge, face = looks[:, 0:1], looks[:, 1:2], looks[:, 2:3], looks[:, 3:6], looks[:, 6:9]
+    poses = np.array([*(block[1:] for block in state.blocks), (*state.pusher, 0.0)], np.float32)
+    centre, angle = poses[:, :2], poses[:, 2, None, None, None]
 
     width = min(int(2 * _REACH * size) + 3, size)
-    first = np.clip((where[:, :2] - _REACH) * size, 0, size - width).astype(np.int64)
-    x, y = ((first + 0.5) / size - where[:, :2]).astype(np.float32).T[:, :, None, None]
+    first = np.minimum(np.maximum((centre - _REACH) * size, 0), size - width).astype(np.int32)
+    from_x, from_y = ((first + 0.5) / size - centre).astype(np.float32).T[..., None, None, None]
     steps = np.arange(width, dtype=np.float32) / np.float32(size)
-    x, y = x + steps, y + steps[:, None]
+    x, y = from_x + steps, from_y + steps[:, None]
 
-    angle = where[:, 2, None, None]
     cos, sin = np.cos(angle), np.sin(angle)
     out_x, out_y = np.abs(cos * x + sin * y) - half, np.abs(cos * y - sin * x) - half
     outside = np.sqrt(np.maximum(out_x, 0.0) ** 2 + np.maximum(out_y, 0.0) ** 2)
@@ -77,8 +76,8 @@ def _draw_shapes(state: TableState, size: int) -> tuple[list[list[int]], Floats,
 
 
 def _coverage(distance: Floats, size: int) -> Floats:
-    """How much of each pixel the shape covers, with a last axis of 1 for the colours."""
-    covered: Floats = np.minimum(np.maximum(0.5 - distance * np.float32(size), 0.0), 1.0)[..., None]
+    """How much of each pixel the shape covers."""
+    covered: Floats = np.minimum(np.maximum(0.5 - distance * np.float32(size), 0.0), 1.0)
     return covered
 
 
@@ -87,7 +86,7 @@ def _empty_table(size: int) -> Picture:
     centres = (np.arange(size, dtype=np.float32) + 0.5) / np.float32(size)
     picture = np.broadcast_to(_TABLE, (size, size, 3))
     for x, y in ZONES.values():
-        distance = np.hypot(centres - x, centres[:, None] - y) - ZONE_RADIUS
+        distance = (np.hypot(centres - x, centres[:, None] - y) - ZONE_RADIUS)[..., None]
         picture = picture + _coverage(distance, size) * (_ZONE_RIM - picture)
         picture = picture + _coverage(distance + _RIM, size) * (_ZONE - picture)
     return (picture + 0.5).astype(np.uint8)

@@ -49,7 +49,9 @@ PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
 
 UNSEEN_COMBINATIONS = frozenset({("red", "left"), ("blue", "right"), ("yellow", "top"), ("pink", "bottom")})
 
-REACH_DISTANCE = 0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.015  # of the centres; touching a corner is less
+REACH_DISTANCE = (
+    0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.015
+)  # of the centres; touching a corner is less
 
 
 @dataclass(frozen=True, order=True)
@@ -100,7 +102,9 @@ class Goal:
         if self.place is not None:
             return self.place in zones_at(block.x, block.y)
         distance = state.distance_to(block)
-        return distance <= REACH_DISTANCE and all(state.distance_to(other) >= distance for other in state.blocks)
+        return distance <= REACH_DISTANCE and all(
+            state.distance_to(other) >= distance for other in state.blocks
+        )
 
 
 ALL_GOALS: tuple[Goal, ...] = tuple(Goal("reach", color) for color in COLORS) + tuple(

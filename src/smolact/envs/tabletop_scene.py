@@ -43,8 +43,12 @@ MAX_STEP = MAX_SPEED / CONTROL_HZ
 
 _SUBSTEPS = 8
 _BLOCK_MASS = 1.0
-_SLIDING_FRICTION = 20.0  # force at which a block starts to slide; a free one stops within a hundredth of the table
-_TURNING_FRICTION = 0.8  # torque at which it starts to turn: about what that friction gives over a square's area
+_SLIDING_FRICTION = (
+    20.0  # force at which a block starts to slide; a free one stops within a hundredth of the table
+)
+_TURNING_FRICTION = (
+    0.8  # torque at which it starts to turn: about what that friction gives over a square's area
+)
 _PUSHER_FORCE = 200.0  # enough for all the blocks in a row
 _SURFACE_FRICTION = 0.6
 

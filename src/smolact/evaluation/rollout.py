@@ -1,0 +1,243 @@
+"""A policy in closed loop: observation -> preprocessor -> policy -> postprocessor -> environment.
+
+Episodes run in waves of as many as there are environments. A wave begins together, so the policy's queue of actions is
+that of all its episodes; one that ends early waits for the others. Then the next wave begins.
+
+The same seed gives the same episodes: each has an environment seed of its own. What the policy draws is seeded by
+episode too, if it tells the shape of its noise (`policy.noise_shape`, (chunk, A)): then a result does not depend on how
+many environments ran side by side, but for the rounding of batched arithmetic. Any other policy's draws come from
+torch's generators, seeded for every wave; for these the number of environments is part of the seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smolact.envs.batch import EnvBatch
+from smolact.envs.mapping import Observation
+from smolact.envs.seeding import episode_seed
+from smolact.errors import ConfigError, FeatureError
+from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
+from smolact.evaluation.video import write_video
+from smolact.types import ACTION, TASK, Batch, Policy, is_image_key
+
+Preprocessor = Callable[[Batch], Batch]
+Postprocessor = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """An episode to run: its number, the environment's seed, and the options for its `reset`."""
+
+    index: int
+    seed: int
+    options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PlayedEpisode:
+    """What came of a plan: the result and, where they were asked for, the pictures from the first to the last."""
+
+    result: EpisodeResult
+    frames: list[NDArray[np.uint8]]
+
+
+def plan_episodes(n_episodes: int, seed: int, options: dict[str, Any] | None = None) -> list[EpisodePlan]:
+    """Episodes 0 to `n_episodes` − 1 of an evaluation; the first ones are the same whatever `n_episodes` is."""
+    return [
+        EpisodePlan(index, episode_seed(seed, index, "evaluation"), options) for index in range(n_episodes)
+    ]
+
+
+def evaluate(
+    policy: Policy,
+    preprocess: Preprocessor,
+    postprocess: Postprocessor,
+    envs: EnvBatch,
+    *,
+    n_episodes: int,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+    video_folder: str | Path | None = None,
+    n_videos: int = 0,
+    on_episode: Callable[[EpisodeResult], None] | None = None,
+) -> EvaluationResult:
+    """Run `n_episodes` and say how many succeeded.
+
+    Args:
+        policy: is put into evaluation mode, and back.
+        preprocess, postprocess: the checkpoint's own, from raw batch to the policy's and from its actions to raw ones.
+        envs: from `make_env`; their number is the batch size.
+        options: for every `reset`, such as {"task": "push the red block to the top zone"}.
+        video_folder: where the first `n_videos` episodes are written, as mp4; the environments need `render=True`.
+        on_episode: is called as each episode ends, for a progress bar.
+
+    Raises:
+        ConfigError: n_episodes < 1, videos without a folder, or an environment that does not tell task or success.
+        FeatureError: the policy's actions do not fit the environment, or are not finite.
+    """
+    if n_episodes < 1:
+        raise ConfigError(f"n_episodes={n_episodes}: an evaluation needs one episode at least.")
+    if n_videos > 0 and video_folder is None:
+        raise ConfigError(f"n_videos={n_videos} and no folder to write them to: give video_folder.")
+    began = time.monotonic()
+    results = []
+    plans = plan_episodes(n_episodes, seed, options)
+    for episode in play(policy, preprocess, postprocess, envs, plans, film=range(n_videos)):
+        result = episode.result
+        if episode.frames and video_folder is not None:
+            name = f"episode_{result.index:03d}_{'success' if result.success else 'failure'}.mp4"
+            path = Path(video_folder) / name
+            write_video(path, episode.frames, envs.fps or 10)
+            result = replace(result, video=str(path))
+        results.append(result)
+        if on_episode is not None:
+            on_episode(result)
+    config = getattr(policy, "config", None)
+    return EvaluationResult(
+        seed=seed,
+        n_action_steps=getattr(config, "n_action_steps", None),
+        chunk_size=getattr(config, "chunk_size", None),
+        seconds=time.monotonic() - began,
+        results=tuple(results),
+    )
+
+
+def play(
+    policy: Policy,
+    preprocess: Preprocessor,
+    postprocess: Postprocessor,
+    envs: EnvBatch,
+    plans: Sequence[EpisodePlan],
+    film: Sequence[int] = (),
+) -> Iterator[PlayedEpisode]:
+    """Play the plans in waves and yield them in order, each wave as it ends; `film`: whose pictures are kept, by index."""
+    for first in range(0, len(plans), len(envs)):
+        wave = plans[first : first + len(envs)]
+        with _evaluation_mode(policy), _seeded_draws(wave[0].seed), torch.inference_mode():
+            played = _play_wave(policy, preprocess, postprocess, envs, wave, film)
+        yield from played
+
+
+def _play_wave(
+    policy: Policy,
+    preprocess: Preprocessor,
+    postprocess: Postprocessor,
+    envs: EnvBatch,
+    wave: Sequence[EpisodePlan],
+    film: Sequence[int],
+) -> list[PlayedEpisode]:
+    observations, infos = envs.reset([plan.seed for plan in wave], [plan.options for plan in wave])
+    policy.reset()
+    draw_noise = _noise_source(policy, wave)
+    n_actions = envs.features[ACTION].shape[0]
+    steps = np.zeros(len(wave), np.int64)
+    reward_sums = np.zeros(len(wave))
+    successes = np.zeros(len(wave), np.bool_)
+    filmed = [number for number, plan in enumerate(wave) if plan.index in film]
+    frames = {number: [envs.render(number)] for number in filmed}
+
+    done = envs.done
+    while not done.all():
+        raw = {**batch_of(observations), TASK: [info[TASK] for info in infos]}
+        batch = preprocess(raw)
+        actions = postprocess(policy.select_action(batch, **draw_noise(batch)))
+        running = ~done
+        observations, rewards, done, infos = envs.step(_checked(actions, (len(wave), n_actions)))
+        steps += running
+        reward_sums += rewards
+        successes |= running & np.array([info["is_success"] for info in infos])
+        for number in filmed:
+            if running[number]:
+                frames[number].append(envs.render(number))
+
+    return [
+        PlayedEpisode(
+            EpisodeResult(
+                index=plan.index,
+                seed=plan.seed,
+                task=infos[number][TASK],
+                task_kind=str(infos[number].get("task_kind", infos[number][TASK])),
+                success=bool(successes[number]),
+                steps=int(steps[number]),
+                reward=float(reward_sums[number]),
+            ),
+            frames.get(number, []),
+        )
+        for number, plan in enumerate(wave)
+    ]
+
+
+def batch_of(observations: Observation) -> Batch:
+    """Stacked observations as a raw batch: images (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1], the rest float32."""
+    batch: Batch = {}
+    for key, values in observations.items():
+        tensor = torch.from_numpy(values)
+        batch[key] = (
+            tensor.permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+            if is_image_key(key)
+            else tensor.float()
+        )
+    return batch
+
+
+def _checked(actions: Tensor, shape: tuple[int, int]) -> NDArray[np.float32]:
+    values = actions.detach().float().cpu().numpy()
+    if values.shape != shape:
+        raise FeatureError(
+            f"The policy gives actions of shape {values.shape}, and the environments take {shape} (episodes, numbers): "
+            "the policy was trained for another action space."
+        )
+    if not np.isfinite(values).all():
+        raise FeatureError(
+            "The policy gave actions that are not finite numbers. Its weights or its statistics are damaged."
+        )
+    return values
+
+
+def _noise_source(
+    policy: Policy, wave: Sequence[EpisodePlan]
+) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+    """What to pass to `select_action` beside a batch: each episode's own noise, if the policy tells its shape."""
+    shape = getattr(policy, "noise_shape", None)
+    if shape is None:
+        return lambda batch: {}
+    generators = [torch.Generator().manual_seed(plan.seed) for plan in wave]
+
+    def draw(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        device = next(value.device for value in batch.values() if isinstance(value, Tensor))
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        return {"noise": noise.to(device)}
+
+    return draw
+
+
+@contextlib.contextmanager
+def _evaluation_mode(policy: Policy) -> Iterator[None]:
+    if not (isinstance(policy, torch.nn.Module) and policy.training):
+        yield
+        return
+    policy.eval()
+    try:
+        yield
+    finally:
+        policy.train()
+
+
+@contextlib.contextmanager
+def _seeded_draws(seed: int) -> Iterator[None]:
+    """Seed torch's generators, and give the caller back its own: an evaluation in the middle of a training changes nothing."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
