@@ -158,10 +158,13 @@ class _StatisticsStep(ProcessorStep):
         feature, mode, values = self.features[key], self._mode(key), self._statistics.get(key, {})
         missing = [name for name in _PAIR[mode] if name not in values]
         if missing:
-            known = ", ".join(self._statistics) or "nothing"
-            here = f"only its {', '.join(values)}" if values else f"statistics of {known}"
+            here = (
+                f"has only its {', '.join(values)}"
+                if values
+                else f"has statistics of {', '.join(self._statistics) or 'nothing'}"
+            )
             raise StatisticsError(
-                f"'{key}' is normalized with {mode.value}, which needs its {' and '.join(_PAIR[mode])}; there is {here}. "
+                f"'{key}' is normalized with {mode.value}, which needs its {' and '.join(_PAIR[mode])}, but the checkpoint or dataset {here}. "
                 "Train on a dataset, which brings its statistics; or, if the checkpoint keeps them by dataset, pick "
                 f"one with {STATS_KEY_FLAG}=KEY; or, if the policy takes '{key}' as it is, set its mode to IDENTITY."
             )

@@ -125,17 +125,10 @@ class ProcessorPipeline:
         overrides = overrides or {}
         config = _read_config(path)
         entries = config.pop("steps")
-        pipeline = cls(
-            [_load_step(path, index, entry, overrides) for index, entry in enumerate(entries)],
-            config.pop("name"),
-        )
+        _check_overrides(path, entries, overrides)
+        steps = [_load_step(path, index, entry, overrides) for index, entry in enumerate(entries)]
+        pipeline = cls(steps, config.pop("name"))
         pipeline._unknown_fields = config
-        names = [step.registry_name for step in pipeline.steps]
-        for name in overrides:
-            if name not in names:
-                raise ConfigError(
-                    f"{path} has no step '{name}' to override. Its steps: {', '.join(names)}.{did_you_mean(name, names)}"
-                )
         return pipeline
 
 
@@ -162,6 +155,28 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: the name is {name!r}, expected a text. {_AGAIN}")
     return dict(config)
+
+
+def _check_overrides(
+    path: Path, entries: list[dict[str, Any]], overrides: Mapping[str, Mapping[str, Any]]
+) -> None:
+    names = [str(entry.get("registry_name")) for entry in entries]
+    for name, override in overrides.items():
+        if name not in names:
+            raise ConfigError(
+                f"{path} has no step '{name}' to override.{did_you_mean(name, names)} Its steps: {', '.join(names)}."
+            )
+        known = _fields(find_step(name))
+        for field in override:
+            if field not in known:
+                raise ConfigError(
+                    f"The step '{name}' has no field '{field}' to override.{did_you_mean(field, known)} "
+                    f"Its fields: {', '.join(known)}."
+                )
+
+
+def _fields(step_class: type[ProcessorStep]) -> tuple[str, ...]:
+    return tuple(inspect.signature(step_class).parameters)
 
 
 def _load_step(
@@ -200,10 +215,7 @@ def _load_step(
 def _make_step(
     step_class: type[ProcessorStep], config: dict[str, Any], override: Mapping[str, Any]
 ) -> ProcessorStep:
-    known = set(inspect.signature(step_class).parameters)
-    for field in override:
-        if field not in known:
-            raise ConfigError(f"It has no field '{field}' to override.{did_you_mean(field, known)}")
+    known = _fields(step_class)
     arguments = {field: value for field, value in config.items() if field in known} | dict(override)
     try:
         step = step_class(**arguments)

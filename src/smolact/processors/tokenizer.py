@@ -80,13 +80,14 @@ class Tokenizer:
         max_length: int | None = None,
         padding: str = "longest",
         padding_side: str = "right",
+        truncation: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Token ids (B, L) int64 and which of them are tokens (B, L) bool.
 
-        L is the longest text's length, or `max_length` with padding `max_length`; a longer text is truncated. None
-        truncates nothing.
+        L is the longest text's length, or `max_length` with padding `max_length`. A text over `max_length` is truncated,
+        or, without truncation, makes L larger.
         """
-        rows = [self.encode(text, max_length) for text in texts]
+        rows = [self.encode(text, max_length if truncation else None) for text in texts]
         length = max((len(row) for row in rows), default=0)
         if padding == "max_length" and max_length is not None:
             length = max(length, max_length)
@@ -191,11 +192,11 @@ class TokenizerProcessorStep(ProcessorStep):
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with the tokens of its task."""
         texts = self._texts(data)
-        if self.truncation:
-            ids, mask = self._tokenizer.encode_batch(texts, self.max_length, self.padding, self.padding_side)
+        ids, mask = self._tokenizer.encode_batch(
+            texts, self.max_length, self.padding, self.padding_side, self.truncation
+        )
+        if self.truncation and not self._told:
             self._tell_of_truncation(texts, mask)
-        else:
-            ids, mask = self._tokenizer.encode_batch(texts, None, self.padding, self.padding_side)
         return {**data, LANGUAGE_TOKENS: ids, LANGUAGE_MASK: mask}
 
     def get_config(self) -> dict[str, Any]:
@@ -230,8 +231,6 @@ class TokenizerProcessorStep(ProcessorStep):
         return list(texts)
 
     def _tell_of_truncation(self, texts: Sequence[str], mask: Tensor) -> None:
-        if self._told:
-            return
         for text, is_full in zip(texts, (mask.sum(dim=1) == self.max_length).tolist(), strict=True):
             length = len(self._tokenizer.encode(text)) if is_full else 0
             if length > self.max_length:
