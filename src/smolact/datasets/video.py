@@ -76,11 +76,10 @@ class VideoReader:
                 self._open()
             try:
                 images = [self._frame(int(number)) for number in unique]
-            except (av.FFmpegError, EOFError, ValueError) as error:
+            except BaseException as error:
                 self._close()
-                raise self._damaged(error) from error
-            except BaseException:
-                self._close()
+                if isinstance(error, (av.FFmpegError, ValueError)) and not isinstance(error, VideoError):
+                    raise self._damaged(error) from error
                 raise
         stacked: Image = np.stack(images) if images else np.empty((0, 0, 0, 3), dtype=np.uint8)
         return stacked if len(unique) == len(wanted) and (back == np.arange(len(back))).all() else stacked[back]
@@ -92,10 +91,12 @@ class VideoReader:
 
     def _open(self) -> None:
         try:
-            self._container = av.open(str(self.path))
-            if not self._container.streams.video:
-                raise VideoError(f"{self.path} has no picture. Fetch it again, or restore this file.")
+            self._container = av.open(str(self.path), metadata_errors="ignore")
+            if not self._container.streams.video or self._stream.codec_context is None:
+                raise VideoError(f"{self.path} has no picture that FFmpeg can decode. Fetch it again, or restore it.")
             self._stream.codec_context.thread_count = 1
+        except VideoError:
+            raise
         except FileNotFoundError as error:
             raise VideoError(f"{self.path} is missing. Fetch the dataset again, or restore this file.") from error
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -114,7 +115,7 @@ class VideoReader:
 
     def _frame(self, number: int) -> Image:
         key = int(np.searchsorted(self._keys, number, side="right")) - 1
-        start = int(self._keys[max(key, 0)])
+        start = int(self._keys[key]) if key >= 0 else 0
         if not start <= self._next <= number:
             self._container.seek(int(self._pts[start]), stream=self._stream, backward=True)
             self._decoded = self._container.decode(self._stream)
@@ -144,7 +145,7 @@ def _timeline(container: Any, path: Path) -> tuple[NDArray[np.int64], NDArray[np
     if entries and len(entries) == stream.frames and not stream.codec_context.has_b_frames:
         times = np.array([entry.timestamp for entry in entries], dtype=np.int64)
         keys = np.array([entry.is_keyframe for entry in entries])
-        if (np.diff(times) > 0).all():
+        if times[0] == stream.start_time and (np.diff(times) > 0).all():
             return times, np.flatnonzero(keys)
     try:  # frames are stored in another order than they are shown: look at every packet
         packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.pts is not None]
