@@ -122,8 +122,7 @@ class ProgressLine:
             if not self.console.is_terminal:
                 self.console.print(f"step {event.step}/{self.steps}  {numbers}", soft_wrap=True)
         elif isinstance(event, tracking.Evaluated):
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
-            self.console.print(f"step {event.step}: evaluation: {shown}", soft_wrap=True)
+            self.console.print(f"step {event.step}: success {event.result.success}", soft_wrap=True)
         elif isinstance(event, tracking.Saved):
             self.console.print(f"step {event.step}: saved {event.checkpoint}", soft_wrap=True, markup=False)
         else:
@@ -133,7 +132,7 @@ class ProgressLine:
         self.bar.stop()
         if event.is_complete:
             if event.checkpoint is not None:
-                line = f"Done. Try it: smolact eval --policy.path={event.checkpoint} --env.type=ENVIRONMENT"
+                line = f"Done. Try it: smolact eval --policy.path={event.checkpoint} --env.type=tabletop"
                 self.console.print(line, soft_wrap=True, markup=False)
             return
         resume = f"smolact train --resume=true --output_dir={self.run}"

@@ -66,38 +66,62 @@ def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> 
 
 
 def check_cameras(
-    policy: PolicyConfig, offered: Mapping[str, PolicyFeature], rename_map: Mapping[str, str]
+    policy: PolicyConfig,
+    offered: Mapping[str, PolicyFeature],
+    rename_map: Mapping[str, str],
+    where: str = "the dataset",
 ) -> None:
-    """Raise a `FeatureError` with both sides in a table, and the map that would settle it, if cameras are missing."""
+    """Check that the policy's cameras are there, but for `empty_cameras` that it may do without.
+
+    Args:
+        policy: its configuration.
+        offered: the cameras that there are, already renamed.
+        rename_map: how they were renamed.
+        where: what has them, for the message.
+
+    Raises:
+        FeatureError: cameras are missing; the message shows both sides and the map that would settle it.
+    """
     expected = {key: feature for key, feature in policy.input_features.items() if is_image_key(key)}
     missing = [key for key in expected if key not in offered]
     unused = [key for key in offered if key not in expected]
-    allowed = getattr(policy, "empty_cameras", 0)
     if not expected:
         raise FeatureError(
-            f"The policy expects no camera; the dataset has {', '.join(offered) or 'none either'}. A vision-language-action "
-            "policy needs one: choose a dataset with cameras, or set --policy.input_features."
+            f"The policy expects no camera; {where} has {', '.join(offered) or 'none either'}. A vision-language-action "
+            "policy needs one: choose data with cameras, or set --policy.input_features."
         )
-    if len(missing) <= allowed and len(missing) < len(expected):
+    if len(missing) <= getattr(policy, "empty_cameras", 0) and len(missing) < len(expected):
         if missing:
-            logger.warning("Not in the dataset, shown to the policy as masked black: %s.", ", ".join(missing))
+            logger.warning("Not in %s, shown to the policy as masked black: %s.", where, ", ".join(missing))
         if unused:
-            logger.warning("In the dataset, not read by the policy: %s.", ", ".join(unused))
+            logger.warning("In %s, not read by the policy: %s.", where, ", ".join(unused))
         return
+    table = side_by_side(expected, offered, where)
+    ways = _ways_out(policy, missing, unused, rename_map, where)
+    raise FeatureError(
+        f"The policy's cameras are not in {where}: {', '.join(missing)}.\n{table}\nSettle it with {ways}."
+    )
+
+
+def _ways_out(
+    policy: PolicyConfig,
+    missing: Sequence[str],
+    unused: Sequence[str],
+    rename_map: Mapping[str, str],
+    where: str,
+) -> str:
     back = {target: source for source, target in rename_map.items()}
     proposal = {back.get(source, source): target for source, target in zip(unused, missing, strict=False)}
+    cameras = sum(is_image_key(key) for key in policy.input_features)
+    left = len(missing) - len(proposal)
     ways = []
     if proposal:
-        ways.append(f"--rename_map='{json.dumps({**rename_map, **proposal})}' (check which camera is which)")
-    still_missing = len(missing) - len(proposal)
-    if still_missing and still_missing < len(expected) and hasattr(policy, "empty_cameras"):
-        ways.append(
-            f"{'and ' if proposal else ''}--policy.empty_cameras={still_missing} (masked black for the rest)"
-        )
-    raise FeatureError(
-        f"The policy's cameras are not in the dataset: {', '.join(missing)}.\n"
-        f"{side_by_side(expected, offered)}\nSettle it with {' '.join(ways) or 'a dataset that has them'}."
-    )
+        full = {source: target for source, target in rename_map.items() if source not in proposal} | proposal
+        flag = f"--rename_map='{json.dumps(full)}'" if where == "the dataset" else "--env.mapping=FILE"
+        ways.append(f"{flag} (check which camera is which)")
+    if left and left < cameras and hasattr(policy, "empty_cameras"):
+        ways.append(f"--policy.empty_cameras={left} (masked black in place of the rest)")
+    return " and ".join(ways) or "data that has them"
 
 
 def check_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> None:
@@ -119,6 +143,20 @@ def check_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> N
             raise FeatureError(
                 f"'{key}' has {shape[0]} values in the dataset, the policy takes {most} at most. Raise --policy.{limit} "
                 "(a pretrained policy can't be widened: its weights have that size)."
+            )
+
+
+def check_env_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> None:
+    """Raise a `FeatureError` if state or action of an environment are missing or of another size than the policy's."""
+    for key, feature in {**policy.input_features, **policy.output_features}.items():
+        if is_image_key(key):
+            continue
+        found = offered.get(key)
+        if found is None or found.shape != feature.shape:
+            raise FeatureError(
+                f"The policy has '{key}' {feature.shape}, the environment "
+                f"{'has none' if found is None else f'has {found.shape}'}. It was trained for another robot or task: choose "
+                "the environment that its demonstrations came from, or map names with --env.mapping=FILE."
             )
 
 
@@ -173,10 +211,12 @@ def note_chunk(policy: PolicyConfig, dataset: LeRobotDataset) -> None:
         )
 
 
-def side_by_side(expected: Mapping[str, PolicyFeature], offered: Mapping[str, PolicyFeature]) -> str:
-    """Two columns: what the policy expects, what the dataset has."""
+def side_by_side(
+    expected: Mapping[str, PolicyFeature], offered: Mapping[str, PolicyFeature], where: str = "the dataset"
+) -> str:
+    """Two columns: what the policy expects, what there is."""
     left = ["the policy expects", *(f"{key} {feature.shape}" for key, feature in expected.items())]
-    right = ["the dataset has", *(f"{key} {feature.shape}" for key, feature in offered.items())]
+    right = [f"{where} has", *(f"{key} {feature.shape}" for key, feature in offered.items())]
     width = max(map(len, left))
     rows = max(len(left), len(right))
     left += [""] * (rows - len(left))

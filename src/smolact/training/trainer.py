@@ -193,9 +193,10 @@ class Trainer:
                     self.tell(Measured(step, meter.read(self.optimizer.param_groups[0]["lr"])))
                 if config.env.type is not None and (_is_due(step, config.eval_freq) and not stopped):
                     self._evaluate(step)
-                    model.train()
+                    meter.restart_clock()
                 if saves:
                     checkpoint = self._save(step)
+                    meter.restart_clock()
         ended = Ended(step, checkpoint, step >= config.steps)
         self.tell(ended)
         return ended
@@ -253,14 +254,16 @@ class Trainer:
             ) as environments,
         ):
             result = evaluate(
-                self.start.policy.eval(),
+                self.start.policy,
                 self.start.preprocess,
                 self.start.postprocess,
                 environments,
                 n_episodes=count.n_episodes,
                 seed=self.seed,
             )
-        self.tell(Evaluated(step, {"success_rate": float(result.success_rate)}, result))
+        low, high = result.success.interval
+        rates = {"success_rate": result.success.rate, "success_low": low, "success_high": high}
+        self.tell(Evaluated(step, rates, result))
 
     def _save(self, step: int) -> Path:
         checkpoint = save_checkpoint(
@@ -286,6 +289,10 @@ class Meter:
     def _clear(self) -> None:
         self._losses: list[Tensor] = []
         self._norms: list[Tensor] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """What was done since the last step is not training."""
         self._waited = 0.0
         self._since = time.perf_counter()
 

@@ -1,0 +1,52 @@
+# Shared by scripts/*: find a Python, make .venv, install once.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+VENV=.venv
+
+fail() {
+  printf 'error: %s\n' "$1" >&2
+  exit 1
+}
+
+# A Python from 3.10 to 3.13 that can make a venv; $PYTHON if it is set.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python3.10 python; do
+    if command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  fail "no Python from 3.10 to 3.13 with venv was found. Install one (Debian and Ubuntu keep venv in the package
+python3-venv), or name it: PYTHON=/path/to/python3.12 $0"
+}
+
+fingerprint() {
+  "$VENV/bin/python" - "$1" <<'PY'
+import hashlib, pathlib, sys
+content = pathlib.Path("pyproject.toml").read_bytes() + sys.argv[1].encode() + sys.version.encode()
+print(hashlib.sha256(content).hexdigest())
+PY
+}
+
+# install EXTRA: smolact, editable, with the dependencies of an extra ("" for none), unless that is done already.
+install() {
+  local extra=$1 stamp="$VENV/.installed-${1:-base}"
+  if ! "$VENV/bin/python" -c '' 2>/dev/null; then
+    local python
+    python=$(find_python)
+    echo "Making $VENV with $python" >&2
+    rm -rf "$VENV"
+    "$python" -m venv "$VENV"
+  fi
+  local wanted
+  wanted=$(fingerprint "$extra")
+  if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
+    echo "Installing smolact${extra:+[$extra]} into $VENV (once; some minutes)" >&2
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" ||
+      fail "the installation failed; what pip said is above. Mend it and run $0 again."
+    echo "$wanted" >"$stamp"
+  fi
+}
