@@ -76,12 +76,12 @@ class VideoReader:
                 self._open()
             try:
                 images = [self._frame(int(number)) for number in unique]
+                stacked: Image = np.stack(images) if images else np.empty((0, 0, 0, 3), dtype=np.uint8)
             except BaseException as error:
                 self._close()
                 if isinstance(error, (av.FFmpegError, ValueError)) and not isinstance(error, VideoError):
                     raise self._damaged(error) from error
                 raise
-        stacked: Image = np.stack(images) if images else np.empty((0, 0, 0, 3), dtype=np.uint8)
         return stacked if len(unique) == len(wanted) and (back == np.arange(len(back))).all() else stacked[back]
 
     def close(self) -> None:
