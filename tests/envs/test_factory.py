@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+import gymnasium
+import numpy as np
+import pytest
+
+from smolact.envs.factory import env_features, make_env
+from smolact.envs.mapping import EnvMapping, LanguageConditioned, PolicyEnv
+from smolact.envs.seeding import episode_seed
+from smolact.errors import (
+    ConfigError,
+    EnvironmentNotFoundError,
+    FeatureError,
+    MissingDependencyError,
+    NotFoundError,
+)
+from smolact.types import FeatureType, PolicyFeature
+
+
+class Nested(gymnasium.Env):
+    """Two cameras, names of its own, done at its third step; tells success under a key of its own."""
+
+    metadata: ClassVar[dict] = {"render_modes": []}
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "pixels": gymnasium.spaces.Dict(
+                {name: gymnasium.spaces.Box(0, 255, (8, 6, 3), np.uint8) for name in ("top", "wrist")}
+            ),
+            "qpos": gymnasium.spaces.Box(-1, 1, (4,), np.float64),
+        }
+    )
+    action_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.length = 0, 2 if seed == 2 else 3
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        done = self.steps == self.length
+        return self.observation_space.sample(), 1.0, done, False, {"won": done and action[0] > 0}
+
+
+def nested(mapping=None, **settings):
+    return PolicyEnv(Nested(), mapping, **settings)
+
+
+QPOS = EnvMapping({"pixels.top": "observation.image", "qpos": "observation.state"}, success="won")
+
+
+def test_the_tabletop_has_the_keys_of_a_batch():
+    env = make_env("tabletop", image_size=32)
+    assert env_features(env) == {
+        "observation.image": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
+        "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
+        "action": PolicyFeature(FeatureType.ACTION, (2,)),
+    }
+    observation, info = env[0].reset(seed=0)
+    assert observation["observation.image"].shape == (32, 32, 3)
+    assert env[0].observation_space.contains(observation)
+    assert info["task"]
+
+
+def test_named_cameras_keep_their_names_and_what_has_no_name_is_left_out():
+    assert set(nested(task="go").features) == {
+        "observation.images.top",
+        "observation.images.wrist",
+        "action",
+    }
+
+
+def test_a_mapping_file_names_everything(tmp_path):
+    path = tmp_path / "env.yaml"
+    path.write_text(
+        "observation:\n  pixels.top: observation.image\n  qpos: observation.state\nsuccess: won\ntask: go\n"
+    )
+    env = nested(EnvMapping.from_file(path))
+    observation, info = env.reset(seed=0)
+    assert {key: value.dtype for key, value in observation.items()} == {
+        "observation.image": np.uint8,
+        "observation.state": np.float32,
+    }
+    assert info["task"] == "go"
+    for _ in range(3):
+        *_, terminated, _, info = env.step(np.ones(3, np.float32))
+    assert (terminated, info["is_success"]) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not YAML"),
+        ("task: go", "needs a section 'observation'"),
+        ("observation: {a: b}\nsucces: won", "Did you mean 'success'"),
+        ("observation: {a: 3}", "'a: 3' should be text"),
+    ],
+)
+def test_a_bad_mapping_file_is_named(tmp_path, text, message):
+    path = tmp_path / "env.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        EnvMapping.from_file(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_mapping_file_that_is_not_there_says_what_is_near(tmp_path):
+    (tmp_path / "pusht.yaml").touch()
+    with pytest.raises(NotFoundError, match=r"Did you mean 'pusht\.yaml'"):
+        EnvMapping.from_file(tmp_path / "pusht.yml")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"pixels.top_": "observation.image"}, r"Did you mean 'pixels\.top'"),
+        ({"qpos": "observation.image"}, r"expected \(height, width, 3\) uint8"),
+        ({"pixels.top": "observation.state"}, "expected a vector"),
+    ],
+)
+def test_a_mapping_that_does_not_fit_is_refused(names, message):
+    with pytest.raises(FeatureError, match=message):
+        nested(EnvMapping(names))
+
+
+def test_an_environment_without_the_usual_names_asks_for_a_mapping():
+    with pytest.raises(ConfigError, match=r"observes observation.*--env\.mapping"):
+        make_env("Pendulum-v1")
+
+
+def test_any_gymnasium_environment_works_with_a_mapping():
+    env = make_env(
+        "Pendulum-v1", 2, mapping={"observation": "observation.state"}, task="swing it up", max_episode_steps=5
+    )
+    observations, infos = env.reset([0, 1])
+    assert observations["observation.state"].shape == (2, 3)
+    assert [info["task"] for info in infos] == ["swing it up"] * 2
+    assert env_features(env)["action"].shape == (1,)
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(FeatureError, match="Discrete"):
+        make_env("CartPole-v1", mapping={"observation": "observation.state"})
+
+
+def test_an_environment_that_gives_no_task_needs_one():
+    with pytest.raises(ConfigError, match="--task"):
+        nested(QPOS).reset(seed=0)
+
+
+def test_an_environment_that_does_not_tell_success_is_found_out():
+    env = nested(EnvMapping(QPOS.observation), task="go")
+    env.reset(seed=2)
+    env.step(np.ones(3, np.float32))
+    with pytest.raises(ConfigError, match=r"no 'is_success' in \['won'\]"):
+        env.step(np.ones(3, np.float32))
+
+
+def test_a_given_task_sets_the_goal_of_an_environment_that_takes_goals():
+    env = make_env("tabletop", task="push the pink block to the top zone")[0]
+    assert isinstance(env.unwrapped, LanguageConditioned)
+    _, info = env.reset(seed=3)
+    assert info["task"] == "push the pink block to the top zone"
+    assert str(env.unwrapped.goal) == "push the pink block to the top zone"
+
+
+@pytest.mark.parametrize("name", ["tabeltop", "smolact/Tabletop-v1", "Pendulum", "no such id"])
+def test_an_unknown_environment_is_an_error_that_names_what_there_is(name):
+    near = {"tabeltop": "tabletop", "smolact/Tabletop-v1": "smolact/Tabletop-v0", "Pendulum": "Pendulum-v1"}
+    with pytest.raises(EnvironmentNotFoundError, match=near.get(name, "There are tabletop and")):
+        make_env(name)
+
+
+def test_a_package_that_is_not_installed_is_named():
+    with pytest.raises(MissingDependencyError, match="no_such_package"):
+        make_env("no_such_package:Env-v0")
+
+
+def test_an_unknown_setting_is_named():
+    with pytest.raises(ConfigError, match="blocks"):
+        make_env("tabletop", blocks=3)
+
+
+def test_an_environment_without_an_end_is_refused():
+    gymnasium.register("smolact-test/Endless-v0", entry_point=Nested)
+    try:
+        with pytest.raises(ConfigError, match="max_episode_steps"):
+            make_env("smolact-test/Endless-v0")
+        assert len(make_env("smolact-test/Endless-v0", max_episode_steps=3)) == 1
+    finally:
+        del gymnasium.registry["smolact-test/Endless-v0"]
+
+
+def test_who_is_done_waits_unchanged():
+    gymnasium.register("smolact-test/Nested-v0", entry_point=Nested, max_episode_steps=9)
+    try:
+        batch = make_env("smolact-test/Nested-v0", 2, mapping=QPOS, task="go")
+    finally:
+        del gymnasium.registry["smolact-test/Nested-v0"]
+    batch.reset([1, 2])
+    actions = np.ones((2, 3), np.float32)
+    assert not batch.step(actions)[2].any()
+    second, _, done, second_infos = batch.step(actions)
+    assert done.tolist() == [False, True]
+    third, rewards, done, infos = batch.step(-actions)
+    assert done.all()
+    assert rewards.tolist() == [1.0, 0.0]
+    assert np.array_equal(third["observation.state"][1], second["observation.state"][1])
+    assert not np.array_equal(third["observation.state"][0], second["observation.state"][0])
+    assert infos[1] == second_infos[1]
+    assert [info["is_success"] for info in infos] == [False, True]
+
+
+def test_a_batch_may_begin_fewer_episodes_than_it_has_environments():
+    with make_env("tabletop", 3) as batch:
+        observations, infos = batch.reset([7, 8], [None, {"task": "reach the red block"}])
+        assert observations["observation.state"].shape == (2, 2)
+        assert infos[1]["task"] == "reach the red block"
+        with pytest.raises(ConfigError, match="4 seeds for 3"):
+            batch.reset([1, 2, 3, 4])
+
+
+def test_episode_seeds_of_different_runs_and_purposes_have_nothing_in_common():
+    runs = [(seed, purpose) for seed in (0, 1) for purpose in ("evaluation", "demonstrations")]
+    seeds = [episode_seed(seed, index, purpose) for seed, purpose in runs for index in range(200)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
