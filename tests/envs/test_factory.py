@@ -132,7 +132,11 @@ def test_an_environment_without_the_usual_names_asks_for_a_mapping():
 
 def test_any_gymnasium_environment_works_with_a_mapping():
     env = make_env(
-        "Pendulum-v1", 2, mapping={"observation": "observation.state"}, task="swing it up", max_episode_steps=5
+        "Pendulum-v1",
+        2,
+        mapping={"observation": "observation.state"},
+        task="swing it up",
+        max_episode_steps=5,
     )
     observations, infos = env.reset([0, 1])
     assert observations["observation.state"].shape == (2, 3)

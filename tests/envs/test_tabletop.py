@@ -92,7 +92,9 @@ def test_an_absent_colour_is_put_on_the_goal_block_of_the_seed():
     scene, own = env.state, env.goal
     absent = next(color for color in COLORS if color not in {block.color for block in scene.blocks})
     env.reset(seed=5, options={"task": f"reach the {absent} block"})
-    repainted = [block._replace(color=absent) if block.color == own.color else block for block in scene.blocks]
+    repainted = [
+        block._replace(color=absent) if block.color == own.color else block for block in scene.blocks
+    ]
     assert env.state.blocks == tuple(repainted)
     assert env.goal == Goal("reach", absent)
 
