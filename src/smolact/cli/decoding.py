@@ -91,15 +91,38 @@ def text_node(hint: Any, text: str) -> Node:
         raise DecodingError(describe_type(hint), plain, note=f" As YAML: {problem}.") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's plain values, with the pairs of escapes that JSON spells rare characters with put together."""
+
+    def construct_scalar(self, node: ScalarNode | MappingNode) -> Any:
+        return _joined(super().construct_scalar(node))
+
+
 def plain_value(node: Node) -> Any:
     """What YAML makes of a node: str, int, float, bool, None, list, dict."""
-    loader = yaml.SafeLoader("")
+    loader = _Loader("")
     try:
         return loader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
-        raise DecodingError("plain YAML", node, note=f" {getattr(error, 'problem', '') or ''}") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # ValueError: a date that is none, an integer of 5000 digits
+        raise DecodingError(
+            "plain YAML", node, note=f" {getattr(error, 'problem', None) or error}."
+        ) from error
     finally:
         loader.dispose()
+
+
+def _joined(text: str) -> str:
+    if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise DecodingError(
+            "text", ScalarNode(_TEXT, ascii(text)), note=" It holds half a character."
+        ) from None
 
 
 def describe_type(hint: Any) -> str:
@@ -149,7 +172,7 @@ def describe_node(node: Node) -> str:
 def _text(node: Node, expected: str) -> str:
     if not isinstance(node, ScalarNode) or node.tag == _NULL:
         raise DecodingError(expected, node)
-    return str(node.value)
+    return _joined(str(node.value))
 
 
 def _string(node: Node) -> str:

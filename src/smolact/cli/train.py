@@ -79,9 +79,9 @@ def _recorded(path: Path) -> Mapping[str, str] | None:
 
 
 class ProgressLine:
-    """A live line on a terminal, a plain line a measurement elsewhere."""
+    """A live line on a terminal, a plain line a measurement elsewhere; `ending`: whether it says how to go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, ending: bool = True) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -94,6 +94,7 @@ class ProgressLine:
             console=self.console,
             disable=not self.console.is_terminal,
         )
+        self.ending = ending
         self.steps = 0
         self.run = Path()
 
@@ -131,7 +132,7 @@ class ProgressLine:
     def _end(self, event: Ended) -> None:
         self.bar.stop()
         if event.is_complete:
-            if event.checkpoint is not None:
+            if self.ending and event.checkpoint is not None:
                 line = f"Done. Try it: smolact eval --policy.path={event.checkpoint} --env.type=tabletop"
                 self.console.print(line, soft_wrap=True, markup=False)
             return

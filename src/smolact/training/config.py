@@ -161,7 +161,7 @@ class EvalSection:
 
     n_episodes: int = setting(50, "Episodes of one evaluation.")
     batch_size: int = setting(
-        10, "Environments that are stepped side by side; 0: as many as episodes, at most 16."
+        0, "Environments that are stepped side by side; 0: as many as episodes, at most 16."
     )
     use_async_envs: bool = refused(
         True, "environments are stepped in this process.", harmless=lambda value: True

@@ -1,0 +1,249 @@
+"""`smolact demo`: the whole road in minutes. Demonstrations, dataset, training, evaluation, and what came of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError
+from smolact.settings import setting
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from smolact.evaluation.metrics import EvaluationResult
+    from smolact.training.config import TrainConfig
+
+USAGE = "smolact demo [--minutes=10] [--seed=0] [--output=outputs/demo]"
+
+CHUNK, EXECUTED = 16, 4
+BATCH_SIZE = 32
+EPISODES_PER_MINUTE = 200
+EVALUATION_EPISODES = 100
+TRAINING_SHARE = 0.7
+"""Of the minutes; demonstrations, measuring and evaluation take the rest."""
+
+
+@dataclass
+class DemoConfig:
+    """What `smolact demo` takes."""
+
+    minutes: float = setting(10.0, "How long it may take in all; more minutes give a better policy.")
+    seed: int = setting(0, "Seed of the demonstrations, the training and the evaluation.")
+    output: Path = setting(Path("outputs/demo"), "Folder for everything; it must not exist or be empty.")
+    env: str = setting("tabletop", "The environment; one that has a scripted expert.")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes <= 24 * 60:
+            raise ConfigError(f"--minutes={self.minutes}: expected more than 0 and at most a day.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Go the whole road, and say what was reached."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(DemoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(DemoConfig, argv)
+    if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
+        raise ConfigError(
+            f"{config.output} is not empty, and a demo needs a folder of its own. Remove it, or give --output=FOLDER."
+        )
+    from rich.console import Console
+
+    began = time.monotonic()
+    console = Console(stderr=True, highlight=False)
+    dataset, run_folder = config.output / "dataset", config.output / "train"
+
+    console.rule("1. Demonstrations: a scripted expert does what it is told")
+    demonstrations = make_demonstrations(config, dataset, console)
+    console.rule("2. Training: a small SmolVLA, from random weights, on this machine")
+    training = train(config, dataset, run_folder, console)
+    console.rule("3. Evaluation: new scenes, in closed loop")
+    checkpoint = run_folder / "checkpoints" / "last" / "pretrained_model"
+    result = evaluate(config, checkpoint, console)
+
+    metrics = {
+        **summarize(result),
+        **demonstrations,
+        **training,
+        "n_action_steps": EXECUTED,
+        "seed": config.seed,
+        "total_seconds": round(time.monotonic() - began, 1),
+    }
+    from smolact import durable
+
+    durable.write_json(config.output / "metrics.json", metrics)
+    show(console, config, result, metrics, checkpoint)
+    return 0
+
+
+def make_demonstrations(config: DemoConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """Write the expert's episodes to a dataset."""
+    from smolact.envs.demonstrations import ActionNoise, demonstrations
+    from smolact.envs.experts import expert_for
+    from smolact.envs.factory import env_id, make_env
+    from smolact.recording.demonstrations import record_demonstrations
+
+    episodes = max(50, round(config.minutes * EPISODES_PER_MINUTE))
+    began = time.monotonic()
+    with make_env(config.env) as envs, counting(console, episodes, "episodes") as advance:
+        shown = demonstrations(
+            envs[0], expert_for(env_id(config.env)), episodes, seed=config.seed, noise=ActionNoise()
+        )
+        frames = record_demonstrations(
+            shown, folder, fps=envs.fps or 10, use_videos=False, on_episode=lambda _: advance()
+        )
+    seconds = round(time.monotonic() - began, 1)
+    console.print(f"{episodes} episodes, {frames} frames in {seconds} s: {folder}", markup=False)
+    return {"demonstrations": episodes, "demonstration_frames": frames, "demonstration_seconds": seconds}
+
+
+def train(config: DemoConfig, dataset: Path, run_folder: Path, console: Console) -> dict[str, Any]:
+    """Train for the share of the minutes that is left for it: the steps follow from this machine's speed."""
+    import tempfile
+
+    from smolact.cli.train import ProgressLine
+    from smolact.training.trainer import train as train_policy
+
+    with tempfile.TemporaryDirectory() as scratch:
+        settings, explicit = training_settings(config, dataset, Path(scratch) / "speed", steps=30)
+        settings.save_checkpoint = False
+        rates: list[float] = []
+        train_policy(settings, explicit, listeners=[lambda event: _collect(event, rates)])
+    samples_per_second = rates[-1]  # the first measurement warms up
+    steps = max(30, round(config.minutes * 60 * TRAINING_SHARE * samples_per_second / BATCH_SIZE))
+    console.print(f"This machine does {samples_per_second:.0f} samples/s: {steps} steps.", markup=False)
+
+    settings, explicit = training_settings(config, dataset, run_folder, steps)
+    began = time.monotonic()
+    with ProgressLine(ending=False) as line:
+        ended = train_policy(settings, explicit, listeners=[line, lambda event: _collect(event, rates)])
+    if not ended.is_complete:
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - began
+    return {
+        "steps": steps,
+        "batch_size": BATCH_SIZE,
+        "train_seconds": round(seconds, 1),
+        "samples_per_second": round(steps * BATCH_SIZE / seconds, 1),
+    }
+
+
+def training_settings(
+    config: DemoConfig, dataset: Path, run_folder: Path, steps: int
+) -> tuple[TrainConfig, dict[str, str]]:
+    """What a user would type after `smolact train`, and which of it is set on purpose."""
+    from smolact.training.config import TrainConfig
+
+    argv = [
+        f"--dataset.root={dataset}",
+        "--policy.type=smolvla",
+        "--policy.init=random",
+        "--policy.vlm_model_name=tiny",
+        "--policy.resize_imgs_with_padding=[64,64]",
+        f"--policy.chunk_size={CHUNK}",
+        f"--policy.n_action_steps={EXECUTED}",
+        "--policy.max_state_dim=8",
+        "--policy.max_action_dim=8",
+        "--policy.optimizer_lr=1e-3",
+        "--policy.scheduler_decay_lr=1e-5",
+        f"--policy.scheduler_warmup_steps={min(200, steps // 10 + 1)}",
+        f"--batch_size={BATCH_SIZE}",
+        f"--steps={steps}",
+        f"--log_freq={max(10, steps // 40) if steps > 30 else 15}",
+        "--save_freq=0",
+        "--num_workers=0",
+        f"--seed={config.seed}",
+        f"--output_dir={run_folder}",
+    ]
+    return parse(TrainConfig, argv)
+
+
+def evaluate(config: DemoConfig, checkpoint: Path, console: Console) -> EvaluationResult:
+    """Try the policy in scenes that it has not seen."""
+    from smolact.envs.factory import make_env
+    from smolact.evaluation.rollout import evaluate as evaluate_policy
+    from smolact.policies.factory import load_policy
+
+    policy, preprocess, postprocess = load_policy(checkpoint)
+    with (
+        make_env(config.env, 20, render=True) as envs,
+        counting(console, EVALUATION_EPISODES, "episodes") as advance,
+    ):
+        return evaluate_policy(
+            policy,
+            preprocess,
+            postprocess,
+            envs,
+            n_episodes=EVALUATION_EPISODES,
+            seed=config.seed,
+            video_folder=config.output / "videos",
+            n_videos=4,
+            on_episode=lambda _: advance(),
+        )
+
+
+def summarize(result: EvaluationResult) -> dict[str, Any]:
+    """The headline of `metrics.json`."""
+    return {
+        "success_rate": result.success.rate,
+        "confidence_interval": list(result.success.interval),
+        "episodes": len(result.results),
+        "per_task": {name: rate.to_dict() for name, rate in result.per_task.items()},
+        "mean_steps": result.mean_steps,
+        "evaluation_seconds": round(result.seconds, 1),
+    }
+
+
+def show(
+    console: Console, config: DemoConfig, result: EvaluationResult, metrics: dict[str, Any], checkpoint: Path
+) -> None:
+    """The table, the places, and what to try next."""
+    from rich.table import Table
+
+    console.rule("What it reached")
+    table = Table("task", "success", "95% interval", "episodes")
+    for name, rate in {**result.per_task, "all": result.success}.items():
+        low, high = rate.interval
+        table.add_row(name, f"{rate.rate:.0%}", f"{low:.0%} to {high:.0%}", f"{rate.successes}/{rate.trials}")
+    console.print(table)
+    lines = (
+        f"{metrics['total_seconds']:.0f} s in all, {metrics['train_seconds']:.0f} s of them training "
+        f"({metrics['samples_per_second']:.0f} samples/s).",
+        "",
+        f"figures     {config.output / 'metrics.json'}",
+        f"videos      {config.output / 'videos'}",
+        f"dataset     {config.output / 'dataset'}",
+        f"checkpoint  {checkpoint}",
+        "",
+        "Try next:",
+        f'  smolact eval --policy.path={checkpoint} --env.type={config.env} --task="push the red block to the left zone"',
+        f"  smolact train --policy.path={checkpoint} --dataset.root={config.output / 'dataset'} --steps=1000",
+    )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def counting(console: Console, total: int, unit: str) -> Iterator[Any]:
+    """A bar with rate and time left; the function that it yields advances it by one."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (MofNCompleteColumn(), TextColumn(unit), BarColumn(bar_width=24), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _collect(event: Any, rates: list[float]) -> None:
+    from smolact.training.tracking import Measured
+
+    if isinstance(event, Measured):
+        rates.append(event.metrics["samples_per_second"])

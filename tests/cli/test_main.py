@@ -1,0 +1,145 @@
+"""The `smolact` command as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from smolact.cli import main as cli
+from smolact.cli.help import field_docs, help_text
+from smolact.cli.main import COMMANDS, main
+from smolact.errors import NotFoundError, WriteError
+from smolact.training.config import TrainConfig
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "transformers",
+    "accelerate",
+    "pyarrow",
+    "av",
+    "gymnasium",
+    "rich",
+    "huggingface_hub",
+)
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["train", "--help", "--policy.type=smolvla"],
+        ["eval", "--help"],
+        ["info", "--help"],
+    ],
+)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = f"""
+import io, json, sys
+from contextlib import redirect_stdout
+from smolact.cli.main import main
+with redirect_stdout(io.StringIO()) as shown:
+    assert main({words!r}) == 0
+assert shown.getvalue()
+print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))
+"""
+    assert not set(json.loads(run_python(code))) & set(HEAVY)
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+def test_no_command_shows_the_overview_and_counts_as_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: smolact COMMAND" in capsys.readouterr().out
+
+
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    shown = capsys.readouterr().err
+    assert "no command 'trian'. Did you mean 'train'?" in shown
+    assert "Traceback" not in shown
+
+
+def test_an_error_is_one_message_and_debug_shows_where_it_came_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", "--stpes=3"]) == 2
+    assert "Did you mean '--steps'?" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no flag --stpes"):
+        main(["train", "--debug", "--stpes=3"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NotFoundError("[it] is not there"), 1),
+        (WriteError(28, "[it] is full"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int
+) -> None:
+    def fail(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert main(["train"]) == code
+    shown = capsys.readouterr().err
+    assert shown.strip() == ("Stopped." if code == 130 else f"error: {error.args[-1]}")
+
+
+def test_the_help_of_train_has_every_flag_of_the_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help", "--policy.type=smolvla"]) == 0
+    shown = capsys.readouterr().out
+    for flag in (
+        "policy.type", "policy.path", "policy.optimizer_lr", "policy.scheduler_warmup_steps", "policy.num_vlm_layers",
+        "policy.load_vlm_weights", "policy.push_to_hub", "dataset.repo_id", "dataset.root", "batch_size", "steps", "env.type",
+        "eval_freq", "eval.n_episodes", "eval.batch_size", "log_freq", "wandb.enable", "resume",
+    ):  # fmt: skip
+        assert f"--{flag}=" in shown
+    assert "--dataset.streaming" not in shown  # it is refused, so it is not offered
+
+
+def test_help_without_a_type_says_how_to_see_more() -> None:
+    assert "add --policy.type=NAME" in help_text(TrainConfig, "smolact train", "Trains.")
+
+
+def test_docs_are_read_from_strings_and_comments() -> None:
+    from tests.cli import documented
+
+    assert field_docs(documented.Documented) == {
+        "below": "A string below.",
+        "beside": "A comment beside.",
+        "above": "Two lines above.",
+        "long": "After several lines.",
+    }
+
+
+def test_info_tells_versions_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        f"{name} " in shown for name in ("smolact", "python", "torch", "accelerate", "devices", "wandb")
+    )
+
+
+def test_info_counts_the_parameters_of_any_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--policy.type=smolvla", "--policy.vlm_model_name=smolvlm2-500m"]) == 0
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert rows["total"].split() == ["450,046,176", "99,880,992", "train"]
+    assert rows["vision tower"].split()[1] == "0"
