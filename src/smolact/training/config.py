@@ -339,6 +339,8 @@ def to_json(
     data["policy"] = policy.to_dict()
     data["env"] = data["env"] if config.env.type else None
     data["env_eval_freq"] = data.pop("eval_freq")
+    if config.dataset.exclude_episodes is None:  # LeRobot 0.6.1 has no such key
+        del data["dataset"]["exclude_episodes"]
     data["optimizer"] = {"type": "adamw", **_encoded(optimizer)}
     data["scheduler"] = {"type": "cosine_decay_with_warmup", **_encoded(schedule)}
     return data

@@ -97,12 +97,12 @@ def optimization_of(
 
 def make_optimizer(policy: nn.Module, settings: OptimizerPreset) -> Optimizer:
     """AdamW over `policy.get_optim_params()`: parameters, or groups of them with rates of their own."""
-    parameters = list(policy.get_optim_params())  # type: ignore[operator]
-    if not parameters:
+    if not any(parameter.requires_grad for parameter in policy.parameters()):
         raise ConfigError(
             "Nothing trains: every parameter is frozen. Set --policy.train_expert_only=false, "
             "--policy.freeze_vision_encoder=false or --policy.train_state_proj=true."
         )
+    parameters = list(policy.get_optim_params())  # type: ignore[operator]
     return AdamW(
         parameters, lr=settings.lr, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
     )

@@ -1,0 +1,169 @@
+"""What is wrong is said before the first step, with the flag that settles it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from smolact.datasets.reader import LeRobotDataset
+from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.training.preflight import check_before_start, check_cameras, check_env_sizes
+from smolact.types import FeatureType, PolicyFeature
+from tests.training.runs import DATASET
+
+CAMERA = PolicyFeature(FeatureType.VISUAL, (3, 64, 96))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> LeRobotDataset:
+    return LeRobotDataset("parity", root=DATASET)
+
+
+def policy(*cameras: str, state: int = 6, **settings: Any) -> SmolVLAConfig:
+    names = cameras or ("top", "wrist")
+    return SmolVLAConfig(
+        input_features={
+            **{f"observation.images.{name}": CAMERA for name in names},
+            "observation.state": PolicyFeature(FeatureType.STATE, (state,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
+        **{"chunk_size": 4, "n_action_steps": 4, **settings},
+    )
+
+
+def check(
+    dataset: LeRobotDataset,
+    config: SmolVLAConfig,
+    statistics: Any = None,
+    rename_map: dict[str, str] | None = None,
+) -> None:
+    check_before_start(config, dataset, statistics or dataset.meta.stats, rename_map or {})
+
+
+def test_what_fits_passes(dataset: LeRobotDataset) -> None:
+    check(dataset, policy())
+    check(
+        dataset,
+        policy("camera1", "wrist"),
+        rename_map={"observation.images.top": "observation.images.camera1"},
+    )
+
+
+def test_other_cameras_show_both_sides_and_the_map_that_settles_it(dataset: LeRobotDataset) -> None:
+    with pytest.raises(FeatureError) as caught:
+        check(dataset, policy("camera1", "camera2", "camera3"))
+    text = str(caught.value)
+    assert "the policy expects" in text
+    assert "the dataset has" in text
+    assert '"observation.images.top": "observation.images.camera1"' in text
+    assert '"observation.images.wrist": "observation.images.camera2"' in text
+    assert "--policy.empty_cameras=1" in text
+
+
+def test_the_map_that_is_proposed_keeps_what_was_mapped(dataset: LeRobotDataset) -> None:
+    with pytest.raises(FeatureError) as caught:
+        check(dataset, policy("a", "b"), rename_map={"observation.images.top": "observation.images.a"})
+    text = str(caught.value)
+    assert (
+        '{"observation.images.top": "observation.images.a", "observation.images.wrist": "observation.images.b"}'
+        in text
+    )
+
+
+def test_the_proposed_settings_do_settle_it(dataset: LeRobotDataset) -> None:
+    mapped = {
+        "observation.images.top": "observation.images.camera1",
+        "observation.images.wrist": "observation.images.camera2",
+    }
+    check(dataset, policy("camera1", "camera2", "camera3", empty_cameras=1), rename_map=mapped)
+
+
+def test_cameras_that_the_policy_does_not_read_are_told(
+    dataset: LeRobotDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(dataset, policy("top"))
+    assert "not read by the policy: observation.images.wrist" in caplog.text
+
+
+def test_a_policy_without_cameras_is_refused() -> None:
+    with pytest.raises(FeatureError, match="expects no camera"):
+        check_cameras(SmolVLAConfig(), {"observation.images.top": CAMERA}, {})
+
+
+@pytest.mark.parametrize(
+    ("rename_map", "part"),
+    [
+        ({"observation.images.tpo": "x"}, "Did you mean 'observation.images.top'"),
+        (
+            {"observation.images.top": "observation.images.wrist"},
+            "two features to 'observation.images.wrist'",
+        ),
+    ],
+)
+def test_a_map_that_can_not_work_is_refused(
+    dataset: LeRobotDataset, rename_map: dict[str, str], part: str
+) -> None:
+    with pytest.raises(ConfigError, match=part):
+        check(dataset, policy(), rename_map=rename_map)
+
+
+def test_a_state_under_another_name_is_named(dataset: LeRobotDataset) -> None:
+    with pytest.raises(FeatureError, match=r"needs 'observation\.state'.*--rename_map"):
+        check(dataset, policy(), rename_map={"observation.state": "observation.joints"})
+
+
+@pytest.mark.parametrize("limit", ["max_state_dim", "max_action_dim"])
+def test_more_values_than_the_policy_takes_name_the_flag(dataset: LeRobotDataset, limit: str) -> None:
+    with pytest.raises(FeatureError, match=f"Raise --policy.{limit}"):
+        check(dataset, policy(**{limit: 4}))
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [("missing", "no statistic 'std' of 'action'"), ("nan", "'std' of 'action' is not finite")],
+)
+def test_statistics_must_be_there_and_finite(dataset: LeRobotDataset, change: str, part: str) -> None:
+    statistics = copy.deepcopy(dataset.meta.stats)
+    if change == "missing":
+        del statistics["action"]["std"]
+    else:
+        statistics["action"]["std"] = np.full(6, np.nan)
+    with pytest.raises(StatisticsError, match=part):
+        check(dataset, policy(), statistics)
+
+
+def test_statistics_of_what_is_not_normalized_are_not_needed(dataset: LeRobotDataset) -> None:
+    statistics = {key: value for key, value in dataset.meta.stats.items() if "images" not in key}
+    check(dataset, policy(), statistics)
+
+
+def test_an_empty_task_names_the_episode_and_the_way_out(
+    dataset: LeRobotDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = [dataset.meta.episodes[number] for number in range(4)]
+    episodes[2] = type(episodes[2])(
+        2, *(getattr(episodes[2], name) for name in ("from_index", "to_index")), (" ",), "x", {}
+    )
+    monkeypatch.setattr(dataset.meta, "episodes", episodes)
+    with pytest.raises(DatasetError, match=r"episode 2.*--dataset.exclude_episodes=\[2\]"):
+        check(dataset, policy())
+
+
+def test_a_chunk_longer_than_the_episodes_is_told(
+    dataset: LeRobotDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(dataset, policy(chunk_size=50))
+    assert "--policy.chunk_size" in caplog.text
+
+
+def test_an_environment_for_another_robot_is_refused() -> None:
+    offered = {
+        "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
+        "action": PolicyFeature(FeatureType.ACTION, (6,)),
+    }
+    with pytest.raises(FeatureError, match=r"'observation\.state' \(6,\), the environment has \(2,\)"):
+        check_env_sizes(policy(), offered)

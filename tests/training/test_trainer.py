@@ -1,0 +1,263 @@
+"""A run from flags to checkpoint, on a real dataset; stopped, resumed, and refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smolact.cli.main import main
+from smolact.cli.train import with_resumed_settings
+from smolact.errors import ConfigError, DeviceError, TrainingError
+from smolact.policies.factory import load_policy
+from smolact.training.checkpoint import find_checkpoint
+from smolact.training.config import TrainConfig
+from smolact.training.sampling import ShuffledStream
+from smolact.training.tracking import Ended, MetricsFile, Saved, Started, Stepped
+from smolact.training.trainer import Meter, stop_signals
+from tests.training.runs import DATASET, QUICK, SMALL, Recorder, run, settings
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
+    """A run of six steps, with a checkpoint in the middle."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    _, recorder = run(folder, "--steps=6", "--save_freq=3")
+    return folder, recorder
+
+
+def resume(folder: Path, *argv: str) -> tuple[Ended, Recorder]:
+    from smolact.cli.parsing import parse
+    from smolact.training.checkpoint import read_explicit
+    from smolact.training.trainer import train
+
+    flags, checkpoint = with_resumed_settings(["--resume=true", f"--config_path={folder}", *argv])
+    config, explicit = parse(TrainConfig, flags, recorded=read_explicit)
+    recorder = Recorder()
+    return train(config, explicit, checkpoint=checkpoint, listeners=[recorder]), recorder
+
+
+def same_files(one: Path, other: Path) -> None:
+    for name in ("pretrained_model/model.safetensors", "training_state/optimizer_state.safetensors"):
+        ours, theirs = load_file(one / name), load_file(other / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    state = "training_state/rng_state.safetensors"
+    assert all(
+        torch.equal(load_file(one / state)[k], load_file(other / state)[k]) for k in load_file(one / state)
+    )
+
+
+def test_a_run_tells_its_story(straight: tuple[Path, Recorder]) -> None:
+    folder, recorder = straight
+    assert [event.step for event in recorder.of(Stepped)] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in recorder.of(Saved)] == [3, 6]
+    assert recorder.of(Ended) == [Ended(6, folder / "checkpoints" / "000006", True)]
+    assert "random weights" in recorder.of(Started)[0].facts["policy"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {line["step"]: line["loss"] for line in lines} == recorder.losses
+    assert lines[-1].keys() >= {"loss", "grad_norm", "lr", "samples_per_second", "data_wait"}
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(
+    straight: tuple[Path, Recorder], tmp_path: Path
+) -> None:
+    _, again = run(tmp_path / "again", "--steps=3")
+    first = dict(itertools.islice(straight[1].losses.items(), 2))
+    assert {step: again.losses[step] for step in (1,)} == {1: first[1]}
+    _, other = run(tmp_path / "other", "--steps=1", "--seed=7")
+    assert other.losses[1] != first[1]
+
+
+def test_the_checkpoint_predicts(straight: tuple[Path, Recorder]) -> None:
+    policy, preprocess, postprocess = load_policy(straight[0] / "checkpoints" / "last", device="cpu")
+    config, _ = settings(*SMALL)
+    from smolact.training.trainer import open_dataset
+
+    sample = open_dataset(config.dataset, policy.config, 10)[0]
+    actions = postprocess(policy.select_action(preprocess(sample)))
+    assert actions.shape == (1, 6)
+    assert torch.isfinite(actions).all()
+
+
+def test_resuming_is_the_same_run_bit_for_bit(straight: tuple[Path, Recorder], tmp_path: Path) -> None:
+    folder, recorder = straight
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, symlinks=True)
+    ended, resumed = resume(copy / "checkpoints" / "000003")
+    assert ended.checkpoint == (copy / "checkpoints" / "000006").resolve()
+    assert resumed.losses == {step: loss for step, loss in recorder.losses.items() if step > 3}
+    same_files(folder / "checkpoints" / "000006", copy / "checkpoints" / "000006")
+    steps = [json.loads(line)["step"] for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_says_that_nothing_is_left_and_more_steps_go_on(
+    straight: tuple[Path, Recorder], tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(straight[0], copy, symlinks=True)
+    with pytest.raises(ConfigError, match="nothing is left to do"):
+        resume(copy)
+    ended, resumed = resume(copy, "--steps=7", "--policy.optimizer_lr=1e-3")
+    assert (ended.step, list(resumed.losses)) == (7, [7])
+    assert (
+        json.loads((copy / "checkpoints/last/pretrained_model/config.json").read_text())["optimizer_lr"]
+        == 1e-3
+    )
+
+
+def test_fine_tuning_normalizes_with_the_datasets_statistics(
+    straight: tuple[Path, Recorder], tmp_path: Path
+) -> None:
+    checkpoint = straight[0] / "checkpoints" / "last"
+    flags = (f"--policy.path={checkpoint}", "--policy.device=cpu")
+    ended, recorder = run(tmp_path / "fine", "--steps=1", "--dataset.episodes=[0, 1]", policy=flags)
+    assert str(checkpoint) in recorder.of(Started)[0].facts["policy"]
+    assert ended.checkpoint is not None
+    name = "pretrained_model/policy_preprocessor_step_5_normalizer_processor.safetensors"
+    from smolact.datasets.metadata import LeRobotDatasetMetadata
+
+    mean = torch.from_numpy(LeRobotDatasetMetadata(DATASET).stats["action"]["mean"]).float()
+    assert torch.allclose(load_file(ended.checkpoint / name)["action.mean"].float(), mean)
+    base, fine = (load_file(c / "pretrained_model/model.safetensors") for c in (checkpoint, ended.checkpoint))
+    moved = [key for key in base if not torch.equal(base[key], fine[key])]
+    assert moved
+    assert (
+        max((base[key] - fine[key]).abs().max().item() for key in moved) < 1e-3
+    )  # one small step, not new weights
+
+
+def test_workers_load_the_same_samples(straight: tuple[Path, Recorder], tmp_path: Path) -> None:
+    flags = (
+        "--steps=2",
+        "--num_workers=1",
+        "--dataloader_multiprocessing_context=forkserver",
+        "--save_checkpoint=false",
+    )
+    ended, recorder = run(tmp_path / "workers", *flags)
+    assert recorder.losses[1] == straight[1].losses[1]
+    assert ended.checkpoint is None
+    assert not (tmp_path / "workers" / "checkpoints").exists()
+
+
+def test_ctrl_c_finishes_the_step_saves_and_the_run_resumes(tmp_path: Path) -> None:
+    config, explicit = settings(*SMALL, *QUICK, f"--output_dir={tmp_path / 'run'}", "--steps=100")
+    from smolact.training.trainer import train
+
+    def press(event: Any) -> None:
+        if isinstance(event, Stepped) and event.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    ended = train(config, explicit, listeners=[press])
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not ended.is_complete
+    assert ended.checkpoint is not None
+    assert find_checkpoint(tmp_path / "run").name == f"{ended.step:06d}"
+    again, _ = resume(tmp_path / "run", f"--steps={ended.step + 1}")
+    assert again.is_complete
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), stop_signals() as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped == [signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_saves(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"Step \d+ is not finite"):
+        run(
+            tmp_path / "run",
+            "--steps=6",
+            "--policy.optimizer_lr=1e30",
+            "--policy.scheduler_decay_lr=1e30",
+            "--log_freq=2",
+            "--save_freq=1",
+        )
+    for checkpoint in (tmp_path / "run").glob("checkpoints/*/pretrained_model/model.safetensors"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(checkpoint).values())
+
+
+def test_the_meter_names_the_step_that_was_not_finite() -> None:
+    meter = Meter(step=10, batch_size=2)
+    for step, loss in ((11, 1.0), (12, float("nan")), (13, 2.0)):
+        meter.add(step, torch.tensor(loss), torch.tensor(1.0), 0.0)
+    with pytest.raises(TrainingError, match="Step 12"):
+        meter.read(0.1)
+
+
+def test_a_folder_that_holds_something_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="--resume=true"):
+        run(tmp_path, "--steps=1")
+
+
+def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is there")
+    with pytest.raises(DeviceError):
+        run(tmp_path / "run", "--steps=1", "--policy.device=cuda")
+
+
+def test_all_episodes_excluded_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leaves no episode"):
+        run(tmp_path / "run", "--steps=1", "--dataset.exclude_episodes=[0, 1, 2, 3]")
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--resume"], "Which run"),
+        (["--resume", "--output_dir=RUN", "--rename_map={a: b}"], "--rename_map can't change"),
+        (["--resume", "--config_path=RUN", "--output_dir=elsewhere"], "goes on in its own folder"),
+    ],
+)
+def test_resuming_what_can_not_be_resumed(
+    straight: tuple[Path, Recorder], capsys: pytest.CaptureFixture[str], flags: list[str], part: str
+) -> None:
+    words = [flag.replace("RUN", str(straight[0])) for flag in flags]
+    assert main(["train", *words, "--steps=9"]) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_the_command_trains_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert (
+        main(["train", f"--dataset.root={DATASET}", *SMALL, *QUICK, "--steps=1", f"--output_dir={folder}"])
+        == 0
+    )
+    shown = capsys.readouterr().err
+    assert "step 1/1  loss" in shown
+    assert f"smolact eval --policy.path={folder / 'checkpoints' / '000001'}" in shown
+
+
+def test_the_stream_of_samples_is_whole_epochs_and_can_start_anywhere() -> None:
+    def take(count: int, start: int = 0, seed: int = 1) -> list[int]:
+        return list(itertools.islice(ShuffledStream(5, seed, start), count))
+
+    stream = take(15)
+    for epoch in range(3):
+        assert sorted(stream[5 * epoch : 5 * epoch + 5]) == [0, 1, 2, 3, 4]
+    assert stream[:5] != stream[5:10]
+    assert take(15, seed=2) != stream
+    for start in range(12):
+        assert take(15 - start, start) == stream[start:]
+
+
+def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 5}\n{"ste')
+    MetricsFile(tmp_path, step=3)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
