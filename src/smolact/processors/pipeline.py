@@ -125,8 +125,12 @@ class ProcessorPipeline:
         overrides = overrides or {}
         config = _read_config(path)
         entries = config.pop("steps")
-        _check_overrides(path, entries, overrides)
-        steps = [_load_step(path, index, entry, overrides) for index, entry in enumerate(entries)]
+        classes = [_find_class(path, index, entry) for index, entry in enumerate(entries)]
+        _check_overrides(path, classes, overrides)
+        steps = [
+            _load_step(path, index, entry, step_class, overrides.get(step_class.registry_name, {}))
+            for index, (entry, step_class) in enumerate(zip(entries, classes, strict=True))
+        ]
         pipeline = cls(steps, config.pop("name"))
         pipeline._unknown_fields = config
         return pipeline
@@ -157,16 +161,35 @@ def _read_config(path: Path) -> dict[str, Any]:
     return dict(config)
 
 
+def _find_class(path: Path, index: int, entry: Mapping[str, Any]) -> type[ProcessorStep]:
+    name = entry.get("registry_name")
+    if not isinstance(name, str):
+        given = (
+            f"a Python path ({entry['class']!r}), and nothing in a checkpoint is run"
+            if "class" in entry
+            else "no name"
+        )
+        raise CheckpointError(
+            f"{path}: step {index} has {given}: expected a `registry_name`. If you trust the step, register its "
+            "class with @register_step (smolact.processors.step) and put that name in the file."
+        )
+    try:
+        return find_step(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}, step {index}: {error}") from error
+
+
 def _check_overrides(
-    path: Path, entries: list[dict[str, Any]], overrides: Mapping[str, Mapping[str, Any]]
+    path: Path, classes: Sequence[type[ProcessorStep]], overrides: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    names = [str(entry.get("registry_name")) for entry in entries]
+    by_name = {step_class.registry_name: step_class for step_class in classes}
     for name, override in overrides.items():
-        if name not in names:
+        if name not in by_name:
             raise ConfigError(
-                f"{path} has no step '{name}' to override.{did_you_mean(name, names)} Its steps: {', '.join(names)}."
+                f"{path} has no step '{name}' to override.{did_you_mean(name, by_name)} "
+                f"Its steps: {', '.join(by_name)}."
             )
-        known = _fields(find_step(name))
+        known = _fields(by_name[name])
         for field in override:
             if field not in known:
                 raise ConfigError(
@@ -180,24 +203,17 @@ def _fields(step_class: type[ProcessorStep]) -> tuple[str, ...]:
 
 
 def _load_step(
-    path: Path, index: int, entry: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    index: int,
+    entry: Mapping[str, Any],
+    step_class: type[ProcessorStep],
+    override: Mapping[str, Any],
 ) -> ProcessorStep:
-    name, config = entry.get("registry_name"), entry.get("config", {})
-    if not isinstance(name, str):
-        given = (
-            f"a Python path ({entry['class']!r}), and nothing in a checkpoint is run"
-            if "class" in entry
-            else "no name"
-        )
-        raise CheckpointError(
-            f"{path}: step {index} has {given}: expected a `registry_name`. If you trust the step, register its "
-            "class with @register_step (smolact.processors.step) and put that name in the file."
-        )
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: the config of step {index} ({name}) is not an object. {_AGAIN}")
+    config, name = entry.get("config", {}), step_class.registry_name
     try:
-        step_class = find_step(name)
-        step = _make_step(step_class, {**config, **_artifacts(path, entry)}, overrides.get(name, {}))
+        if not isinstance(config, dict):
+            raise CheckpointError(f"Its config is {config!r:.100}, expected an object. {_AGAIN}")
+        step = _make_step(step_class, {**config, **_artifacts(path, entry)}, override)
         state_file = entry.get("state_file")
         step.load_state_dict({} if state_file is None else _read_state(_beside(path, state_file)))
     except (CheckpointError, ConfigError) as error:

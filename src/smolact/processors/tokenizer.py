@@ -87,17 +87,21 @@ class Tokenizer:
         L is the longest text's length, or `max_length` with padding `max_length`. A text over `max_length` is truncated,
         or, without truncation, makes L larger.
         """
-        rows = [self.encode(text, max_length if truncation else None) for text in texts]
-        length = max((len(row) for row in rows), default=0)
+        limit = max_length if truncation else None
+        known = {
+            text: self.encode(text, limit) for text in set(texts)
+        }  # a batch has few tasks, many times each
+        rows = [known[text] for text in texts]
+        length = max(map(len, rows), default=0)
         if padding == "max_length" and max_length is not None:
             length = max(length, max_length)
-        ids = torch.full((len(rows), length), self.pad_token_id, dtype=torch.int64)
-        mask = torch.zeros((len(rows), length), dtype=torch.bool)
-        for index, row in enumerate(rows):
-            place = slice(0, len(row)) if padding_side == "right" else slice(length - len(row), length)
-            ids[index, place] = torch.tensor(row, dtype=torch.int64)
-            mask[index, place] = True
-        return ids, mask
+        padded, mask = [], []
+        for row in rows:
+            padding_row, missing = [self.pad_token_id] * (length - len(row)), [False] * (length - len(row))
+            on_the_right = padding_side == "right"
+            padded.append(row + padding_row if on_the_right else padding_row + row)
+            mask.append([True] * len(row) + missing if on_the_right else missing + [True] * len(row))
+        return torch.tensor(padded, dtype=torch.int64), torch.tensor(mask, dtype=torch.bool)
 
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
         """The token ids of one text, with the special tokens that the tokenizer adds, at most `max_length` of them.
