@@ -222,6 +222,11 @@ class SmolVLAPolicy(PreTrainedPolicy):
         if pretrained_vlm:
             self._load_vlm_weights()
 
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """The shape of one sample's `noise`: (chunk, max_action_dim)."""
+        return self.config.chunk_size, self.config.max_action_dim
+
     def forward(
         self,
         batch: Mapping[str, Any],

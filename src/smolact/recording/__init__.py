@@ -1,0 +1,1 @@
+"""From what happens to a dataset: a scripted expert's demonstrations."""

@@ -1,0 +1,67 @@
+"""A scripted expert's demonstrations, as a dataset to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from smolact.datasets.writer import DatasetWriter
+from smolact.envs.demonstrations import Demonstration
+from smolact.errors import ConfigError
+from smolact.types import is_image_key
+
+
+def record_demonstrations(
+    episodes: Iterable[Demonstration],
+    root: str | Path,
+    *,
+    fps: float,
+    use_videos: bool = True,
+    robot_type: str | None = None,
+    on_episode: Callable[[Demonstration], None] | None = None,
+) -> int:
+    """Write episodes to a new LeRobotDataset v3.0 at `root`, and return how many frames it holds.
+
+    Args:
+        episodes: such as `smolact.envs.demonstrations.demonstrations(…)` yields; all with the same keys and shapes.
+        root: a folder that does not exist or is empty.
+        fps: steps a second.
+        use_videos: cameras as video (small), or as images in the tables (quick to read at random, for small pictures).
+        robot_type: for the reader's information.
+        on_episode: is called after each one, for a progress bar.
+
+    Raises:
+        ConfigError: there is no episode, or the folder is not empty.
+        WriteError: the disk is full or refused; what was published before is whole.
+    """
+    writer: DatasetWriter | None = None
+    frames = 0
+    try:
+        for episode in episodes:
+            if writer is None:
+                features = {
+                    key: {
+                        "dtype": ("video" if use_videos else "image") if is_image_key(key) else "float32",
+                        "shape": values.shape[1:],
+                        "names": ["height", "width", "channels"] if is_image_key(key) else None,
+                    }
+                    for key, values in episode.frames.items()
+                }
+                writer = DatasetWriter.create(
+                    root, fps=fps, features=features, robot_type=robot_type, episodes_per_file=200
+                )
+            for index in range(len(episode)):
+                frame: dict[str, np.ndarray] = {key: values[index] for key, values in episode.frames.items()}
+                writer.add_frame(frame, task=episode.task)
+            writer.save_episode()
+            frames += len(episode)
+            if on_episode is not None:
+                on_episode(episode)
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        raise ConfigError("There is no episode to write.")
+    return frames

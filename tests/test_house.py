@@ -1,0 +1,106 @@
+"""The walls of the house: imports go down, never up or in a circle; `--help` costs nothing; names lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import smolact
+
+SOURCE = Path(smolact.__file__).parent
+FLOORS = {
+    **dict.fromkeys(("types", "errors", "durable", "hub", "settings"), 0),
+    **dict.fromkeys(("datasets", "processors", "backbones", "envs", "robots"), 1),
+    "policies": 2,
+    **dict.fromkeys(("training", "evaluation", "recording", "serving"), 3),
+    **dict.fromkeys(("cli", "integrations", "__main__"), 4),
+}
+NEIGHBOURS = {("training", "evaluation"), ("recording", "serving")}
+"""Rooms of one floor of which the first may call the second. Floor 0 builds on itself, in one direction."""
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("smolact.")}
+
+
+MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_down(path: Path) -> None:
+    room = path.relative_to(SOURCE).with_suffix("").parts[0]
+    assert room in FLOORS, f"{path.name} stands outside the house: give it a floor here and in docs/architecture.md"
+    for name in imports(path):
+        other = name.split(".")[1]
+        if other == room or other not in FLOORS:  # its own room, or a public name of the package
+            continue
+        allowed = FLOORS[other] < FLOORS[room] or (room, other) in NEIGHBOURS or FLOORS[room] == 0
+        assert allowed, f"{path.relative_to(SOURCE)} imports {name}, which is not below it"
+
+
+def test_no_module_needs_itself() -> None:
+    graph = {
+        ".".join(("smolact", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): imports(path)
+        for path in MODULES
+    }
+    edges = {
+        module: {name if name in graph else name.rpartition(".")[0] for name in names} & graph.keys()
+        for module, names in graph.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail[trail.index(module) :], module))
+        if module not in done:
+            for other in edges[module]:
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_no_source_file_is_too_long() -> None:
+    long = {str(path.relative_to(SOURCE)): count for path in MODULES if (count := len(path.read_text().splitlines())) > 500}
+    assert not long, f"look for the second thing that each does: {long}"
+
+
+def test_public_names_are_sorted_and_lead_somewhere() -> None:
+    assert smolact.__all__ == sorted(smolact.__all__)
+    for name in smolact.__all__:
+        assert getattr(smolact, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        smolact.nothing  # noqa: B018
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import smolact, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "pyarrow", "av", "transformers", "gymnasium", "accelerate", "rich"} & set(found)
+
+
+def test_nothing_that_came_in_as_data_is_run() -> None:
+    """No pickle, no `eval`, no remote code anywhere in the source."""
+    forbidden_calls = {"eval", "exec"}
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in forbidden_calls, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+                assert (owner, node.func.attr) not in {("torch", "load"), ("np", "load"), ("yaml", "load")}, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Import):
+                assert not {"pickle", "dill", "cloudpickle"} & {alias.name for alias in node.names}, path
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                raise AssertionError(f"{path}:{node.lineno}")
