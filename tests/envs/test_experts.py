@@ -13,12 +13,13 @@ from smolact.errors import ConfigError
 FAST = {"obs_type": "environment_state_agent_pos"}
 
 
-@pytest.mark.parametrize("kind", ["reach", "push"])
+@pytest.mark.parametrize(("kind", "most_steps"), [("reach", 13), ("push", 31)])
 @pytest.mark.parametrize("noise", [None, ActionNoise()])
-def test_the_expert_succeeds(kind, noise):
+def test_the_expert_succeeds_and_takes_no_detours(kind, most_steps, noise):
     env = make_env("tabletop", tasks=(kind,), combinations="all", **FAST)[0]
     made = list(demonstrations(env, expert_for(TABLETOP_ID), 40, noise=noise, only_successes=False))
     assert sum(episode.success for episode in made) >= 39
+    assert np.mean([len(episode) for episode in made]) < most_steps
 
 
 def test_an_expert_that_nobody_wrote_is_an_error():

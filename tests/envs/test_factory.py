@@ -168,6 +168,8 @@ def test_a_given_task_sets_the_goal_of_an_environment_that_takes_goals():
     _, info = env.reset(seed=3)
     assert info["task"] == "push the pink block to the top zone"
     assert str(env.unwrapped.goal) == "push the pink block to the top zone"
+    _, info = env.reset(seed=3, options={"task": "reach the red block"})
+    assert info["task"] == "reach the red block"
 
 
 @pytest.mark.parametrize("name", ["tabeltop", "smolact/Tabletop-v1", "Pendulum", "no such id"])

@@ -12,7 +12,7 @@ from smolact.envs.experts import tabletop_action
 from smolact.envs.factory import make_env
 from smolact.errors import ConfigError, FeatureError
 from smolact.evaluation.metrics import EvaluationResult
-from smolact.evaluation.rollout import evaluate, plan_episodes, play
+from smolact.evaluation.rollout import batch_of, evaluate, plan_episodes, play
 
 
 def same(batch):
@@ -94,6 +94,28 @@ def test_a_policy_that_tells_its_noise_gets_each_episode_its_own():
     assert results[0] == results[1]
     undisturbed, _ = run(1, ExpertPolicy, **FAST)
     assert [one.steps for one in undisturbed.results] != [one.steps for one in results[0].results]
+
+
+def test_no_two_episodes_get_the_same_noise():
+    class Listening(LookingPolicy):
+        noise_shape, heard = (4, 2), None
+
+        def select_action(self, batch, noise=None):
+            self.heard = noise if self.heard is None else torch.cat([self.heard, noise])
+            return torch.zeros(len(noise), 2)
+
+    _, policy = run(3, lambda envs: Listening(), n_episodes=3, **FAST)
+    assert len(torch.unique(policy.heard, dim=0)) == len(policy.heard) == 3 * 80
+
+
+def test_pictures_become_channels_first_between_0_and_1():
+    picture = np.zeros((1, 4, 6, 3), np.uint8)
+    picture[0, 1, 5] = (255, 51, 0)
+    batch = batch_of({"observation.image": picture, "observation.state": np.ones((1, 2), np.float64)})
+    assert batch["observation.image"].shape == (1, 3, 4, 6)
+    assert batch["observation.image"][0, :, 1, 5].tolist() == pytest.approx([1.0, 0.2, 0.0])
+    assert batch["observation.image"].sum() == pytest.approx(1.2)
+    assert batch["observation.state"].dtype == torch.float32
 
 
 def test_a_policy_that_draws_for_itself_repeats_and_leaves_the_callers_generator_alone():

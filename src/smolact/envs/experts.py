@@ -84,9 +84,8 @@ def _push(state: TableState, block: Block, place: Vector) -> Vector:
     behind, aside = _along_and_aside(ahead, block.x - state.pusher[0], block.y - state.pusher[1])
     if behind < _BEHIND + MAX_STEP and abs(aside) < _IN_LINE * behind:
         forward = min(_PUSH_STEP, hypot(place[0] - block.x, place[1] - block.y))
-        # More than the sideways error, or the block slips off to the side that it is already on.
-        sideways = max(-_PUSH_STEP, min(_PUSH_STEP, 1.5 * aside))
-        step = (ahead[0] * forward - ahead[1] * sideways, ahead[1] * forward + ahead[0] * sideways)
+        # Back onto the line at once, or the block slips off to the side that it is already on.
+        step = (ahead[0] * forward - ahead[1] * aside, ahead[1] * forward + ahead[0] * aside)
         return _step(state, step)
     start = block.x - _BEHIND * ahead[0], block.y - _BEHIND * ahead[1]
     # A block that lies where the pusher has to stand is shoved away rather than circled for ever.

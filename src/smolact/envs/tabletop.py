@@ -135,7 +135,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         return tuple(goal for goal in self._goals if goal.color in present)
 
     def goal_reached(self, goal: Goal) -> bool:
-        """Whether `goal`, asked for or not, has held for the last `HOLD_STEPS` steps.
+        """Whether `goal`, asked for or not, has held for the last `HOLD_STEPS` steps; none holds in a new scene.
 
         Raises:
             ConfigError: the scene has no block of that colour.
@@ -143,7 +143,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         present = [block.color for block in self.state.blocks]
         if goal.color not in present:
             raise ConfigError(f"'{goal}' can't be judged: the blocks in this scene are {', '.join(present)}.")
-        return len(self._recent) == HOLD_STEPS and all(goal.holds(state) for state in self._recent)
+        return all(goal.holds(state) for state in self._recent)
 
     # The gymnasium interface --------------------------------------------------------------------------------------
 

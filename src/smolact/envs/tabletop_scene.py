@@ -49,7 +49,7 @@ _SLIDING_FRICTION = (
 _TURNING_FRICTION = (
     0.8  # torque at which it starts to turn: about what that friction gives over a square's area
 )
-_PUSHER_FORCE = 200.0  # enough for all the blocks in a row
+_PUSHER_FORCE = 150.0  # enough for six blocks in a row, not enough to press one into another
 _SURFACE_FRICTION = 0.6
 
 
