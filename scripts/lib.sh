@@ -9,18 +9,35 @@ fail() {
   exit 1
 }
 
-# A Python from 3.10 to 3.13 that can make a venv; $PYTHON if it is set.
+# A Python from 3.10 to 3.13 with venv, and with ensurepip or pip; $PYTHON if it is set.
 find_python() {
   local candidate
   for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python3.10 python; do
-    if command -v "$candidate" >/dev/null 2>&1 &&
-      "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+    if command -v "$candidate" >/dev/null 2>&1 && "$candidate" - 2>/dev/null <<'PY'; then
+import importlib.util, sys
+has = importlib.util.find_spec
+sys.exit(not ((3, 10) <= sys.version_info[:2] <= (3, 13) and has("venv") and (has("ensurepip") or has("pip"))))
+PY
       command -v "$candidate"
       return
     fi
   done
-  fail "no Python from 3.10 to 3.13 with venv was found. Install one (Debian and Ubuntu keep venv in the package
-python3-venv), or name it: PYTHON=/path/to/python3.12 $0"
+  fail "no Python from 3.10 to 3.13 with venv and pip was found. Install one, or name it: PYTHON=/path/to/python3.12 $0"
+}
+
+make_venv() {
+  local python=$1
+  echo "Making $VENV with $python" >&2
+  rm -rf "$VENV"
+  if "$python" -c 'import ensurepip' 2>/dev/null; then
+    "$python" -m venv "$VENV"
+    return
+  fi
+  # Debian and Ubuntu keep ensurepip in a package of its own. The pip that is there can put one into the venv.
+  "$python" -m venv --without-pip "$VENV"
+  local home
+  home=$("$python" -c 'import pathlib, pip; print(pathlib.Path(pip.__file__).parent.parent)')
+  PYTHONPATH=$home "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --ignore-installed pip
 }
 
 fingerprint() {
@@ -37,9 +54,7 @@ install() {
   if ! "$VENV/bin/python" -c '' 2>/dev/null; then
     local python
     python=$(find_python)
-    echo "Making $VENV with $python" >&2
-    rm -rf "$VENV"
-    "$python" -m venv "$VENV"
+    make_venv "$python"
   fi
   local wanted
   wanted=$(fingerprint "$extra")

@@ -63,6 +63,9 @@ def test_a_run_tells_its_story(straight: tuple[Path, Recorder]) -> None:
     assert "random weights" in recorder.of(Started)[0].facts["policy"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"]: line["loss"] for line in lines} == recorder.losses
+    rates = [line["lr"] for line in lines]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(2.5e-6)  # the schedule ends with the run
     assert lines[-1].keys() >= {"loss", "grad_norm", "lr", "samples_per_second", "data_wait"}
 
 
