@@ -37,7 +37,8 @@ STATE_DIM = 6
 
 def features(height: int, width: int) -> tuple[dict[str, Any], dict[str, Any]]:
     cameras = {
-        f"observation.images.{name}": {"type": "VISUAL", "shape": [3, height, width]} for name in ("top", "wrist")
+        f"observation.images.{name}": {"type": "VISUAL", "shape": [3, height, width]}
+        for name in ("top", "wrist")
     }
     state = {"observation.state": {"type": "STATE", "shape": [STATE_DIM]}}
     return {**cameras, **state}, {"action": {"type": "ACTION", "shape": [STATE_DIM]}}
@@ -63,7 +64,8 @@ def make_theirs(data: dict[str, Any]) -> nn.Module:
     data = {key: value for key, value in data.items() if key != "type"}
     for side in ("input_features", "output_features"):
         data[side] = {
-            key: PolicyFeature(FeatureType(value["type"]), tuple(value["shape"])) for key, value in data[side].items()
+            key: PolicyFeature(FeatureType(value["type"]), tuple(value["shape"]))
+            for key, value in data[side].items()
         }
     return TheirPolicy(TheirConfig(**data))
 
@@ -101,7 +103,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 def compare_training(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same 100 optimizer steps on both sides; float32, AdamW, gradients clipped at 10, warm-up of 10 steps."""
     chunk = 16
-    theirs, ours = make_both("tiny", 48, 64, chunk_size=chunk, n_action_steps=chunk, resize_imgs_with_padding=(64, 64))
+    theirs, ours = make_both(
+        "tiny", 48, 64, chunk_size=chunk, n_action_steps=chunk, resize_imgs_with_padding=(64, 64)
+    )
     sides = []
     for policy in (theirs, ours):
         policy.train()
@@ -149,7 +153,9 @@ def compare_loading(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp()) / "pretrained_model"
     find_vlm("tiny").save(folder.parent / "vlm")
     torch.manual_seed(1)
-    data = settings(folder.parent / "vlm", 48, 64, chunk_size=8, n_action_steps=8, resize_imgs_with_padding=(64, 64))
+    data = settings(
+        folder.parent / "vlm", 48, 64, chunk_size=8, n_action_steps=8, resize_imgs_with_padding=(64, 64)
+    )
     policy = make_policy(SmolVLAConfig.from_dict(data)).eval()
     stats = {
         key: {"mean": torch.arange(6.0) + 1, "std": torch.arange(6.0) * 0.5 + 0.5}
@@ -157,7 +163,9 @@ def compare_loading(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     for part in (policy, *make_pre_post_processors(policy, stats)):
         part.save_pretrained(folder)
-    observation = {key: value[0] for key, value in make_batch(1, 8, 48, 64, 5, seed=3).items() if "language" not in key}
+    observation = {
+        key: value[0] for key, value in make_batch(1, 8, 48, 64, 5, seed=3).items() if "language" not in key
+    }
     observation = {**{k: v for k, v in observation.items() if k != "action"}, "task": "push the red block"}
     noise = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(4))
 
@@ -189,8 +197,13 @@ def compare_speed(arguments: argparse.Namespace) -> dict[str, Any]:
         return loss.detach()
 
     rows = {}
-    for name, work, repeats in (("replan", replan, arguments.repeats), ("step, B=4", step, max(2, arguments.repeats // 2))):
-        seconds, results = time_alternating(lambda p=theirs, w=work: w(p), lambda p=ours, w=work: w(p), repeats)
+    for name, work, repeats in (
+        ("replan", replan, arguments.repeats),
+        ("step, B=4", step, max(2, arguments.repeats // 2)),
+    ):
+        seconds, results = time_alternating(
+            lambda p=theirs, w=work: w(p), lambda p=ours, w=work: w(p), repeats
+        )
         row = {
             "lerobot_seconds": statistics.median(seconds[0]),
             "smolact_seconds": statistics.median(seconds[1]),
@@ -222,12 +235,17 @@ def time_alternating(
 def processor_name() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def main() -> None:
     warnings.filterwarnings("ignore")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["train", "load", "speed"])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)

@@ -39,7 +39,9 @@ MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_go_down(path: Path) -> None:
     room = path.relative_to(SOURCE).with_suffix("").parts[0]
-    assert room in FLOORS, f"{path.name} stands outside the house: give it a floor here and in docs/architecture.md"
+    assert room in FLOORS, (
+        f"{path.name} stands outside the house: give it a floor here and in docs/architecture.md"
+    )
     for name in imports(path):
         other = name.split(".")[1]
         if other == room or other not in FLOORS:  # its own room, or a public name of the package
@@ -50,7 +52,9 @@ def test_imports_go_down(path: Path) -> None:
 
 def test_no_module_needs_itself() -> None:
     graph = {
-        ".".join(("smolact", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): imports(path)
+        ".".join(("smolact", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): imports(path)
         for path in MODULES
     }
     edges = {
@@ -71,7 +75,11 @@ def test_no_module_needs_itself() -> None:
 
 
 def test_no_source_file_is_too_long() -> None:
-    long = {str(path.relative_to(SOURCE)): count for path in MODULES if (count := len(path.read_text().splitlines())) > 500}
+    long = {
+        str(path.relative_to(SOURCE)): count
+        for path in MODULES
+        if (count := len(path.read_text().splitlines())) > 500
+    }
     assert not long, f"look for the second thing that each does: {long}"
 
 
@@ -85,8 +93,12 @@ def test_public_names_are_sorted_and_lead_somewhere() -> None:
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import smolact, sys; print(*{name.split('.')[0] for name in sys.modules})"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "numpy", "pyarrow", "av", "transformers", "gymnasium", "accelerate", "rich"} & set(found)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "numpy", "pyarrow", "av", "transformers", "gymnasium", "accelerate", "rich"} & set(
+        found
+    )
 
 
 def test_nothing_that_came_in_as_data_is_run() -> None:
@@ -99,7 +111,9 @@ def test_nothing_that_came_in_as_data_is_run() -> None:
                 assert node.func.id not in forbidden_calls, f"{path}:{node.lineno}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
-                assert (owner, node.func.attr) not in {("torch", "load"), ("np", "load"), ("yaml", "load")}, f"{path}:{node.lineno}"
+                assert (owner, node.func.attr) not in {("torch", "load"), ("np", "load"), ("yaml", "load")}, (
+                    f"{path}:{node.lineno}"
+                )
             if isinstance(node, ast.Import):
                 assert not {"pickle", "dill", "cloudpickle"} & {alias.name for alias in node.names}, path
             if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":

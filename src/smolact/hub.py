@@ -35,9 +35,12 @@ def find_folder(
     if root is not None or Path(name).is_dir():
         folder = Path(name if root is None else root)
         if not folder.is_dir():
-            raise NotFoundError(f"The {kind} folder {folder} does not exist. {what_is_near(folder.absolute())}")
+            raise NotFoundError(
+                f"The {kind} folder {folder} does not exist. {what_is_near(folder.absolute())}"
+            )
         return folder
-    if not _REPO_ID.fullmatch(str(name)) or Path(name).parent.is_dir() and str(Path(name).parent) != ".":
+    looks_local = str(Path(name).parent) != "." and Path(name).parent.is_dir()
+    if looks_local or not _REPO_ID.fullmatch(str(name)):
         path = Path(name)
         hint = "a file, not a folder" if path.is_file() else "not there"
         raise NotFoundError(

@@ -36,14 +36,20 @@ def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_policy_begins_from_the_vlms_weights_and_builds_only_the_layers_that_it_uses(vlm_folder: Path) -> None:
+def test_a_policy_begins_from_the_vlms_weights_and_builds_only_the_layers_that_it_uses(
+    vlm_folder: Path,
+) -> None:
     torch.manual_seed(0)
-    policy = SmolVLAPolicy(tiny_config(vlm_model_name=str(vlm_folder), num_vlm_layers=2, load_vlm_weights=True))
+    policy = SmolVLAPolicy(
+        tiny_config(vlm_model_name=str(vlm_folder), num_vlm_layers=2, load_vlm_weights=True)
+    )
     expected = read_tensors(weight_files(vlm_folder))
     found = policy.model.vlm_with_expert.vlm.state_dict()
     assert not any("text_model.layers.2." in key for key in found)
     assert all(torch.equal(tensor, expected[key]) for key, tensor in found.items())
-    assert {key for key in expected if key not in found} == {key for key in expected if "layers.2." in key or "layers.3." in key if "text_model" in key}
+    assert {key for key in expected if key not in found} == {
+        key for key in expected if "layers.2." in key or "layers.3." in key if "text_model" in key
+    }
 
 
 def test_a_preset_has_no_trained_weights(vlm_folder: Path) -> None:
@@ -61,7 +67,13 @@ def test_weights_must_be_whole(vlm_folder: Path, tmp_path: Path) -> None:
     del tensors["model.text_model.norm.weight"]
     with pytest.raises(WeightsError) as caught:
         load_weights(SmolVLM(config), tensors, "here")
-    for line in ("missing (1):", "model.text_model.norm.weight (64,)", "unexpected (1):", "left_over (3,)", "expected (512, 64), found (511, 64)"):
+    for line in (
+        "missing (1):",
+        "model.text_model.norm.weight (64,)",
+        "unexpected (1):",
+        "left_over (3,)",
+        "expected (512, 64), found (511, 64)",
+    ):
         assert line in str(caught.value)
 
 
@@ -73,7 +85,9 @@ def test_a_folder_of_weights_is_read_safely(vlm_folder: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match=r"model-00002-of-00003.safetensors is damaged"):
         read_tensors(weight_files(folder))
     shard.unlink()
-    with pytest.raises(CheckpointError, match=r"names the shard 'model-00002-of-00003.safetensors', which is not in"):
+    with pytest.raises(
+        CheckpointError, match=r"names the shard 'model-00002-of-00003.safetensors', which is not in"
+    ):
         weight_files(folder)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"x": "../../secret.safetensors"}}))
@@ -108,7 +122,9 @@ def test_tied_output_layers_stay_tied() -> None:
     assert other.lm_head.weight is other.model.text_model.embed_tokens.weight
 
 
-@pytest.mark.parametrize(("name", "millions"), [("smolvlm2-256m", 256), ("smolvlm2-500m", 507), ("smolvlm2-2.2b", 2247)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("smolvlm2-256m", 256), ("smolvlm2-500m", 507), ("smolvlm2-2.2b", 2247)]
+)
 def test_presets_have_the_published_sizes(name: str, millions: int) -> None:
     with torch.device("meta"):
         model = SmolVLM(find_vlm(name).config)
@@ -117,12 +133,16 @@ def test_presets_have_the_published_sizes(name: str, millions: int) -> None:
 
 def test_smolvla_has_the_published_size() -> None:
     with torch.device("meta"):
-        policy = SmolVLAPolicy(tiny_config(vlm_model_name="smolvlm2-500m", max_state_dim=32, max_action_dim=32))
+        policy = SmolVLAPolicy(
+            tiny_config(vlm_model_name="smolvlm2-500m", max_state_dim=32, max_action_dim=32)
+        )
     assert sum(p.numel() for p in policy.parameters()) / 1e6 == pytest.approx(450, rel=0.01)
 
 
 def test_vlms_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NotFoundError, match=r"no VLM 'tinny': expected a preset \(tiny, small.*Did you mean 'tiny'"):
+    with pytest.raises(
+        NotFoundError, match=r"no VLM 'tinny': expected a preset \(tiny, small.*Did you mean 'tiny'"
+    ):
         find_vlm("tinny")
 
     def offline(*args: object, **kwargs: object) -> Path:

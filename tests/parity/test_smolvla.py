@@ -17,7 +17,12 @@ def make(name: str) -> tuple[SmolVLAPolicy, dict, dict[str, torch.Tensor], dict[
     case, config = smolvla_case(name)
     policy = SmolVLAPolicy(SmolVLAConfig.from_dict(config))
     draw_weights(policy, case["seed"])
-    return policy, case, smolvla_batch(case, config), load_file(DATA / "smolvla" / name / "expected.safetensors")
+    return (
+        policy,
+        case,
+        smolvla_batch(case, config),
+        load_file(DATA / "smolvla" / name / "expected.safetensors"),
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -32,7 +37,9 @@ def test_loss_chunk_and_gradients_are_the_references(name: str) -> None:
     loss, _ = policy.forward(batch, noise=noise, time=time)
     assert difference(loss.detach(), expected["loss"]) <= 1e-5
     loss.backward()
-    gradients = {key: parameter.grad for key, parameter in policy.named_parameters() if parameter.grad is not None}
+    gradients = {
+        key: parameter.grad for key, parameter in policy.named_parameters() if parameter.grad is not None
+    }
     assert set(gradients) == set(case["grad_norm"])
     for key, norm in case["grad_norm"].items():
         # A key's bias shifts all scores of a query alike, which softmax ignores: its gradient is rounding (1e-9).
@@ -52,7 +59,7 @@ def test_loss_chunk_and_gradients_are_the_references(name: str) -> None:
 def test_images_are_fitted_and_embedded_as_the_reference_does(name: str) -> None:
     policy, _, batch, expected = make(name)
     images, masks = policy.prepare_images(batch)
-    assert difference(images[0], expected["resized_camera1"] ) <= 1e-5
+    assert difference(images[0], expected["resized_camera1"]) <= 1e-5
     assert all(bool(mask.all()) for mask in masks)
     with torch.no_grad():
         embedded = policy.model.vlm_with_expert.embed_image(images[0])

@@ -24,7 +24,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lerobot") / "pretrained_model"
     shutil.copytree(FOLDER / "pretrained_model", folder, ignore=shutil.ignore_patterns("model*"))
     shards = sorted((FOLDER / "pretrained_model").glob("model-*.safetensors"))
-    save_file({key: value for shard in shards for key, value in load_file(shard).items()}, folder / "model.safetensors")
+    save_file(
+        {key: value for shard in shards for key, value in load_file(shard).items()},
+        folder / "model.safetensors",
+    )
     return folder
 
 
@@ -38,7 +41,10 @@ def inputs() -> tuple[dict, dict[str, torch.Tensor]]:
     with safe_open(FOLDER / "expected_pipeline.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         task = file.metadata()["task"]
-    return {**{key[3:]: value for key, value in tensors.items() if key.startswith("in/")}, "task": task}, tensors
+    return {
+        **{key[3:]: value for key, value in tensors.items() if key.startswith("in/")},
+        "task": task,
+    }, tensors
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -64,7 +70,9 @@ def test_what_is_saved_comes_back(checkpoint: Path, tmp_path: Path) -> None:
     for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
         before, after = (json.loads((folder / name).read_text()) for folder in (checkpoint, tmp_path))
         assert after == before
-    assert load_file(tmp_path / "model.safetensors").keys() == load_file(checkpoint / "model.safetensors").keys()
+    assert (
+        load_file(tmp_path / "model.safetensors").keys() == load_file(checkpoint / "model.safetensors").keys()
+    )
     (config := json.loads((tmp_path / "config.json").read_text())).update(vlm_model_name="tiny_vlm")
     assert config == json.loads((checkpoint / "config.json").read_text())
     # It opens without the VLM's folder: the checkpoint keeps its configuration and tokenizer.
@@ -125,7 +133,9 @@ def test_statistics_of_several_datasets_need_a_choice(checkpoint: Path, tmp_path
 
 
 def test_weights_that_do_not_fit_are_listed(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"of another shape \(4\)[\s\S]*state_proj.weight: expected \(64, 9\), found"):
+    with pytest.raises(
+        WeightsError, match=r"of another shape \(4\)[\s\S]*state_proj.weight: expected \(64, 9\), found"
+    ):
         load(checkpoint, max_state_dim=9, max_action_dim=9)
     with pytest.raises(WeightsError, match=r"unexpected \(\d+\)[\s\S]*… and \d+ more"):
         load(checkpoint, num_vlm_layers=2)
@@ -156,7 +166,8 @@ def test_a_preset_policy_opens_without_the_hub(tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path)
     again = type(policy).from_pretrained(tmp_path)
     assert torch.equal(
-        again.predict_action_chunk(tiny_batch(), tiny_noise()), policy.predict_action_chunk(tiny_batch(), tiny_noise())
+        again.predict_action_chunk(tiny_batch(), tiny_noise()),
+        policy.predict_action_chunk(tiny_batch(), tiny_noise()),
     )
     assert [name for name, p in again.named_parameters() if p.requires_grad] == [
         name for name, p in policy.named_parameters() if p.requires_grad

@@ -56,7 +56,9 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_act != "silu":
-            raise ConfigError(f"text_config.hidden_act is '{self.hidden_act}'; SmolVLM's text model uses 'silu'.")
+            raise ConfigError(
+                f"text_config.hidden_act is '{self.hidden_act}'; SmolVLM's text model uses 'silu'."
+            )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"text_config.num_attention_heads={self.num_attention_heads} does not divide by "
@@ -94,10 +96,14 @@ class SmolVLMConfig:
         text = dict(data.get("text_config") or {})
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         if rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise ConfigError(f"The VLM's text_config asks for rope_type={rope.get('rope_type')!r}; expected 'default'.")
+            raise ConfigError(
+                f"The VLM's text_config asks for rope_type={rope.get('rope_type')!r}; expected 'default'."
+            )
         if "rope_theta" in rope:  # transformers 5 moved it
             text["rope_theta"] = rope["rope_theta"]
-        text.setdefault("num_key_value_heads", text.get("num_attention_heads", TextConfig.num_attention_heads))
+        text.setdefault(
+            "num_key_value_heads", text.get("num_attention_heads", TextConfig.num_attention_heads)
+        )
         return cls(
             vision_config=_known(VisionConfig, data.get("vision_config") or {}),
             text_config=_known(TextConfig, text),

@@ -40,7 +40,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
 
 def split_heads(x: Tensor, head_width: int) -> Tensor:
     """(B, L, N * H) to (B, N, L, H)."""
-    return x.unflatten(-1, (-1, head_width)).transpose(1, 2)
+    batch, length, _ = x.shape
+    return x.view(batch, length, -1, head_width).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -166,7 +166,11 @@ def find_vlm(name: str | Path, *, weights: bool = False, beside: Path | None = N
     if name in _SHAPES:
         return VLMSource(name, SmolVLMConfig.from_dict(_SHAPES[name]), _SHAPES[name], None)
     try:
-        patterns = [*CONFIG_FILES, *TOKENIZER_FILES, *(["*.safetensors", "*.safetensors.index.json"] if weights else [])]
+        patterns = [
+            *CONFIG_FILES,
+            *TOKENIZER_FILES,
+            *(["*.safetensors", "*.safetensors.index.json"] if weights else []),
+        ]
         return _from_folder(name, find_folder(name, "model", patterns=patterns))
     except HubError:
         if weights or name not in _PUBLISHED:
@@ -191,5 +195,7 @@ def _from_folder(name: str, folder: Path) -> VLMSource:
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch or copy it again.") from error
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} holds {type(raw).__name__}, expected an object. Fetch or copy it again.")
+        raise CheckpointError(
+            f"{path} holds {type(raw).__name__}, expected an object. Fetch or copy it again."
+        )
     return VLMSource(name, SmolVLMConfig.from_dict(raw), raw, folder)

@@ -42,9 +42,9 @@ def patch_positions(rows: int, columns: int, side: int, device: torch.device) ->
     borders = torch.arange(1 / side, 1.0, 1 / side, device=device)
     row, column = (
         torch.bucketize(
-            (torch.arange(n, dtype=torch.float32, device=device) * (1.0 / torch.tensor(n, device=device))).clamp(
-                max=1.0 - 1e-6
-            ),
+            (
+                torch.arange(n, dtype=torch.float32, device=device) * (1.0 / torch.tensor(n, device=device))
+            ).clamp(max=1.0 - 1e-6),
             borders,
             right=True,
         )
@@ -64,7 +64,8 @@ def pixel_shuffle(patches: Tensor, rows: int, columns: int, factor: int) -> Tens
             f"An image became {rows}×{columns} patches, which do not divide by the connector's scale_factor={factor}. "
             "Resize images to another size (--policy.resize_imgs_with_padding)."
         )
-    blocks = patches.unflatten(1, (rows // factor, factor, columns // factor, factor))
+    images, _, width = patches.shape
+    blocks = patches.reshape(images, rows // factor, factor, columns // factor, factor, width)
     return blocks.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
@@ -84,9 +85,10 @@ class VisionEmbeddings(nn.Module):
         """Pixels (I, 3, height, width) to patches (I, P, D) and the grid's rows and columns."""
         size = self.patch_size
         rows, columns = pixels.shape[-2] // size, pixels.shape[-1] // size
+        images, channels = pixels.shape[:2]
         whole = pixels[..., : rows * size, : columns * size]
         # A convolution whose stride is its kernel is a matrix product of unfolded patches, and much faster as one.
-        flat = whole.unflatten(-2, (rows, size)).unflatten(-1, (columns, size)).permute(0, 2, 4, 1, 3, 5)
+        flat = whole.reshape(images, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
         patches = F.linear(
             flat.flatten(3).flatten(1, 2), self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
         )
@@ -261,7 +263,9 @@ class SmolVLMModel(nn.Module):
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Pixels (I, 3, height, width) in [−1, 1] to image tokens (I, T, D)."""
-        tokens: Tensor = self.connector(*self.vision_model(pixels.to(self.connector.modality_projection.proj.weight)))
+        tokens: Tensor = self.connector(
+            *self.vision_model(pixels.to(self.connector.modality_projection.proj.weight))
+        )
         return tokens
 
 

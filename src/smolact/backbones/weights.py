@@ -28,7 +28,11 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX_FILE
     if not index.is_file():
         pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
-        hint = f" {pickled[0].name} is a pickle, which is never loaded: convert it to safetensors." if pickled else ""
+        hint = (
+            f" {pickled[0].name} is a pickle, which is never loaded: convert it to safetensors."
+            if pickled
+            else ""
+        )
         raise NotFoundError(
             f"{folder} has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}.{hint} {what_is_near(folder / '_')}"
         )
@@ -39,11 +43,15 @@ def weight_files(folder: Path) -> list[Path]:
         raise CheckpointError(f"{index} is damaged ({error}). Fetch it again.") from error
     for path in paths:
         if path.parent != folder or not path.is_file():
-            raise CheckpointError(f"{index} names the shard '{path.name}', which is not in {folder}. Fetch it again.")
+            raise CheckpointError(
+                f"{index} names the shard '{path.name}', which is not in {folder}. Fetch it again."
+            )
     return paths
 
 
-def read_tensors(files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+def read_tensors(
+    files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, Tensor]:
     """Every wanted tensor of the files, mapped from the disk where the platform can.
 
     Raises:
@@ -63,7 +71,10 @@ def read_tensors(files: Iterable[Path], wanted: Callable[[str], bool] = lambda n
 
 
 def load_weights(
-    module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path, dtype: torch.dtype | None = torch.float32
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: str | Path,
+    dtype: torch.dtype | None = torch.float32,
 ) -> None:
     """Give `module` (which may be on the meta device) exactly these tensors; none may be missing, left over or misshapen.
 

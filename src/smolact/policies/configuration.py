@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import json
 import logging
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 from smolact import durable
 from smolact.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean, what_is_near
 from smolact.hub import find_folder
+from smolact.settings import setting
 from smolact.types import ACTION, STATE, FeatureType, NormalizationMode, PolicyFeature
 
 logger = logging.getLogger(__name__)
@@ -50,23 +52,21 @@ class PolicyConfig:
 
     type: ClassVar[str]
 
-    n_obs_steps: int = field(default=1, metadata={"help": "observations a policy sees at once"})
-    input_features: dict[str, PolicyFeature] = field(
-        default_factory=dict, metadata={"help": "cameras and state; taken from the dataset when empty"}
+    n_obs_steps: int = setting(1, "observations a policy sees at once")
+    input_features: dict[str, PolicyFeature] = setting(
+        dict, "cameras and state; taken from the dataset when empty"
     )
-    output_features: dict[str, PolicyFeature] = field(
-        default_factory=dict, metadata={"help": "the action; taken from the dataset when empty"}
-    )
-    device: str | None = field(default=None, metadata={"help": "cuda, cuda:1, mps or cpu; the best one when not set"})
-    use_amp: bool = field(default=False, metadata={"help": "compute in bfloat16 where it is safe, keep float32 weights"})
-    use_peft: bool = field(default=False, metadata={"help": "whether adapters (LoRA) were trained"})
-    push_to_hub: bool = field(default=False, metadata={"help": "upload the trained policy"})
-    repo_id: str | None = field(default=None, metadata={"help": "where on the Hub to"})
-    private: bool | None = field(default=None, metadata={"help": "as a private repository"})
-    tags: list[str] | None = field(default=None, metadata={"help": "tags of the model card"})
-    license: str | None = field(default=None, metadata={"help": "licence of the model card"})
-    pretrained_path: str | None = field(default=None, metadata={"help": "the checkpoint that training began from"})
-    pretrained_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
+    output_features: dict[str, PolicyFeature] = setting(dict, "the action; taken from the dataset when empty")
+    device: str | None = setting(None, "cuda, cuda:1, mps or cpu; the best one when not set")
+    use_amp: bool = setting(False, "compute in bfloat16 where it is safe, keep float32 weights")
+    use_peft: bool = setting(False, "whether adapters (LoRA) were trained")
+    push_to_hub: bool = setting(False, "upload the trained policy")
+    repo_id: str | None = setting(None, "where on the Hub to")
+    private: bool | None = setting(None, "as a private repository")
+    tags: list[str] | None = setting(None, "tags of the model card")
+    license: str | None = setting(None, "licence of the model card")
+    pretrained_path: str | None = setting(None, "the checkpoint that training began from")
+    pretrained_revision: str | None = setting(None, "its revision on the Hub")
 
     extra_fields: ClassVar[Mapping[str, Any]] = {}
     """What a file held that this version does not know; written back when the configuration is saved."""
@@ -101,7 +101,7 @@ class PolicyConfig:
         return {"type": self.type, **values, **self.extra_fields}
 
     @classmethod
-    def from_dict(cls: type[C], data: Mapping[str, Any], source: str = "the configuration") -> C:
+    def from_dict(cls: builtins.type[C], data: Mapping[str, Any], source: str = "the configuration") -> C:
         """Read what `to_dict` or LeRobot wrote. Fields that are not known are kept, with a warning.
 
         Raises:
@@ -121,7 +121,9 @@ class PolicyConfig:
         config = cls(**known)
         extra = {name: value for name, value in data.items() if name not in names}
         if extra:
-            logger.warning("%s has fields that this version does not know and keeps: %s", source, ", ".join(extra))
+            logger.warning(
+                "%s has fields that this version does not know and keeps: %s", source, ", ".join(extra)
+            )
             config.extra_fields = extra  # type: ignore[misc]  # shadows the empty class default
         return config
 
@@ -134,7 +136,9 @@ class PolicyConfig:
         names = [item.name for item in dataclasses.fields(self)]
         for name in overrides:
             if name not in names:
-                raise ConfigError(f"A '{self.type}' policy has no setting '{name}'.{did_you_mean(name, names)}")
+                raise ConfigError(
+                    f"A '{self.type}' policy has no setting '{name}'.{did_you_mean(name, names)}"
+                )
         copy = dataclasses.replace(self, **overrides)
         if self.extra_fields:
             copy.extra_fields = self.extra_fields  # type: ignore[misc]
@@ -145,7 +149,7 @@ class PolicyConfig:
         durable.write_json(Path(folder) / CONFIG_FILE, self.to_dict())
 
     @classmethod
-    def from_pretrained(cls: type[C], folder_or_id: str | Path, **overrides: Any) -> C:
+    def from_pretrained(cls: builtins.type[C], folder_or_id: str | Path, **overrides: Any) -> C:
         """Read `config.json` of a checkpoint folder or a Hub id.
 
         Raises:
@@ -172,7 +176,9 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). Copy it again, or take another checkpoint.") from error
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}). Copy it again, or take another checkpoint."
+        ) from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds {type(data).__name__}, expected an object.")
     return data
@@ -212,11 +218,13 @@ def _decode_feature(value: Any, where: str) -> PolicyFeature:
         ) from error
 
 
-def _decode_enum(kind: type[Enum], value: Any, where: str) -> Any:
+def _decode_enum(kind: builtins.type[Enum], value: Any, where: str) -> Any:
     try:
         return kind(value)
     except ValueError as error:
-        raise ConfigError(f"{where}: expected one of {[item.value for item in kind]}, found {value!r}.") from error
+        raise ConfigError(
+            f"{where}: expected one of {[item.value for item in kind]}, found {value!r}."
+        ) from error
 
 
 def _encode(value: Any) -> Any:

@@ -131,7 +131,9 @@ def load_policy(
     device = str(find_device(device)) if device else best_device()
     config = get_config_class(str(raw.get("type"))).from_dict(raw, str(folder / CONFIG_FILE))
     config = config.replace(**{**overrides, "device": device})
-    policy = get_policy_class(config.type).from_pretrained(folder, config=config, dtype=dtype or torch.float32)
+    policy = get_policy_class(config.type).from_pretrained(
+        folder, config=config, dtype=dtype or torch.float32
+    )
     return LoadedPolicy(policy.to(device), *load_processors(folder, policy, stats_key=stats_key))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from smolact.errors import ConfigError
 from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
+from smolact.settings import setting
 from smolact.types import IMAGES, FeatureType, NormalizationMode, PolicyFeature
 
 
@@ -16,10 +17,6 @@ def _default_normalization() -> dict[str, NormalizationMode]:
         "STATE": NormalizationMode.MEAN_STD,
         "ACTION": NormalizationMode.MEAN_STD,
     }
-
-
-def _field(default: Any, doc: str) -> Any:
-    return field(default=default, metadata={"help": doc})
 
 
 @dataclass
@@ -32,54 +29,63 @@ class SmolVLAConfig(PolicyConfig):
 
     type: ClassVar[str] = "smolvla"
 
-    chunk_size: int = _field(50, "actions that are predicted at once")
-    n_action_steps: int = _field(50, "actions that are executed before the next prediction")
-    normalization_mapping: dict[str, NormalizationMode] = field(
-        default_factory=_default_normalization, metadata={"help": "how each type of feature is normalized"}
+    chunk_size: int = setting(50, "actions that are predicted at once")
+    n_action_steps: int = setting(50, "actions that are executed before the next prediction")
+    normalization_mapping: dict[str, NormalizationMode] = setting(
+        _default_normalization, "how each type of feature is normalized"
     )
 
-    max_state_dim: int = _field(32, "state values; a shorter state is padded with zeros")
-    max_action_dim: int = _field(32, "action values; a shorter action is padded with zeros")
-    resize_imgs_with_padding: tuple[int, int] | None = _field(
+    max_state_dim: int = setting(32, "state values; a shorter state is padded with zeros")
+    max_action_dim: int = setting(32, "action values; a shorter action is padded with zeros")
+    resize_imgs_with_padding: tuple[int, int] | None = setting(
         (512, 512), "(width, height) that images are fitted into; null leaves them as they are"
     )
-    empty_cameras: int = _field(0, "cameras of the base model that are missing here and shown as masked black")
-    adapt_to_pi_aloha: bool = _field(False, "convert Aloha joints to those of the pi runtime")
-    use_delta_joint_actions_aloha: bool = _field(False, "not supported, here or in LeRobot")
-    tokenizer_max_length: int = _field(48, "tokens of an instruction; a longer one is cut")
-    num_steps: int = _field(10, "Euler steps from noise to actions")
-    use_cache: bool = _field(True, "compute the prefix once a chunk, not once a step")
-
-    freeze_vision_encoder: bool = _field(True, "do not train the vision tower")
-    train_expert_only: bool = _field(True, "do not train the VLM")
-    train_state_proj: bool = _field(True, "train the projection of the state")
-
-    optimizer_lr: float = _field(1e-4, "peak learning rate")
-    optimizer_betas: tuple[float, float] = _field((0.9, 0.95), "AdamW's betas")
-    optimizer_eps: float = _field(1e-8, "AdamW's epsilon")
-    optimizer_weight_decay: float = _field(1e-10, "AdamW's weight decay")
-    optimizer_grad_clip_norm: float = _field(10.0, "largest norm of the gradient")
-    scheduler_warmup_steps: int = _field(1_000, "steps of linear warm-up")
-    scheduler_decay_steps: int = _field(30_000, "steps until the final rate; follows --steps unless it is set")
-    scheduler_decay_lr: float = _field(2.5e-6, "final learning rate")
-
-    vlm_model_name: str = _field(
-        "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "the VLM: a Hub id, a folder, or a preset (tiny, small, …)"
+    empty_cameras: int = setting(
+        0, "cameras of the base model that are missing here and shown as masked black"
     )
-    load_vlm_weights: bool = _field(False, "begin from the VLM's weights")
-    add_image_special_tokens: bool = _field(False, "put SmolVLM's image tokens around each camera")
-    attention_mode: str = _field("cross_attn", "how the expert reads the VLM: cross_attn or self_attn")
-    prefix_length: int = _field(-1, "pad images, text and state to this many tokens; -1 does not")
-    pad_language_to: str = _field("longest", "pad instructions to the batch's longest, or to max_length")
-    num_expert_layers: int = _field(-1, "layers of the expert; -1 is as many as the VLM's")
-    num_vlm_layers: int = _field(16, "the VLM's first layers that are used; -1 uses all, as does a number above what it has")
-    self_attn_every_n_layers: int = _field(2, "in cross_attn mode, every n-th layer is self-attention")
-    expert_width_multiplier: float = _field(0.75, "width of the expert over that of the VLM")
-    min_period: float = _field(4e-3, "shortest period of the time embedding")
-    max_period: float = _field(4.0, "longest period of the time embedding")
-    rtc_config: dict[str, Any] | None = _field(None, "real-time chunking, as LeRobot stores it; kept, not used")
-    compile_model: bool = _field(False, "torch.compile")
-    compile_mode: str = _field("max-autotune", "its mode")
+    adapt_to_pi_aloha: bool = setting(False, "convert Aloha joints to those of the pi runtime")
+    use_delta_joint_actions_aloha: bool = setting(False, "not supported, here or in LeRobot")
+    tokenizer_max_length: int = setting(48, "tokens of an instruction; a longer one is cut")
+    num_steps: int = setting(10, "Euler steps from noise to actions")
+    use_cache: bool = setting(True, "compute the prefix once a chunk, not once a step")
+
+    freeze_vision_encoder: bool = setting(True, "do not train the vision tower")
+    train_expert_only: bool = setting(True, "do not train the VLM")
+    train_state_proj: bool = setting(True, "train the projection of the state")
+
+    optimizer_lr: float = setting(1e-4, "peak learning rate")
+    optimizer_betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's betas")
+    optimizer_eps: float = setting(1e-8, "AdamW's epsilon")
+    optimizer_weight_decay: float = setting(1e-10, "AdamW's weight decay")
+    optimizer_grad_clip_norm: float = setting(10.0, "largest norm of the gradient")
+    scheduler_warmup_steps: int = setting(1_000, "steps of linear warm-up")
+    scheduler_decay_steps: int = setting(
+        30_000, "steps until the final rate; follows --steps unless it is set"
+    )
+    scheduler_decay_lr: float = setting(2.5e-6, "final learning rate")
+
+    vlm_model_name: str = setting(
+        "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+        "the VLM: a Hub id, a folder, or a preset (tiny, small, …)",
+    )
+    load_vlm_weights: bool = setting(False, "begin from the VLM's weights")
+    add_image_special_tokens: bool = setting(False, "put SmolVLM's image tokens around each camera")
+    attention_mode: str = setting("cross_attn", "how the expert reads the VLM: cross_attn or self_attn")
+    prefix_length: int = setting(-1, "pad images, text and state to this many tokens; -1 does not")
+    pad_language_to: str = setting("longest", "pad instructions to the batch's longest, or to max_length")
+    num_expert_layers: int = setting(-1, "layers of the expert; -1 is as many as the VLM's")
+    num_vlm_layers: int = setting(
+        16, "the VLM's first layers that are used; -1 uses all, as does a number above what it has"
+    )
+    self_attn_every_n_layers: int = setting(2, "in cross_attn mode, every n-th layer is self-attention")
+    expert_width_multiplier: float = setting(0.75, "width of the expert over that of the VLM")
+    min_period: float = setting(4e-3, "shortest period of the time embedding")
+    max_period: float = setting(4.0, "longest period of the time embedding")
+    rtc_config: dict[str, Any] | None = setting(
+        None, "real-time chunking, as LeRobot stores it; kept, not used"
+    )
+    compile_model: bool = setting(False, "torch.compile")
+    compile_mode: str = setting("max-autotune", "its mode")
 
     def __post_init__(self) -> None:
         if self.n_obs_steps != 1:
@@ -89,7 +95,9 @@ class SmolVLAConfig(PolicyConfig):
             )
         for name in ("chunk_size", "n_action_steps", "num_steps", "max_state_dim", "max_action_dim"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1. Raise --policy.{name}.")
+                raise ConfigError(
+                    f"{name}={getattr(self, name)}: expected at least 1. Raise --policy.{name}."
+                )
         if self.n_action_steps > self.chunk_size:
             raise ConfigError(
                 f"n_action_steps={self.n_action_steps} is more than chunk_size={self.chunk_size}: a chunk can't supply "
@@ -104,13 +112,19 @@ class SmolVLAConfig(PolicyConfig):
             raise ConfigError(f"attention_mode='{self.attention_mode}': expected cross_attn or self_attn.")
         if self.pad_language_to not in ("longest", "max_length"):
             raise ConfigError(f"pad_language_to='{self.pad_language_to}': expected longest or max_length.")
-        if self.num_expert_layers > 0 and self.num_vlm_layers > 0 and self.num_vlm_layers % self.num_expert_layers:
+        if (
+            self.num_expert_layers > 0
+            and self.num_vlm_layers > 0
+            and self.num_vlm_layers % self.num_expert_layers
+        ):
             raise ConfigError(
                 f"num_expert_layers={self.num_expert_layers} does not divide num_vlm_layers={self.num_vlm_layers}: each "
                 "expert layer reads one of equally many VLM layers. Change --policy.num_expert_layers."
             )
         if self.resize_imgs_with_padding is not None and min(self.resize_imgs_with_padding) < 1:
-            raise ConfigError(f"resize_imgs_with_padding={self.resize_imgs_with_padding}: expected (width, height).")
+            raise ConfigError(
+                f"resize_imgs_with_padding={self.resize_imgs_with_padding}: expected (width, height)."
+            )
         if self.expert_width_multiplier <= 0 or not 0 < self.min_period < self.max_period:
             raise ConfigError(
                 f"expert_width_multiplier={self.expert_width_multiplier}, min_period={self.min_period}, "

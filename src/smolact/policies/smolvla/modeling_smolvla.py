@@ -70,16 +70,19 @@ class VLAFlowMatching(nn.Module):
         self.action_time_mlp_out = nn.Linear(expert_width, expert_width)
         self.state_proj.requires_grad_(config.train_state_proj)
         # The tokens that SmolVLM puts before and after a whole image.
-        self.image_start, self.image_end = (
-            _image_tokens(vlm) if config.add_image_special_tokens else ([], [])
-        )
+        self.image_start, self.image_end = _image_tokens(vlm) if config.add_image_special_tokens else ([], [])
         if config.compile_model:
             torch.set_float32_matmul_precision("high")
             self.sample_actions = torch.compile(self.sample_actions, mode=config.compile_mode)  # type: ignore[method-assign]
             self.forward = torch.compile(self.forward, mode=config.compile_mode)  # type: ignore[method-assign]
 
     def embed_prefix(
-        self, images: list[Tensor], img_masks: list[Tensor], lang_tokens: Tensor, lang_masks: Tensor, state: Tensor
+        self,
+        images: list[Tensor],
+        img_masks: list[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
     ) -> Prefix:
         """Embed what the policy sees.
 
@@ -97,7 +100,9 @@ class VLAFlowMatching(nn.Module):
         batch = len(state)
         parts: list[Tensor] = []
         valid: list[Tensor] = []
-        start, end = (self._embed_tokens(ids, batch, state.device) for ids in (self.image_start, self.image_end))
+        start, end = (
+            self._embed_tokens(ids, batch, state.device) for ids in (self.image_start, self.image_end)
+        )
         for tokens, mask in zip(self._embed_images(images), img_masks, strict=True):
             parts += [start, tokens, end]
             always = torch.ones(batch, 1, dtype=torch.bool, device=state.device)
@@ -159,7 +164,9 @@ class VLAFlowMatching(nn.Module):
     ) -> Tensor:
         """A chunk of actions (B, C, A), from `noise` (B, C, A) or fresh noise, in `num_steps` Euler steps."""
         if noise is None:
-            noise = sample_noise((len(state), self.config.chunk_size, self.config.max_action_dim), state.device)
+            noise = sample_noise(
+                (len(state), self.config.chunk_size, self.config.max_action_dim), state.device
+            )
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
         if not self.config.use_cache:
             return integrate(lambda x, t: self._joint_velocity(prefix, x, t), noise, self.config.num_steps)
@@ -167,7 +174,9 @@ class VLAFlowMatching(nn.Module):
         read = self.vlm_with_expert.forward_prefix(embeddings, block_mask(valid, starts), positions_of(valid))
         return integrate(lambda x, t: self.denoise_step(valid, read, x, t), noise, self.config.num_steps)
 
-    def denoise_step(self, prefix_valid: Tensor, read: list[KeyValues], x_t: Tensor, timestep: Tensor) -> Tensor:
+    def denoise_step(
+        self, prefix_valid: Tensor, read: list[KeyValues], x_t: Tensor, timestep: Tensor
+    ) -> Tensor:
         """The velocity (B, C, A) at noisy actions x_t (B, C, A) and times (B,), given what was read of the prefix."""
         embeddings, valid, starts = self.embed_suffix(x_t, timestep)
         causal = block_mask(valid, starts)
@@ -177,9 +186,9 @@ class VLAFlowMatching(nn.Module):
 
     def _joint_velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
         suffix = self.embed_suffix(noisy, time)
-        embeddings, valid, starts = (torch.cat([a, b], dim=1) if i else (a, b) for i, (a, b) in enumerate(zip(prefix, suffix, strict=True)))  # fmt: skip
-        out = self.vlm_with_expert(*embeddings, block_mask(valid, starts), positions_of(valid))
-        return self._velocity(out)
+        valid, starts = (torch.cat(pair, dim=1) for pair in zip(prefix[1:], suffix[1:], strict=True))
+        mask, positions = block_mask(valid, starts), positions_of(valid)
+        return self._velocity(self.vlm_with_expert(prefix[0], suffix[0], mask, positions))
 
     def _velocity(self, hidden: Tensor) -> Tensor:
         velocity: Tensor = self.action_out_proj(hidden)
@@ -247,7 +256,9 @@ class SmolVLAPolicy(PreTrainedPolicy):
             ConfigError: the reduction is neither of the two.
         """
         inputs, actions = self._inputs(batch), self._actions(batch)
-        losses = self.model(*inputs, F.pad(actions, (0, self.config.max_action_dim - actions.shape[-1])), noise, time)
+        losses = self.model(
+            *inputs, F.pad(actions, (0, self.config.max_action_dim - actions.shape[-1])), noise, time
+        )
         losses = losses[..., : actions.shape[-1]]
         pad = batch.get(ACTION_IS_PAD)
         valid = torch.ones_like(losses[..., 0]) if pad is None else (~pad).to(losses.dtype)

@@ -83,7 +83,8 @@ class SmolVLMWithExpertModel(nn.Module):
         self.read_layers = [index * step for index in range(self.num_expert_layers)]
         every = self_attn_every_n_layers
         self.cross = [
-            attention_mode == "cross_attn" and not (every > 0 and layer % every == 0) for layer in self.read_layers
+            attention_mode == "cross_attn" and not (every > 0 and layer % every == 0)
+            for layer in self.read_layers
         ]
 
         text = config.text_config
@@ -144,7 +145,8 @@ class SmolVLMWithExpertModel(nn.Module):
         denoising step, so they are made once.
         """
         rotary = rotary_tables(positions, self.config.text_config.head_dim, ROTARY_BASE)
-        hidden, read = prefix, []
+        hidden = prefix
+        read: list[KeyValues] = []
         last = self.read_layers[-1]
         layers = self.vlm.model.text_model.layers
         for index in range(last + 1):
@@ -159,7 +161,9 @@ class SmolVLMWithExpertModel(nn.Module):
                 hidden = layer.finish(hidden, attend(queries, keys, values, mask))
         return read
 
-    def forward_suffix(self, suffix: Tensor, mask: Tensor, positions: Tensor, read: list[KeyValues]) -> Tensor:
+    def forward_suffix(
+        self, suffix: Tensor, mask: Tensor, positions: Tensor, read: list[KeyValues]
+    ) -> Tensor:
         """Run the expert over the action tokens (B, S, E); `mask` (B, S, P + S) is true where they may look."""
         head_width = self.config.text_config.head_dim
         rotary = rotary_tables(positions, head_width, ROTARY_BASE)
