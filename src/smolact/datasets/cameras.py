@@ -211,7 +211,7 @@ def decode_image(data: bytes | None, size: tuple[int, int], where: str) -> Image
                     "Repair info.json, or fetch the dataset again."
                 )
             return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(f"{where} is not a whole PNG or JPEG ({error}). Fetch the dataset again.") from error

@@ -138,7 +138,9 @@ class LeRobotDatasetMetadata:
             self.episodes = self._read_episodes_v2()
             per_episode = self.root / layout.EPISODES_STATS_V21
             self.stats = (
-                _read_episode_stats(per_episode) if per_episode.exists() else _read_stats(self.root / layout.STATS)
+                _read_episode_stats(per_episode, self.total_episodes)
+                if per_episode.exists()
+                else _read_stats(self.root / layout.STATS)
             )
         self._check_totals()
 
@@ -310,10 +312,16 @@ def _read_stats(path: Path) -> Statistics:
     return _to_statistics(layout.read_json(path), path) if path.exists() else {}
 
 
-def _read_episode_stats(path: Path) -> Statistics:
-    rows = [_to_statistics(row.get("stats"), path) for row in layout.read_json_lines(path)]
+def _read_episode_stats(path: Path, episodes: int) -> Statistics:
+    rows = {row.get("episode_index"): row.get("stats") for row in layout.read_json_lines(path)}
+    missing = [number for number in range(episodes) if number not in rows]
+    if missing:
+        raise DatasetError(
+            f"{path} lacks the statistics of {len(missing)} of {episodes} episodes, such as episode {missing[0]}. "
+            "It is damaged or half fetched: fetch the dataset again."
+        )
     try:
-        return aggregate(rows)
+        return aggregate([_to_statistics(rows[number], path) for number in range(episodes)])
     except ValueError as error:
         raise DatasetError(f"{path}: the episodes' statistics differ in shape ({error}). Fetch it again.") from error
 

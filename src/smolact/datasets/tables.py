@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from smolact.datasets.format import STATISTICS, Feature
 from smolact.errors import DatasetError
 
+_DAMAGE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises on a damaged file; ValueError: names that are no text
 IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 ARROW_TYPES = {
     "bool": pa.bool_(),
@@ -43,7 +44,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, memory_map=True)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DatasetError(f"{path} is missing. Fetch the dataset again, or restore this file.") from error
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from error
 
 
@@ -74,7 +75,7 @@ def read_groups(
         if row_groups is None:
             return file.read(columns=names, use_threads=False)
         return file.read_row_groups(list(row_groups), columns=names, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from error
 
 
