@@ -185,27 +185,16 @@ def test_images_that_are_not_normalized_are_made_floats_too() -> None:
     assert torch.equal(step({"observation.image": image})["observation.image"], torch.ones(2, 3, 4, 4))
 
 
-def test_half_precision_is_computed_in_float32() -> None:
-    stats = {
-        "observation.state": {"mean": [100.0, 0.0], "std": [0.1, 1.0]},
-        "action": {"mean": [100.0, 0.0], "std": [0.1, 1.0]},
-    }
-    modes = every_type(NormalizationMode.MEAN_STD)
-    state = torch.tensor([[100.5, 1.0]], dtype=torch.bfloat16)
-    normalized = NormalizerProcessorStep(STATE, modes, stats)({"observation.state": state})[
-        "observation.state"
-    ]
-    assert normalized.dtype == torch.bfloat16
-    torch.testing.assert_close(
-        normalized.float(),
-        (state.float() - torch.tensor([100.0, 0.0])) / torch.tensor([0.1, 1.0]),
-        rtol=0.01,
-        atol=0,
-    )
-    action = UnnormalizerProcessorStep(ACTION, modes, stats)(
-        {"action": torch.ones(1, 2, dtype=torch.bfloat16)}
-    )["action"]
-    torch.testing.assert_close(action, torch.tensor([[100.1, 1.0]]))
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_half_precision_is_computed_in_float32(shape: tuple[int, ...]) -> None:
+    one = {"mean": np.full(shape, 100.0), "std": np.full(shape, 0.1)}
+    modes, stats = every_type(NormalizationMode.MEAN_STD), {"observation.state": one, "action": one}
+    state = torch.tensor([[100.5, 101.0]], dtype=torch.bfloat16)  # bfloat16 steps by 0.5 up there
+    batch = NormalizerProcessorStep(STATE, modes, stats)({"observation.state": state})
+    torch.testing.assert_close(batch["observation.state"], torch.tensor([[5.0, 10.0]], dtype=torch.bfloat16))
+    action = torch.ones(1, 2, dtype=torch.bfloat16)
+    back = UnnormalizerProcessorStep(ACTION, modes, stats)({"action": action})
+    torch.testing.assert_close(back["action"], torch.tensor([[100.1, 100.1]]))
 
 
 def test_only_the_chosen_observations_are_normalized() -> None:
