@@ -63,6 +63,17 @@ def test_the_recorded_action_is_the_expert_s_and_not_the_disturbed_one():
         assert np.abs(moved - wanted[:-1]).max() > 0.01  # but the pusher did not go there
 
 
+def test_a_kick_lasts_a_few_steps_and_comes_as_often_as_asked():
+    env = make_env("tabletop", **FAST)[0]
+    noise = ActionNoise(std=0.0, kick_probability=0.1, kick_std=0.2)
+    kicked = []
+    for episode in demonstrations(env, expert_for(TABLETOP_ID), 20, noise=noise, only_successes=False):
+        wanted = episode.frames["action"] - episode.frames["observation.state"]
+        moved = np.diff(episode.frames["observation.state"], axis=0)
+        kicked += (np.linalg.norm(moved - wanted[:-1], axis=1) > 0.25 * MAX_STEP).tolist()
+    assert 0.15 < np.mean(kicked) < 0.35  # 3 steps of every 13: 0.23
+
+
 class Idle:
     def act(self, env):
         return np.zeros(2, np.float32)
