@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
+import shutil
 import signal
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +19,26 @@ from safetensors.torch import load_file
 
 from smolact.cli.main import main
 from smolact.cli.train import with_resumed_settings
-from smolact.errors import ConfigError, DeviceError, TrainingError
+from smolact.envs.demonstrations import demonstrations
+from smolact.envs.experts import expert_for
+from smolact.envs.factory import env_id, make_env
+from smolact.errors import (
+    ConfigError,
+    DeviceError,
+    EnvironmentNotFoundError,
+    FeatureError,
+    MissingDependencyError,
+    TrainingError,
+    VideoError,
+)
 from smolact.policies.factory import load_policy
+from smolact.recording.demonstrations import record_demonstrations
 from smolact.training.checkpoint import find_checkpoint
 from smolact.training.config import TrainConfig
-from smolact.training.sampling import ShuffledStream
-from smolact.training.tracking import Ended, MetricsFile, Saved, Started, Stepped
-from smolact.training.trainer import Meter, stop_signals
+from smolact.training.data import ShuffledStream, next_batch, open_dataset
+from smolact.training.meter import Meter
+from smolact.training.signals import stop_signals
+from smolact.training.tracking import Ended, Evaluated, MetricsFile, Saved, Started, Stepped
 from tests.training.runs import DATASET, QUICK, SMALL, Recorder, run, settings
 
 
@@ -82,8 +99,6 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 def test_the_checkpoint_predicts(straight: tuple[Path, Recorder]) -> None:
     policy, preprocess, postprocess = load_policy(straight[0] / "checkpoints" / "last", device="cpu")
     config, _ = settings(*SMALL)
-    from smolact.training.trainer import open_dataset
-
     sample = open_dataset(config.dataset, policy.config, 10)[0]
     actions = postprocess(policy.select_action(preprocess(sample)))
     assert actions.shape == (1, 6)
@@ -92,8 +107,6 @@ def test_the_checkpoint_predicts(straight: tuple[Path, Recorder]) -> None:
 
 def test_resuming_is_the_same_run_bit_for_bit(straight: tuple[Path, Recorder], tmp_path: Path) -> None:
     folder, recorder = straight
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy, symlinks=True)
     ended, resumed = resume(copy / "checkpoints" / "000003")
@@ -107,8 +120,6 @@ def test_resuming_is_the_same_run_bit_for_bit(straight: tuple[Path, Recorder], t
 def test_a_finished_run_says_that_nothing_is_left_and_more_steps_go_on(
     straight: tuple[Path, Recorder], tmp_path: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(straight[0], copy, symlinks=True)
     with pytest.raises(ConfigError, match="nothing is left to do"):
@@ -213,6 +224,102 @@ def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         pytest.skip("CUDA is there")
     with pytest.raises(DeviceError):
         run(tmp_path / "run", "--steps=1", "--policy.device=cuda")
+
+
+def test_a_damaged_video_is_named_without_a_traceback_from_the_worker(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(DATASET, broken)
+    video = next((broken / "videos").rglob("*.mp4"))
+    video.write_bytes(video.read_bytes()[:999])
+    flags = (
+        "--steps=2",
+        "--num_workers=1",
+        "--dataloader_multiprocessing_context=fork",
+        f"--dataset.root={broken}",
+    )
+    with pytest.raises(VideoError) as caught:
+        run(tmp_path / "run", *flags)
+    assert video.name in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_worker_that_dies_is_told() -> None:
+    def dying() -> Any:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        yield
+
+    with pytest.raises(TrainingError, match="--num_workers"):
+        next_batch(dying())
+
+
+def test_an_environment_that_does_not_fit_is_told_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(FeatureError, match="not in the environment"):
+        run(tmp_path / "run", "--steps=2", "--env.type=tabletop", "--eval_freq=1")
+    with pytest.raises(EnvironmentNotFoundError, match="tabletop"):
+        run(tmp_path / "run", "--steps=2", "--env.type=tabeltop", "--eval_freq=1")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def tabletop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tabletop") / "dataset"
+    with make_env("tabletop") as envs:
+        shown = demonstrations(envs[0], expert_for(env_id("tabletop")), 2, seed=0)
+        record_demonstrations(shown, folder, fps=envs.fps or 10, use_videos=False)
+    return folder
+
+
+def test_evaluating_on_the_way_changes_nothing_of_the_run(tabletop: Path, tmp_path: Path) -> None:
+    flags = (f"--dataset.root={tabletop}", "--steps=2", "--save_checkpoint=false")
+    env = (
+        "--env.type=tabletop",
+        "--eval_freq=1",
+        "--eval.n_episodes=2",
+        "--env.kwargs={max_episode_steps: 3}",
+    )
+    _, without = run(tmp_path / "without", *flags)
+    _, evaluated = run(tmp_path / "with", *flags, *env)
+    assert evaluated.losses == without.losses
+    results = evaluated.of(Evaluated)
+    assert [event.step for event in results] == [1, 2]
+    assert results[0].metrics["success_rate"] == 0.0
+    lines = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["eval/success_rate"] for line in lines if "eval/success_rate" in line] == [0.0, 0.0]
+
+
+def test_weights_and_biases_gets_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[str, Any]] = []
+    stand_in = types.SimpleNamespace(
+        init=lambda **arguments: logged.append(("init", arguments)) or stand_in,
+        log=lambda numbers, step: logged.append(("log", (step, set(numbers)))),
+        finish=lambda: logged.append(("finish", None)),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)  # type: ignore[arg-type]
+    flags = ("--wandb.enable=true", "--wandb.project=p", "--wandb.mode=offline", "--save_checkpoint=false")
+    run(tmp_path / "run", "--steps=1", *flags)
+    kinds = [kind for kind, _ in logged]
+    assert kinds == ["init", "log", "finish"]
+    assert (logged[0][1]["project"], logged[0][1]["mode"]) == ("p", "offline")
+    assert "smolvla" in logged[0][1]["tags"]
+    assert logged[1][1][0] == 1
+    assert "train/loss" in logged[1][1][1]
+
+
+def test_weights_and_biases_that_is_not_installed_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib, "import_module", _no_wandb(importlib.import_module))
+    with pytest.raises(MissingDependencyError, match=r"smolact\[wandb\]"):
+        run(tmp_path / "run", "--steps=1", "--wandb.enable=true")
+
+
+def _no_wandb(real: Any) -> Any:
+    def import_module(name: str, package: str | None = None) -> Any:
+        if name == "wandb":
+            raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
+        return real(name, package)
+
+    return import_module
 
 
 def test_all_episodes_excluded_is_an_error(tmp_path: Path) -> None:

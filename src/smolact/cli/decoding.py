@@ -228,7 +228,7 @@ def _union(kinds: Sequence[Any], node: Node, expected: str) -> Any:
     for kind in kinds:
         try:
             return decode(kind, node)
-        except DecodingError as error:  a few kinds, once a setting
+        except DecodingError as error:
             failures.append(error)
     # One that got inside the value knows more than "it is none of these".
     deepest = max(failures, key=lambda error: len(error.path))

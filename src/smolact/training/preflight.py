@@ -11,6 +11,7 @@ import numpy as np
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
+from smolact.training.config import TrainConfig
 from smolact.training.initialization import renamed_features
 from smolact.types import ACTION, STATE, NormalizationMode, PolicyFeature, Statistics, is_image_key
 
@@ -49,6 +50,33 @@ def check_before_start(
     check_statistics(policy, {rename_map.get(key, key): value for key, value in statistics.items()})
     check_tasks(dataset)
     note_chunk(policy, dataset)
+
+
+def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
+    """Make the environment of `--env.type` once, and check that the policy fits it.
+
+    Raises:
+        EnvironmentNotFoundError, MissingDependencyError, ConfigError: it can't be made.
+        FeatureError: the policy needs what it does not have.
+    """
+    env = config.env
+    if env.type is None:
+        return
+    if not 0 < config.eval_freq <= config.steps:
+        logger.warning(
+            "--env.type=%s is not used: --eval_freq=%d never comes in %d steps.",
+            env.type,
+            config.eval_freq,
+            config.steps,
+        )
+    from smolact.envs.factory import make_env
+
+    with make_env(env.type, task=env.task, mapping=env.mapping, **env.kwargs) as environment:
+        offered = {config.rename_map.get(key, key): feature for key, feature in environment.features.items()}
+    check_cameras(
+        policy, {key: feature for key, feature in offered.items() if is_image_key(key)}, {}, "the environment"
+    )
+    check_env_sizes(policy, offered)
 
 
 def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> None:

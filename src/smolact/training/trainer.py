@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import logging
 import math
 import secrets
-import signal
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 
 from smolact import durable
-from smolact.datasets.collate import collate
-from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import ConfigError, DeviceError, TrainingError
-from smolact.hub import find_folder
-from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
+from smolact.errors import ConfigError
+from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
 from smolact.training.checkpoint import (
     TRAIN_CONFIG,
     Progress,
@@ -36,7 +29,9 @@ from smolact.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
-from smolact.training.config import DatasetSection, TrainConfig, to_json
+from smolact.training.config import TrainConfig, to_json
+from smolact.training.data import make_loader, next_batch, open_dataset, read_metadata
+from smolact.training.devices import make_accelerator
 from smolact.training.initialization import (
     Start,
     policy_config_of,
@@ -44,10 +39,11 @@ from smolact.training.initialization import (
     start_resumed,
     training_statistics,
 )
+from smolact.training.meter import Meter
 from smolact.training.optim import make_optimizer, make_scheduler, optimization_of
-from smolact.training.preflight import check_before_start
+from smolact.training.preflight import check_before_start, check_evaluation
 from smolact.training.random_state import seed_everything, undisturbed
-from smolact.training.sampling import ShuffledStream
+from smolact.training.signals import stop_signals
 from smolact.training.tracking import (
     Ended,
     Evaluated,
@@ -60,7 +56,7 @@ from smolact.training.tracking import (
     Stepped,
     WandBTracker,
 )
-from smolact.types import ACTION, Batch
+from smolact.types import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +91,7 @@ def train(
     accelerator = make_accelerator(config)
     device = str(accelerator.device)
     seed_everything(seed)
-    meta = LeRobotDatasetMetadata(_metadata_folder(config.dataset))
+    meta = read_metadata(config.dataset)
     statistics = training_statistics(meta, imagenet=config.dataset.use_imagenet_stats)
     if checkpoint is None:
         policy_config, source = policy_config_of(config, explicit, meta)
@@ -110,6 +106,7 @@ def train(
         run = checkpoint.parent.parent
         dataset = open_dataset(config.dataset, start.policy.config, meta.fps)
         check_before_start(start.policy.config, dataset, statistics, config.rename_map)
+    check_evaluation(start.policy.config, config)
     optimizer_settings, schedule = optimization_of(start.policy.config, config, explicit)
     optimizer = make_optimizer(start.policy, optimizer_settings)
     scheduler = make_scheduler(optimizer, schedule)
@@ -166,6 +163,10 @@ class Trainer:
     progress: Progress
     listeners: Sequence[Listener]
 
+    def __post_init__(self) -> None:
+        """Hand model and optimizer to accelerate; before a state is loaded, which it would move to the device."""
+        self._model, self._stepper = self.accelerator.prepare(self.start.policy, self.optimizer)
+
     def run_to_end(self) -> Ended:
         """Train until `config.steps`, or until SIGINT or SIGTERM: the step under way is finished and saved.
 
@@ -173,17 +174,24 @@ class Trainer:
             TrainingError: the loss is not finite; the last checkpoint is from before.
         """
         config = self.config
-        model, optimizer = self.accelerator.prepare(self.start.policy, self.optimizer)
-        model.train()
+        loader = make_loader(
+            self.dataset,
+            config,
+            seed=self.seed,
+            start=self.progress.samples,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        batches = iter(loader)
+        self._model.train()
         meter = Meter(self.progress.step, config.batch_size)
         checkpoint: Path | None = None
         step = self.progress.step
-        with stop_signals() as stopped, contextlib.closing(self._batches()) as batches:
+        with stop_signals() as stopped:
             while step < config.steps and not stopped:
                 waiting = time.perf_counter()
-                batch = next(batches)
+                batch = next_batch(batches)
                 waited = time.perf_counter() - waiting
-                loss, norm = self._step(model, optimizer, batch)
+                loss, norm = self._step(batch)
                 step += 1
                 meter.add(step, loss, norm, waited)
                 self.tell(Stepped(step))
@@ -206,37 +214,18 @@ class Trainer:
         for listener in self.listeners:
             listener(event)
 
-    def _step(self, model: Any, optimizer: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One update; loss and gradient norm stay on the device."""
         inputs = self.start.preprocess(batch)
         with self.accelerator.autocast():
-            loss, _ = model(inputs)
+            loss, _ = self._model(inputs)
         self.accelerator.backward(loss)
         largest = self.clip_norm if self.clip_norm > 0 else math.inf
-        norm = self.accelerator.clip_grad_norm_(model.parameters(), largest)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        norm = self.accelerator.clip_grad_norm_(self._model.parameters(), largest)
+        self._stepper.step()
+        self._stepper.zero_grad(set_to_none=True)
         self.scheduler.step()
         return loss.detach(), norm
-
-    def _batches(self) -> Generator[Batch, None, None]:
-        """Batches without end, from where the run stands."""
-        config = self.config
-        workers: dict[str, Any] = {}
-        if config.num_workers:
-            context = config.dataloader_multiprocessing_context
-            workers = {"prefetch_factor": config.prefetch_factor, "multiprocessing_context": context}
-        loader: DataLoader[Batch] = DataLoader(
-            self.dataset,
-            batch_size=config.batch_size,
-            sampler=ShuffledStream(len(self.dataset), self.seed, self.progress.samples),
-            num_workers=config.num_workers,
-            collate_fn=collate,
-            pin_memory=self.accelerator.device.type == "cuda",
-            generator=torch.Generator().manual_seed(self.seed),  # or it would draw from the policy's
-            **workers,
-        )
-        yield from loader
 
     def _progress(self, step: int) -> Progress:
         seen = self.progress.samples + (step - self.progress.step) * self.config.batch_size
@@ -277,143 +266,6 @@ class Trainer:
         )
         self.tell(Saved(step, checkpoint))
         return checkpoint
-
-
-class Meter:
-    """Means since the last reading; until then everything stays on the device."""
-
-    def __init__(self, step: int, batch_size: int) -> None:
-        self.step, self.batch_size = step, batch_size
-        self._clear()
-
-    def _clear(self) -> None:
-        self._losses: list[Tensor] = []
-        self._norms: list[Tensor] = []
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """What was done since the last step is not training."""
-        self._waited = 0.0
-        self._since = time.perf_counter()
-
-    def add(self, step: int, loss: Tensor, norm: Tensor, waited: float) -> None:
-        """Take note of a step."""
-        self.step = step
-        self._losses.append(loss)
-        self._norms.append(norm)
-        self._waited += waited
-
-    def read(self, lr: float) -> dict[str, float]:
-        """The means, and the rate `lr` that the next step will have. Waits for the device.
-
-        Raises:
-            TrainingError: a loss since the last reading was not finite.
-        """
-        losses, norms = (torch.stack(values).float().cpu() for values in (self._losses, self._norms))
-        bad = (~(torch.isfinite(losses) & torch.isfinite(norms))).nonzero()
-        if len(bad):
-            at = int(bad[0])
-            what = f"loss {losses[at].item()}, gradient norm {norms[at].item()}"
-            raise TrainingError(
-                f"Step {self.step - len(losses) + at + 1} is not finite: {what}. Nothing was saved since the last "
-                "checkpoint, which is whole. Resume from it with a lower --policy.optimizer_lr; if it comes back at the "
-                "same step, look for NaN or huge values in the dataset."
-            )
-        seconds = time.perf_counter() - self._since
-        metrics = {
-            "loss": losses.mean().item(),
-            "grad_norm": norms.mean().item(),
-            "lr": lr,
-            "samples_per_second": len(losses) * self.batch_size / seconds,
-            "data_wait": self._waited / seconds,
-        }
-        self._clear()
-        return metrics
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that fills when SIGINT or SIGTERM comes: the loop stops by itself. A second one stops at once.
-
-    Outside the main thread, where Python can't catch signals, the list stays empty.
-    """
-    received: list[int] = []
-
-    def note(number: int, _frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        logger.warning("Stopping after this step and saving. Once more stops at once, without saving.")
-
-    try:
-        former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
-        former = {}
-    try:
-        yield received
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """The device of the run, and its precision.
-
-    Raises:
-        DeviceError: `--policy.device` names one that is not there.
-        ConfigError: a numbered device, or several processes.
-    """
-    from smolact.processors.steps import find_device
-
-    asked = config.policy.settings.get("device")
-    if asked is not None:
-        if ":" in asked:
-            raise ConfigError(
-                f"--policy.device={asked}: choose the card by CUDA_VISIBLE_DEVICES={asked.partition(':')[2]} instead, and "
-                f"give --policy.device={asked.partition(':')[0]}."
-            )
-        find_device(asked)
-    amp = "bf16" if config.policy.settings.get("use_amp") else "no"
-    accelerator = Accelerator(cpu=asked == "cpu", mixed_precision=amp)
-    if asked is not None and accelerator.device.type != asked:
-        raise DeviceError(
-            f"--policy.device={asked}: accelerate chose '{accelerator.device}'. Check its ACCELERATE_… variables."
-        )
-    if accelerator.num_processes > 1:
-        raise ConfigError(
-            f"{accelerator.num_processes} processes were launched; this release trains with one. Start it without "
-            "`accelerate launch` or torchrun."
-        )
-    torch.backends.cudnn.deterministic = config.cudnn_deterministic
-    torch.backends.cudnn.benchmark = not config.cudnn_deterministic
-    return accelerator
-
-
-def open_dataset(section: DatasetSection, policy: PolicyConfig, fps: float) -> LeRobotDataset:
-    """The dataset that the flags name, without the episodes that they leave out; samples hold the policy's chunks."""
-    offsets = [index / fps for index in policy.action_delta_indices]  # type: ignore[attr-defined]
-    open_it = partial(
-        LeRobotDataset,
-        section.name,
-        root=section.root,
-        delta_timestamps={ACTION: offsets},
-        revision=section.revision,
-        return_uint8=True,
-    )
-    if not section.exclude_episodes:
-        return open_it(episodes=section.episodes)
-    left_out = set(section.exclude_episodes)
-    every = range(LeRobotDatasetMetadata(_metadata_folder(section)).total_episodes)
-    kept = [number for number in section.episodes or every if number not in left_out]
-    if not kept:
-        raise ConfigError("--dataset.exclude_episodes leaves no episode. Leave fewer out.")
-    return open_it(episodes=kept)
-
-
-def _metadata_folder(section: DatasetSection) -> Path:
-    return find_folder(
-        section.name, "dataset", root=section.root, patterns=["meta/**"], revision=section.revision
-    )
 
 
 def _resumed(
