@@ -23,6 +23,7 @@ from smolact.envs.tabletop_scene import (
     ZONES,
     Block,
     TableState,
+    within_reach,
 )
 from smolact.errors import ConfigError
 
@@ -96,7 +97,7 @@ def _push(state: TableState, block: Block, place: Vector) -> Vector:
 def _step_around(state: TableState, target: Vector, blocks: list[Block]) -> Vector:
     """One step towards `target` that passes `blocks` at `_CLEARANCE`."""
     x, y = state.pusher
-    target = _on_table(target)
+    target = within_reach(*target)
     left = hypot(target[0] - x, target[1] - y)
     way = _unit(target[0] - x, target[1] - y)
     for block in sorted(blocks, key=state.distance_to):
@@ -129,12 +130,7 @@ def _along_and_aside(way: Vector, x: float, y: float) -> Vector:
 
 def _step(state: TableState, step: Vector) -> Vector:
     length = max(hypot(*step) / MAX_STEP, 1.0)
-    return _on_table((state.pusher[0] + step[0] / length, state.pusher[1] + step[1] / length))
-
-
-def _on_table(point: Vector) -> Vector:
-    low, high = PUSHER_RADIUS, 1.0 - PUSHER_RADIUS
-    return min(max(point[0], low), high), min(max(point[1], low), high)
+    return within_reach(state.pusher[0] + step[0] / length, state.pusher[1] + step[1] / length)
 
 
 def _unit(x: float, y: float) -> Vector:

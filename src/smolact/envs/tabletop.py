@@ -29,6 +29,7 @@ from smolact.envs.tabletop_scene import (
     Block,
     TableState,
     TableWorld,
+    within_reach,
     zones_at,
 )
 from smolact.errors import ConfigError, did_you_mean
@@ -189,8 +190,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
             raise ConfigError(
                 f"The tabletop takes two finite numbers as an action (x, y in [0, 1]), not {action}."
             )
-        x, y = np.clip(target, PUSHER_RADIUS, 1.0 - PUSHER_RADIUS).tolist()
-        self._world.move_towards(x, y)
+        self._world.move_towards(*within_reach(*target.tolist()))
         self._recent.append(self._world.state)
         success = self.goal_reached(self._goal)
         return self._observe(), float(success), success, False, self._info(success)

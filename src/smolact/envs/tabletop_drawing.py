@@ -82,7 +82,8 @@ def _draw_shape(
 def _pixels_within(position: float, reach: float, size: int) -> tuple[slice, Floats]:
     """The pixels of one axis within `reach` of a position, and how far from it their centres are."""
     pixels = slice(max(int((position - reach) * size), 0), min(int((position + reach) * size) + 1, size))
-    return pixels, _pixel_centres(size)[pixels] - np.float32(position)
+    offsets: Floats = _pixel_centres(size)[pixels] - np.float32(position)
+    return pixels, offsets
 
 
 def _coverage(distance: Floats, size: int) -> Floats:

@@ -142,6 +142,12 @@ class TableWorld:
             self._space.step(1.0 / (CONTROL_HZ * _SUBSTEPS))
 
 
+def within_reach(x: float, y: float) -> tuple[float, float]:
+    """The point nearest to (x, y) that the pusher's centre can be at."""
+    low, high = PUSHER_RADIUS, 1.0 - PUSHER_RADIUS
+    return min(max(x, low), high), min(max(y, low), high)
+
+
 def zones_at(x: float, y: float, margin: float = 0.0) -> Sequence[str]:
     """The places whose zone, `margin` wider, the point (x, y) lies in."""
     return [name for name, (zx, zy) in ZONES.items() if hypot(x - zx, y - zy) <= ZONE_RADIUS + margin]
