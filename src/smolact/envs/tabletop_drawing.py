@@ -94,7 +94,8 @@ def _coverage(distance: Floats, size: int) -> Floats:
 
 @lru_cache(maxsize=8)
 def _pixel_centres(size: int) -> Floats:
-    return (np.arange(size, dtype=np.float32) + 0.5) / np.float32(size)
+    centres: Floats = (np.arange(size, dtype=np.float32) + 0.5) / np.float32(size)
+    return centres
 
 
 @lru_cache(maxsize=8)
@@ -105,4 +106,5 @@ def _empty_table(size: int) -> Picture:
         distance = np.hypot(centres - x, centres[:, None] - y) - ZONE_RADIUS
         picture = picture + _coverage(distance, size) * (_ZONE_RIM - picture)
         picture = picture + _coverage(distance + _RIM, size) * (_ZONE - picture)
-    return np.ascontiguousarray((picture + 0.5).transpose(1, 2, 0).astype(np.uint8))
+    rows_first: Picture = np.ascontiguousarray((picture + 0.5).transpose(1, 2, 0).astype(np.uint8))
+    return rows_first
