@@ -124,14 +124,19 @@ def test_a_path_template_cannot_lead_out(v30: Path, template: Any) -> None:
 
 def test_a_camera_name_cannot_lead_out(root: Path) -> None:
     info = json.loads((root / "meta/info.json").read_text())
-    features = {key.replace("observation.images.top", "../../../top"): value for key, value in info["features"].items()}
+    features = {
+        key.replace("observation.images.top", "../../../top"): value
+        for key, value in info["features"].items()
+    }
     change_info(root, features=features)
     with pytest.raises(DatasetError, match=r"out of the dataset's folder|no column"):
         LeRobotDataset(root)
 
 
 def test_a_plain_template_is_filled() -> None:
-    path = fill_template("a/{video_key}/{file_index:03d}.mp4", Path("x"), video_key="observation.image", file_index=7)
+    path = fill_template(
+        "a/{video_key}/{file_index:03d}.mp4", Path("x"), video_key="observation.image", file_index=7
+    )
     assert str(path) == "a/observation.image/007.mp4"
 
 
@@ -232,7 +237,11 @@ def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
     root = write(tmp_path / "d", (3,), "image")
     path = root / "data/chunk-000/file-000.parquet"
     good = pq.read_table(path).column(0).to_pylist()
-    for data, message in ((None, "no image"), (b"GIF89a", "not a whole PNG"), (good[0]["bytes"][:60], "not a whole PNG")):
+    for data, message in (
+        (None, "no image"),
+        (b"GIF89a", "not a whole PNG"),
+        (good[0]["bytes"][:60], "not a whole PNG"),
+    ):
         images = [{"bytes": data, "path": "a.png"}, *good[1:]]
         change_table(path, lambda t, images=images: t.set_column(0, t.column_names[0], pa.array(images)))  # type: ignore[misc]
         with pytest.raises(DatasetError, match=rf"file-000\.parquet, row 0.*{message}"):

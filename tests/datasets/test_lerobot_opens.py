@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.datasets.make import write
 
 from smolact.datasets.reader import LeRobotDataset
+from tests.datasets.make import write
 
 OFFSETS = [-0.1, 0.0, 0.1, 0.2]
 
@@ -32,7 +32,8 @@ def read_by_lerobot(root: Path) -> dict[str, Any]:
 
 @pytest.mark.lerobot
 @pytest.mark.skipif(
-    "SMOLACT_LEROBOT_PYTHON" not in os.environ, reason="set SMOLACT_LEROBOT_PYTHON to a Python that has LeRobot 0.6.1"
+    "SMOLACT_LEROBOT_PYTHON" not in os.environ,
+    reason="set SMOLACT_LEROBOT_PYTHON to a Python that has LeRobot 0.6.1",
 )
 @pytest.mark.parametrize("dtype", ["video", "image"])
 @pytest.mark.parametrize("episodes_per_file", [1, 2])

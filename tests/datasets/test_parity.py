@@ -40,7 +40,11 @@ def v20(tmp_path: Path) -> Path:
 
 
 def assert_reads_as_expected(dataset: LeRobotDataset, wanted: dict[str, Any]) -> None:
-    assert (len(dataset), dataset.num_episodes, dataset.fps) == (wanted["frames"], wanted["episodes"], wanted["fps"])
+    assert (len(dataset), dataset.num_episodes, dataset.fps) == (
+        wanted["frames"],
+        wanted["episodes"],
+        wanted["fps"],
+    )
     assert len(wanted["samples"]) == 10
     for want in wanted["samples"]:
         sample = dataset[want["index"]]
@@ -78,7 +82,12 @@ def test_a_v20_dataset_reads_like_its_v21_twin(v20: Path) -> None:
 def test_metadata_says_the_same_in_every_version(version: str) -> None:
     meta = LeRobotDatasetMetadata(DATA / f"dataset_{version}")
     assert meta.codebase_version == {"v21": "v2.1", "v30": "v3.0"}[version]
-    assert (meta.robot_type, meta.fps, meta.total_frames, meta.total_episodes) == ("so101_follower", 10, 63, 4)
+    assert (meta.robot_type, meta.fps, meta.total_frames, meta.total_episodes) == (
+        "so101_follower",
+        10,
+        63,
+        4,
+    )
     assert meta.camera_keys == meta.video_keys == ["observation.images.top", "observation.images.wrist"]
     assert meta.image_keys == []
     assert meta.tasks[1] == "Grasp the lego block."
@@ -120,7 +129,13 @@ def test_our_statistics_are_the_reference_writers() -> None:
         for name in ("min", "max", "mean", "std", "count"):
             np.testing.assert_allclose(together[name], reference[name], rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(streamed[name], reference[name], rtol=1e-5, atol=1e-5)
-        for name in ("q01", "q10", "q50", "q90", "q99"):  # the reference's come from 5000 bins of each episode
+        for name in (
+            "q01",
+            "q10",
+            "q50",
+            "q90",
+            "q99",
+        ):  # the reference's come from 5000 bins of each episode
             assert (np.abs(together[name] - reference[name]) / scale).max() < 1e-3
 
 

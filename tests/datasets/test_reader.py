@@ -143,14 +143,18 @@ def test_transforms_see_each_image_alone(root: Path) -> None:
         return 1 - picture
 
     plain = LeRobotDataset(root, delta_timestamps={"observation.image": [-0.1, 0.0]})[5]
-    changed = LeRobotDataset(root, delta_timestamps={"observation.image": [-0.1, 0.0]}, image_transforms=invert)[5]
+    changed = LeRobotDataset(
+        root, delta_timestamps={"observation.image": [-0.1, 0.0]}, image_transforms=invert
+    )[5]
     assert seen == [(3, 32, 48)] * 3
     for camera in CAMERAS:
         assert torch.equal(changed[camera], 1 - plain[camera])
 
 
 def test_a_batch_fetch_is_the_single_ones(root: Path) -> None:
-    dataset = LeRobotDataset(root, delta_timestamps={"action": [0, 0.1], "observation.images.wrist": [-0.1, 0]})
+    dataset = LeRobotDataset(
+        root, delta_timestamps={"action": [0, 0.1], "observation.images.wrist": [-0.1, 0]}
+    )
     singles = [dataset[index] for index in range(len(dataset))]
 
     @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -176,8 +180,12 @@ def test_workers_give_what_the_process_itself_gives(root: Path, method: str) -> 
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system can't {method}")
     dataset = LeRobotDataset(root, delta_timestamps={"action": [0.0, 0.1, 0.2]})
-    own = list(DataLoader(dataset, batch_size=5, collate_fn=collate))  # opens files before the workers are made
-    loader = DataLoader(dataset, batch_size=5, collate_fn=collate, num_workers=2, multiprocessing_context=method)
+    own = list(
+        DataLoader(dataset, batch_size=5, collate_fn=collate)
+    )  # opens files before the workers are made
+    loader = DataLoader(
+        dataset, batch_size=5, collate_fn=collate, num_workers=2, multiprocessing_context=method
+    )
     for batch, expected in zip(loader, own, strict=True):
         assert_same(batch, expected)
     assert_same(dataset[3], LeRobotDataset(root, delta_timestamps={"action": [0.0, 0.1, 0.2]})[3])
@@ -211,7 +219,7 @@ def test_a_batch_has_a_leading_dimension_and_a_list_of_tasks(root: Path) -> None
 def test_samples_that_do_not_fit_together_are_named() -> None:
     with pytest.raises(FeatureError, match=r"'action' has different shapes.*\(2,\), \(3,\)"):
         collate([{"action": torch.zeros(2)}, {"action": torch.zeros(3)}])
-    with pytest.raises(FeatureError, match="Sample 1 .* state"):
+    with pytest.raises(FeatureError, match=r"Sample 1 .* state"):
         collate([{"action": torch.zeros(2)}, {"action": torch.zeros(2), "state": torch.zeros(1)}])
     with pytest.raises(FeatureError, match="no samples"):
         collate([])

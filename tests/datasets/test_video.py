@@ -79,7 +79,9 @@ def test_what_is_written_is_read_back(tmp_path: Path, codec: str) -> None:
             writer.write(picture(number))
     frames = VideoReader(tmp_path / "file.mp4").frames(range(COUNT))
     wanted = np.stack([picture(number) for number in range(COUNT)])
-    assert np.abs(np.median(frames[:, 16:], axis=(1, 2, 3)) - 10 * np.arange(COUNT)).max() <= 2  # 10 apart: no mix-up
+    assert (
+        np.abs(np.median(frames[:, 16:], axis=(1, 2, 3)) - 10 * np.arange(COUNT)).max() <= 2
+    )  # 10 apart: no mix-up
     assert np.abs(frames.astype(int) - wanted).mean() < 4
 
 
@@ -125,7 +127,9 @@ def test_sound_without_a_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", 44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

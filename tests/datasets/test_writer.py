@@ -70,7 +70,9 @@ def test_a_group_is_on_disk_when_it_is_full_and_at_the_end(tmp_path: Path) -> No
     assert lengths(root) == [2, 2, 2, 2, 2, 3]
     files = sorted(path.name for path in root.rglob("data/*/*.parquet"))
     assert files == [f"file-00{number}.parquet" for number in range(4)]
-    assert pq.ParquetFile(root / "data/chunk-000/file-000.parquet").metadata.num_row_groups == 2  # one an episode
+    assert (
+        pq.ParquetFile(root / "data/chunk-000/file-000.parquet").metadata.num_row_groups == 2
+    )  # one an episode
 
 
 @pytest.mark.parametrize("dtype", ["video", "image"])
@@ -95,7 +97,9 @@ def test_discarded_frames_leave_nothing_behind(tmp_path: Path, dtype: str, group
             assert torch.equal(value, twin[key]) if isinstance(value, torch.Tensor) else value == twin[key]
 
 
-def test_frames_never_saved_are_dropped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_frames_never_saved_are_dropped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING), create(tmp_path / "d") as writer:
         record(writer, 0, 2)
         writer.add_frame(a_frame(), task="t")
@@ -123,7 +127,9 @@ def test_statistics_are_those_of_the_frames(tmp_path: Path) -> None:
         assert found["mean"].shape == ((3, 1, 1) if key == TOP[0] else dataset.features[key].shape)
         wanted: dict[str, Callable[..., Any]] = {"min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
         for name, function in wanted.items():
-            np.testing.assert_allclose(found[name].ravel(), np.atleast_1d(function(every, axis=axes)), atol=1e-7)
+            np.testing.assert_allclose(
+                found[name].ravel(), np.atleast_1d(function(every, axis=axes)), atol=1e-7
+            )
         spread = np.atleast_1d(np.ptp(every, axis=axes))
         for name, quantile in {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}.items():
             true = np.atleast_1d(np.quantile(every, quantile, axis=axes, method="inverted_cdf"))
@@ -144,7 +150,12 @@ def test_tasks_may_change_within_an_episode(tmp_path: Path) -> None:
 def test_images_come_in_any_usual_form(tmp_path: Path) -> None:
     with create(tmp_path / "d", "image") as writer:
         plain = a_frame()[TOP[0]]
-        for form in (plain, plain.transpose(2, 0, 1), plain / 255, torch.from_numpy(plain).permute(2, 0, 1) / 255):
+        for form in (
+            plain,
+            plain.transpose(2, 0, 1),
+            plain / 255,
+            torch.from_numpy(plain).permute(2, 0, 1) / 255,
+        ):
             writer.add_frame(a_frame(**{TOP[0]: form}), task="t")
         writer.save_episode()
     dataset = LeRobotDataset(tmp_path / "d", return_uint8=True)
@@ -199,7 +210,9 @@ def test_a_missing_value_is_named(tmp_path: Path) -> None:
             writer.add_frame(lacking, task="t")
 
 
-@pytest.mark.parametrize(("task", "message"), [("", "empty"), ("  ", "empty"), (None, "NoneType"), (3, "int 3")])
+@pytest.mark.parametrize(
+    ("task", "message"), [("", "empty"), ("  ", "empty"), (None, "NoneType"), (3, "int 3")]
+)
 def test_a_task_must_say_something(tmp_path: Path, task: Any, message: str) -> None:
     with create(tmp_path / "d") as writer, pytest.raises(FeatureError, match=message):
         writer.add_frame(a_frame(), task=task)
@@ -261,20 +274,22 @@ def at_each_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], None])
     steps: list[str] = []
     acting = False
 
-    for name in ("fsync", "replace", "mkdir"):
-
-        def stand_in(*args: Any, _name: str = name, _real: Any = getattr(os, name), **kwargs: Any) -> Any:
+    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
             nonlocal acting
             if not acting:  # the action may use these calls itself
-                steps.append(_name)
+                steps.append(name)
                 acting = True
                 try:
                     action(len(steps))
                 finally:
                     acting = False
-            return _real(*args, **kwargs)
+            return real(*args, **kwargs)
 
-        monkeypatch.setattr(os, name, stand_in)
+        return stand_in
+
+    for name in ("fsync", "replace", "mkdir"):
+        monkeypatch.setattr(os, name, watched(name, getattr(os, name)))
     return steps
 
 
@@ -358,6 +373,10 @@ def test_what_is_written_says_what_it_is(tmp_path: Path) -> None:
     assert (info["total_frames"], info["total_tasks"], info["fps"]) == (5, 2, 10)
     camera = info["features"]["observation.images.top"]
     assert camera["names"] == ["height", "width", "channels"]
-    assert (camera["info"]["video.codec"], camera["info"]["video.g"], camera["info"]["video.crf"]) == ("av1", 2, 30)
+    assert (camera["info"]["video.codec"], camera["info"]["video.g"], camera["info"]["video.crf"]) == (
+        "av1",
+        2,
+        30,
+    )
     assert pq.read_schema(root / "data/chunk-000/file-000.parquet").pandas_metadata is None
     assert pq.read_schema(root / "meta/tasks.parquet").pandas_metadata["index_columns"] == ["task"]

@@ -97,7 +97,9 @@ class Videos:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._readers: PerProcess[str, VideoReader] = PerProcess(self._read, OPEN_FILES, drop=VideoReader.close)
+        self._readers: PerProcess[str, VideoReader] = PerProcess(
+            self._read, OPEN_FILES, drop=VideoReader.close
+        )
 
     def reader(self, path: str) -> VideoReader:
         """The reader of the file `path`, relative to the root."""
@@ -111,7 +113,12 @@ class VideoCamera:
     """A camera stored as video: `paths` and `first_frames` say where each episode begins."""
 
     def __init__(
-        self, key: str, feature: Feature, videos: Videos, paths: Mapping[int, str], first_frames: Mapping[int, int]
+        self,
+        key: str,
+        feature: Feature,
+        videos: Videos,
+        paths: Mapping[int, str],
+        first_frames: Mapping[int, int],
     ) -> None:
         self._key, self._shape = key, feature.image_shape
         self._videos, self._paths, self._first = videos, paths, first_frames
@@ -179,7 +186,12 @@ class ImageCamera:
     """A camera stored as PNG or JPEG in the data files: `paths` and `first_rows` say where each episode begins."""
 
     def __init__(
-        self, key: str, feature: Feature, columns: Columns, paths: Mapping[int, str], first_rows: Mapping[int, int]
+        self,
+        key: str,
+        feature: Feature,
+        columns: Columns,
+        paths: Mapping[int, str],
+        first_rows: Mapping[int, int],
     ) -> None:
         self._key, self._shape = key, feature.image_shape
         self._columns, self._paths, self._first = columns, paths, first_rows
@@ -202,7 +214,9 @@ def decode_image(data: bytes | None, size: tuple[int, int], where: str) -> Image
         DatasetError: there is no image, it is damaged, or of another size than (height, width) `size`.
     """
     if not data:
-        raise DatasetError(f"{where} holds no image: it names a file outside the dataset. Fetch the dataset again.")
+        raise DatasetError(
+            f"{where} holds no image: it names a file outside the dataset. Fetch the dataset again."
+        )
     try:
         with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
             if picture.size != size[::-1]:
@@ -214,7 +228,9 @@ def decode_image(data: bytes | None, size: tuple[int, int], where: str) -> Image
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         if isinstance(error, DatasetError):
             raise
-        raise DatasetError(f"{where} is not a whole PNG or JPEG ({error}). Fetch the dataset again.") from error
+        raise DatasetError(
+            f"{where} is not a whole PNG or JPEG ({error}). Fetch the dataset again."
+        ) from error
 
 
 def encode_image(image: Image) -> bytes:

@@ -34,21 +34,29 @@ def check_features(features: Mapping[str, Feature | Mapping[str, Any]]) -> dict[
                 f"Feature '{name}' has the dtype '{feature.dtype}'; known are {', '.join(dtypes)}."
                 f"{did_you_mean(feature.dtype, dtypes)}"
             )
-        if not feature.shape or len(feature.shape) > 5 or any(type(n) is not int or n < 1 for n in feature.shape):
+        if (
+            not feature.shape
+            or len(feature.shape) > 5
+            or any(type(n) is not int or n < 1 for n in feature.shape)
+        ):
             raise ConfigError(
                 f"Feature '{name}' has the shape {feature.shape}: expected one to five sizes, each 1 or more; a "
                 "single number is (1,)."
             )
         if feature.is_image:
             if len(feature.shape) != 3 or feature.image_shape[0] != 3:
-                raise ConfigError(f"Camera '{name}' has the shape {feature.shape}: expected (height, width, 3).")
+                raise ConfigError(
+                    f"Camera '{name}' has the shape {feature.shape}: expected (height, width, 3)."
+                )
             _, height, width = feature.image_shape
             feature = Feature(feature.dtype, (height, width, 3), list(AXES), feature.info)
         if feature.dtype == "string" and feature.shape != (1,):
             raise ConfigError(f"Feature '{name}' is text, and has the shape {feature.shape}: expected (1,).")
         checked[name] = feature
     if not checked:
-        raise ConfigError("A dataset needs features: give at least one, such as 'observation.state' or 'action'.")
+        raise ConfigError(
+            "A dataset needs features: give at least one, such as 'observation.state' or 'action'."
+        )
     return checked
 
 
@@ -60,7 +68,9 @@ def check_frame(frame: Mapping[str, Any], features: Mapping[str, Feature]) -> di
     """
     if frame.keys() != features.keys():
         missing, unknown = sorted(features.keys() - frame.keys()), sorted(frame.keys() - features.keys())
-        problem = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(unknown)}"] * bool(unknown)
+        problem = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(unknown)}"] * bool(
+            unknown
+        )
         hint = did_you_mean(unknown[0], missing) if unknown else ""
         raise FeatureError(
             f"The frame {' and '.join(problem)}: the dataset was created with {', '.join(features)}.{hint}"
@@ -75,7 +85,9 @@ def check_task(task: Any) -> None:
         FeatureError: it is no text, or empty.
     """
     if not isinstance(task, str):
-        raise FeatureError(f"The task must be text, like 'Pick up the cube.'; found {type(task).__name__} {task!r:.100}.")
+        raise FeatureError(
+            f"The task must be text, like 'Pick up the cube.'; found {type(task).__name__} {task!r:.100}."
+        )
     if not task.strip():
         raise FeatureError("The task is empty: say what the demonstration shows, like 'Pick up the cube.'")
 
@@ -89,7 +101,9 @@ def _check_value(name: str, value: Any, feature: Feature) -> Any:
     if feature.is_image:
         return _check_image(name, array, feature)
     if array.shape != feature.shape and not (array.shape == () and feature.shape == (1,)):
-        raise FeatureError(f"'{name}' has the shape {array.shape}, but the dataset was created with {feature.shape}.")
+        raise FeatureError(
+            f"'{name}' has the shape {array.shape}, but the dataset was created with {feature.shape}."
+        )
     kind = np.dtype(feature.dtype)
     if not np.can_cast(array.dtype, kind, casting="same_kind"):
         raise FeatureError(
@@ -98,7 +112,9 @@ def _check_value(name: str, value: Any, feature: Feature) -> Any:
         )
     stored = np.array(array, dtype=kind).reshape(feature.shape)  # a copy: drivers use their buffers again
     if kind.kind == "f" and not np.isfinite(stored).all():
-        raise FeatureError(f"'{name}' is not finite ({value!r:.200}). Check the sensor; such a frame can't be learned.")
+        raise FeatureError(
+            f"'{name}' is not finite ({value!r:.200}). Check the sensor; such a frame can't be learned."
+        )
     return stored
 
 
@@ -114,7 +130,9 @@ def _check_image(name: str, array: NDArray[Any], feature: Feature) -> NDArray[np
     if array.dtype == np.uint8:
         return np.array(array, order="C")
     if array.dtype.kind != "f":
-        raise FeatureError(f"The image '{name}' has the dtype {array.dtype}: expected uint8, or floats in [0, 1].")
+        raise FeatureError(
+            f"The image '{name}' has the dtype {array.dtype}: expected uint8, or floats in [0, 1]."
+        )
     if not (array.min() >= 0 and array.max() <= 1):  # also refuses NaN
         raise FeatureError(
             f"The image '{name}' has floats from {array.min():g} to {array.max():g}: expected [0, 1], or uint8."
@@ -124,13 +142,21 @@ def _check_image(name: str, array: NDArray[Any], feature: Feature) -> NDArray[np
 
 def _from_mapping(name: str, given: Any) -> Feature:
     try:
-        return Feature(str(given["dtype"]), tuple(given["shape"]), given.get("names"), given.get("info") or {})
+        return Feature(
+            str(given["dtype"]), tuple(given["shape"]), given.get("names"), given.get("info") or {}
+        )
     except (TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"Feature '{name}' needs a dtype and a shape; found {given!r:.200}.") from error
 
 
 def _check_name(name: Any) -> None:
-    bad = not isinstance(name, str) or not name or name.startswith(".") or name == TASK or name.endswith("_is_pad")
+    bad = (
+        not isinstance(name, str)
+        or not name
+        or name.startswith(".")
+        or name == TASK
+        or name.endswith("_is_pad")
+    )
     if bad or any(letter in '/\\:*?"<>|' or not letter.isprintable() for letter in name):
         raise ConfigError(
             f"{name!r} can't name a feature: expected text without '/' and the like, such as 'observation.state'; "

@@ -1,8 +1,8 @@
 """The layout of a LeRobot dataset on disk, in every version: names, path templates, columns. Said once, here.
 
-    v2.0   an episode a file, meta/stats.json
-    v2.1   an episode a file, meta/episodes_stats.jsonl
-    v3.0   many episodes a file, meta/episodes/*/*.parquet
+v2.0   an episode a file, meta/stats.json
+v2.1   an episode a file, meta/episodes_stats.jsonl
+v3.0   many episodes a file, meta/episodes/*/*.parquet
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
     """
     problem = f"{source}: feature '{name}' "
     if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
-        raise DatasetError(f"{problem}needs a 'dtype' (text); found {value!r:.200}. Repair the file or fetch it again.")
+        raise DatasetError(
+            f"{problem}needs a 'dtype' (text); found {value!r:.200}. Repair the file or fetch it again."
+        )
     shape = value.get("shape", [1])
     if not isinstance(shape, (list, tuple)) or not all(type(size) is int and size >= 0 for size in shape):
         raise DatasetError(
@@ -118,9 +120,13 @@ def fill_template(template: Any, source: Path, **values: int | str) -> PurePosix
     try:
         fields = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise DatasetError(f"{problem}is malformed ({error}). Expected something like '{DATA_PATH}'.") from error
+        raise DatasetError(
+            f"{problem}is malformed ({error}). Expected something like '{DATA_PATH}'."
+        ) from error
     for _, name, spec, conversion in fields:
-        if name is not None and (name not in values or conversion or not re.fullmatch(r"(0\d)?d?", spec or "")):
+        if name is not None and (
+            name not in values or conversion or not re.fullmatch(r"(0\d)?d?", spec or "")
+        ):
             raise DatasetError(
                 f"{problem}has the field '{{{name}}}' with format '{spec}': expected {', '.join(values)} "
                 "with a format like ':03d'. Repair the file or fetch it again."
@@ -156,7 +162,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             continue
         row = _parse(line, path, number)
         if not isinstance(row, dict):
-            raise DatasetError(f"{path}, line {number}: expected a JSON object, found {row!r:.100}. Fetch it again.")
+            raise DatasetError(
+                f"{path}, line {number}: expected a JSON object, found {row!r:.100}. Fetch it again."
+            )
         rows.append(row)
     return rows
 
@@ -178,4 +186,6 @@ def _parse(text: str, path: Path, line: int | None = None) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         place = f"line {line}: " if line is not None else ""
-        raise DatasetError(f"{path} is not valid JSON ({place}{error}): it is damaged. Fetch it again.") from error
+        raise DatasetError(
+            f"{path} is not valid JSON ({place}{error}): it is damaged. Fetch it again."
+        ) from error

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.tables import ARROW_TYPES, column_array, read_table
+from smolact.datasets.tables import ARROW_TYPES, column_array, column_values, read_table
 from smolact.errors import DatasetError
 
 Ints = NDArray[np.int64]
@@ -47,7 +47,7 @@ def load_frames(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> Frames
         table = read_table(file, names)
         where = column_array(table, "episode_index", (1,), file).reshape(-1)
         edges = np.concatenate([[0], np.flatnonzero(np.diff(where)) + 1, [len(where)]])
-        rows_of = {int(where[start]): (int(start), int(end)) for start, end in zip(edges, edges[1:]) if end > start}  # noqa: B905
+        rows_of = {int(where[start]): (int(start), int(end)) for start, end in pairwise(edges) if end > start}
         steps = column_array(table, "frame_index", (1,), file).reshape(-1)
         spans = []
         for episode in chosen:
@@ -65,7 +65,9 @@ def load_frames(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> Frames
             whole = len(spans) == len(rows_of)
             parts[name].append(column if whole else np.concatenate([column[span] for span in spans]))
     lengths = meta.episodes.length[list(episodes)]
-    columns = {name: np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for name, arrays in parts.items()}
+    columns = {
+        name: np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for name, arrays in parts.items()
+    }
     return Frames(columns, np.concatenate([[0], np.cumsum(lengths)]), first_row)
 
 
@@ -73,7 +75,7 @@ def _column(meta: LeRobotDatasetMetadata, table: Any, name: str, file: Any) -> N
     feature = meta.features[name]
     if feature.dtype == "string" or feature.dtype not in ARROW_TYPES:
         values = np.empty(len(table), dtype=object)
-        values[:] = table.column(name).to_pylist()
+        values[:] = column_values(table, name, file)
         return values
     array = column_array(table, name, feature.shape, file)
     if feature.shape in ((), (1,)):

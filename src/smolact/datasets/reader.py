@@ -130,13 +130,19 @@ class LeRobotDataset(Dataset[Batch]):
         owners = np.searchsorted(self._starts, unique, side="right") - 1
         pictures = self._cameras[key].frames(self._numbers[owners], unique - self._starts[owners])
         channels_first = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        return [self._finish(channels_first[torch.from_numpy(places)]) for places in back.reshape(window.shape)]
+        return [
+            self._finish(channels_first[torch.from_numpy(places)]) for places in back.reshape(window.shape)
+        ]
 
     def _finish(self, images: Tensor) -> Tensor:
         images = images.contiguous()
         if not self.return_uint8:
             images = images.to(torch.float32).div_(255)
-        return images if self.image_transforms is None else torch.stack([self.image_transforms(i) for i in images])
+        return (
+            images
+            if self.image_transforms is None
+            else torch.stack([self.image_transforms(i) for i in images])
+        )
 
     def _row(self, index: int) -> int:
         number = operator.index(index)
@@ -153,7 +159,9 @@ class LeRobotDataset(Dataset[Batch]):
         paths = {table.data_path[number] for number in self.episodes}
         paths |= {files[number] for files in table.video_path.values() for number in self.episodes}
         if root is None and not Path(self.repo_id).is_dir():
-            commit = self.meta.root.name  # the Hub's folders are named by commit: metadata and data stay together
+            commit = (
+                self.meta.root.name
+            )  # the Hub's folders are named by commit: metadata and data stay together
             find_folder(self.repo_id, "dataset", patterns=sorted(paths), revision=commit)
         missing = sorted(path for path in paths if not (self.meta.root / path).is_file())
         if missing:
@@ -214,7 +222,9 @@ def frame_offsets(key: str, seconds: Sequence[float], fps: float, features: Mapp
         )
     offsets = np.asarray(seconds, dtype=np.float64)
     if offsets.ndim != 1 or not offsets.size or not np.isfinite(offsets).all():
-        raise ConfigError(f"delta_timestamps of '{key}' must be a list of offsets in seconds, found {seconds!r:.200}.")
+        raise ConfigError(
+            f"delta_timestamps of '{key}' must be a list of offsets in seconds, found {seconds!r:.200}."
+        )
     frames = np.rint(offsets * fps)
     wrong = np.flatnonzero(np.abs(frames / fps - offsets) > TOLERANCE)
     if wrong.size:

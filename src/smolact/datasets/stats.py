@@ -19,7 +19,9 @@ Float = NDArray[np.float64]
 
 BINS = 8192  # of a histogram; fewer for features of more than MOST_BINS / BINS values, to bound memory
 MOST_BINS = 2**20
-IMAGE_SIDE = 150  # larger images are counted on a grid of about this many points a side, from twice this size on
+IMAGE_SIDE = (
+    150  # larger images are counted on a grid of about this many points a side, from twice this size on
+)
 
 
 class VectorStatistics:
@@ -60,7 +62,9 @@ class VectorStatistics:
         self._grow()
         column = ((rows - self._low) / self._width).astype(np.int64).clip(0, self._columns - 1)
         flat = column + np.arange(self._size) * self._columns
-        self._bins += np.bincount(flat.ravel(), minlength=self._size * self._columns).reshape(self._size, self._columns)
+        self._bins += np.bincount(flat.ravel(), minlength=self._size * self._columns).reshape(
+            self._size, self._columns
+        )
 
     def result(self) -> dict[str, NDArray[Any]]:
         """The statistics of all vectors so far: `min, max, mean, std, q01 … q99` of `shape`, and `count` (1,)."""
@@ -180,7 +184,9 @@ def aggregate(episodes: Sequence[Mapping[str, Mapping[str, NDArray[Any]]]]) -> S
 def _aggregate_feature(
     parts: Sequence[Mapping[str, NDArray[Any]]], shared: Sequence[str]
 ) -> dict[str, NDArray[Any]]:
-    stacked = {name: np.stack([np.asarray(part[name], dtype=np.float64) for part in parts]) for name in shared}
+    stacked = {
+        name: np.stack([np.asarray(part[name], dtype=np.float64) for part in parts]) for name in shared
+    }
     found: dict[str, NDArray[Any]] = {}
     if "min" in shared:
         found["min"] = stacked["min"].min(axis=0)

@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from smolact.datasets.format import STATISTICS, Feature
 from smolact.errors import DatasetError
 
-_DAMAGE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises on a damaged file; ValueError: names that are no text
+_DAMAGE = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+)  # what pyarrow raises on a damaged file; ValueError: names that are no text
 IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 ARROW_TYPES = {
     "bool": pa.bool_(),
@@ -60,7 +64,10 @@ def read_table(
 
 
 def read_groups(
-    file: pq.ParquetFile, path: Path, columns: Sequence[str] | None = None, row_groups: Sequence[int] | None = None
+    file: pq.ParquetFile,
+    path: Path,
+    columns: Sequence[str] | None = None,
+    row_groups: Sequence[int] | None = None,
 ) -> pa.Table:
     """Like `read_table`, of a `file` that is already open; `path` is for the messages."""
     if columns is not None:
@@ -79,6 +86,19 @@ def read_groups(
         raise _damaged(path, error) from error
 
 
+def column_values(table: pa.Table, name: str, path: Path) -> list[Any]:
+    """A column as Python values: text, lists.
+
+    Raises:
+        DatasetError: it holds text that is not UTF-8.
+    """
+    try:
+        values: list[Any] = table.column(name).to_pylist()
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    return values
+
+
 def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
     """A column as an array (rows, *shape); a column of plain values as (rows,) whatever `shape` of one value says.
 
@@ -94,18 +114,24 @@ def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path)
     while _is_list(values.type):
         size = len(values.flatten()) // max(rows, 1)
         if values.null_count or not _even(values, len(values.flatten())):
-            raise DatasetError(f"{problem}has rows of differing size, or empty ones. Fetch the dataset again.")
+            raise DatasetError(
+                f"{problem}has rows of differing size, or empty ones. Fetch the dataset again."
+            )
         values = values.flatten()
     if values.null_count:
         raise DatasetError(f"{problem}has gaps (nulls). Fetch the dataset again.")
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+    if not (
+        pa.types.is_integer(values.type)
+        or pa.types.is_floating(values.type)
+        or pa.types.is_boolean(values.type)
+    ):
         raise DatasetError(f"{problem}holds {values.type}, not numbers. Fetch the dataset again.")
     wanted = int(np.prod(shape))
     if len(values) != rows * wanted:
         raise DatasetError(
             f"{problem}has {size} values a row, but meta/info.json says shape {list(shape)}. Fetch the dataset again."
         )
-    array = values.to_numpy(zero_copy_only=False)
+    array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
     return array if column.type == values.type else array.reshape(rows, *shape)
 
 
@@ -212,4 +238,6 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
 
 def _damaged(path: Path, error: Exception) -> DatasetError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return DatasetError(f"{path} is damaged or not a parquet file ({first:.200}). Fetch it again, or restore it.")
+    return DatasetError(
+        f"{path} is damaged or not a parquet file ({first:.200}). Fetch it again, or restore it."
+    )

@@ -82,7 +82,9 @@ class VideoReader:
                 if isinstance(error, (av.FFmpegError, ValueError)) and not isinstance(error, VideoError):
                     raise self._damaged(error) from error
                 raise
-        return stacked if len(unique) == len(wanted) and (back == np.arange(len(back))).all() else stacked[back]
+        return (
+            stacked if len(unique) == len(wanted) and (back == np.arange(len(back))).all() else stacked[back]
+        )
 
     def close(self) -> None:
         """Close the file; asked for a frame, the reader opens it again."""
@@ -93,12 +95,16 @@ class VideoReader:
         try:
             self._container = av.open(str(self.path), metadata_errors="ignore")
             if not self._container.streams.video or self._stream.codec_context is None:
-                raise VideoError(f"{self.path} has no picture that FFmpeg can decode. Fetch it again, or restore it.")
+                raise VideoError(
+                    f"{self.path} has no picture that FFmpeg can decode. Fetch it again, or restore it."
+                )
             self._stream.codec_context.thread_count = 1
         except VideoError:
             raise
         except FileNotFoundError as error:
-            raise VideoError(f"{self.path} is missing. Fetch the dataset again, or restore this file.") from error
+            raise VideoError(
+                f"{self.path} is missing. Fetch the dataset again, or restore this file."
+            ) from error
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._damaged(error) from error
         self._next = -1
@@ -126,8 +132,7 @@ class VideoReader:
             if frame.pts > target:
                 break
             self._next = number + 1
-            image: Image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
-            return image
+            return np.asarray(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
         self._next = -1
         raise VideoError(
             f"{self.path}: frame {number} of {len(self)} is not where the file's index says: it is damaged or cut off. "
@@ -135,7 +140,9 @@ class VideoReader:
         )
 
     def _damaged(self, error: Exception) -> VideoError:
-        return VideoError(f"{self.path} can't be decoded ({error}): it is damaged or cut off. Fetch it again.")
+        return VideoError(
+            f"{self.path} can't be decoded ({error}): it is damaged or cut off. Fetch it again."
+        )
 
 
 def _timeline(container: Any, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -148,11 +155,17 @@ def _timeline(container: Any, path: Path) -> tuple[NDArray[np.int64], NDArray[np
         if times[0] == stream.start_time and (np.diff(times) > 0).all():
             return times, np.flatnonzero(keys)
     try:  # frames are stored in another order than they are shown: look at every packet
-        packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.pts is not None]
+        packets = [
+            (packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.pts is not None
+        ]
     except av.FFmpegError as error:
-        raise VideoError(f"{path} can't be read ({error}): it is damaged or cut off. Fetch it again.") from error
+        raise VideoError(
+            f"{path} can't be read ({error}): it is damaged or cut off. Fetch it again."
+        ) from error
     if not packets:
-        raise VideoError(f"{path} has no frames: it is damaged or cut off. Fetch it again, or restore this file.")
+        raise VideoError(
+            f"{path} has no frames: it is damaged or cut off. Fetch it again, or restore this file."
+        )
     packets.sort()
     times, keys = (np.array(column) for column in zip(*packets, strict=True))
     return times.astype(np.int64), np.flatnonzero(keys)
@@ -251,7 +264,8 @@ class VideoWriter:
     def _failed(self, error: Exception) -> VideoError | WriteError:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return WriteError(
-                error.errno, f"{self.path} could not be written ({error.strerror}): the disk is full or refused."
+                error.errno,
+                f"{self.path} could not be written ({error.strerror}): the disk is full or refused.",
             )
         return VideoError(f"{self.path} could not be encoded ({error}). Try the codec 'h264'.")
 
@@ -267,7 +281,9 @@ def check_encoder(codec: str, width: int, height: int) -> None:
     """
     if codec not in ENCODERS or codec not in av.codecs_available:
         here = ", ".join(name for name in ENCODERS if name in av.codecs_available)
-        raise ConfigError(f"The video codec '{codec}' is not available; here are: {here}.{did_you_mean(codec, ENCODERS)}")
+        raise ConfigError(
+            f"The video codec '{codec}' is not available; here are: {here}.{did_you_mean(codec, ENCODERS)}"
+        )
     if width % 2 or height % 2:
         raise ConfigError(
             f"A video needs an even height and width, found {height} × {width}. Crop or resize the images, or store "
@@ -283,7 +299,9 @@ def encoder_options(codec: str, g: int, crf: int, preset: int | str | None) -> d
     if preset is not None:
         options["preset"] = str(preset)
     if ENCODERS[codec].format == "h264":
-        options["bf"] = "0"  # frames are stored in the order they are shown, so that one can be found without a scan
+        options["bf"] = (
+            "0"  # frames are stored in the order they are shown, so that one can be found without a scan
+        )
     return options
 
 

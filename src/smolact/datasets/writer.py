@@ -1,15 +1,8 @@
-"""`DatasetWriter`: demonstrations to a LeRobot dataset (v3.0), frame by frame, safe against kills and full disks.
-
-A group of episodes is written to files of its own, under names that no reader looks at, and published in this order:
-videos, data, `meta/episodes`, tasks, statistics, and last `meta/info.json`, which says how many episodes there are.
-Whenever the process dies, the dataset on disk is whole and holds exactly the groups that were published.
-"""
+"""`DatasetWriter`: demonstrations to a LeRobot dataset (v3.0), frame by frame, safe against kills and full disks."""
 
 from __future__ import annotations
 
-import copy
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +10,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import encode_image
-from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.checks import check_features, check_frame, check_task
-from smolact.datasets.stats import ImageStatistics, VectorStatistics, vector_statistics
-from smolact.datasets.tables import episodes_schema, frames_schema, tasks_table, to_column
+from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.publisher import Group, Publisher, as_vectors
+from smolact.datasets.stats import ImageStatistics, vector_statistics
 from smolact.datasets.video import ENCODERS, VideoWriter, check_encoder
 from smolact.errors import ConfigError, SmolactError
 
@@ -44,18 +34,6 @@ class _Episode:
     values: dict[str, list[Any]]  # a camera stored as images: PNG bytes; as video in a group: the frames
     statistics: dict[str, ImageStatistics]
     tasks: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Group:
-    """Finished episodes that go into the same files."""
-
-    columns: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    statistics: list[dict[str, ImageStatistics]] = field(default_factory=list)
-    videos: dict[str, VideoWriter] = field(default_factory=dict)
-    frames: int = 0
-    sealed: bool = False  # its videos are finished: it takes no more episodes
 
 
 class DatasetWriter:
@@ -78,18 +56,11 @@ class DatasetWriter:
         self._codec, self._episodes_per_file = video_codec, episodes_per_file
         self._own = {name: feature for name, feature in features.items() if name not in DEFAULT_FEATURES}
         self._video_keys = [name for name, feature in features.items() if feature.dtype == "video"]
-        self._schema = frames_schema(features)
-        self._statistics: dict[str, VectorStatistics | ImageStatistics] = {
-            name: ImageStatistics() if feature.is_image else VectorStatistics(feature.shape)
-            for name, feature in features.items()
-            if feature.dtype != "string"
-        }
+        self._published = Publisher(root, fps, features, robot_type)
         self._tasks: dict[str, int] = {}
-        self._episodes = self._frames = self._files = self._saved_tasks = 0  # what is published
         self._episode: _Episode | None = None
-        self._group = _Group()
+        self._group = Group()
         self._closed = False
-        self._staging = durable.temporary_beside(root / "staging")
 
     @classmethod
     def create(
@@ -138,22 +109,21 @@ class DatasetWriter:
                 info = _video_info(height, width, fps, video_codec)
                 checked[name] = Feature(feature.dtype, feature.shape, feature.names, info)
         number = int(fps) if float(fps).is_integer() else float(fps)
-        writer = cls(folder, number, {**checked, **DEFAULT_FEATURES}, robot_type, video_codec, episodes_per_file)
-        with durable.named_errors(folder):
-            durable.make_folder(folder)
-            writer._staging.mkdir()
-        durable.write_json(folder / layout.INFO, writer._info(0, 0))
+        writer = cls(
+            folder, number, {**checked, **DEFAULT_FEATURES}, robot_type, video_codec, episodes_per_file
+        )
+        writer._published.begin()
         return writer
 
     @property
     def num_episodes(self) -> int:
         """Episodes saved so far, published or waiting."""
-        return self._episodes + len(self._group.rows)
+        return self._published.episodes + len(self._group.rows)
 
     @property
     def num_frames(self) -> int:
         """Frames of the episodes saved so far."""
-        return self._frames + self._group.frames
+        return self._published.frames + self._group.frames
 
     def add_frame(self, frame: Mapping[str, Any], task: str) -> None:
         """Add a frame to the episode at hand.
@@ -228,24 +198,8 @@ class DatasetWriter:
             self._drop_group()
             raise
         group.sealed = True
-        statistics = self._with_group(group)
-        chunk, file = divmod(self._files, layout.FILES_PER_CHUNK)
-        for name, video in group.videos.items():
-            if video.path.exists():  # else an earlier try has moved it
-                place = layout.VIDEO_PATH.format(video_key=name, chunk_index=chunk, file_index=file)
-                durable.publish(video.path, self.root / place)
-        tables = [self._frames_table(columns) for columns in group.columns]
-        self._publish_parquet(layout.DATA_PATH.format(chunk_index=chunk, file_index=file), tables)
-        place = layout.EPISODES_PATH.format(chunk_index=chunk, file_index=file)
-        self._publish_parquet(place, [self._episodes_table(group, chunk, file)])
-        if len(self._tasks) > self._saved_tasks:
-            self._publish_parquet(layout.TASKS, [tasks_table(list(self._tasks))])
-        durable.write_json(self.root / layout.STATS, _to_json(statistics))
-        info = self._info(self._episodes + len(group.rows), self._frames + group.frames)
-        durable.write_json(self.root / layout.INFO, info)
-        self._episodes, self._frames = info["total_episodes"], info["total_frames"]
-        self._files, self._saved_tasks, self._statistics = self._files + 1, len(self._tasks), statistics
-        self._group = _Group()
+        self._published.publish(group, list(self._tasks))
+        self._group = Group()
 
     def close(self) -> None:
         """Publish what waits, and tidy up. Frames that were not saved as an episode are dropped, with a warning."""
@@ -260,8 +214,7 @@ class DatasetWriter:
             self.discard_episode()
         self.commit()
         self._closed = True
-        with durable.named_errors(self._staging):
-            shutil.rmtree(self._staging)
+        self._published.end()
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -279,7 +232,7 @@ class DatasetWriter:
         try:
             if name not in self._group.videos:
                 height, width, _ = self._own[name].shape
-                path = self._staging / f"{self._files:06d}-{name}.mp4"
+                path = self._published.staged(name)
                 self._group.videos[name] = VideoWriter(path, self.fps, width, height, self._codec, GOP, CRF)
             for image in images:
                 self._group.videos[name].write(image)
@@ -292,18 +245,18 @@ class DatasetWriter:
         lost = len(self._group.rows)
         for video in self._group.videos.values():
             video.abort()
-        self._tasks = dict(list(self._tasks.items())[: self._saved_tasks])
-        self._group, self._episode = _Group(), None
+        self._tasks = dict(list(self._tasks.items())[: self._published.tasks])
+        self._group, self._episode = Group(), None
         if lost:
             logger.warning(
                 "%s: %d episodes could not be written and are lost; the %d before them are on disk.",
                 self.root,
                 lost,
-                self._episodes,
+                self._published.episodes,
             )
 
     def _append(self, episode: _Episode) -> None:
-        """Turn the episode's frames into a table and a row of metadata, and add them to the group."""
+        """Turn the episode's frames into columns and a row of metadata, and add them to the group."""
         length = len(episode.tasks)
         for task in episode.tasks:
             self._tasks.setdefault(task, len(self._tasks))
@@ -318,7 +271,9 @@ class DatasetWriter:
         }
         for name, values in episode.values.items():
             if self.features[name].dtype != "video":
-                columns[name] = values if self.features[name].dtype in ("image", "string") else np.stack(values)
+                columns[name] = (
+                    values if self.features[name].dtype in ("image", "string") else np.stack(values)
+                )
         row: dict[str, Any] = {
             "episode_index": number,
             "tasks": list(dict.fromkeys(episode.tasks)),
@@ -329,71 +284,22 @@ class DatasetWriter:
         for name in self._video_keys:
             row[f"videos/{name}/from_timestamp"] = self._group.frames / self.fps
             row[f"videos/{name}/to_timestamp"] = (self._group.frames + length) / self.fps
-        for name in self._statistics:
+        for name, feature in self.features.items():
+            if feature.dtype == "string":
+                continue
             images = episode.statistics.get(name)
-            found = images.result() if images is not None else vector_statistics(self._vectors(columns, name))
-            row.update({f"stats/{name}/{statistic}": found[statistic].tolist() for statistic in layout.STATISTICS})
+            found = (
+                images.result()
+                if images is not None
+                else vector_statistics(as_vectors(columns, name, feature))
+            )
+            row.update(
+                {f"stats/{name}/{statistic}": found[statistic].tolist() for statistic in layout.STATISTICS}
+            )
         self._group.columns.append(columns)
         self._group.rows.append(row)
-        self._group.statistics.append(episode.statistics)
+        self._group.images.append(episode.statistics)
         self._group.frames += length
-
-    def _with_group(self, group: _Group) -> dict[str, VectorStatistics | ImageStatistics]:
-        """The statistics of all that is published and of `group`."""
-        together = copy.deepcopy(self._statistics)
-        for name, running in together.items():
-            if isinstance(running, ImageStatistics):
-                for images in group.statistics:
-                    running.add(images[name])
-            else:
-                for columns in group.columns:
-                    running.update(self._vectors(columns, name))
-        return together
-
-    def _vectors(self, columns: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
-        """A column as (frames, *shape): the ones that we add have plain values."""
-        return columns[name].reshape(-1, *self.features[name].shape)
-
-    def _frames_table(self, columns: Mapping[str, Any]) -> pa.Table:
-        arrays = [to_column(self.features[name], columns[name]) for name in self._schema.names]
-        return pa.Table.from_arrays(arrays, schema=self._schema)
-
-    def _episodes_table(self, group: _Group, chunk: int, file: int) -> pa.Table:
-        places = {"data/chunk_index": chunk, "data/file_index": file}
-        places |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
-        for name in self._video_keys:
-            places |= {f"videos/{name}/chunk_index": chunk, f"videos/{name}/file_index": file}
-        return pa.Table.from_pylist([{**row, **places} for row in group.rows], schema=episodes_schema(self.features))
-
-    def _publish_parquet(self, place: str, tables: list[pa.Table]) -> None:
-        """Write tables as row groups of one file, and publish it as `place`."""
-        staged = self._staging / place.replace("/", "-")
-        with durable.named_errors(self.root / place):
-            counters = [name for name in tables[0].schema.names if name in DEFAULT_FEATURES]
-            # Minima of images and encodings of what never repeats would only cost; episodes are looked up by number.
-            with pq.ParquetWriter(
-                staged, tables[0].schema, compression="snappy", use_dictionary=False, write_statistics=counters
-            ) as file:
-                for table in tables:
-                    file.write_table(table)
-        durable.publish(staged, self.root / place)
-
-    def _info(self, episodes: int, frames: int) -> dict[str, Any]:
-        return {
-            "codebase_version": layout.WRITTEN_VERSION,
-            "robot_type": self.robot_type,
-            "total_episodes": episodes,
-            "total_frames": frames,
-            "total_tasks": len(self._tasks),
-            "chunks_size": layout.FILES_PER_CHUNK,
-            "data_files_size_in_mb": layout.DATA_FILE_MB,
-            "video_files_size_in_mb": layout.VIDEO_FILE_MB,
-            "fps": self.fps,
-            "splits": {"train": f"0:{episodes}"},
-            "data_path": layout.DATA_PATH,
-            "video_path": layout.VIDEO_PATH if self._video_keys else None,
-            "features": {name: feature.to_json() for name, feature in self.features.items()},
-        }
 
 
 def _video_info(height: int, width: int, fps: float, codec: str) -> dict[str, Any]:
@@ -412,11 +318,4 @@ def _video_info(height: int, width: int, fps: float, codec: str) -> dict[str, An
         "video.extra_options": {},
         "has_audio": False,
         "is_depth_map": False,
-    }
-
-
-def _to_json(statistics: Mapping[str, VectorStatistics | ImageStatistics]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {statistic: value.tolist() for statistic, value in running.result().items()}
-        for name, running in statistics.items()
     }

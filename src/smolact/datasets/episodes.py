@@ -1,0 +1,212 @@
+"""The table of episodes: how long each is, and which files it lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact.datasets import format as layout
+from smolact.datasets.tables import column_values, read_table
+from smolact.errors import DatasetError
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class VideoSpan:
+    """Where an episode lies in a video file: `path` relative to the root, times in seconds."""
+
+    path: str
+    from_timestamp: float
+    to_timestamp: float
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration: frames `from_index` (included) to `to_index` of the dataset."""
+
+    index: int
+    from_index: int
+    to_index: int
+    tasks: tuple[str, ...]
+    data_path: str
+    videos: Mapping[str, VideoSpan]
+
+    @property
+    def length(self) -> int:
+        """The number of frames."""
+        return self.to_index - self.from_index
+
+
+class Episodes(Sequence[Episode]):
+    """The table of episodes, kept as columns: thousands of episodes are a few small arrays.
+
+    `length`, `from_index`, `to_index` are (episodes,); `data_path[i]` is the file of episode i; `video_path[key][i]`,
+    `from_timestamp[key][i]` and `to_timestamp[key][i]` say where it lies in the video of camera `key`.
+    """
+
+    def __init__(
+        self,
+        length: Ints,
+        tasks: Sequence[Sequence[str]],
+        data_path: Sequence[str],
+        video_path: Mapping[str, Sequence[str]],
+        from_timestamp: Mapping[str, NDArray[np.float64]],
+        to_timestamp: Mapping[str, NDArray[np.float64]],
+    ) -> None:
+        self.length = length
+        self.to_index: Ints = np.cumsum(length, dtype=np.int64)
+        self.from_index: Ints = self.to_index - length
+        self.tasks = tasks
+        self.data_path = data_path
+        self.video_path = video_path
+        self.from_timestamp = from_timestamp
+        self.to_timestamp = to_timestamp
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        videos = {
+            key: VideoSpan(
+                paths[number], float(self.from_timestamp[key][number]), float(self.to_timestamp[key][number])
+            )
+            for key, paths in self.video_path.items()
+        }
+        return Episode(
+            number,
+            int(self.from_index[number]),
+            int(self.to_index[number]),
+            tuple(self.tasks[number]),
+            self.data_path[number],
+            videos,
+        )
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[number] for number in range(len(self)))
+
+
+def read_episodes_v3(root: Path, info: Mapping[str, Any], video_keys: Sequence[str]) -> Episodes:
+    """The episodes of a v3.0 dataset: the first `total_episodes` rows of `meta/episodes`.
+
+    Raises:
+        DatasetError: the table is damaged, incomplete, or leads out of the folder.
+    """
+    place, total = root / layout.EPISODES_FOLDER, info["total_episodes"]
+    wanted = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index"]
+    for key in video_keys:
+        wanted += [
+            f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+        ]
+    columns: dict[str, list[Any]] = {name: [] for name in wanted}
+    for file in sorted(place.glob("*/*.parquet")) if total else []:
+        if file.name.startswith("."):
+            continue  # what an interrupted write left behind
+        table = read_table(file, wanted)
+        for name in wanted:
+            columns[name].extend(column_values(table, name, file))
+    # A writer names an episode in info.json last: rows beyond that belong to a write that never ended.
+    columns = {name: values[:total] for name, values in columns.items()}
+    _check_complete(columns["episode_index"], total, root, place)
+
+    def paths(template: str, prefix: str, **more: str) -> list[str]:
+        chunks = _integers(columns[f"{prefix}/chunk_index"], place, f"{prefix}/chunk_index").tolist()
+        files = _integers(columns[f"{prefix}/file_index"], place, f"{prefix}/file_index").tolist()
+        known = {
+            (chunk, file): str(
+                layout.fill_template(template, root / layout.INFO, **more, chunk_index=chunk, file_index=file)
+            )
+            for chunk, file in set(zip(chunks, files, strict=True))
+        }
+        return [known[pair] for pair in zip(chunks, files, strict=True)]
+
+    video_template = info.get("video_path") or layout.VIDEO_PATH
+    return Episodes(
+        _integers(columns["length"], place, "length"),
+        _tasks(columns["tasks"], place),
+        paths(info.get("data_path") or layout.DATA_PATH, "data"),
+        {key: paths(video_template, f"videos/{key}", video_key=key) for key in video_keys},
+        {key: _seconds(columns[f"videos/{key}/from_timestamp"], place) for key in video_keys},
+        {key: _seconds(columns[f"videos/{key}/to_timestamp"], place) for key in video_keys},
+    )
+
+
+def read_episodes_v2(root: Path, info: Mapping[str, Any], video_keys: Sequence[str]) -> Episodes:
+    """The episodes of a v2.0 or v2.1 dataset: each has its own files.
+
+    Raises:
+        DatasetError: the list is damaged, incomplete, or leads out of the folder.
+    """
+    source, total = root / layout.EPISODES_V2, info["total_episodes"]
+    lines = layout.read_json_lines(source)
+    by_index = {row["episode_index"]: row for row in lines if type(row.get("episode_index")) is int}
+    rows = [by_index[number] for number in range(total) if number in by_index]
+    _check_complete([row["episode_index"] for row in rows], total, root, source)
+    length = _integers([row.get("length") for row in rows], source, "length")
+    chunk_size = info.get("chunks_size", layout.FILES_PER_CHUNK)
+    if type(chunk_size) is not int or chunk_size < 1:
+        raise DatasetError(
+            f"{root / layout.INFO}: chunks_size must be a positive integer, found {chunk_size!r}."
+        )
+
+    def paths(template: str, **more: str) -> list[str]:
+        filled = (
+            layout.fill_template(
+                template, root / layout.INFO, **more, episode_chunk=number // chunk_size, episode_index=number
+            )
+            for number in range(total)
+        )
+        return [str(path) for path in filled]
+
+    video_template = info.get("video_path") or layout.VIDEO_PATH_V2
+    return Episodes(
+        length,
+        _tasks([row.get("tasks") for row in rows], source),
+        paths(info.get("data_path") or layout.DATA_PATH_V2),
+        {key: paths(video_template, video_key=key) for key in video_keys},
+        dict.fromkeys(video_keys, np.zeros(total)),
+        dict.fromkeys(video_keys, length / info["fps"]),
+    )
+
+
+def _check_complete(found: Sequence[Any], total: int, root: Path, place: Path) -> None:
+    if list(found) != list(range(total)):
+        raise DatasetError(
+            f"{root / layout.INFO} says {total} episodes, but {place} lists {len(found)} of them (or not in order). "
+            "The metadata is damaged or half fetched: fetch the dataset again."
+        )
+
+
+def _tasks(values: Sequence[Any], place: Path) -> list[tuple[str, ...]]:
+    found = [tuple(tasks) if isinstance(tasks, list) else () for tasks in values]
+    if not all(isinstance(task, str) for tasks in found for task in tasks):
+        raise DatasetError(f"{place}: 'tasks' must be lists of text. Fetch the dataset again.")
+    return found
+
+
+def _integers(values: Sequence[Any], place: Path, name: str) -> Ints:
+    if not all(type(value) is int and 0 <= value < 2**62 for value in values):
+        raise DatasetError(f"{place}: '{name}' must hold whole numbers from 0 up. Fetch the dataset again.")
+    return np.array(values, dtype=np.int64)
+
+
+def _seconds(values: Sequence[Any], place: Path) -> NDArray[np.float64]:
+    try:
+        seconds = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{place}: a video's timestamps must be numbers ({error}). Fetch it again."
+        ) from error
+    if not np.isfinite(seconds).all() or (seconds < 0).any():
+        raise DatasetError(
+            f"{place}: a video's timestamps must be 0 or more seconds. Fetch the dataset again."
+        )
+    return seconds

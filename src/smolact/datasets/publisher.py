@@ -1,0 +1,177 @@
+"""How finished episodes reach the disk: as a group, in files of their own, metadata last.
+
+The files are staged under names that no reader looks at and published in this order: videos, data, `meta/episodes`,
+tasks, statistics, and last `meta/info.json`, which says how many episodes there are. Whenever the process dies, the
+dataset on disk is whole and holds exactly the groups that were published.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from smolact import durable
+from smolact.datasets import format as layout
+from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.stats import ImageStatistics, VectorStatistics
+from smolact.datasets.tables import episodes_schema, frames_schema, tasks_table, to_column
+from smolact.datasets.video import VideoWriter
+
+Running = dict[str, "VectorStatistics | ImageStatistics"]
+
+
+@dataclass
+class Group:
+    """Finished episodes that go into the same files.
+
+    Attributes:
+        columns: an episode's column name to array, or to a list of PNG bytes.
+        rows: its row of `meta/episodes`, without the places of its files.
+        images: its cameras' statistics.
+        videos: the cameras' files, staged.
+        frames: how many frames all of it has.
+        sealed: its videos are finished; it takes no more episodes.
+    """
+
+    columns: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, ImageStatistics]] = field(default_factory=list)
+    videos: dict[str, VideoWriter] = field(default_factory=dict)
+    frames: int = 0
+    sealed: bool = False
+
+
+class Publisher:
+    """What of a dataset is on disk for good, and how more of it gets there.
+
+    Raises (each method):
+        WriteError: the disk is full or refused. What was published before is whole.
+    """
+
+    def __init__(
+        self, root: Path, fps: float, features: Mapping[str, Feature], robot_type: str | None
+    ) -> None:
+        self.root, self.episodes, self.frames, self.tasks = root, 0, 0, 0
+        self._fps, self._features, self._robot_type = fps, features, robot_type
+        self._video_keys = [name for name, feature in features.items() if feature.dtype == "video"]
+        self._files = 0
+        self._statistics: Running = {
+            name: ImageStatistics() if feature.is_image else VectorStatistics(feature.shape)
+            for name, feature in features.items()
+            if feature.dtype != "string"
+        }
+        self._staging = durable.temporary_beside(root / "staging")
+
+    def begin(self) -> None:
+        """Make the folder, and in it a dataset without episodes."""
+        with durable.named_errors(self.root):
+            durable.make_folder(self.root)
+            self._staging.mkdir()
+        durable.write_json(self.root / layout.INFO, self._info(0, 0, 0))
+
+    def staged(self, key: str) -> Path:
+        """Where the video of camera `key` is to be written for the group at hand."""
+        return self._staging / f"{self._files:06d}-{key}.mp4"
+
+    def publish(self, group: Group, tasks: Sequence[str]) -> None:
+        """Publish a group whose videos are finished. Each step can be repeated: a failed call can be made again."""
+        statistics = self._with_group(group)
+        chunk, file = divmod(self._files, layout.FILES_PER_CHUNK)
+        for key, video in group.videos.items():
+            if video.path.exists():  # else an earlier try has moved it
+                place = layout.VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file)
+                durable.publish(video.path, self.root / place)
+        tables = [self._frames_table(columns) for columns in group.columns]
+        self._write_parquet(layout.DATA_PATH.format(chunk_index=chunk, file_index=file), tables)
+        place = layout.EPISODES_PATH.format(chunk_index=chunk, file_index=file)
+        self._write_parquet(place, [self._episodes_table(group, chunk, file)])
+        if len(tasks) > self.tasks:
+            self._write_parquet(layout.TASKS, [tasks_table(tasks)])
+        results = {name: running.result() for name, running in statistics.items()}
+        plain = {
+            key: {name: value.tolist() for name, value in values.items()} for key, values in results.items()
+        }
+        durable.write_json(self.root / layout.STATS, plain)
+        episodes, frames = self.episodes + len(group.rows), self.frames + group.frames
+        durable.write_json(self.root / layout.INFO, self._info(episodes, frames, len(tasks)))
+        self.episodes, self.frames, self.tasks = episodes, frames, len(tasks)
+        self._files, self._statistics = self._files + 1, statistics
+
+    def end(self) -> None:
+        """Remove the staging folder."""
+        with durable.named_errors(self._staging):
+            shutil.rmtree(self._staging)
+
+    def _with_group(self, group: Group) -> Running:
+        """The statistics of all that is published and of `group`."""
+        together = copy.deepcopy(self._statistics)
+        for name, running in together.items():
+            if isinstance(running, ImageStatistics):
+                for images in group.images:
+                    running.add(images[name])
+            else:
+                for columns in group.columns:
+                    running.update(as_vectors(columns, name, self._features[name]))
+        return together
+
+    def _frames_table(self, columns: Mapping[str, Any]) -> pa.Table:
+        schema = frames_schema(self._features)
+        arrays = [to_column(self._features[name], columns[name]) for name in schema.names]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    def _episodes_table(self, group: Group, chunk: int, file: int) -> pa.Table:
+        places = {"data/chunk_index": chunk, "data/file_index": file}
+        places |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
+        for name in self._video_keys:
+            places |= {f"videos/{name}/chunk_index": chunk, f"videos/{name}/file_index": file}
+        return pa.Table.from_pylist(
+            [{**row, **places} for row in group.rows], schema=episodes_schema(self._features)
+        )
+
+    def _write_parquet(self, place: str, tables: list[pa.Table]) -> None:
+        """Write tables as row groups of one file, and publish it as `place`."""
+        staged = self._staging / place.replace("/", "-")
+        with durable.named_errors(self.root / place):
+            counters = [name for name in tables[0].schema.names if name in DEFAULT_FEATURES]
+            # Minima of images and encodings of what never repeats would only cost; episodes are looked up by number.
+            with pq.ParquetWriter(
+                staged,
+                tables[0].schema,
+                compression="snappy",
+                use_dictionary=False,
+                write_statistics=counters,
+            ) as file:
+                for table in tables:
+                    file.write_table(table)
+        durable.publish(staged, self.root / place)
+
+    def _info(self, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+        return {
+            "codebase_version": layout.WRITTEN_VERSION,
+            "robot_type": self._robot_type,
+            "total_episodes": episodes,
+            "total_frames": frames,
+            "total_tasks": tasks,
+            "chunks_size": layout.FILES_PER_CHUNK,
+            "data_files_size_in_mb": layout.DATA_FILE_MB,
+            "video_files_size_in_mb": layout.VIDEO_FILE_MB,
+            "fps": self._fps,
+            "splits": {"train": f"0:{episodes}"},
+            "data_path": layout.DATA_PATH,
+            "video_path": layout.VIDEO_PATH if self._video_keys else None,
+            "features": {name: feature.to_json() for name, feature in self._features.items()},
+        }
+
+
+def as_vectors(columns: Mapping[str, Any], name: str, feature: Feature) -> NDArray[Any]:
+    """A column as (frames, *shape): one of plain values has no shape of its own."""
+    vectors: NDArray[Any] = columns[name].reshape(-1, *feature.shape)
+    return vectors
