@@ -351,6 +351,7 @@ def test_the_command_trains_and_says_how_to_go_on(tmp_path: Path, capsys: pytest
     )
     shown = capsys.readouterr().err
     assert "step 1/1  loss" in shown
+    assert "0:00:00 left" in shown
     assert f"smolact eval --policy.path={folder / 'checkpoints' / '000001'}" in shown
 
 

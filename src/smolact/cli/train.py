@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +97,8 @@ class ProgressLine:
             disable=not self.console.is_terminal,
         )
         self.ending = ending
-        self.steps = 0
+        self.first = self.steps = 0
+        self.began = 0.0
         self.run = Path()
 
     def __enter__(self) -> ProgressLine:
@@ -110,7 +113,8 @@ class ProgressLine:
         from smolact.training import tracking
 
         if isinstance(event, tracking.Started):
-            self.steps, self.run = event.steps, event.run
+            self.first, self.steps, self.run = event.step, event.steps, event.run
+            self.began = time.monotonic()
             self.task = self.bar.add_task("", total=event.steps, completed=event.step, numbers="")
             width = max(map(len, event.facts))
             for name, value in event.facts.items():
@@ -121,13 +125,18 @@ class ProgressLine:
             numbers = _numbers(event.metrics)
             self.bar.update(self.task, numbers=numbers)
             if not self.console.is_terminal:
-                self.console.print(f"step {event.step}/{self.steps}  {numbers}", soft_wrap=True)
+                left = self._time_left(event.step)
+                self.console.print(f"step {event.step}/{self.steps}  {numbers}  {left} left", soft_wrap=True)
         elif isinstance(event, tracking.Evaluated):
             self.console.print(f"step {event.step}: success {event.result.success}", soft_wrap=True)
         elif isinstance(event, tracking.Saved):
             self.console.print(f"step {event.step}: saved {event.checkpoint}", soft_wrap=True, markup=False)
         else:
             self._end(event)
+
+    def _time_left(self, step: int) -> datetime.timedelta:
+        rate = (time.monotonic() - self.began) / max(1, step - self.first)
+        return datetime.timedelta(seconds=round(rate * (self.steps - step)))
 
     def _end(self, event: Ended) -> None:
         self.bar.stop()

@@ -240,7 +240,8 @@ def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     if sizes != [len(group["params"]) for group in groups]:
         raise CheckpointError(
             f"{groups_path} is of an optimizer with {sizes} parameters, this policy trains "
-            f"{[len(group['params']) for group in groups]}. Resume with the freezing flags that the run had."
+            f"{[len(group['params']) for group in groups]}. Resume with the freezing flags that the run had; a run of "
+            f"LeRobot goes on as a new one from its weights: --policy.path={folder.parent}"
         )
     _check_shapes(
         state_path, state, [parameter for group in optimizer.param_groups for parameter in group["params"]]
