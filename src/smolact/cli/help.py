@@ -123,7 +123,7 @@ def _all_docs(cls: type, prefix: str = "") -> dict[str, str]:
 
 def field_docs(cls: type) -> dict[str, str]:
     """What the source of a dataclass says of its fields: the string below a field, or the comment beside or above it."""
-    if not dataclasses.is_dataclass(cls):
+    if not dataclasses.is_dataclass(cls) or all(DOC in field.metadata for field in dataclasses.fields(cls)):
         return {}
     try:
         source = textwrap.dedent(inspect.getsource(cls))
