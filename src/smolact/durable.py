@@ -51,7 +51,12 @@ def make_folder(path: Path) -> None:
         current = current.parent
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        try:
+            sync_folder(folder.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):  # so that a second try makes and forces it again
+                folder.rmdir()
+            raise
 
 
 @contextlib.contextmanager
@@ -183,6 +188,7 @@ def named_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
             raise WriteError(
-                error.errno, f"{path} could not be written ({error.strerror}); what was there before is untouched."
+                error.errno,
+                f"{path} could not be written ({error.strerror}); what was there before is untouched.",
             ) from error
         raise

@@ -81,16 +81,26 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
             f"The {kind} '{repo_id}' is neither a folder here nor a repository that the Hub shows you. Check its "
             f"spelling; if it is private, log in with `hf auth login`; if you have it on disk, give {flag}."
         ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        reason = {
-            401: "the Hub does not accept your token (log in again with `hf auth login`)",
-            403: "your token may not read it (check the token's permissions)",
-            429: "the Hub limits your requests (wait a minute, or log in for a higher limit)",
-        }.get(status or 0, f"the Hub answered {status}")
-        raise HubError(f"The {kind} '{repo_id}' could not be fetched: {reason}.") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        status = _status(error)
+        if status is not None:
+            reason = {
+                401: "the Hub does not accept your token (log in again with `hf auth login`)",
+                403: "your token may not read it (check the token's permissions)",
+                429: "the Hub limits your requests (wait a minute, or log in for a higher limit)",
+            }.get(status, f"the Hub answered {status} (try again later)")
+            raise HubError(f"The {kind} '{repo_id}' could not be fetched: {reason}.") from error
         raise HubError(
             f"'{repo_id}' is no folder here and the Hub can't be reached. Go online, or fetch the {kind} elsewhere "
             f"(`hf download {repo_id} --repo-type={kind} --local-dir=FOLDER`) and give {flag}."
         ) from error
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The Hub's answer behind an error: the client wraps a refusal in 'not in the local cache'."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            return int(status)
+        error = error.__cause__
+    return None

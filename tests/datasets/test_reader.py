@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from smolact.datasets import cameras as camera_module
+from smolact.datasets import reader as reader_module
 from smolact.datasets.collate import collate
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, DatasetError, FeatureError, NotFoundError
 from smolact.types import Batch
 from tests.datasets.make import FPS, TASKS, frame, image, write
@@ -232,6 +235,31 @@ def test_a_dataset_that_is_not_there_says_what_is_near(root: Path) -> None:
         LeRobotDataset(root.parent / "datasett")
 
 
+def test_only_the_files_of_the_chosen_episodes_are_fetched(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "snapshots" / "0123abc"
+    asked: list[tuple[Any, Any]] = []
+
+    def fetch(name: str, kind: str, *, root: Any = None, patterns: Any = None, revision: Any = None) -> Path:
+        asked.append((patterns, revision))
+        for pattern in patterns:
+            for file in (path for path in source.glob(pattern) if path.is_file()):
+                (snapshot / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, snapshot / file.relative_to(source))
+        return snapshot
+
+    source = root
+    monkeypatch.setattr(reader_module, "find_folder", fetch)
+    monkeypatch.chdir(tmp_path)
+    dataset = LeRobotDataset("owner/name", episodes=[2], revision="main")
+    assert shown(dataset[0]["observation.image"]) == (2, 0)
+    assert asked[0] == (["meta/**"], "main")
+    assert asked[1][1] == "0123abc"  # the commit that the metadata is of
+    assert all("file-001" in pattern for pattern in asked[1][0])
+    assert not (snapshot / "data/chunk-000/file-000.parquet").exists()
+
+
 def test_a_dataset_without_episodes_says_so(tmp_path: Path) -> None:
     root = write(tmp_path / "empty", ())
     assert LeRobotDatasetMetadata(root).total_episodes == 0
@@ -240,8 +268,6 @@ def test_a_dataset_without_episodes_says_so(tmp_path: Path) -> None:
 
 
 def test_one_joint_is_a_vector_one_flag_a_number(tmp_path: Path) -> None:
-    from smolact.datasets.writer import DatasetWriter
-
     described = {
         "observation.state": {"dtype": "float32", "shape": (1,)},
         "action": {"dtype": "float64", "shape": (1,)},
