@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import multiprocessing
 import pickle
 import shutil
@@ -243,10 +244,10 @@ def test_only_the_files_of_the_chosen_episodes_are_fetched(
 
     def fetch(name: str, kind: str, *, root: Any = None, patterns: Any = None, revision: Any = None) -> Path:
         asked.append((patterns, revision))
-        for pattern in patterns:
-            for file in (path for path in source.glob(pattern) if path.is_file()):
-                (snapshot / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(file, snapshot / file.relative_to(source))
+        for file in (path.relative_to(source) for path in source.rglob("*") if path.is_file()):
+            if any(fnmatch.fnmatch(file.as_posix(), pattern) for pattern in patterns):
+                (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / file, snapshot / file)
         return snapshot
 
     source = root
