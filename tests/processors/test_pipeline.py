@@ -275,6 +275,19 @@ def test_a_missing_file_is_an_error_that_names_it(
         load(folder)
 
 
+def test_a_pipeline_is_saved_under_the_file_name_that_it_was_read_from(folder: Path) -> None:
+    change(folder / POST, lambda config: config.update(name="../Away"))
+    ProcessorPipeline.from_pretrained(folder, POST).save_pretrained(folder / "new")
+    assert sorted(path.name for path in (folder / "new").iterdir()) == [POST, POST_STATE]
+
+
+def test_the_name_of_a_pipeline_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    ProcessorPipeline([], "../Away").save_pretrained(tmp_path / "new")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json")] == [
+        "new/___away.json"
+    ]
+
+
 def test_a_missing_folder_says_what_is_near(folder: Path, load: Callable[..., ProcessorPipeline]) -> None:
     (folder / "checkpoint").mkdir()
     with pytest.raises(NotFoundError, match=r"chekpoint does not exist.*Did you mean 'checkpoint'"):

@@ -113,6 +113,16 @@ def test_a_folder_without_padding_token_is_an_error(folder: Path) -> None:
         Tokenizer.from_folder(folder)
 
 
+def test_the_side_that_is_cut_is_the_folders(folder: Path) -> None:
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": "left"}))
+    tokenizer = Tokenizer.from_folder(folder)
+    assert tokenizer.encode(TEXTS[0], max_length=3) == tokenizer.encode(TEXTS[0])[-3:]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": "top"}))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: truncation_side='top'"):
+        Tokenizer.from_folder(folder)
+
+
 def test_a_folder_without_tokenizer_says_what_is_near(folder: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "tokeniser.json")
     with pytest.raises(NotFoundError, match=r"tokenizer\.json is missing.*Did you mean 'tokeniser\.json'"):

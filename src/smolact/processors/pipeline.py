@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, overload
@@ -56,6 +57,7 @@ class ProcessorPipeline:
     def __init__(self, steps: Sequence[ProcessorStep], name: str) -> None:
         self.steps = tuple(steps)
         self.name = name
+        self._filename = re.sub(r"[^a-z0-9_]", "_", name.lower()) + ".json"  # LeRobot's rule
         self._unknown_fields: dict[str, Any] = {}
 
     @overload
@@ -80,11 +82,15 @@ class ProcessorPipeline:
     def save_pretrained(self, folder: str | Path, config_filename: str | None = None) -> None:
         """Write the pipeline into `folder`: the tensors first, the JSON that names them last.
 
+        Args:
+            folder: made if it is not there.
+            config_filename: when not given, the one it was read from, or its name.
+
         Raises:
             WriteError: the disk is full or refused.
         """
         folder = Path(folder)
-        config_filename = config_filename or f"{self.name}.json"
+        config_filename = config_filename or self._filename
         entries = []
         for index, step in enumerate(self.steps):
             entry = {
@@ -132,7 +138,7 @@ class ProcessorPipeline:
             for index, (entry, step_class) in enumerate(zip(entries, classes, strict=True))
         ]
         pipeline = cls(steps, config.pop("name"))
-        pipeline._unknown_fields = config
+        pipeline._filename, pipeline._unknown_fields = path.name, config
         return pipeline
 
 

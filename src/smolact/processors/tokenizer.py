@@ -72,7 +72,12 @@ class Tokenizer:
             raise CheckpointError(
                 f"In {folder}, {found}: expected a `pad_token` in tokenizer_config.json that tokenizer.json knows."
             )
-        return cls(tokenizer, pad, str(config.get("truncation_side", "right")))
+        side = config.get("truncation_side", "right")
+        if side not in ("right", "left"):
+            raise CheckpointError(
+                f"{folder / 'tokenizer_config.json'}: truncation_side={side!r} is neither right nor left."
+            )
+        return cls(tokenizer, pad, side)
 
     def encode_batch(
         self,
@@ -88,20 +93,18 @@ class Tokenizer:
         or, without truncation, makes L larger.
         """
         limit = max_length if truncation else None
-        known = {
-            text: self.encode(text, limit) for text in set(texts)
-        }  # a batch has few tasks, many times each
+        known = {text: self.encode(text, limit) for text in set(texts)}  # few tasks, each many times
         rows = [known[text] for text in texts]
         length = max(map(len, rows), default=0)
         if padding == "max_length" and max_length is not None:
             length = max(length, max_length)
-        padded, mask = [], []
+        ids, mask = [], []
         for row in rows:
-            padding_row, missing = [self.pad_token_id] * (length - len(row)), [False] * (length - len(row))
-            on_the_right = padding_side == "right"
-            padded.append(row + padding_row if on_the_right else padding_row + row)
-            mask.append([True] * len(row) + missing if on_the_right else missing + [True] * len(row))
-        return torch.tensor(padded, dtype=torch.int64), torch.tensor(mask, dtype=torch.bool)
+            missing = length - len(row)
+            left, right = (0, missing) if padding_side == "right" else (missing, 0)
+            ids.append([self.pad_token_id] * left + row + [self.pad_token_id] * right)
+            mask.append([False] * left + [True] * len(row) + [False] * right)
+        return torch.tensor(ids, dtype=torch.int64), torch.tensor(mask, dtype=torch.bool)
 
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
         """The token ids of one text, with the special tokens that the tokenizer adds, at most `max_length` of them.
