@@ -33,7 +33,7 @@ def v30(tmp_path: Path) -> Path:
 
 def read_all(root: Path) -> None:
     dataset = LeRobotDataset(root)
-    for index in range(0, len(dataset), 7):
+    for index in (0, 20, -1):
         dataset[index]
 
 
@@ -80,7 +80,7 @@ def test_random_damage_is_a_named_error_or_samples(root: Path) -> None:
     rng = np.random.default_rng(0)
     files = sorted(path for path in root.rglob("*") if path.is_file())
     failures = 0
-    for attempt in range(60):
+    for attempt in range(42):
         path = files[attempt % len(files)]
         content = path.read_bytes()
         damaged = bytearray(content)

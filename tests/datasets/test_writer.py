@@ -21,6 +21,7 @@ import torch
 
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.video import VideoWriter
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, FeatureError, WriteError
 from tests.datasets.make import FPS, TASKS, features, frame, record, write
@@ -319,8 +320,37 @@ def test_a_full_disk_costs_no_earlier_episode_and_can_be_freed(tmp_path: Path, d
         assert lengths(root) in ([2], [2, 3])  # the second: only the last fsync of all failed
         record(writer, 2, 1)  # it goes on, and brings the waiting episode along
         assert lengths(root) == [2, 3, 1]
+        assert LeRobotDatasetMetadata(root).stats["action"]["count"] == 6  # no try is counted twice
         writer.close()
     assert nth > 15
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_a_video_that_breaks_off_costs_only_what_was_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, group: int
+) -> None:
+    real = VideoWriter.write
+    with create(tmp_path / "d", episodes_per_file=group) as writer:
+        record(writer, 0, 2)
+        writer.commit()
+        if group > 1:
+            writer.add_frame(a_frame(), task="Lost.")
+            writer.save_episode()
+
+        def full(self: VideoWriter, image: Any) -> None:
+            if self.num_frames >= 2:
+                raise WriteError(errno.ENOSPC, "full")
+            real(self, image)
+
+        monkeypatch.setattr(VideoWriter, "write", full)
+        with pytest.raises(WriteError):
+            record(writer, 1, 4)
+        assert (writer.num_episodes, writer.num_frames) == (1, 2)
+        assert ("1 episodes could not be written and are lost" in caplog.text) == (group > 1)
+        monkeypatch.setattr(VideoWriter, "write", real)
+        record(writer, 1, 3)
+    assert lengths(tmp_path / "d") == [2, 3]
+    assert LeRobotDatasetMetadata(tmp_path / "d").tasks == dict(enumerate(TASKS))
 
 
 def test_a_kill_at_any_step_leaves_whole_episodes(tmp_path: Path) -> None:
