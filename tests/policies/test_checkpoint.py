@@ -60,6 +60,15 @@ def test_lerobots_checkpoint_predicts_as_there(checkpoint: Path, sharded: bool) 
     assert difference(postprocess(chunk), expected["out/action_chunk"]) <= 1e-4
 
 
+def test_parameters_have_the_numbers_that_lerobots_optimizer_state_knows_them_by(checkpoint: Path) -> None:
+    policy = load(checkpoint).policy
+    groups = json.loads((FOLDER / "training_state" / "optimizer_param_groups.json").read_text())
+    assert groups[0]["params"] == list(range(len(list(policy.get_optim_params()))))
+    names = [name for name, _ in policy.named_parameters()]
+    attention = [name.split(".")[-2] for name in names if "vision_model.encoder.layers.0.self_attn" in name]
+    assert attention[::2] == ["k_proj", "v_proj", "q_proj", "out_proj"]
+
+
 def test_what_is_saved_comes_back(checkpoint: Path, tmp_path: Path) -> None:
     policy, preprocess, postprocess = load(checkpoint)
     for part in (policy, preprocess, postprocess):

@@ -103,9 +103,10 @@ class VisionAttention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.head_width = width // config.num_attention_heads
-        self.q_proj = nn.Linear(width, width)
+        # In the reference's order: an optimizer's state on disk knows parameters by their number.
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -212,7 +212,9 @@ def show(
     table = Table("task", "success", "95% interval", "episodes")
     for name, rate in {**result.per_task, "all": result.success}.items():
         low, high = rate.interval
-        table.add_row(name, f"{rate.rate:.0%}", f"{low:.0%} to {high:.0%}", f"{rate.successes}/{rate.episodes}")
+        table.add_row(
+            name, f"{rate.rate:.0%}", f"{low:.0%} to {high:.0%}", f"{rate.successes}/{rate.episodes}"
+        )
     console.print(table)
     lines = (
         f"{metrics['total_seconds']:.0f} s in all, {metrics['train_seconds']:.0f} s of them training "

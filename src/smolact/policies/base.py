@@ -68,8 +68,11 @@ class PreTrainedPolicy(nn.Module, ABC):
         return self._queue.popleft()
 
     def get_optim_params(self) -> Iterable[nn.Parameter]:
-        """The parameters that train."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+        """What an optimizer is given: all parameters, frozen ones too, so that its state has LeRobot's numbers.
+
+        A parameter that never has a gradient is never changed and takes no memory there.
+        """
+        return list(self.parameters())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and the VLM's configuration and tokenizer into `folder`.
