@@ -12,7 +12,7 @@ from smolact.policies.common.attention import block_mask
 from smolact.policies.common.flow_matching import sample_time
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-from tests.parity.recipe import difference
+from tests.parity.recipe import difference, smolvla_case
 from tests.policies.tiny import CAMERAS, tiny_batch, tiny_config, tiny_noise, tiny_policy
 
 
@@ -195,3 +195,39 @@ def test_configuration_keeps_what_it_does_not_know(tmp_path: Path, caplog: pytes
         SmolVLAConfig.from_dict({**data, "chunk_size": "many"})
     with pytest.raises(ConfigError, match=r"'pi0' policy, expected 'smolvla'"):
         SmolVLAConfig.from_dict({**data, "type": "pi0"})
+
+
+def test_names_and_defaults_are_those_of_the_field() -> None:
+    """What guides to SmolVLA tell their readers to look for and to change."""
+    from smolact.policies.smolvla.modeling_smolvla import VLAFlowMatching
+    from smolact.policies.smolvla.processor_smolvla import (
+        SmolVLANewLineProcessor,
+        TokenizerProcessorStep,
+        make_smolvla_pre_post_processors,
+    )
+    from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
+
+    methods = {
+        SmolVLAPolicy: "forward select_action predict_action_chunk reset prepare_images _get_action_chunk",
+        VLAFlowMatching: "forward embed_prefix embed_suffix sample_actions denoise_step _forward_flow_matching",
+        SmolVLMWithExpertModel: "forward embed_image embed_language_tokens forward_attn_layer forward_cross_attn_layer",
+    }
+    for owner, names in methods.items():
+        assert all(callable(getattr(owner, name)) for name in names.split())
+    assert SmolVLANewLineProcessor.registry_name == "smolvla_new_line_processor"
+    assert TokenizerProcessorStep.registry_name == "tokenizer_processor"
+    assert callable(make_smolvla_pre_post_processors)
+
+    defaults = {
+        "optimizer_lr": 1e-4, "optimizer_betas": (0.9, 0.95), "optimizer_eps": 1e-8, "optimizer_weight_decay": 1e-10,
+        "optimizer_grad_clip_norm": 10, "scheduler_warmup_steps": 1_000, "scheduler_decay_steps": 30_000,
+        "scheduler_decay_lr": 2.5e-6, "n_obs_steps": 1, "chunk_size": 50, "n_action_steps": 50, "max_state_dim": 32,
+        "max_action_dim": 32, "resize_imgs_with_padding": (512, 512), "num_expert_layers": -1, "num_vlm_layers": 16,
+        "vlm_model_name": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "self_attn_every_n_layers": 2,
+        "expert_width_multiplier": 0.75, "attention_mode": "cross_attn", "freeze_vision_encoder": True,
+        "train_expert_only": True, "train_state_proj": True, "tokenizer_max_length": 48, "pad_language_to": "longest",
+        "push_to_hub": False,
+    }  # fmt: skip
+    config = SmolVLAConfig()
+    assert {name: getattr(config, name) for name in defaults} == defaults
+    assert config.to_dict().keys() == set(smolvla_case("default")[1])

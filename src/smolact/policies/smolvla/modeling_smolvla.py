@@ -151,7 +151,7 @@ class VLAFlowMatching(nn.Module):
             time = sample_time(len(actions), actions.device)
         noisy, velocity = interpolate(noise, actions, time)
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
-        return F.mse_loss(self._joint_velocity(prefix, noisy, time), velocity, reduction="none")
+        return F.mse_loss(self._forward_flow_matching(prefix, noisy, time), velocity, reduction="none")
 
     def sample_actions(
         self,
@@ -169,7 +169,9 @@ class VLAFlowMatching(nn.Module):
             )
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
         if not self.config.use_cache:
-            return integrate(lambda x, t: self._joint_velocity(prefix, x, t), noise, self.config.num_steps)
+            return integrate(
+                lambda x, t: self._forward_flow_matching(prefix, x, t), noise, self.config.num_steps
+            )
         embeddings, valid, starts = prefix
         read = self.vlm_with_expert.forward_prefix(embeddings, block_mask(valid, starts), positions_of(valid))
         return integrate(lambda x, t: self.denoise_step(valid, read, x, t), noise, self.config.num_steps)
@@ -184,7 +186,8 @@ class VLAFlowMatching(nn.Module):
         positions = prefix_valid.sum(-1, keepdim=True) + positions_of(valid)
         return self._velocity(self.vlm_with_expert.forward_suffix(embeddings, mask, positions, read))
 
-    def _joint_velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+    def _forward_flow_matching(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+        """The velocity (B, C, A) at noisy actions (B, C, A) and times (B,), prefix and suffix in one pass."""
         suffix = self.embed_suffix(noisy, time)
         valid, starts = (torch.cat(pair, dim=1) for pair in zip(prefix[1:], suffix[1:], strict=True))
         mask, positions = block_mask(valid, starts), positions_of(valid)
@@ -278,6 +281,10 @@ class SmolVLAPolicy(PreTrainedPolicy):
         Raises:
             FeatureError: an input is missing or has another shape.
         """
+        return self._get_action_chunk(batch, noise)
+
+    def _get_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """`predict_action_chunk`, differentiable."""
         actions = self.model.sample_actions(*self._inputs(batch), noise=noise)
         actions = actions[..., : self.config.action_feature.shape[0]]
         return aloha.encode_actions(actions) if self.config.adapt_to_pi_aloha else actions
