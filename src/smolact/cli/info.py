@@ -99,12 +99,12 @@ def machine() -> dict[str, str]:
 def sizes(question: PolicyQuestion) -> dict[str, str]:
     """Parameters of each part of a policy, and how many of them train; nothing is allocated or loaded."""
     from smolact.policies.factory import get_config_class
-    from smolact.training.config import policy_type_at, pretrained_folder
+    from smolact.training.config import policy_type_at
 
     kind = question.type or policy_type_at(str(question.path))
     config_class = get_config_class(kind)
     config = (
-        config_class.from_pretrained(pretrained_folder(question.path), **question.settings)
+        config_class.from_pretrained(question.path, **question.settings)
         if question.path
         else config_class(**question.settings)
     )

@@ -49,8 +49,8 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     if "resume" not in flags or str(flags["resume"] or "true").lower() in ("false", "0"):
         return list(argv), None
 
+    from smolact.policies.configuration import PRETRAINED_MODEL
     from smolact.training.checkpoint import TRAIN_CONFIG, find_checkpoint
-    from smolact.training.config import PRETRAINED_MODEL
 
     named = flags.get(CONFIG_PATH) or flags.get("output_dir")
     if not named:

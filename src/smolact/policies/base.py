@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from smolact import durable
 from smolact.backbones.presets import CONFIG_FILES, TOKENIZER_FILES, VLM_FOLDER, VLMSource, find_vlm
 from smolact.backbones.weights import WEIGHTS_FILE, load_weights, read_tensors, weight_files
-from smolact.hub import find_folder
-from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, read_config_file
+from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
 from smolact.processors.legacy import is_statistics_key
 
 P = TypeVar("P", bound="PreTrainedPolicy")
@@ -99,7 +98,7 @@ class PreTrainedPolicy(nn.Module, ABC):
         """Load a checkpoint of ours or of LeRobot, from a folder or the Hub. The policy is in evaluation mode.
 
         Args:
-            folder_or_id: the folder that holds `config.json` and `model.safetensors`, or a Hub id.
+            folder_or_id: the folder that holds `config.json` and `model.safetensors`, a checkpoint or run, or a Hub id.
             config: use this configuration instead of the file's.
             dtype: of the weights; None keeps the file's.
             revision: on the Hub.
@@ -110,7 +109,7 @@ class PreTrainedPolicy(nn.Module, ABC):
             CheckpointError: a file is damaged; `WeightsError` if weights do not fit.
             ConfigError: it is another policy's, or a setting can't work.
         """
-        folder = find_folder(folder_or_id, "model", patterns=CHECKPOINT_PATTERNS, revision=revision)
+        folder = find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS, revision=revision)
         if config is None:
             config = cls.config_class.from_dict(read_config_file(folder), str(folder / CONFIG_FILE))
         config = config.replace(**overrides)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,6 +22,8 @@ from smolact.types import ACTION, STATE, FeatureType, NormalizationMode, PolicyF
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+PRETRAINED_MODEL = "pretrained_model"
+"""The folder of a checkpoint that holds the policy."""
 C = TypeVar("C", bound="PolicyConfig")
 
 
@@ -157,8 +159,21 @@ class PolicyConfig:
             CheckpointError: the file is damaged.
             ConfigError: it is another policy's, or a setting can't work.
         """
-        folder = find_folder(folder_or_id, "model", patterns=[CONFIG_FILE])
+        folder = find_policy(folder_or_id, patterns=[CONFIG_FILE])
         return cls.from_dict(read_config_file(folder), str(folder / CONFIG_FILE)).replace(**overrides)
+
+
+def find_policy(
+    name: str | Path, *, patterns: Sequence[str] | None = None, revision: str | None = None
+) -> Path:
+    """The folder of a policy, given that folder, a checkpoint or a run that holds it (its last checkpoint), or a Hub id.
+
+    Raises:
+        NotFoundError, HubError: it is not there.
+    """
+    folder = find_folder(name, "model", patterns=patterns, revision=revision)
+    inside = (folder, folder / PRETRAINED_MODEL, folder / "checkpoints" / "last" / PRETRAINED_MODEL)
+    return next((place for place in inside if (place / CONFIG_FILE).is_file()), folder)
 
 
 def read_config_file(folder: Path) -> dict[str, Any]:
@@ -170,9 +185,9 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        inner = folder / "pretrained_model"
-        hint = f" Did you mean {inner}?" if inner.is_dir() else f" {what_is_near(path)}"
-        raise NotFoundError(f"{folder} is not a policy checkpoint: it has no {CONFIG_FILE}.{hint}")
+        raise NotFoundError(
+            f"{folder} is not a policy checkpoint: it has no {CONFIG_FILE}. {what_is_near(path)}"
+        )
     try:
         data = json.loads(path.read_text())
     except ValueError as error:

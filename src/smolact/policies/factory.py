@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smolact.errors import ConfigError, did_you_mean
-from smolact.hub import find_folder
-from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, read_config_file
+from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
 
 if TYPE_CHECKING:
     import torch
@@ -104,8 +103,8 @@ def load_policy(
     """A trained policy and its processors, ready to predict: `policy, preprocess, postprocess = load_policy(…)`.
 
     Args:
-        folder_or_id: a checkpoint folder of ours or of LeRobot (`pretrained_model`, or the checkpoint that holds it),
-            or a Hub id.
+        folder_or_id: a checkpoint folder of ours or of LeRobot (`pretrained_model`, the checkpoint that holds it, or a
+            run, whose last checkpoint is taken), or a Hub id.
         device: where it runs; the best device of this machine when not given.
         dtype: of the weights; float32 when not given.
         stats_key: which dataset's statistics, where a checkpoint holds several.
@@ -124,9 +123,7 @@ def load_policy(
     from smolact.policies.base import CHECKPOINT_PATTERNS
     from smolact.processors.steps import find_device
 
-    folder = find_folder(folder_or_id, "model", patterns=CHECKPOINT_PATTERNS, revision=revision)
-    if not (folder / CONFIG_FILE).is_file() and (folder / "pretrained_model").is_dir():
-        folder = folder / "pretrained_model"
+    folder = find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS, revision=revision)
     raw = read_config_file(folder)
     device = str(find_device(device)) if device else best_device()
     config = get_config_class(str(raw.get("type"))).from_dict(raw, str(folder / CONFIG_FILE))

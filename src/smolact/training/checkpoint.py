@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from smolact import durable
 from smolact.errors import CheckpointError, NotFoundError, what_is_near
-from smolact.training.config import PRETRAINED_MODEL
+from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.training.random_state import random_state, restore_random_state
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smolact.errors import ConfigError
-from smolact.hub import find_folder
 from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
 from smolact.settings import REFUSED, refused, rest, setting
 
-PRETRAINED_MODEL = "pretrained_model"
 """The folder of a checkpoint that holds the policy."""
 BASE, VLM, RANDOM = "base", "vlm", "random"
 """Where weights come from: a policy's checkpoint, the VLM's own weights, or nowhere."""
@@ -80,18 +78,11 @@ class DatasetSection:
         return self.repo_id or self.root or ""
 
 
-def pretrained_folder(path: str) -> str:
-    """`path`, or the `pretrained_model` folder of the checkpoint that it is."""
-    inner = Path(path) / PRETRAINED_MODEL
-    return str(inner) if inner.is_dir() else path
-
-
 def policy_type_at(path: str) -> str:
     """The type of the policy whose checkpoint is at `path`: a folder or a Hub id."""
-    from smolact.policies.configuration import CONFIG_FILE, read_config_file
+    from smolact.policies.configuration import CONFIG_FILE, find_policy, read_config_file
 
-    folder = find_folder(pretrained_folder(path), "model", patterns=[CONFIG_FILE])
-    return str(read_config_file(folder).get("type"))
+    return str(read_config_file(find_policy(path, patterns=[CONFIG_FILE])).get("type"))
 
 
 def policy_fields(section: Mapping[str, Any]) -> type | None:

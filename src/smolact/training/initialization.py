@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from smolact.backbones.presets import PRESETS
+from smolact.backbones.presets import PRESETS, find_vlm
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError
 from smolact.policies.base import PreTrainedPolicy
-from smolact.policies.configuration import PolicyConfig
+from smolact.policies.configuration import PRETRAINED_MODEL, PolicyConfig
 from smolact.policies.factory import (
     get_config_class,
     get_policy_class,
@@ -32,13 +32,11 @@ from smolact.policies.factory import (
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.training.config import (
     BASE,
-    PRETRAINED_MODEL,
     RANDOM,
     VLM,
     PolicySection,
     TrainConfig,
     policy_type_at,
-    pretrained_folder,
 )
 from smolact.types import PolicyFeature, Statistics
 
@@ -80,9 +78,8 @@ def policy_config_of(
     section = config.policy
     inputs, outputs = renamed_features(meta, config.rename_map)
     if section.path is not None:
-        folder = pretrained_folder(section.path)
-        kind = section.type or policy_type_at(folder)
-        base: PolicyConfig = get_config_class(kind).from_pretrained(folder)
+        kind = section.type or policy_type_at(section.path)
+        base: PolicyConfig = get_config_class(kind).from_pretrained(section.path)
         values = {"pretrained_path": str(section.path), **section.settings}
         for name, dataset in (("input_features", inputs), ("output_features", outputs)):
             # The names are the checkpoint's, the sizes this dataset's: states and actions are padded anyway.
@@ -93,6 +90,12 @@ def policy_config_of(
     source = _source(section, explicit)
     values = {"input_features": inputs, "output_features": outputs, **section.settings}
     values["load_vlm_weights"] = source == VLM
+    vlm = values.get("vlm_model_name")
+    if vlm in PRESETS and "resize_imgs_with_padding" not in values:
+        # The default fits the published models; a small tower would make thousands of patches of it.
+        size = find_vlm(vlm).config.vision_config.image_size
+        values["resize_imgs_with_padding"] = (size, size)
+        logger.info("Images are fitted into %d×%d, the size of the VLM preset '%s'.", size, size, vlm)
     config_class = get_config_class(section.type)
     if source == RANDOM:
         _free_everything(values, section, explicit)
@@ -111,7 +114,7 @@ def start_new(
     policy_config = policy_config.replace(device=device)
     if source == BASE:
         policy: PreTrainedPolicy = get_policy_class(policy_config.type).from_pretrained(
-            pretrained_folder(str(config.policy.path)), config=policy_config
+            str(config.policy.path), config=policy_config
         )
         story = f"weights from {config.policy.path}"
     else:
