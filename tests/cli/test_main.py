@@ -138,8 +138,21 @@ def test_info_tells_versions_and_what_is_missing(capsys: pytest.CaptureFixture[s
     )
 
 
-def test_info_counts_the_parameters_of_any_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "--policy.type=smolvla", "--policy.vlm_model_name=smolvlm2-500m"]) == 0
+def test_info_counts_parameters_operations_and_memory_of_any_configuration(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    policy = ("--policy.type=smolvla", "--policy.vlm_model_name=smolvlm2-500m")
+    assert main(["info", *policy, "--policy.num_steps=5", "--batch_size=8"]) == 0
     rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert rows["total"].split() == ["450,046,176", "99,880,992", "train"]
     assert rows["vision tower"].split()[1] == "0"
+    assert "2 images of 512×512" in rows["FLOPs for"]
+    assert rows["replan"].strip() == "528 GFLOP (vision + prefix + expert × 5)"
+    assert rows["weights"].strip() == "1.68 GiB in float32, 858 MiB in bfloat16"
+    assert rows["AdamW"].strip() == "762 MiB"
+    assert "8 samples" in rows["activations"]
+
+
+def test_info_refuses_an_empty_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--policy.type=smolvla", "--batch_size=0"]) == 2
+    assert "--batch_size=0 is too small" in capsys.readouterr().err

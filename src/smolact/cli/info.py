@@ -1,4 +1,4 @@
-"""`smolact info`: versions, devices and what is missing, for a bug report; with --policy.type, the size of a policy."""
+"""`smolact info`: versions, devices and what is missing, for a bug report; with --policy.type, the size and cost of a policy."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import version
 from smolact.cli.parsing import parse
+from smolact.errors import ConfigError
 from smolact.settings import rest, setting
 from smolact.training.config import policy_fields
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from smolact.policies.configuration import PolicyConfig
-
-USAGE = "smolact info [--policy.type=smolvla [--policy.FIELD=…]]"
+USAGE = "smolact info [--policy.type=smolvla [--policy.FIELD=…] [--batch_size=8]]"
 
 REQUIRED = (
     "torch",
@@ -38,18 +34,11 @@ REQUIRED = (
 OPTIONAL = {
     "transformers": "exchange with transformers",
     "wandb": "--wandb.enable=true",
+    "trackio": "--trackio.enable=true",
     "lerobot": "comparing with LeRobot",
     "torchcodec": "not needed: videos are decoded with PyAV",
 }
 """Packages that smolact can use, and what for."""
-
-PARTS = {
-    "vision tower": ("vision_model",),
-    "connector": ("connector",),
-    "text model": ("text_model", "lm_head"),
-    "action expert": ("lm_expert",),
-}
-"""Names of a policy's parts, by what their parameters' names contain; all others are projections."""
 
 
 @dataclass
@@ -66,6 +55,12 @@ class InfoConfig:
     """What `smolact info` takes."""
 
     policy: PolicyQuestion = field(default_factory=PolicyQuestion)
+    batch_size: int = setting(1, "Samples of one training step, for the memory of its activations.")
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.batch_size < 1:
+            raise ConfigError(f"--batch_size={self.batch_size} is too small: it must be 1 or more.")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -74,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(help_text(InfoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
     config, _ = parse(InfoConfig, argv)
-    rows = sizes(config.policy) if config.policy.type or config.policy.path else machine()
+    rows = sizes(config.policy, config.batch_size) if config.policy.type or config.policy.path else machine()
     width = max(map(len, rows))
     sys.stdout.write("".join(f"{name.ljust(width)}  {value}\n" for name, value in rows.items()))
     return 0
@@ -96,9 +91,10 @@ def machine() -> dict[str, str]:
     return rows
 
 
-def sizes(question: PolicyQuestion) -> dict[str, str]:
-    """Parameters of each part of a policy, and how many of them train; nothing is allocated or loaded."""
+def sizes(question: PolicyQuestion, batch_size: int = 1) -> dict[str, str]:
+    """Parameters, FLOPs and memory of a policy; nothing is allocated or loaded."""
     from smolact.policies.factory import get_config_class
+    from smolact.policies.summary import empty_policy, summarize, table_of
     from smolact.training.config import policy_type_at
 
     kind = question.type or policy_type_at(str(question.path))
@@ -108,35 +104,8 @@ def sizes(question: PolicyQuestion) -> dict[str, str]:
         if question.path
         else config_class(**question.settings)
     )
-    counts = count_parameters(_empty_policy(config))
     rows = {"policy": kind, "vlm": str(getattr(config, "vlm_model_name", ""))}
-    for part, (every, trained) in counts.items():
-        rows[part] = f"{every:>13,}   {trained:>13,} train"
-    return rows
-
-
-def count_parameters(policy: nn.Module) -> dict[str, tuple[int, int]]:
-    """Part to (parameters, those that train); `total` last."""
-    counts = {part: [0, 0] for part in (*PARTS, "projections", "total")}
-    for name, parameter in policy.named_parameters():
-        part = next(
-            (part for part, marks in PARTS.items() if set(marks) & set(name.split("."))), "projections"
-        )
-        for key in (part, "total"):
-            counts[key][0] += parameter.numel()
-            counts[key][1] += parameter.numel() * parameter.requires_grad
-    return {part: (every, trained) for part, (every, trained) in counts.items()}
-
-
-def _empty_policy(config: PolicyConfig) -> nn.Module:
-    import torch
-
-    from smolact.backbones.presets import find_vlm
-    from smolact.policies.factory import get_policy_class
-
-    vlm = find_vlm(config.vlm_model_name)  # type: ignore[attr-defined]
-    with torch.device("meta"):
-        return get_policy_class(config.type)(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
+    return rows | table_of(summarize(empty_policy(config), batch_size))
 
 
 def _devices() -> list[str]:

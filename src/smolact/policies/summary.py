@@ -1,0 +1,158 @@
+"""How large a policy is and what it costs: parameters, FLOPs, memory. Nothing is allocated or loaded for it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from smolact.backbones.presets import find_vlm
+from smolact.policies.base import PreTrainedPolicy
+from smolact.policies.configuration import PolicyConfig
+from smolact.policies.factory import get_policy_class
+from smolact.policies.workload import PartSize, Workload
+
+PARTS = {
+    "vision tower": ("vision_model",),
+    "connector": ("connector",),
+    "text model": ("text_model", "lm_head"),
+    "action expert": ("lm_expert",),
+}
+"""Names of a policy's parts, by what their parameters' names contain; all others are projections."""
+REST = "projections"
+
+FLOAT32, BFLOAT16 = 4, 2
+"""Bytes of a number."""
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A policy's sizes.
+
+    Attributes:
+        parts: name to size; without the total.
+        workload: what one sample costs.
+        batch_size: samples of a training step, on one device.
+    """
+
+    parts: Mapping[str, PartSize]
+    workload: Workload
+    batch_size: int
+
+    @property
+    def total(self) -> PartSize:
+        """All parts together."""
+        return sum(self.parts.values(), PartSize(0, 0))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of float32 weights; bfloat16 ones take half."""
+        return self.total.parameters * FLOAT32
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of float32 gradients, which frozen parameters have none of."""
+        return self.total.trained * FLOAT32
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """AdamW's two moments in float32, of what trains."""
+        return 2 * self.total.trained * FLOAT32
+
+    @property
+    def activation_bytes(self) -> int:
+        """An estimate: what autograd keeps of a batch, in float32.
+
+        Counted layer by layer (inputs of norms, of activations, of attention and of trainable products), with fused
+        attention; what frozen layers need for a moment, and what the allocator wastes, comes on top.
+        """
+        return self.batch_size * self.workload.kept_values * FLOAT32
+
+
+def summarize(policy: PreTrainedPolicy, batch_size: int = 1) -> ModelSummary:
+    """The sizes of a policy, on any device, with what is frozen now."""
+    parts = count_parameters(policy)
+    module = importlib.import_module(f"smolact.policies.{policy.config.type}.flops_{policy.config.type}")
+    workload: Workload = module.workload(policy, parts)
+    return ModelSummary(parts, workload, batch_size)
+
+
+def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
+    """A policy on the meta device: all shapes, no memory.
+
+    Raises:
+        NotFoundError, HubError: the VLM of that name is not there.
+        ConfigError: the sizes do not fit together.
+    """
+    if getattr(config, "compile_model", False):  # there is nothing to compile
+        config = config.replace(compile_model=False)
+    vlm = find_vlm(config.vlm_model_name)  # type: ignore[attr-defined]
+    with torch.device("meta"):
+        return get_policy_class(config.type)(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
+
+
+def count_parameters(policy: torch.nn.Module) -> dict[str, PartSize]:
+    """The size of each part, those without parameters left out."""
+    parts = dict.fromkeys((*PARTS, REST), PartSize(0, 0))
+    for name, parameter in policy.named_parameters():
+        words = set(name.split("."))
+        part = next((part for part, marks in PARTS.items() if words & set(marks)), REST)
+        count = parameter.numel()
+        parts[part] += PartSize(count, count if parameter.requires_grad else 0)
+    return {part: size for part, size in parts.items() if size.parameters}
+
+
+def facts_of(summary: ModelSummary) -> dict[str, str]:
+    """Three lines for the beginning of a run."""
+    total, work = summary.total, summary.workload
+    training = (
+        summary.weight_bytes + summary.gradient_bytes + summary.optimizer_bytes + summary.activation_bytes
+    )
+    return {
+        "parameters": f"{total.parameters / 1e6:.2f} M, of which {total.trained / 1e6:.2f} M train",
+        "compute": f"{flops(work.forward)} forward a sample, {flops(work.replan)} a replan ({work.assumed})",
+        "memory": f"{size(training)}: weights {size(summary.weight_bytes)}, gradients "
+        f"{size(summary.gradient_bytes)}, AdamW {size(summary.optimizer_bytes)}, activations about "
+        f"{size(summary.activation_bytes)} in float32",
+    }
+
+
+def table_of(summary: ModelSummary) -> dict[str, str]:
+    """Every figure, name to text, for `smolact info`."""
+    work = summary.workload
+    rows = {}
+    for part, count in {**summary.parts, "total": summary.total}.items():
+        rows[part] = f"{count.parameters:>13,}   {count.trained:>13,} train"
+    readings = "" if work.prefix_once else f" × {work.denoising_steps} (use_cache=false)"
+    return rows | {
+        "FLOPs for": work.assumed,
+        "vision": flops(work.vision),
+        "prefix": flops(work.prefix),
+        "expert, one pass": flops(work.expert),
+        "forward, one sample": flops(work.forward),
+        "replan": f"{flops(work.replan)} (vision + prefix{readings} + expert × {work.denoising_steps})",
+        "weights": f"{size(summary.weight_bytes)} in float32, {size(summary.weight_bytes // 2)} in bfloat16",
+        "gradients": size(summary.gradient_bytes),
+        "AdamW": size(summary.optimizer_bytes),
+        "activations": f"about {size(summary.activation_bytes)} in float32, for {summary.batch_size} "
+        f"{'sample' if summary.batch_size == 1 else 'samples'}; what autograd keeps, fused attention",
+    }
+
+
+def flops(count: float) -> str:
+    """A count of FLOPs with its unit."""
+    return _scaled(count, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"))
+
+
+def size(count: float) -> str:
+    """A count of bytes with its unit."""
+    return _scaled(count, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
+
+
+def _scaled(count: float, base: int, units: tuple[str, ...]) -> str:
+    power = 0
+    while count >= base and power < len(units) - 1:
+        count, power = count / base, power + 1
+    return f"{count:.3g} {units[power]}" if count < 999.5 else f"{count:.0f} {units[power]}"
