@@ -13,14 +13,22 @@ DOC = "help"
 ALIASES = "aliases"
 REFUSED = "refused"
 REST = "rest"
+OWN = "own"
 
 RestClass = Callable[[Mapping[str, Any]], type | None]
 """From a section's other settings to the dataclass whose fields it takes as well; None while it can't be told."""
 
 
-def setting(default: Any, doc: str, *, aliases: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with its help line; `default` may be a callable that makes the default (`dict`, `list`, a class)."""
-    metadata = {DOC: doc, ALIASES: aliases}
+def setting(default: Any, doc: str, *, aliases: tuple[str, ...] = (), own: bool = False) -> Any:
+    """A dataclass field with its help line.
+
+    Args:
+        default: its value, or a callable that makes it (`dict`, `list`, a class).
+        doc: one line for `--help`.
+        aliases: other names.
+        own: ours alone: it is kept out of files that other tools read, which refuse names that they do not know.
+    """
+    metadata = {DOC: doc, ALIASES: aliases, OWN: own}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

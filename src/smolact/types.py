@@ -92,7 +92,11 @@ class Policy(Protocol):
         time: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss: a scalar, or (B,) with `reduction="none"`; and what to log beside it."""
+        """The loss and what belongs to it.
+
+        `reduction="mean"` gives a scalar, `"none"` one loss a sample (B,), `"sum"` the sum over all entries of the batch,
+        whose number is `entries` in the mapping.
+        """
         ...
 
     def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -12,7 +13,15 @@ from torch import nn
 from smolact.errors import ConfigError
 from smolact.policies.configuration import SchedulerPreset
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from smolact.training.optim import fit_schedule, make_optimizer, make_scheduler, optimization_of, rate_factor
+from smolact.training.optim import (
+    fit_schedule,
+    make_optimizer,
+    make_scheduler,
+    optimization_of,
+    parameter_groups,
+    rate_factor,
+)
+from tests.policies.tiny import tiny_policy
 from tests.training.runs import DATA, settings
 
 PARITY = json.loads((DATA / "lr_schedule.json").read_text())
@@ -122,3 +131,71 @@ def test_a_policy_that_is_all_frozen_is_refused() -> None:
     policy = OneLayer().requires_grad_(False)
     with pytest.raises(ConfigError, match="Nothing trains"):
         make_optimizer(policy, SmolVLAConfig().get_optimizer_preset())
+
+
+GROUPS = {"vision_model": 0.1, "connector": 2.0, "vision_model.encoder.layers.0": 0.01}
+
+
+def test_multipliers_make_named_groups_with_shares_of_the_rate() -> None:
+    policy = tiny_policy(train_expert_only=False, freeze_vision_encoder=False)
+    settings_ = policy.config.get_optimizer_preset()
+    optimizer = make_optimizer(policy, settings_, GROUPS)
+    rates = {group["name"]: group["lr"] / settings_.lr for group in optimizer.param_groups}
+    assert rates == pytest.approx({"base": 1.0, **GROUPS})
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(policy.parameters()))
+    names = {parameter: name for name, parameter in policy.named_parameters()}
+    for group in optimizer.param_groups[1:]:
+        assert all(group["name"] in names[parameter] for parameter in group["params"])
+    assert not any("encoder.layers.0" in names[p] for p in optimizer.param_groups[1]["params"])
+    make_scheduler(optimizer, SchedulerPreset(settings_.lr, 0.0, 0, 10))
+    json.dumps(optimizer.state_dict()["param_groups"], allow_nan=False)  # as checkpoints keep them
+
+
+def test_a_group_moves_by_its_share() -> None:
+    torch.manual_seed(0)
+    policy = OneLayer()
+    before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
+    preset = dataclasses.replace(SmolVLAConfig().get_optimizer_preset(), weight_decay=0.0)
+    optimizer = make_optimizer(policy, preset, {"bias": 0.25})
+    policy.layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    moved = {
+        name: (parameter.detach() - before[name]).abs().mean().item()
+        for name, parameter in policy.named_parameters()
+    }
+    assert moved["layer.bias"] / moved["layer.weight"] == pytest.approx(0.25, rel=1e-2)
+
+
+def test_groups_of_a_policy_are_split_and_keep_their_settings() -> None:
+    policy = OneLayer()
+    given = [{"params": [policy.layer.weight], "lr": 1.0, "name": "w"}, {"params": [policy.layer.bias]}]
+    groups = parameter_groups(policy, given, 0.5, {"weight": 0.1})
+    assert [(group["name"], group["lr"]) for group in groups] == [("w/weight", 0.1), ("base", 0.5)]
+
+
+def test_without_multipliers_there_is_one_group_as_in_lerobot() -> None:
+    policy = OneLayer()
+    (group,) = make_optimizer(policy, SmolVLAConfig().get_optimizer_preset(), {}).param_groups
+    assert "name" not in group
+    assert len(group["params"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "message"),
+    [
+        (
+            {"vison_model": 0.1},
+            r"no parameter .* has 'vison_model' .* Did you mean 'vision_model'\? Parts are: model, ",
+        ),
+        ({"": 0.1}, "no parameter"),
+        (
+            {"vision_model": 0.1},
+            r"has no effect, .* is frozen\. Let it train \(--policy.train_expert_only=false",
+        ),
+        ({"lm_expert": 0.0}, r"factor 0\.0, which must be a number above 0"),
+        ({"lm_expert": float("nan")}, "factor nan"),
+    ],
+)
+def test_multipliers_that_can_not_work_are_refused(multipliers: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_optimizer(tiny_policy(), SmolVLAConfig().get_optimizer_preset(), multipliers)

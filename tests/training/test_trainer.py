@@ -192,7 +192,9 @@ def test_a_second_signal_stops_at_once() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_saves(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"Step \d+ is not finite"):
+    with pytest.raises(
+        TrainingError, match=r"3 steps in a row were not finite, the last of them step 4"
+    ) as caught:
         run(
             tmp_path / "run",
             "--steps=6",
@@ -200,17 +202,70 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_saves(tmp_path: Path)
             "--policy.scheduler_decay_lr=1e30",
             "--log_freq=2",
             "--save_freq=1",
+            "--max_bad_steps=3",
         )
+    (kept,) = (tmp_path / "run").glob("bad_batch_*.safetensors")
+    assert kept.name == "bad_batch_000004.safetensors" and str(kept) in str(caught.value)
+    assert load_file(kept)["action"].shape[0] == 2
     for checkpoint in (tmp_path / "run").glob("checkpoints/*/pretrained_model/model.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(checkpoint).values())
 
 
-def test_the_meter_names_the_step_that_was_not_finite() -> None:
-    meter = Meter(step=10, batch_size=2)
-    for step, loss in ((11, 1.0), (12, float("nan")), (13, 2.0)):
-        meter.add(step, torch.tensor(loss), torch.tensor(1.0), 0.0)
-    with pytest.raises(TrainingError, match="Step 12"):
-        meter.read(0.1)
+def test_the_meter_leaves_bad_steps_out_and_counts_them() -> None:
+    meter = Meter(samples_per_step=2)
+    for step, loss, norm in (
+        (11, 1.0, 1.0),
+        (12, float("nan"), 1.0),
+        (13, 2.0, float("inf")),
+        (14, 3.0, 3.0),
+    ):
+        meter.add(step, torch.tensor(loss), torch.tensor(norm), 0.0)
+    assert meter.read_new(most=3) == [12, 13]
+    assert meter.bad_in_a_row == 0
+    metrics = meter.read(0.1)
+    assert (metrics["loss"], metrics["grad_norm"], metrics["bad_steps"], metrics["lr"]) == (2.0, 2.0, 2, 0.1)
+    for step in (15, 16, 17):
+        meter.add(step, torch.tensor(float("nan")), torch.tensor(1.0), 0.0)
+        meter.read_new(most=2)
+        if meter.bad_in_a_row == 2:
+            break
+    assert step == 16
+
+
+def test_a_bad_step_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    forward, calls = SmolVLAPolicy.forward, itertools.count(1)
+
+    def poisoned(self: SmolVLAPolicy, *args: Any, **kwargs: Any) -> Any:
+        loss, counted = forward(self, *args, **kwargs)
+        return (loss * float("nan") if next(calls) == 2 else loss), counted
+
+    before = run(tmp_path / "before", "--steps=1")[0].checkpoint
+    calls = itertools.count(1)
+    monkeypatch.setattr(SmolVLAPolicy, "forward", poisoned)
+    ended, _ = run(tmp_path / "run", "--steps=2", "--save_freq=1", "--log_freq=1")
+    assert before is not None and ended.checkpoint is not None
+    first, second = (
+        load_file(
+            tmp_path / "run" / "checkpoints" / f"00000{step}" / "pretrained_model" / "model.safetensors"
+        )
+        for step in (1, 2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    moments = [
+        load_file(
+            tmp_path
+            / "run"
+            / "checkpoints"
+            / f"00000{step}"
+            / "training_state"
+            / "optimizer_state.safetensors"
+        )
+        for step in (1, 2)
+    ]
+    assert all(torch.equal(moments[0][name], moments[1][name]) for name in moments[0])
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count('"bad_steps": 1') == 1
 
 
 def test_a_folder_that_holds_something_is_not_written_over(tmp_path: Path) -> None:
@@ -357,7 +412,7 @@ def test_the_command_trains_and_says_how_to_go_on(tmp_path: Path, capsys: pytest
 
 def test_the_stream_of_samples_is_whole_epochs_and_can_start_anywhere() -> None:
     def take(count: int, start: int = 0, seed: int = 1) -> list[int]:
-        return list(itertools.islice(ShuffledStream(5, seed, start), count))
+        return [place.frame for place in itertools.islice(ShuffledStream(5, seed, start), count)]
 
     stream = take(15)
     for epoch in range(3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
         return list(argv), None
 
     from smolact.policies.configuration import PRETRAINED_MODEL
-    from smolact.training.checkpoint import TRAIN_CONFIG, find_checkpoint
+    from smolact.training.checkpoint import TRAIN_CONFIG, find_checkpoint, read_own_settings
 
     named = flags.get(CONFIG_PATH) or flags.get("output_dir")
     if not named:
@@ -64,12 +65,13 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
             f"--output_dir={run} is not the run of --config_path={named}, and a run goes on in its own folder. Drop "
             "--output_dir, or start a new run from the weights with --policy.path."
         )
+    own = [f"--{name}={json.dumps(value)}" for name, value in read_own_settings(checkpoint).items()]
     kept = [
         f"--{flag.name}" if flag.value is None else f"--{flag.name}={flag.value}"
         for flag in read_flags(argv)
         if flag.name not in (CONFIG_PATH, "output_dir")
     ]
-    return [f"--{CONFIG_PATH}={checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG}", *kept], checkpoint
+    return [f"--{CONFIG_PATH}={checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG}", *own, *kept], checkpoint
 
 
 def _recorded(path: Path) -> Mapping[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -65,6 +65,11 @@ class PreTrainedPolicy(nn.Module, ABC):
             chunk = self.predict_action_chunk(batch, noise)
             self._queue.extend(chunk.unbind(1)[: self.config.n_action_steps])  # type: ignore[attr-defined]
         return self._queue.popleft()
+
+    @property
+    def training_draws(self) -> Callable[[torch.Generator], dict[str, Tensor]] | None:
+        """Draws the random arguments of `forward` for one sample; None if it has none. Must be picklable, for workers."""
+        return None
 
     def get_optim_params(self) -> Iterable[nn.Parameter]:
         """What an optimizer is given: all parameters, frozen ones too, so that its state has LeRobot's numbers.

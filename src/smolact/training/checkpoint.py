@@ -38,6 +38,8 @@ OPTIMIZER_GROUPS = "optimizer_param_groups.json"
 SCHEDULER_STATE = "scheduler_state.json"
 RANDOM_STATE = "rng_state.safetensors"
 STEP = "training_step.json"
+OWN_SETTINGS = "own_settings.json"
+"""Ours alone: the settings that `train_config.json` leaves out."""
 EXPLICIT = "explicit_settings.json"
 """Ours alone: which settings were set by hand. `train_config.json` has the defaults in it too."""
 
@@ -66,6 +68,8 @@ def save_checkpoint(
     scheduler: LambdaLR,
     save_policy: Callable[[Path], None],
     explicit: Mapping[str, str],
+    own_settings: Mapping[str, Any] | None = None,
+    processes: int = 1,
 ) -> Path:
     """Write a checkpoint of a run and point `last` at it.
 
@@ -77,6 +81,8 @@ def save_checkpoint(
         scheduler: its state is saved.
         save_policy: writes everything of `pretrained_model` into the folder that it is given.
         explicit: which settings were set by hand, and where.
+        own_settings: the settings that are ours alone, by name.
+        processes: how many train together.
 
     Returns:
         the checkpoint's folder.
@@ -86,13 +92,20 @@ def save_checkpoint(
         WriteError: the disk is full or refused; earlier checkpoints and `last` are as they were.
     """
     bad = [name for name, tensor in policy.named_parameters() if not torch.isfinite(tensor).all()]
+    bad += [
+        f"{name} of the optimizer"
+        for state in optimizer.state.values()
+        for name, tensor in state.items()
+        if not torch.isfinite(tensor).all()
+    ]
     if bad:
         raise CheckpointError(
-            f"Step {progress.step} was not saved: {len(bad)} of the policy's weights hold NaN or infinity, {bad[0]} first. "
+            f"Step {progress.step} was not saved: {len(bad)} tensors hold NaN or infinity, {bad[0]} first. "
             "Resume from the checkpoint before, with a lower --policy.optimizer_lr."
         )
     folder = checkpoint_folder(run, progress.step)
     if folder.exists():  # an earlier, longer run left it; this one has come another way
+        _lead_last_away(folder)
         durable.remove_folder(folder)
     with durable.replacing_folder(folder) as temporary:
         (temporary / PRETRAINED_MODEL).mkdir()
@@ -107,14 +120,52 @@ def save_checkpoint(
         save_file(random_state(), state / RANDOM_STATE)
         step = {
             "step": progress.step,
-            "num_processes": 1,
+            "num_processes": processes,
             "batch_size": progress.batch_size,
             "samples": progress.samples,
         }
         _write_json(state / STEP, step)
+        _write_json(state / OWN_SETTINGS, dict(own_settings or {}))
         _write_json(state / EXPLICIT, dict(explicit))
     durable.link(folder.parent / LAST, folder.name)
     return folder
+
+
+def prune_checkpoints(run: Path, keep_last: int, keep_every: int) -> list[Path]:
+    """Remove old checkpoints, and return what was removed.
+
+    Args:
+        run: the run's folder.
+        keep_last: how many of the newest stay; 0 keeps all.
+        keep_every: checkpoints of a multiple of so many steps stay; 0: no others.
+    """
+    if keep_last == 0:
+        return []
+    last = (run / CHECKPOINTS / LAST).resolve()
+    old = sorted(_numbered(run / CHECKPOINTS))[:-keep_last]
+    gone = [
+        folder
+        for step, folder in old
+        if folder.resolve() != last and not (keep_every and step % keep_every == 0)
+    ]
+    for folder in gone:
+        durable.remove_folder(folder)
+    return gone
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove what a killed run left half-written beside its checkpoints."""
+    if (run / CHECKPOINTS).is_dir():
+        for litter in durable.remove_litter(run / CHECKPOINTS):
+            logger.info("Removed %s, which was being written or removed when the run was killed.", litter)
+
+
+def _lead_last_away(folder: Path) -> None:
+    """Point `last` at the newest other checkpoint, so that it never leads to one that is being replaced."""
+    link = folder.parent / LAST
+    others = [other for _, other in sorted(_numbered(folder.parent)) if other != folder]
+    if link.is_symlink() and link.resolve() == folder.resolve() and others:
+        durable.link(link, others[-1].name)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -172,6 +223,17 @@ def read_explicit(train_config: Path) -> dict[str, str] | None:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds {type(data).__name__}, expected an object. {_TAKE_ANOTHER}")
     return {str(name): str(source) for name, source in data.items()}
+
+
+def read_own_settings(checkpoint: Path) -> dict[str, Any]:
+    """The settings of a run that its `train_config.json` leaves out, by dotted name; none for a run of LeRobot."""
+    path = checkpoint / TRAINING_STATE / OWN_SETTINGS
+    if not path.is_file():
+        return {}
+    data = _read_json(path)
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds {type(data).__name__}, expected an object. {_TAKE_ANOTHER}")
+    return data
 
 
 def load_training_state(checkpoint: Path, optimizer: Optimizer, scheduler: LambdaLR) -> None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from smolact.datasets.transforms_config import ImageTransformsConfig
 from smolact.errors import ConfigError
 from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
-from smolact.settings import REFUSED, refused, rest, setting
+from smolact.settings import OWN, REFUSED, refused, rest, setting
 
-"""The folder of a checkpoint that holds the policy."""
 BASE, VLM, RANDOM = "base", "vlm", "random"
 """Where weights come from: a policy's checkpoint, the VLM's own weights, or nowhere."""
 
@@ -38,7 +38,7 @@ class DatasetSection:
     episodes: list[int] | None = setting(
         None, "Use only these episodes, as [0, 1, …]; all of them when null."
     )
-    exclude_episodes: list[int] | None = setting(None, "Leave these episodes out.")
+    exclude_episodes: list[int] | None = setting(None, "Leave these episodes out.", own=True)
     revision: str | None = setting(None, "Branch, tag or commit of the dataset on the Hub.")
     use_imagenet_stats: bool = setting(
         True,
@@ -50,7 +50,7 @@ class DatasetSection:
         harmless=lambda value: value in (None, "pyav", "torchcodec"),
     )
     repo_type: str = refused("dataset", "only Hub repositories of type 'dataset' are read.")
-    image_transforms: dict[str, Any] | None = refused(None, _LATER, harmless=_asks_nothing("enable", False))
+    image_transforms: ImageTransformsConfig = field(default_factory=ImageTransformsConfig)
     return_uint8: bool = refused(
         False, "pictures always travel as uint8 here. Leave it out.", harmless=lambda value: True
     )
@@ -231,7 +231,12 @@ class TrainConfig:
         1000, "Seed of weights, sampling, noise and evaluation; null draws one and prints it."
     )
     steps: int = setting(100_000, "Optimizer steps.")
-    batch_size: int = setting(8, "Samples of one step.")
+    batch_size: int = setting(8, "Samples that a process computes at once.")
+    gradient_accumulation_steps: int = setting(
+        1,
+        "Batches of every process that make one optimizer step; the global batch is printed at the start.",
+        own=True,
+    )
     num_workers: int = setting(4, "Processes that load data; 0 loads in the training process.")
     prefetch_factor: int = setting(4, "Batches that each worker loads ahead.")
     persistent_workers: bool = refused(True, "workers live as long as the run.", harmless=lambda value: True)
@@ -243,6 +248,18 @@ class TrainConfig:
         20_000, "Save a checkpoint every so many steps, and at the end; 0: only at the end."
     )
     save_checkpoint: bool = setting(True, "Save checkpoints.")
+    keep_last: int = setting(0, "Keep only so many of the newest checkpoints; 0 keeps all.", own=True)
+    keep_every: int = setting(
+        0, "Keep every checkpoint of a multiple of so many steps, however old; 0: none.", own=True
+    )
+    max_bad_steps: int = setting(
+        10,
+        "A step whose loss or gradient is not finite changes nothing; stop after so many in a row, and keep the batch.",
+        own=True,
+    )
+    check: bool = setting(
+        False, "Check everything that can be checked before the first step, and stop there.", own=True
+    )
     eval_freq: int = setting(
         20_000, "Evaluate in the environment every so many steps; 0: never.", aliases=("env_eval_freq",)
     )
@@ -280,6 +297,10 @@ class TrainConfig:
             ("batch_size", 1),
             ("log_freq", 1),
             ("prefetch_factor", 1),
+            ("gradient_accumulation_steps", 1),
+            ("max_bad_steps", 1),
+            ("keep_last", 0),
+            ("keep_every", 0),
             ("num_workers", 0),
             ("save_freq", 0),
             ("eval_freq", 0),
@@ -330,17 +351,29 @@ def to_json(
     data["policy"] = policy.to_dict()
     data["env"] = data["env"] if config.env.type else None
     data["env_eval_freq"] = data.pop("eval_freq")
-    if config.dataset.exclude_episodes is None:  # LeRobot 0.6.1 has no such key
-        del data["dataset"]["exclude_episodes"]
     data["optimizer"] = {"type": "adamw", **_encoded(optimizer)}
     data["scheduler"] = {"type": "cosine_decay_with_warmup", **_encoded(schedule)}
     return data
 
 
+def own_settings(section: Any, prefix: str = "") -> dict[str, Any]:
+    """The settings that are ours alone, by dotted name: what `train_config.json`, which LeRobot reads too, leaves out."""
+    found: dict[str, Any] = {}
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if item.metadata.get(OWN):
+            found[prefix + item.name] = _encoded(value)
+        elif is_dataclass(value):
+            found |= own_settings(value, f"{prefix}{item.name}.")
+    return found
+
+
 def _encoded(section: Any) -> Any:
-    """A dataclass as JSON, without the settings that are refused here."""
+    """A dataclass as JSON, without the settings that are refused here or ours alone."""
     if is_dataclass(section):
-        shown = (item for item in fields(section) if REFUSED not in item.metadata)
+        shown = (
+            item for item in fields(section) if REFUSED not in item.metadata and not item.metadata.get(OWN)
+        )
         return {item.name: _encoded(getattr(section, item.name)) for item in shown}
     if isinstance(section, Mapping):
         return {str(key): _encoded(value) for key, value in section.items()}

@@ -1,9 +1,11 @@
-"""Where a run computes, and in which precision."""
+"""Where a run computes, in which precision, and how its processes agree."""
 
 from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor
 
 from smolact.errors import ConfigError, DeviceError
 from smolact.processors.steps import find_device
@@ -11,11 +13,13 @@ from smolact.training.config import TrainConfig
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """The device of the run, and its precision.
+    """The device of this process, the precision, and the other processes if there are any.
+
+    One process or many: `torchrun`, `accelerate launch` and Slurm start them, accelerate finds them.
 
     Raises:
         DeviceError: `--policy.device` names one that is not there.
-        ConfigError: a numbered device, or several processes.
+        ConfigError: a numbered device, or a way to split the model that is not supported.
     """
     asked = config.policy.settings.get("device")
     if asked is not None:
@@ -31,11 +35,24 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         raise DeviceError(
             f"--policy.device={asked}: accelerate chose '{accelerator.device}'. Check its ACCELERATE_… variables."
         )
-    if accelerator.num_processes > 1:
+    supported = (
+        DistributedType.NO,
+        DistributedType.MULTI_CPU,
+        DistributedType.MULTI_GPU,
+    )
+    if accelerator.distributed_type not in supported:
         raise ConfigError(
-            f"{accelerator.num_processes} processes were launched; this release trains with one. Start it without "
-            "`accelerate launch` or torchrun."
+            f"accelerate is set to {accelerator.distributed_type.value}; this release trains with data-parallel processes "
+            "only. Start it with torchrun, or with `accelerate launch --multi_gpu`."
         )
     torch.backends.cudnn.deterministic = config.cudnn_deterministic
     torch.backends.cudnn.benchmark = not config.cudnn_deterministic
     return accelerator
+
+
+def total(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """`values` summed over all processes; the same on each."""
+    if accelerator.num_processes == 1:
+        return values
+    summed: Tensor = accelerator.reduce(values, reduction="sum")
+    return summed

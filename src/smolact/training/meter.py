@@ -7,19 +7,26 @@ import time
 import torch
 from torch import Tensor
 
-from smolact.errors import TrainingError
-
 
 class Meter:
-    """Means since the last reading; until then everything stays on the device."""
+    """Means since the last reading; until then everything stays on the device.
 
-    def __init__(self, step: int, batch_size: int) -> None:
-        self.step, self.batch_size = step, batch_size
+    Args:
+        samples_per_step: of all processes.
+    """
+
+    def __init__(self, samples_per_step: int) -> None:
+        self.samples_per_step = samples_per_step
+        self.bad_in_a_row = 0
+        self.bad_steps = 0
         self._clear()
 
     def _clear(self) -> None:
+        self._steps: list[int] = []
         self._losses: list[Tensor] = []
         self._norms: list[Tensor] = []
+        self._unread = 0
+        self._good: list[tuple[float, float]] = []
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -29,34 +36,47 @@ class Meter:
 
     def add(self, step: int, loss: Tensor, norm: Tensor, waited: float) -> None:
         """Take note of a step."""
-        self.step = step
+        self._steps.append(step)
         self._losses.append(loss)
         self._norms.append(norm)
         self._waited += waited
 
-    def read(self, lr: float) -> dict[str, float]:
-        """The means, and the rate `lr` that the next step will have. Waits for the device.
+    def read_new(self, most: int) -> list[int]:
+        """The steps since the last call that were not finite, up to the one that makes `most` in a row.
 
-        Raises:
-            TrainingError: a loss since the last reading was not finite.
+        Waits for the device.
         """
-        losses, norms = (torch.stack(values).float().cpu() for values in (self._losses, self._norms))
-        bad = (~(torch.isfinite(losses) & torch.isfinite(norms))).nonzero()
-        if len(bad):
-            at = int(bad[0])
-            what = f"loss {losses[at].item()}, gradient norm {norms[at].item()}"
-            raise TrainingError(
-                f"Step {self.step - len(losses) + at + 1} is not finite: {what}. Nothing was saved since the last "
-                "checkpoint, which is whole. Resume from it with a lower --policy.optimizer_lr; if it comes back at the "
-                "same step, look for NaN or huge values in the dataset."
-            )
+        bad = []
+        losses, norms = (
+            torch.stack(values[self._unread :]).float().tolist() if values[self._unread :] else []
+            for values in (self._losses, self._norms)
+        )
+        for step, loss, norm in zip(self._steps[self._unread :], losses, norms, strict=True):
+            finite = abs(loss) < float("inf") and abs(norm) < float("inf")
+            self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
+            if finite:
+                self._good.append((loss, norm))
+                continue
+            self.bad_steps += 1
+            bad.append(step)
+            if self.bad_in_a_row >= most:
+                break
+        self._unread = len(self._steps)
+        return bad
+
+    def read(self, lr: float) -> dict[str, float]:
+        """The means of the steps that counted, and the rate `lr` that the next step will have."""
         seconds = time.perf_counter() - self._since
         metrics = {
-            "loss": losses.mean().item(),
-            "grad_norm": norms.mean().item(),
             "lr": lr,
-            "samples_per_second": len(losses) * self.batch_size / seconds,
+            "samples_per_second": len(self._steps) * self.samples_per_step / seconds,
             "data_wait": self._waited / seconds,
         }
+        if self._good:
+            losses, norms = zip(*self._good, strict=True)
+            means = {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
+            metrics = means | metrics
+        if self.bad_steps:
+            metrics["bad_steps"] = self.bad_steps
         self._clear()
         return metrics

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,11 +17,14 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from smolact.errors import ConfigError
+from smolact.errors import ConfigError, did_you_mean
 from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
 from smolact.training.config import OptimizerSection, SchedulerSection, TrainConfig
 
 logger = logging.getLogger(__name__)
+
+BASE_GROUP = "base"
+"""The group of parameters that no multiplier takes."""
 
 
 def rate_factor(schedule: SchedulerPreset, step: int) -> float:
@@ -95,17 +98,100 @@ def optimization_of(
     return optimizer, fitted
 
 
-def make_optimizer(policy: nn.Module, settings: OptimizerPreset) -> Optimizer:
-    """AdamW over `policy.get_optim_params()`: parameters, or groups of them with rates of their own."""
+def make_optimizer(
+    policy: nn.Module, settings: OptimizerPreset, multipliers: Mapping[str, float] | None = None
+) -> Optimizer:
+    """AdamW over `policy.get_optim_params()`: parameters, or groups of them with rates of their own.
+
+    Args:
+        policy: what trains.
+        settings: AdamW's.
+        multipliers: `--lr_multipliers`, see `parameter_groups`. Without any there is one group, as LeRobot has.
+
+    Raises:
+        ConfigError: nothing trains, or a multiplier can't work.
+    """
     if not any(parameter.requires_grad for parameter in policy.parameters()):
         raise ConfigError(
             "Nothing trains: every parameter is frozen. Set --policy.train_expert_only=false, "
             "--policy.freeze_vision_encoder=false or --policy.train_state_proj=true."
         )
-    parameters = list(policy.get_optim_params())  # type: ignore[operator]
+    parameters: list[Any] = list(policy.get_optim_params())  # type: ignore[operator]
     return AdamW(
-        parameters, lr=settings.lr, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
+        parameter_groups(policy, parameters, settings.lr, multipliers) if multipliers else parameters,
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
+
+
+def parameter_groups(
+    policy: nn.Module, parameters: Sequence[Any], rate: float, multipliers: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Parameters in groups whose learning rates are shares of `rate`.
+
+    A pattern takes the parameters whose names contain it; of several patterns in a name the longest takes it. What none
+    takes comes first, as the group `base`; then a group for each pattern, in their order.
+
+    Args:
+        policy: gives the parameters their names.
+        parameters: what to group: parameters, or dictionaries that are groups already.
+        rate: the base learning rate, of parameters that are in no group yet.
+        multipliers: from pattern to factor, above 0.
+
+    Returns:
+        groups as torch's optimizers take them, each with its `name`.
+
+    Raises:
+        ConfigError: a factor that can't work; a pattern that is in no name, or whose parameters are all frozen.
+    """
+    names = {parameter: name for name, parameter in policy.named_parameters()}
+    _check_multipliers(names, multipliers)
+    groups: list[dict[str, Any]] = []
+    given = parameters if isinstance(parameters[0], Mapping) else [{"params": parameters}]
+    for group in given:
+        taken: dict[str, list[nn.Parameter]] = {BASE_GROUP: [], **{pattern: [] for pattern in multipliers}}
+        for parameter in group["params"]:
+            taken[_pattern_of(names[parameter], multipliers)].append(parameter)
+        groups += [
+            {
+                **group,
+                "params": members,
+                "lr": group.get("lr", rate) * multipliers.get(pattern, 1.0),
+                "name": "/".join(filter(None, (group.get("name"), pattern))),
+            }
+            for pattern, members in taken.items()
+            if members
+        ]
+    return groups
+
+
+def _pattern_of(name: str, patterns: Iterable[str]) -> str:
+    return max((pattern for pattern in patterns if pattern in name), key=len, default=BASE_GROUP)
+
+
+def _check_multipliers(names: Mapping[nn.Parameter, str], multipliers: Mapping[str, float]) -> None:
+    for pattern, factor in multipliers.items():
+        if not (0 < factor < math.inf):
+            raise ConfigError(
+                f"--lr_multipliers: '{pattern}' has the factor {factor}, which must be a number above 0. A part is frozen "
+                "with flags such as --policy.freeze_vision_encoder=true."
+            )
+        mine = [parameter for parameter, name in names.items() if pattern and pattern in name]
+        if not mine:
+            parts = [part for name in names.values() for part in name.split(".")[:-1] if not part.isdigit()]
+            known = list(dict.fromkeys(parts))
+            raise ConfigError(
+                f"--lr_multipliers: no parameter of this policy has '{pattern}' in its name."
+                f"{did_you_mean(pattern, known)} Parts are: {', '.join(known)}."
+            )
+        if not any(parameter.requires_grad for parameter in mine):
+            raise ConfigError(
+                f"--lr_multipliers: '{pattern}' has no effect, since every parameter with it in its name is frozen. Let it "
+                "train (--policy.train_expert_only=false, --policy.freeze_vision_encoder=false), or drop it."
+            )
 
 
 def make_scheduler(optimizer: Optimizer, schedule: SchedulerPreset) -> LambdaLR:

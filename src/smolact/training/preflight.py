@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, did_you_mean
+from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, WriteError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
+from smolact.processors.pipeline import ProcessorPipeline
+from smolact.processors.tokenizer import TokenizerProcessorStep
 from smolact.training.config import TrainConfig
 from smolact.training.initialization import renamed_features
 from smolact.types import ACTION, STATE, NormalizationMode, PolicyFeature, Statistics, is_image_key
@@ -77,6 +82,62 @@ def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
         policy, {key: feature for key, feature in offered.items() if is_image_key(key)}, {}, "the environment"
     )
     check_env_sizes(policy, offered)
+
+
+def note_prompts(preprocess: ProcessorPipeline, tasks: Iterable[str]) -> None:
+    """Say it if instructions are longer than what the policy reads: their ends would be cut off in every sample."""
+    for step in preprocess.steps:
+        if isinstance(step, TokenizerProcessorStep) and step.tokenizer is not None:
+            lengths = {task: len(step.tokenizer.encode(task + "\n")) for task in tasks}
+            long = {task: length for task, length in lengths.items() if length > step.max_length}
+            if long:
+                worst = max(long, key=long.__getitem__)
+                logger.warning(
+                    "%d of %d instructions have more than the %d tokens that the policy reads, and are cut; the longest has "
+                    "%d: %.80r. Raise --policy.tokenizer_max_length.",
+                    len(long),
+                    len(lengths),
+                    step.max_length,
+                    long[worst],
+                    worst,
+                )
+
+
+def check_disk(run: Path, policy: nn.Module, config: TrainConfig) -> None:
+    """Stop if not one checkpoint fits on the disk; say it if the run's checkpoints do not.
+
+    Raises:
+        WriteError: there is no room for a checkpoint: weights, and two moments of each one that trains.
+    """
+    if not config.save_checkpoint:
+        return
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in policy.parameters())
+    moments = sum(2 * p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
+    size = weights + moments
+    place = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    planned = 1 + (config.steps - 1) // config.save_freq if config.save_freq else 1
+    kept = min(planned, config.keep_last + 1) if config.keep_last else planned
+    if config.keep_last and config.keep_every:
+        kept += config.steps // config.keep_every
+    if size > free:
+        raise WriteError(
+            f"A checkpoint of this run takes {_gigabytes(size)}, and {place} has {_gigabytes(free)} left. Free some space, "
+            "or choose another disk with --output_dir."
+        )
+    if size * kept > free:
+        logger.warning(
+            "The run keeps up to %d checkpoints of %s each, and %s has %s left. Keep fewer (--keep_last=3), or save less often "
+            "(--save_freq).",
+            kept,
+            _gigabytes(size),
+            place,
+            _gigabytes(free),
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> None:

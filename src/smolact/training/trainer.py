@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import math
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
@@ -22,16 +24,20 @@ from smolact import durable
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError
 from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
+from smolact.training.bad_steps import bad_steps_error
 from smolact.training.checkpoint import (
     TRAIN_CONFIG,
     Progress,
+    checkpoint_folder,
     load_training_state,
+    prune_checkpoints,
     read_progress,
+    remove_unfinished,
     save_checkpoint,
 )
-from smolact.training.config import TrainConfig, to_json
-from smolact.training.data import make_loader, next_batch, open_dataset, read_metadata
-from smolact.training.devices import make_accelerator
+from smolact.training.config import TrainConfig, own_settings, to_json
+from smolact.training.data import Samples, make_loader, next_batch, open_dataset, read_metadata, take_drawn
+from smolact.training.devices import make_accelerator, total
 from smolact.training.initialization import (
     Start,
     policy_config_of,
@@ -41,7 +47,7 @@ from smolact.training.initialization import (
 )
 from smolact.training.meter import Meter
 from smolact.training.optim import make_optimizer, make_scheduler, optimization_of
-from smolact.training.preflight import check_before_start, check_evaluation
+from smolact.training.preflight import check_before_start, check_disk, check_evaluation, note_prompts
 from smolact.training.random_state import seed_everything, undisturbed
 from smolact.training.signals import stop_signals
 from smolact.training.tracking import (
@@ -87,8 +93,8 @@ def train(
     explicit = dict(explicit or {})
     if checkpoint is None:
         config.check_complete()
-    seed = secrets.randbelow(2**31) if config.seed is None else config.seed
     accelerator = make_accelerator(config)
+    seed = _agreed_seed(config, accelerator)
     device = str(accelerator.device)
     seed_everything(seed)
     meta = read_metadata(config.dataset)
@@ -96,7 +102,8 @@ def train(
     if checkpoint is None:
         policy_config, source = policy_config_of(config, explicit, meta)
         run = config.run_folder(policy_config.type, datetime.datetime.now())
-        _refuse_used(run)
+        if accelerator.is_main_process:
+            _refuse_used(run)
         dataset = open_dataset(config.dataset, policy_config, meta.fps)
         check_before_start(policy_config, dataset, statistics, config.rename_map)
         start = start_new(policy_config, source, statistics, config, device)
@@ -104,23 +111,28 @@ def train(
     else:
         start, progress = _resumed(config, explicit, checkpoint, device)
         run = checkpoint.parent.parent
+        if accelerator.is_main_process:
+            remove_unfinished(run)
         dataset = open_dataset(config.dataset, start.policy.config, meta.fps)
         check_before_start(start.policy.config, dataset, statistics, config.rename_map)
     check_evaluation(start.policy.config, config)
+    note_prompts(start.preprocess, dataset.meta.tasks.values())
+    check_disk(run, start.policy, config)
     optimizer_settings, schedule = optimization_of(start.policy.config, config, explicit)
     optimizer = make_optimizer(start.policy, optimizer_settings)
     scheduler = make_scheduler(optimizer, schedule)
-    durable.make_folder(run)
     settings = to_json(config, start.policy.config, optimizer_settings, schedule) | {
         "seed": seed,
         "output_dir": str(run),
     }
-    heard: list[Listener] = [*listeners, MetricsFile(run, progress.step)]
-    if config.wandb.enable:
-        tags = [start.policy.config.type, config.dataset.name, f"seed {seed}"]
-        heard.append(
-            WandBTracker(config.wandb, run, config.run_name(start.policy.config.type), settings, tags)
-        )
+    heard = list(listeners)
+    if accelerator.is_main_process and not config.check:
+        durable.make_folder(run)
+        heard.append(MetricsFile(run, progress.step))
+        if config.wandb.enable:
+            tags = [start.policy.config.type, config.dataset.name, f"seed {seed}"]
+            name = config.run_name(start.policy.config.type)
+            heard.append(WandBTracker(config.wandb, run, name, settings, tags))
     trainer = Trainer(
         config=config,
         explicit=explicit,
@@ -139,6 +151,8 @@ def train(
     if checkpoint is not None:
         load_training_state(checkpoint, optimizer, scheduler)
     trainer.tell(Started(run, progress.step, config.steps, _facts(trainer, optimizer_settings, schedule)))
+    if config.check:
+        return Ended(progress.step, None, is_complete=True)
     return trainer.run_to_end()
 
 
@@ -166,40 +180,44 @@ class Trainer:
     def __post_init__(self) -> None:
         """Hand model and optimizer to accelerate; before a state is loaded, which it would move to the device."""
         self._model, self._stepper = self.accelerator.prepare(self.start.policy, self.optimizer)
+        self.samples = Samples(self.dataset, self.seed, self.start.policy.training_draws)
 
     def run_to_end(self) -> Ended:
         """Train until `config.steps`, or until SIGINT or SIGTERM: the step under way is finished and saved.
 
         Raises:
-            TrainingError: the loss is not finite; the last checkpoint is from before.
+            TrainingError: too many steps in a row were not finite; the last checkpoint is from before.
         """
         config = self.config
         loader = make_loader(
-            self.dataset,
+            self.samples,
             config,
-            seed=self.seed,
             start=self.progress.samples,
             pin_memory=self.accelerator.device.type == "cuda",
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
         )
         batches = iter(loader)
         self._model.train()
-        meter = Meter(self.progress.step, config.batch_size)
+        meter = Meter(self.samples_per_step)
         checkpoint: Path | None = None
         step = self.progress.step
-        with stop_signals() as stopped:
-            while step < config.steps and not stopped:
-                waiting = time.perf_counter()
-                batch = next_batch(batches)
-                waited = time.perf_counter() - waiting
-                loss, norm = self._step(batch)
+        with stop_signals() as received:
+            stops = False
+            while step < config.steps and not stops:
+                loss, norm, waited, stops = self._step(batches, bool(received))
                 step += 1
                 meter.add(step, loss, norm, waited)
                 self.tell(Stepped(step))
-                is_last = step == config.steps or bool(stopped)
+                is_last = step == config.steps or stops
                 saves = config.save_checkpoint and (is_last or _is_due(step, config.save_freq))
-                if step % config.log_freq == 0 or saves or is_last:
+                measures = step % config.log_freq == 0 or saves or is_last
+                # Looking at a loss waits for the device: on a CPU that costs nothing.
+                if measures or self.accelerator.device.type == "cpu":
+                    self._check_finite(meter)
+                if measures:
                     self.tell(Measured(step, meter.read(self.optimizer.param_groups[0]["lr"])))
-                if config.env.type is not None and (_is_due(step, config.eval_freq) and not stopped):
+                if config.env.type is not None and (_is_due(step, config.eval_freq) and not stops):
                     self._evaluate(step)
                     meter.restart_clock()
                 if saves:
@@ -209,29 +227,92 @@ class Trainer:
         self.tell(ended)
         return ended
 
-    def tell(self, event: Event) -> None:
-        """Tell every listener."""
-        for listener in self.listeners:
-            listener(event)
+    @property
+    def samples_per_step(self) -> int:
+        """The global batch: samples of all processes that make one optimizer step."""
+        config = self.config
+        return config.batch_size * int(self.accelerator.num_processes) * config.gradient_accumulation_steps
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One update; loss and gradient norm stay on the device."""
-        inputs = self.start.preprocess(batch)
-        with self.accelerator.autocast():
-            loss, _ = self._model(inputs)
-        self.accelerator.backward(loss)
+    def tell(self, event: Event) -> None:
+        """Tell every listener; of several processes only the first speaks."""
+        if self.accelerator.is_main_process:
+            for listener in self.listeners:
+                listener(event)
+
+    def _step(self, batches: Iterator[Batch], stop: bool) -> tuple[Tensor, Tensor, float, bool]:
+        """One update: the global loss and gradient norm (on the device), seconds of waiting, and whether to stop.
+
+        The loss is the mean over the valid entries of the whole global batch. How many these are is known when the last
+        part is through, so gradients are gathered of sums and divided then: one process with a large batch, several
+        with smaller ones, and accumulated batches give the same.
+        """
+        device, parts = self.accelerator.device, self.config.gradient_accumulation_steps
+        totals = torch.zeros(3, device=device)
+        waited = 0.0
+        for part in range(parts):
+            waiting = time.perf_counter()
+            batch, drawn = take_drawn(next_batch(batches))
+            waited += time.perf_counter() - waiting
+            inputs = self.start.preprocess(batch)
+            arguments = {name: value.to(device, non_blocking=True) for name, value in drawn.items()}
+            is_last = part == parts - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self._model):
+                with self.accelerator.autocast():
+                    loss, counted = self._model(inputs, **arguments, reduction="sum")
+                self.accelerator.backward(loss)
+            totals += torch.stack(
+                (loss.detach().float(), counted["entries"].float(), torch.zeros_like(totals[0]))
+            )
+        processes = self.accelerator.num_processes
+        if processes > 1:
+            totals[2] += stop  # processes get a signal at different steps, and must stop at the same
+            totals = total(self.accelerator, totals)
+            stop = bool(totals[2] > 0)
+        entries = totals[1].clamp_min(1)
+        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        torch._foreach_mul_(
+            gradients, processes / entries
+        )  # data-parallel processes have averaged their sums
         largest = self.clip_norm if self.clip_norm > 0 else math.inf
         norm = self.accelerator.clip_grad_norm_(self._model.parameters(), largest)
+        mean = totals[0] / entries
+        # The fused optimizer leaves everything as it is where this is 1: no bad step, and no wait for the device.
+        self.optimizer.found_inf = (~(torch.isfinite(norm) & torch.isfinite(mean))).float()  # type: ignore[attr-defined]
         self._stepper.step()
         self._stepper.zero_grad(set_to_none=True)
         self.scheduler.step()
-        return loss.detach(), norm
+        return mean, norm, waited, stop
+
+    def _check_finite(self, meter: Meter) -> None:
+        bad = meter.read_new(self.config.max_bad_steps)
+        if bad:
+            logger.warning(
+                "Not finite, and left out: step %s (%d so far).", ", ".join(map(str, bad)), meter.bad_steps
+            )
+        if meter.bad_in_a_row >= self.config.max_bad_steps:
+            raise bad_steps_error(
+                self.samples,
+                self._first_place(bad[-1]),
+                self.samples_per_step,
+                bad[-1],
+                self.run,
+                in_a_row=meter.bad_in_a_row,
+                keep=self.accelerator.is_main_process,
+            )
+
+    def _first_place(self, step: int) -> int:
+        """The first place of the stream that `step` takes."""
+        return self.progress.samples + (step - 1 - self.progress.step) * self.samples_per_step
 
     def _progress(self, step: int) -> Progress:
-        seen = self.progress.samples + (step - self.progress.step) * self.config.batch_size
-        return Progress(step, seen, self.config.batch_size)
+        return Progress(step, self._first_place(step + 1), self.config.batch_size)
 
     def _evaluate(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            self._evaluate_here(step)
+        self.accelerator.wait_for_everyone()
+
+    def _evaluate_here(self, step: int) -> None:
         from smolact.envs.factory import make_env
         from smolact.evaluation.rollout import evaluate
 
@@ -255,15 +336,21 @@ class Trainer:
         self.tell(Evaluated(step, rates, result))
 
     def _save(self, step: int) -> Path:
-        checkpoint = save_checkpoint(
-            self.run,
-            self._progress(step),
-            policy=self.start.policy,
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-            save_policy=partial(_save_policy, self.start, self.settings),
-            explicit=self.explicit,
-        )
+        if self.accelerator.is_main_process:
+            save_checkpoint(
+                self.run,
+                self._progress(step),
+                policy=self.start.policy,
+                optimizer=self.optimizer,
+                scheduler=self.scheduler,
+                save_policy=partial(_save_policy, self.start, self.settings),
+                explicit=self.explicit,
+                own_settings=own_settings(self.config),
+                processes=self.accelerator.num_processes,
+            )
+            prune_checkpoints(self.run, self.config.keep_last, self.config.keep_every)
+        self.accelerator.wait_for_everyone()
+        checkpoint = checkpoint_folder(self.run, step)
         self.tell(Saved(step, checkpoint))
         return checkpoint
 
@@ -296,6 +383,14 @@ def _save_policy(start: Start, settings: Mapping[str, Any], folder: Path) -> Non
     durable.write_json(folder / TRAIN_CONFIG, settings)
 
 
+def _agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
+    """`--seed`, or one that the first process draws for all."""
+    if config.seed is not None:
+        return config.seed
+    drawn = secrets.randbelow(2**31) if accelerator.is_main_process else 0
+    return int(total(accelerator, torch.tensor(drawn, device=accelerator.device)))
+
+
 def _refuse_used(run: Path) -> None:
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ConfigError(
@@ -308,6 +403,16 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def _global_batch(trainer: Trainer) -> str:
+    config, processes = trainer.config, trainer.accelerator.num_processes
+    factors = [f"{config.batch_size} a process"]
+    factors += [f"{processes} processes"] if processes > 1 else []
+    parts = config.gradient_accumulation_steps
+    factors += [f"{parts} accumulated"] if parts > 1 else []
+    product = f" ({' × '.join(factors)})" if len(factors) > 1 else ""
+    return f"{trainer.samples_per_step} samples{product}"
+
+
 def _facts(trainer: Trainer, optimizer: OptimizerPreset, schedule: SchedulerPreset) -> dict[str, str]:
     policy, dataset = trainer.start.policy, trainer.dataset
     every = sum(parameter.numel() for parameter in policy.parameters())
@@ -318,8 +423,8 @@ def _facts(trainer: Trainer, optimizer: OptimizerPreset, schedule: SchedulerPres
         "policy": f"{policy.config.type}, {trainer.start.story}",
         "parameters": f"{every / 1e6:.2f} M, of which {trained / 1e6:.2f} M train",
         "device": str(trainer.accelerator.device),
-        "steps": f"{trainer.config.steps} of {trainer.config.batch_size} samples"
-        f" ({trainer.config.steps * trainer.config.batch_size / max(1, dataset.num_frames):.1f} epochs)",
+        "steps": f"{trainer.config.steps} of {_global_batch(trainer)}"
+        f" ({trainer.config.steps * trainer.samples_per_step / max(1, dataset.num_frames):.1f} epochs)",
         "learning rate": f"{schedule.peak_lr:g} after {schedule.num_warmup_steps} steps, {schedule.decay_lr:g} at step "
         f"{schedule.num_decay_steps}",
     }

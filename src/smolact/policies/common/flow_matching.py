@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,6 +32,20 @@ def sample_noise(
 ) -> Tensor:
     """Standard normal noise, float32."""
     return torch.randn(shape, device=device, generator=generator)
+
+
+@dataclass(frozen=True)
+class FlowDraws:
+    """What one training sample needs drawn, from the sample's own generator: `noise` of `shape` and a `time` ()."""
+
+    shape: tuple[int, int]
+
+    def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw them."""
+        return {
+            "noise": sample_noise(self.shape, "cpu", generator),
+            "time": sample_time(1, "cpu", generator)[0],
+        }
 
 
 def interpolate(noise: Tensor, actions: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common import aloha
 from smolact.policies.common.attention import block_mask, positions_of
 from smolact.policies.common.flow_matching import (
+    FlowDraws,
     integrate,
     interpolate,
     sample_noise,
@@ -239,6 +240,11 @@ class SmolVLAPolicy(PreTrainedPolicy):
         """The shape of one sample's `noise`: (chunk, max_action_dim)."""
         return self.config.chunk_size, self.config.max_action_dim
 
+    @property
+    def training_draws(self) -> FlowDraws:
+        """What a training sample needs drawn: its noise and its time."""
+        return FlowDraws(self.noise_shape)
+
     def forward(
         self,
         batch: Mapping[str, Any],
@@ -252,11 +258,12 @@ class SmolVLAPolicy(PreTrainedPolicy):
             batch: as the preprocessor makes it; `action_is_pad` marks what lies past an episode's end.
             noise: (B, chunk, max_action_dim), drawn when not given.
             time: (B,) in (0, 1], drawn when not given.
-            reduction: "mean" for a scalar, "none" for one loss a sample (B,).
+            reduction: "mean" for a scalar, "none" for one loss a sample (B,), "sum" for the sum over all entries, whose
+                number is `entries` beside it: what is needed to average over several batches or processes.
 
         Raises:
             FeatureError: an input is missing or has another shape.
-            ConfigError: the reduction is neither of the two.
+            ConfigError: there is no such reduction.
         """
         inputs, actions = self._inputs(batch), self._actions(batch)
         losses = self.model(
@@ -266,12 +273,11 @@ class SmolVLAPolicy(PreTrainedPolicy):
         pad = batch.get(ACTION_IS_PAD)
         valid = torch.ones_like(losses[..., 0]) if pad is None else (~pad).to(losses.dtype)
         sums, counts = (losses * valid[..., None]).sum((1, 2)), valid.sum(1) * losses.shape[-1]
-        if reduction == "mean":
-            loss = sums.sum() / counts.sum().clamp_min(1)
-        elif reduction == "none":
-            loss = sums / counts.clamp_min(1)
-        else:
-            raise ConfigError(f"reduction='{reduction}': expected 'mean' or 'none'.")
+        if reduction == "sum":
+            return sums.sum(), {"entries": counts.sum()}
+        if reduction not in ("mean", "none"):
+            raise ConfigError(f"reduction='{reduction}': expected 'mean', 'none' or 'sum'.")
+        loss = sums.sum() / counts.sum().clamp_min(1) if reduction == "mean" else sums / counts.clamp_min(1)
         return loss, {"loss": loss.detach().mean()}
 
     @torch.no_grad()

@@ -1,0 +1,128 @@
+"""An exponential moving average of the weights that train: smoother than the last step's, and what a run saves.
+
+After every optimizer step, average += (1 - d) · (weight - average), where d = min(decay, (1 + n) / (10 + n)) and n counts
+the updates before: a young average follows quickly, so that it soon forgets where training began. The averages are
+float32 whatever the weights are, since 1 - d is less than bfloat16 can add.
+
+With an average, `pretrained_model` of a checkpoint holds the averaged policy, which is also what is evaluated; the weights
+as they were trained lie with the averages in `training_state/ema_state.safetensors`, so that a run resumes bit for bit.
+
+Source: Polyak and Juditsky 1992; for diffusion policies Chi et al. 2023, arXiv 2303.04137, section V.D. The warm-up is that
+of TensorFlow's ExponentialMovingAverage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from smolact.errors import CheckpointError
+
+EMA_STATE = "ema_state.safetensors"
+UPDATES, AVERAGE, TRAINED = "updates", "average/", "trained/"
+"""Keys of the file: the number of updates, and prefixes of parameter names."""
+
+
+def decay_after(updates: int, decay: float, *, warmup: bool = True) -> float:
+    """The share of the old average that stays in the update that follows `updates` others."""
+    return min(decay, (1 + updates) / (10 + updates)) if warmup else decay
+
+
+class ExponentialMovingAverage:
+    """Averages of the parameters of `policy` that train, beside them on their devices.
+
+    Args:
+        policy: its weights now are the averages' beginning. Parameters that are frozen now are never averaged.
+        decay: how much of the average stays in an update, once it is warm, from 0 to below 1.
+        warmup: let the decay grow up to that.
+    """
+
+    def __init__(self, policy: nn.Module, decay: float = 0.999, *, warmup: bool = True) -> None:
+        self.decay, self.warmup, self.updates = decay, warmup, 0
+        self.averages = {
+            name: parameter.detach().to(torch.float32, copy=True) for name, parameter in _training(policy)
+        }
+
+    @torch.no_grad()
+    def update(self, policy: nn.Module) -> None:
+        """Take in the weights of an optimizer step that has changed them."""
+        share = 1 - decay_after(self.updates, self.decay, warmup=self.warmup)
+        weights = [parameter.detach().float() for parameter in self._parameters(policy)]
+        torch._foreach_lerp_(list(self.averages.values()), weights, share)
+        self.updates += 1
+
+    @contextmanager
+    def swapped(self, policy: nn.Module) -> Iterator[None]:
+        """Within the block `policy` has the averaged weights; after it, however it ends, its own, bit for bit."""
+        parameters = self._parameters(policy)
+        with torch.no_grad():
+            trained = [parameter.clone() for parameter in parameters]
+            torch._foreach_copy_(parameters, list(self.averages.values()))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(parameters, trained)
+
+    def save(self, folder: Path, policy: nn.Module) -> None:
+        """Write averages and trained weights into `folder`, a checkpoint's `training_state` that is being made."""
+        parameters = zip(self.averages, self._parameters(policy), strict=True)
+        tensors = {UPDATES: torch.tensor(self.updates)}
+        tensors |= {AVERAGE + name: average.contiguous() for name, average in self.averages.items()}
+        tensors |= {TRAINED + name: parameter.detach().contiguous() for name, parameter in parameters}
+        save_file(tensors, folder / EMA_STATE)
+
+    @torch.no_grad()
+    def load(self, folder: Path, policy: nn.Module) -> None:
+        """Put averages and `policy`'s weights where they were when `folder` was saved.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or of another policy.
+        """
+        path = folder / EMA_STATE
+        tensors = _read(path)
+        parameters = dict(zip(self.averages, self._parameters(policy), strict=True))
+        expected = {UPDATES: torch.Size()}
+        for name, parameter in parameters.items():
+            expected |= {AVERAGE + name: parameter.shape, TRAINED + name: parameter.shape}
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        if found != expected:
+            odd = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))
+            raise CheckpointError(
+                f"{path} is of other weights than those that train here: {len(odd)} do not fit, '{odd[0]}' first "
+                f"(expected {_size(expected, odd[0])}, found {_size(found, odd[0])}). Resume with the freezing flags "
+                "that the run had."
+            )
+        self.updates = int(tensors[UPDATES])
+        for name, parameter in parameters.items():
+            self.averages[name].copy_(tensors[AVERAGE + name])
+            parameter.copy_(tensors[TRAINED + name])
+
+    def _parameters(self, policy: nn.Module) -> list[nn.Parameter]:
+        return [policy.get_parameter(name) for name in self.averages]
+
+
+def _training(policy: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing: the run had no average. Resume it with --ema.enable=false, or start a new run from its "
+            "weights with --policy.path."
+        ) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Resume from another checkpoint.") from error
+
+
+def _size(shapes: dict[str, torch.Size], name: str) -> str:
+    return str(tuple(shapes[name])) if name in shapes else "nothing"
