@@ -76,7 +76,11 @@ def test_it_holds_only_keys_that_lerobot_knows() -> None:
         (["--dataset.episodes=[0, 0]"], "lists [0] more than once"),
         (["--dataset.episodes=[-1]"], "episodes count from 0"),
         (["--dataset.streaming=true"], "can't be used"),
-        (["--dataset.image_transforms={enable: true}"], "can't be used"),
+        (
+            ["--dataset.image_transforms={enable: true, tfs: {a: {type: Blur}}}"],
+            "the type 'Blur', which is none of",
+        ),
+        (["--dataset.image_transforms.tfs={a: {wieght: 2}}"], "Did you mean 'weight'?"),
         (["--peft={method_type: lora}"], "can't be used"),
         (["--policy.type=smolvla", "--policy.push_to_hub=true"], "hf upload"),
         (["--policy.type=smolvla", "--policy.use_peft=true"], "can't be used"),

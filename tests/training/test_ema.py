@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from smolact.errors import CheckpointError
-from smolact.training.ema import EMA_STATE, ExponentialMovingAverage, decay_after
+from smolact.errors import CheckpointError, ConfigError
+from smolact.training.ema import EMA_STATE, ExponentialMovingAverage, check_no_average, decay_after
 
 
 def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -133,3 +133,11 @@ def test_a_missing_damaged_or_foreign_file_is_named(tmp_path: Path) -> None:
         CheckpointError, match=r"'average/0\.weight' first \(expected \(4, 3\), found nothing\)"
     ):
         ema.load(tmp_path, policy)
+
+
+def test_a_run_with_an_average_is_not_resumed_without(tmp_path: Path) -> None:
+    policy = network()
+    check_no_average(tmp_path)
+    ExponentialMovingAverage(policy).save(tmp_path, policy)
+    with pytest.raises(ConfigError, match=r"Drop --ema\.enable=false"):
+        check_no_average(tmp_path)

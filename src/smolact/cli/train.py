@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,8 @@ def run(argv: Sequence[str]) -> int:
         return 0
     flags, checkpoint = with_resumed_settings(argv)
     config, explicit = parse(TrainConfig, flags, recorded=_recorded)
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
+        logging.getLogger().setLevel(logging.ERROR)
 
     from smolact.training.trainer import train
 

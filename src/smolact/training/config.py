@@ -11,12 +11,15 @@ import multiprocessing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from smolact.datasets.transforms_config import ImageTransformsConfig
 from smolact.errors import ConfigError
 from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
 from smolact.settings import OWN, REFUSED, refused, rest, setting
+
+if TYPE_CHECKING:
+    from smolact.policies.adapters import AdapterSettings
 
 BASE, VLM, RANDOM = "base", "vlm", "random"
 """Where weights come from: a policy's checkpoint, the VLM's own weights, or nowhere."""
@@ -130,8 +133,6 @@ class PolicySection:
                 "--policy.push_to_hub=true can't be used: this release does not upload. When the run is done, use "
                 "`hf upload OWNER/NAME OUTPUT_DIR/checkpoints/last/pretrained_model`."
             )
-        if self.settings.get("use_peft"):
-            raise ConfigError(f"--policy.use_peft=true can't be used: {_LATER}")
 
 
 @dataclass
@@ -206,6 +207,81 @@ class WandBSection:
 
 
 @dataclass
+class TensorBoardSection:
+    """Event files for TensorBoard in the run's folder."""
+
+    enable: bool = setting(True, "Write them; look with `tensorboard --logdir RUN`.")
+
+
+@dataclass
+class TrackioSection:
+    """trackio (needs the package trackio)."""
+
+    enable: bool = setting(False, "Log there too.")
+    project: str = setting("smolact", "Project.")
+    space_id: str | None = setting(None, "Show it in this Space on the Hub; on this machine when null.")
+
+
+@dataclass
+class PeftSection:
+    """Adapters that train in the place of the policy's weights (needs the package peft)."""
+
+    method_type: str = setting("LORA", "The method: lora.")
+    target_modules: list[str] | str | None = setting(
+        None,
+        "Linear layers that get adapters: ends of their names, a regular expression for whole names, or all-linear; the "
+        "policy's own choice when null.",
+    )
+    full_training_modules: list[str] | None = setting(
+        None, "Modules that train whole and are saved with the adapters: ends of their names."
+    )
+    init_type: str | None = setting(None, "gaussian or orthogonal; LoRA's own when null.")
+    r: int = setting(16, "Rank.")
+    lora_alpha: int | None = setting(None, "Adapters are scaled by lora_alpha / r; 8 when null.")
+
+    def __post_init__(self) -> None:
+        """Check the method."""
+        if self.method_type.lower() != "lora":
+            raise ConfigError(f"--peft.method_type={self.method_type} is not supported. Use lora.")
+
+    def adapter_settings(self) -> AdapterSettings:
+        """What `policy.add_adapters` takes.
+
+        Raises:
+            ConfigError: a value out of its range.
+        """
+        from smolact.policies.adapters import AdapterSettings
+
+        return AdapterSettings(
+            self.target_modules, self.full_training_modules or (), self.init_type, self.r, self.lora_alpha
+        )
+
+
+_OWN_WARMUP = "the decay grows as min(decay, (1 + step) / (10 + step)). Set --ema.decay and --ema.warmup."
+
+
+@dataclass
+class EMASection:
+    """A moving average of the weights: what is evaluated and saved in `pretrained_model` when it is on."""
+
+    enable: bool = setting(False, "Average the weights that train.")
+    decay: float | None = setting(None, "Share of the old average that stays in an update; 0.999 when null.")
+    warmup: bool = setting(True, "Let the decay grow to its value, as min(decay, (1 + step) / (10 + step)).")
+    update_after_step: int = refused(0, _OWN_WARMUP)
+    inv_gamma: float = refused(1.0, _OWN_WARMUP)
+    power: float = refused(0.75, _OWN_WARMUP)
+    min_decay: float = refused(0.0, _OWN_WARMUP)
+    max_decay: float = refused(0.9999, _OWN_WARMUP)
+    use_for_eval: bool = refused(True, "the averaged policy is what is saved, and so what is evaluated.")
+
+    def __post_init__(self) -> None:
+        """Settle the decay and check its range."""
+        self.decay = 0.999 if self.decay is None else self.decay
+        if not 0 <= self.decay < 1:
+            raise ConfigError(f"--ema.decay={self.decay}: it must be at least 0 and below 1.")
+
+
+@dataclass
 class TrainConfig:
     """All settings of a training run. Checked when made.
 
@@ -220,6 +296,13 @@ class TrainConfig:
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     scheduler: SchedulerSection = field(default_factory=SchedulerSection)
     wandb: WandBSection = field(default_factory=WandBSection)
+    peft: PeftSection | None = None
+    ema: EMASection = setting(EMASection, "Moving average of the weights.", own=True)
+    tensorboard: TensorBoardSection = setting(TensorBoardSection, "TensorBoard.", own=True)
+    trackio: TrackioSection = setting(TrackioSection, "trackio.", own=True)
+    report: bool = setting(
+        True, "Write curves.png and report.html into the run's folder when it ends.", own=True
+    )
     output_dir: Path | None = setting(
         None, "Folder of the run; outputs/train/DATE/TIME_JOB when null. It must not hold another run."
     )
@@ -269,6 +352,12 @@ class TrainConfig:
     use_policy_training_preset: bool = setting(
         True, "Take optimizer and schedule from the policy's configuration (--policy.optimizer_lr, …)."
     )
+    lr_multipliers: dict[str, float] = setting(
+        dict,
+        "Factors on the learning rate, as {part of parameter names: factor}, such as {vision_model: 0.1}; the longest part "
+        "that fits a name counts.",
+        own=True,
+    )
     cudnn_deterministic: bool = setting(
         False, "Only deterministic cuDNN algorithms: slower, the same on every run."
     )
@@ -281,9 +370,7 @@ class TrainConfig:
         None, "give --config_path=CHECKPOINT/pretrained_model/train_config.json."
     )
     reward_model: dict[str, Any] | None = refused(None, _LATER)
-    peft: dict[str, Any] | None = refused(None, _LATER)
     sample_weighting: dict[str, Any] | None = refused(None, _LATER)
-    ema: dict[str, Any] | None = refused(None, _LATER, harmless=_asks_nothing("enable", False))
     job: dict[str, Any] | None = refused(
         None, "runs start on this machine.", harmless=_asks_nothing("target", None)
     )
@@ -328,6 +415,16 @@ class TrainConfig:
             raise ConfigError(
                 "Which policy? Give --policy.path=FOLDER_OR_HUB_ID (fine-tuning, such as lerobot/smolvla_base) or "
                 "--policy.type=smolvla (a new one)."
+            )
+
+        if self.peft is not None and self.policy.path is None:
+            raise ConfigError(
+                "--peft adapts a policy that has learnt: give --policy.path=FOLDER_OR_HUB_ID, such as lerobot/smolvla_base."
+            )
+        if self.policy.settings.get("use_peft") and self.policy.path is None:
+            raise ConfigError(
+                "--policy.use_peft=true says that a checkpoint holds adapters, and a new policy has none. To train some, "
+                "give --policy.path=FOLDER_OR_HUB_ID and --peft.method_type=lora."
             )
 
     def run_name(self, policy_type: str) -> str:

@@ -8,6 +8,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from smolact.errors import ConfigError, DeviceError
+from smolact.policies.factory import best_device
 from smolact.processors.steps import find_device
 from smolact.training.config import TrainConfig
 
@@ -30,7 +31,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             )
         find_device(asked)
     amp = "bf16" if config.policy.settings.get("use_amp") else "no"
-    accelerator = Accelerator(cpu=asked == "cpu", mixed_precision=amp)
+    # Said plainly, since under torchrun accelerate would take a machine without a GPU for a single process.
+    accelerator = Accelerator(cpu=(asked or best_device()) == "cpu", mixed_precision=amp)
     if asked is not None and accelerator.device.type != asked:
         raise DeviceError(
             f"--policy.device={asked}: accelerate chose '{accelerator.device}'. Check its ACCELERATE_… variables."

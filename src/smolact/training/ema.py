@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smolact.errors import CheckpointError
+from smolact.errors import CheckpointError, ConfigError
 
 EMA_STATE = "ema_state.safetensors"
 UPDATES, AVERAGE, TRAINED = "updates", "average/", "trained/"
@@ -104,8 +104,21 @@ class ExponentialMovingAverage:
             self.averages[name].copy_(tensors[AVERAGE + name])
             parameter.copy_(tensors[TRAINED + name])
 
-    def _parameters(self, policy: nn.Module) -> list[nn.Parameter]:
+    def _parameters(self, policy: nn.Module) -> list[Tensor]:
         return [policy.get_parameter(name) for name in self.averages]
+
+
+def check_no_average(folder: Path) -> None:
+    """What a run that resumes without an average asks of a checkpoint's `training_state`.
+
+    Raises:
+        ConfigError: it has one, so that the weights beside it are not those that were trained.
+    """
+    if (folder / EMA_STATE).is_file():
+        raise ConfigError(
+            f"{folder} is of a run with a moving average, whose policy is saved averaged; without the average the run can't "
+            f"go on from there. Drop --ema.enable=false, or start a new run: --policy.path={folder.parent}"
+        )
 
 
 def _training(policy: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

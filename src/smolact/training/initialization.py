@@ -117,6 +117,9 @@ def start_new(
             str(config.policy.path), config=policy_config
         )
         story = f"weights from {config.policy.path}"
+        if config.peft is not None:
+            policy.add_adapters(config.peft.adapter_settings())
+            story += ", with new adapters"
     else:
         policy = make_policy(policy_config, pretrained_vlm=source == VLM)
         vlm = getattr(policy_config, "vlm_model_name", "")

@@ -150,7 +150,11 @@ def parameter_groups(
     names = {parameter: name for name, parameter in policy.named_parameters()}
     _check_multipliers(names, multipliers)
     groups: list[dict[str, Any]] = []
-    given = parameters if isinstance(parameters[0], Mapping) else [{"params": parameters}]
+    given: list[dict[str, Any]] = (
+        [dict(group) for group in parameters]
+        if isinstance(parameters[0], Mapping)
+        else [{"params": parameters}]
+    )
     for group in given:
         taken: dict[str, list[nn.Parameter]] = {BASE_GROUP: [], **{pattern: [] for pattern in multipliers}}
         for parameter in group["params"]:

@@ -1,8 +1,9 @@
-"""What a run tells while it goes: events for whoever listens, `metrics.jsonl` always, Weights & Biases on request."""
+"""What a run tells while it goes: events for whoever listens, `metrics.jsonl` always, other trackers by their flags."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 from smolact import durable
 from smolact.errors import optional_import
-from smolact.training.config import WandBSection
+from smolact.training.config import TrackioSection, TrainConfig, WandBSection
+
+logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 
@@ -77,6 +80,9 @@ class MetricsFile:
     Args:
         run: the run's folder.
         step: where the run goes on; lines after it, of steps that are done again, are dropped.
+
+    Raises:
+        WriteError: the disk is full or refused. A run without a record of itself does not go on.
     """
 
     def __init__(self, run: Path, step: int = 0) -> None:
@@ -87,10 +93,10 @@ class MetricsFile:
 
     def __call__(self, event: Event) -> None:
         """Write the event, if it has numbers."""
-        if isinstance(event, (Measured, Evaluated)):
+        if isinstance(event, Measured | Evaluated):
             prefix = "eval/" if isinstance(event, Evaluated) else ""
             line = {"step": event.step, **{prefix + name: value for name, value in event.metrics.items()}}
-            with self.path.open("a", encoding="utf-8") as file:
+            with durable.named_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 
@@ -99,6 +105,93 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while it wrote it
         return float("inf")
+
+
+def scalars(event: Measured | Evaluated) -> dict[str, float]:
+    """The event's numbers as trackers name them: `train/loss`, `eval/success_rate`."""
+    kind = "train" if isinstance(event, Measured) else "eval"
+    return {f"{kind}/{name}": value for name, value in event.metrics.items()}
+
+
+class Expendable:
+    """A listener that a run can do without: when it fails, that is told once, and it hears no more.
+
+    Args:
+        name: what to call it in the warning.
+        listener: the one that may fail.
+    """
+
+    def __init__(self, name: str, listener: Listener) -> None:
+        self.name = name
+        self._listener: Listener | None = listener
+
+    def __call__(self, event: Event) -> None:
+        """Pass the event on, as long as nothing has failed."""
+        if self._listener is None:
+            return
+        try:
+            self._listener(event)
+        except Exception as error:
+            self._listener = None
+            logger.warning(
+                "%s failed and is off from here on (%s: %s). The run goes on; %s has every number.",
+                self.name,
+                type(error).__name__,
+                error,
+                METRICS,
+            )
+
+
+def make_trackers(
+    config: TrainConfig,
+    run: Path,
+    settings: Mapping[str, Any],
+    *,
+    name: str,
+    tags: list[str],
+    step: int = 0,
+) -> list[Listener]:
+    """The trackers that the settings ask for, and the report at the end; none of them can stop the run.
+
+    Args:
+        config: says which.
+        run: the run's folder; it need not exist yet.
+        settings: what `train_config.json` holds.
+        name, tags: of the run, where others see it.
+        step: where the run goes on.
+
+    Raises:
+        MissingDependencyError: a tracker that was asked for is not installed.
+    """
+    trackers: list[Listener] = []
+    if config.tensorboard.enable:
+        from smolact.training.tensorboard import TensorBoardTracker
+
+        trackers.append(Expendable("TensorBoard", TensorBoardTracker(run, step)))
+    if config.wandb.enable:
+        trackers.append(Expendable("Weights & Biases", WandBTracker(config.wandb, run, name, settings, tags)))
+    if config.trackio.enable:
+        trackers.append(Expendable("trackio", TrackioTracker(config.trackio, run, settings)))
+    if config.report:
+        trackers.append(Expendable("The report", Report(run, settings)))
+    return trackers
+
+
+class Report:
+    """Writes `curves.png` and `report.html` when the run ends."""
+
+    def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
+        self.run, self.settings = run, settings
+        self._facts: dict[str, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Keep the facts of the beginning, write at the end."""
+        if isinstance(event, Started):
+            self._facts = dict(event.facts)
+        elif isinstance(event, Ended):
+            from smolact.training.report import how_it_ran, write_report
+
+            write_report(self.run, self.settings, {**self._facts, **how_it_ran()})
 
 
 class WandBTracker:
@@ -127,9 +220,32 @@ class WandBTracker:
 
     def __call__(self, event: Event) -> None:
         """Log the event, if it has numbers; close the run at the end."""
-        if isinstance(event, Measured):
-            self._run.log({f"train/{name}": value for name, value in event.metrics.items()}, step=event.step)
-        elif isinstance(event, Evaluated):
-            self._run.log({f"eval/{name}": value for name, value in event.metrics.items()}, step=event.step)
+        if isinstance(event, Measured | Evaluated):
+            self._run.log(scalars(event), step=event.step)
+        elif isinstance(event, Ended):
+            self._run.finish()
+
+
+class TrackioTracker:
+    """Measurements and evaluations in trackio: a dashboard on this machine (`trackio show`), or a Space on the Hub.
+
+    Raises:
+        MissingDependencyError: the package trackio is not installed.
+    """
+
+    def __init__(self, section: TrackioSection, run: Path, settings: Mapping[str, Any]) -> None:
+        trackio = optional_import("trackio", "trackio")
+        self._run = trackio.init(
+            project=section.project,
+            name=run.resolve().name,
+            space_id=section.space_id,
+            config=dict(settings),
+            resume="allow",  # a run that goes on is found by its name
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Log the event, if it has numbers; close the run at the end."""
+        if isinstance(event, Measured | Evaluated):
+            self._run.log(scalars(event), step=event.step)
         elif isinstance(event, Ended):
             self._run.finish()

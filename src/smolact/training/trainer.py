@@ -95,7 +95,7 @@ def train(
         config.check_complete()
     accelerator = make_accelerator(config)
     seed = _agreed_seed(config, accelerator)
-    device = str(accelerator.device)
+    device = accelerator.device.type  # "cuda" is this process's card; its number is nobody else's business
     seed_everything(seed)
     meta = read_metadata(config.dataset)
     statistics = training_statistics(meta, imagenet=config.dataset.use_imagenet_stats)

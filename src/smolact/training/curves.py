@@ -1,0 +1,311 @@
+"""`metrics.jsonl` as curves: read with whatever damage a crash left, smoothed, and drawn."""
+
+# n points.
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from smolact.training.tracking import METRICS
+
+Floats = NDArray[np.float64]
+
+VALIDATION = ("validation_loss", "eval/validation_loss")
+"""Names that a validation loss may have."""
+SUCCESS, LOW, HIGH = "eval/success_rate", "eval/success_low", "eval/success_high"
+MOST_POINTS = 1000
+"""Of a drawn curve; a longer one is drawn as means."""
+
+LINE, PALE, SECOND, INK, FAINT = "#2f6fde", "#a9c4f5", "#d9622b", "#444a55", "#d9dde3"
+"""Colours of the picture on white; the page replaces them by its own, light or dark."""
+COLOUR_NAMES = {LINE: "line", PALE: "pale", SECOND: "second", INK: "ink", FAINT: "faint"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A metric over steps: both (n,), steps rising; a value that was not finite is NaN."""
+
+    steps: Floats
+    values: Floats
+
+    def finite(self) -> Series:
+        """Without the NaN."""
+        good = np.isfinite(self.values)
+        return Series(self.steps[good], self.values[good])
+
+    @property
+    def last(self) -> float | None:
+        """The last finite value."""
+        values = self.finite().values
+        return float(values[-1]) if len(values) else None
+
+
+Metrics = Mapping[str, Series]
+
+
+def read_metrics(run: Path) -> dict[str, Series]:
+    """The curves in a run's `metrics.jsonl`, by name; none when there is no file.
+
+    Where steps go back, a run was resumed from an earlier checkpoint: what was written of later steps is void. Lines that
+    are no JSON (a killed run's last) and values that are no numbers are passed over.
+    """
+    path = run / METRICS
+    found: dict[str, dict[float, float]] = {}
+    newest = -math.inf
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        line = _parsed(text)
+        step = line.pop("step", math.nan)
+        if not math.isfinite(step):
+            continue
+        if step < newest:
+            for curve in found.values():
+                for void in [known for known in curve if known >= step]:
+                    del curve[void]
+        newest = step
+        for name, value in line.items():
+            found.setdefault(name, {})[step] = value if math.isfinite(value) else math.nan
+    return {
+        name: Series(np.array(list(curve)), np.array(list(curve.values())))
+        for name, curve in found.items()
+        if curve
+    }
+
+
+def _parsed(text: str) -> dict[str, float]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(line, dict):
+        return {}
+    return {
+        name: float(value)
+        for name, value in line.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def smoothed(values: Floats, share: float = 0.01) -> Floats:
+    """Means of values (n,) whose neighbours count half at a distance of `share` of them, on both sides: no lag.
+
+    What is not finite is passed over, not spread.
+    """
+    keep = 0.5 ** (1 / max(1.0, share * len(values)))
+    good = np.isfinite(values)
+    numbers, counts = np.where(good, values, 0.0), good.astype(np.float64)
+    total, weight = (
+        _decaying(column, keep) + _decaying(column[::-1], keep)[::-1] - column for column in (numbers, counts)
+    )
+    return np.divide(total, weight, out=np.full(len(values), math.nan), where=weight > 0)
+
+
+def _decaying(values: Floats, keep: float) -> Floats:
+    sums, running = np.empty(len(values)), 0.0
+    for index, value in enumerate(values):
+        running = keep * running + value
+        sums[index] = running
+    return sums
+
+
+def thinned(series: Series, most: int = MOST_POINTS) -> Series:
+    """Means of neighbours, at most `most` of them; what was not finite stays out of its mean."""
+    if len(series.steps) <= most:
+        return series
+    groups = np.array_split(np.arange(len(series.steps)), most)
+    steps = [series.steps[group].mean() for group in groups]
+    finite = [series.values[group][np.isfinite(series.values[group])] for group in groups]
+    return Series(np.array(steps), np.array([part.mean() if len(part) else math.nan for part in finite]))
+
+
+Draw = Callable[[Axes, Metrics], None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture of some metrics: its title, which of them it needs, and how it is drawn."""
+
+    title: str
+    needs: tuple[str, ...]
+    draw: Draw
+
+
+def panels(metrics: Metrics) -> list[Panel]:
+    """The pictures for which there is at least one finite value."""
+    return [
+        panel
+        for panel in PANELS
+        if any(name in metrics and metrics[name].last is not None for name in panel.needs)
+    ]
+
+
+def _loss(axes: Axes, metrics: Metrics) -> None:
+    drawn = []
+    if "loss" in metrics:
+        drawn.append(_raw_and_smooth(axes, metrics["loss"], "training"))
+    drawn += [
+        _plot(axes, metrics[name].finite(), SECOND, "validation", marker="o")
+        for name in VALIDATION
+        if name in metrics
+    ]
+    _log_if_wide(axes, drawn)
+    if len(axes.get_lines()) > 1:
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+
+
+def _gradient(axes: Axes, metrics: Metrics) -> None:
+    _log_if_wide(axes, [_raw_and_smooth(axes, metrics["grad_norm"], "gradient norm")])
+
+
+def _rate(axes: Axes, metrics: Metrics) -> None:
+    rates = metrics["lr"].finite()
+    _plot(axes, rates, LINE)
+    axes.set_ylim(0, 1.05 * float(rates.values.max()) or 1.0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+
+
+def _speed(axes: Axes, metrics: Metrics) -> None:
+    _raw_and_smooth(axes, metrics["samples_per_second"], "samples/s")
+    axes.set_ylim(bottom=0)
+
+
+def _wait(axes: Axes, metrics: Metrics) -> None:
+    _raw_and_smooth(axes, metrics["data_wait"], "waiting")
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _success(axes: Axes, metrics: Metrics) -> None:
+    rates = metrics[SUCCESS].finite()
+    _plot(axes, rates, LINE, marker="o")
+    if LOW in metrics and HIGH in metrics:
+        low, high = (dict(zip(metrics[key].steps, metrics[key].values, strict=True)) for key in (LOW, HIGH))
+        known = [step for step in rates.steps if step in low and step in high]
+        axes.vlines(
+            known,
+            [low[step] for step in known],
+            [high[step] for step in known],
+            colors=PALE,
+            linewidth=3,
+            zorder=1,
+        )
+    axes.set_ylim(-0.03, 1.03)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+PANELS = (
+    Panel("Loss", ("loss", *VALIDATION), _loss),
+    Panel("Success in the environment, 95% intervals", (SUCCESS,), _success),
+    Panel("Gradient norm", ("grad_norm",), _gradient),
+    Panel("Learning rate", ("lr",), _rate),
+    Panel("Samples a second", ("samples_per_second",), _speed),
+    Panel("Share of time waiting for data", ("data_wait",), _wait),
+)
+
+
+def _raw_and_smooth(axes: Axes, series: Series, label: str) -> Series:
+    few = len(series.values) < 10
+    raw = thinned(series)
+    if few:
+        return _plot(axes, raw, LINE, label, marker="o")
+    _plot(axes, raw, PALE, None)
+    return _plot(axes, thinned(Series(series.steps, smoothed(series.values))), LINE, label)
+
+
+def _plot(axes: Axes, series: Series, colour: str, label: str | None = None, marker: str = "") -> Series:
+    if len(series.finite().values) == 1:
+        marker = "o"  # a line of one point can't be seen
+    axes.plot(
+        series.steps, series.values, color=colour, label=label, marker=marker, markersize=3.5, linewidth=1.3
+    )
+    return series
+
+
+def _log_if_wide(axes: Axes, drawn: Sequence[Series]) -> None:
+    """Logarithmic where values differ by more than twentyfold."""
+    values = np.concatenate([series.finite().values for series in drawn])
+    if len(values) and values.min() > 0 and values.max() / values.min() > 20:
+        axes.set_yscale("log")
+
+
+def _dress(axes: Axes, metrics: Metrics, title: str | None) -> None:
+    """What all panels share: the range of steps first of all, so that one is read below the other."""
+    steps = np.concatenate([series.steps for series in metrics.values()])
+    first, last = float(steps.min()), float(steps.max())
+    margin = 0.02 * (last - first) or 1.0
+    axes.set_xlim(first - margin, last + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.minorticks_off()
+    axes.set_facecolor("none")
+    axes.grid(color=FAINT, linewidth=0.7)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.yaxis.get_offset_text().set(color=INK, fontsize=8)
+    axes.spines[:].set_visible(False)
+    if title is not None:
+        axes.set_title(title, fontsize=10, loc="left", color=INK, pad=12)
+
+
+def picture(metrics: Metrics) -> bytes:
+    """All curves as a PNG."""
+    chosen = panels(metrics)
+    rows = max(1, math.ceil(len(chosen) / 2))
+    figure = Figure(figsize=(10, 2.7 * rows), facecolor="white")
+    FigureCanvasAgg(figure)
+    if not chosen:
+        figure.text(0.5, 0.5, "Nothing was measured.", ha="center", color=INK)
+    for index, panel in enumerate(chosen):
+        axes = figure.add_subplot(rows, 2, index + 1)
+        panel.draw(axes, metrics)
+        _dress(axes, metrics, panel.title)
+    # Set by hand: matplotlib's own layouts draw everything twice.
+    edge = 0.4 / figure.get_figheight()
+    figure.subplots_adjust(left=0.06, right=0.985, bottom=edge, top=1 - edge, wspace=0.16, hspace=0.45)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    return file.getvalue()
+
+
+def drawing(panel: Panel, metrics: Metrics, prefix: str) -> str:
+    """One panel as SVG for a page: without title, as wide as its place, its colours as classes of the page.
+
+    `prefix` keeps the names inside apart from those of the page's other drawings.
+    """
+    figure = Figure(figsize=(5.2, 2.6), facecolor="none")
+    axes = figure.add_subplot()
+    panel.draw(axes, metrics)
+    _dress(axes, metrics, None)
+    figure.subplots_adjust(left=0.11, right=0.98, bottom=0.1, top=0.92)
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+        figure.savefig(
+            file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    return _for_page(file.getvalue(), prefix, panel.title)
+
+
+def _for_page(svg: str, prefix: str, title: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
+    for colour, name in COLOUR_NAMES.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    svg = re.sub(
+        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{title}">', svg, count=1
+    )
+    return svg.strip()

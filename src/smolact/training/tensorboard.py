@@ -1,0 +1,120 @@
+"""Measurements, evaluations and their films as event files that TensorBoard shows: `tensorboard --logdir RUN`.
+
+Each event is appended and the file closed again, so that a killed run keeps all of them and nothing waits in memory.
+tensorboardX's own `SummaryWriter` writes in a thread behind a queue of ten: on a full disk the thread dies unheard, and
+the training stands still at the eleventh event. What is taken from it are the messages and the checksum.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event as Record
+from tensorboardX.proto.event_pb2 import SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
+
+from smolact.datasets.video import VideoReader
+from smolact.training.tracking import Evaluated, Event, Measured, scalars
+
+FOLDER = "tensorboard"
+VERSION = "brain.Event:2"
+MOST_FILMS, MOST_FRAMES, WIDEST = 3, 60, 240
+"""Films of an evaluation, pictures of a film, and pixels across a picture."""
+FILM_SECONDS = 6.0
+
+
+class TensorBoardTracker:
+    """Event files in `RUN/tensorboard`; when a run goes on, TensorBoard drops what an earlier file has of later steps.
+
+    Args:
+        run: the run's folder.
+        step: where the run goes on.
+    """
+
+    def __init__(self, run: Path, step: int = 0) -> None:
+        self.path = run / FOLDER / f"events.out.tfevents.{time.time():020.9f}"
+        self.step = step
+
+    def __call__(self, event: Event) -> None:
+        """Write the event, if it has numbers."""
+        if not isinstance(event, Measured | Evaluated):
+            return
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars(event).items()]
+        if isinstance(event, Evaluated):
+            values += [
+                Summary.Value(tag=f"eval/{name}", image=image) for name, image in films(event.result).items()
+            ]
+        self._write(Record(step=event.step, summary=Summary(value=values)))
+
+    def _write(self, record: Any) -> None:
+        records = [record]
+        if not self.path.exists():
+            self.path.parent.mkdir(exist_ok=True)
+            start = SessionLog(status=SessionLog.START)
+            records = [
+                Record(file_version=VERSION),
+                Record(step=self.step + 1, session_log=start),  # from this step on, earlier files are void
+                record,
+            ]
+        with self.path.open("ab") as file:
+            for one in records:
+                one.wall_time = time.time()
+                file.write(framed(one.SerializeToString()))
+
+
+def framed(data: bytes) -> bytes:
+    """A TFRecord: length, checksum of the length, data, checksum of the data."""
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(data))
+
+
+def films(result: Any) -> Mapping[str, Any]:
+    """The first episodes of an evaluation that were filmed, name to moving picture (GIF: what TensorBoard can show)."""
+    filmed = [episode for episode in getattr(result, "results", ()) if episode.video]
+    return {f"episode_{episode.index:03d}": _gif(Path(episode.video)) for episode in filmed[:MOST_FILMS]}
+
+
+def _gif(path: Path) -> Any:
+    reader = VideoReader(path)
+    try:
+        count = min(len(reader), MOST_FRAMES)
+        last = max(1, count - 1)
+        frames = reader.frames([(len(reader) - 1) * index // last for index in range(count)])
+    finally:
+        reader.close()
+    pictures = [_small(Image.fromarray(frame)) for frame in frames]
+    return Summary.Image(
+        width=pictures[0].width,
+        height=pictures[0].height,
+        colorspace=3,
+        encoded_image_string=_encoded(pictures),
+    )
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    height = max(1, round(picture.height * WIDEST / picture.width))
+    return picture if picture.width <= WIDEST else picture.resize((WIDEST, height))
+
+
+def _encoded(pictures: Sequence[Image.Image]) -> bytes:
+    file = io.BytesIO()
+    pictures[0].save(
+        file,
+        format="GIF",
+        save_all=True,
+        append_images=list(pictures[1:]),
+        duration=round(1000 * FILM_SECONDS / len(pictures)),
+        loop=0,
+    )
+    return file.getvalue()

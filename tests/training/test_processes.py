@@ -1,0 +1,85 @@
+"""One process, two, or accumulated batches: the same global batch gives the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.runs import DATASET, SMALL, run
+
+FROZEN = (
+    "--policy.train_expert_only=true",
+    "--policy.allow_frozen_random=true",
+    "--steps=4",
+    "--log_freq=1",
+)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process, with batches of four."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    run(folder, *FROZEN, "--batch_size=4")
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / "last" / "pretrained_model" / "model.safetensors")
+
+
+def check_same(folder: Path, reference: Path) -> None:
+    found, expected = weights(folder), weights(reference)
+    difference = torch.stack([(found[key] - expected[key]).norm() for key in expected]).norm()
+    assert difference / torch.stack([tensor.norm() for tensor in expected.values()]).norm() <= 1e-6
+    for name in ("loss", "grad_norm"):
+        rows = [
+            [json.loads(line)[name] for line in (path / "metrics.jsonl").read_text().splitlines()]
+            for path in (folder, reference)
+        ]
+        assert len(rows[0]) == 4
+        assert rows[0] == pytest.approx(rows[1], rel=1e-6)
+    state = [
+        json.loads((path / "checkpoints/last/training_state/training_step.json").read_text())
+        for path in (folder, reference)
+    ]
+    assert state[0]["samples"] == state[1]["samples"] == 16
+
+
+def test_accumulated_batches_are_one_large_batch(alone: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", *FROZEN, "--batch_size=1", "--gradient_accumulation_steps=4")
+    check_same(tmp_path / "run", alone)
+
+
+def test_two_processes_are_one_with_the_same_global_batch(alone: Path, tmp_path: Path) -> None:
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            "-m",
+            "smolact",
+            "train",
+        ),
+        *SMALL,
+        *FROZEN,
+        f"--dataset.root={DATASET}",
+        f"--output_dir={tmp_path / 'run'}",
+        "--batch_size=2",
+        "--num_workers=0",
+        "--save_freq=0",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    check_same(tmp_path / "run", alone)
+    assert done.stderr.count("4 samples (2 a process × 2 processes)") == 1  # said once, not by each
