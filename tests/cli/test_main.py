@@ -41,6 +41,8 @@ def run_python(code: str) -> str:
         ["train", "--help", "--policy.type=smolvla"],
         ["eval", "--help"],
         ["info", "--help"],
+        ["dataset", "--help"],
+        ["dataset", "preview-transforms", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:

@@ -92,6 +92,8 @@ def _shown(value: Any) -> str:
         return str(value.value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_shown(item) for item in value) + "]"
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
     return str(value)
@@ -107,6 +109,8 @@ def _type_name(hint: Any) -> str:
         return " | ".join(str(member.value) for member in hint)
     if hint is type(None):
         return "null"
+    if dataclasses.is_dataclass(hint):
+        return "settings"
     if origin is not None:
         inner = ", ".join("…" if kind is Ellipsis else _type_name(kind) for kind in arguments)
         return f"{origin.__name__}[{inner}]"

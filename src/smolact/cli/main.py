@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from smolact.errors import ConfigError, SmolactError, did_you_mean
@@ -21,6 +21,10 @@ class Command(NamedTuple):
     summary: str
     module: str
 
+    def run(self, argv: Sequence[str]) -> int:
+        """Run it, and return its exit code."""
+        return int(importlib.import_module(self.module).run(argv))
+
 
 COMMANDS = {
     command.name: command
@@ -30,6 +34,7 @@ COMMANDS = {
         ),
         Command("train", "train a policy on a dataset, or resume a run", "smolact.cli.train"),
         Command("eval", "success rate of a policy in an environment", "smolact.cli.eval"),
+        Command("dataset", "look at a dataset; `smolact dataset` lists how", "smolact.cli.dataset"),
         Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),
     )
 }
@@ -64,12 +69,9 @@ def _run(words: list[str]) -> int:
     if words[0] in ("--version", "-V"):
         sys.stdout.write(f"smolact {version()}\n")
         return DONE
-    name = words[0]
-    if name not in COMMANDS:
-        near = did_you_mean(name, COMMANDS)
-        raise ConfigError(f"There is no command '{name}'.{near} There are: {', '.join(COMMANDS)}.")
+    command = find_command(words[0], COMMANDS)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    return int(importlib.import_module(COMMANDS[name].module).run(words[1:]))
+    return command.run(words[1:])
 
 
 def version() -> str:
@@ -83,12 +85,30 @@ def version() -> str:
         return "(not installed: run from its source)"
 
 
+def find_command(name: str, commands: Mapping[str, Command], group: str = "") -> Command:
+    """The command `name` of `commands`, which belong to the command `group`.
+
+    Raises:
+        ConfigError: there is none; the nearest is named.
+    """
+    if name not in commands:
+        title = f"{group} {name}".strip()
+        raise ConfigError(
+            f"There is no command '{title}'.{did_you_mean(name, commands)} There are: {', '.join(commands)}."
+        )
+    return commands[name]
+
+
+def command_rows(commands: Mapping[str, Command]) -> str:
+    """A line for each command."""
+    width = max(map(len, commands))
+    return "\n".join(f"  {command.name.ljust(width)}  {command.summary}" for command in commands.values())
+
+
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {command.name.ljust(width)}  {command.summary}" for command in COMMANDS.values())
     return (
         "smolact: train, evaluate, record with and serve small vision-language-action policies\n\n"
-        f"usage: smolact COMMAND --name=value …\n\n{rows}\n\n"
+        f"usage: smolact COMMAND --name=value …\n\n{command_rows(COMMANDS)}\n\n"
         "smolact COMMAND --help lists a command's settings; --version; --debug shows the traceback of an error.\n"
     )
 
