@@ -133,7 +133,7 @@ def test_a_policy_that_is_all_frozen_is_refused() -> None:
         make_optimizer(policy, SmolVLAConfig().get_optimizer_preset())
 
 
-GROUPS = {"vision_model": 0.1, "connector": 2.0, "vision_model.encoder.layers.0": 0.01}
+GROUPS = {"vision_model": 0.1, "connector": 2.0, "model.encoder.layers.0": 0.01}
 
 
 def test_multipliers_make_named_groups_with_shares_of_the_rate() -> None:

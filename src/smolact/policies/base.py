@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,17 @@ from torch import Tensor, nn
 from smolact import durable
 from smolact.backbones.presets import CONFIG_FILES, TOKENIZER_FILES, VLM_FOLDER, VLMSource, find_vlm
 from smolact.backbones.weights import WEIGHTS_FILE, load_weights, read_tensors, weight_files
+from smolact.errors import CheckpointError, ConfigError, NotFoundError
+from smolact.policies.adapters import (
+    ADAPTER_CONFIG,
+    Adapters,
+    AdapterSettings,
+    add_adapters,
+    load_adapters,
+    merge_adapters,
+    read_adapter_config,
+    save_adapters,
+)
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
 from smolact.processors.legacy import is_statistics_key
 
@@ -34,6 +46,12 @@ class PreTrainedPolicy(nn.Module, ABC):
     name: ClassVar[str]
     config: PolicyConfig
     vlm: VLMSource
+    origin: tuple[str, str | None] | None = None
+    """Where the weights were loaded from: a folder or a Hub id, and the revision there."""
+    adapters: Adapters | None = None
+    """What was added by `add_adapters`, or loaded with a checkpoint of adapters."""
+    adapter_targets: ClassVar[str | None] = None
+    """The linear layers that get adapters when none are named, as a regular expression for whole names."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -81,11 +99,16 @@ class PreTrainedPolicy(nn.Module, ABC):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and the VLM's configuration and tokenizer into `folder`.
 
+        Of a policy with adapters only they are written: `adapter_model.safetensors` and `adapter_config.json`.
+
         The folder opens without the Hub; LeRobot reads it too. Each file is written whole or not at all.
         """
         folder = Path(folder)
         self.config.save_pretrained(folder)
         self.vlm.save(folder / VLM_FOLDER)
+        if self.adapters is not None:
+            save_adapters(self, self.adapters, folder)
+            return
         tensors = {name: tensor.contiguous() for name, tensor in _without_aliases(self.state_dict()).items()}
         with durable.replacing_file(folder / WEIGHTS_FILE) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
@@ -103,7 +126,8 @@ class PreTrainedPolicy(nn.Module, ABC):
         """Load a checkpoint of ours or of LeRobot, from a folder or the Hub. The policy is in evaluation mode.
 
         Args:
-            folder_or_id: the folder that holds `config.json` and `model.safetensors`, a checkpoint or run, or a Hub id.
+            folder_or_id: the folder that holds `config.json` and `model.safetensors`, a checkpoint or run, or a Hub id. If
+                it holds adapters, their base policy is loaded from where they say, and they are put into it.
             config: use this configuration instead of the file's.
             dtype: of the weights; None keeps the file's.
             revision: on the Hub.
@@ -119,13 +143,79 @@ class PreTrainedPolicy(nn.Module, ABC):
             config = cls.config_class.from_dict(read_config_file(folder), str(folder / CONFIG_FILE))
         config = config.replace(**overrides)
         vlm = find_vlm(config.vlm_model_name, beside=folder)  # type: ignore[attr-defined]
-        tensors = read_tensors(weight_files(folder), lambda name: not is_statistics_key(name))
+        has_adapters = (folder / ADAPTER_CONFIG).is_file()
+        source = _base_of(folder) if has_adapters else folder
+        tensors = read_tensors(weight_files(source), lambda name: not is_statistics_key(name))
         # Older checkpoints of compiled policies carry the wrapper's name.
         tensors = {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
         with torch.device("meta"):
             policy = cls(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
-        load_weights(policy, tensors, folder, dtype)
+        load_weights(policy, tensors, source, dtype)
+        if has_adapters:
+            policy.adapters = load_adapters(policy, folder)
+            policy.config = config.replace(use_peft=True, pretrained_path=policy.adapters.base)
+        local = Path(
+            folder_or_id
+        ).exists()  # a run's last checkpoint moves on, and so does the working folder
+        policy.origin = (str(folder.resolve()) if local else str(folder_or_id), revision)
         return policy.eval()
+
+    def add_adapters(self: P, settings: AdapterSettings) -> P:
+        """Add LoRA adapters in place: from now on they train, and nothing else but `settings.full_training_modules`.
+
+        Raises:
+            ConfigError: the policy has adapters, or was not loaded from a checkpoint upon which they could be put again, or
+                a setting fits none of its layers.
+            MissingDependencyError: peft is not installed.
+        """
+        targets = settings.target_modules or self.adapter_targets
+        if self.adapters is not None:
+            raise ConfigError(
+                "This policy has adapters already. Merge them first (policy.merge_adapters()), or train on with those: "
+                "drop --peft."
+            )
+        if self.origin is None:
+            raise ConfigError(
+                "Adapters are saved without the policy below them, so it must have a place of its own: give the checkpoint "
+                "to fine-tune, --policy.path=FOLDER_OR_HUB_ID (or save this policy, and load it)."
+            )
+        if targets is None:
+            raise ConfigError(f"Which layers of '{self.name}' get adapters? Give --peft.target_modules.")
+        settings = dataclasses.replace(settings, target_modules=targets)
+        self.adapters = add_adapters(self, settings, *self.origin)
+        self.config = self.config.replace(use_peft=True, pretrained_path=self.adapters.base)
+        return self
+
+    def merge_adapters(self: P) -> P:
+        """Add the adapters' products to the weights, in place: a plain policy with the same predictions.
+
+        Raises:
+            CheckpointError: a merged weight would not be finite.
+        """
+        if self.adapters is not None:
+            merge_adapters(self, self.adapters)
+            self.adapters = self.origin = None
+            self.config = self.config.replace(use_peft=False)
+        return self
+
+
+def _base_of(folder: Path) -> Path:
+    """The folder of the policy that the adapters in `folder` were trained upon."""
+    data, path = read_adapter_config(folder), folder / ADAPTER_CONFIG
+    name = str(data["base_model_name_or_path"])
+    try:
+        base = find_policy(name, patterns=CHECKPOINT_PATTERNS, revision=data.get("revision"))
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{folder} holds adapters of the policy '{name}', which is not there. Write its present folder or Hub id into "
+            f"base_model_name_or_path of {path}. {error}"
+        ) from error
+    if (base / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{path} names the base '{name}', which holds adapters itself. Merge those first: "
+            "load it, policy.merge_adapters(), and save it."
+        )
+    return base
 
 
 def _without_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
