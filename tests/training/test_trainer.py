@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 def test_the_checkpoint_predicts(straight: tuple[Path, Recorder]) -> None:
     policy, preprocess, postprocess = load_policy(straight[0] / "checkpoints" / "last", device="cpu")
     config, _ = settings(*SMALL)
-    sample = open_dataset(config.dataset, policy.config, 10)[0]
+    sample = open_dataset(config.dataset, policy.config, 10, None)[0]
     actions = postprocess(policy.select_action(preprocess(sample)))
     assert actions.shape == (1, 6)
     assert torch.isfinite(actions).all()

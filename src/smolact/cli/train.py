@@ -161,7 +161,14 @@ class ProgressLine:
 
 
 def _numbers(metrics: Mapping[str, float]) -> str:
+    loss = (
+        f"loss {metrics['loss']:.4f}  grad {metrics['grad_norm']:.2f}"
+        if "loss" in metrics
+        else "no finite step"
+    )
+    if "validation_loss" in metrics:
+        loss += f"  held out {metrics['validation_loss']:.4f}"
     return (
-        f"loss {metrics['loss']:.4f}  grad {metrics['grad_norm']:.2f}  lr {metrics['lr']:.1e}  "
+        f"{loss}  lr {metrics['lr']:.1e}  "
         f"{metrics['samples_per_second']:.1f} samples/s  data {metrics['data_wait']:.0%}"
     )

@@ -61,10 +61,16 @@ class DatasetSection:
         "mm", "depth cameras are not read.", harmless=lambda value: value == "mm"
     )
     streaming: bool = refused(False, "datasets are read from the disk. Leave it out.")
-    eval_split: float = refused(0.0, _LATER)
+    eval_split: float = setting(
+        0.0, "Hold out this share of each task's episodes, the last ones, for --eval_steps."
+    )
 
     def __post_init__(self) -> None:
-        """Check the episode lists."""
+        """Check the episode lists and the split."""
+        if not 0 <= self.eval_split < 1:
+            raise ConfigError(
+                f"--dataset.eval_split={self.eval_split}: it is a share, at least 0 and below 1."
+            )
         for name in ("episodes", "exclude_episodes"):
             chosen = getattr(self, name)
             if chosen is None:
@@ -346,6 +352,10 @@ class TrainConfig:
     eval_freq: int = setting(
         20_000, "Evaluate in the environment every so many steps; 0: never.", aliases=("env_eval_freq",)
     )
+    eval_steps: int = setting(
+        0, "Compute the loss on the held-out episodes (--dataset.eval_split) every so many steps; 0: never."
+    )
+    max_eval_samples: int = setting(0, "On so many samples, evenly spread; 0: on all.")
     rename_map: dict[str, str] = setting(
         dict, "From the dataset's feature names to the policy's, as {from: to}. Saved with the checkpoint."
     )
@@ -361,8 +371,6 @@ class TrainConfig:
     cudnn_deterministic: bool = setting(
         False, "Only deterministic cuDNN algorithms: slower, the same on every run."
     )
-    eval_steps: int = refused(0, _LATER)
-    max_eval_samples: int = refused(0, _LATER, harmless=lambda value: True)
     tolerance_s: float = refused(1e-4, "frames are found by number here, not by time. Leave it out.")
     checkpoint_format: str = refused("safetensors", "checkpoints are always safetensors.")
     save_checkpoint_to_hub: bool = refused(False, "this release does not upload. Use `hf upload`.")
@@ -388,6 +396,8 @@ class TrainConfig:
             ("max_bad_steps", 1),
             ("keep_last", 0),
             ("keep_every", 0),
+            ("eval_steps", 0),
+            ("max_eval_samples", 0),
             ("num_workers", 0),
             ("save_freq", 0),
             ("eval_freq", 0),
@@ -397,6 +407,11 @@ class TrainConfig:
             raise ConfigError(
                 f"--dataloader_multiprocessing_context={self.dataloader_multiprocessing_context} is not to be had on this "
                 f"system. Use one of {', '.join(multiprocessing.get_all_start_methods())}."
+            )
+        if bool(self.eval_steps) != bool(self.dataset.eval_split):
+            raise ConfigError(
+                f"--eval_steps={self.eval_steps} and --dataset.eval_split={self.dataset.eval_split} need each other: the "
+                "loss on held-out episodes, and which share of them is held out. Give both or neither."
             )
         if self.wandb.enable and self.wandb.mode == "disabled":
             raise ConfigError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -40,25 +39,37 @@ def read_metadata(section: DatasetSection) -> LeRobotDatasetMetadata:
     return LeRobotDatasetMetadata(folder)
 
 
-def open_dataset(section: DatasetSection, policy: PolicyConfig, fps: float) -> LeRobotDataset:
-    """The dataset that the flags name, without the episodes that they leave out; samples hold the policy's chunks."""
+def open_dataset(
+    section: DatasetSection, policy: PolicyConfig, fps: float, episodes: Sequence[int] | None
+) -> LeRobotDataset:
+    """These episodes of the dataset that the flags name (all when None); samples hold the policy's chunks."""
     offsets = [index / fps for index in policy.action_delta_indices]  # type: ignore[attr-defined]
-    open_it = partial(
-        LeRobotDataset,
+    return LeRobotDataset(
         section.name,
         root=section.root,
+        episodes=episodes,
         delta_timestamps={ACTION: offsets},
         revision=section.revision,
         return_uint8=True,
     )
-    if not section.exclude_episodes:
-        return open_it(episodes=section.episodes)
-    left_out = set(section.exclude_episodes)
-    every = range(read_metadata(section).total_episodes)
-    kept = [number for number in section.episodes or every if number not in left_out]
-    if not kept:
+
+
+def chosen_episodes(section: DatasetSection, meta: LeRobotDatasetMetadata) -> list[int]:
+    """The episodes that the flags choose.
+
+    Raises:
+        ConfigError: they leave none, or name one that is not there.
+    """
+    every = range(meta.total_episodes) if section.episodes is None else section.episodes
+    if any(number >= meta.total_episodes for number in every):
+        raise ConfigError(
+            f"--dataset.episodes names {max(every)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
+        )
+    left_out = set(section.exclude_episodes or ())
+    kept = sorted(number for number in every if number not in left_out)
+    if left_out and not kept:
         raise ConfigError("--dataset.exclude_episodes leaves no episode. Leave fewer out.")
-    return open_it(episodes=kept)
+    return kept
 
 
 class Place(NamedTuple):

@@ -36,7 +36,15 @@ from smolact.training.checkpoint import (
     save_checkpoint,
 )
 from smolact.training.config import TrainConfig, own_settings, to_json
-from smolact.training.data import Samples, make_loader, next_batch, open_dataset, read_metadata, take_drawn
+from smolact.training.data import (
+    Samples,
+    chosen_episodes,
+    make_loader,
+    next_batch,
+    open_dataset,
+    read_metadata,
+    take_drawn,
+)
 from smolact.training.devices import make_accelerator, total
 from smolact.training.initialization import (
     Start,
@@ -62,6 +70,7 @@ from smolact.training.tracking import (
     Stepped,
     WandBTracker,
 )
+from smolact.training.validation import Validation, split_episodes
 from smolact.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -99,12 +108,16 @@ def train(
     seed_everything(seed)
     meta = read_metadata(config.dataset)
     statistics = training_statistics(meta, imagenet=config.dataset.use_imagenet_stats)
+    episodes = chosen_episodes(config.dataset, meta)
+    held_out: list[int] = []
+    if config.dataset.eval_split:
+        episodes, held_out = split_episodes(episodes, meta, config.dataset.eval_split)
     if checkpoint is None:
         policy_config, source = policy_config_of(config, explicit, meta)
         run = config.run_folder(policy_config.type, datetime.datetime.now())
         if accelerator.is_main_process:
             _refuse_used(run)
-        dataset = open_dataset(config.dataset, policy_config, meta.fps)
+        dataset = open_dataset(config.dataset, policy_config, meta.fps, episodes)
         check_before_start(policy_config, dataset, statistics, config.rename_map)
         start = start_new(policy_config, source, statistics, config, device)
         progress = Progress(0, 0)
@@ -113,7 +126,7 @@ def train(
         run = checkpoint.parent.parent
         if accelerator.is_main_process:
             remove_unfinished(run)
-        dataset = open_dataset(config.dataset, start.policy.config, meta.fps)
+        dataset = open_dataset(config.dataset, start.policy.config, meta.fps, episodes)
         check_before_start(start.policy.config, dataset, statistics, config.rename_map)
     check_evaluation(start.policy.config, config)
     note_prompts(start.preprocess, dataset.meta.tasks.values())
@@ -148,6 +161,13 @@ def train(
         progress=progress,
         listeners=heard,
     )
+    if held_out:
+        kept = Samples(
+            open_dataset(config.dataset, start.policy.config, meta.fps, held_out),
+            seed,
+            start.policy.training_draws,
+        )
+        trainer.validation = Validation(kept, config.max_eval_samples, config.batch_size)
     if checkpoint is not None:
         load_training_state(checkpoint, optimizer, scheduler)
     trainer.tell(Started(run, progress.step, config.steps, _facts(trainer, optimizer_settings, schedule)))
@@ -176,6 +196,7 @@ class Trainer:
     clip_norm: float
     progress: Progress
     listeners: Sequence[Listener]
+    validation: Validation | None = None
 
     def __post_init__(self) -> None:
         """Hand model and optimizer to accelerate; before a state is loaded, which it would move to the device."""
@@ -211,12 +232,17 @@ class Trainer:
                 self.tell(Stepped(step))
                 is_last = step == config.steps or stops
                 saves = config.save_checkpoint and (is_last or _is_due(step, config.save_freq))
-                measures = step % config.log_freq == 0 or saves or is_last
+                validates = self.validation is not None and (_is_due(step, config.eval_steps) or is_last)
+                measures = step % config.log_freq == 0 or saves or validates or is_last
                 # Looking at a loss waits for the device: on a CPU that costs nothing.
                 if measures or self.accelerator.device.type == "cpu":
                     self._check_finite(meter)
                 if measures:
-                    self.tell(Measured(step, meter.read(self.optimizer.param_groups[0]["lr"])))
+                    metrics = meter.read(self.optimizer.param_groups[0]["lr"])
+                    if validates and self.validation is not None:
+                        metrics["validation_loss"] = self.validation.loss(self.start, self.accelerator)
+                        meter.restart_clock()
+                    self.tell(Measured(step, metrics))
                 if config.env.type is not None and (_is_due(step, config.eval_freq) and not stops):
                     self._evaluate(step)
                     meter.restart_clock()

@@ -1,0 +1,74 @@
+"""The loss on episodes that a run does not train on: the same samples with the same noise and times at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from smolact.datasets.collate import collate
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.errors import ConfigError
+from smolact.training.data import Place, Samples, take_drawn
+from smolact.training.devices import total
+from smolact.training.initialization import Start
+
+
+def split_episodes(
+    episodes: Sequence[int], meta: LeRobotDatasetMetadata, share: float
+) -> tuple[list[int], list[int]]:
+    """Episodes to train on and episodes held out: of each task the last `share`, rounded up, but never all.
+
+    Raises:
+        ConfigError: no task has an episode to spare.
+    """
+    by_task: dict[tuple[str, ...], list[int]] = {}
+    for episode in episodes:
+        by_task.setdefault(tuple(meta.episodes[episode].tasks[:1]), []).append(episode)
+    held_out: set[int] = set()
+    for members in by_task.values():
+        count = min(math.ceil(len(members) * share), len(members) - 1)
+        held_out.update(members[len(members) - count :])
+    if not held_out:
+        raise ConfigError(
+            f"--dataset.eval_split={share}: every task has a single episode, so none can be held out. Leave it out."
+        )
+    return [episode for episode in episodes if episode not in held_out], sorted(held_out)
+
+
+class Validation:
+    """Computes the loss on held-out samples, each process a part of them.
+
+    Args:
+        samples: of the held-out dataset.
+        most: how many samples, evenly spread; 0 takes all.
+        batch_size: of a process.
+    """
+
+    def __init__(self, samples: Samples, most: int, batch_size: int) -> None:
+        count = len(samples.dataset)
+        frames = np.unique(np.linspace(0, count - 1, min(most or count, count)).round().astype(int))
+        self.samples, self.batch_size = samples, batch_size
+        self.places = [Place(position, int(frame)) for position, frame in enumerate(frames)]
+
+    @torch.no_grad()
+    def loss(self, start: Start, accelerator: Accelerator) -> float:
+        """The mean over all valid entries, the same number on every process."""
+        policy, device = start.policy, accelerator.device
+        totals = torch.zeros(2, device=device)
+        own = self.places[accelerator.process_index :: accelerator.num_processes]
+        policy.eval()
+        for first in range(0, len(own), self.batch_size):
+            batch, drawn = take_drawn(
+                collate(self.samples.__getitems__(own[first : first + self.batch_size]))
+            )
+            arguments = {name: value.to(device) for name, value in drawn.items()}
+            with accelerator.autocast():
+                loss, counted = policy(start.preprocess(batch), **arguments, reduction="sum")
+            totals += torch.stack((loss.float(), counted["entries"].float()))
+        policy.train()
+        sums, entries = total(accelerator, totals).tolist()
+        return float(sums / max(entries, 1))
