@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 VALIDATION = ("validation_loss", "eval/validation_loss")
 """Names that a validation loss may have."""
 SUCCESS, LOW, HIGH = "eval/success_rate", "eval/success_low", "eval/success_high"
+LARGEST_STEP = 10**12
+"""What lies above it is damage."""
 MOST_POINTS = 1000
 """Of a drawn curve; a longer one is drawn as means."""
 
@@ -60,8 +62,8 @@ Metrics = Mapping[str, Series]
 def read_metrics(run: Path) -> dict[str, Series]:
     """The curves in a run's `metrics.jsonl`, by name; none when there is no file.
 
-    Where steps go back, a run was resumed from an earlier checkpoint: what was written of later steps is void. Lines that
-    are no JSON (a killed run's last) and values that are no numbers are passed over.
+    Where steps go back, a run was resumed from an earlier checkpoint: what was written of later steps is void. Lines
+    that are no JSON (a killed run's last) or have no step, and values that are no numbers, are passed over.
     """
     path = run / METRICS
     found: dict[str, dict[float, float]] = {}
@@ -69,7 +71,7 @@ def read_metrics(run: Path) -> dict[str, Series]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         line = _parsed(text)
         step = line.pop("step", math.nan)
-        if not math.isfinite(step):
+        if not 0 <= step <= LARGEST_STEP:
             continue
         if step < newest:
             for curve in found.values():
@@ -110,7 +112,8 @@ def smoothed(values: Floats, share: float = 0.01) -> Floats:
     total, weight = (
         _decaying(column, keep) + _decaying(column[::-1], keep)[::-1] - column for column in (numbers, counts)
     )
-    return np.divide(total, weight, out=np.full(len(values), math.nan), where=weight > 0)
+    means: Floats = np.divide(total, weight, out=np.full(len(values), math.nan), where=weight > 0)
+    return means
 
 
 def _decaying(values: Floats, keep: float) -> Floats:

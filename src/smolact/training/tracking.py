@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,7 @@ from typing import Any
 
 from smolact import durable
 from smolact.errors import optional_import
-from smolact.training.config import TrackioSection, TrainConfig, WandBSection
-
-logger = logging.getLogger(__name__)
+from smolact.training.config import TrackioSection, WandBSection
 
 METRICS = "metrics.jsonl"
 
@@ -111,87 +108,6 @@ def scalars(event: Measured | Evaluated) -> dict[str, float]:
     """The event's numbers as trackers name them: `train/loss`, `eval/success_rate`."""
     kind = "train" if isinstance(event, Measured) else "eval"
     return {f"{kind}/{name}": value for name, value in event.metrics.items()}
-
-
-class Expendable:
-    """A listener that a run can do without: when it fails, that is told once, and it hears no more.
-
-    Args:
-        name: what to call it in the warning.
-        listener: the one that may fail.
-    """
-
-    def __init__(self, name: str, listener: Listener) -> None:
-        self.name = name
-        self._listener: Listener | None = listener
-
-    def __call__(self, event: Event) -> None:
-        """Pass the event on, as long as nothing has failed."""
-        if self._listener is None:
-            return
-        try:
-            self._listener(event)
-        except Exception as error:
-            self._listener = None
-            logger.warning(
-                "%s failed and is off from here on (%s: %s). The run goes on; %s has every number.",
-                self.name,
-                type(error).__name__,
-                error,
-                METRICS,
-            )
-
-
-def make_trackers(
-    config: TrainConfig,
-    run: Path,
-    settings: Mapping[str, Any],
-    *,
-    name: str,
-    tags: list[str],
-    step: int = 0,
-) -> list[Listener]:
-    """The trackers that the settings ask for, and the report at the end; none of them can stop the run.
-
-    Args:
-        config: says which.
-        run: the run's folder; it need not exist yet.
-        settings: what `train_config.json` holds.
-        name, tags: of the run, where others see it.
-        step: where the run goes on.
-
-    Raises:
-        MissingDependencyError: a tracker that was asked for is not installed.
-    """
-    trackers: list[Listener] = []
-    if config.tensorboard.enable:
-        from smolact.training.tensorboard import TensorBoardTracker
-
-        trackers.append(Expendable("TensorBoard", TensorBoardTracker(run, step)))
-    if config.wandb.enable:
-        trackers.append(Expendable("Weights & Biases", WandBTracker(config.wandb, run, name, settings, tags)))
-    if config.trackio.enable:
-        trackers.append(Expendable("trackio", TrackioTracker(config.trackio, run, settings)))
-    if config.report:
-        trackers.append(Expendable("The report", Report(run, settings)))
-    return trackers
-
-
-class Report:
-    """Writes `curves.png` and `report.html` when the run ends."""
-
-    def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
-        self.run, self.settings = run, settings
-        self._facts: dict[str, str] = {}
-
-    def __call__(self, event: Event) -> None:
-        """Keep the facts of the beginning, write at the end."""
-        if isinstance(event, Started):
-            self._facts = dict(event.facts)
-        elif isinstance(event, Ended):
-            from smolact.training.report import how_it_ran, write_report
-
-            write_report(self.run, self.settings, {**self._facts, **how_it_ran()})
 
 
 class WandBTracker:
