@@ -427,3 +427,37 @@ def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> Non
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 5}\n{"ste')
     MetricsFile(tmp_path, step=3)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_run_with_an_average_and_rates_by_part_resumes_bit_for_bit(tmp_path: Path) -> None:
+    flags = (
+        "--steps=4",
+        "--save_freq=2",
+        "--ema.enable=true",
+        "--ema.decay=0.9",
+        '--lr_multipliers={"lm_expert": 0.5}',
+        "--gradient_accumulation_steps=2",
+    )
+    straight, recorder = run(tmp_path / "straight", *flags)
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "straight", copy, symlinks=True)
+    ended, resumed = resume(copy / "checkpoints" / "000002")
+    assert straight.checkpoint is not None and ended.checkpoint is not None
+    assert resumed.losses == {step: loss for step, loss in recorder.losses.items() if step > 2}
+    same_files(straight.checkpoint, ended.checkpoint)
+    # What is saved to be used is the average, not the trained weights.
+    state = load_file(ended.checkpoint / "training_state" / "ema_state.safetensors")
+    saved = load_file(ended.checkpoint / "pretrained_model" / "model.safetensors")
+    name = "model.action_out_proj.weight"
+    assert torch.equal(saved[name], state[f"average/{name}"])
+    assert not torch.equal(saved[name], state[f"trained/{name}"])
+
+
+def test_check_stops_before_the_first_step_and_writes_nothing(tmp_path: Path) -> None:
+    ended, recorder = run(tmp_path / "run", "--steps=4", "--check=true")
+    assert ended.is_complete and ended.checkpoint is None
+    assert not (tmp_path / "run").exists()
+    assert not recorder.of(Stepped)
+    with pytest.raises(FeatureError, match="cameras are not in the dataset"):
+        features = '{"observation.images.front": {"type": "VISUAL", "shape": [3, 64, 96]}}'
+        run(tmp_path / "run", "--check=true", f"--policy.input_features={features}")

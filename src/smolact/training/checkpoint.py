@@ -69,6 +69,7 @@ def save_checkpoint(
     save_policy: Callable[[Path], None],
     explicit: Mapping[str, str],
     own_settings: Mapping[str, Any] | None = None,
+    save_more: Callable[[Path], None] | None = None,
     processes: int = 1,
 ) -> Path:
     """Write a checkpoint of a run and point `last` at it.
@@ -82,6 +83,7 @@ def save_checkpoint(
         save_policy: writes everything of `pretrained_model` into the folder that it is given.
         explicit: which settings were set by hand, and where.
         own_settings: the settings that are ours alone, by name.
+        save_more: writes further files of `training_state` into the folder that it is given.
         processes: how many train together.
 
     Returns:
@@ -125,6 +127,8 @@ def save_checkpoint(
             "samples": progress.samples,
         }
         _write_json(state / STEP, step)
+        if save_more is not None:
+            save_more(state)
         _write_json(state / OWN_SETTINGS, dict(own_settings or {}))
         _write_json(state / EXPLICIT, dict(explicit))
     durable.link(folder.parent / LAST, folder.name)
@@ -187,7 +191,7 @@ def find_checkpoint(path: Path) -> Path:
             )
             return numbered[-1][1].resolve()
     for candidate in candidates:
-        if (candidate / PRETRAINED_MODEL).is_dir() or (candidate / "model.safetensors").is_file():
+        if (candidate / PRETRAINED_MODEL).is_dir() or any(candidate.glob("*model.safetensors")):
             raise CheckpointError(
                 f"{candidate} holds a policy but no {TRAINING_STATE} folder, so its run can't be resumed. Start a new run "
                 f"from its weights: --policy.path={candidate}"
@@ -302,7 +306,7 @@ def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     if sizes != [len(group["params"]) for group in groups]:
         raise CheckpointError(
             f"{groups_path} is of an optimizer with {sizes} parameters, this policy trains "
-            f"{[len(group['params']) for group in groups]}. Resume with the freezing flags that the run had; a run of "
+            f"{[len(group['params']) for group in groups]}. Resume with the freezing flags and --lr_multipliers that the run had; a run of "
             f"LeRobot goes on as a new one from its weights: --policy.path={folder.parent}"
         )
     _check_shapes(

@@ -27,6 +27,7 @@ from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
 from smolact.training.bad_steps import bad_steps_error
 from smolact.training.checkpoint import (
     TRAIN_CONFIG,
+    TRAINING_STATE,
     Progress,
     checkpoint_folder,
     load_training_state,
@@ -46,6 +47,7 @@ from smolact.training.data import (
     take_drawn,
 )
 from smolact.training.devices import make_accelerator, total
+from smolact.training.ema import ExponentialMovingAverage, check_no_average
 from smolact.training.initialization import (
     Start,
     policy_config_of,
@@ -132,7 +134,7 @@ def train(
     note_prompts(start.preprocess, dataset.meta.tasks.values())
     check_disk(run, start.policy, config)
     optimizer_settings, schedule = optimization_of(start.policy.config, config, explicit)
-    optimizer = make_optimizer(start.policy, optimizer_settings)
+    optimizer = make_optimizer(start.policy, optimizer_settings, config.lr_multipliers)
     scheduler = make_scheduler(optimizer, schedule)
     settings = to_json(config, start.policy.config, optimizer_settings, schedule) | {
         "seed": seed,
@@ -168,8 +170,15 @@ def train(
             start.policy.training_draws,
         )
         trainer.validation = Validation(kept, config.max_eval_samples, config.batch_size)
+    if config.ema.enable:
+        assert config.ema.decay is not None  # the section settles it
+        trainer.ema = ExponentialMovingAverage(start.policy, config.ema.decay, warmup=config.ema.warmup)
     if checkpoint is not None:
         load_training_state(checkpoint, optimizer, scheduler)
+        if trainer.ema is None:
+            check_no_average(checkpoint / TRAINING_STATE)
+        else:
+            trainer.ema.load(checkpoint / TRAINING_STATE, start.policy)
     trainer.tell(Started(run, progress.step, config.steps, _facts(trainer, optimizer_settings, schedule)))
     if config.check:
         return Ended(progress.step, None, is_complete=True)
@@ -197,6 +206,7 @@ class Trainer:
     progress: Progress
     listeners: Sequence[Listener]
     validation: Validation | None = None
+    ema: ExponentialMovingAverage | None = None
 
     def __post_init__(self) -> None:
         """Hand model and optimizer to accelerate; before a state is loaded, which it would move to the device."""
@@ -240,7 +250,8 @@ class Trainer:
                 if measures:
                     metrics = meter.read(self.optimizer.param_groups[0]["lr"])
                     if validates and self.validation is not None:
-                        metrics["validation_loss"] = self.validation.loss(self.start, self.accelerator)
+                        with self._averaged():
+                            metrics["validation_loss"] = self.validation.loss(self.start, self.accelerator)
                         meter.restart_clock()
                     self.tell(Measured(step, metrics))
                 if config.env.type is not None and (_is_due(step, config.eval_freq) and not stops):
@@ -264,6 +275,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             for listener in self.listeners:
                 listener(event)
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The weights that the run is for: their moving average where there is one."""
+        return contextlib.nullcontext() if self.ema is None else self.ema.swapped(self.start.policy)
 
     def _step(self, batches: Iterator[Batch], stop: bool) -> tuple[Tensor, Tensor, float, bool]:
         """One update: the global loss and gradient norm (on the device), seconds of waiting, and whether to stop.
@@ -306,6 +321,8 @@ class Trainer:
         self.optimizer.found_inf = (~(torch.isfinite(norm) & torch.isfinite(mean))).float()  # type: ignore[attr-defined]
         self._stepper.step()
         self._stepper.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.start.policy)
         self.scheduler.step()
         return mean, norm, waited, stop
 
@@ -345,6 +362,7 @@ class Trainer:
         env, count = self.config.env, self.config.eval
         with (
             undisturbed(),
+            self._averaged(),
             make_env(
                 str(env.type), count.batch_size, task=env.task, mapping=env.mapping, **env.kwargs
             ) as environments,
@@ -369,7 +387,8 @@ class Trainer:
                 policy=self.start.policy,
                 optimizer=self.optimizer,
                 scheduler=self.scheduler,
-                save_policy=partial(_save_policy, self.start, self.settings),
+                save_policy=self._save_policy,
+                save_more=None if self.ema is None else partial(self.ema.save, policy=self.start.policy),
                 explicit=self.explicit,
                 own_settings=own_settings(self.config),
                 processes=self.accelerator.num_processes,
@@ -379,6 +398,13 @@ class Trainer:
         checkpoint = checkpoint_folder(self.run, step)
         self.tell(Saved(step, checkpoint))
         return checkpoint
+
+    def _save_policy(self, folder: Path) -> None:
+        with self._averaged():
+            self.start.policy.save_pretrained(folder)
+        self.start.preprocess.save_pretrained(folder)
+        self.start.postprocess.save_pretrained(folder)
+        durable.write_json(folder / TRAIN_CONFIG, self.settings)
 
 
 def _resumed(
@@ -399,14 +425,14 @@ def _resumed(
         k: v for k, v in config.policy.settings.items() if explicit.get(f"policy.{k}", "").startswith("--")
     }
     given.pop("device", None)
+    fixed = [
+        source for name, source in explicit.items() if name.startswith("peft.") and source.startswith("--")
+    ]
+    if fixed:
+        raise ConfigError(
+            f"{fixed[0]} can't change when a run is resumed: its adapters are there already. Drop it."
+        )
     return start_resumed(checkpoint, given, device), progress
-
-
-def _save_policy(start: Start, settings: Mapping[str, Any], folder: Path) -> None:
-    start.policy.save_pretrained(folder)
-    start.preprocess.save_pretrained(folder)
-    start.postprocess.save_pretrained(folder)
-    durable.write_json(folder / TRAIN_CONFIG, settings)
 
 
 def _agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
