@@ -212,7 +212,7 @@ def test_a_file_that_a_run_wrote_counts_only_what_was_set_by_hand(write: Any) ->
         [f"--config_path={path}", "--rate=0.2"],
         recorded=lambda path: {"steps": "--steps=5", "rate": "old"},
     )
-    assert explicit == {"steps": "--steps=5", "rate": "--rate=0.2"}
+    assert explicit == {"steps": "when the run began: --steps=5", "rate": "--rate=0.2"}
 
 
 # Mistakes --------------------------------------------------------------------------------------------------------------

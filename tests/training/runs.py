@@ -22,7 +22,7 @@ SMALL = (
     "--policy.resize_imgs_with_padding=[64, 64]",
     "--policy.device=cpu",
 )
-QUICK = ("--batch_size=2", "--num_workers=0", "--log_freq=1", "--save_freq=0")
+QUICK = ("--batch_size=2", "--num_workers=0", "--log_freq=1", "--save_freq=0", "--report=false")
 
 
 class Recorder:

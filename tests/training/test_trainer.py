@@ -453,6 +453,21 @@ def test_a_run_with_an_average_and_rates_by_part_resumes_bit_for_bit(tmp_path: P
     assert not torch.equal(saved[name], state[f"trained/{name}"])
 
 
+def test_a_run_with_renamed_cameras_resumes_as_it_began(tmp_path: Path) -> None:
+    renamed = '--rename_map={"observation.images.top": "observation.images.front"}'
+    flags = ("--steps=2", "--save_freq=1", renamed, "--policy.scheduler_decay_steps=7")
+    run(tmp_path / "straight", *flags)
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "straight", copy, symlinks=True)
+    for again in (1, 2):  # what was recorded is recorded again
+        ended, _ = resume(copy / "checkpoints" / "000001")
+        assert ended.checkpoint is not None
+        same_files(tmp_path / "straight" / "checkpoints" / "000002", ended.checkpoint)
+        shutil.copytree(copy / "checkpoints" / "000001", tmp_path / f"kept{again}")
+    with pytest.raises(ConfigError, match="--rename_map can't change"):
+        resume(copy / "checkpoints" / "000001", "--rename_map={}")
+
+
 def test_check_stops_before_the_first_step_and_writes_nothing(tmp_path: Path) -> None:
     ended, recorder = run(tmp_path / "run", "--steps=4", "--check=true")
     assert ended.is_complete and ended.checkpoint is None

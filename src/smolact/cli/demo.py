@@ -115,6 +115,7 @@ def train(config: DemoConfig, dataset: Path, run_folder: Path, console: Console)
     with tempfile.TemporaryDirectory() as scratch:
         settings, explicit = training_settings(config, dataset, Path(scratch) / "speed", steps=30)
         settings.save_checkpoint = False
+        settings.report = False
         rates: list[float] = []
         train_policy(settings, explicit, listeners=[lambda event: _collect(event, rates)])
     samples_per_second = rates[-1]  # the first measurement warms up

@@ -25,6 +25,7 @@ from smolact.errors import ConfigError, NotFoundError, did_you_mean, what_is_nea
 from smolact.settings import ALIASES, REFUSED, REST, RestClass
 
 CONFIG_PATH = "config_path"
+RECORDED = "when the run began: "
 
 Config = TypeVar("Config")
 
@@ -119,7 +120,7 @@ def parse(
             hand (name to source). None for a file written by a person, in which every key counts.
 
     Returns:
-        the configuration, and `explicit`: dotted name to source (`--steps=5`, `train.yaml, line 12`).
+        the configuration, and `explicit`: dotted name to source (`--steps=5`; `train.yaml, line 12`; `when the run began: …`).
 
     Raises:
         ConfigError: an unknown name, a value of the wrong type, a setting that is required or refused.
@@ -144,7 +145,10 @@ def parse(
     if by_hand is not None:
         flags = {setting.source for setting in given}
         explicit = {name: source for name, source in explicit.items() if source in flags} | {
-            name: source for name, source in by_hand.items() if explicit.get(name) not in flags
+            # What the run was started with is not what was typed now: it may not begin with the dashes of a flag.
+            name: source if source.startswith(RECORDED) else RECORDED + source
+            for name, source in by_hand.items()
+            if explicit.get(name) not in flags
         }
     return config, explicit
 

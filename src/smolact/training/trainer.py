@@ -22,8 +22,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from smolact import durable
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.transforms import ImageTransforms
 from smolact.errors import ConfigError
 from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
+from smolact.policies.summary import facts_of, summarize
 from smolact.training.bad_steps import bad_steps_error
 from smolact.training.checkpoint import (
     TRAIN_CONFIG,
@@ -60,6 +62,7 @@ from smolact.training.optim import make_optimizer, make_scheduler, optimization_
 from smolact.training.preflight import check_before_start, check_disk, check_evaluation, note_prompts
 from smolact.training.random_state import seed_everything, undisturbed
 from smolact.training.signals import stop_signals
+from smolact.training.trackers import make_trackers
 from smolact.training.tracking import (
     Ended,
     Evaluated,
@@ -70,12 +73,14 @@ from smolact.training.tracking import (
     Saved,
     Started,
     Stepped,
-    WandBTracker,
 )
 from smolact.training.validation import Validation, split_episodes
 from smolact.types import Batch
 
 logger = logging.getLogger(__name__)
+
+MOST_FILMS = 3
+"""Episodes of an evaluation that are filmed."""
 
 
 def train(
@@ -144,10 +149,9 @@ def train(
     if accelerator.is_main_process and not config.check:
         durable.make_folder(run)
         heard.append(MetricsFile(run, progress.step))
-        if config.wandb.enable:
-            tags = [start.policy.config.type, config.dataset.name, f"seed {seed}"]
-            name = config.run_name(start.policy.config.type)
-            heard.append(WandBTracker(config.wandb, run, name, settings, tags))
+        tags = [start.policy.config.type, config.dataset.name, f"seed {seed}"]
+        name = config.run_name(start.policy.config.type)
+        heard += make_trackers(config, run, settings, name=name, tags=tags, step=progress.step)
     trainer = Trainer(
         config=config,
         explicit=explicit,
@@ -211,7 +215,9 @@ class Trainer:
     def __post_init__(self) -> None:
         """Hand model and optimizer to accelerate; before a state is loaded, which it would move to the device."""
         self._model, self._stepper = self.accelerator.prepare(self.start.policy, self.optimizer)
-        self.samples = Samples(self.dataset, self.seed, self.start.policy.training_draws)
+        changes = self.config.dataset.image_transforms
+        augment = ImageTransforms(changes) if changes.enable else None
+        self.samples = Samples(self.dataset, self.seed, self.start.policy.training_draws, augment)
 
     def run_to_end(self) -> Ended:
         """Train until `config.steps`, or until SIGINT or SIGTERM: the step under way is finished and saved.
@@ -364,7 +370,12 @@ class Trainer:
             undisturbed(),
             self._averaged(),
             make_env(
-                str(env.type), count.batch_size, task=env.task, mapping=env.mapping, **env.kwargs
+                str(env.type),
+                count.batch_size,
+                task=env.task,
+                mapping=env.mapping,
+                render=True,
+                **env.kwargs,
             ) as environments,
         ):
             result = evaluate(
@@ -374,6 +385,8 @@ class Trainer:
                 environments,
                 n_episodes=count.n_episodes,
                 seed=self.seed,
+                video_folder=self.run / "videos" / f"step_{step:06d}",
+                n_videos=min(MOST_FILMS, count.n_episodes),
             )
         low, high = result.success.interval
         rates = {"success_rate": result.success.rate, "success_low": low, "success_high": high}
@@ -467,13 +480,11 @@ def _global_batch(trainer: Trainer) -> str:
 
 def _facts(trainer: Trainer, optimizer: OptimizerPreset, schedule: SchedulerPreset) -> dict[str, str]:
     policy, dataset = trainer.start.policy, trainer.dataset
-    every = sum(parameter.numel() for parameter in policy.parameters())
-    trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
     return {
         "run": str(trainer.run),
         "dataset": f"{dataset.repo_id}: {dataset.num_episodes} episodes, {dataset.num_frames} frames, {dataset.fps:g} a second",
         "policy": f"{policy.config.type}, {trainer.start.story}",
-        "parameters": f"{every / 1e6:.2f} M, of which {trained / 1e6:.2f} M train",
+        **facts_of(summarize(policy, trainer.config.batch_size)),
         "device": str(trainer.accelerator.device),
         "steps": f"{trainer.config.steps} of {_global_batch(trainer)}"
         f" ({trainer.config.steps * trainer.samples_per_step / max(1, dataset.num_frames):.1f} epochs)",
