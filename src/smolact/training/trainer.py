@@ -246,6 +246,8 @@ class Trainer:
                 step += 1
                 meter.add(step, loss, norm, waited)
                 self.tell(Stepped(step))
+                if self.accelerator.num_processes == 1:  # several have to agree first, in the next step
+                    stops = bool(received)
                 is_last = step == config.steps or stops
                 saves = config.save_checkpoint and (is_last or _is_due(step, config.save_freq))
                 validates = self.validation is not None and (_is_due(step, config.eval_steps) or is_last)
