@@ -10,15 +10,24 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smolact.errors import WriteError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TEMPORARY_PREFIX = ".tmp-"
+_REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT, errno.ENOTDIR),
+    *(errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP),
+}
+_OS_ERROR = re.compile(r"os error (\d+)")
 
 
 def temporary_beside(path: Path) -> Path:
@@ -43,20 +52,28 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, and force each new name to the disk."""
-    missing = []
-    current = path
-    while not current.exists():
-        missing.append(current)
-        current = current.parent
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        try:
-            sync_folder(folder.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):  # so that a second try makes and forces it again
-                folder.rmdir()
-            raise
+    """Make a folder and its parents, and force each new name to the disk.
+
+    Raises:
+        WriteError: the disk is full or refused, or a file is in the way.
+    """
+    with named_errors(path):
+        missing = []
+        current = path
+        while not current.exists():
+            missing.append(current)
+            current = current.parent
+        for folder in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)
+            try:
+                sync_folder(folder.parent)
+            except BaseException:
+                with contextlib.suppress(OSError):  # so that a second try makes and forces it again
+                    folder.rmdir()
+                raise
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
 @contextlib.contextmanager
@@ -102,7 +119,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     with named_errors(path):
         make_folder(path.parent)
         temporary = temporary_beside(path)
-        temporary.mkdir()
+        os.mkdir(temporary)
         try:
             yield temporary
             for folder, _, names in os.walk(temporary, topdown=False):
@@ -125,6 +142,24 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, not durably by itself: inside `replacing_file` or `replacing_folder`, which name errors.
+
+    Raises:
+        OSError: the disk is full or refused; safetensors has an error of its own for that.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        number = _OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     write_bytes(path, text.encode())
@@ -141,7 +176,7 @@ def link(path: Path, target: str) -> None:
         make_folder(path.parent)
         temporary = temporary_beside(path)
         try:
-            temporary.symlink_to(target)
+            os.symlink(target, temporary)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -186,9 +221,10 @@ def named_errors(path: Path) -> Iterator[None]:
                 f"The disk is full: {path} was not written, and what was there before is untouched. "
                 "Free some space and run the command again.",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+        if error.errno in _REFUSED:
             raise WriteError(
                 error.errno,
-                f"{path} could not be written ({error.strerror}); what was there before is untouched.",
+                f"{path} could not be written ({error.strerror or error}); what was there before is untouched. "
+                "Choose another folder, or see to its permissions.",
             ) from error
         raise

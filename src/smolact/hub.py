@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from smolact.errors import HubError, NotFoundError, what_is_near
+from smolact.errors import HubError, NotFoundError, WriteError, what_is_near
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -82,6 +83,12 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
             f"spelling; if it is private, log in with `hf auth login`; if you have it on disk, give {flag}."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise WriteError(
+                error.errno,
+                f"The {kind} '{repo_id}' could not be kept on this disk ({error.strerror}). Free some space, or choose another "
+                "place for the Hub's files: HF_HOME=FOLDER.",
+            ) from error
         status = _status(error)
         if status is not None:
             reason = {

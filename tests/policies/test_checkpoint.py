@@ -85,7 +85,8 @@ def test_what_is_saved_comes_back(checkpoint: Path, tmp_path: Path) -> None:
     (config := json.loads((tmp_path / "config.json").read_text())).update(vlm_model_name="tiny_vlm")
     assert config == json.loads((checkpoint / "config.json").read_text())
     # It opens without the VLM's folder: the checkpoint keeps its configuration and tokenizer.
-    again = smolact.load_policy(tmp_path, device="cpu", vlm_model_name="moved/away")
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vlm_model_name": "moved/away"}))
+    again = smolact.load_policy(tmp_path, device="cpu")
     observation, expected = inputs()
     chunk = again.policy.predict_action_chunk(again.preprocess(observation), noise=expected["in/noise"])
     assert difference(again.postprocess(chunk), expected["out/action_chunk"]) <= 1e-4
@@ -181,3 +182,16 @@ def test_a_preset_policy_opens_without_the_hub(tmp_path: Path) -> None:
     assert [name for name, p in again.named_parameters() if p.requires_grad] == [
         name for name, p in policy.named_parameters() if p.requires_grad
     ]
+
+
+def test_another_vlm_than_the_checkpoints_is_not_taken_silently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tiny_policy()
+    policy.save_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(WeightsError, match="of another shape"):
+        type(policy).from_pretrained(tmp_path / "checkpoint", vlm_model_name="small")
+    # A folder that happens to be called as the preset is not in its way.
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert type(policy).from_pretrained(tmp_path / "checkpoint").config.vlm_model_name == "tiny"

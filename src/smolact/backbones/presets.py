@@ -152,19 +152,22 @@ def find_vlm(name: str | Path, *, weights: bool = False, beside: Path | None = N
     Args:
         name: a preset (`tiny`, `small`, `smolvlm2-256m`, …), a folder, or a Hub id.
         weights: whether its weights are needed too; otherwise only configuration and tokenizer are fetched.
-        beside: a checkpoint folder; the copy that it keeps is used when `name` is no folder.
+        beside: a checkpoint folder; the copy that it keeps is used unless `name` is a folder that holds one. A preset goes before a folder of
+            its name: write `./tiny` for that.
 
     Raises:
         NotFoundError, HubError: nothing is there, or the Hub can't be reached for a model whose shape is not known.
         CheckpointError: `config.json` is damaged.
     """
     name = str(name)
-    if Path(name).is_dir():
+    if name not in _SHAPES and (Path(name) / "config.json").is_file():
         return _from_folder(name, Path(name))
     if beside is not None and (beside / VLM_FOLDER / "config.json").is_file() and not weights:
         return _from_folder(name, beside / VLM_FOLDER)
     if name in _SHAPES:
         return VLMSource(name, SmolVLMConfig.from_dict(_SHAPES[name]), _SHAPES[name], None)
+    if Path(name).is_dir():
+        return _from_folder(name, Path(name))  # which says what it lacks
     try:
         patterns = [
             *CONFIG_FILES,
@@ -192,7 +195,7 @@ def _from_folder(name: str, folder: Path) -> VLMSource:
         raise NotFoundError(f"The VLM folder {folder} has no config.json.")
     try:
         raw = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch or copy it again.") from error
     if not isinstance(raw, dict):
         raise CheckpointError(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from smolact.errors import ConfigError, SmolactError, did_you_mean
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISUSED, BROKEN, INTERRUPTED = 0, 1, 2, 70, 130
 """Exit codes; the last is the shell's for Ctrl-C."""
 
 
@@ -60,6 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         sys.stderr.close()
         return DONE
+    except Exception as error:
+        if debug:
+            raise
+        sys.stderr.write(
+            f"This is a bug in smolact: {type(error).__name__}: {error}\n"
+            "Run the command again with --debug, and report what it prints with the output of `smolact info`.\n"
+        )
+        return BROKEN
 
 
 def _run(words: list[str]) -> int:

@@ -205,6 +205,8 @@ def read_file(path: Path) -> Iterator[Given]:
         raise ConfigError(f"{path} is not text in UTF-8 (byte {error.start}). Save it as UTF-8.") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply to be a configuration.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""

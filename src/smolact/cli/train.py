@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
 
     from smolact.training.trainer import train
 
-    with ProgressLine() as line:
+    with ProgressLine(env_type=config.env.type) as line:
         ended = train(config, explicit, checkpoint=checkpoint, listeners=[line])
     return 0 if ended.is_complete else INTERRUPTED
 
@@ -89,7 +89,7 @@ def _recorded(path: Path) -> Mapping[str, str] | None:
 class ProgressLine:
     """A live line on a terminal, a plain line a measurement elsewhere; `ending`: whether it says how to go on."""
 
-    def __init__(self, ending: bool = True) -> None:
+    def __init__(self, ending: bool = True, env_type: str | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -103,6 +103,7 @@ class ProgressLine:
             disable=not self.console.is_terminal,
         )
         self.ending = ending
+        self.env_type = env_type or "ENV"
         self.first = self.steps = 0
         self.began = 0.0
         self.run = Path()
@@ -148,8 +149,8 @@ class ProgressLine:
         self.bar.stop()
         if event.is_complete:
             if self.ending and event.checkpoint is not None:
-                line = f"Done. Try it: smolact eval --policy.path={event.checkpoint} --env.type=tabletop"
-                self.console.print(line, soft_wrap=True, markup=False)
+                line = f"Done: {event.checkpoint}. How good is it? smolact eval --policy.path={event.checkpoint} --env.type="
+                self.console.print(line + self.env_type, soft_wrap=True, markup=False)
             return
         resume = f"smolact train --resume=true --output_dir={self.run}"
         text = (

@@ -34,6 +34,9 @@ class Encoder(NamedTuple):
 
 ENCODERS = {"libsvtav1": Encoder("av1", 12), "h264": Encoder("h264", None), "libx264": Encoder("h264", None)}
 
+# Text in a container that is no UTF-8 is nobody's loss; from 19 on PyAV thinks so too and has no such argument.
+_LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 
 class VideoReader:
     """Frames of a video file, by number.
@@ -93,7 +96,7 @@ class VideoReader:
 
     def _open(self) -> None:
         try:
-            self._container = av.open(str(self.path), metadata_errors="ignore")
+            self._container = av.open(str(self.path), **_LENIENT)
             if not self._container.streams.video or self._stream.codec_context is None:
                 raise VideoError(
                     f"{self.path} has no picture that FFmpeg can decode. Fetch it again, or restore it."

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smolact import durable
@@ -169,7 +168,7 @@ def save_adapters(policy: nn.Module, adapters: Adapters, folder: Path) -> None:
     durable.write_json(folder / ADAPTER_CONFIG, data)
     tensors = {PREFIX + name: tensor.contiguous() for name, tensor in _tensors(policy, adapters).items()}
     with durable.replacing_file(folder / ADAPTER_WEIGHTS) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        durable.save_tensors(temporary, tensors, metadata={"format": "pt"})
 
 
 def merge_adapters(policy: nn.Module, adapters: Adapters) -> None:

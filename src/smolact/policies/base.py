@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smolact import durable
@@ -111,7 +110,7 @@ class PreTrainedPolicy(nn.Module, ABC):
             return
         tensors = {name: tensor.contiguous() for name, tensor in _without_aliases(self.state_dict()).items()}
         with durable.replacing_file(folder / WEIGHTS_FILE) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+            durable.save_tensors(temporary, tensors, metadata={"format": "pt"})
 
     @classmethod
     def from_pretrained(
@@ -139,10 +138,13 @@ class PreTrainedPolicy(nn.Module, ABC):
             ConfigError: it is another policy's, or a setting can't work.
         """
         folder = find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS, revision=revision)
+        raw = read_config_file(folder)
         if config is None:
-            config = cls.config_class.from_dict(read_config_file(folder), str(folder / CONFIG_FILE))
+            config = cls.config_class.from_dict(raw, str(folder / CONFIG_FILE))
         config = config.replace(**overrides)
-        vlm = find_vlm(config.vlm_model_name, beside=folder)  # type: ignore[attr-defined]
+        name: str = config.vlm_model_name  # type: ignore[attr-defined]
+        # A VLM that was chosen anew is not the one that the checkpoint keeps.
+        vlm = find_vlm(name, beside=folder if name == raw.get("vlm_model_name") else None)
         has_adapters = (folder / ADAPTER_CONFIG).is_file()
         source = _base_of(folder) if has_adapters else folder
         tensors = read_tensors(weight_files(source), lambda name: not is_statistics_key(name))

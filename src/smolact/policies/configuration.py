@@ -190,7 +190,7 @@ def read_config_file(folder: Path) -> dict[str, Any]:
         )
     try:
         data = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not valid JSON ({error}). Copy it again, or take another checkpoint."
         ) from error

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from smolact import durable
@@ -48,17 +47,17 @@ def bad_steps_error(
         collated = collate(batch)
         tensors = {key: value.contiguous() for key, value in collated.items() if isinstance(value, Tensor)}
         with durable.replacing_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"task": json.dumps(collated.get("task"))})
+            durable.save_tensors(temporary, tensors, metadata={"task": json.dumps(collated.get("task"))})
     indices = [place.frame for place in places]
     what = (
         f"Of its frames, {_shown(suspects)} hold NaN or infinity themselves: mend or leave out their episodes "
         "(--dataset.exclude_episodes)."
         if suspects
-        else "Its frames are finite: lower --policy.optimizer_lr, and resume from the last checkpoint."
+        else "Its frames are finite: lower --policy.optimizer_lr."
     )
     return TrainingError(
         f"{in_a_row} steps in a row were not finite, the last of them step {step}, of frames {_shown(indices)}. {what} "
-        f"The batch is kept in {path}; the last checkpoint is from before, and whole."
+        f"The batch is kept in {path}; checkpoints, where there are any, are from before and whole."
     )
 
 

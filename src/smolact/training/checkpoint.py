@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -119,7 +119,7 @@ def save_checkpoint(
             state / SCHEDULER_STATE,
             scheduler.state_dict() | {"lr_lambdas": [None] * len(optimizer.param_groups)},
         )
-        save_file(random_state(), state / RANDOM_STATE)
+        durable.save_tensors(state / RANDOM_STATE, random_state())
         step = {
             "step": progress.step,
             "num_processes": processes,
@@ -196,6 +196,11 @@ def find_checkpoint(path: Path) -> Path:
                 f"{candidate} holds a policy but no {TRAINING_STATE} folder, so its run can't be resumed. Start a new run "
                 f"from its weights: --policy.path={candidate}"
             )
+    if (path / "metrics.jsonl").is_file():
+        raise NotFoundError(
+            f"The run {path} was stopped before its first checkpoint, so there is nothing to go on from. Start it again, in "
+            "another folder or after removing this one."
+        )
     raise NotFoundError(f"There is no checkpoint at {path}. {what_is_near(path.absolute())}")
 
 
@@ -284,7 +289,7 @@ def _save_optimizer(folder: Path, optimizer: Optimizer) -> None:
         for index, values in state["state"].items()
         for name, value in values.items()
     }
-    save_file(tensors, folder / OPTIMIZER_STATE)
+    durable.save_tensors(folder / OPTIMIZER_STATE, tensors)
     _write_json(folder / OPTIMIZER_GROUPS, state["param_groups"])
 
 

@@ -8,6 +8,8 @@ that it would have been.
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ from smolact.hub import find_folder
 from smolact.policies.configuration import PolicyConfig
 from smolact.training.config import DatasetSection, TrainConfig
 from smolact.types import ACTION, Batch, is_image_key
+
+logger = logging.getLogger(__name__)
 
 Draws = Callable[[torch.Generator], dict[str, Tensor]]
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -66,6 +70,10 @@ def chosen_episodes(section: DatasetSection, meta: LeRobotDatasetMetadata) -> li
             f"--dataset.episodes names {max(every)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
         )
     left_out = set(section.exclude_episodes or ())
+    if left_out and max(left_out) >= meta.total_episodes:
+        raise ConfigError(
+            f"--dataset.exclude_episodes names {max(left_out)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
+        )
     kept = sorted(number for number in every if number not in left_out)
     if left_out and not kept:
         raise ConfigError("--dataset.exclude_episodes leaves no episode. Leave fewer out.")
@@ -177,7 +185,15 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """Batches without end, from place `start` of the stream."""
     workers: dict[str, Any] = {}
-    if config.num_workers:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(config.num_workers, cores)
+    if count < config.num_workers:
+        logger.info(
+            "Data is loaded by %d processes, not %d: this machine has no more cores.",
+            count,
+            config.num_workers,
+        )
+    if count:
         context = config.dataloader_multiprocessing_context
         workers = {"prefetch_factor": config.prefetch_factor, "multiprocessing_context": context}
     stream = ShuffledStream(
@@ -192,7 +208,7 @@ def make_loader(
         samples,
         batch_size=config.batch_size,
         sampler=stream,
-        num_workers=config.num_workers,
+        num_workers=count,
         collate_fn=collate,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(samples.seed),  # or it would draw from the policy's

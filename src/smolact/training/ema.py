@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from smolact import durable
 from smolact.errors import CheckpointError, ConfigError
 
 EMA_STATE = "ema_state.safetensors"
@@ -76,7 +77,7 @@ class ExponentialMovingAverage:
         tensors = {UPDATES: torch.tensor(self.updates)}
         tensors |= {AVERAGE + name: average.contiguous() for name, average in self.averages.items()}
         tensors |= {TRAINED + name: parameter.detach().contiguous() for name, parameter in parameters}
-        save_file(tensors, folder / EMA_STATE)
+        durable.save_tensors(folder / EMA_STATE, tensors)
 
     @torch.no_grad()
     def load(self, folder: Path, policy: nn.Module) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, WriteError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
@@ -48,13 +49,23 @@ def check_before_start(
         StatisticsError: a statistic is missing or not finite.
         DatasetError: an episode has no instruction.
     """
-    check_rename_map(rename_map, list(dataset.features))
-    inputs, outputs = renamed_features(dataset.meta, rename_map)
-    check_cameras(policy, {key: value for key, value in inputs.items() if is_image_key(key)}, rename_map)
-    check_sizes(policy, {**inputs, **outputs})
+    check_features(policy, dataset.meta, rename_map)
     check_statistics(policy, {rename_map.get(key, key): value for key, value in statistics.items()})
     check_tasks(dataset)
     note_chunk(policy, dataset)
+
+
+def check_features(policy: PolicyConfig, meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]) -> None:
+    """Stop if the dataset's names and sizes do not fit the policy; its frames are not needed for that.
+
+    Raises:
+        ConfigError: the rename map names what the dataset does not have, or maps two features to one.
+        FeatureError: a camera, state or action is missing or does not fit.
+    """
+    check_rename_map(rename_map, list(meta.features))
+    inputs, outputs = renamed_features(meta, rename_map)
+    check_cameras(policy, {key: value for key, value in inputs.items() if is_image_key(key)}, rename_map)
+    check_sizes(policy, {**inputs, **outputs})
 
 
 def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
@@ -216,7 +227,7 @@ def _ways_out(
 def check_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> None:
     """Raise a `FeatureError` if state or action is missing, or larger than what the policy can take."""
     wanted = {**policy.input_features, **policy.output_features}
-    for key in [key for key in wanted if not is_image_key(key)] + ([] if ACTION in wanted else [ACTION]):
+    for key in dict.fromkeys([*(key for key in wanted if not is_image_key(key)), STATE, ACTION]):
         if key not in offered:
             there = ", ".join(offered)
             raise FeatureError(

@@ -24,10 +24,9 @@ from smolact import durable
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.transforms import ImageTransforms
 from smolact.errors import ConfigError
-from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
-from smolact.policies.summary import facts_of, summarize
 from smolact.training.bad_steps import bad_steps_error
 from smolact.training.checkpoint import (
+    CHECKPOINTS,
     TRAIN_CONFIG,
     TRAINING_STATE,
     Progress,
@@ -50,6 +49,7 @@ from smolact.training.data import (
 )
 from smolact.training.devices import make_accelerator, total
 from smolact.training.ema import ExponentialMovingAverage, check_no_average
+from smolact.training.facts import facts_of_run, samples_per_step
 from smolact.training.initialization import (
     Start,
     policy_config_of,
@@ -59,11 +59,18 @@ from smolact.training.initialization import (
 )
 from smolact.training.meter import Meter
 from smolact.training.optim import make_optimizer, make_scheduler, optimization_of
-from smolact.training.preflight import check_before_start, check_disk, check_evaluation, note_prompts
+from smolact.training.preflight import (
+    check_before_start,
+    check_disk,
+    check_evaluation,
+    check_features,
+    note_prompts,
+)
 from smolact.training.random_state import seed_everything, undisturbed
 from smolact.training.signals import stop_signals
 from smolact.training.trackers import make_trackers
 from smolact.training.tracking import (
+    METRICS,
     Ended,
     Evaluated,
     Event,
@@ -124,6 +131,7 @@ def train(
         run = config.run_folder(policy_config.type, datetime.datetime.now())
         if accelerator.is_main_process:
             _refuse_used(run)
+        check_features(policy_config, meta, config.rename_map)
         dataset = open_dataset(config.dataset, policy_config, meta.fps, episodes)
         check_before_start(policy_config, dataset, statistics, config.rename_map)
         start = start_new(policy_config, source, statistics, config, device)
@@ -183,7 +191,14 @@ def train(
             check_no_average(checkpoint / TRAINING_STATE)
         else:
             trainer.ema.load(checkpoint / TRAINING_STATE, start.policy)
-    trainer.tell(Started(run, progress.step, config.steps, _facts(trainer, optimizer_settings, schedule)))
+    trainer.tell(
+        Started(
+            run,
+            progress.step,
+            config.steps,
+            facts_of_run(run, seed, config, accelerator, start, dataset, schedule),
+        )
+    )
     if config.check:
         return Ended(progress.step, None, is_complete=True)
     return trainer.run_to_end()
@@ -274,9 +289,8 @@ class Trainer:
 
     @property
     def samples_per_step(self) -> int:
-        """The global batch: samples of all processes that make one optimizer step."""
-        config = self.config
-        return config.batch_size * int(self.accelerator.num_processes) * config.gradient_accumulation_steps
+        """The global batch."""
+        return samples_per_step(self.config, self.accelerator)
 
     def tell(self, event: Event) -> None:
         """Tell every listener; of several processes only the first speaks."""
@@ -459,6 +473,11 @@ def _agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
 
 
 def _refuse_used(run: Path) -> None:
+    if (run / METRICS).is_file() and not any((run / CHECKPOINTS).glob("[0-9]*")):
+        raise ConfigError(
+            f"--output_dir={run} holds a run that was stopped before its first checkpoint, so there is nothing to go on "
+            "from. Remove the folder, or choose another."
+        )
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ConfigError(
             f"--output_dir={run} holds something already. Continue that run with --resume=true --output_dir={run}, or "
@@ -468,28 +487,3 @@ def _refuse_used(run: Path) -> None:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _global_batch(trainer: Trainer) -> str:
-    config, processes = trainer.config, trainer.accelerator.num_processes
-    factors = [f"{config.batch_size} a process"]
-    factors += [f"{processes} processes"] if processes > 1 else []
-    parts = config.gradient_accumulation_steps
-    factors += [f"{parts} accumulated"] if parts > 1 else []
-    product = f" ({' × '.join(factors)})" if len(factors) > 1 else ""
-    return f"{trainer.samples_per_step} samples{product}"
-
-
-def _facts(trainer: Trainer, optimizer: OptimizerPreset, schedule: SchedulerPreset) -> dict[str, str]:
-    policy, dataset = trainer.start.policy, trainer.dataset
-    return {
-        "run": str(trainer.run),
-        "dataset": f"{dataset.repo_id}: {dataset.num_episodes} episodes, {dataset.num_frames} frames, {dataset.fps:g} a second",
-        "policy": f"{policy.config.type}, {trainer.start.story}",
-        **facts_of(summarize(policy, trainer.config.batch_size)),
-        "device": str(trainer.accelerator.device),
-        "steps": f"{trainer.config.steps} of {_global_batch(trainer)}"
-        f" ({trainer.config.steps * trainer.samples_per_step / max(1, dataset.num_frames):.1f} epochs)",
-        "learning rate": f"{schedule.peak_lr:g} after {schedule.num_warmup_steps} steps, {schedule.decay_lr:g} at step "
-        f"{schedule.num_decay_steps}",
-    }

@@ -108,6 +108,11 @@ class SmolVLAConfig(PolicyConfig):
                 "use_delta_joint_actions_aloha=true is not supported (nor is it in LeRobot). "
                 "Leave --policy.use_delta_joint_actions_aloha at false."
             )
+        for name, least in (("num_vlm_layers", -1), ("num_expert_layers", -1), ("empty_cameras", 0)):
+            value = getattr(self, name)
+            if value < least or (value == 0 and least < 0):
+                expected = "0 or more" if least == 0 else "-1 (all), or 1 or more"
+                raise ConfigError(f"{name}={value}: expected {expected}. Set --policy.{name}.")
         if self.attention_mode not in ("cross_attn", "self_attn"):
             raise ConfigError(f"attention_mode='{self.attention_mode}': expected cross_attn or self_attn.")
         if self.pad_language_to not in ("longest", "max_length"):

@@ -52,6 +52,7 @@ class VLAFlowMatching(nn.Module):
     def __init__(self, config: SmolVLAConfig, vlm: VLMSource) -> None:
         super().__init__()
         self.config = config
+        _check_image_size(config, vlm)
         self.vlm_with_expert = SmolVLMWithExpertModel(
             vlm.config,
             train_expert_only=config.train_expert_only,
@@ -275,6 +276,11 @@ class SmolVLAPolicy(PreTrainedPolicy):
         )
         losses = losses[..., : actions.shape[-1]]
         pad = batch.get(ACTION_IS_PAD)
+        if pad is not None and pad.shape != actions.shape[:2]:
+            raise FeatureError(
+                f"'{ACTION_IS_PAD}' has the shape {tuple(pad.shape)}, expected (batch, chunk) {tuple(actions.shape[:2])}. "
+                "Make a batch of samples with smolact.datasets.collate.collate."
+            )
         valid = torch.ones_like(losses[..., 0]) if pad is None else (~pad).to(losses.dtype)
         sums, counts = (losses * valid[..., None]).sum((1, 2)), valid.sum(1) * losses.shape[-1]
         if reduction == "sum":
@@ -379,6 +385,18 @@ class SmolVLAPolicy(PreTrainedPolicy):
             return not found or int(rest.split(".")[0]) < depth
 
         load_weights(vlm, read_tensors(weight_files(Path(folder)), wanted), folder)
+
+
+def _check_image_size(config: SmolVLAConfig, vlm: VLMSource) -> None:
+    size = config.resize_imgs_with_padding
+    block = vlm.config.vision_config.patch_size * vlm.config.scale_factor
+    if size is not None and any(
+        side // vlm.config.vision_config.patch_size % vlm.config.scale_factor or side < block for side in size
+    ):
+        raise ConfigError(
+            f"resize_imgs_with_padding={size}: this VLM makes one token of {block}×{block} pixels, so width and height must be "
+            f"multiples of {block}. Set --policy.resize_imgs_with_padding."
+        )
 
 
 def _image_tokens(vlm: VLMSource) -> tuple[list[int], list[int]]:

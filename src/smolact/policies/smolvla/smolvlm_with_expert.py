@@ -89,6 +89,12 @@ class SmolVLMWithExpertModel(nn.Module):
 
         text = config.text_config
         self.expert_hidden_size = int(text.hidden_size * expert_width_multiplier)
+        if self.expert_hidden_size < 2 or self.expert_hidden_size % 2:
+            raise ConfigError(
+                f"expert_width_multiplier={expert_width_multiplier} makes an expert of width {self.expert_hidden_size} beside "
+                f"a VLM of {text.hidden_size}: its time embedding needs an even width. Change "
+                "--policy.expert_width_multiplier."
+            )
         expert = dataclasses.replace(
             text,
             hidden_size=self.expert_hidden_size,

@@ -1,0 +1,51 @@
+"""What a run tells of itself before its first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from smolact.datasets.reader import LeRobotDataset
+from smolact.policies.configuration import SchedulerPreset
+from smolact.policies.summary import facts_of, summarize
+from smolact.training.config import TrainConfig
+from smolact.training.initialization import Start
+
+
+def samples_per_step(config: TrainConfig, accelerator: Accelerator) -> int:
+    """The global batch: samples of all processes that make one optimizer step."""
+    return config.batch_size * int(accelerator.num_processes) * config.gradient_accumulation_steps
+
+
+def facts_of_run(
+    run: Path,
+    seed: int,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    start: Start,
+    dataset: LeRobotDataset,
+    schedule: SchedulerPreset,
+) -> dict[str, str]:
+    """Name to value, for a person: what is trained on what, where, and how long."""
+    drawn = config.steps * samples_per_step(config, accelerator)
+    return {
+        "run": str(run),
+        "dataset": f"{dataset.repo_id}: {dataset.num_episodes} episodes, {dataset.num_frames} frames, {dataset.fps:g} a second",
+        "policy": f"{start.policy.config.type}, {start.story}",
+        **facts_of(summarize(start.policy, config.batch_size)),
+        "seed": str(seed),
+        "device": str(accelerator.device),
+        "steps": f"{config.steps} of {_global_batch(config, accelerator)} ({drawn / max(1, dataset.num_frames):.1f} epochs)",
+        "learning rate": f"{schedule.peak_lr:g} after {schedule.num_warmup_steps} steps, {schedule.decay_lr:g} at step "
+        f"{schedule.num_decay_steps}",
+    }
+
+
+def _global_batch(config: TrainConfig, accelerator: Accelerator) -> str:
+    processes, parts = accelerator.num_processes, config.gradient_accumulation_steps
+    factors = [f"{config.batch_size} a process"]
+    factors += [f"{processes} processes"] if processes > 1 else []
+    factors += [f"{parts} accumulated"] if parts > 1 else []
+    product = f" ({' × '.join(factors)})" if len(factors) > 1 else ""
+    return f"{samples_per_step(config, accelerator)} samples{product}"
