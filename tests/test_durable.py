@@ -207,3 +207,32 @@ def test_litter_is_removed_and_nothing_else(tmp_path: Path) -> None:
     link.symlink_to("kept")
     assert set(durable.remove_litter(tmp_path)) == {file, folder, link}
     assert names(tmp_path) == {"kept"}
+
+
+def test_a_disk_that_fills_while_tensors_are_saved_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import safetensors.torch
+    import torch
+    from safetensors import SafetensorError
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"old")
+    with (
+        pytest.raises(WriteError, match=r"The disk is full: .*model.safetensors"),
+        durable.replacing_file(path) as new,
+    ):
+        durable.save_tensors(new, {"x": torch.zeros(2)})
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_can_not_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("n" * 300)):
+        with pytest.raises(WriteError, match=str(folder)):
+            durable.make_folder(folder)

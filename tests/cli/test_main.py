@@ -158,3 +158,18 @@ def test_info_counts_parameters_operations_and_memory_of_any_configuration(
 def test_info_refuses_an_empty_batch(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--policy.type=smolvla", "--batch_size=0"]) == 2
     assert "--batch_size=0 is too small" in capsys.readouterr().err
+
+
+def test_what_nobody_foresaw_is_told_in_a_line_and_traced_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import smolact.cli.info
+
+    def broken(argv: object) -> int:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(smolact.cli.info, "run", broken)
+    assert main(["info"]) == 70
+    assert "This is a bug in smolact: KeyError: 'surprise'" in capsys.readouterr().err
+    with pytest.raises(KeyError):
+        main(["info", "--debug"])

@@ -160,6 +160,8 @@ def test_a_padding_token_is_seen_by_nobody_and_sees_somebody() -> None:
             {"num_vlm_layers": 4, "num_expert_layers": 3},
             r"num_expert_layers=3 does not divide num_vlm_layers=4",
         ),
+        ({"num_vlm_layers": 0}, r"num_vlm_layers=0: expected -1 \(all\), or 1 or more"),
+        ({"empty_cameras": -1}, r"empty_cameras=-1: expected 0 or more"),
         ({"num_steps": 0}, r"num_steps=0: expected at least 1"),
         ({"use_delta_joint_actions_aloha": True}, r"not supported"),
         ({"rtc_config": {"enabled": True}}, r"rtc_config=null"),
@@ -170,6 +172,20 @@ def test_settings_that_can_not_work_are_refused(settings: dict, message: str) ->
         tiny_config(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resize_imgs_with_padding": (7, 7)}, r"one token of 16×16 pixels.*multiples of 16"),
+        ({"resize_imgs_with_padding": (64, 72)}, r"multiples of 16"),
+        ({"expert_width_multiplier": 0.3359375}, r"expert of width 43.*even width"),
+        ({"expert_width_multiplier": 0.001}, r"expert of width 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_vlm_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_policy(**settings)
+
+
 def test_missing_inputs_are_named() -> None:
     policy, batch = tiny_policy(), tiny_batch()
     with pytest.raises(FeatureError, match=r"none of the policy's cameras.*--rename_map"):
@@ -178,6 +194,8 @@ def test_missing_inputs_are_named() -> None:
         policy.predict_action_chunk({key: value for key, value in batch.items() if "tokens" not in key})
     with pytest.raises(FeatureError, match=r"shape \(batch, 8, 6\), found nothing.*delta_timestamps"):
         policy.forward({key: value for key, value in batch.items() if key != "action"})
+    with pytest.raises(FeatureError, match=r"'action_is_pad' has the shape \(8,\).*collate"):
+        policy.forward({**batch, "action_is_pad": torch.zeros(8, dtype=torch.bool)})
     with pytest.raises(FeatureError, match=r"state has 9 values.*up to 8"):
         policy.predict_action_chunk({**batch, "observation.state": torch.zeros(2, 9)})
 

@@ -28,6 +28,7 @@ from smolact.errors import (
     EnvironmentNotFoundError,
     FeatureError,
     MissingDependencyError,
+    NotFoundError,
     TrainingError,
     VideoError,
 )
@@ -476,3 +477,18 @@ def test_check_stops_before_the_first_step_and_writes_nothing(tmp_path: Path) ->
     with pytest.raises(FeatureError, match="cameras are not in the dataset"):
         features = '{"observation.images.front": {"type": "VISUAL", "shape": [3, 64, 96]}}'
         run(tmp_path / "run", "--check=true", f"--policy.input_features={features}")
+
+
+def test_a_run_that_never_saved_says_that_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    run(tmp_path / "run", "--steps=1", "--save_checkpoint=false")
+    with pytest.raises(NotFoundError, match="stopped before its first checkpoint"):
+        resume(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"nothing to go on from. Remove the folder"):
+        run(tmp_path / "run", "--steps=1")
+
+
+def test_a_dataset_without_a_state_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    renamed = '--rename_map={"observation.state": "observation.pose"}'
+    with pytest.raises(FeatureError, match=r"needs 'observation.state', the dataset has .*observation.pose"):
+        run(tmp_path / "run", "--steps=1", renamed)
+    assert not (tmp_path / "run").exists()
