@@ -12,7 +12,7 @@ from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
 from smolact.settings import rest, setting
-from smolact.training.config import EnvSection, EvalSection, policy_fields
+from smolact.training.sections import EnvSection, EvalSection, policy_fields
 
 if TYPE_CHECKING:
     from smolact.evaluation.metrics import EpisodeResult, EvaluationResult

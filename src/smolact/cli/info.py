@@ -16,7 +16,7 @@ from smolact.cli.main import version
 from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
 from smolact.settings import rest, setting
-from smolact.training.config import policy_fields
+from smolact.training.sections import policy_fields
 
 USAGE = "smolact info [--policy.type=smolvla [--policy.FIELD=…] [--batch_size=8]]"
 
@@ -95,7 +95,7 @@ def sizes(question: PolicyQuestion, batch_size: int = 1) -> dict[str, str]:
     """Parameters, FLOPs and memory of a policy; nothing is allocated or loaded."""
     from smolact.policies.factory import get_config_class
     from smolact.policies.summary import empty_policy, summarize, table_of
-    from smolact.training.config import policy_type_at
+    from smolact.training.sections import policy_type_at
 
     kind = question.type or policy_type_at(str(question.path))
     config_class = get_config_class(kind)

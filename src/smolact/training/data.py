@@ -23,7 +23,8 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, SmolactError, TrainingError
 from smolact.hub import find_folder
 from smolact.policies.configuration import PolicyConfig
-from smolact.training.config import DatasetSection, TrainConfig
+from smolact.training.config import TrainConfig
+from smolact.training.sections import DatasetSection
 from smolact.types import ACTION, Batch, is_image_key
 
 logger = logging.getLogger(__name__)

@@ -30,14 +30,8 @@ from smolact.policies.factory import (
     make_pre_post_processors,
 )
 from smolact.processors.pipeline import ProcessorPipeline
-from smolact.training.config import (
-    BASE,
-    RANDOM,
-    VLM,
-    PolicySection,
-    TrainConfig,
-    policy_type_at,
-)
+from smolact.training.config import TrainConfig
+from smolact.training.sections import BASE, RANDOM, VLM, PolicySection, policy_type_at
 from smolact.types import PolicyFeature, Statistics
 
 logger = logging.getLogger(__name__)

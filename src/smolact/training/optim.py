@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from smolact.errors import ConfigError, did_you_mean
 from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
-from smolact.training.config import OptimizerSection, SchedulerSection, TrainConfig
+from smolact.training.config import TrainConfig
+from smolact.training.sections import OptimizerSection, SchedulerSection
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from smolact import durable
 from smolact.errors import optional_import
-from smolact.training.config import TrackioSection, WandBSection
+from smolact.training.sections import TrackioSection, WandBSection
 
 METRICS = "metrics.jsonl"
 
