@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ FROZEN = (
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process, with batches of four."""
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    run(folder, *FROZEN, "--batch_size=4")
+    run(folder, *FROZEN, "--batch_size=4", "--save_freq=2")
     return folder
 
 
@@ -57,29 +58,40 @@ def test_accumulated_batches_are_one_large_batch(alone: Path, tmp_path: Path) ->
     check_same(tmp_path / "run", alone)
 
 
-def test_two_processes_are_one_with_the_same_global_batch(alone: Path, tmp_path: Path) -> None:
+def run_two(folder: Path, *argv: str) -> str:
+    """Train with two processes, and give what they said."""
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node=2",
-            "-m",
-            "smolact",
-            "train",
-        ),
-        *SMALL,
-        *FROZEN,
-        f"--dataset.root={DATASET}",
-        f"--output_dir={tmp_path / 'run'}",
-        "--batch_size=2",
-        "--num_workers=0",
-        "--save_freq=0",
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *("-m", "smolact", "train", *argv),
+        *(f"--dataset.root={DATASET}", f"--output_dir={folder}", "--num_workers=0", "--save_freq=2"),
     ]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240
     )
     assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_two_processes_are_one_with_the_same_global_batch(alone: Path, tmp_path: Path) -> None:
+    said = run_two(tmp_path / "run", *SMALL, *FROZEN, "--batch_size=2")
     check_same(tmp_path / "run", alone)
-    assert done.stderr.count("4 samples (2 a process × 2 processes)") == 1  # said once, not by each
+    assert said.count("4 samples (2 a process × 2 processes)") == 1  # said once, not by each
+
+
+def test_weights_split_over_two_processes_are_one_with_the_same_global_batch(
+    alone: Path, tmp_path: Path
+) -> None:
+    split = (*FROZEN, "--parallelism.dp_shard=-1", "--batch_size=1", "--gradient_accumulation_steps=2")
+    said = run_two(tmp_path / "run", *SMALL, *split)
+    check_same(tmp_path / "run", alone)
+    assert "split over 2 processes" in said
+
+
+def test_a_run_of_one_process_goes_on_with_weights_split_over_two(alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(alone, folder, symlinks=True)
+    shutil.rmtree(folder / "checkpoints" / "000004")
+    (folder / "checkpoints" / "last").unlink()
+    (folder / "checkpoints" / "last").symlink_to("000002")
+    run_two(folder, "--resume=true", "--batch_size=2", "--parallelism.dp_shard=2")
+    check_same(folder, alone)

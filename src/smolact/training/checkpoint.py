@@ -25,6 +25,7 @@ from smolact import durable
 from smolact.errors import CheckpointError, NotFoundError, what_is_near
 from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.training.random_state import random_state, restore_random_state
+from smolact.training.sharding import like
 
 logger = logging.getLogger(__name__)
 
@@ -317,8 +318,13 @@ def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     _check_shapes(
         state_path, state, [parameter for group in optimizer.param_groups for parameter in group["params"]]
     )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    placed = {
+        index: {name: like(parameters[index], value) for name, value in values.items()}
+        for index, values in state.items()
+    }
     # Hyperparameters are this run's (a flag may have changed them), moments are the checkpoint's.
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": placed, "param_groups": groups})
 
 
 def _check_shapes(path: Path, state: Mapping[int, Mapping[str, Tensor]], parameters: list[Tensor]) -> None:

@@ -170,6 +170,11 @@ class TrainConfig:
                 "--wandb.enable=true and --wandb.mode=disabled contradict each other. Drop one of them."
             )
 
+        if self.parallelism.splits and self.ema.enable:
+            raise ConfigError(
+                "--ema.enable=true does not go with --parallelism.dp_shard: the average is kept whole. Drop one of them."
+            )
+
     def check_complete(self) -> None:
         """What a new run needs.
 

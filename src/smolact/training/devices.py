@@ -44,8 +44,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     )
     if accelerator.distributed_type not in supported:
         raise ConfigError(
-            f"accelerate is set to {accelerator.distributed_type.value}; this release trains with data-parallel processes "
-            "only. Start it with torchrun, or with `accelerate launch --multi_gpu`."
+            f"accelerate is set to {accelerator.distributed_type.value}, which is not used here. Start the processes with "
+            "torchrun or `accelerate launch --multi_gpu`; to split the weights over them, add --parallelism.dp_shard=-1."
         )
     torch.backends.cudnn.deterministic = config.cudnn_deterministic
     torch.backends.cudnn.benchmark = not config.cudnn_deterministic

@@ -35,11 +35,18 @@ def facts_of_run(
         "policy": f"{start.policy.config.type}, {start.story}",
         **facts_of(summarize(start.policy, config.batch_size)),
         "seed": str(seed),
-        "device": str(accelerator.device),
+        "device": _device(config, accelerator),
         "steps": f"{config.steps} of {_global_batch(config, accelerator)} ({drawn / max(1, dataset.num_frames):.1f} epochs)",
         "learning rate": f"{schedule.peak_lr:g} after {schedule.num_warmup_steps} steps, {schedule.decay_lr:g} at step "
         f"{schedule.num_decay_steps}",
     }
+
+
+def _device(config: TrainConfig, accelerator: Accelerator) -> str:
+    if accelerator.num_processes == 1:
+        return str(accelerator.device)
+    share = "weights split over" if config.parallelism.splits else "a copy of the weights in each of"
+    return f"{accelerator.device.type}, {share} {accelerator.num_processes} processes"
 
 
 def _global_batch(config: TrainConfig, accelerator: Accelerator) -> str:

@@ -60,15 +60,17 @@ class Validation:
         policy, device = start.policy, accelerator.device
         totals = torch.zeros(2, device=device)
         own = self.places[accelerator.process_index :: accelerator.num_processes]
+        longest = math.ceil(len(self.places) / accelerator.num_processes)
         policy.eval()
-        for first in range(0, len(own), self.batch_size):
-            batch, drawn = take_drawn(
-                collate(self.samples.__getitems__(own[first : first + self.batch_size]))
-            )
+        # Weights that are split are gathered by all processes together: each computes as many batches as any other.
+        for first in range(0, longest, self.batch_size):
+            mine = own[first : first + self.batch_size]
+            batch, drawn = take_drawn(collate(self.samples.__getitems__(mine or self.places[:1])))
             arguments = {name: value.to(device) for name, value in drawn.items()}
             with accelerator.autocast():
                 loss, counted = policy(start.preprocess(batch), **arguments, reduction="sum")
-            totals += torch.stack((loss.float(), counted["entries"].float()))
+            if mine:
+                totals += torch.stack((loss.float(), counted["entries"].float()))
         policy.train()
         sums, entries = total(accelerator, totals).tolist()
         return float(sums / max(entries, 1))

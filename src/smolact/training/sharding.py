@@ -1,0 +1,133 @@
+"""Weights, gradients and optimizer state split over processes (FSDP2), for policies that one device can't train alone.
+
+Zhao et al. 2023, arXiv 2304.11277, in the form of torch's `fully_shard`: every parameter is a DTensor of which a process
+holds a slice; a unit's slices are gathered when it is called, and let go after it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import AdamW, Optimizer
+
+from smolact.backbones.layers import GatedMLP
+from smolact.backbones.smolvlm import SmolVLM, TextModel, VisionLayer
+from smolact.errors import ConfigError
+from smolact.policies.base import PreTrainedPolicy
+from smolact.training.sections import ParallelismSection
+
+logger = logging.getLogger(__name__)
+
+
+def make_mesh(section: ParallelismSection, accelerator: Accelerator) -> DeviceMesh:
+    """The processes as (copies, parts of a copy).
+
+    Raises:
+        ConfigError: the processes that run are not as many as the settings say.
+    """
+    processes, copies = int(accelerator.num_processes), section.dp_replicate
+    parts = processes // copies if section.dp_shard == -1 else section.dp_shard
+    if processes == 1 or copies * parts != processes:
+        raise ConfigError(
+            f"--parallelism.dp_shard={section.dp_shard} with --parallelism.dp_replicate={copies} needs "
+            f"{f'{copies * parts} processes' if parts > 1 else 'several processes'}, and this run has {processes}. Start it "
+            "with torchrun --nproc-per-node=N -m smolact train …, or drop --parallelism."
+        )
+    names = ("copies", "parts")
+    mesh = init_device_mesh(accelerator.device.type, (copies, parts), mesh_dim_names=names)
+    return mesh if copies > 1 else mesh["parts"]
+
+
+def units(policy: nn.Module) -> list[nn.Module]:
+    """The modules whose weights are gathered and let go on their own: large ones that are used only by calling them."""
+    found: list[nn.Module] = [part for part in policy.modules() if isinstance(part, VisionLayer | GatedMLP)]
+    for part in policy.modules():
+        if isinstance(part, TextModel):
+            found.append(part.embed_tokens)
+        elif (
+            isinstance(part, SmolVLM) and part.lm_head.weight is not part.model.text_model.embed_tokens.weight
+        ):
+            found.append(part.lm_head)
+    return found
+
+
+class ShardedPolicy:
+    """A policy whose weights are split in place, and a twin without weights that takes them when they are needed whole.
+
+    Args:
+        policy: the same on every process; from here on its parameters are DTensors.
+        mesh: the processes.
+
+    Raises:
+        ConfigError: the policy is compiled, or has adapters.
+    """
+
+    def __init__(self, policy: PreTrainedPolicy, mesh: DeviceMesh) -> None:
+        if getattr(policy.config, "compile_model", False):
+            raise ConfigError(
+                "--policy.compile_model=true does not go with --parallelism.dp_shard. Drop one of them."
+            )
+        if policy.adapters is not None:
+            raise ConfigError(
+                "Adapters are small, and --parallelism.dp_shard splits what trains. Drop it: each process then has its own copy."
+            )
+        empty = {
+            id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+            for p in policy.parameters()
+        }
+        self._twin = copy.deepcopy(policy, empty)
+        for unit in units(policy):
+            fully_shard(unit, mesh=mesh)
+        fully_shard(policy, mesh=mesh)
+        self.policy = policy
+
+    def set_gradient_sync(self, active: bool) -> None:
+        """Whether the next backward pass adds up the gradients of all processes."""
+        assert isinstance(self.policy, FSDPModule)
+        self.policy.set_requires_gradient_sync(active)
+
+    def whole(self, optimizer: Optimizer, *, keep: bool) -> tuple[PreTrainedPolicy, Optimizer]:
+        """The policy and its optimizer with everything in one place, on the CPU.
+
+        Every process has to call it; the one that says `keep` gets them, the others a policy without weights and the
+        optimizer as it is.
+        """
+        weights = {name: _whole(value, keep) for name, value in self.policy.state_dict().items()}
+        states = {
+            parameter: {name: _whole(value, keep) for name, value in state.items()}
+            for parameter, state in optimizer.state.items()
+        }
+        if not keep:
+            return self._twin, optimizer
+        self._twin.load_state_dict(weights, assign=True)
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.policy.named_parameters()}
+        groups = [
+            {**group, "params": [self._twin.get_parameter(names[p]) for p in group["params"]]}
+            for group in optimizer.param_groups
+        ]
+        gathered = AdamW(groups)
+        for parameter, state in states.items():
+            gathered.state[self._twin.get_parameter(names[parameter])] = state
+        return self._twin, gathered
+
+
+def like(parameter: Tensor, value: Any) -> Any:
+    """A whole tensor as `parameter` is: split over the same processes, or as it is."""
+    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
+        value = value.to(parameter.device, parameter.dtype)
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return value
+
+
+def _whole(value: Any, keep: bool) -> Any:
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.detach().cpu() if isinstance(value, Tensor) and keep else None
