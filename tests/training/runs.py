@@ -42,8 +42,12 @@ class Recorder:
         return {event.step: event.metrics["loss"] for event in self.of(Measured)}
 
 
+def plain_settings(*argv: str) -> tuple[TrainConfig, dict[str, str]]:
+    return parse(TrainConfig, list(argv))
+
+
 def settings(*argv: str) -> tuple[TrainConfig, dict[str, str]]:
-    return parse(TrainConfig, [f"--dataset.root={DATASET}", *argv])
+    return plain_settings(f"--dataset.root={DATASET}", *argv)
 
 
 def run(output: Path, *argv: str, policy: tuple[str, ...] = SMALL) -> tuple[Ended, Recorder]:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError
-from smolact.training.initialization import policy_config_of, training_statistics
+from smolact.training.config import TrainConfig
+from smolact.training.initialization import policy_config_of
+from smolact.training.sources import find_sources, shared_features, training_statistics
 from smolact.types import FeatureType, PolicyFeature
-from tests.training.runs import DATA, DATASET, settings
+from tests.training.runs import DATA, settings
 
 CHECKPOINT = DATA / "lerobot_checkpoint"
 HUB_VLM = "--policy.vlm_model_name=HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 
 
+def features(config: TrainConfig) -> Any:
+    return shared_features(find_sources(config.dataset, config.rename_map))
+
+
 def decide(*argv: str) -> tuple[dict[str, bool], str]:
     config, explicit = settings(*argv)
-    made, source = policy_config_of(config, explicit, LeRobotDatasetMetadata(DATASET))
+    made, source = policy_config_of(config, explicit, *features(config))
     names = ("load_vlm_weights", "freeze_vision_encoder", "train_expert_only", "train_state_proj")
     return {name: getattr(made, name) for name in names}, source
 
@@ -97,7 +103,7 @@ def test_a_new_policy_takes_its_features_from_the_dataset_under_their_new_names(
     config, explicit = settings(
         "--policy.type=smolvla", '--rename_map={"observation.images.top": "observation.images.camera1"}'
     )
-    made, _ = policy_config_of(config, explicit, LeRobotDatasetMetadata(DATASET))
+    made, _ = policy_config_of(config, explicit, *features(config))
     assert list(made.input_features) == [
         "observation.images.camera1",
         "observation.images.wrist",
@@ -110,7 +116,7 @@ def test_a_base_policy_keeps_its_names_and_settings_and_takes_flags() -> None:
     config, explicit = settings(
         f"--policy.path={CHECKPOINT}", "--policy.optimizer_lr=5e-5", "--policy.num_steps=3"
     )
-    made, source = policy_config_of(config, explicit, LeRobotDatasetMetadata(DATASET))
+    made, source = policy_config_of(config, explicit, *features(config))
     assert source == "base"
     assert (made.chunk_size, made.optimizer_lr, made.num_steps) == (8, 5e-5, 3)  # type: ignore[attr-defined]
     assert made.pretrained_path == str(CHECKPOINT)
@@ -118,11 +124,12 @@ def test_a_base_policy_keeps_its_names_and_settings_and_takes_flags() -> None:
 
 
 def test_image_statistics_are_imagenets_if_asked_for_and_the_datasets_are_untouched() -> None:
-    meta = LeRobotDatasetMetadata(DATASET)
+    sources = find_sources(settings()[0].dataset, {})
+    meta = sources[0].meta
     before = meta.stats["observation.images.top"]["mean"].copy()
-    statistics = training_statistics(meta, imagenet=True)
+    statistics = training_statistics(sources, imagenet=True)
     assert statistics["observation.images.top"]["mean"].ravel().tolist() == [0.485, 0.456, 0.406]
     assert np.array_equal(meta.stats["observation.images.top"]["mean"], before)
-    plain = training_statistics(meta, imagenet=False)
+    plain = training_statistics(sources, imagenet=False)
     assert np.array_equal(plain["observation.images.top"]["mean"], before)
     assert np.array_equal(statistics["action"]["mean"], meta.stats["action"]["mean"])

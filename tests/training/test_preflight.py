@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from smolact.training.preflight import check_before_start, check_cameras, check_env_sizes
+from smolact.training.preflight import check_cameras, check_env_sizes, check_sources, match_table
+from smolact.training.sections import DatasetSection
+from smolact.training.sources import find_sources
 from smolact.types import FeatureType, PolicyFeature
 from tests.training.runs import DATASET
 
@@ -41,7 +44,9 @@ def check(
     statistics: Any = None,
     rename_map: dict[str, str] | None = None,
 ) -> None:
-    check_before_start(config, dataset, statistics or dataset.meta.stats, rename_map or {})
+    sources = find_sources(DatasetSection(root=str(DATASET)), rename_map or {})
+    sources = [replace(source, meta=dataset.meta) for source in sources]
+    check_sources(config, sources, statistics or dataset.meta.stats)
 
 
 def test_what_fits_passes(dataset: LeRobotDataset) -> None:
@@ -167,3 +172,16 @@ def test_an_environment_for_another_robot_is_refused() -> None:
     }
     with pytest.raises(FeatureError, match=r"'observation\.state' \(6,\), the environment has \(2,\)"):
         check_env_sizes(policy(), offered)
+
+
+def test_the_table_shows_names_sizes_and_what_is_not_read() -> None:
+    names = {"observation.images.top": "observation.images.camera1"}
+    (source,) = find_sources(DatasetSection(root=str(DATASET)), names)
+    rows = [
+        line.split("   ") for line in match_table(policy("camera1", "camera2"), source).strip().splitlines()
+    ]
+    table = {left.strip(): right.strip() for left, *_, right in rows}
+    assert table["observation.images.camera1 (3, 64, 96)"] == "observation.images.top (3, 64, 96)"
+    assert table["observation.images.camera2 (3, 64, 96)"] == "—"
+    assert table["—"].startswith("observation.images.wrist (3, ")
+    assert table["action (6,)"].startswith("action (6,): ")

@@ -9,7 +9,7 @@ import pytest
 
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError
-from smolact.training.validation import split_episodes
+from smolact.training.sources import split_episodes
 from tests.training.runs import DATASET, run, settings
 
 

@@ -126,6 +126,7 @@ class ProgressLine:
             width = max(map(len, event.facts))
             for name, value in event.facts.items():
                 self.console.print(f"{name.ljust(width)}  {value}", soft_wrap=True, markup=False)
+            self.console.print(event.features, soft_wrap=True, markup=False)
         elif isinstance(event, tracking.Stepped):
             self.bar.update(self.task, completed=event.step)
         elif isinstance(event, tracking.Measured):
@@ -138,7 +139,7 @@ class ProgressLine:
             self.console.print(f"step {event.step}: success {event.result.success}", soft_wrap=True)
         elif isinstance(event, tracking.Saved):
             self.console.print(f"step {event.step}: saved {event.checkpoint}", soft_wrap=True, markup=False)
-        else:
+        elif isinstance(event, tracking.Ended):
             self._end(event)
 
     def _time_left(self, step: int) -> datetime.timedelta:

@@ -94,6 +94,21 @@ class LeRobotDataset(Dataset[Batch]):
         """The number of chosen episodes."""
         return len(self.episodes)
 
+    def frames_before_end(self, count: int) -> Ints:
+        """The numbers of the frames that are followed by `count` or more of their episode.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        lasts = np.repeat(self._starts[1:], np.diff(self._starts))
+        frames = np.flatnonzero(np.arange(self.num_frames) + count < lasts)
+        if not len(frames):
+            raise ConfigError(
+                f"drop_n_last_frames={count} leaves nothing of {self.repo_id}: its longest episode has "
+                f"{int(np.diff(self._starts).max())} frames. Lower it."
+            )
+        return frames
+
     def __len__(self) -> int:
         return self.num_frames
 

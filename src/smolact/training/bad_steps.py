@@ -12,7 +12,8 @@ from torch import Tensor
 from smolact import durable
 from smolact.datasets.collate import collate
 from smolact.errors import TrainingError
-from smolact.training.data import Samples, ShuffledStream
+from smolact.training.data import Samples
+from smolact.training.stream import SampleStream
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def bad_steps_error(
         in_a_row: how many steps in a row were not finite.
         keep: write the batch (one of several processes does).
     """
-    stream = ShuffledStream(len(samples.dataset), samples.seed)
+    stream = SampleStream(samples.order)
     places = [stream.place(position) for position in range(first_place, first_place + count)]
     batch = samples.__getitems__(places)
     suspects = [

@@ -85,6 +85,11 @@ class TrainConfig:
     dataloader_multiprocessing_context: Literal["spawn", "fork", "forkserver"] | None = setting(
         "spawn", "How workers start; null is Python's choice."
     )
+    dataloader_timeout: int = setting(
+        60,
+        "Seconds that workers may take for a batch before the run ends with an error; 0: no limit.",
+        own=True,
+    )
     log_freq: int = setting(200, "Log every so many steps.")
     save_freq: int = setting(
         20_000, "Save a checkpoint every so many steps, and at the end; 0: only at the end."
@@ -152,6 +157,7 @@ class TrainConfig:
             ("max_eval_samples", 0),
             ("num_workers", 0),
             ("save_freq", 0),
+            ("dataloader_timeout", 0),
             ("eval_freq", 0),
         ):
             at_least(name, getattr(self, name), least)

@@ -1,31 +1,23 @@
-"""The dataset of a run, and the order of its samples: an endless stream that depends on the seed alone.
-
-The stream numbers its samples: position p of seed s is always the same frame with the same noise, time and augmentation,
-whichever process, worker or batch it falls into. So a run can go on in the middle, or on other hardware, and is the run
-that it would have been.
-"""
+"""The samples of a run as batches: position p of seed s is always the same frame with the same noise and augmentation."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from smolact.datasets.collate import collate
-from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import ConfigError, SmolactError, TrainingError
-from smolact.hub import find_folder
-from smolact.policies.configuration import PolicyConfig
+from smolact.errors import SmolactError, TrainingError
 from smolact.training.config import TrainConfig
-from smolact.training.sections import DatasetSection
-from smolact.types import ACTION, Batch, is_image_key
+from smolact.training.sources import MixedDataset
+from smolact.training.stream import Epochs, Order, Place, SampleStream, seeded
+from smolact.types import Batch, is_image_key
 
 logger = logging.getLogger(__name__)
 
@@ -36,100 +28,6 @@ DRAWN = "drawn."
 """What a sample's own generator drew for the policy's `forward` is in the batch under this prefix."""
 
 
-def read_metadata(section: DatasetSection) -> LeRobotDatasetMetadata:
-    """What is known of the dataset that the flags name, without its frames."""
-    folder = find_folder(
-        section.name, "dataset", root=section.root, patterns=["meta/**"], revision=section.revision
-    )
-    return LeRobotDatasetMetadata(folder)
-
-
-def open_dataset(
-    section: DatasetSection, policy: PolicyConfig, fps: float, episodes: Sequence[int] | None
-) -> LeRobotDataset:
-    """These episodes of the dataset that the flags name (all when None); samples hold the policy's chunks."""
-    offsets = [index / fps for index in policy.action_delta_indices]  # type: ignore[attr-defined]
-    return LeRobotDataset(
-        section.name,
-        root=section.root,
-        episodes=episodes,
-        delta_timestamps={ACTION: offsets},
-        revision=section.revision,
-        return_uint8=True,
-    )
-
-
-def chosen_episodes(section: DatasetSection, meta: LeRobotDatasetMetadata) -> list[int]:
-    """The episodes that the flags choose.
-
-    Raises:
-        ConfigError: they leave none, or name one that is not there.
-    """
-    every = range(meta.total_episodes) if section.episodes is None else section.episodes
-    if any(number >= meta.total_episodes for number in every):
-        raise ConfigError(
-            f"--dataset.episodes names {max(every)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
-        )
-    left_out = set(section.exclude_episodes or ())
-    if left_out and max(left_out) >= meta.total_episodes:
-        raise ConfigError(
-            f"--dataset.exclude_episodes names {max(left_out)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
-        )
-    kept = sorted(number for number in every if number not in left_out)
-    if left_out and not kept:
-        raise ConfigError("--dataset.exclude_episodes leaves no episode. Leave fewer out.")
-    return kept
-
-
-class Place(NamedTuple):
-    """A sample of the stream: its position, and the frame of the dataset that is there."""
-
-    position: int
-    frame: int
-
-
-class ShuffledStream(Sampler[Place]):
-    """Epoch after epoch, each in an order of its own, without end; batches run across the seams.
-
-    Several processes share one stream: of every `batch_size` × `processes` places in a row, process `rank` takes its
-    `batch_size`.
-
-    Args:
-        length: samples in the dataset.
-        seed: decides every epoch's order.
-        start: places to skip: where a resumed run goes on.
-        batch_size, rank, processes: whose part of the stream this is.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        seed: int,
-        start: int = 0,
-        *,
-        batch_size: int = 1,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.length, self.seed, self.start = length, seed, start
-        self.batch_size, self.rank, self.processes = batch_size, rank, processes
-        self._epoch, self._order = -1, torch.empty(0)
-
-    def __iter__(self) -> Iterator[Place]:
-        first = self.start + self.rank * self.batch_size
-        while True:
-            yield from map(self.place, range(first, first + self.batch_size))
-            first += self.batch_size * self.processes
-
-    def place(self, position: int) -> Place:
-        """The place at a position of the stream."""
-        epoch, offset = divmod(position, self.length)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = torch.randperm(self.length, generator=seeded(self.seed, "epoch", epoch))
-        return Place(position, int(self._order[offset]))
-
-
 class Samples(Dataset[Batch]):
     """The stream's samples: frames of a dataset, augmented, with what the policy needs drawn; all by the place's seed.
 
@@ -138,16 +36,19 @@ class Samples(Dataset[Batch]):
         seed: the stream's.
         draws: the policy's `training_draws`.
         augment: called with each image (3, H, W) and the sample's generator.
+        order: of the frames; all of them, epoch after epoch, when None.
     """
 
     def __init__(
         self,
-        dataset: LeRobotDataset,
+        dataset: LeRobotDataset | MixedDataset,
         seed: int,
         draws: Draws | None = None,
         augment: Augmentation | None = None,
+        order: Order | None = None,
     ) -> None:
         self.dataset, self.seed, self.draws, self.augment = dataset, seed, draws, augment
+        self.order = order or Epochs(range(len(dataset)), seed)
 
     def __getitem__(self, place: Place) -> Batch:
         return self.__getitems__([place])[0]
@@ -175,12 +76,6 @@ def take_drawn(batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
     return {key: value for key, value in batch.items() if not key.startswith(DRAWN)}, drawn
 
 
-def seeded(seed: int, purpose: str, number: int) -> torch.Generator:
-    """A generator for one thing of a run. Seeds that are near, or added up, give unrelated ones."""
-    digest = hashlib.blake2b(f"{seed}/{purpose}/{number}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
 def make_loader(
     samples: Samples, config: TrainConfig, *, start: int, pin_memory: bool, rank: int = 0, processes: int = 1
 ) -> DataLoader[Batch]:
@@ -196,15 +91,12 @@ def make_loader(
         )
     if count:
         context = config.dataloader_multiprocessing_context
-        workers = {"prefetch_factor": config.prefetch_factor, "multiprocessing_context": context}
-    stream = ShuffledStream(
-        len(samples.dataset),
-        samples.seed,
-        start,
-        batch_size=config.batch_size,
-        rank=rank,
-        processes=processes,
-    )
+        workers = {
+            "prefetch_factor": config.prefetch_factor,
+            "multiprocessing_context": context,
+            "timeout": config.dataloader_timeout,
+        }
+    stream = SampleStream(samples.order, start, batch_size=config.batch_size, rank=rank, processes=processes)
     return DataLoader(
         samples,
         batch_size=config.batch_size,
@@ -222,7 +114,7 @@ def next_batch(batches: Iterator[Batch]) -> Batch:
 
     Raises:
         SmolactError: what reading a sample raised, without the worker's traceback in its message.
-        TrainingError: a worker died.
+        TrainingError: a worker died, or none gave a batch in time.
     """
     try:
         return next(batches)
@@ -232,6 +124,11 @@ def next_batch(batches: Iterator[Batch]) -> Batch:
             raise
         raise type(error)(message.strip()) from error
     except RuntimeError as error:
+        if "DataLoader timed out" in str(error):
+            raise TrainingError(
+                f"No batch came from the processes that load data: {error}. Either one hangs (--num_workers=0 shows where), "
+                "or the disk or the machine is that slow: raise --dataloader_timeout (seconds), or lower --num_workers."
+            ) from error
         if "DataLoader worker" not in str(error):
             raise
         raise TrainingError(

@@ -47,6 +47,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             f"accelerate is set to {accelerator.distributed_type.value}, which is not used here. Start the processes with "
             "torchrun or `accelerate launch --multi_gpu`; to split the weights over them, add --parallelism.dp_shard=-1."
         )
+    copies = config.parallelism.dp_replicate
+    if not config.parallelism.splits and copies not in (1, accelerator.num_processes):
+        raise ConfigError(
+            f"--parallelism.dp_replicate={copies}, and this run has {accelerator.num_processes} processes. Start as many "
+            "(torchrun --nproc-per-node=N -m smolact train …), or drop it: each process has a copy of the weights anyway."
+        )
     torch.backends.cudnn.deterministic = config.cudnn_deterministic
     torch.backends.cudnn.benchmark = not config.cudnn_deterministic
     return accelerator

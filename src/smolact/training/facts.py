@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -24,22 +25,35 @@ def facts_of_run(
     config: TrainConfig,
     accelerator: Accelerator,
     start: Start,
-    dataset: LeRobotDataset,
+    datasets: Sequence[LeRobotDataset],
     schedule: SchedulerPreset,
 ) -> dict[str, str]:
     """Name to value, for a person: what is trained on what, where, and how long."""
+    weights = list(config.dataset.mix.values()) or [1.0]
+    shares = [weight / sum(weights) for weight in weights]
+    frames = sum(dataset.num_frames for dataset in datasets)
     drawn = config.steps * samples_per_step(config, accelerator)
     return {
         "run": str(run),
-        "dataset": f"{dataset.repo_id}: {dataset.num_episodes} episodes, {dataset.num_frames} frames, {dataset.fps:g} a second",
+        "dataset": " + ".join(
+            _dataset(dataset, share) for dataset, share in zip(datasets, shares, strict=True)
+        ),
         "policy": f"{start.policy.config.type}, {start.story}",
         **facts_of(summarize(start.policy, config.batch_size)),
         "seed": str(seed),
         "device": _device(config, accelerator),
-        "steps": f"{config.steps} of {_global_batch(config, accelerator)} ({drawn / max(1, dataset.num_frames):.1f} epochs)",
+        "steps": f"{config.steps} of {_global_batch(config, accelerator)} ({drawn / max(1, frames):.1f} epochs)",
         "learning rate": f"{schedule.peak_lr:g} after {schedule.num_warmup_steps} steps, {schedule.decay_lr:g} at step "
         f"{schedule.num_decay_steps}",
     }
+
+
+def _dataset(dataset: LeRobotDataset, share: float) -> str:
+    part = f"{share:.0%} " if share < 1 else ""
+    return (
+        f"{part}{dataset.repo_id}: {dataset.num_episodes} episodes, {dataset.num_frames} frames, "
+        f"{dataset.fps:g} a second"
+    )
 
 
 def _device(config: TrainConfig, accelerator: Accelerator) -> str:

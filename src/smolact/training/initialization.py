@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from smolact.backbones.presets import PRESETS, find_vlm
-from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PRETRAINED_MODEL, PolicyConfig
@@ -36,9 +33,6 @@ from smolact.types import PolicyFeature, Statistics
 
 logger = logging.getLogger(__name__)
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 FREEZES = {"freeze_vision_encoder": True, "train_expert_only": True, "train_state_proj": False}
 """Settings that keep a part of a policy from learning, and the value that does."""
 
@@ -54,14 +48,18 @@ class Start:
 
 
 def policy_config_of(
-    config: TrainConfig, explicit: Mapping[str, str], meta: LeRobotDatasetMetadata
+    config: TrainConfig,
+    explicit: Mapping[str, str],
+    inputs: Mapping[str, PolicyFeature],
+    outputs: Mapping[str, PolicyFeature],
 ) -> tuple[PolicyConfig, str]:
     """The configuration that a new run builds its policy from, and where its weights come from.
 
     Args:
         config: the run's; `policy.type` or `policy.path` is set.
         explicit: which settings were set by hand, and where.
-        meta: the dataset's; it gives the features that the configuration does not have, and their sizes.
+        inputs, outputs: what the dataset offers under the policy's names: the features that the configuration does not
+            have, and their sizes.
 
     Returns:
         the configuration, and one of `base`, `vlm`, `random`.
@@ -70,7 +68,6 @@ def policy_config_of(
         ConfigError: settings that contradict each other, or that would freeze random weights.
     """
     section = config.policy
-    inputs, outputs = renamed_features(meta, config.rename_map)
     if section.path is not None:
         kind = section.type or policy_type_at(section.path)
         base: PolicyConfig = get_config_class(kind).from_pretrained(section.path)
@@ -126,23 +123,6 @@ def start_resumed(checkpoint: Path, settings: Mapping[str, Any], device: str) ->
     """The policy and processors of a checkpoint, with the statistics that it was trained with."""
     loaded = load_policy(checkpoint / PRETRAINED_MODEL, device=device, **settings)
     return Start(*loaded, f"resumed from {checkpoint}")
-
-
-def training_statistics(meta: LeRobotDatasetMetadata, *, imagenet: bool) -> Statistics:
-    """The dataset's statistics; with `imagenet`, mean and standard deviation of images are ImageNet's (3, 1, 1)."""
-    statistics: Statistics = {key: dict(values) for key, values in meta.stats.items()}
-    for key in meta.camera_keys if imagenet else ():
-        mean, std = (np.array(values).reshape(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        statistics[key] = {**statistics.get(key, {}), "mean": mean, "std": std}
-    return statistics
-
-
-def renamed_features(
-    meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]
-) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
-    """What the dataset offers, (inputs, outputs), under the policy's names."""
-    inputs, outputs = meta.policy_features()
-    return {rename_map.get(key, key): feature for key, feature in inputs.items()}, outputs
 
 
 def _source(section: PolicySection, explicit: Mapping[str, str]) -> str:

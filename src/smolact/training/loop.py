@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.autograd.profiler import record_function
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from smolact import durable
-from smolact.datasets.reader import LeRobotDataset
-from smolact.datasets.transforms import ImageTransforms
 from smolact.policies.base import PreTrainedPolicy
 from smolact.training.bad_steps import bad_steps_error
 from smolact.training.checkpoint import (
@@ -52,6 +51,7 @@ from smolact.training.tracking import (
     Ended,
     Evaluated,
     Event,
+    Failed,
     Listener,
     Measured,
     Saved,
@@ -61,6 +61,9 @@ from smolact.training.validation import Validation
 from smolact.types import Batch
 
 logger = logging.getLogger(__name__)
+
+SKIPS_BAD_STEPS = ("cpu", "cuda")
+"""Devices whose fused AdamW leaves everything as it is where its `found_inf` is 1, without waiting for the device."""
 
 MOST_FILMS = 3
 """Episodes of an evaluation that are filmed."""
@@ -80,7 +83,7 @@ class Trainer:
     seed: int
     accelerator: Accelerator
     start: Start
-    dataset: LeRobotDataset
+    samples: Samples
     optimizer: Optimizer
     scheduler: LambdaLR
     clip_norm: float
@@ -94,10 +97,8 @@ class Trainer:
     def __post_init__(self) -> None:
         """Hand the model to accelerate, unless it is split already."""
         policy = self.start.policy
+        self.step = self.progress.step
         self._model: nn.Module = policy if self.sharded else self.accelerator.prepare_model(policy)
-        changes = self.config.dataset.image_transforms
-        augment = ImageTransforms(changes) if changes.enable else None
-        self.samples = Samples(self.dataset, self.seed, self.start.policy.training_draws, augment)
 
     def run_to_end(self) -> Ended:
         """Train until `config.steps`, or until SIGINT or SIGTERM: the step under way is finished and saved.
@@ -105,6 +106,13 @@ class Trainer:
         Raises:
             TrainingError: too many steps in a row were not finite; the last checkpoint is from before.
         """
+        try:
+            return self._run_to_end()
+        except Exception as error:
+            self.tell(Failed(self.step, str(error)))
+            raise
+
+    def _run_to_end(self) -> Ended:
         config = self.config
         loader = make_loader(
             self.samples,
@@ -118,12 +126,12 @@ class Trainer:
         self._model.train()
         meter = Meter(self.samples_per_step)
         checkpoint: Path | None = None
-        step = self.progress.step
         with stop_signals() as received:
             stops = False
-            while step < config.steps and not stops:
+            while self.step < config.steps and not stops:
                 loss, norm, waited, stops = self._step(batches, bool(received))
-                step += 1
+                self.step += 1
+                step = self.step
                 meter.add(step, loss, norm, waited)
                 self.tell(Stepped(step))
                 if self.accelerator.num_processes == 1:  # several have to agree first, in the next step
@@ -148,7 +156,7 @@ class Trainer:
                 if saves:
                     checkpoint = self._save(step)
                     meter.restart_clock()
-        ended = Ended(step, checkpoint, step >= config.steps)
+        ended = Ended(self.step, checkpoint, self.step >= config.steps)
         self.tell(ended)
         return ended
 
@@ -179,15 +187,18 @@ class Trainer:
         waited = 0.0
         for part in range(parts):
             waiting = time.perf_counter()
-            batch, drawn = take_drawn(next_batch(batches))
-            waited += time.perf_counter() - waiting
-            inputs = self.start.preprocess(batch)
-            arguments = {name: value.to(device, non_blocking=True) for name, value in drawn.items()}
+            with record_function("data"):
+                batch, drawn = take_drawn(next_batch(batches))
+                waited += time.perf_counter() - waiting
+            with record_function("preprocess"):
+                inputs = self.start.preprocess(batch)
+                arguments = {name: value.to(device, non_blocking=True) for name, value in drawn.items()}
             is_last = part == parts - 1
             with self._gathering(is_last):
-                with self.accelerator.autocast():
+                with record_function("forward"), self.accelerator.autocast():
                     loss, counted = self._model(inputs, **arguments, reduction="sum")
-                self.accelerator.backward(loss)
+                with record_function("backward"):
+                    loss.backward()
             totals += torch.stack(
                 (loss.detach().float(), counted["entries"].float(), torch.zeros_like(totals[0]))
             )
@@ -196,23 +207,30 @@ class Trainer:
             totals[2] += stop  # processes get a signal at different steps, and must stop at the same
             totals = total(self.accelerator, totals)
             stop = bool(totals[2] > 0)
-        entries = totals[1].clamp_min(1)
+        with record_function("optimizer"):
+            mean, norm = self._update(totals[0], totals[1].clamp_min(1))
+        return mean, norm, waited, stop
+
+    def _update(self, loss: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Change the weights by what the gradients of a summed loss say: its mean over `entries`, and the gradient norm."""
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
-        torch._foreach_mul_(
-            gradients, processes / entries
-        )  # data-parallel processes have averaged their sums
+        # Data-parallel processes have averaged their sums.
+        torch._foreach_mul_(gradients, self.accelerator.num_processes / entries)
         largest = self.clip_norm if self.clip_norm > 0 else math.inf
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), largest)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        mean = totals[0] / entries
-        # The fused optimizer leaves everything as it is where this is 1: no bad step, and no wait for the device.
-        self.optimizer.found_inf = (~(torch.isfinite(norm) & torch.isfinite(mean))).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
+        mean = loss / entries
+        is_bad = ~(torch.isfinite(norm) & torch.isfinite(mean))
+        if self.accelerator.device.type in SKIPS_BAD_STEPS:
+            self.optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif not is_bad:  # waits for the device
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.start.policy)
         self.scheduler.step()
-        return mean, norm, waited, stop
+        return mean, norm
 
     @contextlib.contextmanager
     def _gathering(self, gathers: bool) -> Iterator[None]:

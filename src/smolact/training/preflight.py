@@ -12,13 +12,12 @@ import numpy as np
 from torch import nn
 
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, WriteError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.tokenizer import TokenizerProcessorStep
 from smolact.training.config import TrainConfig
-from smolact.training.initialization import renamed_features
+from smolact.training.sources import Source, renamed_features
 from smolact.types import ACTION, STATE, NormalizationMode, PolicyFeature, Statistics, is_image_key
 
 logger = logging.getLogger(__name__)
@@ -32,16 +31,13 @@ _NEEDED = {
 }
 
 
-def check_before_start(
-    policy: PolicyConfig, dataset: LeRobotDataset, statistics: Statistics, rename_map: Mapping[str, str]
-) -> None:
-    """Stop before the first step if policy and dataset do not fit together.
+def check_sources(policy: PolicyConfig, sources: Sequence[Source], statistics: Statistics) -> None:
+    """Stop before the first step if policy and datasets do not fit together.
 
     Args:
         policy: the configuration of the policy that is to be trained.
-        dataset: what it is to learn from.
-        statistics: what it is to normalize with, under the dataset's names.
-        rename_map: from the dataset's names to the policy's.
+        sources: what it is to learn from.
+        statistics: what it is to normalize with; under the dataset's names if there is one dataset.
 
     Raises:
         ConfigError: the rename map names what the dataset does not have, or maps two features to one.
@@ -49,10 +45,12 @@ def check_before_start(
         StatisticsError: a statistic is missing or not finite.
         DatasetError: an episode has no instruction.
     """
-    check_features(policy, dataset.meta, rename_map)
-    check_statistics(policy, {rename_map.get(key, key): value for key, value in statistics.items()})
-    check_tasks(dataset)
-    note_chunk(policy, dataset)
+    for source in sources:
+        check_features(policy, source.meta, source.rename_map)
+        check_tasks(source)
+    names = sources[0].rename_map if len(sources) == 1 else {}
+    check_statistics(policy, {names.get(key, key): value for key, value in statistics.items()})
+    note_chunk(policy, sources)
 
 
 def check_features(policy: PolicyConfig, meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]) -> None:
@@ -196,7 +194,9 @@ def check_cameras(
         if unused:
             logger.warning("In %s, not read by the policy: %s.", where, ", ".join(unused))
         return
-    table = side_by_side(expected, offered, where)
+    back = {target: source for source, target in rename_map.items()}
+    shown = {key: f"{back.get(key, key)} {feature.shape}" for key, feature in offered.items()}
+    table = side_by_side(expected, shown, where)
     ways = _ways_out(policy, missing, unused, rename_map, where)
     raise FeatureError(
         f"The policy's cameras are not in {where}: {', '.join(missing)}.\n{table}\nSettle it with {ways}."
@@ -280,45 +280,63 @@ def check_statistics(policy: PolicyConfig, statistics: Mapping[str, Mapping[str,
                 )
 
 
-def check_tasks(dataset: LeRobotDataset) -> None:
+def check_tasks(source: Source) -> None:
     """Raise a `DatasetError` if an episode that is used has an empty instruction."""
-    bare = [
-        number
-        for number in dataset.episodes
-        if not all(t.strip() for t in dataset.meta.episodes[number].tasks)
-    ]
+    table = source.meta.episodes
+    bare = [number for number in source.episodes if not all(task.strip() for task in table[number].tasks)]
     if bare:
         raise DatasetError(
-            f"{len(bare)} of {dataset.num_episodes} episodes have an empty task, such as episode {bare[0]}: the policy could "
-            "not know what to do. Write the instruction into the dataset's tasks, or leave them out with "
-            f"--dataset.exclude_episodes={json.dumps(bare[:20])}."
+            f"{len(bare)} of {len(source.episodes)} episodes of {source.section.name} have an empty task, such as episode "
+            f"{bare[0]}: the policy could not know what to do. Write the instruction into the dataset's tasks, or leave them "
+            f"out with --dataset.exclude_episodes={json.dumps(bare[:20])}."
         )
 
 
-def note_chunk(policy: PolicyConfig, dataset: LeRobotDataset) -> None:
+def note_chunk(policy: PolicyConfig, sources: Sequence[Source]) -> None:
     """Say it if a chunk is longer than most episodes: much of what the policy would learn is then padding."""
-    chunk = getattr(policy, "chunk_size", 1)
-    lengths = sorted(dataset.meta.episodes[number].length for number in dataset.episodes)
+    chunk, fps = getattr(policy, "chunk_size", 1), sources[0].meta.fps
+    lengths = sorted(source.meta.episodes[number].length for source in sources for number in source.episodes)
     typical = lengths[len(lengths) // 2]
     if chunk > typical:
         logger.warning(
             "A chunk of %d actions lasts %.1f s at %g frames a second, a typical episode only %.1f s. Lower "
             "--policy.chunk_size (and --policy.n_action_steps).",
             chunk,
-            chunk / dataset.fps,
-            dataset.fps,
-            typical / dataset.fps,
+            chunk / fps,
+            fps,
+            typical / fps,
         )
 
 
-def side_by_side(
-    expected: Mapping[str, PolicyFeature], offered: Mapping[str, PolicyFeature], where: str = "the dataset"
-) -> str:
-    """Two columns: what the policy expects, what there is."""
-    left = ["the policy expects", *(f"{key} {feature.shape}" for key, feature in expected.items())]
-    right = [f"{where} has", *(f"{key} {feature.shape}" for key, feature in offered.items())]
-    width = max(map(len, left))
-    rows = max(len(left), len(right))
-    left += [""] * (rows - len(left))
-    right += [""] * (rows - len(right))
-    return "\n".join(f"  {a.ljust(width)}   {b}".rstrip() for a, b in zip(left, right, strict=True))
+def match_table(policy: PolicyConfig, source: Source) -> str:
+    """Two columns: what the policy expects, and what of the dataset it gets for that."""
+    inputs, outputs = source.features()
+    names = {source.rename_map.get(key, key): key for key in source.meta.features}
+    shown = {}
+    for key, feature in {**inputs, **outputs}.items():
+        parts = _part_names(source.meta.features[names[key]].names) if not is_image_key(key) else ""
+        shown[key] = f"{names[key]} {feature.shape}{parts}"
+    expected = {**policy.input_features, **policy.output_features}
+    return side_by_side(expected, shown, source.section.name)
+
+
+def _part_names(names: object) -> str:
+    """The names of a vector's parts: a list, or a mapping that holds one."""
+    if isinstance(names, Mapping):
+        names = next(iter(names.values()), None)
+    return f": {', '.join(map(str, names))}" if isinstance(names, (list, tuple)) and names else ""
+
+
+def side_by_side(expected: Mapping[str, PolicyFeature], offered: Mapping[str, str], where: str) -> str:
+    """Two columns: what the policy expects, and what there is for it; then what is there and not read.
+
+    Args:
+        expected: name to feature.
+        offered: name to text.
+        where: what offers them.
+    """
+    rows = [("the policy expects", f"{where} has")]
+    rows += [(f"{key} {feature.shape}", offered.get(key, "—")) for key, feature in expected.items()]
+    rows += [("—", text) for key, text in offered.items() if key not in expected]
+    width = max(len(left) for left, _ in rows)
+    return "\n".join(f"  {left.ljust(width)}   {right}" for left, right in rows)

@@ -53,8 +53,28 @@ class DatasetSection:
         0.0, "Hold out this share of each task's episodes, the last ones, for --eval_steps."
     )
 
+    mix: dict[str, float] = setting(
+        dict,
+        "Several datasets in the place of one, as {Hub id or folder: weight}: each gives its share of the samples.",
+        own=True,
+    )
+    drop_n_last_frames: int | None = setting(
+        None, "Leave out so many frames at the end of each episode; the policy's choice when null.", own=True
+    )
+
     def __post_init__(self) -> None:
-        """Check the episode lists and the split."""
+        """Check the episode lists, the split and the mixture."""
+        at_least("dataset.drop_n_last_frames", self.drop_n_last_frames or 0, 0)
+        one = self.repo_id or self.root
+        if self.mix and one:
+            raise ConfigError(
+                f"--dataset.mix names the datasets, and {one} is another one. Put it into the mixture, or drop one of the flags."
+            )
+        if self.mix and (self.episodes is not None or self.exclude_episodes or self.revision):
+            raise ConfigError(
+                "--dataset.mix takes whole datasets at their newest revision: episodes can be chosen of a single one. Drop "
+                "--dataset.episodes, --dataset.exclude_episodes and --dataset.revision."
+            )
         if not 0 <= self.eval_split < 1:
             raise ConfigError(
                 f"--dataset.eval_split={self.eval_split}: it is a share, at least 0 and below 1."
@@ -72,7 +92,7 @@ class DatasetSection:
     @property
     def name(self) -> str:
         """The dataset as the user named it."""
-        return self.repo_id or self.root or ""
+        return self.repo_id or self.root or " + ".join(self.mix)
 
 
 def policy_type_at(path: str) -> str:

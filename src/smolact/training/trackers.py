@@ -12,6 +12,7 @@ from smolact.training.tracking import (
     METRICS,
     Ended,
     Event,
+    Failed,
     Listener,
     Started,
     TrackioTracker,
@@ -96,7 +97,8 @@ class Report:
         """Keep the facts of the beginning, write at the end."""
         if isinstance(event, Started):
             self._facts = dict(event.facts)
-        elif isinstance(event, Ended):
+        elif isinstance(event, Ended | Failed):
             from smolact.training.report import how_it_ran, write_report
 
-            write_report(self.run, self.settings, {**self._facts, **how_it_ran()})
+            end = {"stopped by": f"step {event.step}: {event.message}"} if isinstance(event, Failed) else {}
+            write_report(self.run, self.settings, {**end, **self._facts, **how_it_ran()})

@@ -24,6 +24,8 @@ class Started:
     steps: int
     facts: Mapping[str, str]
     """What to tell the user, name to value: dataset, weights, parameters, device, …"""
+    features: str = ""
+    """A table: what the policy expects, and what of the dataset it gets for that."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,15 @@ class Ended:
     is_complete: bool
 
 
-Event = Started | Stepped | Measured | Evaluated | Saved | Ended
+@dataclass(frozen=True)
+class Failed:
+    """When an error ends the run: its message; the error itself goes on to the caller."""
+
+    step: int
+    message: str
+
+
+Event = Started | Stepped | Measured | Evaluated | Saved | Ended | Failed
 Listener = Callable[[Event], None]
 
 
@@ -138,8 +148,8 @@ class WandBTracker:
         """Log the event, if it has numbers; close the run at the end."""
         if isinstance(event, Measured | Evaluated):
             self._run.log(scalars(event), step=event.step)
-        elif isinstance(event, Ended):
-            self._run.finish()
+        elif isinstance(event, Ended | Failed):
+            self._run.finish(exit_code=int(isinstance(event, Failed)))
 
 
 class TrackioTracker:
@@ -163,5 +173,5 @@ class TrackioTracker:
         """Log the event, if it has numbers; close the run at the end."""
         if isinstance(event, Measured | Evaluated):
             self._run.log(scalars(event), step=event.step)
-        elif isinstance(event, Ended):
+        elif isinstance(event, Ended | Failed):
             self._run.finish()

@@ -12,6 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from smolact import durable
+from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.transforms import ImageTransforms
 from smolact.errors import ConfigError
 from smolact.training.checkpoint import (
     CHECKPOINTS,
@@ -22,12 +24,7 @@ from smolact.training.checkpoint import (
     remove_unfinished,
 )
 from smolact.training.config import TrainConfig, to_json
-from smolact.training.data import (
-    Samples,
-    chosen_episodes,
-    open_dataset,
-    read_metadata,
-)
+from smolact.training.data import Samples
 from smolact.training.devices import make_accelerator, total
 from smolact.training.ema import ExponentialMovingAverage, check_no_average
 from smolact.training.facts import facts_of_run
@@ -36,19 +33,26 @@ from smolact.training.initialization import (
     policy_config_of,
     start_new,
     start_resumed,
-    training_statistics,
 )
 from smolact.training.loop import Trainer
 from smolact.training.optim import make_optimizer, make_scheduler, optimization_of
 from smolact.training.preflight import (
-    check_before_start,
     check_disk,
     check_evaluation,
-    check_features,
+    check_sources,
+    match_table,
     note_prompts,
 )
 from smolact.training.random_state import seed_everything
 from smolact.training.sharding import ShardedPolicy, make_mesh
+from smolact.training.sources import (
+    Source,
+    find_sources,
+    open_sources,
+    order_of,
+    shared_features,
+    training_statistics,
+)
 from smolact.training.trackers import make_trackers
 from smolact.training.tracking import (
     METRICS,
@@ -57,7 +61,7 @@ from smolact.training.tracking import (
     MetricsFile,
     Started,
 )
-from smolact.training.validation import Validation, split_episodes
+from smolact.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -92,31 +96,26 @@ def train(
     seed = _agreed_seed(config, accelerator)
     device = accelerator.device.type  # "cuda" is this process's card; its number is nobody else's business
     seed_everything(seed)
-    meta = read_metadata(config.dataset)
-    statistics = training_statistics(meta, imagenet=config.dataset.use_imagenet_stats)
-    episodes = chosen_episodes(config.dataset, meta)
-    held_out: list[int] = []
-    if config.dataset.eval_split:
-        episodes, held_out = split_episodes(episodes, meta, config.dataset.eval_split)
+    sources = find_sources(config.dataset, config.rename_map)
+    statistics = training_statistics(sources, imagenet=config.dataset.use_imagenet_stats)
     if checkpoint is None:
-        policy_config, source = policy_config_of(config, explicit, meta)
+        policy_config, origin = policy_config_of(config, explicit, *shared_features(sources))
         run = config.run_folder(policy_config.type, datetime.datetime.now())
         if accelerator.is_main_process:
             _refuse_used(run)
-        check_features(policy_config, meta, config.rename_map)
-        dataset = open_dataset(config.dataset, policy_config, meta.fps, episodes)
-        check_before_start(policy_config, dataset, statistics, config.rename_map)
-        start = start_new(policy_config, source, statistics, config, device)
+        check_sources(policy_config, sources, statistics)
+        datasets = [source.open(policy_config) for source in sources]
+        start = start_new(policy_config, origin, statistics, config, device)
         progress = Progress(0, 0)
     else:
         start, progress = _resumed(config, explicit, checkpoint, device)
         run = checkpoint.parent.parent
         if accelerator.is_main_process:
             remove_unfinished(run)
-        dataset = open_dataset(config.dataset, start.policy.config, meta.fps, episodes)
-        check_before_start(start.policy.config, dataset, statistics, config.rename_map)
+        check_sources(start.policy.config, sources, statistics)
+        datasets = [source.open(start.policy.config) for source in sources]
     check_evaluation(start.policy.config, config)
-    note_prompts(start.preprocess, dataset.meta.tasks.values())
+    note_prompts(start.preprocess, (task for source in sources for task in source.meta.tasks.values()))
     check_disk(run, start.policy, config)
     sharded = (
         ShardedPolicy(start.policy, make_mesh(config.parallelism, accelerator))
@@ -145,7 +144,7 @@ def train(
         seed=seed,
         accelerator=accelerator,
         start=start,
-        dataset=dataset,
+        samples=_samples(config, seed, start, sources, datasets),
         optimizer=optimizer,
         scheduler=scheduler,
         clip_norm=optimizer_settings.grad_clip_norm,
@@ -153,9 +152,10 @@ def train(
         listeners=heard,
         sharded=sharded,
     )
-    if held_out:
+    if config.dataset.eval_split:
+        spared = [source for source in sources if source.held_out]
         kept = Samples(
-            open_dataset(config.dataset, start.policy.config, meta.fps, held_out),
+            open_sources(spared, [source.open(start.policy.config, held_out=True) for source in spared]),
             seed,
             start.policy.training_draws,
         )
@@ -174,12 +174,34 @@ def train(
             run,
             progress.step,
             config.steps,
-            facts_of_run(run, seed, config, accelerator, start, dataset, schedule),
+            facts_of_run(run, seed, config, accelerator, start, datasets, schedule),
+            "\n".join(match_table(start.policy.config, source) for source in sources),
         )
     )
     if config.check:
         return Ended(progress.step, None, is_complete=True)
     return trainer.run_to_end()
+
+
+def _samples(
+    config: TrainConfig,
+    seed: int,
+    start: Start,
+    sources: Sequence[Source],
+    datasets: Sequence[LeRobotDataset],
+) -> Samples:
+    """What the run learns from, in the run's order."""
+    changes = config.dataset.image_transforms
+    dropped = config.dataset.drop_n_last_frames
+    if dropped is None:
+        dropped = int(getattr(start.policy.config, "drop_n_last_frames", 0))
+    return Samples(
+        open_sources(sources, datasets),
+        seed,
+        start.policy.training_draws,
+        ImageTransforms(changes) if changes.enable else None,
+        order_of(sources, datasets, seed, dropped),
+    )
 
 
 def _resumed(

@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from smolact.datasets.collate import collate
-from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.errors import ConfigError
-from smolact.training.data import Place, Samples, take_drawn
+from smolact.training.data import Samples, take_drawn
 from smolact.training.devices import total
 from smolact.training.initialization import Start
-
-
-def split_episodes(
-    episodes: Sequence[int], meta: LeRobotDatasetMetadata, share: float
-) -> tuple[list[int], list[int]]:
-    """Episodes to train on and episodes held out: of each task the last `share`, rounded up, but never all.
-
-    Raises:
-        ConfigError: no task has an episode to spare.
-    """
-    by_task: dict[tuple[str, ...], list[int]] = {}
-    for episode in episodes:
-        by_task.setdefault(tuple(meta.episodes[episode].tasks[:1]), []).append(episode)
-    held_out: set[int] = set()
-    for members in by_task.values():
-        count = min(math.ceil(len(members) * share), len(members) - 1)
-        held_out.update(members[len(members) - count :])
-    if not held_out:
-        raise ConfigError(
-            f"--dataset.eval_split={share}: every task has a single episode, so none can be held out. Leave it out."
-        )
-    return [episode for episode in episodes if episode not in held_out], sorted(held_out)
+from smolact.training.stream import Place
 
 
 class Validation:

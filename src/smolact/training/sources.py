@@ -1,0 +1,274 @@
+"""The demonstrations of a run: one dataset, or several mixed by weight, with what is held out of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.stats import aggregate
+from smolact.errors import ConfigError, FeatureError, did_you_mean
+from smolact.hub import find_folder
+from smolact.policies.configuration import PolicyConfig
+from smolact.processors.steps import RenameObservationsProcessorStep
+from smolact.training.sections import DatasetSection
+from smolact.training.stream import Epochs, Mixture, Order
+from smolact.types import ACTION, ACTION_IS_PAD, STATE, TASK, Batch, PolicyFeature, Statistics
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset of a run."""
+
+    section: DatasetSection
+    """As if it were the only one."""
+    meta: LeRobotDatasetMetadata
+    weight: float
+    episodes: list[int]
+    held_out: list[int]
+    rename_map: Mapping[str, str]
+    """What of the run's map is about this dataset."""
+
+    def features(self) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
+        """What the dataset offers, (inputs, outputs), under the policy's names."""
+        return renamed_features(self.meta, self.rename_map)
+
+    def open(self, policy: PolicyConfig, *, held_out: bool = False) -> LeRobotDataset:
+        """Its episodes, as samples with the policy's chunks."""
+        offsets = [index / self.meta.fps for index in policy.action_delta_indices]  # type: ignore[attr-defined]
+        return LeRobotDataset(
+            self.section.name,
+            root=self.section.root,
+            episodes=self.held_out if held_out else self.episodes,
+            delta_timestamps={ACTION: offsets},
+            revision=self.section.revision,
+            return_uint8=True,
+        )
+
+
+def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list[Source]:
+    """The datasets that the flags name, without their frames.
+
+    Raises:
+        NotFoundError, HubError, DatasetError: one is not there, or damaged.
+        ConfigError: the flags choose no episode, or one that is not there.
+        FeatureError: datasets that are to be mixed do not have the same state, action or rate.
+    """
+    if not section.mix:
+        return [_source(section, 1.0, rename_map)]
+    sources = []
+    for name, weight in section.mix.items():
+        one = replace(section, repo_id=name, mix={})
+        source = _source(one, weight, rename_map)
+        own = {key: name for key, name in rename_map.items() if key in source.meta.features}
+        twice = [name for name in own.values() if name in rename_map]
+        if twice:
+            raise ConfigError(
+                f"--rename_map leads to '{twice[0]}' and away from it, which a mixture of datasets can't follow. Choose new "
+                "names for the policy."
+            )
+        sources.append(replace(source, rename_map=own))
+    unknown = [key for key in rename_map if not any(key in source.meta.features for source in sources)]
+    if unknown:
+        raise ConfigError(
+            f"--rename_map names '{unknown[0]}', which none of the datasets has; {sources[0].section.name} has "
+            f"{', '.join(sources[0].meta.features)}.{did_you_mean(unknown[0], sources[0].meta.features)}"
+        )
+    _check_mixture(sources)
+    return sources
+
+
+def _source(section: DatasetSection, weight: float, rename_map: Mapping[str, str]) -> Source:
+    folder = find_folder(
+        section.name, "dataset", root=section.root, patterns=["meta/**"], revision=section.revision
+    )
+    meta = LeRobotDatasetMetadata(folder)
+    episodes, held_out = chosen_episodes(section, meta), list[int]()
+    if section.eval_split:
+        episodes, held_out = split_episodes(episodes, meta, section.eval_split)
+    return Source(section, meta, weight, episodes, held_out, rename_map)
+
+
+def chosen_episodes(section: DatasetSection, meta: LeRobotDatasetMetadata) -> list[int]:
+    """The episodes that the flags choose.
+
+    Raises:
+        ConfigError: they leave none, or name one that is not there.
+    """
+    every = range(meta.total_episodes) if section.episodes is None else section.episodes
+    if any(number >= meta.total_episodes for number in every):
+        raise ConfigError(
+            f"--dataset.episodes names {max(every)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
+        )
+    left_out = set(section.exclude_episodes or ())
+    if left_out and max(left_out) >= meta.total_episodes:
+        raise ConfigError(
+            f"--dataset.exclude_episodes names {max(left_out)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
+        )
+    kept = sorted(number for number in every if number not in left_out)
+    if left_out and not kept:
+        raise ConfigError("--dataset.exclude_episodes leaves no episode. Leave fewer out.")
+    return kept
+
+
+def split_episodes(
+    episodes: Sequence[int], meta: LeRobotDatasetMetadata, share: float
+) -> tuple[list[int], list[int]]:
+    """Episodes to train on and episodes held out: of each task the last `share`, rounded up, but never all.
+
+    Raises:
+        ConfigError: no task has an episode to spare.
+    """
+    by_task: dict[tuple[str, ...], list[int]] = {}
+    for episode in episodes:
+        by_task.setdefault(tuple(meta.episodes[episode].tasks[:1]), []).append(episode)
+    held_out: set[int] = set()
+    for members in by_task.values():
+        count = min(math.ceil(len(members) * share), len(members) - 1)
+        held_out.update(members[len(members) - count :])
+    if not held_out:
+        raise ConfigError(
+            f"--dataset.eval_split={share}: every task has a single episode, so none can be held out. Leave it out."
+        )
+    return [episode for episode in episodes if episode not in held_out], sorted(held_out)
+
+
+def renamed_features(
+    meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]
+) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
+    """What a dataset offers, (inputs, outputs), under the policy's names."""
+    inputs, outputs = meta.policy_features()
+    return {rename_map.get(key, key): feature for key, feature in inputs.items()}, outputs
+
+
+def shared_features(sources: Sequence[Source]) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
+    """What every dataset offers, (inputs, outputs), with the sizes of the first."""
+    inputs, outputs = sources[0].features()
+    others = [source.features()[0] for source in sources[1:]]
+    return {key: feature for key, feature in inputs.items() if all(key in other for other in others)}, outputs
+
+
+def training_statistics(sources: Sequence[Source], *, imagenet: bool) -> Statistics:
+    """The statistics of what is trained on; with `imagenet`, mean and standard deviation of images are ImageNet's.
+
+    Of one dataset they are its own, under its names. Of several, under the policy's names: mean and standard deviation
+    are those of the mixture, minimum and maximum those of all, quantiles averages by weight.
+    """
+    if len(sources) == 1:
+        return _with_imagenet(sources[0].meta, {}, imagenet=imagenet)
+    parts = []
+    for source in sources:
+        own = _with_imagenet(source.meta, source.rename_map, imagenet=imagenet)
+        weight = np.array([source.weight])
+        parts.append({key: {**values, "count": weight} for key, values in own.items()})
+    mixed = aggregate(parts)
+    frames = sum(source.meta.total_frames for source in sources)
+    return {key: {**values, "count": np.array([frames])} for key, values in mixed.items()}
+
+
+def _with_imagenet(meta: LeRobotDatasetMetadata, names: Mapping[str, str], *, imagenet: bool) -> Statistics:
+    statistics: Statistics = {names.get(key, key): dict(values) for key, values in meta.stats.items()}
+    for key in meta.camera_keys if imagenet else ():
+        name = names.get(key, key)
+        mean, std = (np.array(values).reshape(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        statistics[name] = {**statistics.get(name, {}), "mean": mean, "std": std}
+    return statistics
+
+
+class MixedDataset(Dataset[Batch]):
+    """Several datasets as one, with the features that all of them have, under the policy's names.
+
+    Args:
+        datasets: frames are numbered through.
+        sources: where each comes from.
+    """
+
+    def __init__(self, datasets: Sequence[LeRobotDataset], sources: Sequence[Source]) -> None:
+        self.datasets = list(datasets)
+        self.starts = np.cumsum([0, *map(len, datasets)])
+        self._renames = [RenameObservationsProcessorStep(dict(source.rename_map)) for source in sources]
+        self._shared = {TASK} | set.intersection(*(_sample_keys(source) for source in sources))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        """Several samples at once."""
+        numbers = np.asarray(indices)
+        owners = np.searchsorted(self.starts, numbers, side="right") - 1
+        samples: list[Batch] = [{} for _ in indices]
+        for owner in np.unique(owners):
+            mine = np.flatnonzero(owners == owner)
+            found = self.datasets[owner].__getitems__((numbers[mine] - self.starts[owner]).tolist())
+            for place, sample in zip(mine, found, strict=True):
+                samples[place] = self._renames[owner](sample)
+        return [{key: value for key, value in sample.items() if key in self._shared} for sample in samples]
+
+
+def open_sources(
+    sources: Sequence[Source], datasets: Sequence[LeRobotDataset]
+) -> LeRobotDataset | MixedDataset:
+    """One dataset as it is, several as a mixed one."""
+    return datasets[0] if len(datasets) == 1 else MixedDataset(datasets, sources)
+
+
+def order_of(
+    sources: Sequence[Source], datasets: Sequence[LeRobotDataset], seed: int, drop_last: int = 0
+) -> Order:
+    """The order in which a run sees the frames of its datasets.
+
+    Args:
+        sources, datasets: what is trained on.
+        seed: the run's.
+        drop_last: so many frames at the end of each episode are left out.
+    """
+    orders: list[Order] = []
+    start = 0
+    for index, dataset in enumerate(datasets):
+        frames = dataset.frames_before_end(drop_last)
+        orders.append(Epochs(start + frames, seed, "epoch" if index == 0 else f"epoch of dataset {index}"))
+        start += len(dataset)
+    return orders[0] if len(orders) == 1 else Mixture(orders, [source.weight for source in sources], seed)
+
+
+def _sample_keys(source: Source) -> set[str]:
+    names = {source.rename_map.get(key, key) for key in source.meta.features}
+    return names | {ACTION_IS_PAD}
+
+
+def _check_mixture(sources: Sequence[Source]) -> None:
+    """Raise a `FeatureError` if datasets can't be mixed: another rate, or a feature of another size than the first's."""
+    first = sources[0]
+    for other in sources[1:]:
+        shared = _sample_keys(first) & _sample_keys(other)
+        here, there = (_shape(source, shared) for source in (first, other))
+        if here != there:
+            rows = "\n".join(
+                f"  {key}: {here.get(key, 'none')} in {first.section.name}, {there.get(key, 'none')} in {other.section.name}"
+                for key in dict.fromkeys([*here, *there])
+                if here.get(key) != there.get(key)
+            )
+            raise FeatureError(
+                f"--dataset.mix: {first.section.name} and {other.section.name} can't be mixed, since they differ in\n{rows}\n"
+                "Mix datasets of one robot, or rename features with --rename_map."
+            )
+
+
+def _shape(source: Source, keys: Collection[str]) -> dict[str, object]:
+    described: dict[str, object] = {"frames a second": source.meta.fps}
+    for key, feature in source.meta.features.items():
+        name = source.rename_map.get(key, key)
+        if name in keys or key in (STATE, ACTION):
+            described[name] = f"{list(feature.shape)} {feature.names or ''}".strip()
+    return described

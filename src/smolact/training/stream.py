@@ -1,0 +1,147 @@
+"""The order of a run's samples: an endless stream that depends on the seed alone.
+
+The stream numbers its samples: position p of seed s is always the same frame, whichever process, worker or batch it falls
+into. So a run can go on in the middle, or on other hardware, and is the run that it would have been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from smolact.errors import ConfigError
+
+Ints = NDArray[np.int64]
+
+BLOCK = 1024
+"""Places of a mixture after which each dataset has had its share."""
+
+
+class Order(Protocol):
+    """Which frame is at each position of a stream."""
+
+    def frame(self, position: int) -> int:
+        """The number of a frame; positions count from 0 without end."""
+        ...
+
+
+class Epochs:
+    """Every frame once an epoch, epoch after epoch, each in an order of its own.
+
+    Args:
+        frames: their numbers; a range where all of a dataset are used.
+        seed: decides every epoch's order.
+        purpose: two orders of one seed differ by it.
+    """
+
+    def __init__(self, frames: Sequence[int] | Ints, seed: int, purpose: str = "epoch") -> None:
+        self.frames, self.seed, self.purpose = frames, seed, purpose
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def frame(self, position: int) -> int:
+        """The frame at a position."""
+        epoch, offset = divmod(position, len(self.frames))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = torch.randperm(len(self.frames), generator=seeded(self.seed, self.purpose, epoch))
+        return int(self.frames[int(self._order[offset])])
+
+
+class Mixture:
+    """Several orders in one, each with its share of the places, spread evenly: exact in every `BLOCK` places but for one.
+
+    Args:
+        orders: what is mixed.
+        weights: their shares, in any unit.
+        seed: decides who comes when.
+
+    Raises:
+        ConfigError: a weight that is no positive number, or too small a share.
+    """
+
+    def __init__(self, orders: Sequence[Order], weights: Sequence[float], seed: int) -> None:
+        shares = np.asarray(weights, dtype=np.float64)
+        if not np.isfinite(shares).all() or not (shares > 0).all():
+            raise ConfigError(f"Weights of a mixture must be numbers above 0, found {list(weights)}.")
+        shares = shares / shares.sum()
+        if shares.min() * BLOCK < 2:
+            raise ConfigError(
+                f"A share of {shares.min():.2%} is too small for a mixture: give each dataset {2 / BLOCK:.1%} or more."
+            )
+        self.orders, self.shares, self.seed = orders, shares, seed
+        self._ends = np.append(np.cumsum(shares)[:-1], 1.0)
+        self._block = -1
+        self._turns: Ints = np.empty(0, dtype=np.int64)
+        self._numbers: Ints = self._turns
+
+    def frame(self, position: int) -> int:
+        """The frame at a position, as its order numbers it."""
+        turn, number = self.turn(position)
+        return self.orders[turn].frame(number)
+
+    def turn(self, position: int) -> tuple[int, int]:
+        """Whose turn it is, and how often it has been before."""
+        block, slot = divmod(position, BLOCK)
+        if block != self._block:
+            before, after = self._counts(block), self._counts(block + 1)
+            turns = np.repeat(np.arange(len(self.orders)), after - before)
+            shuffled = torch.randperm(BLOCK, generator=seeded(self.seed, "mixture", block)).numpy()
+            self._block, self._turns = block, turns[shuffled]
+            self._numbers = np.empty(BLOCK, dtype=np.int64)
+            for index, count in enumerate(before):
+                mine = np.flatnonzero(self._turns == index)
+                self._numbers[mine] = count + np.arange(len(mine))
+        return int(self._turns[slot]), int(self._numbers[slot])
+
+    def _counts(self, block: int) -> Ints:
+        """How many of the places before a block are each one's."""
+        ends: Ints = np.floor(block * BLOCK * self._ends).astype(np.int64)
+        return np.diff(ends, prepend=0)
+
+
+class Place(NamedTuple):
+    """A sample of the stream: its position, and the frame of the dataset that is there."""
+
+    position: int
+    frame: int
+
+
+class SampleStream(Sampler[Place]):
+    """The places of an order, without end; batches run across the seams of its epochs.
+
+    Several processes share one stream: of every `batch_size` × `processes` places in a row, process `rank` takes its
+    `batch_size`.
+
+    Args:
+        order: of the frames.
+        start: places to skip: where a resumed run goes on.
+        batch_size, rank, processes: whose part of the stream this is.
+    """
+
+    def __init__(
+        self, order: Order, start: int = 0, *, batch_size: int = 1, rank: int = 0, processes: int = 1
+    ) -> None:
+        self.order, self.start = order, start
+        self.batch_size, self.rank, self.processes = batch_size, rank, processes
+
+    def __iter__(self) -> Iterator[Place]:
+        first = self.start + self.rank * self.batch_size
+        while True:
+            yield from map(self.place, range(first, first + self.batch_size))
+            first += self.batch_size * self.processes
+
+    def place(self, position: int) -> Place:
+        """The place at a position of the stream."""
+        return Place(position, self.order.frame(position))
+
+
+def seeded(seed: int, purpose: str, number: int) -> torch.Generator:
+    """A generator for one thing of a run. Seeds that are near, or added up, give unrelated ones."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{number}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
