@@ -10,7 +10,6 @@ Source: Hu et al. 2021, "LoRA", arXiv 2106.09685.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from smolact import durable
 from smolact.backbones.weights import read_tensors
 from smolact.errors import CheckpointError, ConfigError, WeightsError, did_you_mean, optional_import
+from smolact.files import read_json_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -201,13 +201,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         CheckpointError: it is damaged, of another method than LoRA, or names no base policy.
     """
     path = folder / ADAPTER_CONFIG
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). Copy it again.") from error
-    if not isinstance(data, dict) or data.get("peft_type") != "LORA":
-        found = data.get("peft_type") if isinstance(data, dict) else type(data).__name__
-        raise CheckpointError(f"{path} is of {found}, expected the peft_type LORA.")
+    data = read_json_object(path, "Copy it again.")
+    if data.get("peft_type") != "LORA":
+        raise CheckpointError(f"{path} is of {data.get('peft_type')}, expected the peft_type LORA.")
     init = data.get("init_lora_weights", True)
     if not isinstance(init, bool) and init not in INITIALIZATIONS:
         raise CheckpointError(

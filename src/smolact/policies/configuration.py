@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import json
 import logging
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from smolact import durable
-from smolact.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean, what_is_near
+from smolact.errors import ConfigError, NotFoundError, did_you_mean, what_is_near
+from smolact.files import read_json_object
 from smolact.hub import find_folder
 from smolact.settings import setting
 from smolact.types import ACTION, STATE, FeatureType, NormalizationMode, PolicyFeature
@@ -188,15 +188,7 @@ def read_config_file(folder: Path) -> dict[str, Any]:
         raise NotFoundError(
             f"{folder} is not a policy checkpoint: it has no {CONFIG_FILE}. {what_is_near(path)}"
         )
-    try:
-        data = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}). Copy it again, or take another checkpoint."
-        ) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds {type(data).__name__}, expected an object.")
-    return data
+    return read_json_object(path, "Copy it again, or take another checkpoint.")
 
 
 def decode_field(hint: Any, value: Any, where: str) -> Any:

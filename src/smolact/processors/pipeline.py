@@ -32,6 +32,7 @@ from smolact.errors import (
     did_you_mean,
     what_is_near,
 )
+from smolact.files import read_json_object, read_tensors
 from smolact.processors.step import ProcessorStep, find_step
 from smolact.types import ACTION
 
@@ -147,16 +148,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise NotFoundError(
             f"The folder {path.parent} does not exist. {what_is_near(path.parent.absolute())}"
         )
-    try:
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"The checkpoint is incomplete: {path} is missing. {_AGAIN} (Older checkpoints have no processor files: "
-            "load the policy, which finds the statistics among its weights.)"
-        ) from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). {_AGAIN}") from error
-    entries = config.get("steps") if isinstance(config, dict) else None
+    older = "(Older checkpoints have no processor files: load the policy, which finds the statistics among its weights.)"
+    config = read_json_object(path, _AGAIN, if_missing=f"{_AGAIN} {older}")
+    entries = config.get("steps")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise CheckpointError(
             f"{path} is not a processor's configuration: expected {{name, steps: […]}}. {_AGAIN}"
@@ -164,7 +158,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     name = config.setdefault("name", path.stem)
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: the name is {name!r}, expected a text. {_AGAIN}")
-    return dict(config)
+    return config
 
 
 def _find_class(path: Path, index: int, entry: Mapping[str, Any]) -> type[ProcessorStep]:
@@ -221,7 +215,7 @@ def _load_step(
             raise CheckpointError(f"Its config is {config!r:.100}, expected an object. {_AGAIN}")
         step = _make_step(step_class, {**config, **_artifacts(path, entry)}, override)
         state_file = entry.get("state_file")
-        step.load_state_dict({} if state_file is None else _read_state(_beside(path, state_file)))
+        step.load_state_dict({} if state_file is None else read_tensors(_beside(path, state_file), _AGAIN))
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}, step {index} ({name}): {error}") from error
     if step.unknown_config:
@@ -264,12 +258,3 @@ def _beside(path: Path, name: Any) -> Path:
             f"It points at {name!r:.100}: expected the name of a file in the same folder. {_AGAIN}"
         )
     return path.parent / name
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"The checkpoint is incomplete: {path} is missing. {_AGAIN}")
-    try:
-        return safetensors.torch.load_file(path)
-    except Exception as error:  # whatever a damaged header leads to
-        raise CheckpointError(f"{path} is not a valid safetensors file ({error}). {_AGAIN}") from error

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from smolact import durable
 from smolact.errors import CheckpointError, NotFoundError, what_is_near
+from smolact.files import read_json, read_json_object, read_tensors
 from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.training.random_state import random_state, restore_random_state
 from smolact.training.sharding import like
@@ -212,7 +211,7 @@ def read_progress(checkpoint: Path) -> Progress:
         CheckpointError: the file is missing or damaged.
     """
     path = checkpoint / TRAINING_STATE / STEP
-    data = _read_json(path)
+    data = read_json(path, _TAKE_ANOTHER)
     try:
         step, batch_size = int(data["step"]), int(data.get("batch_size", 0))
         # LeRobot's files do not count samples; newer ones speak of data-parallel workers, not of processes.
@@ -229,9 +228,7 @@ def read_explicit(train_config: Path) -> dict[str, str] | None:
     path = train_config.parent.parent / TRAINING_STATE / EXPLICIT
     if train_config.name != TRAIN_CONFIG or not path.is_file():
         return None
-    data = _read_json(path)
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds {type(data).__name__}, expected an object. {_TAKE_ANOTHER}")
+    data = read_json_object(path, _TAKE_ANOTHER)
     return {str(name): str(source) for name, source in data.items()}
 
 
@@ -240,10 +237,7 @@ def read_own_settings(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / TRAINING_STATE / OWN_SETTINGS
     if not path.is_file():
         return {}
-    data = _read_json(path)
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds {type(data).__name__}, expected an object. {_TAKE_ANOTHER}")
-    return data
+    return read_json_object(path, _TAKE_ANOTHER)
 
 
 def load_training_state(checkpoint: Path, optimizer: Optimizer, scheduler: LambdaLR) -> None:
@@ -257,7 +251,7 @@ def load_training_state(checkpoint: Path, optimizer: Optimizer, scheduler: Lambd
     state = checkpoint / TRAINING_STATE
     _load_optimizer(state, optimizer)
     path = state / SCHEDULER_STATE
-    data = _read_json(path)
+    data = read_json(path, _TAKE_ANOTHER)
     try:
         done = int(data["last_epoch"])
         rates = [float(rate) for rate in data["base_lrs"]]
@@ -269,7 +263,7 @@ def load_training_state(checkpoint: Path, optimizer: Optimizer, scheduler: Lambd
         )
     _move_schedule(scheduler, optimizer, done)
     path = state / RANDOM_STATE
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path, _TAKE_ANOTHER)
     try:
         restore_random_state(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -296,8 +290,8 @@ def _save_optimizer(folder: Path, optimizer: Optimizer) -> None:
 
 def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     groups_path, state_path = folder / OPTIMIZER_GROUPS, folder / OPTIMIZER_STATE
-    saved = _read_json(groups_path)
-    tensors = _read_tensors(state_path)
+    saved = read_json(groups_path, _TAKE_ANOTHER)
+    tensors = read_tensors(state_path, _TAKE_ANOTHER)
     groups = optimizer.state_dict()["param_groups"]
     try:
         sizes = [len(group["params"]) for group in saved]
@@ -368,21 +362,3 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(
         json.dumps(value, indent=4, allow_nan=False) + "\n"
     )  # the folder's rename makes it durable
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"The checkpoint is incomplete: {path} is missing. {_TAKE_ANOTHER}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: not valid JSON ({error}). {_TAKE_ANOTHER}") from error
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"The checkpoint is incomplete: {path} is missing. {_TAKE_ANOTHER}") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. {_TAKE_ANOTHER}") from error

@@ -18,12 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smolact import durable
 from smolact.errors import CheckpointError, ConfigError
+from smolact.files import read_tensors
 
 EMA_STATE = "ema_state.safetensors"
 UPDATES, AVERAGE, TRAINED = "updates", "average/", "trained/"
@@ -87,7 +86,12 @@ class ExponentialMovingAverage:
             CheckpointError: the file is missing, damaged, or of another policy.
         """
         path = folder / EMA_STATE
-        tensors = _read(path)
+        tensors = read_tensors(
+            path,
+            "Resume from another checkpoint.",
+            if_missing="The run had no average: resume it with --ema.enable=false, or start a new run from its weights with "
+            "--policy.path.",
+        )
         parameters = dict(zip(self.averages, self._parameters(policy), strict=True))
         expected = {UPDATES: torch.Size()}
         for name, parameter in parameters.items():
@@ -124,18 +128,6 @@ def check_no_average(folder: Path) -> None:
 
 def _training(policy: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path} is missing: the run had no average. Resume it with --ema.enable=false, or start a new run from its "
-            "weights with --policy.path."
-        ) from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Resume from another checkpoint.") from error
 
 
 def _size(shapes: dict[str, torch.Size], name: str) -> str:
