@@ -1,0 +1,49 @@
+"""`smolact policy merge-adapters`: a plain checkpoint from one of adapters (LoRA), which opens without peft."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError
+from smolact.settings import setting
+
+USAGE = "smolact policy merge-adapters --policy.path=CHECKPOINT --output=FOLDER"
+
+
+@dataclass
+class AdaptedPolicy:
+    """Which policy."""
+
+    path: str | None = setting(None, "The checkpoint of adapters: its folder, its run's folder, or a Hub id.")
+    revision: str | None = setting(None, "Branch, tag or commit of the checkpoint on the Hub.")
+
+
+@dataclass
+class MergeConfig:
+    """What `smolact policy merge-adapters` takes."""
+
+    policy: AdaptedPolicy = field(default_factory=AdaptedPolicy)
+    output: Path | None = setting(None, "The new folder that the merged policy goes to.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Merge, and say where the policy is."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(MergeConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(MergeConfig, argv)
+    if config.policy.path is None or config.output is None:
+        missing = "--policy.path=CHECKPOINT" if config.policy.path is None else "--output=FOLDER"
+        raise ConfigError(f"`smolact policy merge-adapters` needs {missing}: {USAGE}")
+
+    from smolact.policies.merging import merge_checkpoint
+
+    sys.stdout.write(
+        f"{merge_checkpoint(config.policy.path, config.output, revision=config.policy.revision)}\n"
+    )
+    return 0

@@ -1,0 +1,53 @@
+"""From a checkpoint of adapters to a plain one, which opens without peft and without the policy below it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from smolact import durable
+from smolact.backbones.weights import INDEX_FILE, WEIGHTS_FILE
+from smolact.errors import CheckpointError, ConfigError
+from smolact.policies.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from smolact.policies.base import CHECKPOINT_PATTERNS
+from smolact.policies.configuration import CONFIG_FILE, find_policy, read_config_file
+from smolact.policies.factory import get_policy_class
+
+_REWRITTEN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE)
+
+
+def merge_checkpoint(checkpoint: str | Path, output: Path, *, revision: str | None = None) -> Path:
+    """Write the policy of a checkpoint of adapters with the adapters in its weights, whole or not at all.
+
+    Everything else of the checkpoint is kept as it is: processors, `train_config.json`, the VLM's configuration and tokenizer.
+
+    Args:
+        checkpoint: a folder (also a run's, whose last checkpoint is taken) or a Hub id.
+        output: the new folder; weights are float32.
+        revision: of the checkpoint on the Hub.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ConfigError: `output` exists.
+        NotFoundError, HubError: the checkpoint, or the policy that its adapters belong to, is not there.
+        CheckpointError: it has no adapters, or a file is damaged, or a merged weight would not be finite.
+        MissingDependencyError: peft is not installed.
+        WriteError: the disk is full or refused.
+    """
+    if output.exists():
+        raise ConfigError(f"--output={output} exists already. Choose another folder, or remove it first.")
+    folder = find_policy(checkpoint, patterns=CHECKPOINT_PATTERNS, revision=revision)
+    raw = read_config_file(folder)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} has no adapters (no {ADAPTER_CONFIG}): its policy is a plain one, and opens as it is."
+        )
+    policy = get_policy_class(str(raw.get("type"))).from_pretrained(folder).merge_adapters()
+    with durable.replacing_folder(output) as temporary:
+        for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+            if file.name not in _REWRITTEN:
+                shutil.copyfile(file, temporary / file.name)
+        policy.save_pretrained(temporary)
+    return output
