@@ -26,6 +26,7 @@ TEMPORARY_PREFIX = ".tmp-"
 _REFUSED = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT, errno.ENOTDIR),
     *(errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP),
+    *(errno.EFBIG, errno.ENODEV, errno.ENXIO),
 }
 _OS_ERROR = re.compile(r"os error (\d+)")
 
