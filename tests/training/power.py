@@ -78,7 +78,7 @@ class Disk:
             self.live[self.number(Path(folder))] = entries
             for path in sorted(Path(folder).iterdir()):
                 if path.is_symlink():
-                    entries[path.name] = os.readlink(path)
+                    entries[path.name] = str(path.readlink())
                 else:
                     entries[path.name] = self.number(path)
                     seen.add(path.stat().st_ino)

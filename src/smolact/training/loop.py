@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from torch.distributed.tensor import DTensor
@@ -98,6 +98,10 @@ class Trainer:
         """Hand the model to accelerate, unless it is split already."""
         policy = self.start.policy
         self.step = self.progress.step
+        adapters = policy.adapters
+        if adapters and (adapters.full or adapters.config.target_modules != policy.adapter_targets):
+            # Some may be in layers that the loss does not need, for whose gradients processes would wait for ever.
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self._model: nn.Module = policy if self.sharded else self.accelerator.prepare_model(policy)
 
     def run_to_end(self) -> Ended:
