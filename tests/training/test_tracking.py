@@ -151,13 +151,16 @@ def test_trackio_hears_numbers_and_the_end(tmp_path: Path, monkeypatch: pytest.M
     run = types.SimpleNamespace(
         log=lambda numbers, step: heard.append((step, numbers)), finish=lambda: heard.append("finish")
     )
-    module = types.SimpleNamespace(init=lambda **settings: heard.append(settings) or run)
+    module = types.SimpleNamespace(
+        init=lambda **settings: heard.append(settings) or run, Video=lambda path: f"film {path}"
+    )
+    film = types.SimpleNamespace(results=[types.SimpleNamespace(index=2, video="a.mp4")])
     monkeypatch.setitem(sys.modules, "trackio", module)  # type: ignore[arg-type]
     flags = ("--trackio.enable=true", "--trackio.project=p", "--tensorboard.enable=false", "--report=false")
     (tracker,) = trackers(tmp_path / "my_run", *flags)
     for event in (
         Measured(3, {"loss": 1.0}),
-        Evaluated(3, {"success_rate": 0.5}, None),
+        Evaluated(3, {"success_rate": 0.5}, film),
         Ended(3, None, True),
     ):
         tracker(event)
@@ -168,7 +171,11 @@ def test_trackio_hears_numbers_and_the_end(tmp_path: Path, monkeypatch: pytest.M
         "config": {"steps": 5},
         "resume": "allow",
     }
-    assert heard[1:] == [(3, {"train/loss": 1.0}), (3, {"eval/success_rate": 0.5}), "finish"]
+    assert heard[1:] == [
+        (3, {"train/loss": 1.0}),
+        (3, {"eval/success_rate": 0.5, "eval/episode_002": "film a.mp4"}),
+        "finish",
+    ]
 
 
 @pytest.mark.parametrize("package", ["trackio", "wandb"])

@@ -122,7 +122,7 @@ def test_resuming_is_the_same_run_bit_for_bit(straight: tuple[Path, Recorder], t
 
 
 def test_a_finished_run_says_that_nothing_is_left_and_more_steps_go_on(
-    straight: tuple[Path, Recorder], tmp_path: Path
+    straight: tuple[Path, Recorder], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(straight[0], copy, symlinks=True)
@@ -130,6 +130,7 @@ def test_a_finished_run_says_that_nothing_is_left_and_more_steps_go_on(
         resume(copy)
     ended, resumed = resume(copy, "--steps=7", "--policy.optimizer_lr=1e-3")
     assert (ended.step, list(resumed.losses)) == (7, [7])
+    assert "it now ends at step 7, not 6" in caplog.text
     assert (
         json.loads((copy / "checkpoints/last/pretrained_model/config.json").read_text())["optimizer_lr"]
         == 1e-3
@@ -375,6 +376,7 @@ def test_weights_and_biases_gets_every_number(tmp_path: Path, monkeypatch: pytes
         init=lambda **arguments: logged.append(("init", arguments)) or stand_in,
         log=lambda numbers, step: logged.append(("log", (step, set(numbers)))),
         finish=lambda exit_code: logged.append(("finish", exit_code)),
+        Video=lambda path, format: path,
     )
     monkeypatch.setitem(sys.modules, "wandb", stand_in)  # type: ignore[arg-type]
     flags = ("--wandb.enable=true", "--wandb.project=p", "--wandb.mode=offline", "--save_checkpoint=false")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from smolact import durable
 from smolact.errors import CheckpointError, NotFoundError, what_is_near
 from smolact.files import read_json, read_json_object, read_tensors
-from smolact.policies.configuration import PRETRAINED_MODEL
+from smolact.policies.configuration import PRETRAINED_MODEL, SchedulerPreset
 from smolact.training.random_state import random_state, restore_random_state
 from smolact.training.sharding import like
 
@@ -238,6 +238,25 @@ def read_own_settings(checkpoint: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     return read_json_object(path, _TAKE_ANOTHER)
+
+
+def read_schedule(checkpoint: Path) -> SchedulerPreset | None:
+    """The learning-rate schedule that a run of ours had; None for a run of LeRobot, whose files do not tell it.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    if not (checkpoint / TRAINING_STATE / OWN_SETTINGS).is_file():
+        return None
+    path = checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG
+    data = read_json_object(path, _TAKE_ANOTHER)
+    try:
+        names = [field.name for field in fields(SchedulerPreset)]
+        return SchedulerPreset(**{name: data["scheduler"][name] for name in names})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} does not tell the run's schedule ({error}). {_TAKE_ANOTHER}"
+        ) from error
 
 
 def load_training_state(checkpoint: Path, optimizer: Optimizer, scheduler: LambdaLR) -> None:

@@ -99,6 +99,22 @@ def optimization_of(
     return optimizer, fitted
 
 
+def note_new_schedule(before: SchedulerPreset | None, now: SchedulerPreset, step: int) -> None:
+    """Say it if a run that goes on at `step` follows another schedule than before."""
+    if before is None or before == now:
+        return
+    rates = [schedule.peak_lr * rate_factor(schedule, step) for schedule in (before, now)]
+    logger.warning(
+        "The schedule is not the one that the run had: it now ends at step %d, not %d, so that the learning rate goes on at "
+        "%.2g instead of %.2g. To keep it, add --policy.scheduler_decay_steps=%d.",
+        now.num_decay_steps,
+        before.num_decay_steps,
+        rates[1],
+        rates[0],
+        before.num_decay_steps,
+    )
+
+
 def make_optimizer(
     policy: nn.Module, settings: OptimizerPreset, multipliers: Mapping[str, float] | None = None
 ) -> Optimizer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
 from smolact.datasets.video import VideoReader
-from smolact.training.tracking import Evaluated, Event, Measured, scalars
+from smolact.training.tracking import Evaluated, Event, Measured, films, scalars
 
 FOLDER = "tensorboard"
 VERSION = "brain.Event:2"
-MOST_FILMS, MOST_FRAMES, WIDEST = 3, 48, 192
-"""Films of an evaluation, pictures of a film, and pixels across a picture."""
+MOST_FRAMES, WIDEST = 48, 192
+"""Pictures of a film, and pixels across a picture."""
 FILM_SECONDS = 6.0
 
 
@@ -49,7 +49,7 @@ class TensorBoardTracker:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars(event).items()]
         if isinstance(event, Evaluated):
             values += [
-                Summary.Value(tag=f"eval/{name}", image=image) for name, image in films(event.result).items()
+                Summary.Value(tag=name, image=_gif(Path(video))) for name, video in films(event).items()
             ]
         self._write(Record(step=event.step, summary=Summary(value=values)))
 
@@ -79,13 +79,8 @@ def _checksum(data: bytes) -> bytes:
     return struct.pack("<I", masked_crc32c(data))
 
 
-def films(result: Any) -> Mapping[str, Any]:
-    """The first episodes of an evaluation that were filmed, name to moving picture (GIF: what TensorBoard can show)."""
-    filmed = [episode for episode in getattr(result, "results", ()) if episode.video]
-    return {f"episode_{episode.index:03d}": _gif(Path(episode.video)) for episode in filmed[:MOST_FILMS]}
-
-
 def _gif(path: Path) -> Any:
+    """A video as the moving picture that TensorBoard can show."""
     reader = VideoReader(path)
     try:
         count = min(len(reader), MOST_FRAMES)

@@ -114,6 +114,17 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
+MOST_FILMS = 3
+"""Films of an evaluation that trackers show."""
+
+
+def films(event: Measured | Evaluated) -> dict[str, str]:
+    """The first episodes of an evaluation that were filmed, as trackers name them: `eval/episode_000` to the video's path."""
+    episodes = getattr(event.result, "results", ()) if isinstance(event, Evaluated) else ()
+    filmed = [episode for episode in episodes if episode.video]
+    return {f"eval/episode_{episode.index:03d}": str(episode.video) for episode in filmed[:MOST_FILMS]}
+
+
 def scalars(event: Measured | Evaluated) -> dict[str, float]:
     """The event's numbers as trackers name them: `train/loss`, `eval/success_rate`."""
     kind = "train" if isinstance(event, Measured) else "eval"
@@ -131,6 +142,7 @@ class WandBTracker:
         self, section: WandBSection, run: Path, name: str, settings: Mapping[str, Any], tags: list[str]
     ) -> None:
         wandb = optional_import("wandb", "wandb")
+        self._video = wandb.Video
         self._run = wandb.init(
             project=section.project,
             entity=section.entity,
@@ -147,7 +159,8 @@ class WandBTracker:
     def __call__(self, event: Event) -> None:
         """Log the event, if it has numbers; close the run at the end."""
         if isinstance(event, Measured | Evaluated):
-            self._run.log(scalars(event), step=event.step)
+            shown = {name: self._video(path, format="mp4") for name, path in films(event).items()}
+            self._run.log({**scalars(event), **shown}, step=event.step)
         elif isinstance(event, Ended | Failed):
             self._run.finish(exit_code=int(isinstance(event, Failed)))
 
@@ -161,6 +174,7 @@ class TrackioTracker:
 
     def __init__(self, section: TrackioSection, run: Path, settings: Mapping[str, Any]) -> None:
         trackio = optional_import("trackio", "trackio")
+        self._video = trackio.Video
         self._run = trackio.init(
             project=section.project,
             name=run.resolve().name,
@@ -172,6 +186,7 @@ class TrackioTracker:
     def __call__(self, event: Event) -> None:
         """Log the event, if it has numbers; close the run at the end."""
         if isinstance(event, Measured | Evaluated):
-            self._run.log(scalars(event), step=event.step)
+            shown = {name: self._video(path) for name, path in films(event).items()}
+            self._run.log({**scalars(event), **shown}, step=event.step)
         elif isinstance(event, Ended | Failed):
             self._run.finish()

@@ -21,6 +21,7 @@ from smolact.training.checkpoint import (
     Progress,
     load_training_state,
     read_progress,
+    read_schedule,
     remove_unfinished,
 )
 from smolact.training.config import TrainConfig, to_json
@@ -35,7 +36,7 @@ from smolact.training.initialization import (
     start_resumed,
 )
 from smolact.training.loop import Trainer
-from smolact.training.optim import make_optimizer, make_scheduler, optimization_of
+from smolact.training.optim import make_optimizer, make_scheduler, note_new_schedule, optimization_of
 from smolact.training.preflight import (
     check_disk,
     check_evaluation,
@@ -123,6 +124,8 @@ def train(
         else None
     )
     optimizer_settings, schedule = optimization_of(start.policy.config, config, explicit)
+    if checkpoint is not None:
+        note_new_schedule(read_schedule(checkpoint), schedule, progress.step)
     optimizer = make_optimizer(start.policy, optimizer_settings, config.lr_multipliers)
     scheduler = make_scheduler(optimizer, schedule)
     settings = to_json(config, start.policy.config, optimizer_settings, schedule) | {
