@@ -135,6 +135,14 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         present = {block.color for block in self.state.blocks}
         return tuple(goal for goal in self._goals if goal.color in present)
 
+    def other_goals(self) -> tuple[Goal, ...]:
+        """The allowed goals about another block than the present one's: reaching one does not bring the other about."""
+        return tuple(goal for goal in self.allowed_goals() if goal.color != self._goal.color)
+
+    def unseen_goals(self) -> tuple[Goal, ...]:
+        """The goals whose colour and place are kept out of training."""
+        return goals(tuple(self._kinds), "unseen")
+
     def goal_reached(self, goal: Goal) -> bool:
         """Whether `goal`, asked for or not, has held for the last `HOLD_STEPS` steps; none holds in a new scene.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import comb, sqrt
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -88,6 +88,7 @@ class EpisodeResult:
         steps: control steps that it took.
         reward: their rewards' sum.
         video: the file that shows it, if one was made.
+        other_task, other_goal_reached: another goal that was watched, and whether it was reached; None where none was.
     """
 
     index: int
@@ -98,6 +99,8 @@ class EpisodeResult:
     steps: int
     reward: float
     video: str | None = None
+    other_task: str | None = None
+    other_goal_reached: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ class EvaluationResult:
         seed: of the evaluation.
         n_action_steps, chunk_size: how many actions of each predicted chunk were carried out, and how many it has; None
             for a policy that does not say.
+        num_steps: denoising steps a chunk; None for a policy that has none.
+        condition: how the episodes were told what to do (`conditions.py`).
         seconds: it took.
         results: in the order of their index.
     """
@@ -117,6 +122,16 @@ class EvaluationResult:
     chunk_size: int | None
     seconds: float
     results: tuple[EpisodeResult, ...]
+    num_steps: int | None = None
+    condition: str = "as_asked"
+
+    @property
+    def other_goal(self) -> SuccessRate | None:
+        """How often the other goal was reached that was watched; None where none was."""
+        watched = [
+            result.other_goal_reached for result in self.results if result.other_goal_reached is not None
+        ]
+        return SuccessRate.of(watched) if watched else None
 
     @property
     def success(self) -> SuccessRate:
@@ -142,10 +157,62 @@ class EvaluationResult:
         return {
             **self.success.to_dict(),
             "per_task": {kind: rate.to_dict() for kind, rate in self.per_task.items()},
+            **({"other_goal": self.other_goal.to_dict()} if self.other_goal else {}),
+            "condition": self.condition,
             "mean_steps": self.mean_steps,
             "n_action_steps": self.n_action_steps,
             "chunk_size": self.chunk_size,
+            "num_steps": self.num_steps,
             "seed": self.seed,
             "seconds": self.seconds,
             "results": [asdict(result) for result in self.results],
         }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two policies in the same episodes.
+
+    Attributes:
+        only_first, only_second: episodes in which one of them succeeded and the other did not.
+        both, neither: the rest.
+    """
+
+    only_first: int
+    only_second: int
+    both: int
+    neither: int
+
+    @classmethod
+    def of(cls, first: EvaluationResult, second: EvaluationResult) -> Comparison:
+        """Pair the episodes by index.
+
+        Raises:
+            ConfigError: they are not the same episodes.
+        """
+        episodes = [[(one.index, one.seed) for one in result.results] for result in (first, second)]
+        if episodes[0] != episodes[1]:
+            raise ConfigError(
+                "Only evaluations of the same episodes can be compared: give both the same seed and number."
+            )
+        pairs = [(a.success, b.success) for a, b in zip(first.results, second.results, strict=True)]
+        return cls(
+            *(pairs.count(pair) for pair in ((True, False), (False, True), (True, True), (False, False)))
+        )
+
+    @property
+    def difference(self) -> float:
+        """The second's success rate less the first's."""
+        total = self.only_first + self.only_second + self.both + self.neither
+        return (self.only_second - self.only_first) / total if total else float("nan")
+
+    @property
+    def p_value(self) -> float:
+        """How likely so uneven a split is if neither is better: McNemar's test in its exact form (a binomial test).
+
+        Source: Q. McNemar, 1947, "Note on the sampling error of the difference between correlated proportions".
+        """
+        uneven = self.only_first + self.only_second
+        fewer = min(self.only_first, self.only_second)
+        tail: float = sum(comb(uneven, count) for count in range(fewer + 1)) / 2**uneven
+        return min(1.0, 2 * tail)

@@ -12,6 +12,7 @@ torch's generators, seeded for every wave; for these the number of environments 
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from smolact.envs.batch import EnvBatch
 from smolact.envs.mapping import Observation
 from smolact.envs.seeding import episode_seed
 from smolact.errors import ConfigError, FeatureError
+from smolact.evaluation.conditions import PLAIN, Condition, Told
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.video import write_video
 from smolact.types import ACTION, TASK, Batch, Policy, is_image_key
@@ -37,11 +39,12 @@ Postprocessor = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """An episode to run: its number, the environment's seed, and the options for its `reset`."""
+    """An episode to run: its number, the environment's seed, the options for its `reset`, and how it is told what to do."""
 
     index: int
     seed: int
     options: dict[str, Any] | None = None
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,16 @@ class PlayedEpisode:
     frames: list[NDArray[np.uint8]]
 
 
-def plan_episodes(n_episodes: int, seed: int, options: dict[str, Any] | None = None) -> list[EpisodePlan]:
+def plan_episodes(
+    n_episodes: int,
+    seed: int,
+    options: dict[str, Any] | None = None,
+    condition: Condition | None = None,
+) -> list[EpisodePlan]:
     """Episodes 0 to `n_episodes` − 1 of an evaluation; the first ones are the same whatever `n_episodes` is."""
     return [
-        EpisodePlan(index, episode_seed(seed, index, "evaluation"), options) for index in range(n_episodes)
+        EpisodePlan(index, episode_seed(seed, index, "evaluation"), options, condition)
+        for index in range(n_episodes)
     ]
 
 
@@ -68,6 +77,8 @@ def evaluate(
     n_episodes: int,
     seed: int = 0,
     options: dict[str, Any] | None = None,
+    condition: Condition | None = None,
+    plans: Sequence[EpisodePlan] | None = None,
     video_folder: str | Path | None = None,
     n_videos: int = 0,
     on_episode: Callable[[EpisodeResult], None] | None = None,
@@ -79,6 +90,8 @@ def evaluate(
         preprocess, postprocess: the checkpoint's own, from raw batch to the policy's and from its actions to raw ones.
         envs: from `make_env`; their number is the batch size.
         options: for every `reset`, such as {"task": "push the red block to the top zone"}.
+        condition: how episodes are told what to do; as the environment does it when None.
+        plans: only these of the episodes; all of them when None.
         video_folder: where the first `n_videos` episodes are written, as mp4; the environments need `render=True`.
         on_episode: is called as each episode ends, for a progress bar.
 
@@ -92,7 +105,7 @@ def evaluate(
         raise ConfigError(f"n_videos={n_videos} and no folder to write them to: give video_folder.")
     began = time.monotonic()
     results = []
-    plans = plan_episodes(n_episodes, seed, options)
+    plans = plan_episodes(n_episodes, seed, options, condition) if plans is None else plans
     for episode in play(policy, preprocess, postprocess, envs, plans, film=range(n_videos)):
         result = episode.result
         if episode.frames and video_folder is not None:
@@ -108,6 +121,8 @@ def evaluate(
         seed=seed,
         n_action_steps=getattr(config, "n_action_steps", None),
         chunk_size=getattr(config, "chunk_size", None),
+        num_steps=getattr(config, "num_steps", None),
+        condition=PLAIN if condition is None else condition.name,
         seconds=time.monotonic() - began,
         results=tuple(results),
     )
@@ -137,7 +152,9 @@ def _play_wave(
     wave: Sequence[EpisodePlan],
     film: Sequence[int],
 ) -> list[PlayedEpisode]:
-    observations, infos = envs.reset([plan.seed for plan in wave], [plan.options for plan in wave])
+    told = [_tell(envs, number, plan) for number, plan in enumerate(wave)]
+    observations, infos = envs.reset([plan.seed for plan in wave], [one.options for one in told])
+    others = np.zeros(len(wave), np.bool_)
     policy.reset()
     draw_noise = _noise_source(policy, wave)
     n_actions = envs.features[ACTION].shape[0]
@@ -157,6 +174,9 @@ def _play_wave(
         steps += running
         reward_sums += rewards
         successes |= running & np.array([info["is_success"] for info in infos])
+        for number in np.flatnonzero(running).tolist():
+            if told[number].other_goal is not None:
+                others[number] |= envs[number].unwrapped.goal_reached(told[number].other_goal)
         for number in filmed:
             if running[number]:
                 frames[number].append(envs.render(number))
@@ -171,11 +191,22 @@ def _play_wave(
                 success=bool(successes[number]),
                 steps=int(steps[number]),
                 reward=float(reward_sums[number]),
+                other_task=None if (other := told[number].other_goal) is None else str(other),
+                other_goal_reached=None if other is None else bool(others[number]),
             ),
             frames.get(number, []),
         )
         for number, plan in enumerate(wave)
     ]
+
+
+def _tell(envs: EnvBatch, number: int, plan: EpisodePlan) -> Told:
+    """What an episode is told; its scene has to be there for that, so the environment is reset."""
+    if plan.condition is None:
+        return Told(dict(plan.options or {}))
+    envs[number].reset(seed=plan.seed, options=plan.options)
+    told = plan.condition.tell(envs[number].unwrapped, random.Random(plan.seed))
+    return replace(told, options={**(plan.options or {}), **told.options})
 
 
 def batch_of(observations: Observation) -> Batch:

@@ -1,0 +1,97 @@
+"""What an instruction is worth: the same scenes with other words, to see whether a policy listens.
+
+A condition changes what an episode is told, or which goal counts, and nothing else: the scene is the one that the
+episode's seed draws.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smolact.envs.batch import EnvBatch
+from smolact.envs.mapping import LanguageConditioned
+
+PLAIN = "as_asked"
+SWAPPED = "swapped_instruction"
+UNSEEN_PHRASINGS = "unseen_phrasings"
+UNSEEN_COMBINATIONS = "unseen_combinations"
+EMPTY = "empty_instruction"
+NONSENSE = "nonsense_instruction"
+
+NONSENSE_WORDS = ("florp", "the", "quaxly", "wibber", "onto", "a", "zindle")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an episode is told, and what else is watched.
+
+    Attributes:
+        options: for the environment's `reset`.
+        other_goal: the goal that the episode's own words would have asked for; whether it is reached is counted beside.
+    """
+
+    options: dict[str, Any]
+    other_goal: Any = None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to tell an episode what to do.
+
+    Attributes:
+        name: in files.
+        question: what it answers, for a person.
+        tell: from the environment, after a `reset` with the episode's seed, and a generator that follows from the seed.
+    """
+
+    name: str
+    question: str
+    tell: Callable[[Any, random.Random], Told]
+
+
+def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
+    """The conditions that an environment can show; only the plain one (none) if it does not know its scene's goals.
+
+    Args:
+        envs: their first one is asked; it is reset.
+        task: an instruction that every episode is given; no other words make sense then.
+    """
+    if task is not None or not isinstance(envs[0].unwrapped, LanguageConditioned):
+        return []
+    envs[0].reset(seed=0)
+    inner: Any = envs[0].unwrapped
+    if not hasattr(inner, "goal"):
+        return []
+    found = [Condition(SWAPPED, "another goal of the same scene is asked for", _swapped)]
+    if hasattr(inner.goal, "phrasings"):
+        found.append(Condition(UNSEEN_PHRASINGS, "wordings that no demonstration had", _reworded))
+    if hasattr(inner, "unseen_goals") and inner.unseen_goals():
+        found.append(Condition(UNSEEN_COMBINATIONS, "goals that no demonstration had", _recombined))
+    found.append(Condition(EMPTY, "the scene's own goal counts, the policy is told nothing", _told_nothing))
+    found.append(Condition(NONSENSE, "the scene's own goal counts, the words mean nothing", _told_nonsense))
+    return found
+
+
+def _swapped(env: Any, draw: random.Random) -> Told:
+    others: Sequence[Any] = env.other_goals() if hasattr(env, "other_goals") else env.allowed_goals()
+    others = [goal for goal in others if goal != env.goal]
+    return Told({"goal": draw.choice(others)}, other_goal=env.goal)
+
+
+def _reworded(env: Any, draw: random.Random) -> Told:
+    return Told({"goal": env.goal, "task": draw.choice(env.goal.phrasings("unseen"))})
+
+
+def _recombined(env: Any, draw: random.Random) -> Told:
+    return Told({"goal": draw.choice(env.unseen_goals())})
+
+
+def _told_nothing(env: Any, draw: random.Random) -> Told:
+    return Told({"goal": env.goal, "task": ""})
+
+
+def _told_nonsense(env: Any, draw: random.Random) -> Told:
+    return Told({"goal": env.goal, "task": " ".join(draw.sample(NONSENSE_WORDS, 5))})
