@@ -39,6 +39,13 @@ DONE = "next.done"
 SUCCESS = "next.success"
 TASK = "task"
 
+
+class Unsaid(str):
+    """The empty instruction, on purpose: to see what a policy does when it is told nothing. Any other empty one is an error."""
+
+    __slots__ = ()
+
+
 Batch = dict[str, Any]
 """A batch, or a sample: name to tensor (or str, or list of str for `task`)."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,12 @@ from smolact.settings import rest, setting
 from smolact.training.sections import EnvSection, EvalSection, policy_fields
 
 if TYPE_CHECKING:
-    from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
+    from smolact.envs.batch import EnvBatch
+    from smolact.evaluation.metrics import EpisodeResult
+    from smolact.evaluation.suite import EpisodeLog, Results
+    from smolact.policies.factory import LoadedPolicy
 
-USAGE = "smolact eval --policy.path=CHECKPOINT --env.type=tabletop [--eval.n_episodes=50] [--NAME=VALUE …]"
+USAGE = "smolact eval --policy.path=CHECKPOINT --env.type=tabletop [--eval.n_episodes=50] [--output_dir=FOLDER] [--NAME=VALUE …]"
 
 
 @dataclass
@@ -36,14 +41,38 @@ class EvalConfig:
     """What `smolact eval` takes."""
 
     policy: EvaluatedPolicy = field(default_factory=EvaluatedPolicy)
+    compare: list[str] | None = setting(
+        None,
+        "Further checkpoints, tried in the same episodes and compared with --policy.path by a paired test.",
+    )
     env: EnvSection = field(default_factory=EnvSection)
     eval: EvalSection = field(default_factory=EvalSection)
     seed: int = setting(1000, "Seed of the episodes and of what the policy draws.")
     task: str | None = setting(
         None, "Tell the policy this, whatever the environment asks for (as --env.task)."
     )
-    n_videos: int = setting(0, "How many episodes to film.")
-    output_dir: Path | None = setting(None, "Where metrics.json and videos go; nothing is written when null.")
+    language: bool = setting(
+        True,
+        "Measure, beside what is asked, what instructions are worth: swapped, in new words, new combinations, empty, nonsense. "
+        "Only in environments that know their scenes' goals.",
+    )
+    n_videos: int = setting(0, "How many episodes of each kind to film.")
+    output_dir: Path | None = setting(
+        None,
+        "Where every episode is noted as it ends, and metrics.json and videos go. Given again, what is there is not played again.",
+    )
+
+    def __post_init__(self) -> None:
+        """Check what needs a folder."""
+        if self.n_videos and self.output_dir is None:
+            raise ConfigError(
+                f"--n_videos={self.n_videos} needs a folder to write to. Give --output_dir=FOLDER."
+            )
+
+    @property
+    def policies(self) -> list[str]:
+        """All checkpoints."""
+        return [str(self.policy.path), *(self.compare or ())]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -55,83 +84,188 @@ def run(argv: Sequence[str]) -> int:
     if config.policy.path is None or config.env.type is None:
         missing = "--policy.path=CHECKPOINT" if config.policy.path is None else "--env.type=tabletop"
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")
-    if config.n_videos and config.output_dir is None:
-        raise ConfigError(
-            f"--n_videos={config.n_videos} needs a folder to write to. Give --output_dir=FOLDER."
-        )
-    result = evaluate_checkpoint(config)
-    sys.stdout.write(_summary(result))
+    if len(set(config.policies)) < len(config.policies):
+        raise ConfigError("--compare names a checkpoint twice. Name each once.")
+    results = evaluate_checkpoints(config)
+    if results is None:  # of several processes, the first one speaks
+        return 0
+    sys.stdout.write(summary(results))
     if config.output_dir is not None:
         from smolact import durable
+        from smolact.evaluation.suite import to_json
 
         path = config.output_dir / "metrics.json"
-        durable.write_json(path, result.to_dict())
+        durable.write_json(path, to_json(results))
         sys.stdout.write(f"\n{path}\n")
     return 0
 
 
-def evaluate_checkpoint(config: EvalConfig) -> EvaluationResult:
-    """Load the policy, make the environments, and run the episodes.
+def evaluate_checkpoints(config: EvalConfig) -> Results | None:
+    """Load the policies, make the environments, and run the episodes; None in all processes but the first.
 
     Raises:
         SmolactError: what loading, the environment and the episodes raise; `FeatureError` if they do not fit together.
     """
     from smolact.envs.factory import make_env
-    from smolact.evaluation.rollout import evaluate
-    from smolact.policies.factory import load_policy
-    from smolact.training.preflight import check_cameras, check_env_sizes
-    from smolact.types import is_image_key
+    from smolact.evaluation.conditions import PLAIN, conditions_for
+    from smolact.evaluation.suite import EpisodeLog, collect, run_suite
 
-    overrides = dict(config.policy.settings)
-    device = overrides.pop("device", None)
-    loaded = load_policy(
-        str(config.policy.path), device=device, stats_key=config.policy.stats_key, **overrides
-    )
+    processes = Processes(config)
+    log = EpisodeLog(config.output_dir, _settings(config), processes.share)
+    task = config.task or config.env.task
     with make_env(
         str(config.env.type),
         config.eval.batch_size,
-        task=config.task or config.env.task,
+        task=task,
         mapping=config.env.mapping,
         render=config.n_videos > 0,
         **config.env.kwargs,
     ) as environments:
-        offered = environments.features
-        cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
-        check_cameras(loaded.policy.config, cameras, {}, where="the environment")
-        check_env_sizes(loaded.policy.config, offered)
-        return evaluate(
-            loaded.policy,
-            loaded.preprocess,
-            loaded.postprocess,
+        conditions = conditions_for(environments, task) if config.language else []
+        total = config.eval.n_episodes * (1 + len(conditions)) * len(config.policies)
+        run_suite(
+            config.policies,
+            lambda name: _load(name, config, environments, processes.device),
             environments,
+            conditions,
+            log,
             n_episodes=config.eval.n_episodes,
             seed=config.seed,
-            video_folder=None if config.output_dir is None else config.output_dir / "videos",
             n_videos=config.n_videos,
-            on_episode=_Counter(config.eval.n_episodes),
+            on_episode=_Counter(total, log) if processes.share.rank == 0 else None,
         )
+    processes.wait()
+    if processes.share.rank:
+        return None
+    names = [PLAIN, *(condition.name for condition in conditions)]
+    facts = {name: _facts(name, config) for name in config.policies}
+    return collect(config.policies, names, log, config.eval.n_episodes, config.seed, facts)
+
+
+class Processes:
+    """This process among those that torchrun or `accelerate launch` started.
+
+    Raises:
+        ConfigError: there are several, and no folder in which they could meet.
+    """
+
+    def __init__(self, config: EvalConfig) -> None:
+        from smolact.evaluation.suite import Share
+
+        self.share = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        self.device: str | None = None
+        self._state: Any = None
+        if self.share.processes == 1:
+            return
+        if config.output_dir is None:
+            raise ConfigError(
+                "Several processes share an evaluation through its folder. Give --output_dir=FOLDER."
+            )
+        import torch
+        from accelerate import PartialState
+
+        self._state = PartialState(cpu=not torch.cuda.is_available())
+        self.device = str(self._state.device)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+
+def _settings(config: EvalConfig) -> dict[str, Any]:
+    """What decides an episode's result."""
+    names = [str(Path(name).resolve()) if Path(name).exists() else name for name in config.policies]
+    return {
+        "policies": names,
+        "policy settings": {
+            key: str(value) for key, value in config.policy.settings.items() if key != "device"
+        },
+        "stats_key": config.policy.stats_key,
+        "environment": config.env.type,
+        "task": config.task or config.env.task,
+        "mapping": None if config.env.mapping is None else config.env.mapping.read_text(),
+        "environment settings": {key: str(value) for key, value in config.env.kwargs.items()},
+        "seed": config.seed,
+    }
+
+
+def _overrides(config: EvalConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.policy.settings.items() if key != "device"}
+
+
+def _load(name: str, config: EvalConfig, environments: EnvBatch, device: str | None) -> LoadedPolicy:
+    from smolact.policies.factory import load_policy
+    from smolact.training.preflight import check_cameras, check_env_sizes
+    from smolact.types import is_image_key
+
+    loaded = load_policy(
+        name,
+        device=config.policy.settings.get("device") or device,
+        stats_key=config.policy.stats_key,
+        **_overrides(config),
+    )
+    offered = environments.features
+    cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
+    check_cameras(loaded.policy.config, cameras, {}, where="the environment")
+    check_env_sizes(loaded.policy.config, offered)
+    return loaded
+
+
+def _facts(name: str, config: EvalConfig) -> dict[str, int | None]:
+    from smolact.policies.configuration import CONFIG_FILE, find_policy, read_config_file
+
+    values = {**read_config_file(find_policy(name, patterns=[CONFIG_FILE])), **_overrides(config)}
+    return {key: values.get(key) for key in ("n_action_steps", "chunk_size", "num_steps")}
 
 
 class _Counter:
-    """Counts episodes on a terminal."""
+    """Counts episodes on a terminal: how many, how well, how long yet."""
 
-    def __init__(self, episodes: int) -> None:
-        self.episodes, self.done, self.successes = episodes, 0, 0
+    def __init__(self, episodes: int, log: EpisodeLog) -> None:
+        self.episodes = episodes // log.share.processes
+        self.done = self.successes = 0
+        self.began = time.monotonic()
 
-    def __call__(self, result: EpisodeResult) -> None:
+    def __call__(self, policy: str, condition: str, result: EpisodeResult) -> None:
         self.done += 1
         self.successes += result.success
         if sys.stderr.isatty():
-            end = "\n" if self.done == self.episodes else ""
-            sys.stderr.write(f"\r{self.done}/{self.episodes} episodes, {self.successes} succeeded{end}")
+            rate = self.done / max(time.monotonic() - self.began, 1e-9)
+            left = max(0, round((self.episodes - self.done) / rate))
+            line = f"{condition.replace('_', ' ')}: {self.done}/{self.episodes} episodes, {rate:.1f}/s, {left} s left"
+            sys.stderr.write("\r" + line.ljust(79) + ("\n" if self.done >= self.episodes else ""))
 
 
-def _summary(result: EvaluationResult) -> str:
-    rows: Mapping[str, object] = {"success": result.success, **result.per_task}
-    width = max(map(len, rows))
-    lines = [f"{name.ljust(width)}  {rate}" for name, rate in rows.items()]
-    lines.append(
-        f"mean length {result.mean_steps:.0f} steps; {result.n_action_steps} of {result.chunk_size} actions of each chunk "
-        f"were executed; {result.seconds:.0f} s; seed {result.seed}"
-    )
-    return "\n".join(lines) + "\n"
+def summary(results: Results) -> str:
+    """The results as lines for a terminal."""
+    from smolact.evaluation.conditions import PLAIN
+    from smolact.evaluation.metrics import Comparison
+
+    first = next(iter(results))
+    lines: list[str] = []
+    for name, by_condition in results.items():
+        if len(results) > 1:
+            lines += ["", name]
+        rows: list[tuple[str, object]] = []
+        for condition, result in by_condition.items():
+            rows.append((condition.replace("_", " "), result.success))
+            if condition == PLAIN and len(result.per_task) > 1:
+                rows += [(f"  {kind}", rate) for kind, rate in result.per_task.items()]
+            if result.other_goal is not None:
+                rows.append(("  the scene's own goal", result.other_goal))
+        width = max(len(label) for label, _ in rows)
+        lines += [f"{label.ljust(width)}  {rate}" for label, rate in rows]
+        if name != first:
+            compared = Comparison.of(results[first][PLAIN], by_condition[PLAIN])
+            lines.append(
+                f"against {first}: {compared.difference:+.0%}, p = {compared.p_value:.2g} (McNemar, the same episodes)"
+            )
+        plain = by_condition[PLAIN]
+        seconds = sum(result.seconds for result in by_condition.values())
+        steps = "" if plain.num_steps is None else f"{plain.num_steps} denoising steps; "
+        lines.append(
+            f"mean length {plain.mean_steps:.0f} steps; {plain.n_action_steps} of {plain.chunk_size} actions of each chunk "
+            f"were executed; {steps}{seconds:.0f} s; seed {plain.seed}"
+        )
+    return "\n".join(lines).lstrip("\n") + "\n"

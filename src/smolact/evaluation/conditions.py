@@ -13,6 +13,7 @@ from typing import Any
 
 from smolact.envs.batch import EnvBatch
 from smolact.envs.mapping import LanguageConditioned
+from smolact.types import Unsaid
 
 PLAIN = "as_asked"
 SWAPPED = "swapped_instruction"
@@ -30,10 +31,12 @@ class Told:
 
     Attributes:
         options: for the environment's `reset`.
+        words: what the policy hears in the place of the environment's instruction; None for that.
         other_goal: the goal that the episode's own words would have asked for; whether it is reached is counted beside.
     """
 
     options: dict[str, Any]
+    words: str | None = None
     other_goal: Any = None
 
 
@@ -90,8 +93,8 @@ def _recombined(env: Any, draw: random.Random) -> Told:
 
 
 def _told_nothing(env: Any, draw: random.Random) -> Told:
-    return Told({"goal": env.goal, "task": ""})
+    return Told({"goal": env.goal}, words=Unsaid())
 
 
 def _told_nonsense(env: Any, draw: random.Random) -> Told:
-    return Told({"goal": env.goal, "task": " ".join(draw.sample(NONSENSE_WORDS, 5))})
+    return Told({"goal": env.goal}, words=" ".join(draw.sample(NONSENSE_WORDS, 5)))

@@ -166,7 +166,7 @@ def _play_wave(
 
     done = envs.done
     while not done.all():
-        raw = {**batch_of(observations), TASK: [info[TASK] for info in infos]}
+        raw = {**batch_of(observations), TASK: _words(told, infos)}
         batch = preprocess(raw)
         actions = postprocess(policy.select_action(batch, **draw_noise(batch)))
         running = ~done
@@ -181,12 +181,13 @@ def _play_wave(
             if running[number]:
                 frames[number].append(envs.render(number))
 
+    words = _words(told, infos)
     return [
         PlayedEpisode(
             EpisodeResult(
                 index=plan.index,
                 seed=plan.seed,
-                task=infos[number][TASK],
+                task=str(words[number]),
                 task_kind=str(infos[number].get("task_kind", infos[number][TASK])),
                 success=bool(successes[number]),
                 steps=int(steps[number]),
@@ -207,6 +208,10 @@ def _tell(envs: EnvBatch, number: int, plan: EpisodePlan) -> Told:
     envs[number].reset(seed=plan.seed, options=plan.options)
     told = plan.condition.tell(envs[number].unwrapped, random.Random(plan.seed))
     return replace(told, options={**(plan.options or {}), **told.options})
+
+
+def _words(told: Sequence[Told], infos: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [one.words if one.words is not None else info[TASK] for one, info in zip(told, infos, strict=True)]
 
 
 def batch_of(observations: Observation) -> Batch:

@@ -113,7 +113,7 @@ class SmolVLANewLineProcessor(ProcessorStep):
 
 
 def _with_newline(text: str) -> str:
-    return text if text.endswith("\n") else text + "\n"
+    return text if text.endswith("\n") else type(text)(text + "\n")  # an Unsaid stays one
 
 
 @register_step("device_processor")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smolact.errors import CheckpointError, ConfigError, FeatureError, NotFoundError, what_is_near
 from smolact.processors.step import ProcessorStep, register_step
-from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, TASK
+from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, TASK, Unsaid
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class TokenizerProcessorStep(ProcessorStep):
                 f"'{self.task_key}' is {task!r:.200}: expected a text, or a list of one for each sample."
             )
         for index, text in enumerate(texts):
-            if not text.strip():
+            if not text.strip() and not isinstance(text, Unsaid):
                 raise ConfigError(
                     f"The task of sample {index} is empty: say what the robot should do, such as "
                     "'Pick up the red cube.' (in the dataset's tasks, or the command's --task)."
