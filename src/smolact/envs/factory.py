@@ -85,7 +85,7 @@ def _make(name: str, settings: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     if env.spec is None or env.spec.max_episode_steps is None:
         raise ConfigError(
             f"The environment '{name}' sets no longest episode, so an evaluation in it might never end. "
-            "Give --env.max_episode_steps=N."
+            "Give --env.kwargs='{max_episode_steps: N}'."
         )
     return env
 

@@ -1,0 +1,201 @@
+"""A suite of episodes: nothing is played twice, nothing is lost, and processes share it out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smolact.cli.main import main
+from smolact.envs.factory import make_env
+from smolact.errors import ConfigError
+from smolact.evaluation.conditions import PLAIN, conditions_for
+from smolact.evaluation.metrics import Comparison, EpisodeResult, EvaluationResult
+from smolact.evaluation.suite import EpisodeLog, Results, Share, collect, run_suite, to_json
+from tests.evaluation.test_conditions import FAST, Deaf, Listener
+
+EPISODES, SEED = 5, 3
+POLICIES = ("listener", "deaf")
+SETTINGS = {"seed": SEED}
+ALONE = Share()
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def play(
+    folder: Path | None, share: Share = ALONE, n_episodes: int = EPISODES, stop_after: int | None = None
+) -> tuple[Results, list[tuple[str, str, int]]]:
+    """The suite's results so far, and which episodes were played for them."""
+    played: list[tuple[str, str, int]] = []
+
+    def ended(policy: str, condition: str, result: EpisodeResult) -> None:
+        played.append((policy, condition, result.index))
+        if len(played) == stop_after:
+            raise KeyboardInterrupt
+
+    log = EpisodeLog(folder, SETTINGS, share)
+    with make_env("tabletop", 3, **FAST) as envs:
+        conditions = conditions_for(envs)[:2]
+        kinds = {"listener": Listener, "deaf": Deaf}
+        with contextlib.suppress(KeyboardInterrupt):
+            run_suite(
+                POLICIES,
+                lambda name: (kinds[name](envs), same, same),
+                envs,
+                conditions,
+                log,
+                n_episodes=n_episodes,
+                seed=SEED,
+                on_episode=ended,
+            )
+    names = [PLAIN, *(condition.name for condition in conditions)]
+    facts = {name: {"n_action_steps": 1, "chunk_size": 1} for name in POLICIES}
+    return collect(POLICIES, names, log, n_episodes, SEED, facts), played
+
+
+def without_time(results: Results) -> Results:
+    return {
+        policy: {name: replace(result, seconds=0.0) for name, result in found.items()}
+        for policy, found in results.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole() -> Results:
+    return without_time(play(None)[0])
+
+
+def test_a_suite_plays_every_policy_in_every_condition(whole: Results) -> None:
+    for found in whole.values():
+        assert [len(result.results) for result in found.values()] == [EPISODES] * 3
+    assert whole["listener"][PLAIN].success.rate == 1.0
+    json.dumps(to_json(whole), allow_nan=False)
+
+
+def test_after_a_kill_only_the_rest_is_played_and_the_result_is_the_same(
+    whole: Results, tmp_path: Path
+) -> None:
+    _, first = play(tmp_path / "e", stop_after=7)
+    log = tmp_path / "e" / "episodes_0.jsonl"
+    text = log.read_text()
+    log.write_text(text[: len(text) - 20])  # the kill came in the middle of a line
+    found, second = play(tmp_path / "e")
+    assert without_time(found) == whole
+    assert len(first) == 7 and len(second) == 2 * 3 * EPISODES - 6
+    assert not set(first[:6]) & set(second)
+    assert play(tmp_path / "e")[1] == []
+    more, third = play(tmp_path / "e", n_episodes=EPISODES + 1)
+    assert len(third) == 2 * 3
+    assert len(more["deaf"][PLAIN].results) == EPISODES + 1
+
+
+def test_processes_share_the_episodes(whole: Results, tmp_path: Path) -> None:
+    _, one = play(tmp_path / "e", Share(0, 2))
+    found, other = play(tmp_path / "e", Share(1, 2))
+    assert not set(one) & set(other)
+    assert len(one) + len(other) == 2 * 3 * EPISODES
+    assert without_time(found) == whole
+
+
+def test_a_folder_holds_one_evaluation(tmp_path: Path) -> None:
+    EpisodeLog(tmp_path, {"seed": 1, "environment": "tabletop"})
+    with pytest.raises(ConfigError, match="seed was 1, and is 2"):
+        EpisodeLog(tmp_path, {"seed": 2, "environment": "tabletop"})
+
+
+def result_of(outcomes: list[bool], seed: int = 0) -> EvaluationResult:
+    results = tuple(
+        EpisodeResult(index, seed + index, "t", "k", success, 1, 0.0)
+        for index, success in enumerate(outcomes)
+    )
+    return EvaluationResult(0, 1, 1, 1.0, results)
+
+
+def test_policies_are_compared_episode_by_episode() -> None:
+    first = result_of([True] * 10 + [False] * 10)
+    second = result_of([True] * 8 + [False] * 2 + [True] * 9 + [False])
+    compared = Comparison.of(first, second)
+    assert (compared.only_first, compared.only_second, compared.both, compared.neither) == (2, 9, 8, 1)
+    assert compared.difference == pytest.approx(0.35)
+    assert compared.p_value == pytest.approx(0.065429688)  # two-sided binomial test of 2 in 11
+    assert Comparison.of(first, first).p_value == 1.0
+    with pytest.raises(ConfigError, match="same episodes"):
+        Comparison.of(first, result_of([True] * 20, seed=1))
+
+
+def checkpoint(folder: Path, seed: int) -> str:
+    """A tiny policy for the tabletop that has learnt nothing."""
+    import torch
+
+    from smolact.policies.factory import make_policy, make_pre_post_processors
+    from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+
+    torch.manual_seed(seed)
+    with make_env("tabletop") as envs:
+        features = envs.features
+    config = SmolVLAConfig(
+        vlm_model_name="tiny",
+        load_vlm_weights=False,
+        num_vlm_layers=1,
+        chunk_size=8,
+        n_action_steps=8,
+        num_steps=2,
+        resize_imgs_with_padding=(64, 64),
+        input_features={key: feature for key, feature in features.items() if key != "action"},
+        output_features={"action": features["action"]},
+    )
+    policy = make_policy(config, pretrained_vlm=False)
+    ones = {"mean": torch.zeros(2).numpy() + 0.5, "std": torch.ones(2).numpy()}
+    processors = make_pre_post_processors(policy, {"observation.state": ones, "action": ones})
+    policy.save_pretrained(folder)
+    for processor in processors:
+        processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_command_compares_and_shares_over_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = checkpoint(tmp_path / "one", 0), checkpoint(tmp_path / "two", 1)
+    flags = [
+        f"--policy.path={one}",
+        f"--compare=[{two}]",
+        *("--policy.device=cpu", "--env.type=tabletop", "--env.kwargs={max_episode_steps: 9}"),
+        *("--eval.n_episodes=4", "--eval.batch_size=2"),
+    ]
+    assert main(["eval", *flags, f"--output_dir={tmp_path / 'alone'}"]) == 0
+    shown = capsys.readouterr().out
+    assert f"against {one}:" in shown and "unseen phrasings" in shown and "2 denoising steps" in shown
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "smolact",
+    ]
+    done = subprocess.run(
+        [*command, "eval", *flags, f"--output_dir={tmp_path / 'two_processes'}"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("unseen phrasings") == 2  # both policies, by one process
+    alone, shared = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "two_processes")
+    )
+    assert alone["results"] == shared["results"]
+    assert alone["conditions"].keys() == shared["conditions"].keys()
+    assert main(["eval", *flags]) == 0
