@@ -159,7 +159,7 @@ def test_damaged_checkpoints_are_named(checkpoint: Path, tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match=r"model.safetensors is damaged"):
         load(folder)
     (folder / "config.json").write_text('{"type": "smolvla",')
-    with pytest.raises(CheckpointError, match=r"config.json is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"config.json is damaged: not valid JSON"):
         load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(NotFoundError, match=r"no config.json"):
