@@ -40,6 +40,7 @@ from smolact.training.checkpoint import (
 from smolact.training.config import TrainConfig, own_settings, to_json
 from smolact.training.data import (
     Samples,
+    SeveralDraws,
     chosen_episodes,
     make_loader,
     next_batch,
@@ -232,7 +233,10 @@ class Trainer:
         self._model, self._stepper = self.accelerator.prepare(self.start.policy, self.optimizer)
         changes = self.config.dataset.image_transforms
         augment = ImageTransforms(changes) if changes.enable else None
-        self.samples = Samples(self.dataset, self.seed, self.start.policy.training_draws, augment)
+        draws = self.start.policy.training_draws
+        if draws is not None and self.config.noise_draws > 1:
+            draws = SeveralDraws(draws, self.config.noise_draws)
+        self.samples = Samples(self.dataset, self.seed, draws, augment)
 
     def run_to_end(self) -> Ended:
         """Train until `config.steps`, or until SIGINT or SIGTERM: the step under way is finished and saved.

@@ -146,14 +146,32 @@ class VLAFlowMatching(nn.Module):
         noise: Tensor | None = None,
         time: Tensor | None = None,
     ) -> Tensor:
-        """The squared error of the predicted velocity, (B, C, A), for actions (B, C, A) at random noise and times."""
+        """The squared error of the predicted velocity, (B, C, A), for actions (B, C, A) at random noise and times.
+
+        With several draws a sample, noise (B, N, C, A) and time (B, N), it is their mean; the prefix is run once for all.
+        """
         if noise is None:
             noise = sample_noise(tuple(actions.shape), actions.device)
         if time is None:
             time = sample_time(len(actions), actions.device)
+        if noise.ndim == 4:
+            prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
+            return self._mean_error(prefix, actions, noise, time)
         noisy, velocity = interpolate(noise, actions, time)
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
         return F.mse_loss(self._forward_flow_matching(prefix, noisy, time), velocity, reduction="none")
+
+    def _mean_error(self, prefix: Prefix, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        batch, draws = noise.shape[:2]
+        noise, time, actions = noise.flatten(0, 1), time.flatten(), actions.repeat_interleave(draws, 0)
+        noisy, velocity = interpolate(noise, actions, time)
+        embeddings, valid, starts = prefix
+        read = self.vlm_with_expert.forward_prefix(embeddings, block_mask(valid, starts), positions_of(valid))
+        repeated = [
+            (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in read
+        ]
+        found = self.denoise_step(valid.repeat_interleave(draws, 0), repeated, noisy, time)
+        return F.mse_loss(found, velocity, reduction="none").unflatten(0, (batch, draws)).mean(1)
 
     def sample_actions(
         self,
@@ -261,8 +279,8 @@ class SmolVLAPolicy(PreTrainedPolicy):
 
         Args:
             batch: as the preprocessor makes it; `action_is_pad` marks what lies past an episode's end.
-            noise: (B, chunk, max_action_dim), drawn when not given.
-            time: (B,) in (0, 1], drawn when not given.
+            noise: (B, chunk, max_action_dim), or N of them (B, N, chunk, max_action_dim); drawn when not given.
+            time: (B,) in (0, 1], or (B, N); drawn when not given.
             reduction: "mean" for a scalar, "none" for one loss a sample (B,), "sum" for the sum over all entries, whose
                 number is `entries` beside it: what is needed to average over several batches or processes.
 
