@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-
 SMALL_ATTENTION = 128 * 128
 """Scores a head below which plain matrix products beat fused attention on a CPU: 3 times on 64 tokens, with the gradient."""
 

@@ -289,6 +289,8 @@ class SmolVLAPolicy(PreTrainedPolicy):
             ConfigError: there is no such reduction.
         """
         inputs, actions = self._inputs(batch), self._actions(batch)
+        if self.config.relative_step > 0:
+            actions = (actions - self._here(inputs[-1])) / self._reach(actions)
         losses = self.model(
             *inputs, F.pad(actions, (0, self.config.max_action_dim - actions.shape[-1])), noise, time
         )
@@ -319,9 +321,28 @@ class SmolVLAPolicy(PreTrainedPolicy):
 
     def _get_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
         """`predict_action_chunk`, differentiable."""
-        actions = self.model.sample_actions(*self._inputs(batch), noise=noise)
+        inputs = self._inputs(batch)
+        actions = self.model.sample_actions(*inputs, noise=noise)
         actions = actions[..., : self.config.action_feature.shape[0]]
+        if self.config.relative_step > 0:
+            actions = self._here(inputs[-1]) + self._reach(actions) * actions
         return aloha.encode_actions(actions) if self.config.adapt_to_pi_aloha else actions
+
+    def _here(self, state: Tensor) -> Tensor:
+        """The (padded) states that the actions are relative to, (B, 1, A)."""
+        width = self.config.action_feature.shape[0]
+        known = self.config.robot_state_feature
+        if known is None or known.shape[0] < width:
+            raise ConfigError(
+                f"relative_step={self.config.relative_step} needs a state value for each of the {width} action values. "
+                "Set --policy.relative_step=0."
+            )
+        return state[:, None, :width]
+
+    def _reach(self, actions: Tensor) -> Tensor:
+        """How far each action of a chunk may be from the state, (C, 1): further with each step."""
+        steps = torch.arange(1, actions.shape[1] + 1, device=actions.device, dtype=actions.dtype)
+        return self.config.relative_step * steps[:, None]
 
     def prepare_images(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """Each camera's images (B, 3, h, w), fitted and in [−1, 1], and which are real (B,).
