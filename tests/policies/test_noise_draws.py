@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from smolact.errors import ConfigError
 from smolact.training.data import SeveralDraws
 from tests.policies.tiny import tiny_batch, tiny_noise, tiny_policy
 
@@ -25,3 +26,5 @@ def test_several_draws_begin_with_the_one_that_a_single_draw_makes() -> None:
     assert three["noise"].shape == (3, *one["noise"].shape)
     assert three["time"].shape == (3,)
     assert torch.equal(three["noise"][0], one["noise"])
+    with pytest.raises(ConfigError, match="--noise_draws=0"):
+        SeveralDraws(draws, 0)

@@ -39,7 +39,7 @@ def test_the_setting_is_in_the_file_only_where_it_is_used() -> None:
 def test_a_state_that_is_shorter_than_the_action_is_refused() -> None:
     wide = {"action": PolicyFeature(FeatureType.ACTION, (7,))}
     policy = tiny_policy(relative_step=STEP, output_features=wide)
-    with pytest.raises(ConfigError, match="--policy.relative_step=0"):
+    with pytest.raises(ConfigError, match=r"--policy\.relative_step=0"):
         policy.predict_action_chunk(tiny_batch(), tiny_noise())
-    with pytest.raises(ConfigError, match="0 \\(absolute actions\\) or more"):
+    with pytest.raises(ConfigError, match=r"0 \(absolute actions\) or more"):
         tiny_config(relative_step=-1.0)

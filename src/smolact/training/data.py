@@ -171,10 +171,18 @@ class Samples(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class SeveralDraws:
-    """Calls `draws` `number` times and stacks what each name got: a tensor (…) becomes (number, …)."""
+    """Calls `draws` `number` times and stacks what each name got: a tensor (…) becomes (number, …).
+
+    Raises:
+        ConfigError: the number is below 1.
+    """
 
     draws: Draws
     number: int
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise ConfigError(f"--noise_draws={self.number} is too small: it must be 1 or more.")
 
     def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw them, one after the other."""

@@ -234,7 +234,7 @@ class Trainer:
         changes = self.config.dataset.image_transforms
         augment = ImageTransforms(changes) if changes.enable else None
         draws = self.start.policy.training_draws
-        if draws is not None and self.config.noise_draws > 1:
+        if draws is not None and self.config.noise_draws != 1:
             draws = SeveralDraws(draws, self.config.noise_draws)
         self.samples = Samples(self.dataset, self.seed, draws, augment)
 
