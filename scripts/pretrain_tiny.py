@@ -129,7 +129,7 @@ class Pictures(NamedTuple):
 def make_prompts(tokenizer: Tokenizer) -> dict[str, Prompts]:
     """Every sentence with every filling, by kind."""
     colors, places = tuple(COLORS), tuple(ZONES)
-    pairs = {
+    pairs: dict[str, list[tuple[str, str | None, str | None]]] = {
         "one": [(text, color, None) for text in ONE_BLOCK for color in colors],
         "place": [
             (text, color, place)
@@ -153,19 +153,20 @@ def make_prompts(tokenizer: Tokenizer) -> dict[str, Prompts]:
 
 
 def _encode(tokenizer: Tokenizer, filled: list[tuple[str, str | None, str | None]]) -> Prompts:
-    rows = []
+    rows: list[tuple[list[int], list[tuple[int, int]]]] = []
     for text, color, place in filled:
         sentence = text.format(color=color, place=place)
         encoding = tokenizer.encode(sentence + "\n")
-        marks, begin = [], 0
+        places: list[tuple[int, int]] = []
+        begin = 0
         for word in (color, place):
             if word is not None:
                 begin = sentence.index(word, begin)
                 last = begin + len(word) - 1
-                marks.append(
+                places.append(
                     (next(i for i, (a, b) in enumerate(encoding.offsets) if a <= last < b), NAMES.index(word))
                 )
-        rows.append((encoding.ids, marks))
+        rows.append((encoding.ids, places))
     length = max(len(ids) for ids, _ in rows)
     ids, valid = torch.full((len(rows), length), 2), torch.zeros(len(rows), length, dtype=torch.bool)
     marks, named = torch.zeros(len(rows), 2, dtype=torch.long), torch.full((len(rows), 2), -1)
@@ -208,8 +209,8 @@ def _scene(random: np.random.Generator) -> TableState:
             break
     angles = random.uniform(-np.pi / 4, np.pi / 4, len(colors)).tolist()
     blocks = (
-        Block(color, *place, angle)
-        for color, place, angle in zip(colors, places.tolist(), angles, strict=True)
+        Block(color, x, y, angle)
+        for color, (x, y), angle in zip(colors, places.tolist(), angles, strict=True)
     )
     return TableState((float(pusher[0]), float(pusher[1])), tuple(blocks))
 
@@ -310,12 +311,13 @@ class Pointing(nn.Module):
         centres = torch.stack([centre.expand(side, -1), centre[:, None].expand(-1, side)], -1).reshape(
             1, -1, 1, 2
         )
-        present, offset = read.reshape(*read.shape[:2], len(SEEN), 3).split([1, 2], -1)
+        each = read.reshape(*read.shape[:2], len(SEEN), 3)
+        present, offset = each[..., 0], each[..., 1:]
         away = pictures.where[:, None, SEEN] - centres
         there = pictures.there[:, None, SEEN].expand(away.shape[:-1])
         inside = there & (away.abs().amax(-1) < 0.5 / side)
         near = there & (away.abs().amax(-1) < 0.75 / side)
-        found = F.binary_cross_entropy_with_logits(present[..., 0], inside.float())
+        found = F.binary_cross_entropy_with_logits(present, inside.float())
         return 4 * found + _distance_loss(offset[near], away[near])
 
 
@@ -328,7 +330,8 @@ def _attention_loss(
     scores = chosen @ shared.transpose(-1, -2) * queries.shape[-1] ** -0.5
     scores = scores.masked_fill(~mask[:, None, :1], float("-inf"))
     share = (scores.softmax(-1).mean(1) * wanted).sum(-1)
-    return -(share + 1e-4).log()[counts].mean()
+    loss: Tensor = -(share + 1e-4).log()[counts].mean()
+    return loss
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -336,7 +339,8 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _distance_loss(found: Tensor, expected: Tensor) -> Tensor:
-    return 10 * F.smooth_l1_loss(found, expected, beta=0.05)
+    loss: Tensor = 10 * F.smooth_l1_loss(found, expected, beta=0.05)
+    return loss
 
 
 def draw_batch(

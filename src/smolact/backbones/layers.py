@@ -39,7 +39,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
         scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], float("-inf"))
-        return scores.softmax(-1) @ values
+        attended: Tensor = scores.softmax(-1) @ values
+        return attended
     return F.scaled_dot_product_attention(
         queries,
         keys,

@@ -26,6 +26,7 @@ USAGE = "smolact demo [--minutes=10] [--seed=0] [--output=outputs/demo]"
 CHUNK, EXECUTED = 16, 4
 BATCH_SIZE = 32
 NOISE_DRAWS = 2
+RELATIVE_STEP = 0.12  # what the pusher goes in a step, normalized, is 0.16 at most
 EPISODES_PER_MINUTE = 200
 EVALUATION_EPISODES = 100
 TRAINING_SHARE = 0.7
@@ -150,8 +151,9 @@ def training_settings(
         "--policy.vlm_model_name=tiny",
         "--policy.train_expert_only=false",
         "--policy.freeze_vision_encoder=false",
-        "--lr_multipliers={vlm_with_expert.vlm: 0.2}",
+        "--lr_multipliers={vlm_with_expert.vlm: 0.3}",
         f"--noise_draws={NOISE_DRAWS}",
+        f"--policy.relative_step={RELATIVE_STEP}",
         "--policy.resize_imgs_with_padding=[64,64]",
         f"--policy.chunk_size={CHUNK}",
         f"--policy.n_action_steps={EXECUTED}",

@@ -171,7 +171,8 @@ class VLAFlowMatching(nn.Module):
             (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in read
         ]
         found = self.denoise_step(valid.repeat_interleave(draws, 0), repeated, noisy, time)
-        return F.mse_loss(found, velocity, reduction="none").unflatten(0, (batch, draws)).mean(1)
+        errors = F.mse_loss(found, velocity, reduction="none")
+        return errors.view(batch, draws, *errors.shape[1:]).mean(1)
 
     def sample_actions(
         self,
