@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from smolact.backbones.config import SmolVLMConfig
-from smolact.backbones.presets import PRESETS, find_vlm
+from smolact.backbones.presets import PRESETS, PRESETS_WITH_WEIGHTS, find_vlm
 from smolact.backbones.smolvlm import SmolVLM, patch_positions, pixel_shuffle
 from smolact.backbones.weights import load_weights, read_tensors, weight_files
 from smolact.errors import CheckpointError, ConfigError, HubError, NotFoundError, WeightsError
@@ -52,9 +52,14 @@ def test_a_policy_begins_from_the_vlms_weights_and_builds_only_the_layers_that_i
     }
 
 
-def test_a_preset_has_no_trained_weights(vlm_folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"preset 'tiny' has no trained weights.*--policy.init=random"):
-        SmolVLAPolicy(tiny_config(load_vlm_weights=True))
+def test_a_preset_without_trained_weights_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"preset 'small' has no trained weights.*--policy.init=random"):
+        SmolVLAPolicy(
+            tiny_config(vlm_model_name="small", load_vlm_weights=True, resize_imgs_with_padding=(128, 128))
+        )
+
+
+def test_a_folder_without_weights_says_so() -> None:
     with pytest.raises(NotFoundError, match=r"no weights: expected model.safetensors"):
         SmolVLAPolicy(tiny_config(vlm_model_name=str(DATA / "tiny_vlm"), load_vlm_weights=True))
 
@@ -156,6 +161,15 @@ def test_vlms_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HubError):
         find_vlm("somebody/else")
     assert set(PRESETS) >= {"tiny", "small"}
+
+
+@pytest.mark.parametrize("name", PRESETS_WITH_WEIGHTS)
+def test_a_preset_with_weights_has_all_of_them_and_a_card(name: str) -> None:
+    source = find_vlm(name, weights=True)
+    assert source.folder is not None
+    load_weights(SmolVLM(source.config), read_tensors(weight_files(source.folder)), source.folder)
+    assert (source.folder / "README.md").is_file()
+    assert find_vlm(name).folder is None
 
 
 def test_pixel_shuffle_gathers_each_block_of_patches() -> None:

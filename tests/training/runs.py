@@ -16,6 +16,7 @@ DATASET = DATA / "dataset_v30"
 SMALL = (
     "--policy.type=smolvla",
     "--policy.vlm_model_name=tiny",
+    "--policy.init=random",
     "--policy.num_vlm_layers=2",
     "--policy.chunk_size=4",
     "--policy.n_action_steps=4",

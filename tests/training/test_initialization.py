@@ -44,7 +44,9 @@ ALL_TRAINS = {
 }
 
 
-@pytest.mark.parametrize("flags", [[], ["--policy.init=vlm"], ["--policy.load_vlm_weights=true"]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--policy.init=vlm"], ["--policy.load_vlm_weights=true"], ["--policy.vlm_model_name=tiny"]]
+)
 def test_a_new_policy_begins_from_the_vlm(flags: list[str]) -> None:
     assert decide("--policy.type=smolvla", *flags) == (VLM_DEFAULTS, "vlm")
 
@@ -55,7 +57,7 @@ def test_a_new_policy_begins_from_the_vlm(flags: list[str]) -> None:
         ["--policy.init=random"],
         ["--policy.load_vlm_weights=false"],
         ["--policy.load_vlm_weights=False", "--policy.train_expert_only=False"],  # the seeds' Example 3
-        ["--policy.vlm_model_name=tiny"],  # a shape without weights
+        ["--policy.vlm_model_name=small"],  # a shape without weights
     ],
 )
 def test_without_weights_everything_trains(flags: list[str]) -> None:
@@ -86,7 +88,7 @@ def test_a_freeze_in_a_file_counts_as_set_by_hand(tmp_path: Path) -> None:
     [
         (["--policy.init=random", "--policy.load_vlm_weights=true"], "contradict"),
         (["--policy.init=vlm", "--policy.load_vlm_weights=false"], "contradict"),
-        (["--policy.init=vlm", "--policy.vlm_model_name=tiny"], "shape without weights"),
+        (["--policy.init=vlm", "--policy.vlm_model_name=small"], "shape without weights"),
     ],
 )
 def test_contradictions_are_refused(flags: list[str], part: str) -> None:

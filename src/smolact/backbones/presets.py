@@ -1,7 +1,8 @@
 """VLMs by name: presets that need no hub, folders, and Hub ids.
 
-A preset has the shape of a SmolVLM and the small tokenizer that smolact ships; its weights are drawn at random. The
-shapes of the published models are here too, so that a checkpoint of them opens without the Hub.
+A preset has the shape of a SmolVLM and the small tokenizer that smolact ships. `tiny` has weights too (their card:
+`assets/tiny/README.md`); those of the others are drawn at random. The shapes of the published models are here too, so that
+a checkpoint of them opens without the Hub.
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ _SHAPES: dict[str, dict[str, Any]] = {
     ),
 }
 PRESETS = tuple(_SHAPES)
+PRESETS_WITH_WEIGHTS = ("tiny",)
+"""Their folders in `ASSETS` hold `model.safetensors`."""
 
 _PUBLISHED = {
     "HuggingFaceTB/SmolVLM2-256M-Video-Instruct": "smolvlm2-256m",
@@ -165,7 +168,8 @@ def find_vlm(name: str | Path, *, weights: bool = False, beside: Path | None = N
     if beside is not None and (beside / VLM_FOLDER / "config.json").is_file() and not weights:
         return _from_folder(name, beside / VLM_FOLDER)
     if name in _SHAPES:
-        return VLMSource(name, SmolVLMConfig.from_dict(_SHAPES[name]), _SHAPES[name], None)
+        folder = ASSETS / name if weights and name in PRESETS_WITH_WEIGHTS else None
+        return VLMSource(name, SmolVLMConfig.from_dict(_SHAPES[name]), _SHAPES[name], folder)
     if Path(name).is_dir():
         return _from_folder(name, Path(name))  # which says what it lacks
     try:

@@ -25,6 +25,8 @@ USAGE = "smolact demo [--minutes=10] [--seed=0] [--output=outputs/demo]"
 
 CHUNK, EXECUTED = 16, 4
 BATCH_SIZE = 32
+NOISE_DRAWS = 2
+RELATIVE_STEP = 0.12  # what the pusher goes in a step, normalized, is 0.16 at most
 EPISODES_PER_MINUTE = 200
 EVALUATION_EPISODES = 100
 TRAINING_SHARE = 0.7
@@ -63,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
 
     console.rule("1. Demonstrations: a scripted expert does what it is told")
     demonstrations = make_demonstrations(config, dataset, console)
-    console.rule("2. Training: a small SmolVLA, from random weights, on this machine")
+    console.rule("2. Training: a small SmolVLA, from the weights of a small VLM, on this machine")
     training = train(config, dataset, run_folder, console)
     console.rule("3. Evaluation: new scenes, in closed loop")
     checkpoint = run_folder / "checkpoints" / "last" / "pretrained_model"
@@ -146,8 +148,12 @@ def training_settings(
     argv = [
         f"--dataset.root={dataset}",
         "--policy.type=smolvla",
-        "--policy.init=random",
         "--policy.vlm_model_name=tiny",
+        "--policy.train_expert_only=false",
+        "--policy.freeze_vision_encoder=false",
+        "--lr_multipliers={vlm_with_expert.vlm: 0.3}",
+        f"--noise_draws={NOISE_DRAWS}",
+        f"--policy.relative_step={RELATIVE_STEP}",
         "--policy.resize_imgs_with_padding=[64,64]",
         f"--policy.chunk_size={CHUNK}",
         f"--policy.n_action_steps={EXECUTED}",

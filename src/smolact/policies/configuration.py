@@ -16,7 +16,7 @@ from smolact import durable
 from smolact.errors import ConfigError, NotFoundError, did_you_mean, what_is_near
 from smolact.files import read_json_object
 from smolact.hub import find_folder
-from smolact.settings import setting
+from smolact.settings import OWN, setting
 from smolact.types import ACTION, STATE, FeatureType, NormalizationMode, PolicyFeature
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,16 @@ class PolicyConfig:
         return self.output_features[ACTION]
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON holds it, `type` first."""
-        values = {item.name: _encode(getattr(self, item.name)) for item in dataclasses.fields(self)}
+        """The configuration as JSON holds it, `type` first.
+
+        A setting that is ours alone is there only where it is not at its default: LeRobot then refuses the file, as it
+        should, since it would compute something else.
+        """
+        values = {
+            item.name: _encode(getattr(self, item.name))
+            for item in dataclasses.fields(self)
+            if not item.metadata.get(OWN) or getattr(self, item.name) != item.default
+        }
         return {"type": self.type, **values, **self.extra_fields}
 
     @classmethod

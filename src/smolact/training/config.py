@@ -79,6 +79,7 @@ class TrainConfig:
         "Batches of every process that make one optimizer step; the global batch is printed at the start.",
         own=True,
     )
+    noise_draws: int = setting(1, "Noises and times that a sample's loss is the mean of.", own=True)
     num_workers: int = setting(4, "Processes that load data; 0 loads in the training process.")
     prefetch_factor: int = setting(4, "Batches that each worker loads ahead.")
     persistent_workers: bool = refused(True, "workers live as long as the run.", harmless=lambda value: True)
@@ -150,6 +151,7 @@ class TrainConfig:
             ("log_freq", 1),
             ("prefetch_factor", 1),
             ("gradient_accumulation_steps", 1),
+            ("noise_draws", 1),
             ("max_bad_steps", 1),
             ("keep_last", 0),
             ("keep_every", 0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,6 +69,19 @@ class Samples(Dataset[Batch]):
             drawn = self.draws(seeded(self.seed, "draws", position))
             finished |= {DRAWN + name: value for name, value in drawn.items()}
         return finished
+
+
+@dataclass(frozen=True)
+class SeveralDraws:
+    """Calls `draws` `number` times and stacks what each name got: a tensor (…) becomes (number, …)."""
+
+    draws: Draws
+    number: int
+
+    def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw them, one after the other."""
+        drawn = [self.draws(generator) for _ in range(self.number)]
+        return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
 
 
 def take_drawn(batch: Batch) -> tuple[Batch, dict[str, Tensor]]:

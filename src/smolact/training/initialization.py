@@ -4,7 +4,7 @@
 |---|---|---|
 | `base` (`--policy.path`) | a policy's checkpoint | what its configuration and the flags say |
 | `vlm` (the default of `--policy.type`) | the VLM's, a new action expert | the expert, unless flags say more |
-| `random` (`--policy.load_vlm_weights=false`) | none | everything, unless a freeze is set by hand |
+| `random` (`--policy.load_vlm_weights=false`, or a preset without weights) | none | everything, unless a freeze is set by hand |
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smolact.backbones.presets import PRESETS, find_vlm
+from smolact.backbones.presets import PRESETS, PRESETS_WITH_WEIGHTS, find_vlm
 from smolact.errors import ConfigError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PRETRAINED_MODEL, PolicyConfig
@@ -133,11 +133,12 @@ def _source(section: PolicySection, explicit: Mapping[str, str]) -> str:
         raise ConfigError(f"--policy.init={section.init} and {flag} contradict each other. Drop one of them.")
     source = section.init or asked
     vlm = str(section.settings.get("vlm_model_name", ""))
-    if vlm in PRESETS:
+    if vlm in PRESETS and vlm not in PRESETS_WITH_WEIGHTS:
         if source == VLM:
             raise ConfigError(
                 f"The VLM preset '{vlm}' is a shape without weights, so they can't be loaded. Use --policy.init=random, "
-                "or name a VLM with weights: --policy.vlm_model_name=HuggingFaceTB/SmolVLM2-500M-Video-Instruct."
+                f"or name a VLM with weights: --policy.vlm_model_name={PRESETS_WITH_WEIGHTS[0]} (small, learnt on drawings "
+                "of the tabletop) or HuggingFaceTB/SmolVLM2-500M-Video-Instruct."
             )
         return RANDOM
     return source or VLM

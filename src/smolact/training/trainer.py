@@ -25,7 +25,7 @@ from smolact.training.checkpoint import (
     remove_unfinished,
 )
 from smolact.training.config import TrainConfig, to_json
-from smolact.training.data import Samples
+from smolact.training.data import Samples, SeveralDraws
 from smolact.training.devices import make_accelerator, total
 from smolact.training.ema import ExponentialMovingAverage, check_no_average
 from smolact.training.facts import facts_of_run
@@ -198,10 +198,13 @@ def _samples(
     dropped = config.dataset.drop_n_last_frames
     if dropped is None:
         dropped = int(getattr(start.policy.config, "drop_n_last_frames", 0))
+    draws = start.policy.training_draws
+    if draws is not None and config.noise_draws != 1:
+        draws = SeveralDraws(draws, config.noise_draws)
     return Samples(
         open_sources(sources, datasets),
         seed,
-        start.policy.training_draws,
+        draws,
         ImageTransforms(changes) if changes.enable else None,
         order_of(sources, datasets, seed, dropped),
     )

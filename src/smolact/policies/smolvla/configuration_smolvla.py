@@ -84,6 +84,12 @@ class SmolVLAConfig(PolicyConfig):
     rtc_config: dict[str, Any] | None = setting(
         None, "real-time chunking, as LeRobot stores it; kept, not used"
     )
+    relative_step: float = setting(
+        0.0,
+        "above 0: learn the chunk's action k as (action - state) / ((k + 1) * relative_step), all of them normalized; for "
+        "actions that are positions of what the state tells",
+        own=True,
+    )
     compile_model: bool = setting(False, "torch.compile")
     compile_mode: str = setting("max-autotune", "its mode")
 
@@ -98,6 +104,10 @@ class SmolVLAConfig(PolicyConfig):
                 raise ConfigError(
                     f"{name}={getattr(self, name)}: expected at least 1. Raise --policy.{name}."
                 )
+        if self.relative_step < 0:
+            raise ConfigError(
+                f"relative_step={self.relative_step}: expected 0 (absolute actions) or more. Set --policy.relative_step."
+            )
         if self.n_action_steps > self.chunk_size:
             raise ConfigError(
                 f"n_action_steps={self.n_action_steps} is more than chunk_size={self.chunk_size}: a chunk can't supply "

@@ -146,14 +146,33 @@ class VLAFlowMatching(nn.Module):
         noise: Tensor | None = None,
         time: Tensor | None = None,
     ) -> Tensor:
-        """The squared error of the predicted velocity, (B, C, A), for actions (B, C, A) at random noise and times."""
+        """The squared error of the predicted velocity, (B, C, A), for actions (B, C, A) at random noise and times.
+
+        With several draws a sample, noise (B, N, C, A) and time (B, N), it is their mean; the prefix is run once for all.
+        """
         if noise is None:
             noise = sample_noise(tuple(actions.shape), actions.device)
         if time is None:
             time = sample_time(len(actions), actions.device)
+        if noise.ndim == 4:
+            prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
+            return self._mean_error(prefix, actions, noise, time)
         noisy, velocity = interpolate(noise, actions, time)
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
         return F.mse_loss(self._forward_flow_matching(prefix, noisy, time), velocity, reduction="none")
+
+    def _mean_error(self, prefix: Prefix, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        batch, draws = noise.shape[:2]
+        noise, time, actions = noise.flatten(0, 1), time.flatten(), actions.repeat_interleave(draws, 0)
+        noisy, velocity = interpolate(noise, actions, time)
+        embeddings, valid, starts = prefix
+        read = self.vlm_with_expert.forward_prefix(embeddings, block_mask(valid, starts), positions_of(valid))
+        repeated = [
+            (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in read
+        ]
+        found = self.denoise_step(valid.repeat_interleave(draws, 0), repeated, noisy, time)
+        errors = F.mse_loss(found, velocity, reduction="none")
+        return errors.view(batch, draws, *errors.shape[1:]).mean(1)
 
     def sample_actions(
         self,
@@ -261,8 +280,8 @@ class SmolVLAPolicy(PreTrainedPolicy):
 
         Args:
             batch: as the preprocessor makes it; `action_is_pad` marks what lies past an episode's end.
-            noise: (B, chunk, max_action_dim), drawn when not given.
-            time: (B,) in (0, 1], drawn when not given.
+            noise: (B, chunk, max_action_dim), or N of them (B, N, chunk, max_action_dim); drawn when not given.
+            time: (B,) in (0, 1], or (B, N); drawn when not given.
             reduction: "mean" for a scalar, "none" for one loss a sample (B,), "sum" for the sum over all entries, whose
                 number is `entries` beside it: what is needed to average over several batches or processes.
 
@@ -271,6 +290,8 @@ class SmolVLAPolicy(PreTrainedPolicy):
             ConfigError: there is no such reduction.
         """
         inputs, actions = self._inputs(batch), self._actions(batch)
+        if self.config.relative_step > 0:
+            actions = (actions - self._here(inputs[-1])) / self._reach(actions)
         losses = self.model(
             *inputs, F.pad(actions, (0, self.config.max_action_dim - actions.shape[-1])), noise, time
         )
@@ -301,9 +322,28 @@ class SmolVLAPolicy(PreTrainedPolicy):
 
     def _get_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
         """`predict_action_chunk`, differentiable."""
-        actions = self.model.sample_actions(*self._inputs(batch), noise=noise)
+        inputs = self._inputs(batch)
+        actions = self.model.sample_actions(*inputs, noise=noise)
         actions = actions[..., : self.config.action_feature.shape[0]]
+        if self.config.relative_step > 0:
+            actions = self._here(inputs[-1]) + self._reach(actions) * actions
         return aloha.encode_actions(actions) if self.config.adapt_to_pi_aloha else actions
+
+    def _here(self, state: Tensor) -> Tensor:
+        """The (padded) states that the actions are relative to, (B, 1, A)."""
+        width = self.config.action_feature.shape[0]
+        known = self.config.robot_state_feature
+        if known is None or known.shape[0] < width:
+            raise ConfigError(
+                f"relative_step={self.config.relative_step} needs a state value for each of the {width} action values. "
+                "Set --policy.relative_step=0."
+            )
+        return state[:, None, :width]
+
+    def _reach(self, actions: Tensor) -> Tensor:
+        """How far each action of a chunk may be from the state, (C, 1): further with each step."""
+        steps = torch.arange(1, actions.shape[1] + 1, device=actions.device, dtype=actions.dtype)
+        return self.config.relative_step * steps[:, None]
 
     def prepare_images(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """Each camera's images (B, 3, h, w), fitted and in [−1, 1], and which are real (B,).
