@@ -8,6 +8,7 @@ import torch
 from smolact.errors import ConfigError
 from smolact.training.data import SeveralDraws
 from tests.policies.tiny import tiny_batch, tiny_noise, tiny_policy
+from tests.training.runs import settings
 
 
 def test_the_loss_of_several_draws_is_the_mean_of_theirs() -> None:
@@ -27,4 +28,4 @@ def test_several_draws_begin_with_the_one_that_a_single_draw_makes() -> None:
     assert three["time"].shape == (3,)
     assert torch.equal(three["noise"][0], one["noise"])
     with pytest.raises(ConfigError, match="--noise_draws=0"):
-        SeveralDraws(draws, 0)
+        settings("--noise_draws=0")
