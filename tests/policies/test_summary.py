@@ -64,11 +64,7 @@ def kept_bytes(policy: SmolVLAPolicy, batch: dict[str, torch.Tensor]) -> int:
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_activations_are_estimated_to_a_tenth(
-    variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The estimate is of fused attention, as on a GPU; plain products, on a CPU, keep the scores as well.
-    monkeypatch.setattr("smolact.backbones.layers.SMALL_ATTENTION", 0)
+def test_activations_are_estimated_to_a_tenth(variant: dict[str, Any]) -> None:
     policy = tiny_policy(**variant)
     batch = tiny_batch(4, chunk=policy.config.chunk_size)
     assert summarize(policy, batch_size=4).activation_bytes == pytest.approx(
