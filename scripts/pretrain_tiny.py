@@ -6,7 +6,8 @@ Pictures, sentences and answers are synthetic: random scenes drawn by `smolact.e
 below with the colours and places filled in. What is learnt, with linear heads that are thrown away afterwards:
 - each image token tells which blocks, or the pusher, lie near it, and where;
 - each word that names a block or a zone tells where on the picture that is;
-- the line break that ends a prompt tells where the first and the last thing named are;
+- the line break that ends a prompt tells where the first and the last thing named are, which way it is from the one to the
+  other, and where one would stand behind the first to push it to the last;
 - in the first two layers a block's word attends to the image token that the block is on, and in the second and third the
   line break to the words that name things: without that push, binding words to colours takes many times longer.
 
@@ -44,6 +45,8 @@ logger = logging.getLogger("pretrain_tiny")
 NAMES = (*COLORS, *ZONES, "pusher")
 """What can be pointed at, by number."""
 PUSHER = NAMES.index("pusher")
+BEHIND = 0.14
+"""How far behind a block one stands to push it, in table sides."""
 SEEN = (*range(len(COLORS)), PUSHER)
 """What an image token is asked about: what moves."""
 
@@ -258,7 +261,7 @@ class Pointing(nn.Module):
         )  # the last layer: only its keys and values are read
         self.near = nn.Linear(width, 3 * len(SEEN))
         self.word = nn.ModuleList(nn.Linear(width, 2) for _ in self.read_after)
-        self.end = nn.ModuleList(nn.Linear(width, 4) for _ in self.read_after)
+        self.end = nn.ModuleList(nn.Linear(width, 8) for _ in self.read_after)
 
     def forward(self, pictures: Pictures, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """The loss, and how far off the words' last readings are in table sides, NaN where a mark is unused (B, 2)."""
@@ -276,7 +279,7 @@ class Pointing(nn.Module):
         used = prompts.named >= 0
         target = pictures.where[batch[:, None], prompts.named.clamp_min(0)]
         first = target[:, 0]
-        both = torch.cat([first, torch.where(used[:, 1:], target[:, 1], first)], 1)
+        both = _ends(first, torch.where(used[:, 1:], target[:, 1], first))
         marks, ends = prompts.marks + tokens.shape[1], prompts.valid.sum(1) - 1 + tokens.shape[1]
 
         side, length = math.isqrt(tokens.shape[1]), hidden.shape[1]
@@ -332,6 +335,13 @@ def _attention_loss(
     share = (scores.softmax(-1).mean(1) * wanted).sum(-1)
     loss: Tensor = -(share + 1e-4).log()[counts].mean()
     return loss
+
+
+def _ends(first: Tensor, last: Tensor) -> Tensor:
+    """What the line break is asked for, (B, 8): both positions, the direction between them, and the point behind the first."""
+    away = last - first
+    direction = away / away.norm(dim=-1, keepdim=True).clamp_min(1e-3)
+    return torch.cat([first, last, 0.2 * direction, first - BEHIND * direction], -1)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from smolact.settings import setting
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from smolact.evaluation.metrics import EvaluationResult
+    from smolact.evaluation.suite import Results
     from smolact.training.config import TrainConfig
 
 USAGE = "smolact demo [--minutes=10] [--seed=0] [--output=outputs/demo]"
@@ -27,8 +27,11 @@ CHUNK, EXECUTED = 16, 4
 BATCH_SIZE = 32
 NOISE_DRAWS = 2
 RELATIVE_STEP = 0.12  # what the pusher goes in a step, normalized, is 0.16 at most
+DEMONSTRATED: dict[str, dict[str, Any]] = {"tabletop": {"tasks": ["reach", "push", "push", "push"]}}
+"""Settings of an environment while it is demonstrated: pushing takes longer to learn than reaching."""
 EPISODES_PER_MINUTE = 200
 EVALUATION_EPISODES = 100
+FACTS = ("n_action_steps", "chunk_size", "num_steps")
 TRAINING_SHARE = 0.7
 """Of the minutes; demonstrations, measuring and evaluation take the rest."""
 
@@ -69,10 +72,10 @@ def run(argv: Sequence[str]) -> int:
     training = train(config, dataset, run_folder, console)
     console.rule("3. Evaluation: new scenes, in closed loop")
     checkpoint = run_folder / "checkpoints" / "last" / "pretrained_model"
-    result = evaluate(config, checkpoint, console)
+    results = evaluate(config, checkpoint, console)
 
     metrics = {
-        **summarize(result),
+        **summarize(results),
         **demonstrations,
         **training,
         "n_action_steps": EXECUTED,
@@ -82,7 +85,7 @@ def run(argv: Sequence[str]) -> int:
     from smolact import durable
 
     durable.write_json(config.output / "metrics.json", metrics)
-    show(console, config, result, metrics, checkpoint)
+    show(console, config, results, metrics, checkpoint)
     return 0
 
 
@@ -95,7 +98,10 @@ def make_demonstrations(config: DemoConfig, folder: Path, console: Console) -> d
 
     episodes = max(50, round(config.minutes * EPISODES_PER_MINUTE))
     began = time.monotonic()
-    with make_env(config.env) as envs, counting(console, episodes, "episodes") as advance:
+    with (
+        make_env(config.env, **DEMONSTRATED.get(config.env, {})) as envs,
+        counting(console, episodes, "episodes") as advance,
+    ):
         shown = demonstrations(
             envs[0], expert_for(env_id(config.env)), episodes, seed=config.seed, noise=ActionNoise()
         )
@@ -173,51 +179,76 @@ def training_settings(
     return parse(TrainConfig, argv)
 
 
-def evaluate(config: DemoConfig, checkpoint: Path, console: Console) -> EvaluationResult:
-    """Try the policy in scenes that it has not seen."""
+def evaluate(config: DemoConfig, checkpoint: Path, console: Console) -> Results:
+    """Try the policy in scenes that it has not seen, and see whether it listens."""
     from smolact.envs.factory import make_env
-    from smolact.evaluation.rollout import evaluate as evaluate_policy
+    from smolact.evaluation.conditions import PLAIN, conditions_for
+    from smolact.evaluation.suite import EpisodeLog, collect, run_suite
     from smolact.policies.factory import load_policy
 
-    policy, preprocess, postprocess = load_policy(checkpoint)
-    with (
-        make_env(config.env, 20, render=True) as envs,
-        counting(console, EVALUATION_EPISODES, "episodes") as advance,
-    ):
-        return evaluate_policy(
-            policy,
-            preprocess,
-            postprocess,
-            envs,
-            n_episodes=EVALUATION_EPISODES,
-            seed=config.seed,
-            video_folder=config.output / "videos",
-            n_videos=4,
-            on_episode=lambda _: advance(),
-        )
+    loaded = load_policy(checkpoint)
+    policies = [str(checkpoint)]
+    log = EpisodeLog(config.output / "evaluation", {"policies": policies, "seed": config.seed})
+    with make_env(config.env, 25, render=True) as envs:
+        conditions = conditions_for(envs)
+        with counting(console, EVALUATION_EPISODES * (1 + len(conditions)), "episodes") as advance:
+            run_suite(
+                policies,
+                lambda _: loaded,
+                envs,
+                conditions,
+                log,
+                n_episodes=EVALUATION_EPISODES,
+                seed=config.seed,
+                n_videos=2,
+                on_episode=lambda *_: advance(),
+            )
+    names = [PLAIN, *(condition.name for condition in conditions)]
+    facts = {policies[0]: {key: getattr(loaded.policy.config, key, None) for key in FACTS}}
+    return collect(policies, names, log, EVALUATION_EPISODES, config.seed, facts)
 
 
-def summarize(result: EvaluationResult) -> dict[str, Any]:
-    """The headline of `metrics.json`."""
+def summarize(results: Results) -> dict[str, Any]:
+    """The headline of `metrics.json`, without the single episodes."""
+    from smolact.evaluation.suite import to_json
+
+    def short(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key not in ("results", "seconds", "policy")}
+
+    found = short(to_json(results))
+    conditions = {name: short(values) for name, values in found.pop("conditions").items()}
+    seconds = sum(result.seconds for by_condition in results.values() for result in by_condition.values())
+    episodes = sum(
+        len(result.results) for by_condition in results.values() for result in by_condition.values()
+    )
     return {
-        "success_rate": result.success.rate,
-        "confidence_interval": list(result.success.interval),
-        "episodes": len(result.results),
-        "per_task": {name: rate.to_dict() for name, rate in result.per_task.items()},
-        "mean_steps": result.mean_steps,
-        "evaluation_seconds": round(result.seconds, 1),
+        **found,
+        **{name: values for name, values in conditions.items() if name != "swapped_instruction"},
+        "evaluation_seconds": round(seconds, 1),
+        "evaluation_episodes": episodes,
     }
 
 
 def show(
-    console: Console, config: DemoConfig, result: EvaluationResult, metrics: dict[str, Any], checkpoint: Path
+    console: Console, config: DemoConfig, results: Results, metrics: dict[str, Any], checkpoint: Path
 ) -> None:
     """The table, the places, and what to try next."""
     from rich.table import Table
 
+    from smolact.evaluation.conditions import PLAIN
+
     console.rule("What it reached")
-    table = Table("task", "success", "95% interval", "episodes")
-    for name, rate in {**result.per_task, "all": result.success}.items():
+    table = Table("what it was told", "reached", "95% interval", "episodes")
+    (by_condition,) = results.values()
+    plain = by_condition[PLAIN]
+    rows = {"what the scene asks for": plain.success}
+    rows |= {f"  {name}": rate for name, rate in plain.per_task.items() if len(plain.per_task) > 1}
+    for condition, result in by_condition.items():
+        if condition != PLAIN:
+            rows[condition.replace("_", " ")] = result.success
+        if result.other_goal is not None:
+            rows["  the goal that is no longer asked for"] = result.other_goal
+    for name, rate in rows.items():
         low, high = rate.interval
         table.add_row(
             name, f"{rate.rate:.0%}", f"{low:.0%} to {high:.0%}", f"{rate.successes}/{rate.episodes}"
@@ -228,7 +259,7 @@ def show(
         f"({metrics['samples_per_second']:.0f} samples/s).",
         "",
         f"figures     {config.output / 'metrics.json'}",
-        f"videos      {config.output / 'videos'}",
+        f"videos      {config.output / 'evaluation' / 'videos'}",
         f"dataset     {config.output / 'dataset'}",
         f"checkpoint  {checkpoint}",
         "",

@@ -53,7 +53,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
     (if the goal's block is not in it, the block that the seed's own goal was about takes its colour).
 
     Args:
-        tasks: which kinds of goal are drawn.
+        tasks: which kinds of goal are drawn; one that is named twice comes twice as often.
         n_blocks: blocks on the table, each of another colour.
         phrasings, combinations: `train`, `unseen` or `all`: which wordings, and which pairs of colour and place, are drawn.
         image_size: side of `pixels`.
@@ -97,7 +97,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
                 f"tasks={tuple(tasks)} with combinations='{combinations}' leaves no goal: "
                 "pairs of colour and place are kept out of training for 'push' only. Add 'push' to the tasks."
             )
-        self._kinds = sorted({goal.kind for goal in self._goals})
+        self._kinds = sorted(task for task in tasks if any(goal.kind == task for goal in self._goals))
         self._n_blocks = n_blocks
         self._phrasings = phrasings
         self._image_size = image_size

@@ -23,6 +23,11 @@ PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "reach the {color} block",
             "touch the {color} block",
             "go next to the {color} block and stay there",
+            "point at the {color} block",
+            "drive to the {color} block",
+            "get close to the {color} block",
+            "come to the {color} block",
+            "the {color} block",
         ),
         "unseen": (
             "approach the {color} block",
@@ -37,6 +42,11 @@ PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "move the {color} block to the {place} zone",
             "bring the {color} block to the {place} zone",
             "slide the {color} block into the {place} zone",
+            "carry the {color} block to the {place}",
+            "take the {color} block over to the {place} zone",
+            "the {color} block goes in the {place} zone",
+            "the {color} block should be in the {place} zone",
+            "get the {color} block to the {place}",
         ),
         "unseen": (
             "shove the {color} block over to the {place}",
