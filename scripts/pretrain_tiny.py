@@ -6,10 +6,11 @@ Pictures, sentences and answers are synthetic: random scenes drawn by `smolact.e
 below with the colours and places filled in. What is learnt, with linear heads that are thrown away afterwards:
 - each image token tells which blocks, or the pusher, lie near it, and where;
 - each word that names a block or a zone tells where on the picture that is;
-- the line break that ends a prompt tells where the first and the last thing named are, which way it is from the one to the
-  other, and where one would stand behind the first to push it to the last;
-- in the first two layers a block's word attends to the image token that the block is on, and in the second and third the
-  line break to the words that name things: without that push, binding words to colours takes many times longer.
+- every token, of text and of image, tells where the first and the last thing named are, which way it is from the one to
+  the other, and where one would stand behind the first to push it to the last: what the sentence is about is then
+  wherever a reader looks;
+- in the first two layers a block's word attends to the image token that the block is on, and in the second and third
+  every token to the words that name things: without that push, binding words to colours takes many times longer.
 
 Tokens attend to each other as in SmolVLA's prefix, both ways. No phrasing that the tabletop keeps out of training is among
 the sentences, nor one of their verbs, nor an instruction about a pair of colour and place that it keeps out.
@@ -280,7 +281,7 @@ class Pointing(nn.Module):
         target = pictures.where[batch[:, None], prompts.named.clamp_min(0)]
         first = target[:, 0]
         both = _ends(first, torch.where(used[:, 1:], target[:, 1], first))
-        marks, ends = prompts.marks + tokens.shape[1], prompts.valid.sum(1) - 1 + tokens.shape[1]
+        marks = prompts.marks + tokens.shape[1]
 
         side, length = math.isqrt(tokens.shape[1]), hidden.shape[1]
         cell = (target * side).long().clamp(0, side - 1)
@@ -296,15 +297,14 @@ class Pointing(nn.Module):
             if index < 2:
                 loss = loss + _attention_loss(queries, keys, mask, marks, on_token, is_block)
             if index > 0:
-                loss = loss + 0.5 * _attention_loss(
-                    queries, keys, mask, ends[:, None].expand_as(marks), at_mark, used
-                )
+                loss = loss + 0.5 * _pooling_loss(queries, keys, mask, at_mark, used, valid)
             hidden = layer.finish(hidden, attend(queries, keys, values, mask))
             if index + 1 in self.read_after:
                 head = self.read_after.index(index + 1)
                 pointed = self.word[head](_norm(hidden[batch[:, None], marks]))
                 loss = loss + _distance_loss(pointed[used], target[used])
-                loss = loss + _distance_loss(self.end[head](_norm(hidden[batch, ends])), both)
+                told = self.end[head](_norm(hidden))
+                loss = loss + _distance_loss(told[valid], both[:, None].expand_as(told)[valid])
         away = (pointed - target).norm(dim=-1).detach()
         return loss, torch.where(used, away, torch.nan)
 
@@ -334,6 +334,18 @@ def _attention_loss(
     scores = scores.masked_fill(~mask[:, None, :1], float("-inf"))
     share = (scores.softmax(-1).mean(1) * wanted).sum(-1)
     loss: Tensor = -(share + 1e-4).log()[counts].mean()
+    return loss
+
+
+def _pooling_loss(
+    queries: Tensor, keys: Tensor, mask: Tensor, at_mark: Tensor, used: Tensor, valid: Tensor
+) -> Tensor:
+    """Minus the logarithm of how much every token attends, over all heads, to each word that names something."""
+    shared = keys.repeat_interleave(queries.shape[1] // keys.shape[1], 1)
+    scores = queries @ shared.transpose(-1, -2) * queries.shape[-1] ** -0.5
+    scores = scores.masked_fill(~mask[:, None], float("-inf"))
+    share = scores.softmax(-1).mean(1) @ at_mark.transpose(1, 2).float()  # (B, S, M)
+    loss: Tensor = -(share + 1e-4).log()[valid[..., None] & used[:, None]].mean()
     return loss
 
 
