@@ -12,6 +12,7 @@
     ├── StatisticsError           a normalization statistic that is missing or not finite
     ├── TrainingError             a run that can't go on: its loss is not finite
     ├── DeviceError               a device that was asked for and is not there
+    ├── RobotError                a robot, camera or teleoperator that does not answer, or does not fit
     ├── WriteError                the disk is full or refused a write
     ├── EnvironmentNotFoundError  an environment id that nobody registered
     └── MissingDependencyError    an optional package that is not installed
@@ -75,6 +76,10 @@ class TrainingError(SmolactError, RuntimeError):
 
 class DeviceError(SmolactError, RuntimeError):
     """A device that was asked for and is not there."""
+
+
+class RobotError(SmolactError, RuntimeError):
+    """A robot, camera or teleoperator that does not answer, or does not fit."""
 
 
 class WriteError(SmolactError, OSError):
