@@ -13,7 +13,7 @@ import smolact
 
 SOURCE = Path(smolact.__file__).parent
 FLOORS = {
-    **dict.fromkeys(("types", "errors", "durable", "files", "hub", "settings"), 0),
+    **dict.fromkeys(("types", "errors", "durable", "files", "hub", "pages", "settings"), 0),
     **dict.fromkeys(("datasets", "processors", "backbones", "envs", "robots"), 1),
     "policies": 2,
     **dict.fromkeys(("training", "evaluation", "recording", "serving"), 3),

@@ -196,6 +196,7 @@ def test_the_command_compares_and_shares_over_processes(
     alone, shared = (
         json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "two_processes")
     )
+    assert "Against" in (tmp_path / "alone" / "report.html").read_text()
     assert alone["results"] == shared["results"]
     assert alone["conditions"].keys() == shared["conditions"].keys()
     assert main(["eval", *flags]) == 0

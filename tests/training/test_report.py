@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smolact.errors import WriteError
+from smolact.pages import flat, how_it_ran
 from smolact.training.curves import (
     Series,
     drawing,
@@ -26,7 +26,8 @@ from smolact.training.curves import (
     smoothed,
     thinned,
 )
-from smolact.training.report import figures, flat, how_it_ran, write_report
+from smolact.training.report import figures, write_report
+from tests.pages import Page
 
 MEASURED = {"loss": 1.0, "grad_norm": 2.0, "lr": 1e-4, "samples_per_second": 50.0, "data_wait": 0.1}
 EVALUATED = {"eval/success_rate": 0.5, "eval/success_low": 0.3, "eval/success_high": 0.7}
@@ -37,37 +38,6 @@ def record(run: Path, *lines: Any) -> Path:
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     (run / "metrics.jsonl").write_text("".join(text + "\n" for text in texts))
     return run
-
-
-class Page(HTMLParser):
-    """Checks that tags close in order, and collects ids and what is linked."""
-
-    VOID = ("meta", "link", "br", "use", "path", "rect")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(str(value))
-            if name in ("href", "src", "xlink:href"):
-                self.links.append(str(value))
-        if tag not in ("meta",):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in ("meta",):
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def test_the_page_stands_alone(tmp_path: Path) -> None:

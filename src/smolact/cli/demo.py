@@ -18,6 +18,7 @@ from smolact.settings import setting
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from smolact.evaluation.showcase import Shown
     from smolact.evaluation.suite import Results
     from smolact.training.config import TrainConfig
 
@@ -32,6 +33,11 @@ DEMONSTRATED: dict[str, dict[str, Any]] = {"tabletop": {"tasks": ["reach", "push
 EPISODES_PER_MINUTE = 200
 EVALUATION_EPISODES = 100
 FACTS = ("n_action_steps", "chunk_size", "num_steps")
+FILMED = 6
+GROUNDING = (
+    "The VLM `tiny` that ships with smolact was pretrained on synthetic pictures of such tables, with supervised pointing. "
+    "The demo's own loss is flow matching on the demonstrations alone: pictures, words, states, actions."
+)
 TRAINING_SHARE = 0.7
 """Of the minutes; demonstrations, measuring and evaluation take the rest."""
 
@@ -72,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
     training = train(config, dataset, run_folder, console)
     console.rule("3. Evaluation: new scenes, in closed loop")
     checkpoint = run_folder / "checkpoints" / "last" / "pretrained_model"
-    results = evaluate(config, checkpoint, console)
+    results, shown = evaluate(config, checkpoint, console)
 
     metrics = {
         **summarize(results),
@@ -85,6 +91,7 @@ def run(argv: Sequence[str]) -> int:
     from smolact import durable
 
     durable.write_json(config.output / "metrics.json", metrics)
+    write_page(config, results, shown, metrics, run_folder, checkpoint)
     show(console, config, results, metrics, checkpoint)
     return 0
 
@@ -179,10 +186,11 @@ def training_settings(
     return parse(TrainConfig, argv)
 
 
-def evaluate(config: DemoConfig, checkpoint: Path, console: Console) -> Results:
-    """Try the policy in scenes that it has not seen, and see whether it listens."""
+def evaluate(config: DemoConfig, checkpoint: Path, console: Console) -> tuple[Results, list[Shown]]:
+    """Try the policy in scenes that it has not seen, and see whether it listens; and some episodes to look at."""
     from smolact.envs.factory import make_env
     from smolact.evaluation.conditions import PLAIN, conditions_for
+    from smolact.evaluation.showcase import showcase
     from smolact.evaluation.suite import EpisodeLog, collect, run_suite
     from smolact.policies.factory import load_policy
 
@@ -200,12 +208,47 @@ def evaluate(config: DemoConfig, checkpoint: Path, console: Console) -> Results:
                 log,
                 n_episodes=EVALUATION_EPISODES,
                 seed=config.seed,
-                n_videos=2,
                 on_episode=lambda *_: advance(),
             )
-    names = [PLAIN, *(condition.name for condition in conditions)]
-    facts = {policies[0]: {key: getattr(loaded.policy.config, key, None) for key in FACTS}}
-    return collect(policies, names, log, EVALUATION_EPISODES, config.seed, facts)
+        names = [PLAIN, *(condition.name for condition in conditions)]
+        facts = {policies[0]: {key: getattr(loaded.policy.config, key, None) for key in FACTS}}
+        results = collect(policies, names, log, EVALUATION_EPISODES, config.seed, facts)
+        return results, showcase(*loaded, envs, results[policies[0]], conditions, FILMED)
+
+
+def write_page(
+    config: DemoConfig,
+    results: Results,
+    shown: Sequence[Shown],
+    metrics: dict[str, Any],
+    run_folder: Path,
+    checkpoint: Path,
+) -> None:
+    """`report.html`: all of it on a page."""
+    from smolact.evaluation.report import write_report
+    from smolact.pages import flat, how_it_ran
+    from smolact.policies.configuration import read_config_file
+    from smolact.training.curves import read_metrics
+    from smolact.training.report import curves_section
+
+    ran = how_it_ran()
+    write_report(
+        config.output,
+        results,
+        title="smolact demo",
+        shown=shown,
+        commands=[ran.pop("command")],
+        facts={
+            "demonstrations": f"{metrics['demonstrations']} of a scripted expert ({metrics['demonstration_frames']} frames)",
+            "training": f"{metrics['steps']} steps of {BATCH_SIZE}, {metrics['train_seconds']:.0f} s, "
+            f"{metrics['samples_per_second']:.0f} samples/s",
+            "in all": f"{metrics['total_seconds']:.0f} s",
+            "where words get their meaning": GROUNDING,
+            **ran,
+        },
+        settings=dict(flat(read_config_file(checkpoint))),
+        sections=["<h2>Training</h2>", curves_section(read_metrics(run_folder))],
+    )
 
 
 def summarize(results: Results) -> dict[str, Any]:
@@ -259,7 +302,8 @@ def show(
         f"({metrics['samples_per_second']:.0f} samples/s).",
         "",
         f"figures     {config.output / 'metrics.json'}",
-        f"videos      {config.output / 'evaluation' / 'videos'}",
+        f"report      {config.output / 'report.html'}",
+        f"videos      {config.output / 'videos'}",
         f"dataset     {config.output / 'dataset'}",
         f"checkpoint  {checkpoint}",
         "",

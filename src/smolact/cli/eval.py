@@ -18,6 +18,7 @@ from smolact.training.sections import EnvSection, EvalSection, policy_fields
 
 if TYPE_CHECKING:
     from smolact.envs.batch import EnvBatch
+    from smolact.evaluation.conditions import Condition
     from smolact.evaluation.metrics import EpisodeResult
     from smolact.evaluation.suite import EpisodeLog, Results
     from smolact.policies.factory import LoadedPolicy
@@ -56,18 +57,14 @@ class EvalConfig:
         "Measure, beside what is asked, what instructions are worth: swapped, in new words, new combinations, empty, nonsense. "
         "Only in environments that know their scenes' goals.",
     )
-    n_videos: int = setting(0, "How many episodes of each kind to film.")
+    n_videos: int = setting(
+        6,
+        "How many episodes to film for the report, successes and failures in turn; 0 for an environment that draws nothing.",
+    )
     output_dir: Path | None = setting(
         None,
-        "Where every episode is noted as it ends, and metrics.json and videos go. Given again, what is there is not played again.",
+        "Where every episode is noted as it ends, and metrics.json, report.html and videos go. Given again, what is there is not played again.",
     )
-
-    def __post_init__(self) -> None:
-        """Check what needs a folder."""
-        if self.n_videos and self.output_dir is None:
-            raise ConfigError(
-                f"--n_videos={self.n_videos} needs a folder to write to. Give --output_dir=FOLDER."
-            )
 
     @property
     def policies(self) -> list[str]:
@@ -96,7 +93,7 @@ def run(argv: Sequence[str]) -> int:
 
         path = config.output_dir / "metrics.json"
         durable.write_json(path, to_json(results))
-        sys.stdout.write(f"\n{path}\n")
+        sys.stdout.write(f"\n{path}\n{config.output_dir / 'report.html'}\n")
     return 0
 
 
@@ -118,7 +115,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
         config.eval.batch_size,
         task=task,
         mapping=config.env.mapping,
-        render=config.n_videos > 0,
+        render=config.output_dir is not None and config.n_videos > 0,
         **config.env.kwargs,
     ) as environments:
         conditions = conditions_for(environments, task) if config.language else []
@@ -131,15 +128,47 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
             log,
             n_episodes=config.eval.n_episodes,
             seed=config.seed,
-            n_videos=config.n_videos,
             on_episode=_Counter(total, log) if processes.share.rank == 0 else None,
         )
-    processes.wait()
-    if processes.share.rank:
-        return None
-    names = [PLAIN, *(condition.name for condition in conditions)]
-    facts = {name: _facts(name, config) for name in config.policies}
-    return collect(config.policies, names, log, config.eval.n_episodes, config.seed, facts)
+        processes.wait()
+        if processes.share.rank:
+            return None
+        names = [PLAIN, *(condition.name for condition in conditions)]
+        facts = {name: _facts(name, config) for name in config.policies}
+        results = collect(config.policies, names, log, config.eval.n_episodes, config.seed, facts)
+        if config.output_dir is not None:
+            write_page(config, config.output_dir, results, environments, conditions, processes.device)
+    return results
+
+
+def write_page(
+    config: EvalConfig,
+    folder: Path,
+    results: Results,
+    environments: EnvBatch,
+    conditions: Sequence[Condition],
+    device: str | None,
+) -> None:
+    """Write `report.html`, with some of the first policy's episodes to look at."""
+    from smolact.evaluation.report import write_report
+    from smolact.evaluation.showcase import showcase
+    from smolact.pages import flat, how_it_ran
+
+    ran = how_it_ran()
+    shown = []
+    if config.n_videos:
+        loaded = _load(config.policies[0], config, environments, device)
+        shown = showcase(*loaded, environments, results[config.policies[0]], conditions, config.n_videos)
+    write_report(
+        folder,
+        results,
+        title=f"{Path(config.policies[0]).name} in {config.env.type}",
+        shown=shown,
+        fps=environments.fps or 10,
+        commands=[ran.pop("command")],
+        facts={"policies": ", ".join(config.policies), **ran},
+        settings=dict(flat(_policy_settings(config.policies[0], config))),
+    )
 
 
 class Processes:
@@ -212,10 +241,14 @@ def _load(name: str, config: EvalConfig, environments: EnvBatch, device: str | N
     return loaded
 
 
-def _facts(name: str, config: EvalConfig) -> dict[str, int | None]:
+def _policy_settings(name: str, config: EvalConfig) -> dict[str, Any]:
     from smolact.policies.configuration import CONFIG_FILE, find_policy, read_config_file
 
-    values = {**read_config_file(find_policy(name, patterns=[CONFIG_FILE])), **_overrides(config)}
+    return {**read_config_file(find_policy(name, patterns=[CONFIG_FILE])), **_overrides(config)}
+
+
+def _facts(name: str, config: EvalConfig) -> dict[str, int | None]:
+    values = _policy_settings(name, config)
     return {key: values.get(key) for key in ("n_action_steps", "chunk_size", "num_steps")}
 
 

@@ -154,6 +154,10 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
             raise ConfigError(f"'{goal}' can't be judged: the blocks in this scene are {', '.join(present)}.")
         return all(goal.holds(state) for state in self._recent)
 
+    def action_positions(self, actions: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Where actions (…, 2) lie in the picture, (…, 2) in [0, 1], right and down: they are such positions already."""
+        return actions
+
     # The gymnasium interface --------------------------------------------------------------------------------------
 
     def reset(

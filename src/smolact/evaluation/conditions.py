@@ -22,6 +22,16 @@ UNSEEN_COMBINATIONS = "unseen_combinations"
 EMPTY = "empty_instruction"
 NONSENSE = "nonsense_instruction"
 
+QUESTIONS = {
+    PLAIN: "what the scene asks for, in words that demonstrations had",
+    SWAPPED: "another goal of the same scene, about another block, is asked for",
+    UNSEEN_PHRASINGS: "the same goals, in words that no demonstration had",
+    UNSEEN_COMBINATIONS: "goals that no demonstration had: its colour and its place were never named together",
+    EMPTY: "the scene's own goal counts, and the policy is told nothing",
+    NONSENSE: "the scene's own goal counts, and the words mean nothing",
+}
+"""What each condition answers, for a person."""
+
 NONSENSE_WORDS = ("florp", "the", "quaxly", "wibber", "onto", "a", "zindle")
 
 
@@ -46,12 +56,10 @@ class Condition:
 
     Attributes:
         name: in files.
-        question: what it answers, for a person.
         tell: from the environment, after a `reset` with the episode's seed, and a generator that follows from the seed.
     """
 
     name: str
-    question: str
     tell: Callable[[Any, random.Random], Told]
 
 
@@ -68,13 +76,13 @@ def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
     inner: Any = envs[0].unwrapped
     if not hasattr(inner, "goal"):
         return []
-    found = [Condition(SWAPPED, "another goal of the same scene is asked for", _swapped)]
+    found = [Condition(SWAPPED, _swapped)]
     if hasattr(inner.goal, "phrasings"):
-        found.append(Condition(UNSEEN_PHRASINGS, "wordings that no demonstration had", _reworded))
+        found.append(Condition(UNSEEN_PHRASINGS, _reworded))
     if hasattr(inner, "unseen_goals") and inner.unseen_goals():
-        found.append(Condition(UNSEEN_COMBINATIONS, "goals that no demonstration had", _recombined))
-    found.append(Condition(EMPTY, "the scene's own goal counts, the policy is told nothing", _told_nothing))
-    found.append(Condition(NONSENSE, "the scene's own goal counts, the words mean nothing", _told_nonsense))
+        found.append(Condition(UNSEEN_COMBINATIONS, _recombined))
+    found.append(Condition(EMPTY, _told_nothing))
+    found.append(Condition(NONSENSE, _told_nonsense))
     return found
 
 

@@ -47,6 +47,9 @@ class EpisodePlan:
     condition: Condition | None = None
 
 
+Watch = Callable[[Sequence[EpisodePlan], int, Batch], None]
+
+
 @dataclass(frozen=True)
 class PlayedEpisode:
     """What came of a plan: the result and, where they were asked for, the pictures from the first to the last."""
@@ -135,12 +138,18 @@ def play(
     envs: EnvBatch,
     plans: Sequence[EpisodePlan],
     film: Sequence[int] = (),
+    watch: Watch | None = None,
 ) -> Iterator[PlayedEpisode]:
-    """Play the plans in waves and yield them in order, each wave as it ends; `film`: whose pictures are kept, by index."""
+    """Play the plans in waves and yield them in order, each wave as it ends.
+
+    Args:
+        film: whose pictures are kept, by index.
+        watch: is shown every step before its action: the wave's plans, the step's number, the preprocessed batch.
+    """
     for first in range(0, len(plans), len(envs)):
         wave = plans[first : first + len(envs)]
         with _evaluation_mode(policy), _seeded_draws(wave[0].seed), torch.inference_mode():
-            played = _play_wave(policy, preprocess, postprocess, envs, wave, film)
+            played = _play_wave(policy, preprocess, postprocess, envs, wave, film, watch)
         yield from played
 
 
@@ -151,6 +160,7 @@ def _play_wave(
     envs: EnvBatch,
     wave: Sequence[EpisodePlan],
     film: Sequence[int],
+    watch: Watch | None,
 ) -> list[PlayedEpisode]:
     told = [_tell(envs, number, plan) for number, plan in enumerate(wave)]
     observations, infos = envs.reset([plan.seed for plan in wave], [one.options for one in told])
@@ -168,6 +178,8 @@ def _play_wave(
     while not done.all():
         raw = {**batch_of(observations), TASK: _words(told, infos)}
         batch = preprocess(raw)
+        if watch is not None:
+            watch(wave, int(steps.max()), batch)
         actions = postprocess(policy.select_action(batch, **draw_noise(batch)))
         running = ~done
         observations, rewards, done, infos = envs.step(_checked(actions, (len(wave), n_actions)))

@@ -22,7 +22,6 @@ from smolact.evaluation.rollout import Postprocessor, Preprocessor, evaluate, pl
 from smolact.types import Policy
 
 SETTINGS = "evaluation.json"
-VIDEOS = "videos"
 
 Load = Callable[[str], tuple[Policy, Preprocessor, Postprocessor]]
 Results = dict[str, dict[str, EvaluationResult]]
@@ -125,7 +124,6 @@ def run_suite(
     *,
     n_episodes: int,
     seed: int,
-    n_videos: int = 0,
     on_episode: Callable[[str, str, EpisodeResult], None] | None = None,
 ) -> None:
     """Play what `log` does not have: every policy in the plain condition and in `conditions`, this process's share.
@@ -138,7 +136,6 @@ def run_suite(
         log: takes the episodes.
         n_episodes: of each policy in each condition.
         seed: of the evaluation.
-        n_videos: so many episodes of each are filmed, if the log has a folder.
         on_episode: told of each episode: policy, condition, result.
     """
     share = log.share
@@ -169,10 +166,6 @@ def run_suite(
                 seed=seed,
                 plans=plans,
                 condition=condition,
-                video_folder=None
-                if log.folder is None
-                else log.folder / VIDEOS / f"policy_{policies.index(name)}" / told,
-                n_videos=0 if log.folder is None else n_videos,
                 on_episode=ended,
             )
             log.add_seconds(name, told, time.monotonic() - began)

@@ -98,7 +98,8 @@ class Report:
         if isinstance(event, Started):
             self._facts = dict(event.facts)
         elif isinstance(event, Ended | Failed):
-            from smolact.training.report import how_it_ran, write_report
+            from smolact.pages import how_it_ran
+            from smolact.training.report import write_report
 
             end = {"stopped by": f"step {event.step}: {event.message}"} if isinstance(event, Failed) else {}
             write_report(self.run, self.settings, {**end, **self._facts, **how_it_ran()})
