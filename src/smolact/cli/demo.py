@@ -31,6 +31,7 @@ RELATIVE_STEP = 0.12  # what the pusher goes in a step, normalized, is 0.16 at m
 DEMONSTRATED: dict[str, dict[str, Any]] = {"tabletop": {"tasks": ["reach", "push", "push", "push"]}}
 """Settings of an environment while it is demonstrated: pushing takes longer to learn than reaching."""
 EPISODES_PER_MINUTE = 200
+DEMONSTRATIONS_AT_LEAST = 50
 EVALUATION_EPISODES = 100
 FACTS = ("n_action_steps", "chunk_size", "num_steps")
 FILMED = 6
@@ -103,7 +104,7 @@ def make_demonstrations(config: DemoConfig, folder: Path, console: Console) -> d
     from smolact.envs.factory import env_id, make_env
     from smolact.recording.demonstrations import record_demonstrations
 
-    episodes = max(50, round(config.minutes * EPISODES_PER_MINUTE))
+    episodes = max(DEMONSTRATIONS_AT_LEAST, round(config.minutes * EPISODES_PER_MINUTE))
     began = time.monotonic()
     with (
         make_env(config.env, **DEMONSTRATED.get(config.env, {})) as envs,
