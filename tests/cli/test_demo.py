@@ -20,7 +20,8 @@ PROMISED = {
 def test_the_demo_leaves_what_it_promises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "EVALUATION_EPISODES", 3)
+    monkeypatch.setattr(demo, "MOST_EVALUATED", 3)
+    monkeypatch.setattr(demo, "PROBE", 20)
     monkeypatch.setattr(demo, "FILMED", 2)
     monkeypatch.setattr(demo, "BATCH_SIZE", 4)
     monkeypatch.setattr(demo, "DEMONSTRATIONS_AT_LEAST", 20)
@@ -33,7 +34,9 @@ def test_the_demo_leaves_what_it_promises(
     page = (folder / "report.html").read_text()
     Page(page)
     assert "Learning rate" in page and "unseen phrasings" in page and "num_vlm_layers" in page
-    assert list((folder / "videos").glob("as_asked_*.mp4")) and list((folder / "videos").glob("swapped_*.mp4"))
+    assert list((folder / "videos").glob("as_asked_*.mp4")) and list(
+        (folder / "videos").glob("swapped_*.mp4")
+    )
     shown = capsys.readouterr().err
     assert str(folder / "report.html") in shown and "--task=" in shown
 

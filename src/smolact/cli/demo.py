@@ -32,15 +32,18 @@ DEMONSTRATED: dict[str, dict[str, Any]] = {"tabletop": {"tasks": ["reach", "push
 """Settings of an environment while it is demonstrated: pushing takes longer to learn than reaching."""
 EPISODES_PER_MINUTE = 200
 DEMONSTRATIONS_AT_LEAST = 50
-EVALUATION_EPISODES = 100
+MOST_EVALUATED = 100
+"""Episodes in each condition; a shorter demo has fewer, 10 a minute, and its intervals are wider."""
 FACTS = ("n_action_steps", "chunk_size", "num_steps")
 FILMED = 6
 GROUNDING = (
     "The VLM `tiny` that ships with smolact was pretrained on synthetic pictures of such tables, with supervised pointing. "
     "The demo's own loss is flow matching on the demonstrations alone: pictures, words, states, actions."
 )
-TRAINING_SHARE = 0.7
-"""Of the minutes; demonstrations, measuring and evaluation take the rest."""
+EVALUATION_SHARE = 0.15
+"""Of the minutes. Demonstrations take what they take, and training the rest."""
+PROBE = 60
+"""Steps that measure how fast this machine trains."""
 
 
 @dataclass
@@ -76,7 +79,8 @@ def run(argv: Sequence[str]) -> int:
     console.rule("1. Demonstrations: a scripted expert does what it is told")
     demonstrations = make_demonstrations(config, dataset, console)
     console.rule("2. Training: a small SmolVLA, from the weights of a small VLM, on this machine")
-    training = train(config, dataset, run_folder, console)
+    seconds = config.minutes * 60 * (1 - EVALUATION_SHARE)
+    training = train(config, dataset, run_folder, console, until=began + seconds)
     console.rule("3. Evaluation: new scenes, in closed loop")
     checkpoint = run_folder / "checkpoints" / "last" / "pretrained_model"
     results, shown = evaluate(config, checkpoint, console)
@@ -121,21 +125,23 @@ def make_demonstrations(config: DemoConfig, folder: Path, console: Console) -> d
     return {"demonstrations": episodes, "demonstration_frames": frames, "demonstration_seconds": seconds}
 
 
-def train(config: DemoConfig, dataset: Path, run_folder: Path, console: Console) -> dict[str, Any]:
-    """Train for the share of the minutes that is left for it: the steps follow from this machine's speed."""
+def train(
+    config: DemoConfig, dataset: Path, run_folder: Path, console: Console, until: float
+) -> dict[str, Any]:
+    """Train until about then (by the monotonic clock): the steps follow from this machine's speed."""
     import tempfile
 
     from smolact.cli.train import ProgressLine
     from smolact.training.trainer import train as train_policy
 
     with tempfile.TemporaryDirectory() as scratch:
-        settings, explicit = training_settings(config, dataset, Path(scratch) / "speed", steps=30)
+        settings, explicit = training_settings(config, dataset, Path(scratch) / "speed", steps=PROBE)
         settings.save_checkpoint = False
         settings.report = False
         rates: list[float] = []
         train_policy(settings, explicit, listeners=[lambda event: _collect(event, rates)])
     samples_per_second = rates[-1]  # the first measurement warms up
-    steps = max(30, round(config.minutes * 60 * TRAINING_SHARE * samples_per_second / BATCH_SIZE))
+    steps = max(30, round((until - time.monotonic()) * samples_per_second / BATCH_SIZE))
     console.print(f"This machine does {samples_per_second:.0f} samples/s: {steps} steps.", markup=False)
 
     settings, explicit = training_settings(config, dataset, run_folder, steps)
@@ -178,7 +184,7 @@ def training_settings(
         f"--policy.scheduler_warmup_steps={min(200, steps // 10 + 1)}",
         f"--batch_size={BATCH_SIZE}",
         f"--steps={steps}",
-        f"--log_freq={max(10, steps // 40) if steps > 30 else 15}",
+        f"--log_freq={max(10, steps // 40) if steps > PROBE else PROBE // 2}",
         "--save_freq=0",
         "--num_workers=0",
         f"--seed={config.seed}",
@@ -195,25 +201,26 @@ def evaluate(config: DemoConfig, checkpoint: Path, console: Console) -> tuple[Re
     from smolact.evaluation.suite import EpisodeLog, collect, run_suite
     from smolact.policies.factory import load_policy
 
+    n_episodes = min(MOST_EVALUATED, max(10, round(10 * config.minutes)))
     loaded = load_policy(checkpoint)
     policies = [str(checkpoint)]
     log = EpisodeLog(config.output / "evaluation", {"policies": policies, "seed": config.seed})
     with make_env(config.env, 25, render=True) as envs:
         conditions = conditions_for(envs)
-        with counting(console, EVALUATION_EPISODES * (1 + len(conditions)), "episodes") as advance:
+        with counting(console, n_episodes * (1 + len(conditions)), "episodes") as advance:
             run_suite(
                 policies,
                 lambda _: loaded,
                 envs,
                 conditions,
                 log,
-                n_episodes=EVALUATION_EPISODES,
+                n_episodes=n_episodes,
                 seed=config.seed,
                 on_episode=lambda *_: advance(),
             )
         names = [PLAIN, *(condition.name for condition in conditions)]
         facts = {policies[0]: {key: getattr(loaded.policy.config, key, None) for key in FACTS}}
-        results = collect(policies, names, log, EVALUATION_EPISODES, config.seed, facts)
+        results = collect(policies, names, log, n_episodes, config.seed, facts)
         return results, showcase(*loaded, envs, results[policies[0]], conditions, FILMED)
 
 
