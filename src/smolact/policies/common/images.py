@@ -11,6 +11,8 @@ from torch import Tensor
 
 def resize_with_pad(images: Tensor, width: int, height: int) -> Tensor:
     """Scale images (I, 3, h, w) to fit width × height, keep their shape, and pad the left and the top with black (0)."""
+    if images.shape[-2:] == (height, width):
+        return images
     ratio = max(images.shape[-1] / width, images.shape[-2] / height)
     inner = int(images.shape[-2] / ratio), int(images.shape[-1] / ratio)
     resized = F.interpolate(images, size=inner, mode="bilinear", align_corners=False)
