@@ -9,6 +9,7 @@
     ├── CheckpointError           a checkpoint that is damaged or incomplete
     │   └── WeightsError          weights that are missing, left over or of another shape
     ├── FeatureError              a camera, state or action that is missing or does not fit
+    ├── ActionTokensError         action tokens that are no chunk of actions
     ├── StatisticsError           a normalization statistic that is missing or not finite
     ├── TrainingError             a run that can't go on: its loss is not finite
     ├── DeviceError               a device that was asked for and is not there
@@ -64,6 +65,10 @@ class WeightsError(CheckpointError):
 
 class FeatureError(SmolactError, ValueError):
     """A camera, state or action that is missing or does not fit."""
+
+
+class ActionTokensError(SmolactError, ValueError):
+    """Action tokens that are no chunk of actions."""
 
 
 class StatisticsError(SmolactError, ValueError):

@@ -1,0 +1,1 @@
+"""SmolAndFAST: SmolVLM2 that writes its actions as tokens."""
