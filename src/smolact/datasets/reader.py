@@ -109,6 +109,25 @@ class LeRobotDataset(Dataset[Batch]):
             )
         return frames
 
+    def windows(self, key: str, length: int, frames: Ints | None = None) -> NDArray[Any]:
+        """Runs of `length` frames of a feature that is no camera, (N, length, …), without decoding anything.
+
+        Args:
+            key: the feature, such as `action`.
+            length: frames of a run; all of them lie in one episode.
+            frames: the numbers of their first frames, of those that `frames_before_end(length - 1)` gives; all when None.
+
+        Raises:
+            ConfigError: no such feature, or no episode is so long.
+        """
+        known = [name for name in self.meta.features if name not in self._cameras]
+        if key not in known:
+            raise ConfigError(
+                f"The dataset has no feature '{key}' that is no camera.{did_you_mean(key, known)}"
+            )
+        first = self.frames_before_end(length - 1) if frames is None else frames
+        return np.asarray(self._columns[key][first[:, None] + np.arange(length)])
+
     def __len__(self) -> int:
         return self.num_frames
 

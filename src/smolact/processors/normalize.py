@@ -21,7 +21,8 @@ from smolact.processors.step import ProcessorStep, register_step
 from smolact.processors.steps import to_float_image
 from smolact.types import FeatureType, NormalizationMode, PolicyFeature
 
-_PAIR = {
+STATISTICS_OF: dict[NormalizationMode, tuple[str, ...]] = {
+    NormalizationMode.IDENTITY: (),
     NormalizationMode.MEAN_STD: ("mean", "std"),
     NormalizationMode.MIN_MAX: ("min", "max"),
     NormalizationMode.QUANTILES: ("q01", "q99"),
@@ -156,7 +157,7 @@ class _StatisticsStep(ProcessorStep):
 
     def _checked_pair(self, key: str) -> tuple[Tensor, Tensor]:
         feature, mode, values = self.features[key], self._mode(key), self._statistics.get(key, {})
-        missing = [name for name in _PAIR[mode] if name not in values]
+        missing = [name for name in STATISTICS_OF[mode] if name not in values]
         if missing:
             here = (
                 f"has only its {', '.join(values)}"
@@ -164,12 +165,12 @@ class _StatisticsStep(ProcessorStep):
                 else f"has statistics of {', '.join(self._statistics) or 'nothing'}"
             )
             raise StatisticsError(
-                f"'{key}' is normalized with {mode.value}, which needs its {' and '.join(_PAIR[mode])}, but the checkpoint or dataset {here}. "
+                f"'{key}' is normalized with {mode.value}, which needs its {' and '.join(STATISTICS_OF[mode])}, but the checkpoint or dataset {here}. "
                 "Train on a dataset, which brings its statistics; or, if the checkpoint keeps them by dataset, pick "
                 f"one with {STATS_KEY_FLAG}=KEY; or, if the policy takes '{key}' as it is, set its mode to IDENTITY."
             )
-        pair = tuple(values[name] for name in _PAIR[mode])
-        for name, tensor in zip(_PAIR[mode], pair, strict=True):
+        pair = tuple(values[name] for name in STATISTICS_OF[mode])
+        for name, tensor in zip(STATISTICS_OF[mode], pair, strict=True):
             if not torch.isfinite(tensor).all():
                 raise StatisticsError(
                     f"The {name} of '{key}' is not finite ({tensor.flatten().tolist()[:8]}): it was never set, or the "
@@ -179,7 +180,7 @@ class _StatisticsStep(ProcessorStep):
             pair = tuple(
                 tensor.reshape(-1, 1, 1) if tensor.ndim == 1 else tensor for tensor in pair
             )  # a value a channel
-        for name, tensor in zip(_PAIR[mode], pair, strict=True):
+        for name, tensor in zip(STATISTICS_OF[mode], pair, strict=True):
             if not _fits(tensor.shape, feature.shape):
                 raise StatisticsError(
                     f"The {name} of '{key}' has the shape {tuple(tensor.shape)}, the feature {feature.shape}: these are "

@@ -14,6 +14,7 @@ from torch import nn
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, WriteError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
+from smolact.processors.normalize import STATISTICS_OF
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.tokenizer import TokenizerProcessorStep
 from smolact.training.config import TrainConfig
@@ -21,14 +22,6 @@ from smolact.training.sources import Source, renamed_features
 from smolact.types import ACTION, STATE, NormalizationMode, PolicyFeature, Statistics, is_image_key
 
 logger = logging.getLogger(__name__)
-
-_NEEDED = {
-    NormalizationMode.IDENTITY: (),
-    NormalizationMode.MEAN_STD: ("mean", "std"),
-    NormalizationMode.MIN_MAX: ("min", "max"),
-    NormalizationMode.QUANTILES: ("q01", "q99"),
-    NormalizationMode.QUANTILE10: ("q10", "q90"),
-}
 
 
 def check_sources(policy: PolicyConfig, sources: Sequence[Source], statistics: Statistics) -> None:
@@ -265,7 +258,7 @@ def check_statistics(policy: PolicyConfig, statistics: Mapping[str, Mapping[str,
     modes: Mapping[str, NormalizationMode] = getattr(policy, "normalization_mapping", {})
     for key, feature in {**policy.input_features, **policy.output_features}.items():
         mode = NormalizationMode(modes.get(feature.type.value, NormalizationMode.IDENTITY))
-        for name in _NEEDED[mode]:
+        for name in STATISTICS_OF[mode]:
             values = statistics.get(key, {}).get(name)
             if values is None:
                 raise StatisticsError(

@@ -141,7 +141,7 @@ def test_a_tokenizer_for_any_shape_is_told_it(tmp_path: Path) -> None:
 def test_a_vocabulary_that_is_too_small_says_what_would_do() -> None:
     chunks = np.random.default_rng(0).uniform(-1, 1, (50, 10, 2))
     with pytest.raises(ConfigError, match="too small") as caught:
-        FASTTokenizer.fit(chunks, scale=100, vocab_size=128)
+        FASTTokenizer.fit(chunks, scale=100, vocab_size=300)
     size = int(str(caught.value).split("Use vocab_size=")[1].split(",")[0])
     assert FASTTokenizer.fit(chunks, scale=100, vocab_size=size).vocab_size <= size
 

@@ -71,10 +71,14 @@ class FASTTokenizer:
         chunks = _checked(chunks)
         coefficients = _coefficients(chunks, scale)
         low, high = int(coefficients.min()), int(coefficients.max())
-        if high - low + 1 > vocab_size:
+        room = min((high - low) * 3 // 2 + 1, FIRST_SURROGATE)  # for larger actions, yet unseen
+        written = {byte: character for character, byte in _byte_of_character().items()}
+        alphabet = sorted({written[byte] for code in range(room) for byte in chr(code).encode()})
+        needed = max(high - low + 1, len(alphabet))
+        if needed > vocab_size:
             raise ConfigError(
                 f"vocab_size={vocab_size} is too small: at scale {scale:g} the coefficients go from {low} to {high}, and "
-                f"each needs a token of its own. Use vocab_size={_next_power(high - low + 1)}, or a smaller scale."
+                f"each needs a token of its own. Use vocab_size={_next_power(needed)}, or a smaller scale."
             )
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -85,7 +89,7 @@ class FASTTokenizer:
             min_frequency=2,
             show_progress=False,
             special_tokens=[],
-            initial_alphabet=[chr(code) for code in range(high - low + 1)],
+            initial_alphabet=alphabet,
             max_token_length=10_000,
         )
         tokenizer.train_from_iterator(_as_text(coefficients, low), trainer)
@@ -162,7 +166,15 @@ class FASTTokenizer:
         chunks = _checked(chunks)
         self.shape(*chunks.shape[1:])
         texts = list(_as_text(_coefficients(chunks, self.scale), self.min_token))
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        sizes = self._sizes
+        for text, each in zip(texts, ids, strict=True):
+            if sizes[each].sum() != len(text.encode()):  # byte-pair encoding drops what it has no piece for
+                raise FeatureError(
+                    "A chunk has a coefficient that this tokenizer has no token for: it was fitted on smaller actions. "
+                    "Fit one on this dataset: smolact train-tokenizer."
+                )
+        return ids
 
     def decode(
         self, ids: Sequence[Sequence[int]], horizon: int | None = None, dim: int | None = None
@@ -234,6 +246,10 @@ class FASTTokenizer:
             )
         codes = np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.int64)
         return codes + self.min_token
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        return np.array([len(spelled) for spelled in self._bytes])
 
     @cached_property
     def _bytes(self) -> list[bytes]:

@@ -1,0 +1,158 @@
+"""`smolact train-tokenizer`: fit FAST action tokens on a dataset, and see what they keep and cost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError
+from smolact.settings import setting
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from smolact.datasets.reader import LeRobotDataset
+    from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
+    from smolact.policies.smolandfast.tokenizer_report import TokenizerReport
+
+USAGE = "smolact train-tokenizer --dataset.root=FOLDER --chunk_size=10 --output=FOLDER [--scale=10] [--vocab_size=1024]"
+MODES = ("min_max", "quantiles")
+PICTURE = "tokenizer.png"
+
+
+@dataclass
+class TokenizedDataset:
+    """Whose actions."""
+
+    repo_id: str | None = setting(None, "The dataset on the Hub, or a folder.")
+    root: Path | None = setting(None, "A local folder, used in its place.")
+    revision: str | None = setting(None, "Branch, tag or commit on the Hub.")
+    episodes: list[int] | None = setting(None, "Only these episodes.")
+
+
+@dataclass
+class TokenizerConfig:
+    """What `smolact train-tokenizer` takes."""
+
+    dataset: TokenizedDataset = field(default_factory=TokenizedDataset)
+    output: Path | None = setting(None, "The folder of the tokenizer; it must not hold one yet.")
+    chunk_size: int = setting(10, "Steps of a chunk: the policy's.")
+    scale: float = setting(10.0, "Of the coefficients before rounding: finer, and more tokens.")
+    vocab_size: int = setting(1024, "At most so many tokens.")
+    normalization: str = setting(
+        "min_max", f"What actions are before they are encoded: {' or '.join(MODES)}."
+    )
+    max_chunks: int = setting(100_000, "Fit on so many chunks at most, drawn at random.")
+    seed: int = setting(0, "Of that draw.")
+
+    def __post_init__(self) -> None:
+        """Check what does not need the dataset."""
+        if self.normalization not in MODES:
+            raise ConfigError(
+                f"--normalization={self.normalization}: FAST needs actions in about [-1, 1]; use {' or '.join(MODES)}."
+            )
+        if not self.scale > 0:
+            raise ConfigError(f"--scale={self.scale:g}: expected a number above 0.")
+        for name in ("chunk_size", "vocab_size", "max_chunks"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name}={getattr(self, name)}: expected 1 or more.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Fit, save, and print what it comes to."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(TokenizerConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(TokenizerConfig, argv)
+    source = config.dataset.root or config.dataset.repo_id
+    if source is None or config.output is None:
+        missing = "--dataset.root=FOLDER" if source is None else "--output=FOLDER"
+        raise ConfigError(f"`smolact train-tokenizer` needs {missing}: {USAGE}")
+    if config.output.exists() and any(config.output.iterdir()):
+        raise ConfigError(f"{config.output} is not empty. Choose another --output, or remove it.")
+
+    from smolact import durable
+    from smolact.datasets.reader import LeRobotDataset
+    from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
+    from smolact.policies.smolandfast.tokenizer_report import TokenizerReport
+
+    dataset = LeRobotDataset(
+        str(source),
+        root=config.dataset.root,
+        episodes=config.dataset.episodes,
+        revision=config.dataset.revision,
+    )
+    chunks = normalized_chunks(dataset, config)
+    tokenizer = FASTTokenizer.fit(chunks, scale=config.scale, vocab_size=config.vocab_size)
+    report = TokenizerReport.of(tokenizer, chunks)
+    names = joint_names(dataset)
+    tokenizer.save(config.output)
+    durable.write_bytes(config.output / PICTURE, report.picture(names))
+    show(config, tokenizer, report, names, len(chunks))
+    return 0
+
+
+def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArray[Any]:
+    """The dataset's chunks of actions as a policy has them, (N, T, D)."""
+    import numpy as np
+    import torch
+
+    from smolact.processors.normalize import STATISTICS_OF, normalize
+    from smolact.types import ACTION, NormalizationMode
+
+    frames = dataset.frames_before_end(config.chunk_size - 1)
+    if len(frames) > config.max_chunks:
+        frames = np.sort(np.random.default_rng(config.seed).choice(frames, config.max_chunks, replace=False))
+    mode = NormalizationMode[config.normalization.upper()]
+    kept = dataset.meta.stats.get(ACTION, {})
+    missing = [name for name in STATISTICS_OF[mode] if name not in kept]
+    if missing:
+        raise ConfigError(
+            f"The dataset has no statistic '{missing[0]}' of '{ACTION}', which --normalization={config.normalization} needs. "
+            f"Use --normalization={'min_max' if mode is NormalizationMode.QUANTILES else 'quantiles'}, or compute it."
+        )
+    low, high = (torch.as_tensor(kept[name], dtype=torch.float32) for name in STATISTICS_OF[mode])
+    actions = torch.from_numpy(dataset.windows(ACTION, config.chunk_size, frames)).float()
+    return normalize(actions, (low, high), mode).numpy()
+
+
+def joint_names(dataset: LeRobotDataset) -> list[str]:
+    """The names of the action's numbers; their places where they have none."""
+    from smolact.types import ACTION
+
+    feature = dataset.features[ACTION]
+    names = feature.names
+    if isinstance(names, dict):
+        names = [name for each in names.values() for name in each]
+    return (
+        list(names) if names and len(names) == feature.shape[0] else [str(n) for n in range(feature.shape[0])]
+    )
+
+
+def show(
+    config: TokenizerConfig,
+    tokenizer: FASTTokenizer,
+    report: TokenizerReport,
+    names: Sequence[str],
+    chunks: int,
+) -> None:
+    """A table a person can read."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    tokens = report.tokens
+    console.print(
+        f"{chunks} chunks of {config.chunk_size} x {len(names)} numbers: {tokens.mean():.1f} tokens each "
+        f"({tokens.min()} to {tokens.max()}), {report.compression:.2f} numbers a token; {tokenizer.vocab_size} tokens in use"
+    )
+    table = Table("joint", "mean error", "largest error", title="normalized: the range is 2")
+    for name, mean, largest in zip(names, report.error, report.largest, strict=True):
+        table.add_row(name, f"{mean:.4f}", f"{largest:.4f}")
+    console.print(table)
+    console.print(f"{config.output}\n{Path(str(config.output)) / PICTURE}", soft_wrap=True)
