@@ -14,6 +14,7 @@
     ├── TrainingError             a run that can't go on: its loss is not finite
     ├── DeviceError               a device that was asked for and is not there
     ├── RobotError                a robot, camera or teleoperator that does not answer, or does not fit
+    │   └── UnsafeActionError     actions that were refused before they reached the motors
     ├── WriteError                the disk is full or refused a write
     ├── EnvironmentNotFoundError  an environment id that nobody registered
     └── MissingDependencyError    an optional package that is not installed
@@ -85,6 +86,10 @@ class DeviceError(SmolactError, RuntimeError):
 
 class RobotError(SmolactError, RuntimeError):
     """A robot, camera or teleoperator that does not answer, or does not fit."""
+
+
+class UnsafeActionError(RobotError):
+    """Actions that were refused before they reached the motors."""
 
 
 class WriteError(SmolactError, OSError):
