@@ -7,8 +7,9 @@ below with the colours and places filled in. What is learnt, with linear heads t
 - each image token tells which blocks, or the pusher, lie near it, and where;
 - each word that names a block or a zone tells where on the picture that is;
 - every token, of text and of image, tells where the first and the last thing named are, which way it is from the one to
-  the other, and where one would stand behind the first to push it to the last: what the sentence is about is then
-  wherever a reader looks;
+  the other, and where one would stand behind the first to push it to the last, and how far and which way from the pusher
+  the first and that point are: what the sentence is about is then wherever a reader looks;
+- up to half of the other words are any word at all, so that it is the names that count;
 - in the first two layers a block's word attends to the image token that the block is on, and in the second and third
   every token to the words that name things: without that push, binding words to colours takes many times longer.
 
@@ -46,8 +47,11 @@ logger = logging.getLogger("pretrain_tiny")
 NAMES = (*COLORS, *ZONES, "pusher")
 """What can be pointed at, by number."""
 PUSHER = NAMES.index("pusher")
+FIRST_WORD, VOCABULARY = 100, 1024
+"""Token ids from here on are pieces of words; those before are special."""
 BEHIND = 0.14
 """How far behind a block one stands to push it, in table sides."""
+TOLD = 14
 SEEN = (*range(len(COLORS)), PUSHER)
 """What an image token is asked about: what moves."""
 
@@ -56,53 +60,50 @@ ONE_BLOCK = (
     "where is the {color} block",
     "where is the {color} one",
     "point to the {color} block",
-    "point at the {color} block",
     "look at the {color} block",
     "look for the {color} block",
     "locate the {color} block",
-    "the {color} block",
     "the {color} one",
     "{color}",
     "a {color} block",
-    "show me the {color} block",
-    "get to the {color} block",
-    "get close to the {color} block",
-    "drive to the {color} block",
     "travel over to the {color} block",
     "run up to the {color} block",
-    "tap the {color} block",
-    "meet the {color} block",
-    "come to the {color} block",
     "walk towards the {color} block",
-    "stop beside the {color} block",
     "stay at the {color} block",
-    "please go to the {color} block",
     "now visit the {color} block",
     "see the {color} block on the table",
     "there is a {color} block on the table",
+    "could you go to the {color} block",
+    "your task is to reach the {color} block",
+    "follow the {color} block",
+    "choose the {color} block",
+    "which block is {color}",
+    "the block that is {color}",
+    "hold still at the {color} block",
+    "your aim is the {color} block",
+    "we need you at the {color} block",
 )
 BLOCK_AND_PLACE = (
     *PHRASINGS["push"]["train"],
-    "carry the {color} block to the {place}",
     "carry the {color} block to the {place} zone",
     "move the {color} one to the {place}",
     "push {color} to the {place} zone",
-    "get the {color} block to the {place}",
     "the {color} block goes to the {place}",
-    "the {color} block goes in the {place} zone",
-    "the {color} block should be in the {place} zone",
-    "the {color} block has to go to the {place}",
-    "take the {color} block over to the {place} zone",
-    "take the {color} block to the {place}",
-    "drag the {color} block into the {place} zone",
     "drive the {color} block over to the {place}",
-    "set the {color} block down at the {place}",
-    "place the {color} block in the {place} zone",
-    "deliver the {color} block to the {place} zone",
     "send the {color} block over to the {place}",
-    "please push the {color} block to the {place} zone",
-    "leave the {color} block in the {place} zone",
     "how far is the {color} block from the {place} zone",
+    "could you bring the {color} block to the {place} zone",
+    "your task is to get the {color} block to the {place}",
+    "now the {color} block is to be at the {place}",
+    "hand the {color} block over to the {place} zone",
+    "pull the {color} block towards the {place} zone",
+    "roll the {color} block to the {place}",
+    "we need the {color} block at the {place}",
+    "keep the {color} block inside the {place} zone",
+    "the {color} block lives in the {place} zone",
+    "the {color} block should move to the {place}",
+    "return the {color} block to the {place} zone",
+    "draw a line from the {color} block to the {place} zone",
 )
 TWO_BLOCKS = (
     "is the {color} block near the {place} block",
@@ -262,7 +263,7 @@ class Pointing(nn.Module):
         )  # the last layer: only its keys and values are read
         self.near = nn.Linear(width, 3 * len(SEEN))
         self.word = nn.ModuleList(nn.Linear(width, 2) for _ in self.read_after)
-        self.end = nn.ModuleList(nn.Linear(width, 8) for _ in self.read_after)
+        self.end = nn.ModuleList(nn.Linear(width, TOLD) for _ in self.read_after)
 
     def forward(self, pictures: Pictures, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """The loss, and how far off the words' last readings are in table sides, NaN where a mark is unused (B, 2)."""
@@ -280,7 +281,7 @@ class Pointing(nn.Module):
         used = prompts.named >= 0
         target = pictures.where[batch[:, None], prompts.named.clamp_min(0)]
         first = target[:, 0]
-        both = _ends(first, torch.where(used[:, 1:], target[:, 1], first))
+        both = _ends(pictures.where[:, PUSHER], first, torch.where(used[:, 1:], target[:, 1], first))
         marks = prompts.marks + tokens.shape[1]
 
         side, length = math.isqrt(tokens.shape[1]), hidden.shape[1]
@@ -349,11 +350,16 @@ def _pooling_loss(
     return loss
 
 
-def _ends(first: Tensor, last: Tensor) -> Tensor:
-    """What the line break is asked for, (B, 8): both positions, the direction between them, and the point behind the first."""
-    away = last - first
-    direction = away / away.norm(dim=-1, keepdim=True).clamp_min(1e-3)
-    return torch.cat([first, last, 0.2 * direction, first - BEHIND * direction], -1)
+def _ends(pusher: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """What every token is asked for, (B, TOLD): positions, and how and which way from one to the other."""
+    direction = _way(last - first)
+    behind = first - BEHIND * direction
+    ahead = behind - pusher
+    return torch.cat([first, last, 0.2 * direction, behind, first - pusher, ahead, 0.2 * _way(ahead)], -1)
+
+
+def _way(away: Tensor) -> Tensor:
+    return away / away.norm(dim=-1, keepdim=True).clamp_min(0.02)
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -398,7 +404,21 @@ def draw_batch(
     back = torch.cat(order).argsort()
     joined = Prompts(*(torch.cat(parts)[back] for parts in zip(*rows, strict=True)))
     longest = int(joined.valid.sum(1).max())
-    return batch, joined._replace(ids=joined.ids[:, :longest], valid=joined.valid[:, :longest])
+    joined = joined._replace(ids=joined.ids[:, :longest], valid=joined.valid[:, :longest])
+    return batch, joined._replace(ids=_with_strange_words(joined, generator))
+
+
+def _with_strange_words(prompts: Prompts, generator: torch.Generator) -> Tensor:
+    """Token ids of which some are any others: a sentence means what it names, in whatever words."""
+    ids = prompts.ids
+    share = 0.5 * torch.rand(len(ids), 1, generator=generator)
+    strange = torch.rand(ids.shape, generator=generator) < share
+    for column in range(prompts.marks.shape[1]):  # what is named stays, word for word, and so does the end
+        used = prompts.named[:, column] >= 0
+        strange[used, prompts.marks[used, column]] = False
+    strange[torch.arange(len(ids)), prompts.valid.sum(1) - 1] = False
+    anything = torch.randint(FIRST_WORD, VOCABULARY, ids.shape, generator=generator)
+    return torch.where(strange & prompts.valid, anything, ids)
 
 
 def pretrain(output: Path, steps: int, batch_size: int, lr: float, seed: int, pool: int) -> None:
@@ -454,7 +474,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2_900)
+    parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
