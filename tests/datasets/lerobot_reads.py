@@ -21,7 +21,8 @@ def main(root: str, offsets: list[float]) -> None:
                     key: sample[key].tolist()
                     for key in ("action", "action_is_pad", "observation.state", "timestamp")
                 },
-                **{key: sample[key].item() for key in ("index", "frame_index", "episode_index", "next.done")},
+                **{key: sample[key].item() for key in ("index", "frame_index", "episode_index")},
+                **({"next.done": sample["next.done"].item()} if "next.done" in sample else {}),
                 **{key: sample[key].double().mean((1, 2)).tolist() for key in cameras},
             }
         )

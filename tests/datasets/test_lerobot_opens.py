@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.writer import DatasetWriter
 from tests.datasets.make import write
 
 OFFSETS = [-0.1, 0.0, 0.1, 0.2]
@@ -30,18 +32,42 @@ def read_by_lerobot(root: Path) -> dict[str, Any]:
     return dict(json.loads(found.stdout.splitlines()[-1]))
 
 
-@pytest.mark.lerobot
-@pytest.mark.skipif(
-    "SMOLACT_LEROBOT_PYTHON" not in os.environ,
-    reason="set SMOLACT_LEROBOT_PYTHON to a Python that has LeRobot 0.6.1",
-)
+pytestmark = [
+    pytest.mark.lerobot,
+    pytest.mark.skipif(
+        "SMOLACT_LEROBOT_PYTHON" not in os.environ,
+        reason="set SMOLACT_LEROBOT_PYTHON to a Python that has LeRobot 0.6.1",
+    ),
+]
+
+
 @pytest.mark.parametrize("dtype", ["video", "image"])
 @pytest.mark.parametrize("episodes_per_file", [1, 2])
 def test_lerobot_finds_what_we_find(tmp_path: Path, dtype: str, episodes_per_file: int) -> None:
     cameras = ("observation.image", "observation.images.wrist")
     root = write(tmp_path / "ours", dtype=dtype, cameras=cameras, episodes_per_file=episodes_per_file)
+    same_to_both(root)
+
+
+def test_what_lerobot_began_and_we_went_on_with_opens_there_again(tmp_path: Path) -> None:
+    root = tmp_path / "theirs"
+    shutil.copytree(Path(__file__).parent.parent / "parity/data/dataset_v30", root)
+    for episode in range(2):
+        with DatasetWriter.resume(root) as writer:
+            for number in range(3 + episode):
+                brightness = np.full((64, 96, 3), 40 * number + episode, np.uint8)
+                vectors = np.full((2, 6), number + episode / 10, np.float32)
+                frame = dict.fromkeys(LeRobotDataset(root).meta.camera_keys, brightness)
+                frame |= {"observation.state": vectors[0], "action": vectors[1]}
+                writer.add_frame(frame, task="Something new.")
+            writer.save_episode()
+    same_to_both(root)
+
+
+def same_to_both(root: Path) -> None:
     theirs = read_by_lerobot(root)
     ours = LeRobotDataset(root, delta_timestamps={"action": OFFSETS})
+    cameras = ours.meta.camera_keys
     assert (theirs["length"], theirs["episodes"]) == (len(ours), ours.num_episodes)
     for sample, expected in zip(ours, theirs["samples"], strict=True):
         for key, value in expected.items():

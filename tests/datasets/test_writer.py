@@ -294,10 +294,10 @@ def at_each_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], None])
     return steps
 
 
-def full_at(nth: int) -> Callable[[int], None]:
+def full_at(nth: int, code: int = errno.ENOSPC) -> Callable[[int], None]:
     def full(step: int) -> None:
         if step == nth:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(code, os.strerror(code))
 
     return full
 

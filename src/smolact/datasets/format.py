@@ -24,6 +24,7 @@ INFO = "meta/info.json"
 STATS = "meta/stats.json"
 TASKS = "meta/tasks.parquet"
 EPISODES_FOLDER = "meta/episodes"
+IMAGE_COUNTS = "meta/smolact_image_counts.json"  # ours: what exact image statistics go on from
 TASKS_V2 = "meta/tasks.jsonl"
 EPISODES_V2 = "meta/episodes.jsonl"
 EPISODES_STATS_V21 = "meta/episodes_stats.jsonl"

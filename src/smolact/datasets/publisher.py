@@ -2,14 +2,14 @@
 
 The files are staged under names that no reader looks at and published in this order: videos, data, `meta/episodes`,
 tasks, statistics, and last `meta/info.json`, which says how many episodes there are. Whenever the process dies, the
-dataset on disk is whole and holds exactly the groups that were published.
+dataset on disk is whole and holds exactly the groups that were published; `resume.py` finds where it ended.
 """
 
 from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
-from smolact.datasets.stats import ImageStatistics, VectorStatistics
+from smolact.datasets.resume import Found, Running
+from smolact.datasets.stats import ImageStatistics, VectorStatistics, aggregate
 from smolact.datasets.tables import episodes_schema, frames_schema, tasks_table, to_column
 from smolact.datasets.video import VideoWriter
-
-Running = dict[str, "VectorStatistics | ImageStatistics"]
+from smolact.types import Statistics
 
 
 @dataclass
@@ -62,7 +62,8 @@ class Publisher:
         self.root, self.episodes, self.frames, self.tasks = root, 0, 0, 0
         self._fps, self._features, self._robot_type = fps, features, robot_type
         self._video_keys = [name for name, feature in features.items() if feature.dtype == "video"]
-        self._files = 0
+        self._files, self._chunk_size = 0, layout.FILES_PER_CHUNK
+        self._found: Found | None = None
         self._statistics: Running = {
             name: ImageStatistics() if feature.is_image else VectorStatistics(feature.shape)
             for name, feature in features.items()
@@ -77,6 +78,21 @@ class Publisher:
             self._staging.mkdir()
         durable.write_json(self.root / layout.INFO, self._info(0, 0, 0))
 
+    def go_on(self, found: Found) -> None:
+        """Continue the dataset that is there: `found` says where it ended. Its leftovers are put aside already."""
+        info = found.meta.info
+        self._found, self._files, self._chunk_size = found, found.next_file, found.chunk_size
+        self.episodes, self.frames, self.tasks = (
+            info["total_episodes"],
+            info["total_frames"],
+            len(found.tasks),
+        )
+        self._statistics = {**self._statistics, **found.running}
+        with durable.named_errors(self.root):
+            self._staging.mkdir()
+        if found.tasks_ran_ahead:
+            self._write_parquet(layout.TASKS, [tasks_table(found.tasks)])
+
     def staged(self, key: str) -> Path:
         """Where the video of camera `key` is to be written for the group at hand."""
         return self._staging / f"{self._files:06d}-{key}.mp4"
@@ -84,23 +100,24 @@ class Publisher:
     def publish(self, group: Group, tasks: Sequence[str]) -> None:
         """Publish a group whose videos are finished. Each step can be repeated: a failed call can be made again."""
         statistics = self._with_group(group)
-        chunk, file = divmod(self._files, layout.FILES_PER_CHUNK)
+        chunk, file = divmod(self._files, self._chunk_size)
         for key, video in group.videos.items():
             if video.path.exists():  # else an earlier try has moved it
-                place = layout.VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file)
+                place = self._place("video_path", layout.VIDEO_PATH, chunk, file, video_key=key)
                 durable.publish(video.path, self.root / place)
         tables = [self._frames_table(columns) for columns in group.columns]
-        self._write_parquet(layout.DATA_PATH.format(chunk_index=chunk, file_index=file), tables)
+        self._write_parquet(self._place("data_path", layout.DATA_PATH, chunk, file), tables)
         place = layout.EPISODES_PATH.format(chunk_index=chunk, file_index=file)
         self._write_parquet(place, [self._episodes_table(group, chunk, file)])
         if len(tasks) > self.tasks:
             self._write_parquet(layout.TASKS, [tasks_table(tasks)])
-        results = {name: running.result() for name, running in statistics.items()}
+        results = self._results(statistics)
         plain = {
             key: {name: value.tolist() for name, value in values.items()} for key, values in results.items()
         }
         durable.write_json(self.root / layout.STATS, plain)
         episodes, frames = self.episodes + len(group.rows), self.frames + group.frames
+        self._write_image_counts(statistics, episodes, frames)
         durable.write_json(self.root / layout.INFO, self._info(episodes, frames, len(tasks)))
         self.episodes, self.frames, self.tasks = episodes, frames, len(tasks)
         self._files, self._statistics = self._files + 1, statistics
@@ -122,9 +139,55 @@ class Publisher:
                     running.update(as_vectors(columns, name, self._features[name]))
         return together
 
+    def _results(self, statistics: Running) -> Statistics:
+        """The statistics of the whole dataset: exact, but for cameras whose counts an earlier writer did not keep."""
+        results = {name: running.result() for name, running in statistics.items()}
+        for name, before in (self._found.summaries if self._found is not None else {}).items():
+            results[name] = aggregate([{name: before}, {name: results[name]}])[name]
+        return results
+
+    def _write_image_counts(self, statistics: Running, episodes: int, frames: int) -> None:
+        """Keep the counts of all images before and after this group: `info.json` tells later which of them hold."""
+        known = self._found.summaries if self._found is not None else {}
+        cameras = [
+            name
+            for name, running in statistics.items()
+            if isinstance(running, ImageStatistics) and name not in known
+        ]
+        if not cameras:
+            return
+        states = ((self.episodes, self.frames, self._statistics), (episodes, frames, statistics))
+        value = [
+            {
+                "episodes": number,
+                "frames": length,
+                "cameras": {name: running.to_json() for name, running in state.items() if name in cameras},  # type: ignore[union-attr]
+            }
+            for number, length, state in states
+        ]
+        durable.write_json(self.root / layout.IMAGE_COUNTS, value, indent=None)
+
+    def _place(self, template: str, usual: str, chunk: int, file: int, **more: str) -> str:
+        """Where a file goes, by the dataset's own template."""
+        info = self._found.meta.info if self._found is not None else {}
+        source = self.root / layout.INFO
+        return str(
+            layout.fill_template(
+                info.get(template) or usual, source, **more, chunk_index=chunk, file_index=file
+            )
+        )
+
+    def _schema(self, make: Callable[[Mapping[str, Feature]], pa.Schema], name: str) -> pa.Schema:
+        """The schema of new files: ours, or that of the files which are there if it is another."""
+        ours: pa.Schema = make(self._features)
+        there = None if self._found is None else getattr(self._found, name)
+        return ours if there is None or there.equals(ours) else there
+
     def _frames_table(self, columns: Mapping[str, Any]) -> pa.Table:
-        schema = frames_schema(self._features)
-        arrays = [to_column(self._features[name], columns[name]) for name in schema.names]
+        schema = self._schema(frames_schema, "frames_schema")
+        arrays = [
+            to_column(self._features[field.name], columns[field.name]).cast(field.type) for field in schema
+        ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def _episodes_table(self, group: Group, chunk: int, file: int) -> pa.Table:
@@ -132,9 +195,8 @@ class Publisher:
         places |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
         for name in self._video_keys:
             places |= {f"videos/{name}/chunk_index": chunk, f"videos/{name}/file_index": file}
-        return pa.Table.from_pylist(
-            [{**row, **places} for row in group.rows], schema=episodes_schema(self._features)
-        )
+        schema = self._schema(episodes_schema, "episodes_schema")  # columns that we do not know stay empty
+        return pa.Table.from_pylist([{**row, **places} for row in group.rows], schema=schema)
 
     def _write_parquet(self, place: str, tables: list[pa.Table]) -> None:
         """Write tables as row groups of one file, and publish it as `place`."""
@@ -154,17 +216,19 @@ class Publisher:
         durable.publish(staged, self.root / place)
 
     def _info(self, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+        totals = {"total_episodes": episodes, "total_frames": frames, "total_tasks": tasks}
+        splits = {"splits": {"train": f"0:{episodes}"}}
+        if self._found is not None:
+            return {**self._found.meta.info, **totals, **splits}
         return {
             "codebase_version": layout.WRITTEN_VERSION,
             "robot_type": self._robot_type,
-            "total_episodes": episodes,
-            "total_frames": frames,
-            "total_tasks": tasks,
+            **totals,
             "chunks_size": layout.FILES_PER_CHUNK,
             "data_files_size_in_mb": layout.DATA_FILE_MB,
             "video_files_size_in_mb": layout.VIDEO_FILE_MB,
             "fps": self._fps,
-            "splits": {"train": f"0:{episodes}"},
+            **splits,
             "data_path": layout.DATA_PATH,
             "video_path": layout.VIDEO_PATH if self._video_keys else None,
             "features": {name: feature.to_json() for name, feature in self._features.items()},

@@ -125,6 +125,24 @@ class ImageStatistics:
         self._counts += other._counts
         self._images += other._images
 
+    def to_json(self) -> dict[str, Any]:
+        """All that was counted, for `from_json`."""
+        return {"images": self._images, "counts": self._counts.tolist()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ImageStatistics:
+        """What `to_json` gave.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is something else.
+        """
+        statistics = cls()
+        counts = np.array(value["counts"], dtype=np.int64)
+        if counts.shape != statistics._counts.shape or (counts < 0).any():
+            raise ValueError(f"expected {statistics._counts.shape} counts, found {counts.shape}")
+        statistics._counts, statistics._images = counts, int(value["images"])
+        return statistics
+
     def result(self) -> dict[str, NDArray[Any]]:
         """The statistics so far: (C, 1, 1) in [0, 1], and `count` (1,), the number of images."""
         levels = np.arange(256) / 255

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.checks import check_features, check_frame, check_task
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.publisher import Group, Publisher, as_vectors
+from smolact.datasets.resume import check_same, find_end, is_only_begun
 from smolact.datasets.stats import ImageStatistics, vector_statistics
 from smolact.datasets.video import ENCODERS, VideoWriter, check_encoder
 from smolact.errors import ConfigError, SmolactError
@@ -37,9 +40,9 @@ class _Episode:
 
 
 class DatasetWriter:
-    """Writes a new dataset: `add_frame` for every frame, `save_episode` when it is a success, `close` at the end.
+    """Writes a dataset: `add_frame` for every frame, `save_episode` when it is a success, `close` at the end.
 
-    Made by `create`. Usable as a context manager; finished episodes are kept when the block raises.
+    Made by `create` or `resume`. Usable as a context manager; finished episodes are kept when the block raises.
     """
 
     def __init__(
@@ -92,15 +95,16 @@ class DatasetWriter:
             WriteError: the disk is full or refused.
         """
         folder = Path(root)
+        if folder.is_dir() and is_only_begun(folder):
+            _remove_beginnings(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(
-                f"{folder} exists and is not empty: a new dataset needs a folder of its own. Choose another name, or "
-                "remove it first."
+                f"{folder} exists and is not empty: a new dataset needs a folder of its own. Choose another name, "
+                "remove it first, or add to it (--resume=true, DatasetWriter.resume)."
             )
         if not np.isfinite(fps) or fps <= 0:
             raise ConfigError(f"fps={fps}: expected frames a second, above 0.")
-        if type(episodes_per_file) is not int or episodes_per_file < 1:
-            raise ConfigError(f"episodes_per_file={episodes_per_file!r}: expected a whole number, 1 or more.")
+        _check_episodes_per_file(episodes_per_file)
         checked = check_features(features)
         for name, feature in checked.items():
             if feature.dtype == "video":
@@ -113,6 +117,54 @@ class DatasetWriter:
             folder, number, {**checked, **DEFAULT_FEATURES}, robot_type, video_codec, episodes_per_file
         )
         writer._published.begin()
+        return writer
+
+    @classmethod
+    def resume(
+        cls,
+        root: str | Path,
+        *,
+        fps: float | None = None,
+        features: Mapping[str, Feature | Mapping[str, Any]] | None = None,
+        video_codec: str | None = None,
+        episodes_per_file: int = 1,
+    ) -> DatasetWriter:
+        """Go on with the dataset (v3.0, ours or LeRobot's) in the folder `root`; new episodes go into new files.
+
+        What a writer that was killed has left there is moved into a folder of its own, with a warning. Statistics go
+        on as if nobody had stopped; those of cameras that another tool wrote, from its `stats.json`.
+
+        Args:
+            root: the folder. No other process may write to it meanwhile.
+            fps, features: what will be recorded, to be compared with what is there; None for whatever is there.
+            video_codec: None for the codec that the dataset has.
+            episodes_per_file: as in `create`.
+
+        Raises:
+            NotFoundError: there is no such folder.
+            ConfigError: the dataset is of an older version, or has another rate or codec.
+            FeatureError: its features are others.
+            DatasetError: it is damaged.
+            WriteError: the disk is full or refused.
+        """
+        _check_episodes_per_file(episodes_per_file)
+        found = find_end(Path(root))
+        check_same(found.meta, fps, None if features is None else check_features(features))
+        own = check_features(found.meta.features)
+        codec = _codec_of(found.meta, video_codec)
+        for feature in own.values():
+            if feature.dtype == "video":
+                check_encoder(codec, feature.shape[1], feature.shape[0])
+        writer = cls(
+            Path(root),
+            found.meta.fps,
+            {**own, **DEFAULT_FEATURES},
+            found.meta.robot_type,
+            codec,
+            episodes_per_file,
+        )
+        writer._tasks = {task: number for number, task in enumerate(found.tasks)}
+        writer._published.go_on(found)
         return writer
 
     @property
@@ -300,6 +352,37 @@ class DatasetWriter:
         self._group.rows.append(row)
         self._group.images.append(episode.statistics)
         self._group.frames += length
+
+
+def _check_episodes_per_file(number: int) -> None:
+    if type(number) is not int or number < 1:
+        raise ConfigError(f"episodes_per_file={number!r}: expected a whole number, 1 or more.")
+
+
+def _remove_beginnings(folder: Path) -> None:
+    with durable.named_errors(folder):
+        if (folder / "meta").is_dir():
+            durable.remove_litter(folder / "meta")
+            (folder / "meta").rmdir()
+        durable.remove_litter(folder)
+
+
+def _codec_of(meta: LeRobotDatasetMetadata, asked: str | None) -> str:
+    """The encoder to go on with: of the format that the dataset's videos have."""
+    formats = {
+        str(meta.features[key].info.get("video.codec", ENCODERS["libsvtav1"].format))
+        for key in meta.video_keys
+    }
+    if asked is not None and (asked not in ENCODERS or formats <= {ENCODERS[asked].format}):
+        return asked  # one that is not known has its own error
+    fitting = [name for name, encoder in ENCODERS.items() if formats <= {encoder.format}]
+    if asked is not None or not fitting:
+        use = f"Go on with --video_codec={fitting[0]}" if fitting else "Go on with the tool that made them"
+        raise ConfigError(
+            f"The videos of {meta.root} are {' and '.join(sorted(formats))}, and a dataset says one codec of all. {use}, "
+            "or record into another folder."
+        )
+    return fitting[0]
 
 
 def _video_info(height: int, width: int, fps: float, codec: str) -> dict[str, Any]:

@@ -1,0 +1,290 @@
+"""Where a dataset ended, so that a writer can go on: its counts, files, tasks, statistics, and what a dead writer left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from smolact import durable
+from smolact.datasets import format as layout
+from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.stats import ImageStatistics, VectorStatistics
+from smolact.datasets.tables import column_array, column_values, open_parquet, read_table
+from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
+from smolact.types import Statistics
+
+logger = logging.getLogger(__name__)
+
+Running = dict[str, "VectorStatistics | ImageStatistics"]
+ASIDE = "unfinished-{number:03d}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An existing dataset (v3.0), as a writer needs it to go on.
+
+    Attributes:
+        meta: what it says of itself.
+        tasks: its instructions, by number.
+        tasks_ran_ahead: `tasks.parquet` has more than these: a writer died before it could say so in `info.json`.
+        next_file: the number of the first file that is not in use, in data, videos and `meta/episodes` alike.
+        chunk_size: files a folder.
+        running: statistics that can go on exactly.
+        summaries: of cameras whose counts nobody kept: what `stats.json` says.
+        frames_schema, episodes_schema: of its files; None if it has none.
+    """
+
+    meta: LeRobotDatasetMetadata
+    tasks: list[str]
+    tasks_ran_ahead: bool
+    next_file: int
+    chunk_size: int
+    running: Running
+    summaries: Statistics
+    frames_schema: pa.Schema | None
+    episodes_schema: pa.Schema | None
+
+
+def find_end(root: Path) -> Found:
+    """Read the dataset in `root` to where it ends, and put aside what a writer that died has left.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        ConfigError: it is of an older version.
+        DatasetError: it is damaged.
+        WriteError: the disk refused to put something aside.
+    """
+    meta = LeRobotDatasetMetadata(root)
+    if meta.codebase_version != layout.WRITTEN_VERSION:
+        raise ConfigError(
+            f"{root} is a dataset of version {meta.codebase_version}, and recording goes on only in "
+            f"{layout.WRITTEN_VERSION}. Convert it first: smolact dataset convert --help"
+        )
+    chunk_size = meta.info.get("chunks_size", layout.FILES_PER_CHUNK)
+    if type(chunk_size) is not int or chunk_size < 1:
+        raise DatasetError(
+            f"{root / layout.INFO}: chunks_size must be a positive integer, found {chunk_size!r}."
+        )
+    tables = _episode_files(meta)
+    put_aside(meta, tables)
+    total = int(meta.info.get("total_tasks", len(meta.tasks)))
+    tasks = [text for index, text in sorted(meta.tasks.items())]
+    if sorted(meta.tasks) != list(range(len(tasks))) or len(tasks) < total:
+        raise DatasetError(
+            f"{root / layout.TASKS} numbers its {len(tasks)} tasks {sorted(meta.tasks)[:8]}…, and {layout.INFO} says {total} of "
+            "them: expected 0, 1, 2, … Mend it first: smolact dataset repair --help"
+        )
+    running, summaries = _statistics(meta)
+    return Found(
+        meta,
+        tasks[:total],
+        len(tasks) > total,
+        _next_file(meta, tables, chunk_size),
+        chunk_size,
+        running,
+        summaries,
+        open_parquet(root / meta.episodes.data_path[0]).schema_arrow if meta.total_episodes else None,
+        open_parquet(tables[-1]).schema_arrow if tables else None,
+    )
+
+
+def put_aside(meta: LeRobotDatasetMetadata, tables: list[Path]) -> list[Path]:
+    """Move every file that belongs to no episode into a folder of its own beside `data`, and say so; returns their new paths."""
+    root, episodes = meta.root, meta.episodes
+    used = {root / path for path in episodes.data_path} | set(tables)
+    used |= {root / path for paths in episodes.video_path.values() for path in paths}
+    stray = [
+        path
+        for folder in ("data", "videos", layout.EPISODES_FOLDER)
+        for path in sorted((root / folder).rglob("*"))
+        if path.is_file() and path not in used and (path.suffix in (".parquet", ".mp4") or _is_litter(path))
+    ]
+    stray += [
+        path for folder in (root, root / "meta") for path in sorted(folder.iterdir()) if _is_litter(path)
+    ]
+    if not stray:
+        return []
+    number = 1
+    while (root / ASIDE.format(number=number)).exists():
+        number += 1
+    aside = root / ASIDE.format(number=number)
+    moved = []
+    with durable.named_errors(aside):
+        for path in stray:
+            target = aside / path.relative_to(root)
+            durable.make_folder(target.parent)
+            path.replace(target)
+            durable.sync_folder(target.parent)
+            durable.sync_folder(path.parent)
+            moved.append(target)
+    logger.warning(
+        "%s: recording ended before its last episode was whole. What was left of it is now in %s; its %d finished "
+        "episodes are all there. Remove that folder when you do not need it.",
+        root,
+        aside,
+        meta.total_episodes,
+    )
+    return moved
+
+
+def check_same(
+    meta: LeRobotDatasetMetadata, fps: float | None, features: Mapping[str, Feature] | None
+) -> None:
+    """Whether what is to be recorded fits what is there.
+
+    Raises:
+        ConfigError: other frames a second.
+        FeatureError: a feature is missing, new, or of another kind, size or order of names; all are listed.
+    """
+    if fps is not None and fps != meta.fps:
+        raise ConfigError(
+            f"{meta.root} has {meta.fps:g} frames a second, and {fps:g} are asked for: one dataset has one rate. "
+            f"Record with --dataset.fps={meta.fps:g}, or into another folder."
+        )
+    if features is None:
+        return
+    there = {name: feature for name, feature in meta.features.items() if name not in DEFAULT_FEATURES}
+    wrong = [f"'{name}' is in the dataset and is not recorded now" for name in there if name not in features]
+    wrong += [
+        f"'{name}' is recorded now and is not in the dataset.{did_you_mean(name, there)}"
+        for name in features
+        if name not in there
+    ]
+    for name in there.keys() & features.keys():
+        old, new = _description(there[name]), _description(features[name])
+        wrong += [
+            f"'{name}' has {what} {before} in the dataset and {now} now"
+            for (what, before), now in zip(old.items(), new.values(), strict=True)
+            if before != now and None not in (before, now)
+        ]
+    if wrong:
+        raise FeatureError(
+            f"{meta.root} can't be continued with this robot: {'; '.join(sorted(wrong))}. Connect what it was recorded "
+            "with, or record into another folder."
+        )
+
+
+def is_only_begun(folder: Path) -> bool:
+    """Whether the folder holds nothing but what a writer left that died before it had made a dataset."""
+    entries = list(folder.iterdir())
+    return bool(entries) and all(
+        _is_litter(entry)
+        or (entry.name == "meta" and entry.is_dir() and all(map(_is_litter, entry.iterdir())))
+        for entry in entries
+    )
+
+
+def _is_litter(path: Path) -> bool:
+    return path.name.startswith(durable.TEMPORARY_PREFIX)
+
+
+def _description(feature: Feature) -> dict[str, Any]:
+    names = feature.names
+    if isinstance(names, Mapping):  # older datasets: {"motors": [...]}
+        names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
+    shape = feature.image_shape if feature.is_image else feature.shape
+    named = None if feature.is_image or not names else list(names)
+    return {"the dtype": feature.dtype, "the shape": tuple(shape), "the names": named}
+
+
+def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:
+    """The files of `meta/episodes` that are in use, in order."""
+    used, rows = [], 0
+    for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
+        if rows == meta.total_episodes:
+            break
+        if not _is_litter(path):
+            rows += open_parquet(path).metadata.num_rows
+            used.append(path)
+    if rows > meta.total_episodes:
+        raise DatasetError(
+            f"{used[-1]} has rows of {rows - meta.total_episodes} episodes more than {meta.root / layout.INFO} counts. "
+            "Mend the dataset first: smolact dataset repair --help"
+        )
+    return used
+
+
+def _next_file(meta: LeRobotDatasetMetadata, tables: list[Path], chunk_size: int) -> int:
+    prefixes = ["data", "meta/episodes", *(f"videos/{key}" for key in meta.video_keys)]
+    last = len(tables) - 1
+    for path in tables:
+        chunk, file = int(path.parent.name.rpartition("-")[2]), int(path.stem.rpartition("-")[2])
+        last = max(last, chunk * chunk_size + file)
+        known = open_parquet(path).schema_arrow.names
+        for prefix in prefixes:
+            names = [f"{prefix}/chunk_index", f"{prefix}/file_index"]
+            if set(names) <= set(known):
+                table = read_table(path, names)
+                chunks, files = (column_values(table, name, path) for name in names)
+                last = max([last, *(a * chunk_size + b for a, b in zip(chunks, files, strict=True))])
+    return last + 1
+
+
+def _statistics(meta: LeRobotDatasetMetadata) -> tuple[Running, Statistics]:
+    """Statistics that go on: numbers are read again; images by their counts, or else by what `stats.json` says."""
+    vectors = {
+        name: VectorStatistics(feature.shape)
+        for name, feature in meta.features.items()
+        if not feature.is_image and feature.dtype != "string"
+    }
+    _read_vectors(meta, vectors)
+    running: Running = dict(vectors)
+    summaries: Statistics = {}
+    if meta.total_episodes:
+        counts = _image_counts(meta)
+        for name in meta.camera_keys:
+            if name in counts:
+                running[name] = counts[name]
+                continue
+            if name not in meta.stats:
+                raise DatasetError(
+                    f"{meta.root / layout.STATS} has no statistics of the camera '{name}', so they can't go on. Compute "
+                    "them first: smolact dataset stats --help"
+                )
+            # Others count a sample of the frames; a frame of theirs weighs as much as one of ours.
+            summaries[name] = {**meta.stats[name], "count": np.array([meta.total_frames])}
+    return running, summaries
+
+
+def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStatistics]) -> None:
+    """An episode at a time, as they were written, so that the histograms are those of an uninterrupted writer."""
+    lengths: dict[str, list[int]] = {}
+    for number, name in enumerate(meta.episodes.data_path):
+        lengths.setdefault(name, []).append(int(meta.episodes.length[number]))
+    for relative, of_file in lengths.items():
+        path = meta.root / relative
+        table = read_table(path, list(vectors))
+        if table.num_rows != sum(of_file):
+            raise DatasetError(
+                f"{path} has {table.num_rows} frames, and its episodes have {sum(of_file)}. Mend the dataset first: "
+                "smolact dataset repair --help"
+            )
+        for name, running in vectors.items():
+            values = column_array(table, name, meta.features[name].shape, path)
+            start = 0
+            for length in of_file:
+                running.update(values[start : start + length])
+                start += length
+
+
+def _image_counts(meta: LeRobotDatasetMetadata) -> dict[str, ImageStatistics]:
+    path = meta.root / layout.IMAGE_COUNTS
+    if not path.is_file():
+        return {}
+    try:
+        for state in layout.read_json(path):
+            if (state["episodes"], state["frames"]) == (meta.total_episodes, meta.total_frames):
+                cameras = state["cameras"].items()
+                return {name: ImageStatistics.from_json(value) for name, value in cameras}
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise DatasetError(
+            f"{path} is damaged ({error}). Remove it: image statistics then go on from {layout.STATS}."
+        ) from error
+    return {}  # another tool has changed the dataset since
