@@ -4,7 +4,7 @@
 
 A chunk passes whole or not at all (`admit`): its first half, executed before its second was refused, would leave the
 robot in the middle of a motion that nobody planned. What a person moves by hand is held to the same limits (`nearest`)
-instead of being refused. Pure functions; a robot keeps the `Limits` and where it was sent last.
+instead of being refused. Both are pure; a `Gate` keeps the limits and where the robot was sent last.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: flo
     Args:
         limits: of the robot.
         chunk: actions to be executed one a tick, (T, A), in the robot's units.
-        position: where the robot is, or was last sent, (A,); None when that is not known: the first step is not
-            checked then.
+        position: where the robot is, or was last sent, (A,). The first step is not checked where that is not known:
+            NaN in it, or None.
         age: seconds since the observation that the chunk answers.
 
     Returns:
@@ -156,7 +156,7 @@ def nearest(limits: Limits, action: ArrayLike, position: ArrayLike | None) -> Ve
     Args:
         limits: of the robot.
         action: (A,), in the robot's units.
-        position: where the robot is, or was last sent, (A,); None when that is not known.
+        position: as in `admit`.
 
     Raises:
         UnsafeActionError: the action has another size or is not finite.
@@ -171,11 +171,33 @@ def nearest(limits: Limits, action: ArrayLike, position: ArrayLike | None) -> Ve
     before = _start(limits, position)
     if before is None:
         return wanted.astype(np.float32)
+    before = np.where(np.isnan(before), wanted.astype(np.float32), before)
     start = before.astype(np.float64)
     moved = np.clip(wanted, start - limits.step, start + limits.step).astype(np.float32)
     # Rounding to float32 may take it a hair too far.
     too_far = np.abs(moved.astype(np.float64) - start) > limits.step
     return np.where(too_far, np.nextafter(moved, before), moved).astype(np.float32)
+
+
+class Gate:
+    """The limits of one robot, and where it is.
+
+    Attributes:
+        limits: what may pass.
+        position: where it was sent last, or found when it was connected, (A,) float32; NaN where that is not known.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.position: Vector = np.full(len(limits.names), np.nan, np.float32)
+
+    def admit(self, chunk: ArrayLike, age: float = 0.0) -> Vector:
+        """`admit` a chunk that begins where the robot is; sends nothing."""
+        return admit(self.limits, chunk, self.position, age)
+
+    def nearest(self, action: ArrayLike) -> Vector:
+        """The `nearest` action that passes from where the robot is; sends nothing."""
+        return nearest(self.limits, action, self.position)
 
 
 def _as_floats(values: ArrayLike) -> NDArray[np.float64] | None:
@@ -196,7 +218,11 @@ def _start(limits: Limits, position: ArrayLike | None) -> Vector | None:
     if position is None:
         return None
     found = _as_floats(position)
-    if found is None or found.shape != (len(limits.names),) or not (np.abs(found) <= LARGEST).all():
+    if (
+        found is None
+        or found.shape != (len(limits.names),)
+        or not ((np.abs(found) <= LARGEST) | np.isnan(found)).all()
+    ):
         raise UnsafeActionError(
             f"Where the robot is must be {len(limits.names)} finite numbers, found {position}. Nothing was sent."
         )

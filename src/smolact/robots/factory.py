@@ -1,0 +1,161 @@
+"""A robot or teleoperator by its type: built in, or one of LeRobot's.
+
+What is built in is told by the caller, as a mapping from type to what makes it (a class or function whose parameters
+are its settings): a simulated robot needs environments, which robots know nothing of.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from smolact.errors import ConfigError, MissingDependencyError, did_you_mean
+from smolact.robots import lerobot_drivers as drivers
+from smolact.robots.base import Robot, Teleoperator
+from smolact.robots.safety import MAX_AGE_S
+
+Device = TypeVar("Device")
+Makers = Mapping[str, Callable[..., Device]]
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclasses.dataclass(kw_only=True)
+class GateSettings:
+    """What smolact adds to the settings of a robot of LeRobot's."""
+
+    # The largest change of a joint in one tick, in its units: a number, or numbers by name. inf: none.
+    max_step: Any = None
+    # The range of some numbers of the action: {shoulder_pan.pos: [-90, 90]}, in place of the calibration's.
+    limits: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    # The oldest observation that a chunk of a policy may answer, in seconds.
+    max_action_age: float = MAX_AGE_S
+
+
+def robot_types(builtin: Makers[Robot] = NOTHING, /) -> tuple[str, ...]:
+    """Every type that `make_robot` takes: built in, then LeRobot's if it is installed (which imports it)."""
+    return _types(drivers.ROBOT, builtin)
+
+
+def teleoperator_types(builtin: Makers[Teleoperator] = NOTHING, /) -> tuple[str, ...]:
+    """Every type that `make_teleoperator` takes."""
+    return _types(drivers.TELEOPERATOR, builtin)
+
+
+def make_robot(type_name: str, builtin: Makers[Robot] = NOTHING, /, **settings: Any) -> Robot:
+    """A robot, not connected.
+
+    Raises:
+        ConfigError: a type or setting that there is not (what there is, and the nearest, are named), or that can't be.
+        MissingDependencyError: it is no built-in type, and LeRobot is not installed.
+    """
+    if type_name in builtin:
+        return _built_in(builtin[type_name], drivers.ROBOT, type_name, settings)
+    _needs_lerobot(drivers.ROBOT, type_name, builtin)
+    from smolact.robots import lerobot
+
+    return lerobot.make_robot(type_name, **settings)
+
+
+def make_teleoperator(
+    type_name: str, builtin: Makers[Teleoperator] = NOTHING, /, **settings: Any
+) -> Teleoperator:
+    """A teleoperator, not connected. Raises as `make_robot` does."""
+    if type_name in builtin:
+        return _built_in(builtin[type_name], drivers.TELEOPERATOR, type_name, settings)
+    _needs_lerobot(drivers.TELEOPERATOR, type_name, builtin)
+    from smolact.robots import lerobot
+
+    return lerobot.make_teleoperator(type_name, **settings)
+
+
+def robot_settings(type_name: str, builtin: Makers[Robot] = NOTHING, /) -> type:
+    """A dataclass whose fields are the settings of a type, for a command line. Raises as `make_robot` does."""
+    if type_name in builtin:
+        return parameters_class(builtin[type_name], type_name)
+    _needs_lerobot(drivers.ROBOT, type_name, builtin)
+    theirs = drivers.settings_class(drivers.ROBOT, type_name)
+    return dataclasses.make_dataclass(theirs.__name__, [], bases=(theirs, GateSettings), kw_only=True)
+
+
+def teleoperator_settings(type_name: str, builtin: Makers[Teleoperator] = NOTHING, /) -> type:
+    """As `robot_settings`, for a teleoperator."""
+    if type_name in builtin:
+        return parameters_class(builtin[type_name], type_name)
+    _needs_lerobot(drivers.TELEOPERATOR, type_name, builtin)
+    return drivers.settings_class(drivers.TELEOPERATOR, type_name)
+
+
+def given_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Parsed settings as plain values: a section becomes a mapping of what differs from its defaults."""
+    return {
+        name: _differing(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in settings.items()
+    }
+
+
+def _differing(section: Any) -> dict[str, Any]:
+    found = {}
+    for field in dataclasses.fields(section):
+        default = (
+            field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        )
+        value = getattr(section, field.name)
+        if value != default:
+            found[field.name] = value
+    return given_settings(found)
+
+
+def parameters_class(maker: Callable[..., Any], type_name: str) -> type:
+    """A dataclass whose fields are the parameters of a class or function: their names, types and defaults."""
+    function: Any = getattr(maker, "__init__") if isinstance(maker, type) else maker  # noqa: B009
+    hints = typing.get_type_hints(function)
+    fields: list[tuple[str, Any, Any]] = []
+    for name, parameter in inspect.signature(maker).parameters.items():
+        default = parameter.default
+        if default is inspect.Parameter.empty:
+            field: Any = dataclasses.field()
+        elif isinstance(default, (list, dict, set)):
+            field = dataclasses.field(default_factory=functools.partial(copy.copy, default))
+        else:
+            field = dataclasses.field(default=default)
+        fields.append((name, hints.get(name, Any), field))
+    return dataclasses.make_dataclass(type_name, fields, kw_only=True)
+
+
+def _types(kind: drivers.Kind, builtin: Mapping[str, Any]) -> tuple[str, ...]:
+    theirs = drivers.known_types(kind) if drivers.is_installed() else {}
+    return (*builtin, *(name for name in theirs if name not in builtin))
+
+
+def _built_in(
+    maker: Callable[..., Device], kind: drivers.Kind, type_name: str, settings: Mapping[str, Any]
+) -> Device:
+    known = inspect.signature(maker).parameters
+    for name in settings:
+        if name not in known:
+            raise ConfigError(
+                f"{type_name} has no setting --{kind.flag}.{name}.{did_you_mean(name, known)} It has: {', '.join(known)}."
+            )
+    return maker(**settings)
+
+
+def _needs_lerobot(kind: drivers.Kind, type_name: str, builtin: Mapping[str, Any]) -> None:
+    """Raise what says best why a type that is not built in can't be had: a misspelt name, or LeRobot is not there."""
+    if drivers.is_installed():
+        drivers.config_class(kind, type_name, builtin)
+        return
+    has = f"Built in: {', '.join(builtin)}. " if builtin else ""
+    near = did_you_mean(type_name, builtin)
+    if near:
+        raise ConfigError(f"There is no {kind.word} of type '{type_name}'.{near} {has}")
+    raise MissingDependencyError(
+        f"A {kind.word} of type '{type_name}' would be LeRobot's ({drivers.EXAMPLES}), and LeRobot is not installed. "
+        f"{has}{drivers.NEEDS}."
+    )

@@ -1,0 +1,250 @@
+"""LeRobot's drivers, found and made by name. The only modules that import LeRobot are this one and `lerobot`.
+
+A driver is made from a configuration of LeRobot's own, which LeRobot's own decoder reads; what a user can get wrong is
+looked at before that, so that an error names the setting, what there is, and the nearest name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import pkgutil
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from smolact.errors import ConfigError, MissingDependencyError, RobotError, SmolactError, did_you_mean
+from smolact.robots.ports import ports_present
+
+logger = logging.getLogger(__name__)
+
+EXTRA = "lerobot"
+NEEDS = "LeRobot's drivers need Python 3.12 or later and: pip install 'smolact[lerobot]'"
+RENAMED = {
+    f"bi_so{model}_{side}": f"bi_so_{side}" for model in ("100", "101") for side in ("follower", "leader")
+}
+"""Types of older LeRobots, to what they are called in 0.6."""
+EXAMPLES = "so100_follower, so101_follower, koch_follower, bi_so_follower, lekiwi, so101_leader, …"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of LeRobot's devices: where it is found there, and what it is called here.
+
+    Attributes:
+        word: what it is, in messages.
+        flag: the section of its settings on the command line.
+        package: LeRobot's package of these devices, one package a device.
+        config: the name of the class that their configurations derive from.
+        factory: the name of the function that makes a device from its configuration.
+    """
+
+    word: str
+    flag: str
+    package: str
+    config: str
+    factory: str
+
+
+ROBOT = Kind("robot", "robot", "lerobot.robots", "RobotConfig", "make_robot_from_config")
+TELEOPERATOR = Kind(
+    "teleoperator", "teleop", "lerobot.teleoperators", "TeleoperatorConfig", "make_teleoperator_from_config"
+)
+CAMERA = Kind("camera", "cameras", "lerobot.cameras", "CameraConfig", "make_cameras_from_configs")
+
+
+def is_installed() -> bool:
+    """Whether LeRobot can be imported; does not import it."""
+    return "lerobot" in sys.modules or importlib.util.find_spec("lerobot") is not None
+
+
+def version() -> str | None:
+    """LeRobot's version, None without it."""
+    try:
+        return importlib.metadata.version("lerobot")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def load(module: str) -> ModuleType:
+    """Import a module of LeRobot.
+
+    Raises:
+        MissingDependencyError: LeRobot is not installed, or lacks a package that this module needs.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == "lerobot":
+            here = ".".join(map(str, sys.version_info[:2]))
+            raise MissingDependencyError(
+                f"LeRobot is not installed. {NEEDS} (this is Python {here})."
+            ) from error
+        raise MissingDependencyError(f"LeRobot's {module} can't be imported: {error}. {NEEDS}.") from error
+
+
+def known_types(kind: Kind) -> dict[str, type]:
+    """Every type of that kind that LeRobot and its installed plugins have: name to configuration class.
+
+    Raises:
+        MissingDependencyError: LeRobot is not installed.
+    """
+    package = load(kind.package)
+    for found in pkgutil.iter_modules(package.__path__):
+        if found.ispkg:  # a type registers itself when its package is imported
+            try:
+                importlib.import_module(f"{kind.package}.{found.name}")
+            except ImportError as error:
+                logger.warning("LeRobot's %s.%s is left out: %s", kind.package, found.name, error)
+    load("lerobot.utils.import_utils").register_third_party_plugins()
+    return dict(sorted(getattr(package, kind.config).get_known_choices().items()))
+
+
+def config_class(kind: Kind, type_name: str, builtin: Iterable[str] = ()) -> type:
+    """The configuration class of a type.
+
+    Raises:
+        ConfigError: LeRobot has no such type; the nearest is named, and all are listed, with those of `builtin`.
+        MissingDependencyError: LeRobot is not installed.
+    """
+    known = known_types(kind)
+    if type_name not in known:
+        types = (*builtin, *known)
+        near = did_you_mean(RENAMED.get(type_name, type_name), types)
+        raise ConfigError(
+            f"There is no {kind.word} of type '{type_name}'.{near} There are: {', '.join(types)}."
+        )
+    return known[type_name]
+
+
+def make_driver(kind: Kind, type_name: str, settings: Mapping[str, Any]) -> Any:
+    """A robot or teleoperator of LeRobot's, not connected.
+
+    Args:
+        kind: what it is.
+        type_name: its type.
+        settings: its configuration, nested, as LeRobot spells it in YAML.
+
+    Raises:
+        ConfigError: a type or setting that there is not, one that is missing, or a value that can't be.
+        MissingDependencyError: LeRobot, or a package that this driver needs, is not installed.
+        RobotError: LeRobot can't make it.
+    """
+    cls = config_class(kind, type_name)
+    _check_settings(cls, settings, f"--{kind.flag}.", type_name)
+    decoder = importlib.import_module("draccus")
+    try:
+        config = decoder.decode(getattr(load(kind.package), kind.config), {"type": type_name, **settings})
+    except (decoder.ParsingError, ValueError, TypeError) as error:
+        reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
+        raise ConfigError(
+            f"The settings of {kind.word} '{type_name}' can't be used: {' '.join(reasons)}"
+        ) from error
+    with translated(f"{kind.word} '{type_name}'"):
+        return getattr(load(kind.package), kind.factory)(config)
+
+
+def _check_settings(cls: type, settings: Mapping[str, Any], prefix: str, owner: str) -> None:
+    """What would be a riddle in the decoder's words: names that are unknown, missing, or of no known camera."""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for name, value in settings.items():
+        if name not in fields:
+            raise ConfigError(
+                f"{owner} has no setting {prefix}{name}.{did_you_mean(name, fields)} It has: {', '.join(fields)}."
+            )
+        inner = hints[name]
+        if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
+            _check_settings(typing.cast(type, inner), value, f"{prefix}{name}.", owner)
+        elif _is_camera_table(inner):
+            _check_cameras(value, prefix + name)
+    for name, field in fields.items():
+        if name not in settings and field.default is MISSING and field.default_factory is MISSING:
+            needed = (
+                f", with {', '.join(one.name for one in dataclasses.fields(hints[name]))}"
+                if dataclasses.is_dataclass(hints[name])
+                else ""
+            )
+            ports = f" {ports_present()} `smolact robot find-port` finds which." if name == "port" else ""
+            raise ConfigError(f"{owner} needs {prefix}{name}{needed}.{ports}")
+
+
+def _is_camera_table(hint: Any) -> bool:
+    arguments = typing.get_args(hint)
+    return typing.get_origin(hint) is dict and getattr(arguments[1], "__name__", "") == CAMERA.config
+
+
+def _check_cameras(cameras: Any, flag: str) -> None:
+    example = "{front: {type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}"
+    if not isinstance(cameras, Mapping):
+        raise ConfigError(f'{flag} is cameras by name, such as "{example}", found {cameras!r}.')
+    for name, camera in cameras.items():
+        if not isinstance(camera, Mapping) or "type" not in camera:
+            raise ConfigError(f"Camera '{name}' of {flag} needs a type, such as {example}, found {camera!r}.")
+        if "." in str(name) or not str(name).strip():
+            raise ConfigError(f"'{name}' of {flag} can't name a camera: it becomes observation.images.NAME.")
+        cls = config_class(CAMERA, str(camera["type"]))
+        settings = {key: value for key, value in camera.items() if key != "type"}
+        _check_settings(cls, settings, f"{flag}.{name}.", f"A camera of type '{camera['type']}'")
+
+
+def settings_class(kind: Kind, type_name: str) -> type:
+    """A dataclass with the settings of a type, for a command line that does not know LeRobot's classes.
+
+    Numbers, text and sections are as LeRobot types them; whatever else is any YAML, which `make_driver` checks.
+    """
+    return _plain_dataclass(config_class(kind, type_name))
+
+
+def _plain_dataclass(cls: type) -> type:
+    hints = typing.get_type_hints(cls)
+    fields: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            hint = _plain_dataclass(typing.cast(type, hint))
+            fields.append((field.name, hint, dataclasses.field(metadata=field.metadata)))
+            continue
+        default = {"default": field.default} if field.default is not MISSING else {}
+        if field.default_factory is not MISSING:
+            default = {"default_factory": field.default_factory}
+        fields.append((field.name, _plain_hint(hint), dataclasses.field(**default)))
+    return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
+
+
+def _plain_hint(hint: Any) -> Any:
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return hint if set(kinds) <= {str, int, float, bool, Path, type(None)} else Any
+
+
+@contextmanager
+def translated(who: str, hint: str = "") -> Iterator[None]:
+    """Whatever a driver raises inside becomes a `RobotError` about `who`, or a `MissingDependencyError`."""
+    try:
+        yield
+    except SmolactError:
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(f"The {who} needs a package that is not installed: {error}") from error
+    except EOFError as error:
+        raise RobotError(f"The {who} asks questions. Run this in a terminal.") from error
+    except Exception as error:  # drivers raise what their libraries raise
+        if isinstance(error.__cause__, ImportError):  # LeRobot's factory says it in other words
+            raise MissingDependencyError(
+                f"The {who} needs a package that is not installed: {error.__cause__}"
+            ) from error
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise RobotError(
+            f"The {who} failed: {text}{'' if text.endswith(('.', '!')) else '.'}{' ' + hint if hint else ''}"
+        ) from error

@@ -1,0 +1,63 @@
+"""Driving a robot by hand, recording nothing: look, read the hand, move, on time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smolact.errors import ConfigError
+from smolact.robots.base import Robot, Teleoperator
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """What became of the ticks: how many there were, how many began late by over half a tick, and the measured rate in Hz."""
+
+    count: int
+    late: int
+    rate: float
+
+
+def teleoperate(
+    robot: Robot,
+    teleoperator: Teleoperator,
+    fps: float,
+    seconds: float | None = None,
+    on_tick: Callable[[Ticks], None] = lambda ticks: None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Ticks:
+    """Drive a connected robot by a connected teleoperator until the time is over or Ctrl-C.
+
+    Args:
+        robot: connected.
+        teleoperator: connected to it.
+        fps: ticks a second.
+        seconds: how long; None for no end.
+        on_tick: told after every tick.
+        clock: a monotonic clock, in seconds.
+        sleep: waits that long.
+
+    Raises:
+        ConfigError: a rate or time that is not above 0.
+        RobotError: one of them does not answer.
+    """
+    if not fps > 0 or (seconds is not None and not seconds > 0):
+        raise ConfigError(
+            f"The rate and the time must be above 0, found {fps} ticks a second for {seconds} s."
+        )
+    begin = due = clock()
+    ticks = Ticks(0, 0, 0.0)
+    while seconds is None or clock() - begin < seconds:
+        late = clock() - due > 0.5 / fps
+        if late:
+            due = clock()  # what was missed is not made up for: the hand is where it is now
+        observation = robot.get_observation()
+        robot.send_action(teleoperator.get_action(observation))
+        due += 1 / fps
+        sleep(max(0.0, due - clock()))
+        ticks = Ticks(ticks.count + 1, ticks.late + late, (ticks.count + 1) / max(clock() - begin, 1e-9))
+        on_tick(ticks)
+    return ticks
