@@ -36,6 +36,7 @@ COMMANDS = {
         Command("eval", "success rate of a policy in an environment", "smolact.cli.eval"),
         Command("dataset", "look at a dataset; `smolact dataset` lists how", "smolact.cli.dataset"),
         Command("train-tokenizer", "fit FAST action tokens on a dataset", "smolact.cli.train_tokenizer"),
+        Command("robot", "ports, cameras, calibration; `smolact robot` lists what", "smolact.cli.robot"),
         Command("policy", "change a trained policy; `smolact policy` lists how", "smolact.cli.policy"),
         Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class LeRobotRobot:
     ) -> None:
         self.driver, self.type_name = driver, type_name
         self._max_step, self._ranges, self._max_age = max_step, dict(limits or {}), max_action_age
-        self._features = features_of(driver, self._who)
+        self._features = features_of(driver, self.who)
         self.gate = self._make_gate()
 
     @property
@@ -61,11 +62,15 @@ class LeRobotRobot:
 
     @property
     def features(self) -> RobotFeatures:
-        """What it sees and takes."""
-        return self._features
+        """What it sees and takes; with limits once they are known for every number."""
+        low, high = self.gate.limits.low, self.gate.limits.high
+        known = bool((np.isfinite(low) & np.isfinite(high)).all())
+        limits = tuple(zip(low.tolist(), high.tolist(), strict=True)) if known else None
+        return replace(self._features, limits=limits)
 
     @property
-    def _who(self) -> str:
+    def who(self) -> str:
+        """What messages call it."""
         return f"robot '{self.type_name}'"
 
     def connect(self) -> None:
@@ -75,7 +80,7 @@ class LeRobotRobot:
             RobotError: port, motors or a camera do not answer, or it is not calibrated; nothing is left open.
             MissingDependencyError: a package of the driver is not installed.
         """
-        connect(self.driver, self._who, "robot")
+        connect(self.driver, self.who, "robot")
         try:
             self.gate = self._make_gate()
             state = self.get_observation().get(STATE, np.zeros(0, np.float32))
@@ -93,9 +98,9 @@ class LeRobotRobot:
         Raises:
             RobotError: it does not answer, a camera is silent, or something else came than was declared.
         """
-        with translated(self._who, "Is it plugged in and powered?"):
+        with translated(self.who, "Is it plugged in and powered?"):
             found = self.driver.get_observation()
-        return to_batch_keys(found, self._features, self._who)
+        return to_batch_keys(found, self._features, self.who)
 
     def send_action(self, action: NDArray[Any]) -> NDArray[Any]:
         """Move. Returns what was really sent, (A,) float32: the driver may limit it further (`max_relative_target`).
@@ -106,7 +111,7 @@ class LeRobotRobot:
         """
         (safe,) = self.gate.admit(np.asarray(action)[None])
         asked = {name: float(value) for name, value in zip(self._features.action, safe, strict=True)}
-        with translated(self._who, "Is it plugged in and powered?"):
+        with translated(self.who, "Is it plugged in and powered?"):
             sent = self.driver.send_action(asked) or {}
         # A driver reports the numbers that it changed on their way; what it does not report went out as asked.
         self.gate.position = np.array([sent.get(name, value) for name, value in asked.items()], np.float32)
@@ -114,7 +119,7 @@ class LeRobotRobot:
 
     def disconnect(self) -> None:
         """Let go of motors, port and cameras, also when some of them are gone."""
-        release(self.driver, self._who)
+        release(self.driver, self.who)
 
     def camera_ages(self) -> dict[str, float]:
         """Seconds since each camera's newest picture was taken, by batch key; only cameras that keep that time."""
@@ -168,7 +173,8 @@ class LeRobotTeleoperator:
         return str(self.driver.name)
 
     @property
-    def _who(self) -> str:
+    def who(self) -> str:
+        """What messages call it."""
         return f"teleoperator '{self.type_name}'"
 
     def connect(self, robot: Robot) -> None:
@@ -177,15 +183,15 @@ class LeRobotTeleoperator:
         Raises:
             RobotError: it does not answer, is not calibrated, or its numbers are not those of the robot's action.
         """
-        with translated(self._who):
+        with translated(self.who):
             ours = named_numbers(self.driver.action_features)
         missing = [name for name in robot.features.action if name not in ours]
         if missing:
             raise RobotError(
-                f"The {self._who} can't drive robot '{robot.name}': it gives {', '.join(ours) or 'no named numbers'}, "
+                f"The {self.who} can't drive robot '{robot.name}': it gives {', '.join(ours) or 'no named numbers'}, "
                 f"and the robot also takes {', '.join(missing)}.{did_you_mean(missing[0], ours)}"
             )
-        connect(self.driver, self._who, "teleop")
+        connect(self.driver, self.who, "teleop")
         self._names, self._robot = robot.features.action, robot
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
@@ -194,15 +200,15 @@ class LeRobotTeleoperator:
         Raises:
             RobotError: it does not answer.
         """
-        with translated(self._who, "Is it plugged in and powered?"):
+        with translated(self.who, "Is it plugged in and powered?"):
             found = self.driver.get_action()
-        action = vector(found, self._names, self._who)
+        action = vector(found, self._names, self.who)
         gate: Gate | None = getattr(self._robot, "gate", None)
         return action if gate is None else gate.nearest(action)
 
     def disconnect(self) -> None:
         """Let go of it, also when it is gone."""
-        release(self.driver, self._who)
+        release(self.driver, self.who)
 
 
 def make_robot(

@@ -74,30 +74,60 @@ def connect(driver: Any, who: str, flag: str) -> None:
     Raises:
         RobotError: a port that is not there, a device that does not answer, or one that is not calibrated.
     """
+    open_driver(driver, who)
+    try:
+        with translated(who):
+            calibrated = driver.is_calibrated
+        if calibrated is False:  # some teleoperators say None: there is nothing to calibrate
+            unnamed = (
+                f" No --{flag}.id was given, by which calibrations are kept." if driver.id is None else ""
+            )
+            raise RobotError(
+                f"The {who} is not calibrated, or its motors hold another calibration than {calibration_file(driver)}. "
+                f"Run: smolact robot calibrate --{flag}.type=… with the same settings.{unnamed}"
+            )
+    except BaseException:
+        release(driver, who)
+        raise
+
+
+def open_driver(driver: Any, who: str) -> None:
+    """Connect a driver, calibrated or not; whatever was opened is closed again when it fails.
+
+    Raises:
+        RobotError: a port that is not there, or a device that does not answer.
+    """
     for port in ports_of(getattr(driver, "config", None)):
         if port.startswith("/dev/") and not Path(port).exists():
             raise RobotError(
                 f"The {who} has port {port}, which is not there. {ports_present()} `smolact robot find-port` finds it."
             )
     try:
-        asks = "calibrate" in inspect.signature(driver.connect).parameters
         with translated(who):
+            asks = "calibrate" in inspect.signature(driver.connect).parameters
             driver.connect(calibrate=False) if asks else driver.connect()
-            calibrated = driver.is_calibrated
-        if calibrated is False:
-            raise RobotError(
-                f"The {who} is not calibrated, or its motors hold another calibration than {calibration_file(driver)}. "
-                f"Run: smolact robot calibrate --{flag}.type=… with the same settings."
-            )
     except RobotError as error:
         hint = _what_is_missing(driver)
         release(driver, who)
-        if hint and hint not in str(error):
-            raise type(error)(f"{error} {hint}") from error
-        raise
+        raise RobotError(f"{error} {hint}".rstrip()) from error
     except BaseException:
         release(driver, who)
         raise
+
+
+def calibrate(driver: Any, who: str) -> str:
+    """Calibrate a driver, in its own words, which ask for the terminal. Returns where LeRobot keeps what was measured.
+
+    Raises:
+        RobotError: it does not answer, or there is no terminal to answer it.
+    """
+    open_driver(driver, who)
+    try:
+        with translated(who):
+            driver.calibrate()
+    finally:
+        release(driver, who)
+    return calibration_file(driver)
 
 
 def ports_of(config: Any) -> list[str]:

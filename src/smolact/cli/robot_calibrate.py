@@ -1,0 +1,41 @@
+"""`smolact robot calibrate`: measure the joints of a robot or of a leader arm, in LeRobot's way, to LeRobot's file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.cli.robot_settings import RobotSection, TeleoperatorSection
+from smolact.errors import ConfigError
+
+USAGE = "smolact robot calibrate --robot.type=so101_follower --robot.port=PORT --robot.id=NAME"
+
+
+@dataclass
+class CalibrateConfig:
+    """What `smolact robot calibrate` takes: a robot or a teleoperator."""
+
+    robot: RobotSection = field(default_factory=RobotSection)
+    teleop: TeleoperatorSection = field(default_factory=TeleoperatorSection)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Calibrate, and say where it is kept."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(CalibrateConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(CalibrateConfig, argv)
+    if config.robot.type is not None and config.teleop.type is not None:
+        raise ConfigError("One at a time: give --robot.type or --teleop.type, not both.")
+
+    from smolact.robots.lerobot import LeRobotRobot, LeRobotTeleoperator
+    from smolact.robots.lerobot_hardware import calibrate
+
+    device = config.teleop.make() if config.teleop.type is not None else config.robot.make()
+    if not isinstance(device, (LeRobotRobot, LeRobotTeleoperator)):
+        raise ConfigError(f"'{device.name}' has nothing to calibrate.")
+    sys.stdout.write(f"The calibration is in {calibrate(device.driver, device.who)}\n")
+    return 0

@@ -1,0 +1,68 @@
+"""`smolact robot info`: the types that there are, what is plugged in; with --robot.type, what that robot sees and takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.cli.robot_settings import ROBOTS, TELEOPERATORS, RobotSection
+
+if TYPE_CHECKING:
+    from smolact.robots.base import Robot
+
+USAGE = "smolact robot info [--robot.type=so101_follower --robot.port=PORT --robot.id=NAME]"
+
+
+@dataclass
+class InfoConfig:
+    """What `smolact robot info` takes. Nothing is connected."""
+
+    robot: RobotSection = field(default_factory=RobotSection)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Tell."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(InfoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(InfoConfig, argv)
+    lines = _what_there_is() if config.robot.type is None else _about(config.robot.make())
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _what_there_is() -> Iterator[str]:
+    from smolact.robots.factory import robot_types, teleoperator_types
+    from smolact.robots.lerobot_drivers import CAMERA, NEEDS, is_installed, known_types, version
+    from smolact.robots.ports import serial_ports, video_devices
+
+    yield f"LeRobot        {version() or ('there' if is_installed() else 'not installed. ' + NEEDS)}"
+    yield f"robots         {', '.join(robot_types(ROBOTS)) or 'none'}"
+    yield f"teleoperators  {', '.join(teleoperator_types(TELEOPERATORS)) or 'none'}"
+    yield f"cameras        {', '.join(known_types(CAMERA)) if is_installed() else 'none'}"
+    yield f"serial ports   {', '.join(serial_ports()) or 'none'}"
+    yield f"video devices  {', '.join(video_devices()) or 'none'}"
+
+
+def _about(robot: Robot) -> Iterator[str]:
+    from smolact.robots.lerobot import LeRobotRobot
+    from smolact.robots.lerobot_hardware import calibration_file
+    from smolact.types import ACTION
+
+    features = robot.features
+    yield f"{robot.name}"
+    for key, names in features.vectors.items():
+        yield f"  {key} ({len(names)}): {', '.join(names)}"
+    for key, (height, width) in features.cameras.items():
+        yield f"  {key}: {width}×{height}"
+    yield f"  {ACTION} ({len(features.action)}): {', '.join(features.action)}"
+    if isinstance(robot, LeRobotRobot):
+        yield f"  calibration: {calibration_file(robot.driver)}"
+        limits = robot.gate.limits
+        yield "  what the gate lets pass: lowest, highest, largest step of a tick (inf: anything)"
+        for name, low, high, step in zip(limits.names, limits.low, limits.high, limits.step, strict=True):
+            yield f"    {name}: {low:g}, {high:g}, {step:g}"

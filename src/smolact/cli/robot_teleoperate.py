@@ -1,0 +1,62 @@
+"""`smolact robot teleoperate`: drive a robot by hand, recording nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.cli.robot_settings import RobotSection, TeleoperatorSection
+from smolact.settings import refused, setting
+
+USAGE = (
+    "smolact robot teleoperate --robot.type=so101_follower --robot.port=PORT --robot.id=NAME "
+    "--teleop.type=so101_leader --teleop.port=PORT --teleop.id=NAME"
+)
+
+
+@dataclass
+class TeleoperateConfig:
+    """What `smolact robot teleoperate` takes."""
+
+    robot: RobotSection = field(default_factory=RobotSection)
+    teleop: TeleoperatorSection = field(default_factory=TeleoperatorSection)
+    fps: int = setting(60, "Ticks a second.")
+    teleop_time_s: float | None = setting(None, "How long, in seconds; without it until Ctrl-C.")
+    display_data: bool = refused(False, "nothing is displayed while driving by hand; leave it out.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Drive, and say how well the rate was held."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(TeleoperateConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(TeleoperateConfig, argv)
+
+    from smolact.robots.teleoperation import Ticks, teleoperate
+
+    robot, teleoperator = config.robot.make(), config.teleop.make()
+    latest = Ticks(0, 0, 0.0)
+
+    def note(ticks: Ticks) -> None:
+        nonlocal latest
+        latest = ticks
+        if ticks.count % max(1, config.fps) == 0:
+            sys.stderr.write(f"\r{ticks.rate:6.1f} Hz, {ticks.late} of {ticks.count} ticks late ")
+            sys.stderr.flush()
+
+    with ExitStack() as stack:
+        stack.callback(robot.disconnect)
+        robot.connect()
+        stack.callback(teleoperator.disconnect)
+        teleoperator.connect(robot)
+        sys.stderr.write("The robot follows now. Ctrl-C ends it.\n")
+        try:
+            teleoperate(robot, teleoperator, config.fps, config.teleop_time_s, note)
+        except KeyboardInterrupt:
+            sys.stderr.write("\n")
+    sys.stdout.write(f"{latest.count} ticks at {latest.rate:.1f} Hz, {latest.late} late\n")
+    return 0
