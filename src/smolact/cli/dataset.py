@@ -10,6 +10,8 @@ from smolact.cli.main import DONE, MISUSED, Command, command_rows, find_command
 COMMANDS = {
     command.name: command
     for command in (
+        Command("info", "how much there is, of what, in which form", "smolact.cli.dataset_info"),
+        Command("check", "everything that training relies on, a line a fault", "smolact.cli.dataset_check"),
         Command(
             "preview-transforms",
             "a picture of what training's random image changes do to a dataset's cameras",

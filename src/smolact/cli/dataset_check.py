@@ -1,0 +1,42 @@
+"""`smolact dataset check`: everything that training relies on, a line a fault; exits with 1 if there are errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from smolact.cli.dataset_flags import WhichDataset, dataset_folder, progress_bar
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.settings import setting
+
+USAGE = "smolact dataset check --dataset.root=FOLDER [--quick]"
+
+
+@dataclass
+class CheckConfig:
+    """What `smolact dataset check` takes."""
+
+    dataset: WhichDataset = field(default_factory=WhichDataset)
+    quick: bool = setting(False, "Decode no pictures: metadata, numbers and the lengths of videos only.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print a line a fault, and what it comes to."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(CheckConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(CheckConfig, argv)
+    folder = dataset_folder(config.dataset)
+
+    from smolact.datasets.inspection import check_dataset
+
+    with progress_bar() as progress:
+        faults = check_dataset(folder, config.quick, progress)
+    for fault in faults:
+        sys.stdout.write(f"{fault}\n")
+    errors = sum(fault.severity == "error" for fault in faults)
+    what = "whole" if not faults else f"{errors} errors, {len(faults) - errors} warnings"
+    sys.stdout.write(f"{folder}: {what}{' (pictures not decoded)' if config.quick else ''}\n")
+    return 1 if errors else 0

@@ -1,0 +1,97 @@
+"""`smolact dataset info`: how much there is, of what, in which form."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smolact.cli.dataset_flags import WhichDataset, dataset_folder
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+
+if TYPE_CHECKING:
+    from smolact.datasets.format import Feature
+    from smolact.datasets.metadata import LeRobotDatasetMetadata
+
+USAGE = "smolact dataset info --dataset.root=FOLDER"
+
+
+@dataclass
+class InfoConfig:
+    """What `smolact dataset info` takes."""
+
+    dataset: WhichDataset = field(default_factory=WhichDataset)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the table."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(InfoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(InfoConfig, argv)
+    folder = dataset_folder(config.dataset)
+
+    from smolact.datasets.metadata import LeRobotDatasetMetadata
+
+    rows = describe(LeRobotDatasetMetadata(folder))
+    width = max(len(name) for name, _ in rows)
+    sys.stdout.writelines(f"{name.ljust(width)}  {value}\n" for name, value in rows)
+    return 0
+
+
+def describe(meta: LeRobotDatasetMetadata) -> list[tuple[str, str]]:
+    """Rows of a name and a value; a name that is empty goes on with what is above."""
+    from smolact.datasets.format import DEFAULT_FEATURES
+
+    lengths = meta.episodes.length
+    spread = (
+        f", {lengths.min()} to {lengths.max()} frames (median {int(sorted(lengths)[len(lengths) // 2])})"
+        if len(lengths)
+        else ""
+    )
+    seconds = meta.total_frames / meta.fps
+    rows = [
+        ("dataset", str(meta.root)),
+        ("version", meta.codebase_version),
+        ("robot", meta.robot_type or "(not said)"),
+        ("episodes", f"{meta.total_episodes}{spread}"),
+        ("frames", f"{meta.total_frames} at {meta.fps:g} a second"),
+        ("duration", f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds:.1f} s"),
+        ("size on disk", _megabytes(meta.root)),
+    ]
+    groups = {"cameras": meta.camera_keys}
+    groups["features"] = [
+        name for name in meta.features if name not in {*meta.camera_keys, *DEFAULT_FEATURES}
+    ]
+    for title, names in groups.items():
+        rows += [
+            ("" if place else title, f"{name}: {_feature(meta.features[name])}")
+            for place, name in enumerate(names)
+        ]
+    counts = Counter(task for tasks in meta.episodes.tasks for task in set(tasks))
+    rows += [
+        ("" if place else "tasks", f"{task!r}: {counts[task]} episode{'s' * (counts[task] != 1)}")
+        for place, task in enumerate(dict.fromkeys([*meta.tasks.values(), *counts]))
+    ]
+    return rows
+
+
+def _feature(feature: Feature) -> str:
+    if feature.is_image:
+        _, height, width = feature.image_shape
+        codec = feature.info.get("video.codec")
+        return f"{width} × {height}, {feature.dtype}" + (f" ({codec})" if codec else "")
+    names = feature.names
+    if isinstance(names, dict):
+        names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
+    shape = " × ".join(map(str, feature.shape)) or "1"
+    return f"{feature.dtype}, {shape}" + (f" ({', '.join(map(str, names))})" if names else "")
+
+
+def _megabytes(root: Path) -> str:
+    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"

@@ -1,0 +1,392 @@
+"""What is wrong with a dataset: everything that training relies on, looked at file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact import durable
+from smolact.datasets import format as layout
+from smolact.datasets.cameras import Columns, decode_image
+from smolact.datasets.format import DEFAULT_FEATURES, IMAGE_DTYPES, Feature
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.tables import ARROW_TYPES, column_array, read_table
+from smolact.datasets.video import VideoReader
+from smolact.errors import DatasetError
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+TIME_TOLERANCE = 1e-4  # seconds; LeRobot's, beyond which it does not find a frame
+DECODED_AT_ONCE = 32
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+        severity: an `error` keeps training from what it relies on, a `warning` does not.
+        place: the file, relative to the dataset's root, or the episode in it.
+        message: what was expected, what was found, what to do.
+    """
+
+    severity: Literal["error", "warning"]
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.place}: {self.message}"
+
+
+def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no_progress) -> list[Fault]:
+    """The faults of the dataset in folder `root`, of any version; none if it is whole.
+
+    Args:
+        root: the folder.
+        quick: trust the pictures: decode none.
+        progress: told of each file.
+
+    Raises:
+        NotFoundError: there is no such folder.
+    """
+    try:
+        meta = LeRobotDatasetMetadata(root)
+        # What leads out of the folder must not even be opened.
+        escaping = list(_escaping(meta))
+        if escaping:
+            return escaping
+        faults = list(_metadata(meta))
+    except DatasetError as error:
+        return [Fault("error", "meta", str(error))]
+    faults += _strays(meta)
+    columns: dict[str, list[NDArray[Any]]] = {}
+    faults += _data(meta, quick, progress, columns)
+    for key in meta.video_keys:
+        faults += _videos(meta, key, quick, progress)
+    known = {name: np.concatenate(parts) for name, parts in columns.items()}
+    faults += _statistics(meta, known if not any(fault.severity == "error" for fault in faults) else {})
+    return faults
+
+
+def _escaping(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
+    inside = [meta.root.resolve()]
+    if meta.root.parent.name == "snapshots":  # the Hub's cache: links to its blobs
+        inside.append(meta.root.resolve().parent.parent / "blobs")
+    for place in sorted(_files(meta)):
+        target = (meta.root / place).resolve()
+        if not any(target.is_relative_to(folder) for folder in inside):
+            yield Fault(
+                "error",
+                place,
+                f"leads out of the dataset's folder, to {target}. Do not use this dataset, or put the file itself there.",
+            )
+
+
+def _files(meta: LeRobotDatasetMetadata) -> set[str]:
+    return set(meta.episodes.data_path).union(*meta.episodes.video_path.values())
+
+
+def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
+    numbers, texts = sorted(meta.tasks), list(meta.tasks.values())
+    where = layout.TASKS if meta.codebase_version == "v3.0" else layout.TASKS_V2
+    mend = "Run smolact dataset repair."
+    if numbers != list(range(len(numbers))):
+        yield Fault("error", where, f"numbers its tasks {numbers[:10]}, expected 0, 1, 2, …. {mend}")
+    if len(set(texts)) < len(texts):
+        yield Fault("warning", where, "has a task twice. Run smolact dataset rename-task, which joins them.")
+    for number, text in meta.tasks.items():
+        if not text.strip():
+            yield Fault(
+                "error", where, f"task {number} is empty. Give it words with smolact dataset rename-task."
+            )
+    told = meta.info.get("total_tasks", len(texts))
+    if told != len(texts):
+        yield Fault("warning", layout.INFO, f"says {told} tasks, but {where} lists {len(texts)}. {mend}")
+    unknown = {task for tasks in meta.episodes.tasks for task in tasks} - set(texts)
+    if unknown:
+        yield Fault("error", where, f"lacks the task {sorted(unknown)[0]!r} that an episode names. {mend}")
+    if not meta.total_episodes:
+        yield Fault("warning", layout.INFO, "there are no episodes yet. Record some.")
+    for name, feature in meta.features.items():
+        if feature.dtype not in (*IMAGE_DTYPES, *ARROW_TYPES):
+            yield Fault(
+                "warning", layout.INFO, f"feature '{name}' has the dtype '{feature.dtype}', not known here."
+            )
+    if meta.codebase_version == "v3.0":
+        yield from _edges(meta)
+
+
+def _edges(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
+    """Whether the rows of `meta/episodes` say the frame numbers that their lengths give."""
+    number = 0
+    for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
+        if path.name.startswith(".") or number >= meta.total_episodes:
+            continue
+        place = path.relative_to(meta.root).as_posix()
+        names = ["dataset_from_index", "dataset_to_index"]
+        rows = read_table(path, names)
+        first, last = (column_array(rows, name, (1,), path).reshape(-1) for name in names)
+        end = min(number + len(first), meta.total_episodes)
+        wanted = (meta.episodes.from_index[number:end], meta.episodes.to_index[number:end])
+        wrong = np.flatnonzero((first[: end - number] != wanted[0]) | (last[: end - number] != wanted[1]))
+        for row in wrong[:1]:
+            yield Fault(
+                "error",
+                place,
+                f"says that episode {number + row} has the frames {first[row]} to {last[row]}, but the lengths give "
+                f"{wanted[0][row]} to {wanted[1][row]}. Run smolact dataset repair.",
+            )
+        if number + len(first) > meta.total_episodes:
+            yield Fault(
+                "warning",
+                place,
+                f"has {number + len(first) - meta.total_episodes} episodes more than {layout.INFO} counts: a writer died. "
+                "Run smolact dataset repair.",
+            )
+        number += len(first)
+
+
+def _strays(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
+    used = _files(meta)
+    for folder in ("data", "videos"):
+        for path in sorted((meta.root / folder).rglob("*")):
+            place = path.relative_to(meta.root).as_posix()
+            if path.is_file() and place not in used and path.suffix in (".parquet", ".mp4"):
+                yield Fault(
+                    "warning", place, "belongs to no episode. Run smolact dataset repair to put it aside."
+                )
+    for path in sorted(meta.root.glob("*")):
+        if path.name.startswith(durable.TEMPORARY_PREFIX):
+            yield Fault(
+                "warning", path.name, "is what an interrupted write left. Run smolact dataset repair."
+            )
+
+
+def _data(
+    meta: LeRobotDatasetMetadata, quick: bool, progress: Progress, columns: dict[str, list[NDArray[Any]]]
+) -> Iterator[Fault]:
+    """Look at every data file; fill `columns` with what statistics are of."""
+    done = 0
+    for place, group in groupby(range(meta.total_episodes), key=meta.episodes.data_path.__getitem__):
+        episodes = list(group)
+        try:
+            yield from _data_file(meta, place, episodes, quick, columns)
+        except DatasetError as error:
+            yield Fault("error", place, str(error))
+        done += len(episodes)
+        progress("data", done, meta.total_episodes)
+
+
+def _data_file(
+    meta: LeRobotDatasetMetadata,
+    place: str,
+    episodes: list[int],
+    quick: bool,
+    columns: dict[str, list[NDArray[Any]]],
+) -> Iterator[Fault]:
+    path = meta.root / place
+    names = [name for name in meta.features if name not in meta.camera_keys]
+    table = read_table(path, names)
+    counters = {name: column_array(table, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
+    length = int(meta.episodes.length[episodes].sum())
+    if table.num_rows != length:
+        yield Fault(
+            "error" if table.num_rows < length else "warning",
+            place,
+            f"has {table.num_rows} rows, but the episodes {episodes[0]} to {episodes[-1]} in it have {length} frames. "
+            "Run smolact dataset repair.",
+        )
+    for episode in episodes:
+        rows = np.flatnonzero(counters["episode_index"] == episode)
+        yield from _episode(meta, place, episode, {name: value[rows] for name, value in counters.items()})
+    for name in names:
+        feature = meta.features[name]
+        if feature.dtype == "string" or feature.dtype not in ARROW_TYPES:
+            continue
+        values = column_array(table, name, feature.shape, path)
+        columns.setdefault(name, []).append(values.reshape(-1, *feature.shape))
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
+            yield Fault(
+                "error",
+                place,
+                f"'{name}' is not finite in row {row} (episode {counters['episode_index'][row]}). Delete that episode: "
+                f"smolact dataset delete --episodes=[{counters['episode_index'][row]}].",
+            )
+    for name in [] if quick else meta.image_keys:
+        yield from _images(meta.root, place, name, meta.features[name], table.num_rows)
+
+
+def _episode(
+    meta: LeRobotDatasetMetadata, place: str, episode: int, rows: dict[str, NDArray[Any]]
+) -> Iterator[Fault]:
+    where, length = f"{place}, episode {episode}", int(meta.episodes.length[episode])
+    if len(rows["index"]) != length:
+        yield Fault(
+            "error",
+            where,
+            f"expected {length} rows, found {len(rows['index'])}. Run smolact dataset repair.",
+        )
+        return
+    steps, first = np.arange(length), int(meta.episodes.from_index[episode])
+    for name, wanted in {"frame_index": steps, "index": steps + first}.items():
+        if (rows[name] != wanted).any():
+            row = int(np.flatnonzero(rows[name] != wanted)[0])
+            yield Fault(
+                "error",
+                where,
+                f"{name} is {rows[name][row]} in row {row}, expected {wanted[row]}. Run smolact dataset repair.",
+            )
+    late = np.abs(rows["timestamp"].astype(np.float64) - steps / meta.fps)
+    if not (late <= np.maximum(TIME_TOLERANCE, 1e-6 * steps / meta.fps)).all():
+        row = int(np.nanargmax(late)) if np.isfinite(late).any() else 0
+        yield Fault(
+            "error",
+            where,
+            f"timestamp is {rows['timestamp'][row]:g} in row {row}, expected {row / meta.fps:g} at {meta.fps:g} frames a "
+            "second. Run smolact dataset repair.",
+        )
+    used = set(rows["task_index"].tolist())
+    if not used <= meta.tasks.keys():
+        yield Fault(
+            "error",
+            where,
+            f"task_index {sorted(used - meta.tasks.keys())[0]} is no task: there are {len(meta.tasks)}. Restore the tasks.",
+        )
+    elif {meta.tasks[number] for number in used} != set(meta.episodes.tasks[episode]):
+        yield Fault(
+            "warning",
+            where,
+            f"its frames have the tasks {sorted(meta.tasks[number] for number in used)}, its metadata "
+            f"{sorted(meta.episodes.tasks[episode])}. Run smolact dataset repair.",
+        )
+
+
+def _images(root: Path, place: str, name: str, feature: Feature, rows: int) -> Iterator[Fault]:
+    height, width = feature.image_shape[1:]
+    columns = Columns(root)
+    for row in range(rows):
+        try:
+            decode_image(
+                columns.images(place, name, [row])[0], (height, width), f"{place}, row {row}, '{name}'"
+            )
+        except DatasetError as error:
+            yield Fault("error", f"{place}, row {row}", str(error))
+
+
+def _videos(meta: LeRobotDatasetMetadata, key: str, quick: bool, progress: Progress) -> Iterator[Fault]:
+    table, done = meta.episodes, 0
+    places: dict[str, list[int]] = {}
+    for episode, place in enumerate(table.video_path[key]):
+        places.setdefault(place, []).append(episode)
+    for place, episodes in places.items():
+        try:
+            yield from _video_file(meta, key, place, episodes, quick)
+        except DatasetError as error:
+            yield Fault("error", place, str(error))
+        done += len(episodes)
+        progress(key, done, meta.total_episodes)
+
+
+def _video_file(
+    meta: LeRobotDatasetMetadata, key: str, place: str, episodes: list[int], quick: bool
+) -> Iterator[Fault]:
+    reader = VideoReader(meta.root / place)
+    try:
+        first = np.rint(meta.episodes.from_timestamp[key][episodes] * meta.fps).astype(np.int64)
+        last = first + meta.episodes.length[episodes]
+        told = np.rint(meta.episodes.to_timestamp[key][episodes] * meta.fps).astype(np.int64)
+        for number, begin, end, stop in zip(episodes, first, last, told, strict=True):
+            if end > len(reader) or stop != end:
+                yield Fault(
+                    "error",
+                    f"{place}, episode {number}",
+                    f"has {end - begin} rows; expected as many frames, from {begin} to {end}: the metadata says up to {stop}, "
+                    f"and the file has {len(reader)}. Run smolact dataset repair, or delete the episode.",
+                )
+        order = np.argsort(first, kind="stable")
+        for before, after in pairwise(order):
+            if first[after] < last[before]:
+                yield Fault(
+                    "error",
+                    place,
+                    f"the episodes {episodes[before]} and {episodes[after]} share frames: one has the other's video. "
+                    "Restore the metadata.",
+                )
+        unused = len(reader) - int((last - first).sum())
+        if unused > 0:
+            yield Fault(
+                "warning", place, f"has {unused} frames of no episode. smolact dataset compact removes them."
+            )
+        if quick:
+            return
+        height, width = meta.features[key].image_shape[1:]
+        for start in range(0, len(reader), DECODED_AT_ONCE):
+            shape = reader.frames(np.arange(start, min(start + DECODED_AT_ONCE, len(reader)))).shape
+            if shape[1:3] != (height, width):
+                yield Fault(
+                    "error",
+                    place,
+                    f"its frames are {shape[1]} × {shape[2]}, but {layout.INFO} says {height} × {width}. Restore the file.",
+                )
+                return
+    finally:
+        reader.close()
+
+
+def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) -> Iterator[Fault]:
+    if not meta.total_episodes:
+        return
+    where = layout.STATS if meta.codebase_version != "v2.1" else layout.EPISODES_STATS_V21
+    again = "Compute them again: smolact dataset stats."
+    for name, feature in meta.features.items():
+        if feature.dtype == "string" or feature.dtype not in (*IMAGE_DTYPES, *ARROW_TYPES):
+            continue
+        stats = meta.stats.get(name, {})
+        missing = [statistic for statistic in ("min", "max", "mean", "std") if statistic not in stats]
+        if missing:
+            severity: Literal["error", "warning"] = "warning" if name in DEFAULT_FEATURES else "error"
+            yield Fault(severity, where, f"has no {', '.join(missing)} of '{name}'. {again}")
+            continue
+        shape = (feature.image_shape[0], 1, 1) if feature.is_image else (feature.shape or (1,))
+        wrong = [statistic for statistic in missing or stats if not np.isfinite(stats[statistic]).all()]
+        wrong += [s for s in ("min", "max", "mean", "std") if stats[s].shape != shape and s not in wrong]
+        if wrong:
+            yield Fault(
+                "error",
+                where,
+                f"'{name}' has {wrong[0]} {stats[wrong[0]].tolist()!r:.80}, expected finite numbers of the shape {shape}. "
+                f"{again}",
+            )
+            continue
+        slack = 1e-4 * np.maximum(stats["max"] - stats["min"], 1e-6) + 1e-6 * np.abs(stats["mean"])
+        if (
+            (stats["mean"] < stats["min"] - slack)
+            | (stats["mean"] > stats["max"] + slack)
+            | (stats["std"] < 0)
+        ).any():
+            yield Fault(
+                "error", where, f"'{name}' has a mean outside its min and max, or a negative std. {again}"
+            )
+        elif name in columns and not _fit(stats, columns[name].astype(np.float64), slack):
+            yield Fault("error", where, f"'{name}' has other values than its statistics say. {again}")
+
+
+def _fit(stats: Any, values: NDArray[np.float64], slack: NDArray[np.float64]) -> bool:
+    found = {"min": values.min(axis=0), "max": values.max(axis=0), "mean": values.mean(axis=0)}
+    found["std"] = values.std(axis=0)
+    return all(
+        (np.abs(stats[name].reshape(found[name].shape) - value) <= 10 * slack.reshape(value.shape)).all()
+        for name, value in found.items()
+    )
