@@ -30,8 +30,8 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class GateSettings:
     """What smolact adds to the settings of a robot of LeRobot's."""
 
-    # The largest change of a joint in one tick, in its units: a number, or numbers by name. inf: none.
-    max_step: Any = None
+    # The largest change of a joint in one tick, in its units: a number, or numbers by name; 0 for none.
+    max_step: float | dict[str, float] | None = None
     # The range of some numbers of the action: {shoulder_pan.pos: [-90, 90]}, in place of the calibration's.
     limits: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     # The oldest observation that a chunk of a policy may answer, in seconds.

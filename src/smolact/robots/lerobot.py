@@ -32,7 +32,7 @@ class LeRobotRobot:
     Args:
         driver: LeRobot's robot, not connected.
         type_name: the type that it was asked for by.
-        max_step: the largest change of a joint in one tick, in its units, for all (`inf` for none) or by name. None:
+        max_step: the largest change of a joint in one tick, in its units, for all or by name; 0 for none. None:
             `MAX_STEP` for joints, none for grippers (which close at once) and velocities.
         limits: the range of some numbers of the action by name, in place of what calibration or driver say.
         max_action_age: the oldest observation that a chunk may answer, in seconds.
@@ -151,6 +151,7 @@ class LeRobotRobot:
             steps |= self._max_step
         elif self._max_step is not None:
             steps = dict.fromkeys(names, self._max_step)
+        steps = {name: math.inf if step == 0 else step for name, step in steps.items()}
         return Gate(make_limits(names, ranges | self._ranges, steps, self._max_age))
 
 
