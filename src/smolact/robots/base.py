@@ -23,11 +23,13 @@ class RobotFeatures:
         action: names of the action's numbers, in order: (A,).
         vectors: batch key to the names of its numbers, such as `observation.state: (shoulder_pan.pos, …)`.
         cameras: batch key to (height, width).
+        limits: (lowest, highest) of each number of the action, where the robot tells.
     """
 
     action: tuple[str, ...]
     vectors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    limits: tuple[tuple[float, float], ...] | None = None
 
 
 @runtime_checkable

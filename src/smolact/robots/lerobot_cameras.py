@@ -44,13 +44,11 @@ class _CameraKind:
     camera: str
     config: str
     id_field: str
-    needs: str
+    needs: str | None = None
 
 
 _KINDS = {
-    "opencv": _CameraKind(
-        "lerobot.cameras.opencv", "OpenCVCamera", "OpenCVCameraConfig", "index_or_path", "cv2"
-    ),
+    "opencv": _CameraKind("lerobot.cameras.opencv", "OpenCVCamera", "OpenCVCameraConfig", "index_or_path"),
     "intelrealsense": _CameraKind(
         "lerobot.cameras.realsense",
         "RealSenseCamera",
@@ -116,10 +114,10 @@ def take_picture(camera: FoundCamera) -> NDArray[np.uint8]:
 def _needs(name: str) -> None:
     package = _KINDS[name].needs
     load("lerobot.cameras")
-    if importlib.util.find_spec(package) is None:
+    if package is not None and importlib.util.find_spec(package) is None:
         raise MissingDependencyError(
-            f"Cameras of type {name} are passed over: they need the package '{package}', which is not installed. "
-            f"Run: pip install 'lerobot[{name}]'"
+            f"Cameras of type {name} need the package '{package}', which is not installed. "
+            f"If you have one, run: pip install 'lerobot[{name}]'"
         )
 
 
