@@ -9,14 +9,26 @@ if TYPE_CHECKING:
     from smolact.datasets.reader import LeRobotDataset
     from smolact.errors import SmolactError
     from smolact.policies.factory import load_policy
+    from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
+    from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFASTPolicy
     from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 __version__ = "0.1.0"
-__all__ = ["LeRobotDataset", "SmolVLAConfig", "SmolVLAPolicy", "SmolactError", "load_policy"]
+__all__ = [
+    "LeRobotDataset",
+    "SMOLANDFASTConfig",
+    "SMOLANDFASTPolicy",
+    "SmolVLAConfig",
+    "SmolVLAPolicy",
+    "SmolactError",
+    "load_policy",
+]
 
 _HOME = {
     "LeRobotDataset": "smolact.datasets.reader",
+    "SMOLANDFASTConfig": "smolact.policies.smolandfast.configuration_smolandfast",
+    "SMOLANDFASTPolicy": "smolact.policies.smolandfast.modeling_smolandfast",
     "SmolVLAConfig": "smolact.policies.smolvla.configuration_smolvla",
     "SmolVLAPolicy": "smolact.policies.smolvla.modeling_smolvla",
     "SmolactError": "smolact.errors",

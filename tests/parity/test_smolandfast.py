@@ -14,7 +14,8 @@ from smolact.backbones.config import SmolVLMConfig
 from smolact.errors import ActionTokensError, ConfigError
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.grammar import Grammar
-from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFAST, ActionVocabulary
+from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFAST
+from smolact.policies.smolandfast.vocabulary import ActionVocabulary
 from tests.parity.recipe import DATA, difference, draw_weights
 
 CASE = json.loads((DATA / "smolandfast" / "case.json").read_text())

@@ -104,7 +104,7 @@ def sizes(question: PolicyQuestion, batch_size: int = 1) -> dict[str, str]:
         if question.path
         else config_class(**question.settings)
     )
-    rows = {"policy": kind, "vlm": str(getattr(config, "vlm_model_name", ""))}
+    rows = {"policy": kind, "vlm": config.vlm_name}
     return rows | table_of(summarize(empty_policy(config), batch_size))
 
 

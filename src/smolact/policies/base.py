@@ -28,6 +28,7 @@ from smolact.policies.adapters import (
 )
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
 from smolact.processors.legacy import is_statistics_key
+from smolact.processors.tokenizer import Tokenizer
 
 P = TypeVar("P", bound="PreTrainedPolicy")
 
@@ -49,6 +50,8 @@ class PreTrainedPolicy(nn.Module, ABC):
     """Where the weights were loaded from: a folder or a Hub id, and the revision there."""
     adapters: Adapters | None = None
     """What was added by `add_adapters`, or loaded with a checkpoint of adapters."""
+    new_parts: ClassVar[str] = ""
+    """What is new in a policy that begins from its VLM's weights, to end a sentence with."""
     adapter_targets: ClassVar[str | None] = None
     """The linear layers that get adapters when none are named, as a regular expression for whole names."""
 
@@ -70,6 +73,15 @@ class PreTrainedPolicy(nn.Module, ABC):
     @abstractmethod
     def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
         """The next actions (B, chunk, A), normalized."""
+
+    @classmethod
+    def kept_beside(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Further arguments for the constructor from what a checkpoint keeps beside its weights; `raw` is its configuration."""
+        return {}
+
+    def processor_parts(self) -> dict[str, dict[str, Any]]:
+        """What steps of the policy's pipelines are made with and no file holds: a step's name to its arguments."""
+        return {"tokenizer_processor": {"tokenizer": Tokenizer.from_folder(self.vlm.tokenizer_folder())}}
 
     def reset(self) -> None:
         """Forget the actions in hand; called when an episode begins."""
@@ -142,16 +154,16 @@ class PreTrainedPolicy(nn.Module, ABC):
         if config is None:
             config = cls.config_class.from_dict(raw, str(folder / CONFIG_FILE))
         config = config.replace(**overrides)
-        name: str = config.vlm_model_name  # type: ignore[attr-defined]
+        name = config.vlm_name
         # A VLM that was chosen anew is not the one that the checkpoint keeps.
-        vlm = find_vlm(name, beside=folder if name == raw.get("vlm_model_name") else None)
+        vlm = find_vlm(name, beside=folder if name == raw.get(config.vlm_field) else None)
         has_adapters = (folder / ADAPTER_CONFIG).is_file()
         source = _base_of(folder) if has_adapters else folder
         tensors = read_tensors(weight_files(source), lambda name: not is_statistics_key(name))
         # Older checkpoints of compiled policies carry the wrapper's name.
         tensors = {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
         with torch.device("meta"):
-            policy = cls(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
+            policy = cls(config, vlm=vlm, pretrained_vlm=False, **cls.kept_beside(folder, config, raw))  # type: ignore[call-arg]
         load_weights(policy, tensors, source, dtype)
         if has_adapters:
             policy.adapters = load_adapters(policy, folder)

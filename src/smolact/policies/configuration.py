@@ -53,6 +53,10 @@ class PolicyConfig:
     """Fields of every policy, as LeRobot's checkpoints hold them. Checked when made: an impossible one is a `ConfigError`."""
 
     type: ClassVar[str]
+    vlm_field: ClassVar[str] = "vlm_model_name"
+    """The setting that names the VLM."""
+    freezes: ClassVar[Mapping[str, bool]] = {}
+    """Settings that keep a part of the policy from learning, and the value that does."""
 
     n_obs_steps: int = setting(1, "observations a policy sees at once")
     input_features: dict[str, PolicyFeature] = setting(
@@ -72,6 +76,11 @@ class PolicyConfig:
 
     extra_fields: ClassVar[Mapping[str, Any]] = {}
     """What a file held that this version does not know; written back when the configuration is saved."""
+
+    @property
+    def vlm_name(self) -> str:
+        """The VLM: a Hub id, a folder, or a preset."""
+        return str(getattr(self, self.vlm_field))
 
     @property
     def image_features(self) -> dict[str, PolicyFeature]:

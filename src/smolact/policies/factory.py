@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from smolact.policies.base import PreTrainedPolicy
     from smolact.processors.pipeline import ProcessorPipeline
 
-_POLICIES = {"smolvla": "SmolVLA"}
+_POLICIES = {"smolvla": "SmolVLA", "smolandfast": "SMOLANDFAST"}
 """Type name to the stem of its class names: `SmolVLAConfig` in `policies/smolvla/configuration_smolvla.py`, and so on."""
 
 POLICY_TYPES = tuple(_POLICIES)
@@ -81,12 +81,10 @@ def make_pre_post_processors(
         StatisticsError: a statistic is missing or not finite.
         NotFoundError: the tokenizer is not here.
     """
-    from smolact.processors.tokenizer import Tokenizer
-
     make = _find(policy.config.type, "processor", "make_{kind}_pre_post_processors")
-    tokenizer = Tokenizer.from_folder(policy.vlm.tokenizer_folder())
+    parts = {name: part for step in policy.processor_parts().values() for name, part in step.items()}
     pipelines: tuple[ProcessorPipeline, ProcessorPipeline] = make(
-        policy.config, dataset_stats, tokenizer=tokenizer, rename_map=rename_map
+        policy.config, dataset_stats, rename_map=rename_map, **parts
     )
     return pipelines
 
@@ -147,7 +145,6 @@ def load_processors(
     from smolact.backbones.weights import read_tensors, weight_files
     from smolact.processors.legacy import is_statistics_key, statistics_from_old_weights
     from smolact.processors.pipeline import POSTPROCESSOR, PREPROCESSOR, ProcessorPipeline
-    from smolact.processors.tokenizer import Tokenizer
 
     config = policy.config
     files = [f"{name}.json" for name in (PREPROCESSOR, POSTPROCESSOR)]
@@ -159,12 +156,11 @@ def load_processors(
         ]
         old = read_tensors(weight_files(folder), is_statistics_key)
         return make_pre_post_processors(policy, statistics_from_old_weights(old, normalized, stats_key))
-    tokenizer = Tokenizer.from_folder(policy.vlm.tokenizer_folder())
     preprocess = ProcessorPipeline.from_pretrained(
         folder,
         files[0],
         overrides={
-            "tokenizer_processor": {"tokenizer": tokenizer},
+            **policy.processor_parts(),
             "device_processor": {"device": config.device or "cpu"},
             "normalizer_processor": {"stats_key": stats_key},
         },

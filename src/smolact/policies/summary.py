@@ -88,7 +88,7 @@ def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
     """
     if getattr(config, "compile_model", False):  # there is nothing to compile
         config = config.replace(compile_model=False)
-    vlm = find_vlm(config.vlm_model_name)  # type: ignore[attr-defined]
+    vlm = find_vlm(config.vlm_name)
     with torch.device("meta"):
         return get_policy_class(config.type)(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
 
@@ -130,9 +130,9 @@ def table_of(summary: ModelSummary) -> dict[str, str]:
         "FLOPs for": work.assumed,
         "vision": flops(work.vision),
         "prefix": flops(work.prefix),
-        "expert, one pass": flops(work.expert),
+        work.passes: flops(work.expert),
         "forward, one sample": flops(work.forward),
-        "replan": f"{flops(work.replan)} (vision + prefix{readings} + expert × {work.denoising_steps})",
+        "replan": f"{flops(work.replan)} (vision + prefix{readings} + {work.passes.split(',')[0]} × {work.denoising_steps})",
         "weights": f"{size(summary.weight_bytes)} in float32, {size(summary.weight_bytes // 2)} in bfloat16",
         "gradients": size(summary.gradient_bytes),
         "AdamW": size(summary.optimizer_bytes),

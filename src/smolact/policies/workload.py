@@ -26,6 +26,8 @@ class Workload:
         denoising_steps: passes of the expert that make a chunk.
         prefix_once: whether a chunk reads the prefix once, or once a pass.
         kept_values: numbers that a training step keeps for its backward pass.
+        answer: FLOPs of the loss after the prefix, where it is not one pass of the expert.
+        passes: what a pass is called.
     """
 
     assumed: str
@@ -35,11 +37,13 @@ class Workload:
     denoising_steps: int
     prefix_once: bool
     kept_values: int
+    answer: int | None = None
+    passes: str = "expert, one pass"
 
     @property
     def forward(self) -> int:
         """FLOPs of one sample on its way to the loss."""
-        return self.vision + self.prefix + self.expert
+        return self.vision + self.prefix + (self.expert if self.answer is None else self.answer)
 
     @property
     def replan(self) -> int:

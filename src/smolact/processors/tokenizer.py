@@ -29,14 +29,20 @@ class Tokenizer:
         tokenizer: the library's object, without truncation and padding of its own.
         pad_token_id: what fills up shorter sequences.
         truncation_side: the side on which a sequence that is too long loses tokens.
+        end_token_id: what ends an answer, where the folder names it.
     """
 
     def __init__(
-        self, tokenizer: tokenizers.Tokenizer, pad_token_id: int, truncation_side: str = "right"
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        pad_token_id: int,
+        truncation_side: str = "right",
+        end_token_id: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self.pad_token_id = pad_token_id
         self.truncation_side = truncation_side
+        self.end_token_id = end_token_id
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -59,8 +65,10 @@ class Tokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         config = _read_json(folder / "tokenizer_config.json")
-        name = _token_text(config.get("pad_token")) or _token_text(
-            _read_json(folder / "special_tokens_map.json").get("pad_token")
+        special = _read_json(folder / "special_tokens_map.json")
+        name, end = (
+            _token_text(config.get(kind)) or _token_text(special.get(kind))
+            for kind in ("pad_token", "eos_token")
         )
         pad = tokenizer.token_to_id(name) if name is not None else None
         if pad is None:
@@ -77,7 +85,7 @@ class Tokenizer:
             raise CheckpointError(
                 f"{folder / 'tokenizer_config.json'}: truncation_side={side!r} is neither right nor left."
             )
-        return cls(tokenizer, pad, side)
+        return cls(tokenizer, pad, side, None if end is None else tokenizer.token_to_id(end))
 
     def encode_batch(
         self,

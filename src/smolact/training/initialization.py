@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,9 +33,6 @@ from smolact.training.sections import BASE, RANDOM, VLM, PolicySection, policy_t
 from smolact.types import PolicyFeature, Statistics
 
 logger = logging.getLogger(__name__)
-
-FREEZES = {"freeze_vision_encoder": True, "train_expert_only": True, "train_state_proj": False}
-"""Settings that keep a part of a policy from learning, and the value that does."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +69,27 @@ def policy_config_of(
     if section.path is not None:
         kind = section.type or policy_type_at(section.path)
         base: PolicyConfig = get_config_class(kind).from_pretrained(section.path)
-        values = {"pretrained_path": str(section.path), **section.settings}
+        values: dict[str, Any] = {"pretrained_path": str(section.path), **section.settings}
         for name, dataset in (("input_features", inputs), ("output_features", outputs)):
             # The names are the checkpoint's, the sizes this dataset's: states and actions are padded anyway.
             mine = getattr(base, name) or dataset
             values.setdefault(name, {key: dataset.get(key, feature) for key, feature in mine.items()})
         return base.replace(**values), BASE
     assert section.type is not None
-    source = _source(section, explicit)
+    config_class = get_config_class(section.type)
+    known = {item.name for item in dataclasses.fields(config_class)}
+    vlm = str(section.settings.get(config_class.vlm_field, ""))
+    source = _source(section, explicit, vlm, config_class.vlm_field)
     values = {"input_features": inputs, "output_features": outputs, **section.settings}
-    values["load_vlm_weights"] = source == VLM
-    vlm = values.get("vlm_model_name")
-    if vlm in PRESETS and "resize_imgs_with_padding" not in values:
+    if "load_vlm_weights" in known:
+        values["load_vlm_weights"] = source == VLM
+    if vlm in PRESETS and "resize_imgs_with_padding" in known - values.keys():
         # The default fits the published models; a small tower would make thousands of patches of it.
         size = find_vlm(vlm).config.vision_config.image_size
         values["resize_imgs_with_padding"] = (size, size)
         logger.info("Images are fitted into %d×%d, the size of the VLM preset '%s'.", size, size, vlm)
-    config_class = get_config_class(section.type)
     if source == RANDOM:
-        _free_everything(values, section, explicit)
+        _free_everything(values, section, explicit, config_class.freezes)
     return config_class(**values), source
 
 
@@ -113,8 +113,11 @@ def start_new(
             story += ", with new adapters"
     else:
         policy = make_policy(policy_config, pretrained_vlm=source == VLM)
-        vlm = getattr(policy_config, "vlm_model_name", "")
-        story = f"the VLM's weights ({vlm}), the action expert new" if source == VLM else "random weights"
+        story = (
+            f"the VLM's weights ({policy_config.vlm_name}){policy.new_parts}"
+            if source == VLM
+            else "random weights"
+        )
     preprocess, postprocess = make_pre_post_processors(policy, statistics, rename_map=config.rename_map)
     return Start(policy.to(device), preprocess, postprocess, story)
 
@@ -125,29 +128,30 @@ def start_resumed(checkpoint: Path, settings: Mapping[str, Any], device: str) ->
     return Start(*loaded, f"resumed from {checkpoint}")
 
 
-def _source(section: PolicySection, explicit: Mapping[str, str]) -> str:
+def _source(section: PolicySection, explicit: Mapping[str, str], vlm: str, field: str) -> str:
     """`vlm` or `random`, from `--policy.init`, `--policy.load_vlm_weights` and the VLM's name."""
     flag = explicit.get("policy.load_vlm_weights")
     asked = None if flag is None else VLM if section.settings["load_vlm_weights"] else RANDOM
     if section.init is not None and asked is not None and asked != section.init:
         raise ConfigError(f"--policy.init={section.init} and {flag} contradict each other. Drop one of them.")
     source = section.init or asked
-    vlm = str(section.settings.get("vlm_model_name", ""))
     if vlm in PRESETS and vlm not in PRESETS_WITH_WEIGHTS:
         if source == VLM:
             raise ConfigError(
                 f"The VLM preset '{vlm}' is a shape without weights, so they can't be loaded. Use --policy.init=random, "
-                f"or name a VLM with weights: --policy.vlm_model_name={PRESETS_WITH_WEIGHTS[0]} (small, learnt on drawings "
+                f"or name a VLM with weights: --policy.{field}={PRESETS_WITH_WEIGHTS[0]} (small, learnt on drawings "
                 "of the tabletop) or HuggingFaceTB/SmolVLM2-500M-Video-Instruct."
             )
         return RANDOM
     return source or VLM
 
 
-def _free_everything(values: dict[str, Any], section: PolicySection, explicit: Mapping[str, str]) -> None:
+def _free_everything(
+    values: dict[str, Any], section: PolicySection, explicit: Mapping[str, str], freezes: Mapping[str, bool]
+) -> None:
     """Let random weights learn; a freeze that was set by hand stays, if it is confirmed."""
     frozen = []
-    for name, freezing in FREEZES.items():
+    for name, freezing in freezes.items():
         if f"policy.{name}" not in explicit:
             values[name] = not freezing
         elif values[name] == freezing:

@@ -148,7 +148,7 @@ class Trainer:
                 if measures or self.accelerator.device.type == "cpu":
                     self._check_finite(meter)
                 if measures:
-                    metrics = meter.read(self.optimizer.param_groups[0]["lr"])
+                    metrics = meter.read(max(group["lr"] for group in self.optimizer.param_groups))
                     if validates and self.validation is not None:
                         with self._averaged():
                             metrics["validation_loss"] = self.validation.loss(self.start, self.accelerator)
@@ -297,7 +297,7 @@ class Trainer:
                 count.batch_size,
                 task=env.task,
                 mapping=env.mapping,
-                render=True,
+                render=None,
                 **env.kwargs,
             ) as environments,
         ):
@@ -309,7 +309,7 @@ class Trainer:
                 n_episodes=count.n_episodes,
                 seed=self.seed,
                 video_folder=self.run / "videos" / f"step_{step:06d}",
-                n_videos=min(MOST_FILMS, count.n_episodes),
+                n_videos=min(MOST_FILMS, count.n_episodes) if environments.draws else 0,
             )
         low, high = result.success.interval
         rates = {"success_rate": result.success.rate, "success_low": low, "success_high": high}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,6 +32,8 @@ class SMOLANDFASTConfig(PolicyConfig):
     """
 
     type: ClassVar[str] = "smolandfast"
+    vlm_field: ClassVar[str] = "vlm_checkpoint"
+    freezes: ClassVar[Mapping[str, bool]] = {"freeze_vision_encoder": True, "freeze_connector": True}
 
     chunk_size: int = setting(10, "actions that are predicted at once")
     n_action_steps: int = setting(5, "actions that are executed before the next prediction")

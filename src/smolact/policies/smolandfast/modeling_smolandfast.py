@@ -13,56 +13,42 @@ Source: the Robot Learning Collective's SmolAndFAST, after Pertsch et al. 2025 (
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from smolact.backbones.config import SmolVLMConfig
 from smolact.backbones.layers import DecoderLayer, attend, rotary_tables, rotate
-from smolact.backbones.smolvlm import KeyValues, SmolVLM
-from smolact.errors import ActionTokensError, ConfigError
+from smolact.backbones.presets import VLMSource, find_vlm
+from smolact.backbones.smolvlm import KeyValues, SmolVLM, initialize
+from smolact.backbones.weights import load_weights, read_tensors, weight_files
+from smolact.errors import ActionTokensError, ConfigError, FeatureError
+from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common.attention import block_mask, positions_of
+from smolact.policies.common.images import to_float
+from smolact.policies.configuration import PolicyConfig
+from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
+from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.grammar import Grammar
+from smolact.policies.smolandfast.processor_smolandfast import Writer, longest_edge
+from smolact.policies.smolandfast.prompts import chat_template
+from smolact.policies.smolandfast.tiles import split
+from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+from smolact.processors.tokenizer import Tokenizer
+from smolact.types import ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGUAGE_TOKENS
 
+END = "<end_of_utterance>"
+FAST_FOLDER = "fast_tokenizer"
+"""Where a checkpoint keeps its action tokens."""
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHECK_EVERY = 8
 """Tokens that are written between two looks at whether all answers are done: a look waits for the device."""
-
-
-@dataclass(frozen=True)
-class ActionVocabulary:
-    """Which tokens of the language model stand for action tokens: the last ones, but for some, counted downwards.
-
-    Attributes:
-        size: of the tokenizer's own vocabulary, added tokens left aside.
-        skipped: the last tokens, which actions do not use.
-        actions: how many action tokens there are.
-        end: the token that ends an answer.
-        pad: what fills up shorter sequences.
-
-    Raises:
-        ConfigError: there are more action tokens than tokens.
-    """
-
-    size: int
-    skipped: int
-    actions: int
-    end: int
-    pad: int
-
-    def __post_init__(self) -> None:
-        if self.actions + self.skipped > self.size:
-            raise ConfigError(
-                f"{self.actions} action tokens do not fit into a vocabulary of {self.size} with {self.skipped} skipped at its "
-                f"end. Fit a tokenizer with --vocab_size={max(0, self.size - self.skipped)} or less (smolact train-tokenizer), or "
-                "lower --policy.fast_skip_tokens."
-            )
-
-    def swapped(self, ids: Tensor) -> Tensor:
-        """Action ids to token ids, and token ids to action ids: the one is counted from the other's end."""
-        return self.size - 1 - self.skipped - ids
 
 
 class SMOLANDFAST(nn.Module):
@@ -184,3 +170,268 @@ class Cache:
         place, position = self.length, self.positions
         self.length, self.positions = place + 1, position + 1
         return place, position, self.valid[:, None, : place + 1]
+
+
+@dataclass(frozen=True)
+class CropDraws:
+    """Draws where a training sample's images are cut out: `crop` (cameras, 2), in [0, 1], of the room that there is."""
+
+    cameras: int
+
+    def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """For one sample."""
+        return {"crop": torch.rand(self.cameras, 2, generator=generator)}
+
+
+class SMOLANDFASTPolicy(PreTrainedPolicy):
+    """SmolAndFAST as a policy: takes preprocessed batches, gives losses and normalized actions (see `smolact.types.Policy`).
+
+    Args:
+        config: what to build.
+        vlm: where configuration, tokenizer and weights of the VLM come from; found by `config.vlm_checkpoint`.
+        pretrained_vlm: load the VLM's weights; yes when not given.
+        fast: the action tokens; opened from `config.fast_tokenizer_path` when not given.
+
+    Raises:
+        ConfigError: a frozen connector that is new, or action tokens that do not fit policy or vocabulary.
+    """
+
+    config_class = SMOLANDFASTConfig
+    name = "smolandfast"
+    adapter_targets = r"model\.vlm\.model\.text_model\..*\.[qv]_proj"
+    config: SMOLANDFASTConfig
+    model: SMOLANDFAST
+
+    def __init__(
+        self,
+        config: SMOLANDFASTConfig,
+        *,
+        vlm: VLMSource | None = None,
+        pretrained_vlm: bool | None = None,
+        fast: FASTTokenizer | None = None,
+    ) -> None:
+        super().__init__(config)
+        pretrained_vlm = pretrained_vlm is not False
+        self.vlm = vlm or find_vlm(config.vlm_checkpoint, weights=pretrained_vlm)
+        self.fast = fast or FASTTokenizer.load(config.fast_tokenizer_path)
+        self.chunk_shape = self.fast.shape(config.chunk_size, config.action_feature.shape[0])
+        self.tokenizer = Tokenizer.from_folder(self.vlm.tokenizer_folder())
+        vocabulary = ActionVocabulary(
+            self.tokenizer.vocab_size,
+            config.fast_skip_tokens,
+            self.fast.vocab_size,
+            self.tokenizer.token_id(END)
+            if self.tokenizer.end_token_id is None
+            else self.tokenizer.end_token_id,
+            self.tokenizer.pad_token_id,
+        )
+        is_new = config.scale_factor != self.vlm.config.scale_factor
+        if is_new and config.freeze_connector:
+            raise ConfigError(
+                f"scale_factor={config.scale_factor} is not the VLM's ({self.vlm.config.scale_factor}), so the connector's "
+                "projection is new, and frozen it would never learn. Set --policy.freeze_connector=false, or "
+                f"--policy.scale_factor={self.vlm.config.scale_factor}."
+            )
+        sizes = replace(self.vlm.config, scale_factor=config.scale_factor)
+        self.side = sizes.vision_config.image_size
+        if self.side // sizes.vision_config.patch_size % config.scale_factor:
+            raise ConfigError(
+                f"scale_factor={config.scale_factor} does not divide the {self.side // sizes.vision_config.patch_size} patches of "
+                "an image's side. Set --policy.scale_factor."
+            )
+        self.model = SMOLANDFAST(sizes, vocabulary)
+        initialize(self.model, sizes.text_config.initializer_range)
+        if pretrained_vlm:
+            self._load_vlm_weights(is_new)
+        self.model.to(PRECISIONS[config.precision])
+        self.model.vlm.model.vision_model.requires_grad_(not config.freeze_vision_encoder)
+        self.model.vlm.model.connector.requires_grad_(not config.freeze_connector)
+        self.longest_edge = (
+            longest_edge(self.vlm.tokenizer_folder(), self.side) if config.do_image_splitting else None
+        )
+        self._grammar: Grammar | None = None
+
+    @property
+    def training_draws(self) -> CropDraws | None:
+        """What a training sample needs drawn: where its images are cut out, if they are."""
+        return None if self.config.crop_shape is None else CropDraws(len(self.config.image_features))
+
+    @classmethod
+    def kept_beside(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The action tokens that a checkpoint keeps, unless others were chosen."""
+        kept = folder / FAST_FOLDER
+        same = getattr(config, "fast_tokenizer_path", None) == raw.get("fast_tokenizer_path")
+        return {"fast": FASTTokenizer.load(kept)} if same and kept.is_dir() else {}
+
+    def processor_parts(self) -> dict[str, dict[str, Any]]:
+        """What prompts and answers are written with."""
+        config = self.config
+        writer = Writer(
+            self.tokenizer,
+            chat_template(self.vlm.tokenizer_folder()),
+            self.fast,
+            self.model.vocabulary,
+            self.model.vlm.config.image_tokens,
+            self.side,
+            self.longest_edge,
+            config.crop_shape,
+        )
+        return {"smolandfast_prompt_processor": {"writer": writer}}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As every policy, and the action tokens beside it."""
+        super().save_pretrained(folder)
+        self.fast.save(Path(folder) / FAST_FOLDER)
+
+    def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """Vision tower, connector and text model, each with its own learning rate; frozen parameters too."""
+        model, config = self.model.vlm.model, self.config
+        groups = {
+            "vision_model": (model.vision_model, config.vision_model_optimizer_lr),
+            "connector": (model.connector, config.connector_optimizer_lr),
+            "text_model": (
+                nn.ModuleList([model.text_model, self.model.vlm.lm_head]),
+                config.text_model_optimizer_lr,
+            ),
+        }
+        return [
+            {"params": list(part.parameters()), "lr": rate, "name": name}
+            for name, (part, rate) in groups.items()
+        ]
+
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        reduction: str = "mean",
+        crop: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The language model's loss over the answers: action tokens and the end token.
+
+        Args:
+            batch: as the preprocessor makes it, with actions.
+            noise, time: not used; other policies need them.
+            reduction: "mean" for a scalar, "none" for one loss a sample (B,), "sum" for the sum over all tokens, whose
+                number is `entries` beside it.
+            crop: (B, cameras, 2), where the images are cut out; in the middle when not given.
+
+        Raises:
+            FeatureError: an input is missing.
+            ConfigError: there is no such reduction.
+        """
+        inputs = self._inputs(batch, crop)
+        if ACTION_TOKENS not in batch:
+            raise FeatureError(
+                f"Training needs '{ACTION_TOKENS}'. Pass a batch with actions through the policy's preprocessor first."
+            )
+        spoken = batch[ACTION_TOKEN_MASK]
+        losses = self.model(*inputs, batch[ACTION_TOKENS], spoken)
+        sums, counts = losses.sum(1), spoken.sum(1)
+        if reduction == "sum":
+            return sums.sum(), {"entries": counts.sum()}
+        if reduction not in ("mean", "none"):
+            raise ConfigError(f"reduction='{reduction}': expected 'mean', 'none' or 'sum'.")
+        loss = sums.sum() / counts.sum() if reduction == "mean" else sums / counts
+        return loss, {"loss": loss.detach().mean()}
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next actions (B, chunk, A), normalized: the most likely answer. `noise` is not used.
+
+        Raises:
+            FeatureError: an input is missing.
+            ActionTokensError: an answer was not done after `max_decoding_steps` tokens.
+        """
+        inputs = self._inputs(batch, None)
+        if self._grammar is None:
+            self._grammar = self.fast.grammar(*self.chunk_shape)
+        grammar = self._grammar = self._grammar.to(inputs[0].device)
+        written = self.model.generate(*inputs, grammar, self.config.max_decoding_steps).tolist()
+        chunks = self.fast.decode(
+            [[token for token in row if token >= 0] for row in written], *self.chunk_shape
+        )
+        return torch.from_numpy(chunks).to(inputs[0].device)
+
+    def _inputs(self, batch: Mapping[str, Any], crop: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        for key in (LANGUAGE_TOKENS, LANGUAGE_MASK):
+            if key not in batch:
+                raise FeatureError(
+                    f"The batch has no '{key}'; it holds {sorted(map(str, batch))}. "
+                    "Pass it through the policy's preprocessor first."
+                )
+        return batch[LANGUAGE_TOKENS], batch[LANGUAGE_MASK], self.prepare_images(batch, crop)
+
+    def prepare_images(self, batch: Mapping[str, Any], crop: Tensor | None = None) -> Tensor:
+        """The images as the vision tower takes them, (I, 3, side, side) in [−1, 1]: sample by sample, camera by camera.
+
+        Raises:
+            FeatureError: none of the cameras is there, or an image is smaller than what is cut out of it.
+        """
+        present = [key for key in self.config.image_features if key in batch]
+        if not present:
+            raise FeatureError(
+                f"The batch has none of the policy's cameras {list(self.config.image_features)}; it holds "
+                f"{sorted(map(str, batch))}. Map its names with --rename_map."
+            )
+        cameras = []
+        for number, key in enumerate(present):
+            images = to_float(batch[key][:, -1] if batch[key].ndim == 5 else batch[key])
+            if self.config.crop_shape is not None:
+                images = cut_out(
+                    images, self.config.crop_shape, None if crop is None else crop[:, number], key
+                )
+            cameras.append(self._fitted(images))
+        return torch.cat(cameras, 1).flatten(0, 1) * 2.0 - 1.0
+
+    def _fitted(self, images: Tensor) -> Tensor:
+        """Images (B, 3, h, w) in [0, 1] to (B, tiles, 3, side, side)."""
+        if self.longest_edge is None:
+            if images.shape[-2:] != (self.side, self.side):
+                images = F.interpolate(
+                    images, size=(self.side, self.side), mode="bilinear", align_corners=False, antialias=True
+                )
+            return images[:, None]
+        pictures = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        tiles = np.stack([split(picture, self.side, self.longest_edge).pictures for picture in pictures])
+        return torch.from_numpy(tiles).to(images.device).permute(0, 1, 4, 2, 3).float() / 255
+
+    def _load_vlm_weights(self, connector_is_new: bool) -> None:
+        folder = self.vlm.folder
+        if folder is None:
+            raise ConfigError(
+                f"The preset '{self.vlm.name}' has no trained weights. Use --policy.init=random, or name a VLM that has some."
+            )
+        vlm = self.model.vlm
+        projection = "model.connector.modality_projection.proj.weight"
+        found = read_tensors(
+            weight_files(Path(folder)), lambda name: not (connector_is_new and name == projection)
+        )
+        if connector_is_new:
+            found[projection] = vlm.get_parameter(projection).detach().clone()
+        load_weights(vlm, found, folder)
+
+
+def cut_out(images: Tensor, shape: tuple[int, int], where: Tensor | None, key: str) -> Tensor:
+    """Cut (height, width) out of images (B, 3, h, w): at `where` (B, 2) in [0, 1] of the room, or in the middle.
+
+    Raises:
+        FeatureError: an image is smaller than that.
+    """
+    height, width = shape
+    room = images.shape[-2] - height, images.shape[-1] - width
+    if min(room) < 0:
+        raise FeatureError(
+            f"'{key}' has images of {images.shape[-2]}×{images.shape[-1]}, and crop_shape={shape} is larger. Lower "
+            "--policy.crop_shape."
+        )
+    if where is None:
+        top, left = room[0] // 2, room[1] // 2
+        return images[..., top : top + height, left : left + width]
+    corners = (where.cpu() * (torch.tensor(room) + 1)).long().clamp(max=torch.tensor(room)).tolist()
+    return torch.stack(
+        [
+            image[:, top : top + height, left : left + width]
+            for image, (top, left) in zip(images, corners, strict=True)
+        ]
+    )

@@ -35,11 +35,18 @@ def split(picture: Picture, tile: int, longest_edge: int) -> Tiles:
     """
     height, width = _fitted(picture.shape[0], picture.shape[1], longest_edge)
     fitted = _resized(_resized(picture, height, width), *_whole_tiles(height, width, tile))
-    rows, columns = fitted.shape[0] // tile, fitted.shape[1] // tile
-    if rows * columns == 1:
+    rows, columns = grid(picture.shape[0], picture.shape[1], tile, longest_edge)
+    if not rows:
         return Tiles(fitted[None], 0, 0)
     cut = fitted.reshape(rows, tile, columns, tile, 3).swapaxes(1, 2).reshape(-1, tile, tile, 3)
     return Tiles(np.concatenate([cut, _resized(fitted, tile, tile)[None]]), rows, columns)
+
+
+def grid(height: int, width: int, tile: int, longest_edge: int) -> tuple[int, int]:
+    """Rows and columns of the tiles that `split` makes of an image of that size; (0, 0) where it is shown whole only."""
+    height, width = _whole_tiles(*_fitted(height, width, longest_edge), tile)
+    rows, columns = height // tile, width // tile
+    return (rows, columns) if rows * columns > 1 else (0, 0)
 
 
 def _fitted(height: int, width: int, longest: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,6 +29,11 @@ class SmolVLAConfig(PolicyConfig):
     """
 
     type: ClassVar[str] = "smolvla"
+    freezes: ClassVar[Mapping[str, bool]] = {
+        "freeze_vision_encoder": True,
+        "train_expert_only": True,
+        "train_state_proj": False,
+    }
 
     chunk_size: int = setting(50, "actions that are predicted at once")
     n_action_steps: int = setting(50, "actions that are executed before the next prediction")

@@ -1,7 +1,6 @@
 """What SmolVLA computes and keeps for one sample, counted from its sizes: no weights, no tensors.
 
-FLOPs are those of matrix products and attention, two a multiply-add, as PyTorch's `FlopCounterMode` counts them; norms,
-activations and softmax are left out. Kept values are what autograd saves for the backward pass, without the weights.
+How it is counted: `policies/common/flops.py`.
 """
 
 # P patches of an image, T image tokens, L text tokens, N prefix tokens, S chunk, D width, E width of the expert.
@@ -11,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from smolact.backbones.config import SmolVLMConfig, TextConfig, VisionConfig
+from smolact.backbones.config import TextConfig, VisionConfig
+from smolact.policies.common.flops import (
+    attention_flops,
+    kept_per_token,
+    key_width,
+    product_flops,
+    vision_flops,
+    vision_kept,
+)
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel, expert_hidden_width
 from smolact.policies.workload import PartSize, Workload
@@ -50,16 +57,16 @@ def workload(policy: SmolVLAPolicy, parts: Mapping[str, PartSize]) -> Workload:
     prefix_flops, prefix_kept = _prefix(config, text, model, prefix, trains="text model" in trains)
     expert_flops, expert_kept = _suffix(config, text, model, prefix)
     flows = trains & {"vision tower", "connector", "text model"} or config.train_state_proj
-    vision_kept = sum(_vision_kept(vlm, count) for count in patches) if "vision tower" in trains else 0
+    tower_kept = sum(vision_kept(vlm, count) for count in patches) if "vision tower" in trains else 0
     sizes = ", ".join(sorted({f"{width}×{height}" for height, width in images}))
     return Workload(
         assumed=f"{len(images)} images of {sizes}, {words} tokens of instruction",
-        vision=sum(_vision_flops(vlm, count) for count in patches),
+        vision=sum(vision_flops(vlm, count) for count in patches),
         prefix=prefix_flops,
         expert=expert_flops,
         denoising_steps=config.num_steps,
         prefix_once=config.use_cache,
-        kept_values=vision_kept + (prefix_kept if flows else 0) + expert_kept,
+        kept_values=tower_kept + (prefix_kept if flows else 0) + expert_kept,
     )
 
 
@@ -71,49 +78,21 @@ def _images(config: SmolVLAConfig, vision: VisionConfig) -> list[tuple[int, int]
     return [(fitted[1], fitted[0]) if fitted else (height, width) for height, width in own]
 
 
-def _product(rows: int, inner: int, columns: int) -> int:
-    return 2 * rows * inner * columns
-
-
-def _attention(queries: int, keys: int, width: int) -> int:
-    """Scores and their sum of values, for all heads together."""
-    return 2 * _product(queries, width, keys)
-
-
-def _vision_flops(vlm: SmolVLMConfig, patches: int) -> int:
-    vision, width = vlm.vision_config, vlm.vision_config.hidden_size
-    embedding = _product(patches, vision.num_channels * vision.patch_size**2, width)
-    layer = (
-        4 * _product(patches, width, width)
-        + _attention(patches, patches, width)
-        + 2 * _product(patches, width, vision.intermediate_size)
-    )
-    packed = width * vlm.scale_factor**2
-    connector = _product(patches // vlm.scale_factor**2, packed, vlm.text_config.hidden_size)
-    return embedding + vision.num_hidden_layers * layer + connector
-
-
-def _vision_kept(vlm: SmolVLMConfig, patches: int) -> int:
-    # Two norms' inputs and outputs, queries, keys, values and what was attended; the MLP's inner values twice.
-    vision = vlm.vision_config
-    return patches * vision.num_hidden_layers * (8 * vision.hidden_size + 2 * vision.intermediate_size)
-
-
 def _prefix(
     config: SmolVLAConfig, text: TextConfig, model: SmolVLMWithExpertModel, prefix: int, *, trains: bool
 ) -> tuple[int, int]:
     """FLOPs of the VLM's layers over the prefix, and what is kept when a gradient passes them."""
-    width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, _key_width(text)
+    width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, key_width(text)
     last = model.read_layers[-1]
-    key_values = 2 * _product(prefix, width, keys)
+    key_values = 2 * product_flops(prefix, width, keys)
     rest = (
-        2 * _product(prefix, width, heads)
-        + _attention(prefix, prefix, heads)
-        + 3 * _product(prefix, width, text.intermediate_size)
+        2 * product_flops(prefix, width, heads)
+        + attention_flops(prefix, prefix, heads)
+        + 3 * product_flops(prefix, width, text.intermediate_size)
     )
-    projected = sum(model.cross) * 2 * _product(prefix, keys, keys)
-    flops = _product(1, config.max_state_dim, width) + (last + 1) * key_values + last * rest + projected
-    kept = prefix * last * _kept_per_token(width, heads, keys, text.intermediate_size, trains)
+    projected = sum(model.cross) * 2 * product_flops(prefix, keys, keys)
+    flops = product_flops(1, config.max_state_dim, width) + (last + 1) * key_values + last * rest + projected
+    kept = prefix * last * kept_per_token(width, heads, keys, text.intermediate_size, trains)
     return flops, kept + prefix * width
 
 
@@ -124,30 +103,20 @@ def _suffix(
     chunk, actions, expert = config.chunk_size, config.max_action_dim, model.expert_hidden_size
     heads, keys, inner = (
         text.num_attention_heads * text.head_dim,
-        _key_width(text),
+        key_width(text),
         expert_hidden_width(expert),
     )
-    flops = 2 * _product(chunk, actions, expert) + 3 * _product(chunk, expert, expert)
+    flops = 2 * product_flops(chunk, actions, expert) + 3 * product_flops(chunk, expert, expert)
     kept = 6 * chunk * expert
     for crosses in model.cross:
         seen = prefix if crosses else prefix + chunk
         flops += (
-            2 * _product(chunk, expert, heads)
-            + (0 if crosses else 2 * _product(chunk, expert, keys))
-            + _attention(chunk, seen, heads)
-            + 3 * _product(chunk, expert, inner)
+            2 * product_flops(chunk, expert, heads)
+            + (0 if crosses else 2 * product_flops(chunk, expert, keys))
+            + attention_flops(chunk, seen, heads)
+            + 3 * product_flops(chunk, expert, inner)
         )
         # Keys and values lie over all that is seen; those of the prefix are projected from copies that are kept too.
-        kept += chunk * _kept_per_token(expert, heads, 0, inner, True) + seen * 2 * keys
+        kept += chunk * kept_per_token(expert, heads, 0, inner, True) + seen * 2 * keys
         kept += 2 * prefix * keys if crosses else 0
     return flops, kept
-
-
-def _key_width(text: TextConfig) -> int:
-    return text.num_key_value_heads * text.head_dim
-
-
-def _kept_per_token(width: int, heads: int, keys: int, inner: int, trains: bool) -> int:
-    """Values that a decoder layer keeps of a token: the inputs of what is not linear, and of what trains."""
-    flowing = 2 * width + 2 * heads + 2 * keys + 3 * inner
-    return flowing + (4 * width + inner if trains else 0)

@@ -242,6 +242,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
 
     config_class = SmolVLAConfig
     name = "smolvla"
+    new_parts = ", the action expert new"
     adapter_targets = (
         r"model\.(vlm_with_expert\.lm_expert\..*\.[qv]_proj"
         r"|state_proj|action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out)"

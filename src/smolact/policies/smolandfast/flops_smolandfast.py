@@ -1,0 +1,71 @@
+"""What SmolAndFAST computes and keeps for one sample, counted from its sizes: no weights, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from smolact.policies.common.flops import (
+    attention_flops,
+    kept_per_token,
+    key_width,
+    product_flops,
+    vision_flops,
+    vision_kept,
+)
+from smolact.policies.workload import PartSize, Workload
+
+if TYPE_CHECKING:
+    from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFASTPolicy
+
+TYPICAL_CAMERAS = 1
+TYPICAL_INSTRUCTION = 40
+"""Tokens of the prompt beside those of images."""
+NUMBERS_A_TOKEN = 2.5
+"""What FAST saves, about."""
+
+
+def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Workload:
+    """FLOPs of one sample, and the values that a training step keeps of it.
+
+    Args:
+        policy: says the sizes; it may be on the meta device.
+        parts: which parts train.
+
+    An answer counts a token for every `NUMBERS_A_TOKEN` numbers of the chunk, and images no tiles.
+    """
+    sizes, vocabulary = policy.model.vlm.config, policy.model.vocabulary
+    text = sizes.text_config
+    cameras = len(policy.config.image_features) or TYPICAL_CAMERAS
+    patches = (policy.side // sizes.vision_config.patch_size) ** 2
+    steps, size = policy.chunk_shape
+    prefix = cameras * sizes.image_tokens + TYPICAL_INSTRUCTION
+    answer = round(steps * size / NUMBERS_A_TOKEN) + 1
+
+    width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, key_width(text)
+
+    def layers(tokens: int, seen: int) -> int:
+        one = (
+            2 * product_flops(tokens, width, heads)
+            + 2 * product_flops(tokens, width, keys)
+            + attention_flops(tokens, seen, heads)
+            + 3 * product_flops(tokens, width, text.intermediate_size)
+        )
+        return text.num_hidden_layers * one
+
+    trains = {part for part, count in parts.items() if count.trained}
+    kept = kept_per_token(width, heads, keys, text.intermediate_size, "text model" in trains)
+    kept_values = (prefix + answer) * text.num_hidden_layers * kept + answer * text.vocab_size
+    if "vision tower" in trains:
+        kept_values += cameras * vision_kept(sizes, patches)
+    return Workload(
+        assumed=f"{cameras} images of {policy.side}×{policy.side}, {TYPICAL_INSTRUCTION} tokens of text, an answer of {answer}",
+        vision=cameras * vision_flops(sizes, patches),
+        prefix=layers(prefix, prefix),
+        expert=layers(1, prefix + answer) + product_flops(1, width, vocabulary.actions),
+        denoising_steps=answer,
+        prefix_once=True,
+        kept_values=kept_values,
+        answer=layers(answer, prefix + answer) + product_flops(answer, width, text.vocab_size),
+        passes="token, one pass",
+    )

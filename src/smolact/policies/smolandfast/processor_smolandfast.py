@@ -1,0 +1,222 @@
+"""What stands before and behind SmolAndFAST: names, device, normalization, and then prompt and answer as tokens; and back."""
+
+# B batch, L prompt tokens, M answer tokens.
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from smolact.errors import ConfigError, FeatureError
+from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
+from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
+from smolact.policies.smolandfast.prompts import image_tokens, instruction, prompt, state_bins
+from smolact.policies.smolandfast.tiles import grid
+from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+from smolact.processors.factory import make_default_steps, make_pipelines
+from smolact.processors.pipeline import ProcessorPipeline
+from smolact.processors.step import ProcessorStep, register_step
+from smolact.processors.tokenizer import Tokenizer
+from smolact.types import (
+    ACTION,
+    ACTION_TOKEN_MASK,
+    ACTION_TOKENS,
+    LANGUAGE_MASK,
+    LANGUAGE_TOKENS,
+    STATE,
+    TASK,
+    FeatureType,
+    Unsaid,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What prompts and answers are written with: it belongs to the policy, not to the pipeline's file.
+
+    Attributes:
+        tokenizer: the VLM's.
+        template: its chat template.
+        fast: the action tokens.
+        vocabulary: which words stand for them.
+        image_tokens: of an image, or of a tile of it.
+        tile, longest_edge: for image splitting; no splitting where `longest_edge` is None.
+        crop: (height, width) that is cut out of each image first, or None.
+    """
+
+    tokenizer: Tokenizer
+    template: str
+    fast: FASTTokenizer
+    vocabulary: ActionVocabulary
+    image_tokens: int
+    tile: int
+    longest_edge: int | None
+    crop: tuple[int, int] | None
+
+    def image(self, height: int, width: int) -> str:
+        """The tokens of an image of that size."""
+        if self.longest_edge is None:
+            return image_tokens(self.image_tokens)
+        rows, columns = grid(*(self.crop or (height, width)), self.tile, self.longest_edge)
+        return image_tokens(self.image_tokens, rows, columns)
+
+
+@register_step("smolandfast_prompt_processor")
+@dataclass
+class SmolAndFASTPromptStep(ProcessorStep):
+    """Turns task, normalized state and images' sizes into a prompt, and normalized actions into the answer.
+
+    Gives `observation.language.tokens` (B, L) int64, padded on the left, with their mask, and, of a batch with actions,
+    `action.tokens` (B, M) int64, padded on the right, with theirs.
+
+    Args:
+        n_state_bins: numbers that a state value is written as.
+        max_input_seq_len: tokens of prompt and answer at most.
+        cameras: the policy's, in order.
+        writer: the policy's.
+
+    Raises:
+        ConfigError: in a batch, a task that is empty, or a prompt that is too long.
+        FeatureError: the batch has no task, state or camera, or its actions can't be written.
+    """
+
+    n_state_bins: int = 256
+    max_input_seq_len: int = 1536
+    cameras: Sequence[str] = ()
+    writer: Writer | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._told = False
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with prompt and, in training, answer."""
+        writer = self.writer
+        if writer is None:
+            raise ConfigError("The prompt step has no writer: load the policy with smolact.load_policy.")
+        tasks, state = self._tasks(data), data.get(STATE)
+        if state is None:
+            raise FeatureError(f"The batch has no '{STATE}', which SmolAndFAST writes into its prompt.")
+        bins, outside = state_bins(state, self.n_state_bins)
+        if outside and not self._told:
+            self._told = True
+            logger.warning(
+                "%d of %d state values lie outside of the range that the statistics tell, and are clipped to it (told once).",
+                outside,
+                state.numel(),
+            )
+        images = [writer.image(*data[key].shape[-2:]) for key in self.cameras if key in data]
+        texts = [
+            prompt(instruction(task, row), images, writer.template)
+            for task, row in zip(tasks, bins.tolist(), strict=True)
+        ]
+        prompts, valid = writer.tokenizer.encode_batch(texts, padding_side="left")
+        found: dict[str, Any] = {LANGUAGE_TOKENS: prompts, LANGUAGE_MASK: valid}
+        if ACTION in data:
+            found[ACTION_TOKENS], found[ACTION_TOKEN_MASK] = answers(writer, data[ACTION])
+        self._check_length(prompts, found.get(ACTION_TOKENS))
+        return {**data, **{key: value.to(state.device) for key, value in found.items()}}
+
+    def get_config(self) -> dict[str, Any]:
+        """The settings; the writer is the policy's."""
+        return {
+            "n_state_bins": self.n_state_bins,
+            "max_input_seq_len": self.max_input_seq_len,
+            "cameras": list(self.cameras),
+        }
+
+    def _tasks(self, data: Mapping[str, Any]) -> list[str]:
+        task = data.get(TASK)
+        tasks = [task] if isinstance(task, str) else task
+        if not isinstance(tasks, (list, tuple)) or not all(isinstance(text, str) for text in tasks):
+            raise FeatureError(
+                f"'{TASK}' is {task!r:.200}: expected an instruction, or a list of one for each sample."
+            )
+        for index, text in enumerate(tasks):
+            if not text.strip() and not isinstance(text, Unsaid):
+                raise ConfigError(
+                    f"The task of sample {index} is empty: say what the robot should do, such as "
+                    "'Pick up the red cube.' (in the dataset's tasks, or the command's --task)."
+                )
+        return list(tasks)
+
+    def _check_length(self, prompts: Tensor, answer: Tensor | None) -> None:
+        length = prompts.shape[1] + (0 if answer is None else answer.shape[1])
+        if length > self.max_input_seq_len:
+            raise ConfigError(
+                f"Prompt and answer have {length} tokens, more than max_input_seq_len={self.max_input_seq_len}. Raise "
+                "--policy.max_input_seq_len, shorten the task, or use fewer image tokens (--policy.scale_factor)."
+            )
+
+
+def answers(writer: Writer, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Chunks (B, T, D), normalized, as token ids (B, M) and which of them are tokens; each ends with the end token."""
+    vocabulary = writer.vocabulary
+    rows = [
+        F.pad(vocabulary.swapped(torch.tensor(ids, dtype=torch.int64)), (0, 1), value=vocabulary.end)
+        for ids in writer.fast.encode(actions.detach().float().cpu().numpy())
+    ]
+    most = max(map(len, rows))
+    ids = torch.stack([F.pad(row, (0, most - len(row)), value=vocabulary.pad) for row in rows])
+    return ids, torch.arange(most) < torch.tensor([len(row) for row in rows])[:, None]
+
+
+def make_smolandfast_pre_post_processors(
+    config: SMOLANDFASTConfig,
+    dataset_stats: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    writer: Writer | None = None,
+    rename_map: Mapping[str, str] | None = None,
+) -> tuple[ProcessorPipeline, ProcessorPipeline]:
+    """The preprocessor and the postprocessor.
+
+    Args:
+        config: the policy's, with its features.
+        dataset_stats: what to normalize with; without them the first batch raises a `StatisticsError`.
+        writer: the policy's (`policy.processor_parts()`).
+        rename_map: the dataset's names to the policy's.
+
+    Raises:
+        StatisticsError: a statistic is missing or not finite.
+        DeviceError: `config.device` is not there.
+    """
+    steps = make_default_steps(
+        config.input_features,
+        config.output_features,
+        {FeatureType(kind): mode for kind, mode in config.normalization_mapping.items()},
+        stats=dataset_stats,
+        device=config.device or "cpu",
+        rename_map=rename_map,
+    )
+    before = [
+        steps.rename_observations,
+        steps.add_batch_dimension,
+        steps.to_device,
+        steps.normalize,
+        SmolAndFASTPromptStep(
+            config.n_state_bins, config.max_input_seq_len, tuple(config.image_features), writer
+        ),
+    ]
+    return make_pipelines(before, [steps.unnormalize, steps.to_cpu])
+
+
+def longest_edge(folder: Path, tile: int) -> int:
+    """To what an image's longer side is scaled before it is split, as the VLM's processor has it; else four tiles."""
+    import json
+
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        if path.is_file():
+            found = json.loads(path.read_bytes())
+            size = found.get("image_processor", found).get("size", {}).get("longest_edge")
+            if isinstance(size, int) and size >= tile:
+                return size
+    return 4 * tile
