@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import ClassVar
 
 import gymnasium
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from smolact.envs.factory import env_features, make_env
-from smolact.envs.mapping import EnvMapping, LanguageConditioned, PolicyEnv
+from smolact.envs.mapping import EnvMapping, LanguageConditioned, PolicyEnv, rehearse
 from smolact.envs.seeding import episode_seed
 from smolact.errors import (
     ConfigError,
@@ -175,7 +176,7 @@ def test_a_given_task_sets_the_goal_of_an_environment_that_takes_goals():
 @pytest.mark.parametrize("name", ["tabeltop", "smolact/Tabletop-v1", "Pendulum", "no such id"])
 def test_an_unknown_environment_is_an_error_that_names_what_there_is(name):
     near = {"tabeltop": "tabletop", "smolact/Tabletop-v1": "smolact/Tabletop-v0", "Pendulum": "Pendulum-v1"}
-    with pytest.raises(EnvironmentNotFoundError, match=near.get(name, "There are tabletop and")):
+    with pytest.raises(EnvironmentNotFoundError, match=near.get(name, "There are tabletop, pusht and")):
         make_env(name)
 
 
@@ -233,3 +234,149 @@ def test_episode_seeds_of_different_runs_and_purposes_have_nothing_in_common():
     seeds = [episode_seed(seed, index, purpose) for seed, purpose in runs for index in range(200)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_pusht_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gym_pusht", None)
+    for name in ("pusht", "gym_pusht/PushT-v0"):
+        with pytest.raises(MissingDependencyError, match=r"pip install 'smolact\[pusht\]'"):
+            make_env(name)
+
+
+class Odd(gymnasium.Env):
+    """One observation of whatever space; success as it is told to tell it."""
+
+    metadata: ClassVar[dict] = {"render_modes": []}
+
+    def __init__(self, space, actions=None, gives=None, success=True):
+        self.observation_space = gymnasium.spaces.Dict({"seen": space})
+        self.action_space = actions or gymnasium.spaces.Box(-1, 2, (2,), np.float32)
+        self.gives, self.success, self.taken = gives, success, None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._observe(), {}
+
+    def step(self, action):
+        self.taken = action
+        return self._observe(), 0.0, True, False, {"is_success": self.success}
+
+    def _observe(self):
+        return {"seen": self.observation_space["seen"].sample() if self.gives is None else self.gives}
+
+
+def box(*shape, dtype=np.uint8, high=255):
+    return gymnasium.spaces.Box(0, high, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "message"),
+    [
+        (box(3, 8, 8), "observation.image", r"\(3, 8, 8\) uint8.*transpose\(1, 2, 0\)"),
+        (box(8, 8), "observation.image", "grey"),
+        (box(8, 8, 1), "observation.images.top", "grey"),
+        (box(8, 8, 4), "observation.image", "three of its channels"),
+        (box(8, 8, 3, dtype=np.float32, high=1), "observation.image", "make it uint8"),
+        (box(7), "observation.image", "another entry"),
+        (box(8, 8, 3), "observation.state", "looks like a picture: map it to observation.image"),
+        (box(4, 3, dtype=np.float64), "observation.state", r"\(4, 3\).*FlattenObservation"),
+        (gymnasium.spaces.Discrete(3), "observation.state", r"\(\).*FlattenObservation"),
+        (gymnasium.spaces.Text(9), "observation.state", "FlattenObservation"),
+        (box(2), "observation.stat", r"no batch key.*Did you mean 'observation\.state'"),
+        (box(2), "action", "no batch key"),
+    ],
+)
+def test_an_observation_that_a_policy_can_not_take_is_refused_with_the_way_out(space, name, message):
+    with pytest.raises(FeatureError, match=message):
+        PolicyEnv(Odd(space), EnvMapping({"seen": name}))
+
+
+def test_two_observations_can_not_have_the_same_batch_key():
+    names = {"pixels.top": "observation.image", "pixels.wrist": "observation.image"}
+    with pytest.raises(FeatureError, match=r"both 'pixels\.top' and 'pixels\.wrist'"):
+        nested(EnvMapping(names))
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        gymnasium.spaces.MultiDiscrete([2, 3]),
+        gymnasium.spaces.Box(-1, 1, (2, 3)),
+        gymnasium.spaces.Dict({"arm": gymnasium.spaces.Box(-1, 1, (2,))}),
+    ],
+)
+def test_actions_that_are_no_vector_are_refused_with_the_way_out(actions):
+    with pytest.raises(FeatureError, match="TransformAction"):
+        PolicyEnv(Odd(box(2), actions), EnvMapping({"seen": "observation.state"}))
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "gives"),
+    [
+        (box(8, 8, 3), "observation.image", np.ones((8, 8, 3), np.float32)),
+        (box(8, 8, 3), "observation.image", np.zeros((4, 8, 3), np.uint8)),
+        (box(2), "observation.state", np.zeros(3)),
+    ],
+)
+def test_an_environment_that_gives_something_else_than_it_says_is_found_out(space, name, gives):
+    env = PolicyEnv(Odd(space, gives=gives), EnvMapping({"seen": name}, task="go"))
+    with pytest.raises(FeatureError, match="observation_space says"):
+        env.reset()
+
+
+@pytest.mark.parametrize("success", ["no", None, np.zeros(2)])
+def test_a_success_that_is_neither_true_nor_false_is_refused(success):
+    env = PolicyEnv(Odd(box(2), success=success), EnvMapping({"seen": "observation.state"}, task="go"))
+    env.reset()
+    with pytest.raises(ConfigError, match="true or false"):
+        env.step(np.zeros(2))
+
+
+@pytest.mark.parametrize("success", [np.True_, 1.0, np.ones(1)])
+def test_a_success_may_be_any_kind_of_true(success):
+    env = PolicyEnv(Odd(box(2), success=success), EnvMapping({"seen": "observation.state"}, task="go"))
+    env.reset()
+    assert env.step(np.zeros(2))[-1]["is_success"] is True
+
+
+def test_actions_are_brought_into_the_environments_bounds_and_kind():
+    env = PolicyEnv(Odd(box(2)), EnvMapping({"seen": "observation.state"}, task="go"))
+    env.reset()
+    env.step(np.array([-7.0, 1.5], np.float64))
+    np.testing.assert_array_equal(env.unwrapped.taken, [-1.0, 1.5])
+    assert env.unwrapped.taken.dtype == np.float32
+
+
+def test_an_environment_that_does_not_draw_says_so_or_goes_without():
+    settings = {"mapping": {"seen": "observation.state"}, "task": "go"}
+    gymnasium.register("smolact-test/Blind-v0", entry_point=lambda: Odd(box(2)), max_episode_steps=3)
+    try:
+        with pytest.raises(ConfigError, match="--n_videos=0"):
+            make_env("smolact-test/Blind-v0", render=True, **settings)
+        assert not make_env("smolact-test/Blind-v0", render=None, **settings).draws
+    finally:
+        del gymnasium.registry["smolact-test/Blind-v0"]
+    assert make_env("tabletop", render=None).draws
+    assert not make_env("tabletop").draws
+
+
+def test_a_rehearsal_finds_what_an_environment_does_not_tell():
+    settings = {"mapping": {"observation": "observation.state"}, "max_episode_steps": 4}
+    rehearse(make_env("tabletop")[0])
+    with pytest.raises(ConfigError, match="--task"):
+        rehearse(make_env("Pendulum-v1", **settings)[0])
+    with pytest.raises(ConfigError, match="does not tell success"):
+        rehearse(make_env("Pendulum-v1", task="swing it up", **settings)[0])
+
+
+@pytest.mark.parametrize("text", ["observation: {}", "observation:\n", "observation: [a]"])
+def test_a_mapping_file_that_maps_nothing_is_refused(tmp_path, text):
+    path = tmp_path / "env.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="needs a section 'observation'"):
+        EnvMapping.from_file(path)
+
+
+def test_a_tabletop_setting_out_of_range_is_told_in_the_tabletops_words():
+    with pytest.raises(ConfigError, match=r"^The tabletop can't have n_blocks=99"):
+        make_env("tabletop", n_blocks=99)

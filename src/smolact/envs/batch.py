@@ -51,6 +51,11 @@ class EnvBatch:
         return self._envs[0].fps
 
     @property
+    def draws(self) -> bool:
+        """Whether `render` gives pictures."""
+        return bool(self._envs[0].render_mode == "rgb_array")
+
+    @property
     def done(self) -> NDArray[np.bool_]:
         """(B,): whose episode is over."""
         done: NDArray[np.bool_] = self._done.copy()

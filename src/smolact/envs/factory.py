@@ -1,25 +1,69 @@
-"""From a name to environments: `tabletop`, or any id that gymnasium knows (`module:id` imports the module first)."""
+"""From a name to environments: `tabletop`, `pusht`, or any id that gymnasium knows (`module:id` imports the module first)."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import logging
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from smolact.envs.batch import EnvBatch
 from smolact.envs.mapping import EnvMapping, PolicyEnv
 from smolact.envs.tabletop import TABLETOP_ID, register_tabletop
-from smolact.errors import ConfigError, EnvironmentNotFoundError, MissingDependencyError
+from smolact.errors import (
+    ConfigError,
+    EnvironmentNotFoundError,
+    MissingDependencyError,
+    optional_import,
+)
 from smolact.types import PolicyFeature
+
+logger = logging.getLogger(__name__)
 
 register_tabletop()
 
-ALIASES = {"tabletop": TABLETOP_ID}
+
+@dataclass(frozen=True)
+class KnownEnv:
+    """An environment that has a short name here.
+
+    Attributes:
+        id: gymnasium's.
+        extra: of this distribution, which installs its package; None if that is always there.
+        settings: what it is made with, unless asked otherwise.
+        task: what every episode is told to do, if the environment does not say and nobody else does.
+    """
+
+    id: str
+    extra: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None = None
+
+
+KNOWN = {
+    "tabletop": KnownEnv(TABLETOP_ID),
+    # As LeRobot evaluates in it, and with the words of its dataset `lerobot/pusht`.
+    "pusht": KnownEnv(
+        "gym_pusht/PushT-v0",
+        extra="pusht",
+        settings={
+            "obs_type": "pixels_agent_pos",
+            "observation_width": 96,
+            "observation_height": 96,
+            "visualization_width": 384,
+            "visualization_height": 384,
+            "max_episode_steps": 300,
+        },
+        task="Push the T-shaped block onto the T-shaped target.",
+    ),
+}
 
 
 def make_env(
@@ -28,23 +72,24 @@ def make_env(
     *,
     task: str | None = None,
     mapping: EnvMapping | Mapping[str, str] | str | Path | None = None,
-    render: bool = False,
+    render: bool | None = False,
     **settings: Any,
 ) -> EnvBatch:
     """Make `n_envs` copies of an environment, under batch keys.
 
     Args:
-        name: an alias (`tabletop`) or a gymnasium id.
+        name: a short name (`tabletop`, `pusht`) or a gymnasium id.
         n_envs: how many run side by side.
-        task: what every episode is told to do; None for what the environment says.
+        task: what every episode is told to do; None for what the environment says. The name of the environment itself,
+            which LeRobot's `--env.task=PushT-v0` has here, is no instruction and counts as None.
         mapping: its observations' names to batch keys: a YAML file (see `mapping.py`), an `EnvMapping`, or just the names.
-        render: whether pictures for a video are wanted.
+        render: whether pictures for a video are wanted; None: if the environment draws any (`EnvBatch.draws`).
         settings: the environment's own, and `max_episode_steps`.
 
     Raises:
         EnvironmentNotFoundError: nobody registered that id; the message names the nearest.
         MissingDependencyError: the environment needs a package that is not installed.
-        ConfigError: a setting that the environment does not have, or n_envs < 1.
+        ConfigError: a setting that the environment does not have or refuses, or n_envs < 1.
         FeatureError: the mapping does not fit.
     """
     if n_envs < 1:
@@ -53,14 +98,19 @@ def make_env(
         mapping = EnvMapping.from_file(mapping)
     elif mapping is not None and not isinstance(mapping, EnvMapping):
         mapping = EnvMapping(mapping)
-    if render:
-        settings["render_mode"] = "rgb_array"
-    return EnvBatch([PolicyEnv(_make(name, settings), mapping, task) for _ in range(n_envs)])
+    known = _known(name)
+    if task is not None and task in (known.id, known.id.rpartition("/")[2]):
+        logger.info("'%s' is the environment's name, not an instruction: it is told nothing else.", task)
+        task = None
+    if task is None:
+        task = (mapping.task if mapping is not None else None) or known.task
+    settings = {**known.settings, **settings}
+    return EnvBatch([PolicyEnv(_make(name, settings, render), mapping, task) for _ in range(n_envs)])
 
 
 def env_id(name: str) -> str:
     """The gymnasium id that a name stands for."""
-    return ALIASES.get(name, name)
+    return _known(name).id
 
 
 def env_features(env: EnvBatch | PolicyEnv) -> dict[str, PolicyFeature]:
@@ -68,19 +118,35 @@ def env_features(env: EnvBatch | PolicyEnv) -> dict[str, PolicyFeature]:
     return env.features
 
 
-def _make(name: str, settings: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+def _known(name: str) -> KnownEnv:
+    by_id = {known.id: known for known in KNOWN.values()}
+    return KNOWN.get(name) or by_id.get(name) or KnownEnv(name)
+
+
+def _make(name: str, settings: dict[str, Any], render: bool | None) -> gymnasium.Env[Any, Any]:
+    spec = _spec(name)
     try:
+        if render is not False and _draws(spec):
+            settings = {**settings, "render_mode": "rgb_array"}
+        elif render:
+            raise ConfigError(
+                f"The environment '{name}' draws no pictures: its metadata has no render mode 'rgb_array'. "
+                "Evaluate without films: --n_videos=0."
+            )
         # gymnasium's own checker would double the time of a step; environments are checked in tests.
-        env = gymnasium.make(_spec(name), disable_env_checker=True, **settings)
+        env = gymnasium.make(spec, disable_env_checker=True, **settings)
     except (ModuleNotFoundError, gymnasium.error.DependencyNotInstalled) as error:
         raise MissingDependencyError(
             f"The environment '{name}' needs a package that is not installed: {error}"
         ) from error
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+    except ConfigError:
+        raise  # our own environments say it themselves
+    except (TypeError, ValueError) as error:
+        if isinstance(error, TypeError) and "unexpected keyword argument" not in str(error):
             raise
+        why, *_ = str(error).partition(" was raised from the environment creator")
         raise ConfigError(
-            f"The environment '{name}' does not have all of the settings {', '.join(settings)}: {error}"
+            f"The environment '{name}' refuses its settings {settings}: {why}. Correct --env.kwargs='{{NAME: VALUE}}'."
         ) from error
     if env.spec is None or env.spec.max_episode_steps is None:
         raise ConfigError(
@@ -90,10 +156,26 @@ def _make(name: str, settings: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     return env
 
 
+def _draws(spec: EnvSpec) -> bool:
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    return "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+
+
 def _spec(name: str) -> EnvSpec:
-    module, _, known_id = env_id(name).rpartition(":")
-    if module:
-        importlib.import_module(module)
+    known = _known(name)
+    module, _, known_id = known.id.rpartition(":")
+    if known.extra is not None:
+        # pygame greets on standard output, where our results go.
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        optional_import(known.id.partition("/")[0], known.extra)
+    elif module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"The environment '{name}' needs a package that is not installed: {error}. "
+                f"'{module}' should be a module that Python can import here, and that registers '{known_id}'."
+            ) from error
     try:
         return gymnasium.spec(known_id)
     except gymnasium.error.Error as error:
@@ -101,12 +183,12 @@ def _spec(name: str) -> EnvSpec:
 
 
 def _what_there_is(name: str) -> str:
-    known = [*ALIASES, *gymnasium.registry]
+    known = [*KNOWN, *gymnasium.registry]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     nearest = (
         f"Nearest: {', '.join(near)}."
         if near
-        else f"There are {', '.join(ALIASES)} and {len(known)} of gymnasium's."
+        else f"There are {', '.join(KNOWN)} and {len(gymnasium.registry)} of gymnasium's."
     )
     return (
         f"No environment is registered as '{name}'. {nearest} "

@@ -80,7 +80,7 @@ class EnvMapping:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"The mapping file {path} is not YAML: {error}") from error
-        if not isinstance(content, dict) or not isinstance(content.get("observation"), dict):
+        if not isinstance(content, dict) or not _is_filled(content.get("observation")):
             raise ConfigError(
                 f"The mapping file {path} needs a section 'observation' of lines 'its key: batch key'."
             )
@@ -143,6 +143,9 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         task: what every episode is told to do. A `LanguageConditioned` environment sets its goal by it; any other one
             only passes the words on.
 
+    An action outside the bounds of the environment's action space is brought to the nearest one inside: what lies outside
+    is undefined there, and a network knows no bounds.
+
     Raises:
         ConfigError, FeatureError: the mapping does not fit the environment, or the actions are not a vector.
     """
@@ -155,6 +158,7 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         self._given_task = task if task is not None else self.mapping.task
         self._takes_goals = isinstance(env.unwrapped, LanguageConditioned)
         spaces = flatten_space(env.observation_space)
+        _check_names(self.mapping.observation)
         for key, name in self.mapping.observation.items():
             if key not in spaces:
                 raise FeatureError(
@@ -167,7 +171,8 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         )
         if not isinstance(env.action_space, gymnasium.spaces.Box) or len(env.action_space.shape) != 1:
             raise FeatureError(
-                f"A policy gives a vector of numbers, and this environment takes {env.action_space}."
+                f"A policy gives a vector of numbers, and this environment takes {env.action_space}. Wrap it with "
+                "gymnasium.wrappers.TransformAction, so that it takes a Box with one dimension, and register that."
             )
 
     @property
@@ -193,22 +198,34 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One control step; `action` (A,) in the environment's own units."""
+        action = np.clip(action, self.action_space.low, self.action_space.high).astype(
+            self.action_space.dtype
+        )
         observation, reward, terminated, truncated, info = self.env.step(action)
         over = bool(terminated or truncated)
         told = self._told(info, over)
         return self._renamed(observation), float(reward), bool(terminated), bool(truncated), told
 
     def _renamed(self, observation: Any) -> Observation:
-        return {name: _array(observation, key, name) for key, name in self.mapping.observation.items()}
+        return {
+            name: _array(observation, key, self.observation_space[name], name)
+            for key, name in self.mapping.observation.items()
+        }
 
     def _told(self, info: dict[str, Any], over: bool) -> dict[str, Any]:
         key = self.mapping.success
         if over and key not in info:
             raise ConfigError(
-                f"The environment's info does not tell success: there is no '{key}' in {sorted(info)}. "
-                "Name the right key as 'success' in a mapping file: --env.mapping=FILE."
+                f"The environment's info does not tell success: there is no '{key}' in {sorted(info)}. Name the right key "
+                "as 'success' in a mapping file (--env.mapping=FILE), or have the environment's step set it."
             )
-        return {**info, "task": self._task(info), "is_success": bool(info.get(key, False))}
+        success = np.asarray(info.get(key, False))
+        if success.size != 1 or success.dtype.kind not in "biuf":
+            raise ConfigError(
+                f"The environment's info has '{key}': {info[key]!r}, and expected is whether the episode succeeded, true or "
+                "false. Name the right key as 'success' in a mapping file: --env.mapping=FILE."
+            )
+        return {**info, "task": self._task(info), "is_success": bool(success.item())}
 
     def _task(self, info: dict[str, Any]) -> str:
         if self._given_task is not None and not self._takes_goals:
@@ -224,12 +241,53 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         raise ConfigError("The environment does not say what to do. Tell the policy: --task='…'.")
 
 
-def _array(observation: Any, key: str, name: str) -> NDArray[Any]:
+def rehearse(env: PolicyEnv) -> None:
+    """Play one episode with random actions: what an environment does not tell is found out now, not hours later.
+
+    Raises:
+        ConfigError, FeatureError: it tells no task or no success, or observes something else than it says.
+    """
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    over = False
+    while not over:
+        *_, terminated, truncated, _ = env.step(env.action_space.sample())
+        over = terminated or truncated
+
+
+def _is_filled(section: object) -> bool:
+    return isinstance(section, dict) and len(section) > 0
+
+
+def _array(observation: Any, key: str, space: gymnasium.Space[Any], name: str) -> NDArray[Any]:
     value = observation
     if isinstance(observation, dict):
         for part in key.split("."):
             value = value[part]
-    return np.asarray(value, np.uint8 if is_image_key(name) else np.float32)
+    array = np.asarray(value)
+    # A float picture cast to uint8 is black, and nothing would tell.
+    if array.shape != space.shape or (is_image_key(name) and array.dtype != np.uint8):
+        raise FeatureError(
+            f"The environment gives '{key}' as {array.shape} {array.dtype}, and its observation_space says "
+            f"{space.shape} {space.dtype}. Correct the environment: gymnasium.utils.env_checker.check_env shows more."
+        )
+    return array if is_image_key(name) else array.astype(np.float32)
+
+
+def _check_names(names: Mapping[str, str]) -> None:
+    taken: dict[str, str] = {}
+    for key, name in names.items():
+        if not (name in (STATE, ENVIRONMENT_STATE) or is_image_key(name)):
+            known = (STATE, ENVIRONMENT_STATE, IMAGE, f"{IMAGES}.NAME")
+            raise FeatureError(
+                f"The mapping makes '{key}' '{name}', which is no batch key: use one of {', '.join(known)}."
+                + did_you_mean(name, known)
+            )
+        if name in taken:
+            raise FeatureError(
+                f"The mapping makes both '{taken[name]}' and '{key}' '{name}'. Each needs a batch key of its own."
+            )
+        taken[name] = key
 
 
 def _check_space(key: str, name: str, space: gymnasium.Space[Any]) -> None:
@@ -237,10 +295,33 @@ def _check_space(key: str, name: str, space: gymnasium.Space[Any]) -> None:
     if is_image_key(name):
         if len(shape) != 3 or shape[-1] != 3 or space.dtype != np.uint8:
             raise FeatureError(
-                f"'{key}' can't be the camera {name}: expected (height, width, 3) uint8, found {shape} {space.dtype}."
+                f"'{key}' can't be the camera {name}: expected (height, width, 3) uint8, found {shape} {space.dtype}. "
+                + _how_to_wrap(shape)
             )
     elif len(shape) != 1:
-        raise FeatureError(f"'{key}' can't be {name}: expected a vector, found the shape {shape}.")
+        raise FeatureError(
+            f"'{key}' can't be {name}: expected a vector, found the shape {shape}. {_how_to_flatten(space, shape)}"
+        )
+
+
+def _how_to_wrap(shape: tuple[int, ...]) -> str:
+    if len(shape) not in (2, 3):
+        return "Is the picture another entry of what the environment observes?"
+    if len(shape) == 2 or shape[-1] == 1:
+        what = "repeat its grey channel three times"
+    elif shape[-1] == 3:
+        what = "make it uint8 ((255 * picture).round(), if it is in [0, 1])"
+    elif shape[0] == 3:
+        what = "put its channels last (picture.transpose(1, 2, 0))"
+    else:
+        what = "keep three of its channels, the last dimension"
+    return f"In a gymnasium.wrappers.TransformObservation, {what}, and register that environment."
+
+
+def _how_to_flatten(space: gymnasium.Space[Any], shape: tuple[int, ...]) -> str:
+    if len(shape) == 3 and space.dtype == np.uint8:
+        return f"It looks like a picture: map it to {IMAGE}."
+    return "Wrap the environment with gymnasium.wrappers.FlattenObservation or TransformObservation, and register that."
 
 
 def _feature(name: str, shape: tuple[int, ...]) -> PolicyFeature:

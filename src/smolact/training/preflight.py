@@ -60,16 +60,17 @@ def check_features(policy: PolicyConfig, meta: LeRobotDatasetMetadata, rename_ma
 
 
 def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
-    """Make the environment of `--env.type` once, and check that the policy fits it.
+    """Make the environment of `--env.type` once, check that the policy fits it, and play an episode at random.
 
     Raises:
-        EnvironmentNotFoundError, MissingDependencyError, ConfigError: it can't be made.
+        EnvironmentNotFoundError, MissingDependencyError, ConfigError: it can't be made, or tells no task or no success.
         FeatureError: the policy needs what it does not have.
     """
     env = config.env
     if env.type is None:
         return
-    if not 0 < config.eval_freq <= config.steps:
+    is_used = 0 < config.eval_freq <= config.steps
+    if not is_used:
         logger.warning(
             "--env.type=%s is not used: --eval_freq=%d never comes in %d steps.",
             env.type,
@@ -77,13 +78,15 @@ def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
             config.steps,
         )
     from smolact.envs.factory import make_env
+    from smolact.envs.mapping import rehearse
 
-    with make_env(env.type, task=env.task, mapping=env.mapping, **env.kwargs) as environment:
+    with make_env(env.type, task=env.task, mapping=env.mapping, render=None, **env.kwargs) as environment:
         offered = {config.rename_map.get(key, key): feature for key, feature in environment.features.items()}
-    check_cameras(
-        policy, {key: feature for key, feature in offered.items() if is_image_key(key)}, {}, "the environment"
-    )
-    check_env_sizes(policy, offered)
+        cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
+        check_cameras(policy, cameras, {}, "the environment")
+        check_env_sizes(policy, offered)
+        if is_used:
+            rehearse(environment[0])
 
 
 def note_prompts(preprocess: ProcessorPipeline, tasks: Iterable[str]) -> None:
