@@ -166,10 +166,14 @@ class FASTTokenizer:
         chunks = _checked(chunks)
         self.shape(*chunks.shape[1:])
         texts = list(_as_text(_coefficients(chunks, self.scale), self.min_token))
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
-        sizes = self._sizes
+        ids = [
+            encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ]
+        size = self._sizes.__getitem__
         for text, each in zip(texts, ids, strict=True):
-            if sizes[each].sum() != len(text.encode()):  # byte-pair encoding drops what it has no piece for
+            if sum(map(size, each)) != len(
+                text.encode()
+            ):  # byte-pair encoding drops what it has no piece for
                 raise FeatureError(
                     "A chunk has a coefficient that this tokenizer has no token for: it was fitted on smaller actions. "
                     "Fit one on this dataset: smolact train-tokenizer."
@@ -194,7 +198,7 @@ class FASTTokenizer:
             np.stack([self._spelled(each, steps * size) for each in ids]) if len(ids) else np.empty(0)
         )
         waves = coefficients.reshape(len(ids), steps, size).astype(np.float64) / self.scale
-        chunks: NDArray[np.float64] = np.einsum("ft,nfd->ntd", _dct(steps), waves)
+        chunks: NDArray[np.float64] = _dct(steps).T @ waves
         return chunks.astype(np.float32)
 
     def shape(self, horizon: int | None = None, dim: int | None = None) -> tuple[int, int]:
@@ -231,11 +235,14 @@ class FASTTokenizer:
         return Grammar.of(torch.from_numpy(following), torch.from_numpy(ends), steps * size)
 
     def _spelled(self, ids: Sequence[int], expected: int) -> NDArray[np.int64]:
-        for token in ids:
-            if not 0 <= token < len(self._bytes):
-                raise ActionTokensError(f"{token} is no action token: there are 0 to {len(self._bytes) - 1}.")
+        if len(ids) and not 0 <= min(ids) <= max(ids) < len(self._bytes):
+            raise ActionTokensError(
+                f"{next(token for token in ids if not 0 <= token < len(self._bytes))} is no action token: there are 0 to "
+                f"{len(self._bytes) - 1}."
+            )
+        spelled = b"".join(map(self._bytes.__getitem__, ids))
         try:
-            text = b"".join(self._bytes[token] for token in ids).decode("utf-8")
+            text = spelled.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ActionTokensError(
                 f"{len(ids)} action tokens are no chunk: a character of theirs is broken off ({error.reason})."
@@ -244,12 +251,14 @@ class FASTTokenizer:
             raise ActionTokensError(
                 f"{len(ids)} action tokens spell {len(text)} coefficients, and a chunk has {expected}."
             )
+        if len(spelled) == expected:  # each of them a byte
+            return np.frombuffer(spelled, np.uint8).astype(np.int64) + self.min_token
         codes = np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.int64)
         return codes + self.min_token
 
     @cached_property
-    def _sizes(self) -> NDArray[np.int64]:
-        return np.array([len(spelled) for spelled in self._bytes])
+    def _sizes(self) -> list[int]:
+        return [len(spelled) for spelled in self._bytes]
 
     @cached_property
     def _bytes(self) -> list[bytes]:
@@ -302,7 +311,7 @@ def _checked(chunks: Chunks) -> NDArray[np.float64]:
 
 def _coefficients(chunks: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
     """(N, T · D), low frequencies first."""
-    waves: NDArray[np.float64] = np.einsum("ft,ntd->nfd", _dct(chunks.shape[1]), chunks)
+    waves: NDArray[np.float64] = _dct(chunks.shape[1]) @ chunks
     return np.around(waves * scale).astype(np.int64).reshape(len(chunks), -1)
 
 
