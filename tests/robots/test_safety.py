@@ -71,7 +71,8 @@ def test_the_first_step_is_measured_from_where_the_robot_is() -> None:
 
 
 def test_a_robot_that_sags_out_of_its_limits_comes_back_and_one_far_outside_is_not_moved() -> None:
-    admit(LIMITS, [[95, 0, 0]], [105, 0, 0])
+    admit(LIMITS, [[91, 0, 0]], [105, 0, 0])
+    np.testing.assert_array_equal(nearest(LIMITS, [50, 0, 0], [105, 0, 0]), [90, 0, 0])
     for act in (
         lambda: admit(LIMITS, [[95, 0, 0]], [120, 0, 0]),
         lambda: nearest(LIMITS, [95, 0, 0], [120, 0, 0]),

@@ -156,15 +156,22 @@ def calibration_file(driver: Any) -> str:
 
 def release(driver: Any, who: str) -> None:
     """Disconnect whatever is open. LeRobot's own `disconnect` refuses when a part is gone, and leaves the others on."""
-    if getattr(driver, "is_connected", False):
+    if _is_open(driver):
         _try(who, driver.disconnect)
     for _, part in parts(driver):
         bus: Any = getattr(part, "bus", None)
-        if getattr(bus, "is_connected", False) and not _try(who, bus.disconnect):
+        if _is_open(bus) and not _try(who, bus.disconnect):
             _try(who, bus.disconnect, False)  # the motors no longer answer; the port is still to be closed
         for camera in (getattr(part, "cameras", None) or {}).values():
-            if getattr(camera, "is_connected", False):
+            if _is_open(camera):
                 _try(who, camera.disconnect)
+
+
+def _is_open(device: Any) -> bool:
+    try:
+        return bool(getattr(device, "is_connected", False))
+    except Exception:  # it can't tell: closing it does no harm
+        return True
 
 
 def _try(who: str, close: Callable[..., Any], *arguments: Any) -> bool:
