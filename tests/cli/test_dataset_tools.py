@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from smolact.cli.main import main
+from smolact.datasets.sources import Source
 from tests.datasets import make
 
 
@@ -41,3 +42,58 @@ def test_no_dataset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "Which dataset?" in capsys.readouterr().err
     assert run("info", tmp_path / "none") == 1
     assert "none" in capsys.readouterr().err
+
+
+def test_every_edit_makes_what_was_asked(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    first, second = make.TASKS
+    for name, command, flags, episodes in (
+        ("a", "delete", ["--episodes=[1]"], 2),
+        ("b", "filter", ["--task=PLATE"], 1),
+        ("c", "filter", ["--min_frames=5"], 2),
+        ("d", "rename-task", [f"--old={first}", f"--new={second}"], 3),
+        ("e", "remove-feature", ["--features=[next.done]"], 3),
+        ("f", "compact", [], 3),
+        ("g", "stats", [], 3),
+        ("h", "convert", ["--version=v2.1"], 3),
+        ("i", "convert", ["--cameras=image"], 3),
+    ):
+        assert run(command, root, f"--output={out / name}", *flags) == 0
+        assert capsys.readouterr().out.startswith(f"{out / name}: {episodes} episodes, ")
+        assert Source(out / name).meta.total_episodes == episodes
+    assert main(["dataset", "merge", f"--datasets=[{out / 'a'}, {root}]", f"--output={out / 'm'}"]) == 0
+    assert Source(out / "m").meta.total_episodes == 5
+    assert run("split", root, "--parts={train: 0.7, test: [2]}", f"--output={out / 's'}") == 0
+    assert [Source(out / "s" / part).meta.total_episodes for part in ("train", "test")] == [2, 1]
+
+
+def test_without_output_the_result_takes_the_place_of_the_old(root: Path) -> None:
+    (root / "README.md").write_text("mine")
+    assert run("delete", root, "--episodes=[0]") == 0
+    assert Source(root).meta.total_episodes == 2
+    assert (root / "README.md").read_text() == "mine"
+    assert [path.name for path in root.parent.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "part"),
+    [
+        ("delete", [], "--episodes is missing"),
+        ("delete", ["--episodes=[7]"], "There is no episode 7"),
+        ("filter", [], "Which episodes?"),
+        ("filter", ["--task=juggle"], "Nothing would be left"),
+        ("rename-task", ["--old=Push"], "--new is missing"),
+        ("remove-feature", ["--features=[acton]"], "Did you mean 'action'?"),
+        ("convert", [], "To what?"),
+        ("convert", ["--version=v9"], "--version=v9"),
+        ("split", ["--parts={../a: 0.5}", "--output=out"], "a folder's name"),
+    ],
+)
+def test_edits_that_can_not_work_are_refused(
+    root: Path, capsys: pytest.CaptureFixture[str], command: str, flags: list[str], part: str
+) -> None:
+    assert run(command, root, *flags) == 2
+    assert part in capsys.readouterr().err
+    assert Source(root).meta.total_episodes == 3

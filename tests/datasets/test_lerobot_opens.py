@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from smolact.datasets import edit
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.rewrite import build
+from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
-from tests.datasets.make import write
+from tests.datasets.make import TASKS, write
 
 OFFSETS = [-0.1, 0.0, 0.1, 0.2]
 
@@ -62,6 +66,22 @@ def test_what_lerobot_began_and_we_went_on_with_opens_there_again(tmp_path: Path
                 writer.add_frame(frame, task="Something new.")
             writer.save_episode()
     same_to_both(root)
+
+
+@pytest.mark.parametrize("dtype", ["video", "image"])
+def test_what_was_edited_opens_there(tmp_path: Path, dtype: str) -> None:
+    source = Source(write(tmp_path / "set", (5, 4, 6), dtype=dtype, episodes_per_file=2))
+    same_to_both(build(edit.whole(source), tmp_path / "compact"))
+    same_to_both(build(edit.delete(source, [1]), tmp_path / "delete"))
+    same_to_both(build(edit.merge([source, source]), tmp_path / "merge"))
+    same_to_both(build(edit.rename_task(source, TASKS[0], "Do it."), tmp_path / "rename"))
+    other = {camera: {"video": "image", "image": "video"}[dtype] for camera in source.meta.camera_keys}
+    same_to_both(build(dataclasses.replace(edit.whole(source), cameras=other), tmp_path / "other"))
+
+
+def test_what_was_of_version_v21_opens_there(tmp_path: Path) -> None:
+    source = Source(Path(__file__).parent.parent / "parity/data/dataset_v21")
+    same_to_both(build(edit.whole(source), tmp_path / "new"))
 
 
 def same_to_both(root: Path) -> None:

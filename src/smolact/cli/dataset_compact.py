@@ -1,0 +1,28 @@
+"""`smolact dataset compact`: many small files become few of the format's sizes; videos are joined as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smolact.cli.dataset_edit import EditConfig, carry_out, open_source, parse_edit
+
+USAGE = "smolact dataset compact --dataset.root=FOLDER [--output=FOLDER]"
+
+
+@dataclass
+class CompactConfig(EditConfig):
+    """What `smolact dataset compact` takes."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the new dataset."""
+    config = parse_edit(CompactConfig, argv, USAGE, __doc__)
+    if config is None:
+        return 0
+    source = open_source(config.dataset, anew=config.output is not None)
+
+    from smolact.datasets.edit import whole
+
+    carry_out(whole(source), config.output, config.quick)
+    return 0

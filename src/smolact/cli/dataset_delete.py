@@ -1,0 +1,32 @@
+"""`smolact dataset delete`: the dataset without some of its episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smolact.cli.dataset_edit import EditConfig, carry_out, needed, open_source, parse_edit
+from smolact.settings import setting
+
+USAGE = "smolact dataset delete --dataset.root=FOLDER --episodes=[3, 7] [--output=FOLDER]"
+
+
+@dataclass
+class DeleteConfig(EditConfig):
+    """What `smolact dataset delete` takes."""
+
+    episodes: list[int] | None = setting(None, "The episodes to delete, numbered from 0.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the new dataset."""
+    config = parse_edit(DeleteConfig, argv, USAGE, __doc__)
+    if config is None:
+        return 0
+    needed(config.episodes, "--episodes", USAGE)
+    source = open_source(config.dataset, anew=config.output is not None)
+
+    from smolact.datasets.edit import delete
+
+    carry_out(delete(source, config.episodes or []), config.output, config.quick)
+    return 0

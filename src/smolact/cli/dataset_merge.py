@@ -1,0 +1,37 @@
+"""`smolact dataset merge`: several datasets with the same features, one after the other, as a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from smolact.cli.dataset_edit import carry_out, needed, open_source, parse_edit
+from smolact.cli.dataset_flags import WhichDataset
+from smolact.settings import setting
+
+USAGE = "smolact dataset merge --datasets=[FOLDER, OWNER/NAME, …] --output=FOLDER"
+
+
+@dataclass
+class MergeConfig:
+    """What `smolact dataset merge` takes."""
+
+    datasets: list[str] | None = setting(None, "The datasets, in order: folders or Hub ids.")
+    output: Path | None = setting(None, "A new folder for the result.")
+    quick: bool = setting(False, "Do not decode the pictures of the result when it is checked.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the new dataset."""
+    config = parse_edit(MergeConfig, argv, USAGE, __doc__)
+    if config is None:
+        return 0
+    needed(config.datasets, "--datasets", USAGE)
+    needed(config.output, "--output", USAGE)
+
+    from smolact.datasets.edit import merge
+
+    sources = [open_source(WhichDataset(repo_id=name)) for name in config.datasets or []]
+    carry_out(merge(sources), config.output, config.quick)
+    return 0

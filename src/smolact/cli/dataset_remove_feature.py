@@ -1,0 +1,32 @@
+"""`smolact dataset remove-feature`: the dataset without some of its cameras or columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smolact.cli.dataset_edit import EditConfig, carry_out, needed, open_source, parse_edit
+from smolact.settings import setting
+
+USAGE = "smolact dataset remove-feature --dataset.root=FOLDER --features=[NAME] [--output=FOLDER]"
+
+
+@dataclass
+class RemoveConfig(EditConfig):
+    """What `smolact dataset remove-feature` takes."""
+
+    features: list[str] | None = setting(None, "The features to leave out.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the new dataset."""
+    config = parse_edit(RemoveConfig, argv, USAGE, __doc__)
+    if config is None:
+        return 0
+    needed(config.features, "--features", USAGE)
+    source = open_source(config.dataset, anew=config.output is not None)
+
+    from smolact.datasets.edit import remove_features
+
+    carry_out(remove_features(source, config.features or []), config.output, config.quick)
+    return 0

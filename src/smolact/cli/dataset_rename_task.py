@@ -1,0 +1,34 @@
+"""`smolact dataset rename-task`: another text for an instruction; one that is there already joins both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smolact.cli.dataset_edit import EditConfig, carry_out, needed, open_source, parse_edit
+from smolact.settings import setting
+
+USAGE = "smolact dataset rename-task --dataset.root=FOLDER --old=TEXT --new=TEXT [--output=FOLDER]"
+
+
+@dataclass
+class RenameConfig(EditConfig):
+    """What `smolact dataset rename-task` takes."""
+
+    old: str | None = setting(None, "The task as it is.")
+    new: str | None = setting(None, "What it is to be.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the new dataset."""
+    config = parse_edit(RenameConfig, argv, USAGE, __doc__)
+    if config is None:
+        return 0
+    needed(config.old, "--old", USAGE)
+    needed(config.new, "--new", USAGE)
+    source = open_source(config.dataset, anew=config.output is not None)
+
+    from smolact.datasets.edit import rename_task
+
+    carry_out(rename_task(source, config.old or "", config.new or ""), config.output, config.quick)
+    return 0

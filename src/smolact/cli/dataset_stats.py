@@ -1,0 +1,29 @@
+"""`smolact dataset stats`: all statistics, computed again from the frames."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smolact.cli.dataset_edit import EditConfig, carry_out, open_source, parse_edit
+
+USAGE = "smolact dataset stats --dataset.root=FOLDER [--output=FOLDER]"
+
+
+@dataclass
+class StatsConfig(EditConfig):
+    """What `smolact dataset stats` takes."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the new dataset."""
+    config = parse_edit(StatsConfig, argv, USAGE, __doc__)
+    if config is None:
+        return 0
+    source = open_source(config.dataset, anew=config.output is not None)
+
+    from smolact.datasets.edit import whole
+
+    carry_out(dataclasses.replace(whole(source), recompute=True), config.output, config.quick)
+    return 0

@@ -1,0 +1,214 @@
+"""What a new dataset is to be made of: which episodes of which datasets, and what changes on the way. Nothing is done here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.sources import Source
+from smolact.errors import ConfigError, FeatureError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A dataset to be made.
+
+    Attributes:
+        sources: the datasets that it comes from.
+        episodes: its episodes in order, each the number of its source and its number there.
+        renamed: task to new task.
+        removed: features that are left out.
+        cameras: camera to the dtype, `image` or `video`, that it is to be stored as.
+        recompute: compute all statistics from the frames, rather than take the episodes' from the metadata.
+        version: of the format.
+    """
+
+    sources: tuple[Source, ...]
+    episodes: tuple[tuple[int, int], ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    recompute: bool = False
+    version: str = "v3.0"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every episode of one dataset is kept where it is."""
+        return len(self.sources) == 1 and self.episodes == _all(0, self.sources[0])
+
+    def features(self) -> dict[str, Feature]:
+        """The features of the new dataset."""
+        kept: dict[str, Feature] = {}
+        for name, feature in self.sources[0].meta.features.items():
+            if name in self.removed:
+                continue
+            info = dict(feature.info)
+            for source in self.sources[1:]:  # what is said of a video holds for all of them, or is not said
+                other = source.meta.features[name].info
+                info = {key: value for key, value in info.items() if other.get(key) == value}
+            dtype = self.cameras.get(name, feature.dtype)
+            kept[name] = dataclasses.replace(
+                feature, dtype=dtype, info=info if dtype == feature.dtype else {}
+            )
+        return kept
+
+
+def whole(source: Source) -> Plan:
+    """All of a dataset; made anew, many small files become few."""
+    return Plan((source,), _all(0, source))
+
+
+def keep(source: Source, episodes: Sequence[int]) -> Plan:
+    """Some episodes of a dataset, in its order.
+
+    Raises:
+        ConfigError: there is no such episode, or none is left.
+    """
+    check_episodes(source.meta, episodes)
+    if not episodes:
+        raise ConfigError(f"Nothing would be left of {source.meta.root}. Choose fewer episodes to delete.")
+    return Plan((source,), tuple((0, number) for number in sorted(set(episodes))))
+
+
+def delete(source: Source, episodes: Sequence[int]) -> Plan:
+    """A dataset without some of its episodes.
+
+    Raises:
+        ConfigError: there is no such episode, or none is left.
+    """
+    check_episodes(source.meta, episodes)
+    return keep(
+        source, [number for number in range(source.meta.total_episodes) if number not in set(episodes)]
+    )
+
+
+def split(source: Source, parts: Mapping[str, float | Sequence[int]]) -> dict[str, Plan]:
+    """Several datasets of one: each a fraction of the episodes, in order, or a list of them.
+
+    Raises:
+        ConfigError: fractions above 1 in all, an episode that is not there or in two parts, a part without episodes.
+    """
+    total, begin, sum_before = source.meta.total_episodes, 0, 0.0
+    chosen: dict[str, list[int]] = {}
+    for name, part in parts.items():
+        if isinstance(part, (int, float)):
+            sum_before += part
+            if not 0 < part <= 1 or sum_before > 1 + 1e-9:
+                raise ConfigError(
+                    f"The fraction {part} of '{name}': each must be above 0, all together at most 1."
+                )
+            end = round(sum_before * total)
+            chosen[name], begin = list(range(begin, end)), end
+        else:
+            chosen[name] = list(part)
+        if not chosen[name]:
+            raise ConfigError(f"'{name}' would have no episode of the {total} of {source.meta.root}.")
+    taken = [number for numbers in chosen.values() for number in set(numbers)]
+    twice = sorted({number for number in taken if taken.count(number) > 1})
+    if twice:
+        raise ConfigError(f"Episode {twice[0]} is in two parts. Put each episode into one.")
+    return {name: keep(source, numbers) for name, numbers in chosen.items()}
+
+
+def merge(sources: Sequence[Source]) -> Plan:
+    """Several datasets, one after the other; tasks of the same text become one.
+
+    Raises:
+        ConfigError: fewer than two, or another rate.
+        FeatureError: their features differ.
+    """
+    if len(sources) < 2:
+        raise ConfigError("Merging needs two datasets or more.")
+    first = sources[0].meta
+    for source in sources[1:]:
+        meta = source.meta
+        if meta.fps != first.fps:
+            raise ConfigError(
+                f"{meta.root} has {meta.fps:g} frames a second and {first.root} {first.fps:g}: one dataset has one rate."
+            )
+        wrong = sorted(first.features.keys() ^ meta.features.keys())
+        wrong += [
+            name
+            for name in first.features
+            if name in meta.features and _kind(first.features[name]) != _kind(meta.features[name])
+        ]
+        if wrong:
+            raise FeatureError(
+                f"{meta.root} and {first.root} differ in '{wrong[0]}': {_shown(meta, wrong[0])} against "
+                f"{_shown(first, wrong[0])}. Remove it (smolact dataset remove-feature), or convert one of them."
+            )
+    return Plan(
+        tuple(sources), tuple(pair for number, source in enumerate(sources) for pair in _all(number, source))
+    )
+
+
+def filter_episodes(source: Source, wanted: Callable[[int], bool]) -> Plan:
+    """The episodes for whose number `wanted` is true.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    return keep(source, [number for number in range(source.meta.total_episodes) if wanted(number)])
+
+
+def rename_task(source: Source, old: str, new: str) -> Plan:
+    """Another text for a task; a text that is there already joins both.
+
+    Raises:
+        ConfigError: there is no such task, or the new one is empty.
+    """
+    tasks = list(source.meta.tasks.values())
+    if old not in tasks:
+        raise ConfigError(
+            f"{source.meta.root} has no task {old!r}.{did_you_mean(old, tasks)} It has: {tasks}."
+        )
+    if not new.strip():
+        raise ConfigError("The new task is empty: say what the demonstrations show.")
+    return dataclasses.replace(whole(source), renamed={old: new})
+
+
+def remove_features(source: Source, names: Sequence[str]) -> Plan:
+    """A dataset without some of its features.
+
+    Raises:
+        ConfigError: there is no such feature, every dataset has it, or none is left.
+    """
+    own = [name for name in source.meta.features if name not in DEFAULT_FEATURES]
+    for name in names:
+        if name not in own:
+            raise ConfigError(
+                f"'{name}' is no feature of {source.meta.root} that can be removed.{did_you_mean(name, own)} "
+                f"There are: {', '.join(own)}."
+            )
+    if set(own) == set(names):
+        raise ConfigError("No feature would be left. Remove fewer.")
+    return dataclasses.replace(whole(source), removed=frozenset(names))
+
+
+def check_episodes(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> None:
+    """Whether there are these episodes.
+
+    Raises:
+        ConfigError: one is not there.
+    """
+    outside = [number for number in episodes if not 0 <= number < meta.total_episodes]
+    if outside:
+        raise ConfigError(
+            f"There is no episode {outside[0]}: {meta.root} has {meta.total_episodes}, numbered from 0."
+        )
+
+
+def _all(number: int, source: Source) -> tuple[tuple[int, int], ...]:
+    return tuple((number, episode) for episode in range(source.meta.total_episodes))
+
+
+def _kind(feature: Feature) -> tuple[str, tuple[int, ...]]:
+    return feature.dtype, feature.image_shape if feature.is_image else feature.shape
+
+
+def _shown(meta: LeRobotDatasetMetadata, name: str) -> str:
+    feature = meta.features.get(name)
+    return f"{feature.dtype} {feature.shape}" if feature else "no such feature"

@@ -1,0 +1,164 @@
+"""Videos cut and joined as they are: packets are copied, and no frame is decoded or encoded.
+
+A cut can be copied if it begins with a key frame and its packets lie together in the file, so that none of them needs
+a frame outside. What a decoder must be told beforehand (`Index.kind`) has to be the same throughout a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact.errors import VideoError
+
+MOST_DELAY = 16  # frames that a decoder may hold back; H.264's and HEVC's limit
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`count` frames of a video file from number `first` on."""
+
+    path: Path
+    first: int
+    count: int
+
+
+class Index:
+    """The packets of a video file, in the order in which they are stored.
+
+    Raises:
+        VideoError: the file is not there, or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with open_video(path) as container:
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            self.kind = (context.name, context.width, context.height, context.pix_fmt, context.extradata)
+            try:
+                packets = [
+                    (packet.pts, packet.dts, packet.is_keyframe, packet.size)
+                    for packet in container.demux(stream)
+                    if packet.pts is not None
+                ]
+            except av.FFmpegError as error:
+                raise VideoError(
+                    f"{path} can't be read ({error}): it is damaged or cut off. Fetch it again."
+                ) from error
+        if not packets:
+            raise VideoError(f"{path} has no frames: it is damaged or cut off. Fetch it again.")
+        times, self.decoding_times, keys, sizes = zip(*packets, strict=True)
+        self.shown_as: NDArray[np.int64] = np.argsort(np.argsort(times))  # packet to number of its frame
+        self.keys, self.sizes = np.array(keys), np.array(sizes)
+
+    def packets(self, cut: Cut) -> tuple[int, int] | None:
+        """The first packet of `cut` and the one after its last; None if it can't be copied.
+
+        Raises:
+            VideoError: the file has not so many frames.
+        """
+        if cut.first + cut.count > len(self.keys):
+            raise VideoError(
+                f"{self.path} has {len(self.keys)} frames, but an episode needs {cut.first} to {cut.first + cut.count}: "
+                "it is cut off, or not the file that the metadata describes."
+            )
+        inside = np.flatnonzero((self.shown_as >= cut.first) & (self.shown_as < cut.first + cut.count))
+        begin, end = int(inside[0]), int(inside[-1]) + 1
+        together = end - begin == cut.count and self.decoding_times[begin] is not None
+        return (begin, end) if together and self.keys[begin] and self.shown_as[begin] == cut.first else None
+
+
+class Joiner:
+    """Writes a video file of cuts of other files, one after the other, a frame every 1/fps seconds from 0 on."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.frames, self.bytes = path, 0, 0
+        self._rate = Fraction(fps).limit_denominator(1001 * 1000)
+        self._kind: Any = None
+        self._output: Any = av.open(str(path), "w", format="mp4")
+        self._stream: Any = None
+
+    def fits(self, index: Index) -> bool:
+        """Whether frames of the file of `index` can follow what is there."""
+        return self._kind is None or bool(self._kind == index.kind)
+
+    def add(self, index: Index, begin: int, end: int) -> None:
+        """Append the packets `begin` to `end`, which `Index.packets` gave.
+
+        Raises:
+            VideoError: the file can't be read there.
+        """
+        with open_video(index.path) as source:
+            stream = source.streams.video[0]
+            if self._stream is None:
+                self._kind = index.kind
+                self._stream = _like(self._output, stream)
+                self._stream.time_base = 1 / self._rate
+            try:
+                source.seek(int(index.decoding_times[begin]), stream=stream, backward=True)
+                self._copy(index, begin, end, source.demux(stream))
+            except av.FFmpegError as error:
+                raise VideoError(f"{index.path} can't be copied ({error}): it is damaged.") from error
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._output.close()
+
+    def _copy(self, index: Index, begin: int, end: int, packets: Any) -> None:
+        first, number = int(index.shown_as[begin]), begin
+        reordered = bool((np.diff(index.shown_as) < 0).any())
+        for packet in packets:
+            if packet.pts is None or packet.dts is None:
+                continue
+            if number == begin and packet.dts != index.decoding_times[begin]:
+                continue  # a seek may land before
+            shown = self.frames + int(index.shown_as[number]) - first
+            decoded = self.frames + number - begin - (MOST_DELAY if reordered else 0)
+            packet.stream = self._stream
+            packet.time_base = 1 / self._rate
+            packet.pts, packet.dts, packet.duration = shown, decoded, 1
+            self._output.mux(packet)
+            number += 1
+            if number == end:
+                break
+        if number != end:
+            raise VideoError(
+                f"{index.path}: {end - number} frames are not where its index says: it is damaged."
+            )
+        self.frames += end - begin
+        self.bytes += int(index.sizes[begin:end].sum())
+
+
+@contextlib.contextmanager
+def open_video(path: Path) -> Iterator[Any]:
+    """An open container that has a picture.
+
+    Raises:
+        VideoError: it is not there, damaged, or has no picture.
+    """
+    try:
+        container: Any = av.open(str(path))
+    except FileNotFoundError as error:
+        raise VideoError(f"{path} is missing. Fetch the dataset again, or restore this file.") from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"{path} can't be read ({error}): it is damaged. Fetch it again.") from error
+    with container:
+        if not container.streams.video:
+            raise VideoError(f"{path} has no picture. Fetch it again, or restore it.")
+        yield container
+
+
+def _like(output: Any, stream: Any) -> Any:
+    """A stream of `output` for packets of `stream`."""
+    if hasattr(output, "add_stream_from_template"):  # PyAV 14 and later
+        return output.add_stream_from_template(stream, opaque=True)
+    return output.add_stream(template=stream)

@@ -1,0 +1,138 @@
+"""The `meta/` of a dataset that was made from others, of version v3.0 or v2.1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smolact.datasets import format as layout
+from smolact.datasets.edit import Plan
+from smolact.datasets.format import Feature
+from smolact.datasets.stats import aggregate
+from smolact.datasets.tables import episodes_schema, tasks_table
+from smolact.types import Statistics
+
+ROWS_PER_FILE = 10_000
+_STATISTICS_V21 = ("min", "max", "mean", "std", "count")
+_COUNTED_IN_V2 = ("total_chunks", "total_videos")
+_SIZES_OF_V3 = ("data_files_size_in_mb", "video_files_size_in_mb")
+
+
+def write_metadata(
+    plan: Plan,
+    folder: Path,
+    features: Mapping[str, Feature],
+    tasks: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    statistics: Sequence[Statistics],
+) -> None:
+    """Write all of `meta/` below `folder`; `rows` are what `meta/episodes` says, without statistics.
+
+    Meant for a folder that is not in use yet: durable only once `durable.replacing_folder` has finished it.
+    """
+    meta = folder / "meta"
+    meta.mkdir(parents=True, exist_ok=True)
+    frames = sum(row["length"] for row in rows)
+    info = {
+        **plan.sources[0].meta.info,
+        "codebase_version": plan.version,
+        "total_episodes": len(rows),
+        "total_frames": frames,
+        "total_tasks": len(tasks),
+        "chunks_size": layout.FILES_PER_CHUNK,
+        "splits": {"train": f"0:{len(rows)}"},
+        "features": {name: feature.to_json() for name, feature in features.items()},
+    }
+    has_video = any(feature.dtype == "video" for feature in features.values())
+    if plan.version == "v3.0":
+        info = {name: value for name, value in info.items() if name not in _COUNTED_IN_V2}
+        for name, usual in zip(_SIZES_OF_V3, (layout.DATA_FILE_MB, layout.VIDEO_FILE_MB), strict=True):
+            info.setdefault(name, usual)
+        info |= {"data_path": layout.DATA_PATH, "video_path": layout.VIDEO_PATH if has_video else None}
+        _write_v3(plan, folder, features, tasks, rows, statistics)
+    else:
+        cameras = sum(feature.dtype == "video" for feature in features.values())
+        info = {name: value for name, value in info.items() if name not in _SIZES_OF_V3}
+        info |= {"data_path": layout.DATA_PATH_V2, "video_path": layout.VIDEO_PATH_V2 if has_video else None}
+        info |= {"total_videos": cameras * len(rows), "total_chunks": -(-len(rows) // layout.FILES_PER_CHUNK)}
+        _write_v21(folder, tasks, rows, statistics)
+    (folder / layout.INFO).write_text(_json(info, indent=4), encoding="utf-8")
+
+
+def _write_v3(
+    plan: Plan,
+    folder: Path,
+    features: Mapping[str, Feature],
+    tasks: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    statistics: Sequence[Statistics],
+) -> None:
+    pq.write_table(tasks_table(tasks), folder / layout.TASKS)
+    schema = episodes_schema(features)
+    for file, begin in enumerate(range(0, len(rows), ROWS_PER_FILE)):
+        chunk, number = divmod(file, layout.FILES_PER_CHUNK)
+        path = folder / layout.EPISODES_PATH.format(chunk_index=chunk, file_index=number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": number}
+        part = slice(begin, begin + ROWS_PER_FILE)
+        values = [
+            {**row, **place, **_flat(stats)} for row, stats in zip(rows[part], statistics[part], strict=True)
+        ]
+        pq.write_table(pa.Table.from_pylist(values, schema=schema), path, compression="snappy")
+    source = plan.sources[0].meta
+    same = plan.is_whole and source.codebase_version == "v3.0" and not plan.renamed and not plan.recompute
+    found = aggregate(statistics)
+    if same:  # the whole's own statistics are better than what its episodes' come to: quantiles do not add up
+        found = {name: source.stats.get(name, value) for name, value in found.items()}
+    (folder / layout.STATS).write_text(_json(_plain(found), indent=4), encoding="utf-8")
+
+
+def _write_v21(
+    folder: Path, tasks: Sequence[str], rows: Sequence[dict[str, Any]], statistics: Sequence[Statistics]
+) -> None:
+    lines: dict[str, list[Any]] = {
+        layout.TASKS_V2: [{"task_index": number, "task": task} for number, task in enumerate(tasks)],
+        layout.EPISODES_V2: [
+            {name: row[name] for name in ("episode_index", "tasks", "length")} for row in rows
+        ],
+        layout.EPISODES_STATS_V21: [
+            {
+                "episode_index": row["episode_index"],
+                "stats": {
+                    feature: {name: values[name] for name in _STATISTICS_V21 if name in values}
+                    for feature, values in _plain(stats).items()
+                },
+            }
+            for row, stats in zip(rows, statistics, strict=True)
+        ],
+    }
+    for name, values in lines.items():
+        (folder / name).write_text("".join(_json(value) + "\n" for value in values), encoding="utf-8")
+
+
+def _flat(statistics: Statistics) -> dict[str, Any]:
+    return {
+        f"stats/{feature}/{name}": value
+        for feature, values in _plain(statistics).items()
+        for name, value in values.items()
+    }
+
+
+def _plain(statistics: Statistics) -> dict[str, dict[str, Any]]:
+    return {
+        feature: {
+            name: (np.asarray(value).astype(np.int64) if name == "count" else np.asarray(value)).tolist()
+            for name, value in values.items()
+        }
+        for feature, values in statistics.items()
+    }
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)

@@ -1,0 +1,201 @@
+"""Edits: the same frames, tasks and statistics under new numbers, and the old dataset untouched until then."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from smolact.datasets import edit
+from smolact.datasets.edit import Plan
+from smolact.datasets.format import DEFAULT_FEATURES
+from smolact.datasets.inspection import check_dataset
+from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.rewrite import build, replace
+from smolact.datasets.sources import Source
+from smolact.datasets.writer import DatasetWriter
+from smolact.errors import ConfigError, DatasetError, FeatureError
+from tests.datasets.make import TASKS, write
+
+DATA = Path(__file__).parent.parent / "parity" / "data"
+CAMERAS = ("observation.images.top", "observation.images.wrist")
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("roots")
+    found = {
+        dtype: write(folder / dtype, dtype=dtype, cameras=CAMERAS, video_codec="h264", episodes_per_file=2)
+        for dtype in ("video", "image")
+    }
+    return {**found, "v21": DATA / "dataset_v21", "v30": DATA / "dataset_v30"}
+
+
+def same_frames(made: Path, parts: Sequence[tuple[Path, Sequence[int]]], without: Sequence[str] = ()) -> None:
+    """Whether `made` holds, in order, the frames of these episodes of these datasets."""
+    assert check_dataset(made) == []
+    new = LeRobotDataset(made, return_uint8=True)
+    samples = iter(new)
+    for root, episodes in parts:
+        for episode in episodes:
+            for old in LeRobotDataset(root, episodes=[episode], return_uint8=True):
+                sample = next(samples)
+                assert sample.keys() == old.keys() - set(without)
+                for key, value in sample.items():
+                    if key not in ("index", "episode_index", "task_index"):
+                        same = torch.equal(value, old[key]) if torch.is_tensor(value) else value == old[key]
+                        assert same, key
+    with pytest.raises(StopIteration):
+        next(samples)
+
+
+@pytest.mark.parametrize("name", ["video", "image", "v21", "v30"])
+def test_deleting_leaves_the_other_episodes_as_they_were(
+    roots: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    made = build(edit.delete(Source(roots[name]), [1]), tmp_path / "new")
+    total = LeRobotDataset(roots[name]).num_episodes
+    same_frames(made, [(roots[name], [number for number in range(total) if number != 1])])
+
+
+@pytest.mark.parametrize("name", ["video", "image", "v30"])
+def test_a_whole_dataset_keeps_its_statistics(roots: dict[str, Path], tmp_path: Path, name: str) -> None:
+    source = Source(roots[name])
+    made = build(edit.whole(source), tmp_path / "new")
+    same_frames(made, [(roots[name], range(source.meta.total_episodes))])
+    for feature, stats in Source(made).meta.stats.items():
+        for statistic, value in stats.items():
+            np.testing.assert_array_equal(value, source.meta.stats[feature][statistic])
+
+
+def test_many_files_become_few(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", (3, 4, 5, 2), video_codec="h264")
+    before = Source(root)
+    assert replace(edit.whole(before)) == root
+    assert len(list(root.rglob("data/*/*.parquet"))) == len(list(root.rglob("*.mp4"))) == 1
+    assert not list(tmp_path.glob(".tmp-*")) and not (tmp_path / "set.replaced").exists()
+    assert Source(root).meta.total_episodes == 4
+
+
+def test_merging_numbers_tasks_anew_and_adds_up_statistics(roots: dict[str, Path], tmp_path: Path) -> None:
+    other = write(tmp_path / "other", (3, 6), dtype="image", cameras=CAMERAS)
+    first = build(edit.delete(Source(roots["image"]), [0, 2]), tmp_path / "second-task-only")
+    made = build(edit.merge([Source(first), Source(other)]), tmp_path / "new")
+    same_frames(made, [(first, [0]), (other, [0, 1])])
+    assert list(Source(made).meta.tasks.values()) == [TASKS[1], TASKS[0]]
+    values = torch.stack([sample["action"] for sample in LeRobotDataset(made)]).double().numpy()
+    stats = Source(made).meta.stats["action"]
+    np.testing.assert_allclose(stats["mean"], values.mean(axis=0))
+    np.testing.assert_allclose(stats["std"], values.std(axis=0))
+
+
+def test_datasets_of_other_versions_and_codecs_merge(roots: dict[str, Path], tmp_path: Path) -> None:
+    made = build(edit.merge([Source(roots["v21"]), Source(roots["v30"])]), tmp_path / "new")
+    counts = [LeRobotDataset(roots[name]).num_episodes for name in ("v21", "v30")]
+    same_frames(made, [(roots["v21"], range(counts[0])), (roots["v30"], range(counts[1]))])
+
+
+def test_splitting_gives_every_episode_to_one_part(roots: dict[str, Path], tmp_path: Path) -> None:
+    plans = edit.split(Source(roots["video"]), {"train": 0.67, "test": 0.33})
+    for name, plan in plans.items():
+        build(plan, tmp_path / name)
+    same_frames(tmp_path / "train", [(roots["video"], [0, 1])])
+    same_frames(tmp_path / "test", [(roots["video"], [2])])
+
+
+def test_renaming_joins_tasks_and_removing_leaves_a_feature_out(
+    roots: dict[str, Path], tmp_path: Path
+) -> None:
+    made = build(edit.rename_task(Source(roots["video"]), TASKS[0], TASKS[1]), tmp_path / "renamed")
+    assert Source(made).meta.tasks == {0: TASKS[1]} and check_dataset(made) == []
+    gone = ["next.done", CAMERAS[0]]
+    made = build(edit.remove_features(Source(roots["video"]), gone), tmp_path / "removed")
+    assert set(Source(made).meta.features) == {CAMERAS[1], "observation.state", "action", *DEFAULT_FEATURES}
+    same_frames(made, [(roots["video"], [0, 1, 2])], without=gone)
+
+
+def test_only_a_cut_without_a_key_frame_is_encoded_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # This encoder puts key frames at even numbers only, whatever the pictures show.
+    camera, root = "observation.image", tmp_path / "set"
+    features = {
+        camera: {"dtype": "video", "shape": (32, 48, 3)},
+        "action": {"dtype": "float32", "shape": (2,)},
+    }
+    with DatasetWriter.create(
+        root, fps=10, features=features, video_codec="libsvtav1", episodes_per_file=3
+    ) as writer:
+        for first, length in ((0, 7), (7, 4), (11, 5)):
+            for number in range(first, first + length):
+                picture = np.full((32, 48, 3), 60 + 3 * number, dtype=np.uint8)
+                writer.add_frame({camera: picture, "action": np.zeros(2, np.float32)}, task="Wait.")
+            writer.save_episode()
+    made = build(edit.delete(Source(root), [0]), tmp_path / "new")
+    assert "2 of 2 episodes do not begin with a key frame" in caplog.text
+    new, old = LeRobotDataset(made), LeRobotDataset(root, episodes=[1, 2])
+    for sample, before in zip(new, old, strict=True):
+        assert (sample[camera] - before[camera]).abs().mean() < 0.005
+
+
+@pytest.mark.parametrize("name", ["video", "image", "v30", "v21"])
+def test_to_v21_and_back_gives_the_same_frames(roots: dict[str, Path], tmp_path: Path, name: str) -> None:
+    source = Source(roots[name])
+    old = build(dataclasses.replace(edit.whole(source), version="v2.1"), tmp_path / "old")
+    episodes = range(source.meta.total_episodes)
+    same_frames(old, [(roots[name], episodes)])
+    same_frames(build(edit.whole(Source(old)), tmp_path / "again"), [(roots[name], episodes)])
+
+
+def test_video_to_images_and_images_to_video(roots: dict[str, Path], tmp_path: Path) -> None:
+    source = Source(roots["video"])
+    plan = dataclasses.replace(edit.whole(source), cameras=dict.fromkeys(CAMERAS, "image"))
+    same_frames(build(plan, tmp_path / "images"), [(roots["video"], range(3))])
+    plan = dataclasses.replace(edit.whole(Source(roots["image"])), cameras=dict.fromkeys(CAMERAS, "video"))
+    made = LeRobotDataset(build(plan, tmp_path / "videos"))
+    for sample, before in zip(made, LeRobotDataset(roots["image"]), strict=True):
+        assert (sample[CAMERAS[0]] - before[CAMERAS[0]]).abs().mean() < 0.05
+
+
+def test_statistics_are_computed_from_the_frames(roots: dict[str, Path], tmp_path: Path) -> None:
+    source = Source(roots["image"])
+    made = build(dataclasses.replace(edit.whole(source), recompute=True), tmp_path / "new")
+    for feature, stats in Source(made).meta.stats.items():
+        for statistic in ("min", "max", "mean", "std", "count"):
+            np.testing.assert_allclose(stats[statistic], source.meta.stats[feature][statistic], atol=1e-7)
+
+
+def test_a_damaged_source_leaves_everything_as_it_was(roots: dict[str, Path], tmp_path: Path) -> None:
+    root = Path(shutil.copytree(roots["video"], tmp_path / "set"))
+    video = next(root.rglob("*.mp4"))
+    video.write_bytes(video.read_bytes()[:-200])
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    with pytest.raises(DatasetError):
+        replace(edit.whole(Source(root)))
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_impossible_edits_are_refused(roots: dict[str, Path], tmp_path: Path) -> None:
+    source = Source(roots["video"])
+    for call, part in (
+        (lambda: edit.delete(source, [3]), "There is no episode 3"),
+        (lambda: edit.delete(source, [0, 1, 2]), "Nothing would be left"),
+        (lambda: edit.split(source, {"a": 0.7, "b": 0.7}), "all together at most 1"),
+        (lambda: edit.split(source, {"a": [0], "b": [0]}), "in two parts"),
+        (lambda: edit.rename_task(source, "Push", "x"), "has no task 'Push'"),
+        (lambda: edit.rename_task(source, TASKS[0], " "), "The new task is empty"),
+        (lambda: edit.remove_features(source, ["index"]), "no feature of"),
+        (lambda: edit.merge([source]), "two datasets or more"),
+        (lambda: build(edit.whole(source), tmp_path), "exists already"),
+    ):
+        with pytest.raises(ConfigError, match=part):
+            call()
+    with pytest.raises(FeatureError, match="differ in"):
+        edit.merge([source, Source(roots["image"])])
+    assert isinstance(edit.whole(source), Plan)
