@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smolact.datasets import edit
 from smolact.datasets.inspection import Fault, check_dataset
+from smolact.datasets.rewrite import build
+from smolact.datasets.sources import Source
 from tests.datasets.make import write
 
 DATA = Path(__file__).parent.parent / "parity" / "data"
@@ -127,3 +131,27 @@ def test_leftovers_are_warnings(root: Path) -> None:
     (root / ".tmp-1-staging").mkdir()
     found = check_dataset(root)
     assert [fault.severity for fault in found] == ["warning"] * 2
+
+
+def test_a_dataset_made_anew_has_no_leftovers(root: Path, tmp_path: Path) -> None:
+    change_table(root / FIRST, with_column("task_index", [0, 0, 0, 1, 1, 1, 1]))
+    (root / "data/chunk-000/file-009.parquet").write_bytes(b"PAR1")
+    assert len(check_dataset(root, quick=True)) >= 2
+    made = build(dataclasses.replace(edit.whole(Source(root)), recompute=True), tmp_path / "new")
+    assert check_dataset(made) == []
+    assert Source(made).meta.episodes.tasks[0] == ("Push the red block.", "Put it on the plate.")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_damage_is_told_and_never_crashes(root: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    path = rng.choice(sorted(path for path in root.rglob("*") if path.is_file()))
+    content = bytearray(path.read_bytes())
+    if seed % 2:
+        content = content[: rng.integers(len(content))]
+    else:
+        for place in rng.integers(len(content), size=rng.integers(1, 12)):
+            content[place] = rng.integers(256)
+    path.write_bytes(content)
+    for fault in check_dataset(root):
+        assert fault.place and fault.message

@@ -100,7 +100,7 @@ def _files(meta: LeRobotDatasetMetadata) -> set[str]:
 def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
     numbers, texts = sorted(meta.tasks), list(meta.tasks.values())
     where = layout.TASKS if meta.codebase_version == "v3.0" else layout.TASKS_V2
-    mend = "Run smolact dataset repair."
+    mend = "Make the dataset anew: smolact dataset compact."
     if numbers != list(range(len(numbers))):
         yield Fault("error", where, f"numbers its tasks {numbers[:10]}, expected 0, 1, 2, …. {mend}")
     if len(set(texts)) < len(texts):
@@ -145,14 +145,14 @@ def _edges(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
                 "error",
                 place,
                 f"says that episode {number + row} has the frames {first[row]} to {last[row]}, but the lengths give "
-                f"{wanted[0][row]} to {wanted[1][row]}. Run smolact dataset repair.",
+                f"{wanted[0][row]} to {wanted[1][row]}. smolact dataset compact sets that right.",
             )
         if number + len(first) > meta.total_episodes:
             yield Fault(
                 "warning",
                 place,
                 f"has {number + len(first) - meta.total_episodes} episodes more than {layout.INFO} counts: a writer died. "
-                "Run smolact dataset repair.",
+                "Recording on (--resume=true) puts them aside; smolact dataset compact leaves them out.",
             )
         number += len(first)
 
@@ -164,12 +164,16 @@ def _strays(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
             place = path.relative_to(meta.root).as_posix()
             if path.is_file() and place not in used and path.suffix in (".parquet", ".mp4"):
                 yield Fault(
-                    "warning", place, "belongs to no episode. Run smolact dataset repair to put it aside."
+                    "warning",
+                    place,
+                    "belongs to no episode: a writer died. smolact dataset compact leaves it out.",
                 )
     for path in sorted(meta.root.glob("*")):
         if path.name.startswith(durable.TEMPORARY_PREFIX):
             yield Fault(
-                "warning", path.name, "is what an interrupted write left. Run smolact dataset repair."
+                "warning",
+                path.name,
+                "is what an interrupted write left. Remove it when nothing writes there.",
             )
 
 
@@ -205,7 +209,7 @@ def _data_file(
             "error" if table.num_rows < length else "warning",
             place,
             f"has {table.num_rows} rows, but the episodes {episodes[0]} to {episodes[-1]} in it have {length} frames. "
-            "Run smolact dataset repair.",
+            "Restore the file, or delete the episodes that are not whole: smolact dataset delete.",
         )
     for episode in episodes:
         rows = np.flatnonzero(counters["episode_index"] == episode)
@@ -236,7 +240,7 @@ def _episode(
         yield Fault(
             "error",
             where,
-            f"expected {length} rows, found {len(rows['index'])}. Run smolact dataset repair.",
+            f"expected {length} rows, found {len(rows['index'])}. Restore the file.",
         )
         return
     steps, first = np.arange(length), int(meta.episodes.from_index[episode])
@@ -246,7 +250,7 @@ def _episode(
             yield Fault(
                 "error",
                 where,
-                f"{name} is {rows[name][row]} in row {row}, expected {wanted[row]}. Run smolact dataset repair.",
+                f"{name} is {rows[name][row]} in row {row}, expected {wanted[row]}. Delete the episode, or restore the file.",
             )
     late = np.abs(rows["timestamp"].astype(np.float64) - steps / meta.fps)
     if not (late <= np.maximum(TIME_TOLERANCE, 1e-6 * steps / meta.fps)).all():
@@ -255,7 +259,7 @@ def _episode(
             "error",
             where,
             f"timestamp is {rows['timestamp'][row]:g} in row {row}, expected {row / meta.fps:g} at {meta.fps:g} frames a "
-            "second. Run smolact dataset repair.",
+            "second. Delete the episode, or restore the file.",
         )
     used = set(rows["task_index"].tolist())
     if not used <= meta.tasks.keys():
@@ -269,7 +273,7 @@ def _episode(
             "warning",
             where,
             f"its frames have the tasks {sorted(meta.tasks[number] for number in used)}, its metadata "
-            f"{sorted(meta.episodes.tasks[episode])}. Run smolact dataset repair.",
+            f"{sorted(meta.episodes.tasks[episode])}. smolact dataset compact sets that right.",
         )
 
 
@@ -313,7 +317,7 @@ def _video_file(
                     "error",
                     f"{place}, episode {number}",
                     f"has {end - begin} rows; expected as many frames, from {begin} to {end}: the metadata says up to {stop}, "
-                    f"and the file has {len(reader)}. Run smolact dataset repair, or delete the episode.",
+                    f"and the file has {len(reader)}. Delete the episode: smolact dataset delete.",
                 )
         order = np.argsort(first, kind="stable")
         for before, after in pairwise(order):

@@ -136,6 +136,7 @@ class _Rewriter:
             self.rows.append({**row, "dataset_from_index": first, "dataset_to_index": first + length})
             first += length
         self._data(numbers)
+        self.tasks = list(numbers)  # frames may have tasks that their episode's metadata does not name
         for name, feature in self.features.items():
             if feature.dtype == "video":
                 self._videos(name, feature)
@@ -180,7 +181,9 @@ class _Rewriter:
         new = {
             "episode_index": np.full(len(steps), number, dtype=np.int64),
             "index": steps + row["dataset_from_index"],
-            "task_index": np.array([numbers[text] for text in texts], dtype=np.int64),
+            "task_index": np.array(
+                [numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64
+            ),
         }
         columns = []
         for field in self.schema:
