@@ -15,7 +15,7 @@ from smolact.errors import ActionTokensError, ConfigError
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.grammar import Grammar
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFAST
-from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+from smolact.policies.smolandfast.vocabulary import ActionVocabulary, last_words
 from tests.parity.recipe import DATA, difference, draw_weights
 
 CASE = json.loads((DATA / "smolandfast" / "case.json").read_text())
@@ -28,9 +28,8 @@ def model() -> SMOLANDFAST:
     config = SmolVLMConfig.from_dict(json.loads((DATA / "tiny_vlm" / "config.json").read_text()))
     ids = EXPECTED["input_ids"][0]
     end = int(ids[CASE["lengths"][0] - 1])
-    vocabulary = ActionVocabulary(
-        CASE["tokenizer_vocab_size"], CASE["fast_skip_tokens"], FAST.vocab_size, end, pad=0
-    )
+    words = last_words(FAST.vocab_size, CASE["tokenizer_vocab_size"], CASE["fast_skip_tokens"])
+    vocabulary = ActionVocabulary(words, end, pad=0)
     model = SMOLANDFAST(config, vocabulary)
     draw_weights(model.vlm, CASE["seed"])
     return model
@@ -44,7 +43,10 @@ def batch(model: SMOLANDFAST) -> dict[str, Tensor]:
         begin = int(EXPECTED["loss_mask"][row].argmax())
         prompts.append(whole[:begin])
         answers.append(whole[begin:])
-        assert model.vocabulary.swapped(whole[begin:-1]).tolist() == CASE["fast_tokens"][row]
+        assert (
+            model.vocabulary.spoken(torch.tensor(CASE["fast_tokens"][row])).tolist()
+            == whole[begin:-1].tolist()
+        )
 
     def padded(rows: list[Tensor], left: bool) -> tuple[Tensor, Tensor]:
         most = max(map(len, rows))
@@ -100,9 +102,9 @@ def plainly(model: SMOLANDFAST, inputs: dict[str, Tensor], grammar: Grammar, row
     state, left = grammar.start(1)
     written: list[int] = []
     while left.item():
-        so_far = model.vocabulary.swapped(torch.tensor([written], dtype=torch.long))
+        so_far = model.vocabulary.spoken(torch.tensor([written], dtype=torch.long))
         logits = model.vlm(torch.cat([prompt, so_far], 1), pixels)[0, -1]
-        actions = logits[model.vocabulary.swapped(torch.arange(model.vocabulary.actions))]
+        actions = logits[list(model.vocabulary.words)]
         actions[~grammar.allowed(state, left)[0]] = -torch.inf
         written.append(int(actions.argmax()))
         state, left = grammar.advance(state, left, torch.tensor(written[-1:]))
@@ -144,4 +146,4 @@ def test_an_answer_that_takes_too_long_is_a_named_error(model: SMOLANDFAST) -> N
 
 def test_too_many_action_tokens_say_how_many_would_do() -> None:
     with pytest.raises(ConfigError, match="--vocab_size=744"):
-        ActionVocabulary(1024, 280, 1000, 0, 0)
+        last_words(1000, 1024, 280)

@@ -12,6 +12,8 @@ from smolact.settings import setting
 from smolact.types import NormalizationMode
 
 _BOUNDED = (NormalizationMode.MIN_MAX, NormalizationMode.QUANTILES, NormalizationMode.QUANTILE10)
+SCHEMES = ("fast", "bins", "text")
+MOST_LEVELS = 9999
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -41,6 +43,9 @@ class SMOLANDFASTConfig(PolicyConfig):
         _default_normalization, "how each type of feature is normalized; state and action to [-1, 1]"
     )
 
+    action_tokens: str = setting("fast", "how actions are written: fast, bins or text", own=True)
+    n_action_bins: int = setting(256, "with bins: how many there are over [-1, 1]", own=True)
+    n_action_levels: int = setting(1000, "with text: the largest number that is written", own=True)
     n_state_bins: int = setting(256, "numbers that a state value is written as")
     fast_tokenizer_path: str = setting(
         "physical-intelligence/fast", "the FAST tokenizer: a folder (smolact train-tokenizer) or a Hub id"
@@ -107,6 +112,13 @@ class SMOLANDFASTConfig(PolicyConfig):
         for name in ("fast_skip_tokens", "drop_n_last_frames"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected 0 or more. Set --policy.{name}.")
+        if self.action_tokens not in SCHEMES:
+            raise ConfigError(f"action_tokens='{self.action_tokens}': expected one of {', '.join(SCHEMES)}.")
+        if self.n_action_bins < 2 or not 1 <= self.n_action_levels <= MOST_LEVELS:
+            raise ConfigError(
+                f"n_action_bins={self.n_action_bins}, n_action_levels={self.n_action_levels}: expected 2 or more bins, and 1 to "
+                f"{MOST_LEVELS} levels."
+            )
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision='{self.precision}': expected one of {', '.join(PRECISIONS)}.")
         if self.scale_factor < 1:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 TYPICAL_CAMERAS = 1
 TYPICAL_INSTRUCTION = 40
 """Tokens of the prompt beside those of images."""
-NUMBERS_A_TOKEN = 2.5
-"""What FAST saves, about."""
+NUMBERS_A_TOKEN = {"fast": 2.5, "bins": 1.0, "text": 0.25}
+"""What the schemes come to, about."""
 
 
 def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Workload:
@@ -32,7 +32,7 @@ def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Worklo
         policy: says the sizes; it may be on the meta device.
         parts: which parts train.
 
-    An answer counts a token for every `NUMBERS_A_TOKEN` numbers of the chunk, and images no tiles.
+    An answer counts a token for every so many numbers of the chunk (`NUMBERS_A_TOKEN`), and images no tiles.
     """
     sizes, vocabulary = policy.model.vlm.config, policy.model.vocabulary
     text = sizes.text_config
@@ -40,7 +40,7 @@ def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Worklo
     patches = (policy.side // sizes.vision_config.patch_size) ** 2
     steps, size = policy.chunk_shape
     prefix = cameras * sizes.image_tokens + TYPICAL_INSTRUCTION
-    answer = round(steps * size / NUMBERS_A_TOKEN) + 1
+    answer = round(steps * size / NUMBERS_A_TOKEN[policy.config.action_tokens]) + 1
 
     width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, key_width(text)
 
@@ -62,7 +62,7 @@ def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Worklo
         assumed=f"{cameras} images of {policy.side}×{policy.side}, {TYPICAL_INSTRUCTION} tokens of text, an answer of {answer}",
         vision=cameras * vision_flops(sizes, patches),
         prefix=layers(prefix, prefix),
-        expert=layers(1, prefix + answer) + product_flops(1, width, vocabulary.actions),
+        expert=layers(1, prefix + answer) + product_flops(1, width, len(vocabulary.words)),
         denoising_steps=answer,
         prefix_once=True,
         kept_values=kept_values,

@@ -38,12 +38,12 @@ from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTCo
 from smolact.policies.smolandfast.grammar import Grammar
 from smolact.policies.smolandfast.processor_smolandfast import Writer, longest_edge
 from smolact.policies.smolandfast.prompts import chat_template
+from smolact.policies.smolandfast.schemes import FAST, ActionTokens, Bins, Text
 from smolact.policies.smolandfast.tiles import split
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
 from smolact.processors.tokenizer import Tokenizer
 from smolact.types import ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGUAGE_TOKENS
 
-END = "<end_of_utterance>"
 FAST_FOLDER = "fast_tokenizer"
 """Where a checkpoint keeps its action tokens."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -104,7 +104,7 @@ class SMOLANDFAST(nn.Module):
         Raises:
             ActionTokensError: an answer was not done after `most` ids.
         """
-        rows = self.vocabulary.swapped(torch.arange(self.vocabulary.actions, device=prompt.device))
+        rows = torch.tensor(self.vocabulary.words, device=prompt.device)
         head = self.vlm.lm_head.weight[rows]  # what is not an action is never written: no logits for it
         embedding = self.vlm.model.text_model.embed_tokens.weight[rows]
         hidden, past = self._read(self.vlm.embed(prompt, pixels), valid)
@@ -190,7 +190,7 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         config: what to build.
         vlm: where configuration, tokenizer and weights of the VLM come from; found by `config.vlm_checkpoint`.
         pretrained_vlm: load the VLM's weights; yes when not given.
-        fast: the action tokens; opened from `config.fast_tokenizer_path` when not given.
+        fast: the FAST tokens, where the policy writes those; opened from `config.fast_tokenizer_path` when not given.
 
     Raises:
         ConfigError: a frozen connector that is new, or action tokens that do not fit policy or vocabulary.
@@ -213,18 +213,11 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         super().__init__(config)
         pretrained_vlm = pretrained_vlm is not False
         self.vlm = vlm or find_vlm(config.vlm_checkpoint, weights=pretrained_vlm)
-        self.fast = fast or FASTTokenizer.load(config.fast_tokenizer_path)
-        self.chunk_shape = self.fast.shape(config.chunk_size, config.action_feature.shape[0])
+        self.actions = action_tokens(config, fast)
+        self.chunk_shape = self.actions.shape(config.chunk_size, config.action_feature.shape[0])
         self.tokenizer = Tokenizer.from_folder(self.vlm.tokenizer_folder())
-        vocabulary = ActionVocabulary(
-            self.tokenizer.vocab_size,
-            config.fast_skip_tokens,
-            self.fast.vocab_size,
-            self.tokenizer.token_id(END)
-            if self.tokenizer.end_token_id is None
-            else self.tokenizer.end_token_id,
-            self.tokenizer.pad_token_id,
-        )
+        words = self.actions.words(self.tokenizer, config.fast_skip_tokens)
+        vocabulary = ActionVocabulary.of(words, self.tokenizer)
         is_new = config.scale_factor != self.vlm.config.scale_factor
         if is_new and config.freeze_connector:
             raise ConfigError(
@@ -269,7 +262,7 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         writer = Writer(
             self.tokenizer,
             chat_template(self.vlm.tokenizer_folder()),
-            self.fast,
+            self.actions,
             self.model.vocabulary,
             self.model.vlm.config.image_tokens,
             self.side,
@@ -281,7 +274,7 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
     def save_pretrained(self, folder: str | Path) -> None:
         """As every policy, and the action tokens beside it."""
         super().save_pretrained(folder)
-        self.fast.save(Path(folder) / FAST_FOLDER)
+        self.actions.save(Path(folder) / FAST_FOLDER)
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """Vision tower, connector and text model, each with its own learning rate; frozen parameters too."""
@@ -345,10 +338,10 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         """
         inputs = self._inputs(batch, None)
         if self._grammar is None:
-            self._grammar = self.fast.grammar(*self.chunk_shape)
+            self._grammar = self.actions.grammar(*self.chunk_shape)
         grammar = self._grammar = self._grammar.to(inputs[0].device)
         written = self.model.generate(*inputs, grammar, self.config.max_decoding_steps).tolist()
-        chunks = self.fast.decode(
+        chunks = self.actions.decode(
             [[token for token in row if token >= 0] for row in written], *self.chunk_shape
         )
         return torch.from_numpy(chunks).to(inputs[0].device)
@@ -410,6 +403,15 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         if connector_is_new:
             found[projection] = vlm.get_parameter(projection).detach().clone()
         load_weights(vlm, found, folder)
+
+
+def action_tokens(config: SMOLANDFASTConfig, fast: FASTTokenizer | None = None) -> ActionTokens:
+    """The scheme that a configuration names; `fast` instead of opening `config.fast_tokenizer_path`."""
+    if config.action_tokens == "bins":
+        return Bins(config.n_action_bins)
+    if config.action_tokens == "text":
+        return Text(config.n_action_levels)
+    return FAST(fast or FASTTokenizer.load(config.fast_tokenizer_path))
 
 
 def cut_out(images: Tensor, shape: tuple[int, int], where: Tensor | None, key: str) -> Tensor:

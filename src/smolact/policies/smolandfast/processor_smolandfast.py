@@ -15,9 +15,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from smolact.errors import ConfigError, FeatureError
-from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.prompts import image_tokens, instruction, prompt, state_bins
+from smolact.policies.smolandfast.schemes import ActionTokens
 from smolact.policies.smolandfast.tiles import grid
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
 from smolact.processors.factory import make_default_steps, make_pipelines
@@ -46,7 +46,7 @@ class Writer:
     Attributes:
         tokenizer: the VLM's.
         template: its chat template.
-        fast: the action tokens.
+        actions: how they are written.
         vocabulary: which words stand for them.
         image_tokens: of an image, or of a tile of it.
         tile, longest_edge: for image splitting; no splitting where `longest_edge` is None.
@@ -55,7 +55,7 @@ class Writer:
 
     tokenizer: Tokenizer
     template: str
-    fast: FASTTokenizer
+    actions: ActionTokens
     vocabulary: ActionVocabulary
     image_tokens: int
     tile: int
@@ -161,8 +161,8 @@ def answers(writer: Writer, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Chunks (B, T, D), normalized, as token ids (B, M) and which of them are tokens; each ends with the end token."""
     vocabulary = writer.vocabulary
     rows = [
-        F.pad(vocabulary.swapped(torch.tensor(ids, dtype=torch.int64)), (0, 1), value=vocabulary.end)
-        for ids in writer.fast.encode(actions.detach().float().cpu().numpy())
+        F.pad(vocabulary.spoken(torch.tensor(ids, dtype=torch.int64)), (0, 1), value=vocabulary.end)
+        for ids in writer.actions.encode(actions.detach().float().cpu().numpy())
     ]
     most = max(map(len, rows))
     ids = torch.stack([F.pad(row, (0, most - len(row)), value=vocabulary.pad) for row in rows])

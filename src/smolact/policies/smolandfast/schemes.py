@@ -1,0 +1,219 @@
+"""How actions are written: as FAST tokens, as one token a value, or as numbers in plain text.
+
+Each scheme turns chunks (N, T, D), normalized, into lists of action ids and back, says which ids may follow which, and which
+words of the language model they are.
+"""
+
+# N chunks, T steps, D dimensions.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smolact.errors import ActionTokensError, ConfigError, FeatureError
+from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
+from smolact.policies.smolandfast.grammar import Grammar
+from smolact.policies.smolandfast.vocabulary import last_words
+from smolact.processors.tokenizer import Tokenizer
+
+DIGITS = "0123456789"
+SPACE = " "
+
+
+class ActionTokens(Protocol):
+    """A way to write actions."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many action ids there are."""
+        ...
+
+    def encode(self, chunks: NDArray[Any]) -> list[list[int]]:
+        """Ids of chunks (N, T, D), normalized."""
+        ...
+
+    def decode(self, ids: Sequence[Sequence[int]], horizon: int, dim: int) -> NDArray[np.float32]:
+        """Chunks (N, T, D) from ids.
+
+        Raises:
+            ActionTokensError: some ids are no chunk of that shape.
+        """
+        ...
+
+    def shape(self, horizon: int, dim: int) -> tuple[int, int]:
+        """T and D as they are used.
+
+        Raises:
+            ConfigError: it can't write such chunks.
+        """
+        ...
+
+    def grammar(self, horizon: int, dim: int) -> Grammar:
+        """Which ids may follow which."""
+        ...
+
+    def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
+        """The language model's token for each id.
+
+        Raises:
+            ConfigError: it has not enough, or not the right ones.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what a checkpoint needs beside its configuration; nothing for most."""
+        ...
+
+
+class FAST:
+    """FAST's tokens (`action_tokenizer.py`), as the vocabulary's last words."""
+
+    def __init__(self, tokenizer: FASTTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.encode, self.decode = tokenizer.encode, tokenizer.decode
+        self.shape, self.grammar, self.save = tokenizer.shape, tokenizer.grammar, tokenizer.save
+
+    @property
+    def vocab_size(self) -> int:
+        """Those of the tokenizer."""
+        return self.tokenizer.vocab_size
+
+    def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
+        """The last ones."""
+        return last_words(self.vocab_size, tokenizer.vocab_size, skipped)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """One token a value: its bin of `n` over [−1, 1]; as the vocabulary's last words. As RT-2 and OpenVLA write actions."""
+
+    n: int
+
+    @property
+    def vocab_size(self) -> int:
+        """The bins."""
+        return self.n
+
+    def encode(self, chunks: NDArray[Any]) -> list[list[int]]:
+        """Bins, step by step; a value outside of [−1, 1] falls into the first or the last."""
+        _check(chunks)
+        bins = np.floor((np.asarray(chunks, np.float64) + 1) / 2 * self.n).astype(np.int64)
+        found: list[list[int]] = bins.clip(0, self.n - 1).reshape(len(chunks), -1).tolist()
+        return found
+
+    def decode(self, ids: Sequence[Sequence[int]], horizon: int, dim: int) -> NDArray[np.float32]:
+        """The middles of the bins."""
+        return _chunks(ids, horizon, dim, self.n, lambda bins: (bins + 0.5) * 2 / self.n - 1)
+
+    def shape(self, horizon: int, dim: int) -> tuple[int, int]:
+        """Any."""
+        return horizon, dim
+
+    def grammar(self, horizon: int, dim: int) -> Grammar:
+        """Any bin may follow any."""
+        once = torch.ones(1, self.n, dtype=torch.int64)
+        return Grammar.of(torch.zeros_like(once), once, horizon * dim)
+
+    def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
+        """The last ones."""
+        return last_words(self.n, tokenizer.vocab_size, skipped)
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Whole numbers from 0 to `levels` in plain digits, a space after each: words that every language model knows.
+
+    Source: A. Goyal et al., 2025, "VLA-0: Building State-of-the-Art VLAs with Zero Modification".
+    """
+
+    levels: int
+
+    @property
+    def vocab_size(self) -> int:
+        """Ten digits and the space."""
+        return len(DIGITS) + 1
+
+    def encode(self, chunks: NDArray[Any]) -> list[list[int]]:
+        """Digits and spaces, step by step; a value outside of [−1, 1] becomes the first or the last number."""
+        _check(chunks)
+        numbers = np.rint((np.asarray(chunks, np.float64) + 1) / 2 * self.levels).astype(np.int64)
+        known = DIGITS + SPACE
+        return [
+            [known.index(c) for number in row for c in f"{number} "]
+            for row in numbers.clip(0, self.levels).reshape(len(chunks), -1).tolist()
+        ]
+
+    def decode(self, ids: Sequence[Sequence[int]], horizon: int, dim: int) -> NDArray[np.float32]:
+        """The numbers that are written."""
+        known = DIGITS + SPACE
+        rows: list[list[int]] = []
+        for each in ids:
+            if not all(0 <= token < len(known) for token in each):
+                raise ActionTokensError(f"Action tokens are 0 to {len(known) - 1}, found {list(each)[:20]}.")
+            text = "".join(known[token] for token in each)
+            if (each and not text.endswith(SPACE)) or "  " in text or text.startswith(SPACE):
+                raise ActionTokensError(f"'{text[-40:]}' is no row of numbers with a space after each.")
+            rows.append([int(number) for number in text.split()])
+        return _chunks(rows, horizon, dim, self.levels + 1, lambda numbers: numbers * 2 / self.levels - 1)
+
+    def shape(self, horizon: int, dim: int) -> tuple[int, int]:
+        """Any."""
+        return horizon, dim
+
+    def grammar(self, horizon: int, dim: int) -> Grammar:
+        """Numbers from 0 to `levels` without leading zeros: a state for each beginning of one."""
+        states = {"": 0}
+        for number in range(self.levels + 1):
+            for end in range(1, len(str(number)) + 1):
+                states.setdefault(str(number)[:end], len(states))
+        following = torch.full((len(states), self.vocab_size), -1, dtype=torch.int64)
+        ends = torch.zeros_like(following)
+        for written, state in states.items():
+            for digit in range(10):
+                if written != "0":
+                    following[state, digit] = states.get(f"{written}{digit}", -1)
+            if written:
+                following[state, len(DIGITS)], ends[state, len(DIGITS)] = 0, 1
+        return Grammar.of(following, ends, horizon * dim)
+
+    def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
+        """The digits' own words, and the space's."""
+        words = [tokenizer.encode(character) for character in DIGITS + SPACE]
+        if any(len(word) != 1 for word in words) or len({word[0] for word in words}) < len(words):
+            raise ConfigError(
+                "This VLM's tokenizer has no word for each digit and the space, so actions can't be written as text. Use "
+                "--policy.action_tokens=fast or bins."
+            )
+        return tuple(word[0] for word in words)
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write."""
+
+
+def _check(chunks: NDArray[Any]) -> None:
+    if chunks.ndim != 3:
+        raise FeatureError(f"Chunks have the shape {chunks.shape}: expected (chunks, steps, dimensions).")
+    if not np.isfinite(chunks).all():
+        raise FeatureError("A chunk of actions holds a number that is not finite.")
+
+
+def _chunks(
+    rows: Sequence[Sequence[int]], horizon: int, dim: int, size: int, value: Any
+) -> NDArray[np.float32]:
+    for row in rows:
+        if len(row) != horizon * dim:
+            raise ActionTokensError(f"{len(row)} numbers are no chunk: expected {horizon} × {dim}.")
+        if row and not 0 <= min(row) <= max(row) < size:
+            raise ActionTokensError(f"A number of an action is outside of 0 to {size - 1}: {list(row)[:20]}.")
+    numbers = np.array(rows, np.float64).reshape(len(rows), horizon, dim)
+    return np.asarray(value(numbers), np.float32)
