@@ -199,3 +199,32 @@ def test_impossible_edits_are_refused(roots: dict[str, Path], tmp_path: Path) ->
     with pytest.raises(FeatureError, match="differ in"):
         edit.merge([source, Source(roots["image"])])
     assert isinstance(edit.whole(source), Plan)
+
+
+@pytest.mark.parametrize("calls", range(4))
+def test_stopping_at_any_point_leaves_the_old_dataset(
+    roots: dict[str, Path], tmp_path: Path, calls: int
+) -> None:
+    root = Path(shutil.copytree(roots["video"], tmp_path / "set"))
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    left = iter(range(2 * calls + 1))
+
+    def stop(what: str, done: int, total: int) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(edit.delete(Source(root), [2]), progress=stop)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_what_is_beside_the_dataset_is_taken_along(roots: dict[str, Path], tmp_path: Path) -> None:
+    root = Path(shutil.copytree(roots["image"], tmp_path / "set"))
+    (root / "unfinished-001").mkdir()
+    (root / "unfinished-001/some.mp4").write_bytes(b"mine")
+    replace(edit.delete(Source(root), [0]))
+    assert (root / "unfinished-001/some.mp4").read_bytes() == b"mine"
+    (tmp_path / "set.replaced").mkdir()
+    with pytest.raises(ConfigError, match="an interrupted edit"):
+        replace(edit.delete(Source(root), [0]))

@@ -75,24 +75,30 @@ def replace(plan: Plan, quick: bool = False, progress: Progress = no_progress) -
             f"{old} is what an interrupted edit left of the old dataset. Look at it, then remove it."
         )
     build(plan, fresh, quick, progress)
-    with durable.named_errors(root):
-        for path in root.iterdir():
-            if (
-                path.is_dir()
-                and path.name not in _REMADE
-                and not path.name.startswith(durable.TEMPORARY_PREFIX)
-            ):
-                shutil.copytree(path, fresh / path.name, symlinks=True)
-        # Whatever dies between the two renames, the old dataset is there under a name that says so.
-        root.rename(old)
-        try:
-            fresh.rename(root)
-        except BaseException:
-            old.rename(root)
-            raise
-        durable.sync_folder(root.parent)
+    try:
+        with durable.named_errors(root):
+            _carry_folders(root, fresh)
+            # Whatever dies between the two renames, the old dataset is there under a name that says so.
+            root.rename(old)
+            try:
+                fresh.rename(root)
+            except BaseException:
+                old.rename(root)
+                raise
+            durable.sync_folder(root.parent)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    with durable.named_errors(old):
         shutil.rmtree(old)
     return root
+
+
+def _carry_folders(root: Path, fresh: Path) -> None:
+    """Take along the folders that are no part of the format, such as what a recorder has put aside."""
+    for path in root.iterdir():
+        if path.is_dir() and path.name not in _REMADE and not path.name.startswith(durable.TEMPORARY_PREFIX):
+            shutil.copytree(path, fresh / path.name, symlinks=True)
 
 
 def _build_in(plan: Plan, folder: Path, quick: bool, progress: Progress) -> None:
