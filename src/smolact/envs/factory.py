@@ -100,7 +100,7 @@ def make_env(
         mapping = EnvMapping(mapping)
     known = _known(name)
     if task is not None and task in (known.id, known.id.rpartition("/")[2]):
-        logger.info("'%s' is the environment's name, not an instruction: it is told nothing else.", task)
+        logger.debug("'%s' is taken for the environment's name, not for an instruction.", task)
         task = None
     if task is None:
         task = (mapping.task if mapping is not None else None) or known.task
@@ -174,7 +174,7 @@ def _spec(name: str) -> EnvSpec:
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 f"The environment '{name}' needs a package that is not installed: {error}. "
-                f"'{module}' should be a module that Python can import here, and that registers '{known_id}'."
+                "If it is a file of yours, say where it lies: PYTHONPATH=FOLDER smolact …"
             ) from error
     try:
         return gymnasium.spec(known_id)

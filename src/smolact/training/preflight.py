@@ -217,7 +217,7 @@ def _ways_out(
         ways.append(f"{flag} (check which camera is which)")
     if left and left < cameras and hasattr(policy, "empty_cameras"):
         ways.append(f"--policy.empty_cameras={left} (masked black in place of the rest)")
-    return " and ".join(ways) or "data that has them"
+    return " and ".join(ways) or f"{'data' if where == 'the dataset' else 'an environment'} that has them"
 
 
 def check_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> None:
