@@ -15,13 +15,13 @@ from typing import Any
 PACKAGES = ("smolact", "torch", "accelerate", "numpy", "av")
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page; `title` is plain text, `parts` are HTML, and empty ones are left out."""
+def document(title: str, parts: Iterable[str], head: str = "") -> str:
+    """A whole page; `title` is plain text, `parts` are HTML, and empty ones are left out; `head` ends its head."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n{head}</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 

@@ -1,0 +1,105 @@
+"""`smolact dataset viz`: look at episodes: films, state and action by joint name, tasks.
+
+With --html it writes one page that needs nothing but a browser, or a folder of a page and its films. Without it, it
+opens rerun, where that is installed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smolact.cli.dataset_flags import WhichDataset, dataset_folder, progress_bar
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError
+from smolact.settings import setting
+
+USAGE = "smolact dataset viz --dataset.root=FOLDER --html [--episodes=0:10] [--output=page.html | --output=FOLDER]"
+FIRST = 10
+"""Episodes that are shown where none are chosen; a folder takes all."""
+
+
+@dataclass
+class VizConfig:
+    """What `smolact dataset viz` takes."""
+
+    dataset: WhichDataset = field(default_factory=WhichDataset)
+    html: bool = setting(False, "Write a page for the browser.")
+    episodes: str | None = setting(
+        None,
+        "Which episodes: 3, 0:10 (the first ten), 20: or 1,4,7:9. When null the first ten; in a folder all.",
+    )
+    output: Path | None = setting(
+        None,
+        "Where the page goes: a file that ends in .html holds everything; in a folder the films lie beside it. When "
+        "null, NAME.html here. Without --html: an .rrd file for rerun to open later.",
+    )
+    most_mb: int = setting(100, "How large the page may become, in MB; films in a folder do not count.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the dataset."""
+        if self.most_mb < 1:
+            raise ConfigError(f"--most_mb={self.most_mb} must be 1 or more.")
+        if not self.html and self.output is not None and self.output.suffix != ".rrd":
+            raise ConfigError(
+                f"--output={self.output}: without --html it is for rerun and ends in .rrd. For a page add --html."
+            )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Write the page and say where it is, or open rerun."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(VizConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(VizConfig, argv)
+    if not config.html:
+        from smolact.datasets.viz_rerun import import_rerun
+
+        import_rerun()  # before a dataset is fetched in vain
+    folder = dataset_folder(config.dataset)
+
+    from smolact.datasets.metadata import LeRobotDatasetMetadata
+
+    total = LeRobotDatasetMetadata(folder).total_episodes
+    output = config.output or (Path(f"{folder.resolve().name}.html") if config.html else None)
+    whole = output is not None and output.suffix not in (".html", ".rrd")
+    episodes = chosen_episodes(config.episodes or (":" if whole else f":{FIRST}"), total)
+    with progress_bar() as progress:
+        if not config.html:
+            from smolact.datasets.viz_rerun import show_in_rerun
+
+            show_in_rerun(folder, episodes, output, progress)
+            return 0
+        from smolact.datasets.viz import write_page
+
+        page = write_page(folder, output or Path(), episodes, config.most_mb, progress)
+    rest = "" if len(episodes) == total else f" ({len(episodes)} of {total} episodes; others: --episodes)"
+    sys.stdout.write(f"{page}{rest}\n")
+    return 0
+
+
+def chosen_episodes(text: str, total: int) -> list[int]:
+    """The episodes that `--episodes` names, in its order, each once: numbers and ranges `first:end`, the end left out.
+
+    Raises:
+        ConfigError: it is nothing of the kind, or the dataset has no such episode.
+    """
+    chosen: list[int] = []
+    for part in text.strip("[] ").split(","):
+        found = re.fullmatch(r"\s*(\d*)\s*(:?)\s*(\d*)\s*", part)
+        if not found or not (found[1] or found[2]):
+            raise ConfigError(
+                f"--episodes={text}: expected numbers and ranges, such as 3 or 0:10 or 1,4,7:9."
+            )
+        first = int(found[1] or 0)
+        end = min(int(found[3] or total), total) if found[2] else first + 1
+        if first >= total or end <= first:
+            raise ConfigError(
+                f"--episodes={text}: the dataset has {total} episodes, numbered from 0; {part.strip()} names none of them."
+            )
+        chosen += range(first, end)
+    return list(dict.fromkeys(chosen))

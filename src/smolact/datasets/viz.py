@@ -1,0 +1,235 @@
+"""A dataset as a page: the cameras' films, the numbers by name under one cursor, the tasks, the list of episodes.
+
+The page needs no network and no other program. Its films are inside it, or in a folder beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smolact import durable, pages
+from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.sources import Source
+from smolact.datasets.tables import column_array
+from smolact.datasets.viz_video import Films
+from smolact.errors import ConfigError, DatasetError
+
+Progress = Callable[[str, int, int], None]
+
+PAGE, FILMS = "index.html", "films"
+MOST_MB = 100
+MOST_LINES = 8  # of a plot
+NUMBERS = re.compile(r"(float|int|uint)\d+|bool")
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; media-src blob: file: 'self'"
+)
+"""What a browser lets the page do: run what it brings, play films, and speak to nobody."""
+
+
+def write_page(
+    root: str | Path,
+    output: str | Path,
+    episodes: Sequence[int] | None = None,
+    most_mb: float = MOST_MB,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the dataset in folder `root` as a page to look at.
+
+    Args:
+        root: the dataset, of any version.
+        output: a file that ends in .html, which holds everything; or a folder, where films lie beside `index.html`.
+        episodes: which; all when None.
+        most_mb: how large the page may become, in MB; films beside it do not count.
+        progress: called with (what, done, total).
+
+    Returns:
+        the page.
+
+    Raises:
+        ConfigError: the dataset has no such episode, or the page would be larger.
+        NotFoundError: there is no such dataset.
+        DatasetError: it is damaged.
+        WriteError: the disk is full or refused.
+    """
+    source, output = Source(root), Path(output)
+    chosen = list(range(source.meta.total_episodes)) if episodes is None else list(episodes)
+    outside = [number for number in chosen if not 0 <= number < source.meta.total_episodes]
+    if outside or not chosen:
+        raise ConfigError(
+            f"{source.meta.root} has {source.meta.total_episodes} episodes, numbered from 0; "
+            + (f"episode {outside[0]} is asked for." if outside else "none is chosen.")
+        )
+    alone = output.suffix == ".html"
+    films, signals = Films(source), signal_names(source.meta)
+    described: list[dict[str, Any]] = []
+    blocks: list[str] = []
+    size = 0
+    for done, number in enumerate(chosen):
+        if progress is not None:
+            progress("episodes", done, len(chosen))
+        episode = describe_episode(source, number, list(signals))
+        size += len(episode["numbers"])
+        for place, key in enumerate(source.meta.camera_keys):
+            film = films.film(key, number)
+            name = f"episode_{number:06d}_{place}"
+            if alone:
+                blocks.append(_block(name, film))
+                size += len(blocks[-1])
+            else:
+                durable.write_bytes(output / FILMS / f"{name}.mp4", film)
+            episode["films"].append(name if alone else f"{FILMS}/{name}.mp4")
+        described.append(episode)
+        if size > most_mb * 1e6:
+            raise ConfigError(_too_large(most_mb, done, chosen, alone))
+    if progress is not None:
+        progress("episodes", len(chosen), len(chosen))
+    path = output if alone else output / PAGE
+    durable.write_text(path, page(source.meta, described, signals, blocks))
+    return path
+
+
+def _too_large(most_mb: float, done: int, chosen: Sequence[int], alone: bool) -> str:
+    fewer = (
+        f"Choose fewer (--episodes={chosen[0]}:{chosen[0] + done})" if done else "Raise the limit (--most_mb)"
+    )
+    beside = (
+        ", or give a folder (--output=FOLDER): films lie beside the page then, and don't count"
+        if alone
+        else ""
+    )
+    return (
+        f"{done + 1} of {len(chosen)} episodes make the page larger than {most_mb:g} MB, where browsers get slow. "
+        f"{fewer}{beside}."
+    )
+
+
+def page(
+    meta: LeRobotDatasetMetadata,
+    episodes: Sequence[dict[str, Any]],
+    signals: dict[str, list[str]],
+    blocks: Sequence[str] = (),
+) -> str:
+    """The page, as text."""
+    data = {
+        "fps": meta.fps,
+        "cameras": [key.removeprefix("observation.images.") for key in meta.camera_keys],
+        "plots": plots(signals),
+        "columns": sum(map(len, signals.values())),
+        "episodes": episodes,
+    }
+    robot = f" · {meta.robot_type}" if meta.robot_type else ""
+    below = (
+        f"{len(episodes)} of {meta.total_episodes} episodes · {meta.total_frames:,} frames at {meta.fps:g} a second"
+        f" · {meta.codebase_version}{robot}"
+    )
+    assets = resources.files("smolact.datasets") / "viz_assets"
+    body, style, script = (
+        (assets / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
+    )
+    # A "<" in JSON is inside a string: written as an escape, no text of a dataset can end the block.
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    name = meta.root.resolve().name
+    return pages.document(
+        name,
+        [
+            pages.header(name, below),
+            body,
+            *blocks,
+            f'<script type="application/json" id="data">{text}</script>',
+            f"<script>{script}</script>",
+        ],
+        head=f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<style>{style}</style>\n',
+    )
+
+
+def describe_episode(source: Source, number: int, signals: Sequence[str]) -> dict[str, Any]:
+    """An episode for the page: its numbers are float32, a column after the other, in base64.
+
+    Raises:
+        DatasetError: its table is damaged.
+    """
+    table, meta = source.table(number), source.meta
+    path = meta.root / meta.episodes.data_path[number]
+    length = table.num_rows
+    columns = [np.empty((length, 0), dtype=np.float32)]
+    for name in signals:
+        values = column_array(table, name, meta.features[name].shape, path)
+        columns.append(values.reshape(length, -1).astype(np.float32))
+    numbers = np.ascontiguousarray(np.concatenate(columns, axis=1).T, dtype="<f4")
+    tasks = column_array(table, "task_index", (1,), path).reshape(-1)
+    begins = np.flatnonzero(np.diff(tasks, prepend=tasks[0] - 1))
+    unknown = set(tasks.tolist()) - set(meta.tasks)
+    if unknown:
+        raise DatasetError(
+            f"{path}: task_index {min(unknown)} in episode {number} is none of the dataset's {len(meta.tasks)} tasks. "
+            f"See what is wrong: smolact dataset check --dataset.root={meta.root}"
+        )
+    return {
+        "index": number,
+        "length": length,
+        "tasks": [[int(begin), meta.tasks[int(tasks[begin])]] for begin in begins],
+        "numbers": b64encode(numbers.tobytes()).decode("ascii"),
+        "films": [],
+    }
+
+
+def signal_names(meta: LeRobotDatasetMetadata) -> dict[str, list[str]]:
+    """The features that can be drawn over time, each with the names of its numbers; "" where it gives none."""
+    return {
+        name: dimension_names(feature)
+        for name, feature in meta.features.items()
+        if name not in DEFAULT_FEATURES and not feature.is_image and NUMBERS.fullmatch(feature.dtype)
+    }
+
+
+def dimension_names(feature: Feature) -> list[str]:
+    """The name of each number of a feature, from a list, or from a mapping of lists; "" where it has none."""
+    size = int(np.prod(feature.shape, dtype=np.int64))
+    names = feature.names
+    if isinstance(names, dict):
+        names = [each for group in names.values() for each in (group if isinstance(group, list) else [group])]
+    if not isinstance(names, (list, tuple)) or len(names) != size or len(set(map(str, names))) != size:
+        return [""] * size
+    return [str(name) for name in names]
+
+
+def plots(signals: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Which numbers are drawn over each other: those of one name (a joint's state and action), else a feature's.
+
+    Each plot has a `title` and `lines`, pairs of a label and a column of the numbers.
+    """
+    places = [
+        (feature, name, place)
+        for place, (feature, name) in enumerate(
+            (feature, name) for feature, names in signals.items() for name in names
+        )
+    ]
+    shared = {name for name, count in Counter(name for _, name, _ in places).items() if name and count > 1}
+    shared = {name for name in shared if len({feature for feature, each, _ in places if each == name}) > 1}
+    drawn: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for feature, name, place in places:
+        if name in shared:
+            drawn.setdefault(("name", name), []).append((feature.removeprefix("observation."), place))
+        else:
+            lines = drawn.setdefault(("feature", feature), [])
+            alone = len(signals[feature]) == 1
+            lines.append((name or (feature if alone else str(len(lines))), place))
+    return [
+        {"title": title, "joint": kind == "name", "lines": lines[first : first + MOST_LINES]}
+        for (kind, title), lines in drawn.items()
+        for first in range(0, len(lines), MOST_LINES)
+    ]
+
+
+def _block(name: str, film: bytes) -> str:
+    return f'<script type="application/octet-stream" id="{name}">{b64encode(film).decode("ascii")}</script>'

@@ -1,0 +1,88 @@
+"""A dataset in the viewer of the package `rerun-sdk`, which the extra `viz` installs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from smolact.datasets.edit import check_episodes
+from smolact.datasets.sources import Source
+from smolact.datasets.tables import column_array
+from smolact.datasets.viz import signal_names
+from smolact.errors import MissingDependencyError, optional_import
+
+EXTRA = "viz"
+JPEG_QUALITY = 85
+
+
+def show_in_rerun(
+    root: str | Path,
+    episodes: Sequence[int],
+    output: str | Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Open rerun's viewer on episodes of the dataset in folder `root`, a recording each; or write them to a file.
+
+    Args:
+        root: the dataset, of any version.
+        episodes: which; each is a recording of its own in the viewer.
+        output: an .rrd file to write instead of opening the viewer.
+        progress: called with (what, done, total).
+
+    Raises:
+        MissingDependencyError: rerun is not installed.
+        ConfigError: the dataset has no such episode.
+        NotFoundError, DatasetError: there is no such dataset, or it is damaged.
+    """
+    rerun = import_rerun()
+    source = Source(root)
+    check_episodes(source.meta, episodes)
+    name = source.meta.root.resolve().name
+    stream = rerun.RecordingStream(name)
+    if output is None:
+        stream.spawn()
+    else:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        stream.save(str(output))
+    for done, number in enumerate(episodes):
+        if progress is not None:
+            progress("episodes", done, len(episodes))
+        _log(rerun, stream, source, number)
+    stream.flush()
+
+
+def import_rerun() -> Any:
+    """The module of rerun.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        return optional_import("rerun", EXTRA)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"{error}; or write a page for the browser instead: add --html."
+        ) from error
+
+
+def _log(rerun: Any, stream: Any, source: Source, number: int) -> None:
+    meta, table = source.meta, source.table(number)
+    path = meta.root / meta.episodes.data_path[number]
+    top = f"episode_{number}"
+    tasks = column_array(table, "task_index", (1,), path).reshape(-1)
+    signals = {
+        name: (names, column_array(table, name, meta.features[name].shape, path).reshape(table.num_rows, -1))
+        for name, names in signal_names(meta).items()
+    }
+    cameras = {key: source.images(key, number) for key in meta.camera_keys}
+    for frame in range(table.num_rows):
+        stream.set_time("frame", sequence=frame)
+        stream.set_time("time", duration=frame / meta.fps)
+        for key, images in cameras.items():
+            stream.log(f"{top}/{key}", rerun.Image(next(images)).compress(jpeg_quality=JPEG_QUALITY))
+        for key, (names, values) in signals.items():
+            for place, name in enumerate(names):
+                stream.log(f"{top}/{key}/{name or place}", rerun.Scalars(float(values[frame, place])))
+        if frame == 0 or tasks[frame] != tasks[frame - 1]:
+            stream.log(f"{top}/task", rerun.TextLog(meta.tasks[int(tasks[frame])]))

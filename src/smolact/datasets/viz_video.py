@@ -1,0 +1,102 @@
+"""One camera of one episode as a small mp4 that browsers play: copied where it can be, encoded where it can't."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from smolact.datasets.remux import Index, Joiner
+from smolact.datasets.sources import Source
+from smolact.datasets.video import ENCODERS, Image, VideoWriter
+from smolact.errors import ConfigError
+
+PLAYED = {"h264", "av1", "libdav1d", "libaom-av1", "vp9", "libvpx-vp9"}
+"""Decoders, as PyAV names them, of what browsers play too."""
+PLAYED_PIXELS = {"yuv420p", "yuvj420p"}
+KEY_EVERY, QUALITY = 12, 23
+
+
+class Films:
+    """The episodes of a dataset as films; a video file's index is read once.
+
+    Raises:
+        ConfigError: this build of FFmpeg encodes nothing that a browser plays, and a film needs it.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._indices: dict[Path, Index] = {}
+
+    def film(self, key: str, episode: int) -> bytes:
+        """An episode of camera `key` as mp4, frame i shown from i/fps to (i + 1)/fps.
+
+        Raises:
+            DatasetError: its pictures can't be decoded, or are not as many as its rows.
+            ConfigError: see the class.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "film.mp4"
+            if not self._copied(key, episode, path):
+                self._encoded(key, episode, path)
+            return path.read_bytes()
+
+    def _copied(self, key: str, episode: int, path: Path) -> bool:
+        if self._source.meta.features[key].dtype != "video":
+            return False
+        cut = self._source.cut(key, episode)
+        if cut.path not in self._indices:
+            self._indices[cut.path] = Index(cut.path)
+        index = self._indices[cut.path]
+        decoder, _, _, pixels, _ = index.kind
+        packets = index.packets(cut)
+        if decoder not in PLAYED or pixels not in PLAYED_PIXELS or packets is None:
+            return False
+        joiner = Joiner(path, self._source.meta.fps)
+        try:
+            joiner.add(index, *packets)
+        finally:
+            joiner.close()
+        return True
+
+    def _encoded(self, key: str, episode: int, path: Path) -> None:
+        images = map(even, self._source.images(key, episode))
+        first = next(images)
+        height, width, _ = first.shape
+        codec = playable_encoder()
+        with VideoWriter(
+            path, self._source.meta.fps, width, height, codec, g=KEY_EVERY, crf=QUALITY
+        ) as writer:
+            for image in _with(first, images):
+                writer.write(image)
+
+
+def playable_encoder() -> str:
+    """The encoder for films: H.264 where there is one, since every browser plays it; else AV1.
+
+    Raises:
+        ConfigError: this build of FFmpeg has neither.
+    """
+    for name in ("libx264", "h264", "libsvtav1"):
+        if name in ENCODERS and name in av.codecs_available:
+            return name
+    raise ConfigError(
+        "The pictures must be encoded for the browser, and this build of FFmpeg has no encoder for it (libx264, "
+        "libsvtav1). Install PyAV from its wheels: pip install --force-reinstall av"
+    )
+
+
+def even(image: Image) -> Image:
+    """An image (H, W, 3) whose height and width are even, as video needs them: its edge is doubled."""
+    height, width, _ = image.shape
+    if height % 2 == 0 and width % 2 == 0:
+        return image
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def _with(first: Image, rest: Iterator[Image]) -> Iterator[Image]:
+    yield first
+    yield from rest
