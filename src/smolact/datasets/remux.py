@@ -152,8 +152,8 @@ def open_video(path: Path) -> Iterator[Any]:
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{path} can't be read ({error}): it is damaged. Fetch it again.") from error
     with container:
-        if not container.streams.video:
-            raise VideoError(f"{path} has no picture. Fetch it again, or restore it.")
+        if not container.streams.video or container.streams.video[0].codec_context is None:
+            raise VideoError(f"{path} has no picture that FFmpeg can decode. Fetch it again, or restore it.")
         yield container
 
 
