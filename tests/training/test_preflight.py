@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,15 @@ import pytest
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from smolact.training.preflight import check_cameras, check_env_sizes, check_sources, match_table
-from smolact.training.sections import DatasetSection
+from smolact.training.config import TrainConfig
+from smolact.training.preflight import (
+    check_cameras,
+    check_env_sizes,
+    check_evaluation,
+    check_sources,
+    match_table,
+)
+from smolact.training.sections import DatasetSection, EnvSection
 from smolact.training.sources import find_sources
 from smolact.types import FeatureType, PolicyFeature
 from tests.training.runs import DATASET
@@ -185,3 +193,31 @@ def test_the_table_shows_names_sizes_and_what_is_not_read() -> None:
     assert table["observation.images.camera2 (3, 64, 96)"] == "—"
     assert table["—"].startswith("observation.images.wrist (3, ")
     assert table["action (6,)"].startswith("action (6,): ")
+
+
+def silent_tabletop(tmp_path: Path, eval_freq: int) -> tuple[SmolVLAConfig, TrainConfig]:
+    """An environment that fits the policy, and does not tell success where it is looked for."""
+    mapping = tmp_path / "tabletop.yaml"
+    mapping.write_text(
+        "observation: {pixels: observation.image, agent_pos: observation.state}\nsuccess: won\n"
+    )
+    vector = PolicyFeature(FeatureType.STATE, (2,))
+    config = SmolVLAConfig(
+        input_features={
+            "observation.image": PolicyFeature(FeatureType.VISUAL, (3, 64, 64)),
+            "observation.state": vector,
+        },
+        output_features={"action": replace(vector, type=FeatureType.ACTION)},
+    )
+    env = EnvSection(type="tabletop", mapping=mapping, kwargs={"max_episode_steps": 3})
+    return config, TrainConfig(env=env, steps=10, eval_freq=eval_freq)
+
+
+def test_an_environment_that_tells_no_success_is_found_out_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not tell success"):
+        check_evaluation(*silent_tabletop(tmp_path, eval_freq=5))
+
+
+def test_an_environment_that_is_never_used_is_not_played(tmp_path: Path, caplog: Any) -> None:
+    check_evaluation(*silent_tabletop(tmp_path, eval_freq=0))
+    assert "--eval_freq=0 never comes" in caplog.text
