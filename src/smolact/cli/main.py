@@ -34,6 +34,12 @@ COMMANDS = {
         ),
         Command("train", "train a policy on a dataset, or resume a run", "smolact.cli.train"),
         Command("eval", "success rate of a policy in an environment", "smolact.cli.eval"),
+        Command(
+            "record",
+            "record a robot's episodes to a dataset, driven by hand or by a policy",
+            "smolact.cli.record",
+        ),
+        Command("replay", "play a recorded episode on a robot or in simulation", "smolact.cli.replay"),
         Command("dataset", "look at a dataset; `smolact dataset` lists how", "smolact.cli.dataset"),
         Command("train-tokenizer", "fit FAST action tokens on a dataset", "smolact.cli.train_tokenizer"),
         Command("robot", "ports, cameras, calibration; `smolact robot` lists what", "smolact.cli.robot"),

@@ -1,0 +1,94 @@
+"""`--robot.…` and `--teleop.…`: which robot, who drives it, and their own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smolact.cli.parsing import CONFIG_PATH, flag_value
+from smolact.errors import ConfigError
+from smolact.settings import rest, setting
+
+if TYPE_CHECKING:
+    from smolact.robots.base import Robot, Teleoperator
+
+
+def robot_fields(section: Mapping[str, Any]) -> type | None:
+    """The settings that `--robot.…` takes besides: those of its type."""
+    if not section.get("type"):
+        return None
+    from smolact.recording.builtin import ROBOTS
+    from smolact.robots.factory import robot_settings
+
+    return robot_settings(section["type"], ROBOTS)
+
+
+def teleop_fields(section: Mapping[str, Any]) -> type | None:
+    """The settings that `--teleop.…` takes besides: those of its type."""
+    if not section.get("type"):
+        return None
+    from smolact.recording.builtin import TELEOPERATORS
+    from smolact.robots.factory import teleoperator_settings
+
+    return teleoperator_settings(section["type"], TELEOPERATORS)
+
+
+@dataclass
+class RobotSection:
+    """Which robot; further settings are those of its type (id, port, cameras …)."""
+
+    type: str | None = setting(None, "sim, or one of LeRobot's robots (so101_follower …).")
+    settings: dict[str, Any] = rest(robot_fields)
+
+    def make(self) -> Robot:
+        """The robot, not connected.
+
+        Raises:
+            SmolactError: what making it raises.
+        """
+        from smolact.recording.builtin import ROBOTS
+        from smolact.robots.factory import given_settings, make_robot
+
+        return make_robot(str(self.type), ROBOTS, **given_settings(self.settings))
+
+
+@dataclass
+class TeleopSection:
+    """Who drives it; further settings are those of its type (id, port …)."""
+
+    type: str | None = setting(
+        None, "expert (scripted, in simulation), keyboard, gamepad, or one of LeRobot's (so101_leader …)."
+    )
+    settings: dict[str, Any] = rest(teleop_fields)
+
+    def make(self) -> Teleoperator:
+        """The teleoperator, not connected.
+
+        Raises:
+            SmolactError: what making it raises.
+        """
+        from smolact.recording.builtin import TELEOPERATORS
+        from smolact.robots.factory import given_settings, make_teleoperator
+
+        return make_teleoperator(str(self.type), TELEOPERATORS, **given_settings(self.settings))
+
+
+def needs_robot(argv: Sequence[str], command: str) -> None:
+    """Whether the words name a robot, or a file that may.
+
+    Raises:
+        ConfigError: they do not; what there is, is listed.
+    """
+    if flag_value(argv, "robot.type") is not None or flag_value(argv, CONFIG_PATH) is not None:
+        return
+    from smolact.recording.builtin import ROBOTS
+    from smolact.robots import lerobot_drivers
+    from smolact.robots.factory import robot_types
+
+    more = (
+        "" if lerobot_drivers.is_installed() else f" ({lerobot_drivers.NEEDS} for {lerobot_drivers.EXAMPLES})"
+    )
+    raise ConfigError(
+        f"`smolact {command}` needs a robot: --robot.type=NAME. There are: {', '.join(robot_types(ROBOTS))}{more}."
+    )

@@ -1,0 +1,348 @@
+"""`smolact record`: a robot's episodes to a LeRobot dataset, driven by hand, by a script or by a policy."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.main import DONE, INTERRUPTED
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError, SmolactError
+from smolact.settings import refused, rest, setting
+from smolact.training.sections import policy_fields
+
+if TYPE_CHECKING:
+    from smolact.datasets.writer import DatasetWriter
+    from smolact.recording.log import EpisodeReport
+    from smolact.recording.recorder import Driver, Status
+    from smolact.robots.base import Robot, Teleoperator
+
+logger = logging.getLogger(__name__)
+
+USAGE = "smolact record --robot.type=sim --robot.env=tabletop --teleop.type=expert --dataset.repo_id=me/push --dataset.num_episodes=10"
+
+_STREAMED = "frames are always encoded while they are recorded, and never staged as images. Leave it out."
+
+
+@dataclass
+class RecordedDataset:
+    """What is recorded, and where to."""
+
+    repo_id: str | None = setting(None, "The dataset's name, as owner/name.")
+    root: Path | None = setting(
+        None, "The dataset's folder; outputs/datasets/REPO_ID when null. No network call is made."
+    )
+    single_task: str | None = setting(
+        None, "The instruction that every episode shows; a simulation has one of its own when null."
+    )
+    fps: float | None = setting(None, "Frames a second; when null, 30, or the simulation's own.")
+    episode_time_s: float = setting(60.0, "The longest episode, in seconds.")
+    reset_time_s: float = setting(
+        60.0, "The longest time to set the scene back between two episodes; a simulation needs none."
+    )
+    num_episodes: int = setting(50, "Episodes to record, more than are there already.")
+    video: bool = setting(True, "Cameras as video; false: as images in the tables, for small pictures.")
+    vcodec: str | None = setting(
+        None,
+        "libsvtav1 (small files), h264 (any player), or a hardware encoder; the dataset's own on --resume.",
+        aliases=("rgb_encoder.vcodec",),
+    )
+    push_to_hub: bool = refused(
+        False,
+        "recording makes no network call. Upload what is finished: hf upload REPO_ID FOLDER --repo-type=dataset",
+    )
+    private: bool | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)
+    tags: list[str] | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)
+    num_image_writer_processes: int = refused(0, _STREAMED, harmless=lambda value: True)
+    num_image_writer_threads_per_camera: int = refused(4, _STREAMED, harmless=lambda value: True)
+    video_encoding_batch_size: int = refused(1, _STREAMED)
+    streaming_encoding: bool = refused(True, _STREAMED, harmless=lambda value: True)
+    no_stamp: bool = refused(True, "the name is kept as it is given.", harmless=lambda value: True)
+
+
+@dataclass
+class DrivingPolicy:
+    """The policy that drives, in a teleoperator's place; further settings override those of its configuration."""
+
+    path: str | None = setting(
+        None, "A checkpoint: a folder or a Hub id. Then these are evaluation episodes."
+    )
+    stats_key: str | None = setting(
+        None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
+    )
+    settings: dict[str, Any] = rest(policy_fields)
+
+
+@dataclass
+class RecordConfig:
+    """What `smolact record` takes."""
+
+    robot: RobotSection = field(default_factory=RobotSection)
+    teleop: TeleopSection = field(default_factory=TeleopSection)
+    policy: DrivingPolicy = field(default_factory=DrivingPolicy)
+    dataset: RecordedDataset = field(default_factory=RecordedDataset)
+    resume: bool = setting(False, "Go on with a dataset that is there.")
+    realtime: bool = setting(
+        True, "Hold the rate; false: a simulation that nobody watches, as fast as it goes."
+    )
+    display_data: bool = setting(False, "Show cameras and numbers in rerun while recording.")
+    play_sounds: bool = refused(True, "nothing is spoken.", harmless=lambda value: True)
+    display_mode: Literal["rerun"] = setting("rerun", "Where --display_data shows them.")
+
+    @property
+    def root(self) -> Path:
+        """The dataset's folder.
+
+        Raises:
+            ConfigError: neither a folder nor a name is given.
+        """
+        if self.dataset.root is not None:
+            return self.dataset.root
+        if not self.dataset.repo_id:
+            raise ConfigError(
+                "`smolact record` needs a name for the dataset, --dataset.repo_id=me/name, or its folder, --dataset.root=FOLDER."
+            )
+        return Path("outputs/datasets") / self.dataset.repo_id
+
+
+def run(argv: Sequence[str]) -> int:
+    """Record as the flags say."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(RecordConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return DONE
+    needs_robot(argv, "record")
+    config, _ = parse(RecordConfig, argv)
+    _check(config)
+    again = _command_to_resume(argv)
+    try:
+        with _terminated_is_interrupted():
+            reports = record(config)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nStopped. {_kept(config.root)} To go on:\n  {again}\n")
+        return INTERRUPTED
+    except SmolactError:
+        if (config.root / "meta/info.json").is_file():
+            sys.stderr.write(f"{_kept(config.root)} To go on when this is mended:\n  {again}\n")
+        raise
+    sys.stdout.write(_summary(config.root, reports))
+    return DONE
+
+
+def record(config: RecordConfig) -> list[EpisodeReport]:
+    """Make robot, driver and dataset, and record.
+
+    Raises:
+        SmolactError: what any of them raises.
+    """
+    from smolact.recording.controls import Controls
+    from smolact.recording.recorder import Plan, Recorder
+    from smolact.robots.jog import KeyboardTeleoperator
+    from smolact.robots.keys import Keys
+
+    robot = config.robot.make()
+    teleoperator = config.teleop.make() if config.teleop.type is not None else None
+    with contextlib.ExitStack() as stack:
+        stack.callback(robot.disconnect)
+        writer = _open_dataset(config, robot)
+        stack.enter_context(writer)
+        plan = Plan(
+            writer.fps,
+            config.dataset.num_episodes,
+            config.dataset.episode_time_s,
+            config.dataset.reset_time_s,
+            config.dataset.single_task,
+            config.realtime,
+        )
+        _connect(robot, writer)
+        driver = _driver(config, robot, teleoperator, stack)
+        by_keyboard = isinstance(teleoperator, KeyboardTeleoperator)
+        controls = Controls(arrows_drive=by_keyboard)
+        keys = stack.enter_context(Keys(controls.press))
+        if isinstance(teleoperator, KeyboardTeleoperator):
+            if not keys.is_listening:
+                raise ConfigError(
+                    "The teleoperator 'keyboard' needs a terminal, and this is none. Use --teleop.type=expert or gamepad."
+                )
+            keys.listen(teleoperator.press)
+        if keys.is_listening:
+            logger.info(
+                "%s: keep, next · %s: throw away, again · space: pause · q: keep and stop · Ctrl-C: throw away and stop",
+                *(("enter", "backspace") if by_keyboard else ("→", "←")),
+            )
+        shows: list[Callable[[Status], None]] = [_show_line] if sys.stderr.isatty() else []
+        if config.display_data:
+            from smolact.recording.display import show_in_rerun
+
+            shows.append(show_in_rerun(config.root.name))
+
+        def on_tick(status: Status) -> None:
+            for show in shows:
+                show(status)
+
+        recorder = Recorder(
+            robot,
+            driver,
+            writer,
+            plan,
+            controls=controls,
+            on_tick=on_tick if shows else None,
+            on_episode=lambda report: logger.info("%s", report),
+        )
+        return recorder.run()
+
+
+def _check(config: RecordConfig) -> None:
+    if config.robot.type is None:
+        needs_robot([], "record")
+    if config.teleop.type is None and config.policy.path is None:
+        from smolact.recording.builtin import TELEOPERATORS
+        from smolact.robots.factory import teleoperator_types
+
+        raise ConfigError(
+            "Who drives the robot? --teleop.type=NAME, or --policy.path=CHECKPOINT. Teleoperators: "
+            f"{', '.join(teleoperator_types(TELEOPERATORS))}."
+        )
+    if config.teleop.type is not None and config.policy.path is not None:
+        raise ConfigError("--teleop.type and --policy.path both drive the robot. Give one of them.")
+    if config.dataset.single_task is not None and not config.dataset.single_task.strip():
+        raise ConfigError(
+            "--dataset.single_task is empty: say what the episodes show, like 'Pick up the cube.'"
+        )
+    if config.dataset.single_task is None and config.robot.type != "sim":
+        raise ConfigError(
+            "What do the episodes show? A policy learns it by its instruction: --dataset.single_task='Pick up the cube.'"
+        )
+    if not config.realtime and config.robot.type != "sim":
+        raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
+
+
+def _open_dataset(config: RecordConfig, robot: Robot) -> DatasetWriter:
+    from smolact.datasets import format as layout
+    from smolact.datasets.writer import DatasetWriter
+    from smolact.recording.recorder import dataset_features
+    from smolact.recording.space import check_space, estimate_bytes
+
+    root, dataset = config.root, config.dataset
+    features = dataset_features(robot.features, video=dataset.video)
+    own_rate = getattr(getattr(robot, "env", None), "fps", None)
+    fps = dataset.fps
+    there = (root / layout.INFO).is_file()
+    if there and config.resume:
+        writer = DatasetWriter.resume(root, fps=fps, features=features, video_codec=dataset.vcodec)
+        logger.info("Going on with %s: %d episodes are there.", root, writer.num_episodes)
+        check_space(
+            root, estimate_bytes(features, writer.fps * dataset.episode_time_s * dataset.num_episodes)
+        )
+        return writer
+    if config.resume:
+        logger.info("There is no dataset in %s yet: a new one is begun.", root)
+    fps = fps or own_rate or 30.0
+    check_space(root, estimate_bytes(features, fps * dataset.episode_time_s * dataset.num_episodes))
+    return DatasetWriter.create(
+        root,
+        fps=fps,
+        features=features,
+        robot_type=robot.name,
+        video_codec=dataset.vcodec or "libsvtav1",
+    )
+
+
+def _connect(robot: Robot, writer: DatasetWriter) -> None:
+    from smolact.datasets.format import DEFAULT_FEATURES
+    from smolact.recording.recorder import dataset_features
+
+    robot.connect()
+    now = dataset_features(robot.features)
+    before = {name: feature for name, feature in writer.features.items() if name not in DEFAULT_FEATURES}
+    wrong = [name for name in now if name not in before or now[name].shape != before[name].shape]
+    if wrong or now.keys() != before.keys():
+        raise ConfigError(
+            f"Connected, the robot has other cameras or numbers than it said before: {', '.join(wrong) or 'some are gone'}. "
+            "Give the cameras' width and height in --robot.cameras."
+        )
+
+
+def _driver(
+    config: RecordConfig, robot: Robot, teleoperator: Teleoperator | None, stack: contextlib.ExitStack
+) -> Driver:
+    from smolact.recording.drivers import PolicyDriver, TeleoperatorDriver
+
+    if teleoperator is not None:
+        stack.callback(teleoperator.disconnect)
+        teleoperator.connect(robot)
+        return TeleoperatorDriver(teleoperator)
+    from smolact.policies.factory import load_policy
+
+    settings = dict(config.policy.settings)
+    loaded = load_policy(
+        str(config.policy.path),
+        device=settings.pop("device", None),
+        stats_key=config.policy.stats_key,
+        **settings,
+    )
+    loaded.policy.eval()
+    return PolicyDriver(*loaded, features=robot.features)
+
+
+@contextlib.contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """SIGTERM ends a recording as Ctrl-C does: the robot is left safe."""
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _command_to_resume(argv: Sequence[str]) -> str:
+    words = [word for word in argv if not word.startswith("--resume")]
+    return shlex.join(["smolact", "record", *words, "--resume=true"])
+
+
+def _kept(root: Path) -> str:
+    from smolact.datasets.metadata import LeRobotDatasetMetadata
+
+    if not (root / "meta/info.json").is_file():
+        return "Nothing was recorded."
+    return f"The {LeRobotDatasetMetadata(root).total_episodes} finished episodes in {root} are on disk."
+
+
+def _show_line(status: Status) -> None:
+    rate = "" if status.timing.rate is None else f"{status.timing.rate:5.1f}/s"
+    notes = [
+        f"{status.timing.late} late" * bool(status.timing.late),
+        f"{status.dropped} dropped" * bool(status.dropped),
+        f"{status.waiting_bytes / 2**20:.0f} MB to encode" * (status.waiting_bytes > 2**20),
+        "PAUSED" * status.paused,
+    ]
+    line = f"episode {status.episode}  {status.frames:5d} frames  {rate}  {'  '.join(note for note in notes if note)}"
+    sys.stderr.write(f"\r{line:<78}\r")
+    sys.stderr.flush()
+
+
+def _summary(root: Path, reports: Sequence[EpisodeReport]) -> str:
+    frames = sum(report.frames for report in reports)
+    lines = [f"{len(reports)} episodes, {frames} frames: {root}"]
+    judged = [report.success for report in reports if report.success is not None]
+    if judged:
+        lines.append(f"success: {sum(judged)} of {len(judged)}")
+    dropped = sum(report.dropped for report in reports)
+    if dropped:
+        lines.append(
+            f"{dropped} frames were left out because encoding could not follow. Use --dataset.vcodec=h264, fewer or smaller "
+            "cameras, or a lower --dataset.fps."
+        )
+    return "\n".join(lines) + "\n"

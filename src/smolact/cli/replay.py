@@ -1,0 +1,71 @@
+"""`smolact replay`: a recorded episode, played on a robot or in simulation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smolact.cli.devices import RobotSection, needs_robot
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.main import DONE
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError
+from smolact.settings import refused, setting
+
+USAGE = "smolact replay --robot.type=sim --robot.env=tabletop --dataset.root=FOLDER --dataset.episode=0"
+
+
+@dataclass
+class ReplayedDataset:
+    """Which episode."""
+
+    repo_id: str | None = setting(None, "The dataset: a Hub id (owner/name) or a local folder.")
+    root: Path | None = setting(None, "Its folder; no network call is made then.")
+    episode: int = setting(0, "The episode's number.")
+    fps: float | None = setting(None, "Actions a second; the dataset's own when null.")
+
+
+@dataclass
+class ReplayConfig:
+    """What `smolact replay` takes."""
+
+    robot: RobotSection = field(default_factory=RobotSection)
+    dataset: ReplayedDataset = field(default_factory=ReplayedDataset)
+    play_sounds: bool = refused(True, "nothing is spoken.", harmless=lambda value: True)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Replay as the flags say."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(ReplayConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return DONE
+    needs_robot(argv, "replay")
+    config, _ = parse(ReplayConfig, argv)
+    from smolact.hub import find_folder
+    from smolact.recording.replay import check_fits, read_actions, replay
+    from smolact.robots.base import EpisodicRobot
+
+    dataset = config.dataset
+    if dataset.fps is not None and not dataset.fps > 0:
+        raise ConfigError(f"--dataset.fps={dataset.fps}: expected actions a second, above 0.")
+    if dataset.root is None and dataset.repo_id is None:
+        raise ConfigError(
+            "`smolact replay` needs a dataset: --dataset.root=FOLDER, or --dataset.repo_id=owner/name."
+        )
+    root = find_folder(str(dataset.repo_id), "dataset", root=dataset.root)
+    actions, fps = read_actions(root, dataset.episode)
+    robot = config.robot.make()
+    try:
+        check_fits(root, robot)
+        robot.connect()
+        timing = replay(robot, actions, dataset.fps or fps, dataset.episode)
+        success = (
+            f", {'success' if robot.is_success else 'no success'}" if isinstance(robot, EpisodicRobot) else ""
+        )
+    finally:
+        robot.disconnect()
+    rate = "" if timing.rate is None else f" at {timing.rate:.1f} a second"
+    sys.stdout.write(f"episode {dataset.episode}: {len(actions)} actions{rate}{success}\n")
+    return DONE

@@ -1,0 +1,85 @@
+"""The robots and teleoperators that come with smolact: a simulation, and who can drive it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from smolact.envs.experts import Expert, expert_for
+from smolact.envs.factory import env_id, make_env
+from smolact.errors import RobotError
+from smolact.robots.base import Observation, Robot, Teleoperator
+from smolact.robots.jog import GamepadTeleoperator, KeyboardTeleoperator
+from smolact.robots.sim import SimRobot
+
+
+def make_sim(
+    env: str = "tabletop",
+    task: str | None = None,
+    mapping: Path | None = None,
+    seed: int = 0,
+    kwargs: dict[str, Any] | None = None,
+) -> SimRobot:
+    """A simulated robot in an environment of this name.
+
+    Args:
+        env: `tabletop`, or any id of gymnasium's.
+        task: what every episode asks for; None for what the scene asks for.
+        mapping: a YAML file from the environment's names to batch keys.
+        seed: of its scenes.
+        kwargs: the environment's own settings.
+
+    Raises:
+        EnvironmentNotFoundError, MissingDependencyError, ConfigError, FeatureError: what making it raises.
+    """
+    return SimRobot(make_env(env, task=task, mapping=mapping, **(kwargs or {}))[0], env, seed)
+
+
+class ExpertTeleoperator:
+    """The scripted expert of a simulation."""
+
+    name = "expert"
+
+    def __init__(self) -> None:
+        self._env: Any = None
+        self._expert: Expert | None = None
+
+    def connect(self, robot: Robot) -> None:
+        """Find the expert for the robot's environment.
+
+        Raises:
+            RobotError: the robot is not a simulation.
+            ConfigError: nobody wrote an expert for its environment.
+        """
+        if not isinstance(robot, SimRobot):
+            raise RobotError(
+                f"The teleoperator 'expert' drives simulations only, and the robot is '{robot.name}'. "
+                "Use its own leader arm, or --robot.type=sim."
+            )
+        self._env, self._expert = robot.env, expert_for(env_id(robot.name))
+
+    def get_action(self, observation: Observation) -> NDArray[Any]:
+        """What the expert does in the present state, (A,) float32.
+
+        Raises:
+            RobotError: it is not connected.
+        """
+        if self._expert is None:
+            raise RobotError("The expert is not connected. Call connect() first.")
+        return self._expert.act(self._env)
+
+    def disconnect(self) -> None:
+        """Let go."""
+        self._env = self._expert = None
+
+
+ROBOTS: dict[str, Callable[..., Robot]] = {"sim": make_sim}
+
+TELEOPERATORS: dict[str, Callable[..., Teleoperator]] = {
+    "expert": ExpertTeleoperator,
+    "keyboard": KeyboardTeleoperator,
+    "gamepad": GamepadTeleoperator,
+}

@@ -1,0 +1,117 @@
+"""Who says what the robot does while it is recorded: a teleoperator, or a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smolact.errors import FeatureError
+from smolact.robots.base import Observation, RobotFeatures, Teleoperator
+from smolact.types import ACTION, TASK, Batch, Policy, is_image_key
+
+
+@runtime_checkable
+class _Begins(Protocol):
+    def begin(self) -> None: ...
+
+
+class TeleoperatorDriver:
+    """A connected teleoperator; it moves the robot between episodes, too."""
+
+    drives_resets = True
+
+    def __init__(self, teleoperator: Teleoperator) -> None:
+        self._teleoperator = teleoperator
+
+    def begin(self, task: str) -> None:
+        """Tell a teleoperator that wants to know."""
+        if isinstance(self._teleoperator, _Begins):
+            self._teleoperator.begin()
+
+    def get_action(self, observation: Observation) -> NDArray[Any]:
+        """What the teleoperator wants."""
+        return self._teleoperator.get_action(observation)
+
+
+class PolicyDriver:
+    """A policy with what stands before and behind it.
+
+    Args:
+        policy, preprocess, postprocess: from `smolact.load_policy`.
+        features: the robot's.
+
+    Raises:
+        FeatureError: the policy needs a camera or numbers that the robot does not have, or acts in other numbers.
+    """
+
+    drives_resets = False
+
+    def __init__(
+        self,
+        policy: Policy,
+        preprocess: Callable[[Batch], Batch],
+        postprocess: Callable[[torch.Tensor], torch.Tensor],
+        features: RobotFeatures,
+    ) -> None:
+        self._policy, self._preprocess, self._postprocess = policy, preprocess, postprocess
+        self._task = ""
+        self._size = len(features.action)
+        has = {
+            **{key: len(names) for key, names in features.vectors.items()},
+            **dict.fromkeys(features.cameras),
+        }
+        rename: dict[str, str] = {}
+        for step in getattr(preprocess, "steps", ()):
+            rename |= getattr(step, "rename_map", {})
+        offered = {rename.get(key, key) for key in has}
+        wanted = dict(getattr(policy.config, "input_features", None) or {})
+        missing = [key for key in wanted if key not in offered]
+        if missing:
+            raise FeatureError(
+                f"The policy looks at {', '.join(wanted)}, and the robot has {', '.join(has)}: {', '.join(missing)} is missing. "
+                "Name the robot's cameras as in the policy's training (--robot.cameras)."
+            )
+        action = dict(getattr(policy.config, "output_features", None) or {}).get(ACTION)
+        if action is not None and tuple(action.shape) != (self._size,):
+            raise FeatureError(
+                f"The policy gives {action.shape[0]} numbers as an action, and the robot takes {self._size}: "
+                f"{', '.join(features.action)}. It was trained for another robot."
+            )
+
+    def begin(self, task: str) -> None:
+        """Forget the last episode's chunk, and obey this instruction."""
+        self._task = task
+        self._policy.reset()
+
+    @torch.inference_mode()
+    def get_action(self, observation: Observation) -> NDArray[Any]:
+        """The policy's next action, (A,) float32, in the robot's units.
+
+        Raises:
+            FeatureError: it is not finite.
+        """
+        batch = self._preprocess({**_batch_of(observation), TASK: [self._task]})
+        action = self._postprocess(self._policy.select_action(batch))
+        values: NDArray[np.float32] = action[0].detach().float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise FeatureError(
+                "The policy gave an action that is not finite. Its weights or its statistics are damaged."
+            )
+        return values
+
+
+def _batch_of(observation: Observation) -> Batch:
+    """One observation as a raw batch: images (1, 3, H, W) float32 in [0, 1], numbers (1, D) float32."""
+    batch: Batch = {}
+    for key, value in observation.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(value))[None]
+        batch[key] = (
+            tensor.permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+            if is_image_key(key)
+            else tensor.float()
+        )
+    return batch

@@ -1,0 +1,312 @@
+"""The loop that records: look, decide, move, keep the frame; on time, and every finished episode for good.
+
+    observation -> action of a teleoperator or policy -> robot -> frame -> queue -> encoding thread -> disk
+
+What a row holds is the observation and the action that was sent because of it. Nothing in the loop waits for the disk.
+If encoding can't follow and its queue is full, the whole row is left out, which is counted and told; so every camera
+has as many frames as there are rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact.datasets.checks import AXES, check_task
+from smolact.datasets.format import Feature
+from smolact.datasets.writer import DatasetWriter
+from smolact.errors import ConfigError, FeatureError
+from smolact.recording.controls import Command, Controls
+from smolact.recording.encoding import QUEUE_BYTES, EncodingThread
+from smolact.recording.log import EpisodeReport, RecordingLog
+from smolact.recording.pace import Pace, Timing
+from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures
+from smolact.types import ACTION
+
+logger = logging.getLogger(__name__)
+
+PAUSE_STEP = 0.02
+SHOW_EVERY = 0.1
+
+
+class Driver(Protocol):
+    """Who says what the robot does: a teleoperator or a policy."""
+
+    drives_resets: bool  # whether it moves the robot between episodes, too
+
+    def begin(self, task: str) -> None:
+        """An episode begins."""
+        ...
+
+    def get_action(self, observation: Observation) -> NDArray[Any]:
+        """The action to send now, (A,) float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to record.
+
+    Attributes:
+        fps: frames a second.
+        num_episodes: how many more.
+        episode_time_s: the longest episode.
+        reset_time_s: the longest time to set the scene back, where software can't.
+        task: the instruction; None for what the robot's scene asks for.
+        realtime: hold the rate; False: as fast as it goes, for simulations that nobody watches.
+
+    Raises:
+        ConfigError: a number is out of range.
+        FeatureError: the task is empty.
+    """
+
+    fps: float
+    num_episodes: int
+    episode_time_s: float = 60.0
+    reset_time_s: float = 60.0
+    task: str | None = None
+    realtime: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, value, least in (
+            ("fps", self.fps, 0.1),
+            ("num_episodes", self.num_episodes, 1),
+            ("episode_time_s", self.episode_time_s, 1 / max(self.fps, 0.1)),
+            ("reset_time_s", self.reset_time_s, 0),
+        ):
+            if not least <= value < float("inf"):
+                raise ConfigError(f"--dataset.{name}={value}: expected {least:g} or more.")
+        if self.task is not None:
+            check_task(self.task)
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where an episode is, for a display: its number, frames so far, the rate, what waits and what was left out."""
+
+    episode: int
+    task: str
+    frames: int
+    timing: Timing
+    waiting_bytes: int
+    dropped: int
+    paused: bool
+    observation: Observation
+    action: NDArray[Any] | None
+
+
+@dataclass(frozen=True)
+class _Played:
+    command: Command | None
+    frames: int
+    dropped: int
+    timing: Timing
+
+
+def dataset_features(robot: RobotFeatures, *, video: bool = True) -> dict[str, Feature]:
+    """The features of a dataset of this robot."""
+    cameras = {
+        key: Feature("video" if video else "image", (*size, 3), list(AXES))
+        for key, size in robot.cameras.items()
+    }
+    vectors = {
+        key: Feature("float32", (len(names),), list(names))
+        for key, names in {**robot.vectors, ACTION: robot.action}.items()
+    }
+    return {**cameras, **vectors}
+
+
+class Recorder:
+    """Records episodes of a connected robot.
+
+    Args:
+        robot: connected. An `EpisodicRobot` sets its scene back by itself, and may end an episode.
+        driver: who says what it does.
+        writer: where frames go; with `episodes_per_file=1`, so that every finished episode is there for good.
+        plan: what to record.
+        controls: what a person says meanwhile.
+        on_tick: is shown where recording is, ten times a second, in the loop: it should be quick.
+        on_episode: is told of every episode that is on disk.
+        queue_bytes: how much may wait for its encoding.
+        clock, sleep: for the pace.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        driver: Driver,
+        writer: DatasetWriter,
+        plan: Plan,
+        *,
+        controls: Controls | None = None,
+        on_tick: Callable[[Status], None] | None = None,
+        on_episode: Callable[[EpisodeReport], None] | None = None,
+        queue_bytes: int = QUEUE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._robot, self._driver, self._writer, self._plan = robot, driver, writer, plan
+        self._controls = controls or Controls()
+        self._on_tick, self._on_episode = on_tick, on_episode
+        self._queue_bytes, self._clock, self._sleep = queue_bytes, clock, sleep
+        self._next_show = 0.0
+        self._log = RecordingLog(writer.root, writer.num_episodes)
+
+    def run(self) -> list[EpisodeReport]:
+        """Record until the plan is done or somebody says stop; returns a report for each episode.
+
+        Whatever is raised, every episode that was reported is on disk; the one at hand is given up.
+
+        Raises:
+            ConfigError: there is no task.
+            RobotError: the robot or teleoperator failed.
+            WriteError: the disk is full or refused.
+            FeatureError: a frame does not fit the dataset.
+        """
+        reports: list[EpisodeReport] = []
+        encoding = EncodingThread(self._writer, self._queue_bytes, wait=not self._plan.realtime)
+        try:
+            command: Command | None
+            while len(reports) < self._plan.num_episodes:
+                number = self._writer.num_episodes
+                task = self._begin(number)
+                played = self._play(number, task, encoding)
+                if played.command is Command.REDO or not played.frames:
+                    encoding.discard()
+                    if played.command is Command.STOP:
+                        break
+                    logger.info("Episode %d is thrown away, and recorded again.", number)
+                    if self._set_back() is Command.STOP:
+                        break
+                    continue
+                ended = self._clock()
+                ready: list[float] = []
+                saved = encoding.save()
+                saved.add_done_callback(lambda _, times=ready: times.append(self._clock()))  # type: ignore[misc]
+                success = self._robot.is_success if isinstance(self._robot, EpisodicRobot) else None
+                command = played.command
+                if command is not Command.STOP and len(reports) + 1 < self._plan.num_episodes:
+                    command = self._set_back()
+                saved.result()
+                report = EpisodeReport(
+                    number,
+                    task,
+                    played.frames,
+                    self._plan.fps,
+                    played.timing if self._plan.realtime else None,
+                    played.dropped,
+                    ready[0] - ended if ready else 0.0,
+                    success,
+                )
+                self._log.add(report)
+                reports.append(report)
+                if self._on_episode is not None:
+                    self._on_episode(report)
+                if command is Command.STOP:
+                    break
+        finally:
+            encoding.close()
+        return reports
+
+    def _begin(self, number: int) -> str:
+        asked = self._robot.reset(number) if isinstance(self._robot, EpisodicRobot) else None
+        task = self._plan.task if self._plan.task is not None else asked
+        if task is None:
+            raise ConfigError(
+                f"The robot '{self._robot.name}' does not say what it is to do: give the instruction that the episodes show, "
+                "--dataset.single_task='Pick up the cube.'"
+            )
+        self._driver.begin(task)
+        return task
+
+    def _play(self, number: int, task: str, encoding: EncodingThread) -> _Played:
+        """One episode; its frames are in the queue."""
+        pace = Pace(self._plan.fps, self._clock, self._sleep)
+        most = max(1, round(self._plan.episode_time_s * self._plan.fps))
+        frames = dropped = 0
+        while frames + dropped + pace.missed < most:
+            command = self._controls.take()
+            if command is not None:
+                return _Played(command, frames, dropped, pace.timing())
+            if self._plan.realtime:
+                pace.tick()
+            observation = self._robot.get_observation()
+            if self._controls.paused:
+                self._show(number, task, frames, dropped, pace, encoding, observation, None)
+                pace.pause()
+                self._sleep(PAUSE_STEP)
+                continue
+            action = self._robot.send_action(self._driver.get_action(observation))
+            if encoding.add(self._frame(observation, action), task):
+                frames += 1
+            else:
+                dropped += 1
+                if dropped == 1:
+                    logger.warning("Encoding can't follow: frames of episode %d are left out.", number)
+            self._show(number, task, frames, dropped, pace, encoding, observation, action)
+            if isinstance(self._robot, EpisodicRobot) and self._robot.episode_is_over:
+                break
+        return _Played(self._controls.take(), frames, dropped, pace.timing())  # pressed in the last moment
+
+    def _frame(self, observation: Observation, action: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        features = self._robot.features
+        wanted = [*features.vectors, *features.cameras]
+        missing = [key for key in wanted if key not in observation]
+        if missing:
+            raise FeatureError(
+                f"The robot '{self._robot.name}' declares {', '.join(missing)} and does not observe it. See to its cameras "
+                "and sensors."
+            )
+        return {**{key: observation[key] for key in wanted}, ACTION: np.asarray(action, np.float32)}
+
+    def _set_back(self) -> Command | None:
+        """The time between two episodes, in which a person sets the scene back; a simulation needs none."""
+        if isinstance(self._robot, EpisodicRobot) or self._plan.reset_time_s == 0:
+            return None
+        logger.info("Set the scene back (%g s; right arrow: done).", self._plan.reset_time_s)
+        pace = Pace(self._plan.fps, self._clock, self._sleep)
+        ticks = round(self._plan.reset_time_s * self._plan.fps)
+        done = 0
+        while done + pace.missed < ticks:
+            command = self._controls.take()
+            if command in (Command.FINISH, Command.STOP):
+                return command
+            pace.tick()
+            done += not self._controls.paused
+            if self._driver.drives_resets:
+                self._robot.send_action(self._driver.get_action(self._robot.get_observation()))
+        return self._controls.take()
+
+    def _show(
+        self,
+        number: int,
+        task: str,
+        frames: int,
+        dropped: int,
+        pace: Pace,
+        encoding: EncodingThread,
+        observation: Observation,
+        action: NDArray[Any] | None,
+    ) -> None:
+        if self._on_tick is not None and self._clock() >= self._next_show:
+            self._next_show = self._clock() + SHOW_EVERY
+            self._on_tick(
+                Status(
+                    number,
+                    task,
+                    frames,
+                    pace.timing(),
+                    encoding.waiting_bytes,
+                    dropped,
+                    action is None,
+                    observation,
+                    action,
+                )
+            )

@@ -1,0 +1,80 @@
+"""A recorded episode, played on a robot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.tables import column_array, read_table
+from smolact.errors import ConfigError, FeatureError
+from smolact.recording.pace import Pace, Timing
+from smolact.robots.base import EpisodicRobot, Robot
+from smolact.types import ACTION
+
+
+def read_actions(root: Path, episode: int) -> tuple[NDArray[np.float32], float]:
+    """The actions (T, A) of an episode, and their rate.
+
+    Raises:
+        NotFoundError, DatasetError: the dataset is not there, or damaged.
+        ConfigError: it has no such episode.
+        FeatureError: it has no actions.
+    """
+    meta = LeRobotDatasetMetadata(root)
+    if not 0 <= episode < meta.total_episodes:
+        raise ConfigError(
+            f"--dataset.episode={episode}: {root} has {meta.total_episodes} episodes, 0 to {meta.total_episodes - 1}."
+        )
+    if ACTION not in meta.features:
+        raise FeatureError(f"{root} has no '{ACTION}' to replay; it has {', '.join(meta.features)}.")
+    path = meta.root / meta.episodes.data_path[episode]
+    table = read_table(path, [ACTION, "episode_index"])
+    mine = column_array(table, "episode_index", (1,), path) == episode
+    actions = column_array(table, ACTION, meta.features[ACTION].shape, path)[mine]
+    return np.asarray(actions, np.float32), meta.fps
+
+
+def check_fits(root: Path, robot: Robot) -> None:
+    """Whether the dataset's actions are this robot's.
+
+    Raises:
+        FeatureError: another number of them, or other names.
+    """
+    feature = LeRobotDatasetMetadata(root).features[ACTION]
+    mine = robot.features.action
+    names = tuple(feature.names) if isinstance(feature.names, list) else mine
+    if feature.shape != (len(mine),) or names != mine:
+        raise FeatureError(
+            f"{root} holds actions of {', '.join(map(str, names))} {feature.shape}, and the robot '{robot.name}' takes "
+            f"{', '.join(mine)}. Replay it on the robot that it was recorded with."
+        )
+
+
+def replay(
+    robot: Robot,
+    actions: NDArray[np.float32],
+    fps: float,
+    episode: int = 0,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Timing:
+    """Send the actions (T, A) at their rate to a connected robot; a simulation begins in the scene of that episode.
+
+    Raises:
+        RobotError: the robot fails.
+    """
+    if isinstance(robot, EpisodicRobot):
+        robot.reset(episode)
+    pace = Pace(fps, clock, sleep)
+    for action in actions:
+        pace.tick()
+        robot.send_action(action)
+        if isinstance(robot, EpisodicRobot) and robot.episode_is_over:
+            break
+    return pace.timing()
