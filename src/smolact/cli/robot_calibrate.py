@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
-from smolact.cli.robot_settings import RobotSection, TeleoperatorSection
 from smolact.errors import ConfigError
 
 USAGE = "smolact robot calibrate --robot.type=so101_follower --robot.port=PORT --robot.id=NAME"
@@ -19,7 +19,7 @@ class CalibrateConfig:
     """What `smolact robot calibrate` takes: a robot or a teleoperator."""
 
     robot: RobotSection = field(default_factory=RobotSection)
-    teleop: TeleoperatorSection = field(default_factory=TeleoperatorSection)
+    teleop: TeleopSection = field(default_factory=TeleopSection)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -28,7 +28,9 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(help_text(CalibrateConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
     config, _ = parse(CalibrateConfig, argv)
-    if config.robot.type is not None and config.teleop.type is not None:
+    if config.teleop.type is None:
+        needs_robot(argv, "robot calibrate")
+    elif config.robot.type is not None:
         raise ConfigError("One at a time: give --robot.type or --teleop.type, not both.")
 
     from smolact.robots.lerobot import LeRobotRobot, LeRobotTeleoperator

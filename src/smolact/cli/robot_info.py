@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from smolact.cli.devices import RobotSection
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
-from smolact.cli.robot_settings import ROBOTS, TELEOPERATORS, RobotSection
 
 if TYPE_CHECKING:
     from smolact.robots.base import Robot
@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _what_there_is() -> Iterator[str]:
+    from smolact.recording.builtin import ROBOTS, TELEOPERATORS
     from smolact.robots.factory import robot_types, teleoperator_types
     from smolact.robots.lerobot_drivers import CAMERA, NEEDS, is_installed, known_types, version
     from smolact.robots.ports import serial_ports, video_devices

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
-from smolact.cli.robot_settings import RobotSection, TeleoperatorSection
+from smolact.errors import ConfigError
 from smolact.settings import refused, setting
 
 USAGE = (
@@ -23,7 +24,7 @@ class TeleoperateConfig:
     """What `smolact robot teleoperate` takes."""
 
     robot: RobotSection = field(default_factory=RobotSection)
-    teleop: TeleoperatorSection = field(default_factory=TeleoperatorSection)
+    teleop: TeleopSection = field(default_factory=TeleopSection)
     fps: int = setting(60, "Ticks a second.")
     teleop_time_s: float | None = setting(None, "How long, in seconds; without it until Ctrl-C.")
     display_data: bool = refused(False, "nothing is displayed while driving by hand; leave it out.")
@@ -34,7 +35,12 @@ def run(argv: Sequence[str]) -> int:
     if asks_for_help(argv):
         sys.stdout.write(help_text(TeleoperateConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
+    needs_robot(argv, "robot teleoperate")
     config, _ = parse(TeleoperateConfig, argv)
+    if config.robot.type is None or config.teleop.type is None:
+        raise ConfigError(
+            "Say what drives the robot: --teleop.type=NAME. `smolact robot info` lists what there is."
+        )
 
     from smolact.robots.teleoperation import Ticks, teleoperate
 

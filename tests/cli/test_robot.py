@@ -1,0 +1,201 @@
+"""`smolact robot …` as a user types it, over LeRobot's stand-in."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from smolact.cli.main import main
+from smolact.robots import ports
+from tests.robots.conftest import calibrated, lerobot, no_lerobot
+
+__all__ = ["calibrated", "lerobot", "no_lerobot"]
+
+CAMERAS = "--robot.cameras={ front: {type: opencv, index_or_path: 0, width: 6, height: 4, fps: 30}}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    monkeypatch.setattr(ports, "DEVICES", folder)
+    monkeypatch.setattr(ports.sys, "platform", "linux")
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).split())
+
+
+def arm(folder: Path, section: str = "robot", kind: str = "follower", name: str = "black") -> list[str]:
+    return [
+        f"--{section}.type=so101_{kind}",
+        f"--{section}.port=usb0",
+        f"--{section}.id={name}",
+        f"--{section}.calibration_dir={folder}",
+    ]
+
+
+def test_the_group_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["robot"]) == 2
+    assert "find-cameras" in said(capsys)
+    assert main(["robot", "calibrat"]) == 2
+    assert "Did you mean 'calibrate'?" in said(capsys)
+
+
+@pytest.mark.parametrize("command", ["info", "find-port", "find-cameras", "calibrate", "teleoperate"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["robot", command, "--help"]) == 0
+    assert f"usage: smolact robot {command}" in said(capsys)
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_help_lists_the_settings_of_a_type(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["robot", "calibrate", "--help", "--robot.type=so101_follower"]) == 0
+    assert "--robot.port=REQUIRED" in (text := said(capsys)) and "--robot.max_step=null" in text
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_info_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["robot", "info"]) == 0
+    text = said(capsys)
+    assert "robots sim, can_arm, so100_follower, so101_follower" in text and "so101_leader" in text
+    assert "cameras opencv" in text and "serial ports none" in text
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_info_tells_of_a_robot(calibrated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["robot", "info", *arm(calibrated), CAMERAS, "--robot.max_step={gripper.pos: 20}"]) == 0
+    text = said(capsys)
+    assert "observation.state (2): shoulder_pan.pos, gripper.pos" in text
+    assert "observation.images.front: 6×4" in text and "black.json" in text
+    assert "shoulder_pan.pos: -90.022, 90.022, 30" in text and "gripper.pos: 0, 100, 20" in text
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_limits_are_given_by_name(calibrated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--robot.limits={shoulder_pan.pos: [-60, 60]}", "--robot.max_step=0"]
+    assert main(["robot", "info", *arm(calibrated), *words]) == 0
+    assert "shoulder_pan.pos: -60, 60, inf" in said(capsys)
+    assert main(["robot", "info", *arm(calibrated), "--robot.limits={shoulder: [1, 2]}"]) == 2
+    assert "Did you mean 'shoulder_pan.pos'?" in said(capsys)
+
+
+@pytest.mark.usefixtures("no_lerobot")
+def test_without_lerobot_the_extra_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["robot", "info"]) == 0
+    assert "pip install 'smolact[lerobot]'" in said(capsys)
+    assert main(["robot", "calibrate", "--robot.type=so101_follower"]) == 1
+    assert "pip install 'smolact[lerobot]'" in said(capsys)
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_driving_by_hand(calibrated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*arm(calibrated), *arm(calibrated, "teleop", "leader"), "--fps=50", "--teleop_time_s=0.1"]
+    assert main(["robot", "teleoperate", *words]) == 0
+    assert "ticks at" in said(capsys)
+
+
+@pytest.mark.usefixtures("lerobot")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "needs a robot: --robot.type=NAME. There are: sim, can_arm"),
+        (["--robot.type=so101_follower", "--robot.port=usb0"], "--teleop.type=NAME"),
+        (["--robot.type=so101_follower", "--robot.prot=usb0"], "Did you mean '--robot.port'?"),
+        (["--robot.type=so101", "--teleop.type=so101_leader"], "no robot of type 'so101'"),
+        (["--robot.port=usb0"], "needs a robot"),
+        (
+            ["--robot.type=so101_follower", "--teleop.type=so101_leader"],
+            "needs --robot.port. There is no serial port here",
+        ),
+        (["--display_data=true", "--robot.type=sim", "--teleop.type=expert"], "leave it out"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_there_is(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["robot", "teleoperate", *words]) == 2
+    assert message in said(capsys)
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_an_arm_that_is_not_calibrated_is_told_how(
+    calibrated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*arm(calibrated, name="white"), *arm(calibrated, "teleop", "leader")]
+    assert main(["robot", "teleoperate", *words]) == 1
+    assert "Run: smolact robot calibrate --robot.type" in said(capsys)
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_calibrating_asks_and_says_where_it_is_kept(
+    calibrated: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["robot", "calibrate", *arm(calibrated, name="white")]) == 1
+    assert "Run this in a terminal" in said(capsys)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main(["robot", "calibrate", *arm(calibrated, name="white")]) == 0
+    assert str(calibrated / "white.json") in said(capsys) and (calibrated / "white.json").is_file()
+    assert main(["robot", "calibrate", *arm(calibrated), *arm(calibrated, "teleop", "leader")]) == 2
+    assert "One at a time" in said(capsys)
+    assert main(["robot", "calibrate", "--robot.type=sim"]) == 2
+    assert "nothing to calibrate" in said(capsys)
+
+
+def test_the_port_that_goes_is_found(
+    nothing_plugged_in: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["robot", "find-port"]) == 1
+    assert "no serial port here" in said(capsys)
+    for name in ("ttyACM0", "ttyACM1"):
+        (nothing_plugged_in / name).touch()
+    assert main(["robot", "find-port", "--list"]) == 0
+    assert said(capsys).endswith("ttyACM1")
+
+    class Cable(io.StringIO):
+        def readline(self, *_: int) -> str:
+            (nothing_plugged_in / "ttyACM0").unlink()
+            return "\n"
+
+    monkeypatch.setattr("sys.stdin", Cable())
+    assert main(["robot", "find-port"]) == 0
+    assert f"--robot.port={nothing_plugged_in / 'ttyACM0'}" in said(capsys)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["robot", "find-port"]) == 1
+    assert "Nobody answers" in said(capsys)
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_cameras_are_listed_as_they_are_written_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lerobot.cameras import opencv
+
+    found = {"id": "/dev/video0", "default_stream_profile": {"width": 6, "height": 4, "fps": 30.0}}
+    opencv.FOUND[:] = [found, {"id": "frozen"}]
+    assert main(["robot", "find-cameras", "--type=opencv", f"--output={tmp_path / 'seen'}"]) == 1
+    text = said(capsys)
+    assert (
+        '--robot.cameras="{camera0: {type: opencv, index_or_path: /dev/video0, width: 6, height: 4, fps: 30}}"'
+        in text
+    )
+    assert "camera frozen failed: latest frame is too old" in text
+    opencv.FOUND[:] = [found]
+    assert main(["robot", "find-cameras"]) == 0
+    assert "Cameras of type intelrealsense need the package 'pyrealsense2'" in said(capsys)
+    with Image.open(tmp_path / "seen" / "opencv_dev_video0.png") as picture:
+        assert picture.size == (6, 4)
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_no_camera_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["robot", "find-cameras", "--type=opencv"]) == 1
+    assert "No camera answers. There is no video device here." in said(capsys)
+    assert main(["robot", "find-cameras", "--type=webcam"]) == 2
+    assert "opencv and intelrealsense, found 'webcam'" in said(capsys)
