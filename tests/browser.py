@@ -55,9 +55,8 @@ class Browser:
 
     def close(self) -> None:
         self._session = ""
-        self._send("Browser.close")
-        self._to.close()
-        self._from.close()
+        with contextlib.closing(self._to), contextlib.closing(self._from):
+            self._send("Browser.close")
 
     def _send(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
@@ -116,9 +115,11 @@ def chromium(profile: Path) -> Iterator[Browser]:
     os.close(their_out)
     try:
         browser = Browser(to, source)
-        yield browser
-        browser.close()
-        process.wait(20)
+        try:
+            yield browser
+        finally:
+            browser.close()
+            process.wait(20)
     finally:
         process.kill()
         process.wait()

@@ -25,6 +25,8 @@ from tests.datasets import make
 
 EVIL = "Pick </script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> & place"
 JOINTS = ["pan.pos", "</script><b>lift"]
+RED = """(() => { const canvas = document.createElement('canvas'), context = canvas.getContext('2d');
+  context.drawImage(document.querySelector('video'), 0, 0); return context.getImageData(20, 20, 1, 1).data[0] })()"""
 CAMERAS = ("observation.images.top", "observation.images.wrist")
 
 
@@ -181,6 +183,9 @@ def test_a_browser_plays_seeks_and_searches(tmp_path: Path, name: str) -> None:
         browser.until(
             "[...document.querySelectorAll('video')].every(video => Math.abs(video.currentTime - .65) < .01)"
         )
+
+        if name == "arm.html":  # a browser lets no page look into the pixels of another file
+            assert abs(browser.run(RED) - make.image(0, 6)[20, 20, 0]) < 6
 
         browser.run("document.getElementById('play').click()")
         browser.until("document.getElementById('scrub').value === '11'")

@@ -51,6 +51,7 @@
     addresses.forEach(URL.revokeObjectURL);
     addresses = [];
     for (const { row, each: other } of rows) other === each ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
+    rows.find(({ each: other }) => other === each).row.scrollIntoView({ block: "nearest" });
     at("episode").textContent = `Episode ${each.index}`;
     at("scrub").max = each.length - 1;
     at("films").replaceChildren();
