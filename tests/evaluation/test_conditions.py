@@ -157,3 +157,8 @@ def test_only_silence_on_purpose_passes_the_tokenizer() -> None:
     assert mask[0].sum() == 1 and mask[1].sum() == 2
     with pytest.raises(ConfigError, match="empty"):
         step(SmolVLANewLineProcessor()({"task": ["", "push"]}))
+
+
+def test_a_scene_with_one_goal_is_not_swapped() -> None:
+    with make_env("tabletop", n_blocks=1, **FAST) as envs:
+        assert SWAPPED not in [condition.name for condition in conditions_for(envs)]

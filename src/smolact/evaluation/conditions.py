@@ -13,6 +13,7 @@ from typing import Any
 
 from smolact.envs.batch import EnvBatch
 from smolact.envs.mapping import LanguageConditioned
+from smolact.errors import ConfigError
 from smolact.types import Unsaid
 
 PLAIN = "as_asked"
@@ -76,7 +77,7 @@ def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
     inner: Any = envs[0].unwrapped
     if not hasattr(inner, "goal"):
         return []
-    found = [Condition(SWAPPED, _swapped)]
+    found = [Condition(SWAPPED, _swapped)] if _others(inner) else []
     if hasattr(inner.goal, "phrasings"):
         found.append(Condition(UNSEEN_PHRASINGS, _reworded))
     if hasattr(inner, "unseen_goals") and inner.unseen_goals():
@@ -87,9 +88,17 @@ def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
 
 
 def _swapped(env: Any, draw: random.Random) -> Told:
-    others: Sequence[Any] = env.other_goals() if hasattr(env, "other_goals") else env.allowed_goals()
-    others = [goal for goal in others if goal != env.goal]
+    others = _others(env)
+    if not others:
+        raise ConfigError(
+            f"The scene of '{env.goal}' allows no other goal, so its instruction can't be swapped. Leave --language=false."
+        )
     return Told({"goal": draw.choice(others)}, other_goal=env.goal)
+
+
+def _others(env: Any) -> list[Any]:
+    goals: Sequence[Any] = env.other_goals() if hasattr(env, "other_goals") else env.allowed_goals()
+    return [goal for goal in goals if goal != env.goal]
 
 
 def _reworded(env: Any, draw: random.Random) -> Told:
