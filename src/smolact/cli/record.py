@@ -290,7 +290,7 @@ def _driver(
         **settings,
     )
     loaded.policy.eval()
-    return PolicyDriver(*loaded, features=robot.features)
+    return PolicyDriver(*loaded, features=robot.features, gate=getattr(robot, "gate", None))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,12 +39,22 @@ class TeleoperatorDriver:
         return self._teleoperator.get_action(observation)
 
 
+class Gate(Protocol):
+    """The last gate before the motors (`robots/safety.py`)."""
+
+    def admit(self, chunk: NDArray[Any], age: float) -> NDArray[np.float32]:
+        """The chunk (T, A) as it may be executed, or an `UnsafeActionError`; `age`: seconds since what it answers."""
+        ...
+
+
 class PolicyDriver:
-    """A policy with what stands before and behind it.
+    """A policy with what stands before and behind it. What it executes of a chunk passes the gate whole, or not at all.
 
     Args:
         policy, preprocess, postprocess: from `smolact.load_policy`.
         features: the robot's.
+        gate: the robot's, if it has one.
+        clock: for the age of a chunk.
 
     Raises:
         FeatureError: the policy needs a camera or numbers that the robot does not have, or acts in other numbers.
@@ -56,8 +68,13 @@ class PolicyDriver:
         preprocess: Callable[[Batch], Batch],
         postprocess: Callable[[torch.Tensor], torch.Tensor],
         features: RobotFeatures,
+        gate: Gate | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy, self._preprocess, self._postprocess = policy, preprocess, postprocess
+        self._gate, self._clock = gate, clock
+        self._executed = max(1, int(getattr(policy.config, "n_action_steps", None) or 1))
+        self._chunk: deque[NDArray[np.float32]] = deque()
         self._task = ""
         self._size = len(features.action)
         has = {
@@ -85,23 +102,30 @@ class PolicyDriver:
     def begin(self, task: str) -> None:
         """Forget the last episode's chunk, and obey this instruction."""
         self._task = task
+        self._chunk.clear()
         self._policy.reset()
 
     @torch.inference_mode()
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """The policy's next action, (A,) float32, in the robot's units.
+        """The policy's next action, (A,) float32, in the robot's units; a new chunk when the last one is used up.
 
         Raises:
             FeatureError: it is not finite.
+            UnsafeActionError: the gate refuses the chunk; nothing of it is executed.
         """
-        batch = self._preprocess({**_batch_of(observation), TASK: [self._task]})
-        action = self._postprocess(self._policy.select_action(batch))
-        values: NDArray[np.float32] = action[0].detach().float().cpu().numpy()
-        if not np.isfinite(values).all():
-            raise FeatureError(
-                "The policy gave an action that is not finite. Its weights or its statistics are damaged."
-            )
-        return values
+        if not self._chunk:
+            began = self._clock()
+            batch = self._preprocess({**_batch_of(observation), TASK: [self._task]})
+            chunk = self._postprocess(self._policy.predict_action_chunk(batch))[0, : self._executed]
+            values: NDArray[np.float32] = chunk.detach().float().cpu().numpy()
+            if not np.isfinite(values).all():
+                raise FeatureError(
+                    "The policy gave an action that is not finite. Its weights or its statistics are damaged."
+                )
+            if self._gate is not None:
+                values = self._gate.admit(values, age=self._clock() - began)
+            self._chunk.extend(values)
+        return self._chunk.popleft()
 
 
 def _batch_of(observation: Observation) -> Batch:

@@ -1,0 +1,80 @@
+"""A policy drives a robot chunk by chunk, and each passes the gate whole or not at all."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from smolact.errors import FeatureError, UnsafeActionError
+from smolact.recording.drivers import PolicyDriver
+from smolact.robots.base import RobotFeatures
+from smolact.robots.safety import Gate, make_limits
+
+FEATURES = RobotFeatures(("a", "b"), {"observation.state": ("a", "b")})
+HERE = {"observation.state": np.zeros(2, np.float32)}
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+class Counting:
+    """Gives chunks of three steps that count on, and says how often it was asked."""
+
+    def __init__(self, last: float = 0.02) -> None:
+        self.config = SimpleNamespace(n_action_steps=2, chunk_size=3)
+        self.asked = self.resets = 0
+        self.last = last
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def predict_action_chunk(self, batch: dict[str, Any], noise: Any = None) -> torch.Tensor:
+        self.asked += 1
+        assert batch["task"] == ["go"]
+        return torch.tensor([[[0.01, 0.01], [self.last, 0.02], [9.0, 9.0]]])
+
+
+def driver_of(policy: Counting, gate: Any = None, clock: Any = None) -> PolicyDriver:
+    more = {} if clock is None else {"clock": clock}
+    driver = PolicyDriver(policy, same, same, FEATURES, gate, **more)  # type: ignore[arg-type]
+    driver.begin("go")
+    return driver
+
+
+def gate() -> Gate:
+    found = Gate(make_limits(("a", "b"), {"a": (-1.0, 1.0), "b": (-1.0, 1.0)}, 0.1, max_age=0.5))
+    found.position = np.zeros(2, np.float32)
+    return found
+
+
+def test_a_chunk_is_predicted_when_the_last_one_is_used_up() -> None:
+    policy = Counting()
+    driver = driver_of(policy, gate())
+    found = [driver.get_action(HERE)[0] for _ in range(5)]
+    assert found == pytest.approx([0.01, 0.02, 0.01, 0.02, 0.01])
+    assert policy.asked == 3
+    driver.begin("go")
+    driver.get_action(HERE)
+    assert (policy.asked, policy.resets) == (4, 2)
+
+
+def test_a_chunk_with_one_bad_step_is_refused_before_its_first() -> None:
+    with pytest.raises(UnsafeActionError, match="Tick 1 of 2"):
+        driver_of(Counting(last=0.5), gate()).get_action(HERE)
+    assert driver_of(Counting(last=0.5)).get_action(HERE)[0] == pytest.approx(0.01)  # a robot without a gate
+
+
+def test_a_chunk_that_took_too_long_is_refused() -> None:
+    times = iter([0.0, 0.7])
+    with pytest.raises(UnsafeActionError, match="old"):
+        driver_of(Counting(), gate(), clock=lambda: next(times)).get_action(HERE)
+
+
+def test_a_chunk_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(FeatureError, match="not finite"):
+        driver_of(Counting(last=float("nan"))).get_action(HERE)
