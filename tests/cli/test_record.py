@@ -8,6 +8,8 @@ import pytest
 
 from smolact.cli.main import main
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.reader import LeRobotDataset
+from tests.evaluation.test_suite import checkpoint
 
 SIM = ["--robot.type=sim", "--robot.env=tabletop"]
 QUICK = [
@@ -34,6 +36,24 @@ def test_an_expert_is_recorded_resumed_and_replayed(
     assert ", success" in capsys.readouterr().out  # the scene is that of the episode
     assert main(["replay", *SIM, root, "--dataset.episode=4"]) == 2
     assert "has 4 episodes, 0 to 3" in capsys.readouterr().err
+
+
+def test_a_policy_drives_with_the_same_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = checkpoint(tmp_path / "policy", 0)
+    words = [
+        *SIM,
+        f"--policy.path={policy}",
+        "--policy.device=cpu",
+        "--realtime=false",
+        "--dataset.num_episodes=1",
+    ]
+    task = "push the red block to the left zone"
+    root = tmp_path / "d"
+    short = ["--dataset.episode_time_s=1", "--dataset.video=false", f"--dataset.single_task={task}"]
+    assert main(["record", *words, *short, f"--dataset.root={root}"]) == 0
+    assert "success: 0 of 1" in capsys.readouterr().out
+    dataset = LeRobotDataset(str(root))
+    assert len(dataset) == 10 and dataset[0]["task"] == task
 
 
 @pytest.mark.parametrize(
