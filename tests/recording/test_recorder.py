@@ -166,6 +166,43 @@ def test_a_pause_moves_nothing_records_nothing_and_costs_no_time(tmp_path: Path)
     assert report.timing.rate == pytest.approx(10)
 
 
+class Freezing(Arm):
+    """Its camera gives nothing new from one look on, for so many looks."""
+
+    def __init__(self, clock: Clock, freezes_at: int, for_looks: int) -> None:
+        super().__init__()
+        self.clock, self.freezes_at, self.thaws_at = clock, freezes_at, freezes_at + for_looks
+        self.taken = clock()
+
+    def camera_ages(self) -> dict[str, float]:
+        if not self.freezes_at <= self.looks < self.thaws_at:
+            self.taken = self.clock()
+        return {CAMERA: self.clock() - self.taken}
+
+
+def freezing(root: Path, freezes_at: int, for_looks: int) -> Session:
+    clock = Clock()
+    session = Session(root, plan(), arm=Freezing(clock, freezes_at, for_looks))
+    session.arm.clock = session.clock  # type: ignore[attr-defined]
+    return session
+
+
+def test_a_camera_that_is_late_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    session = freezing(tmp_path / "d", 3, 20)
+    session.run()
+    assert whole(tmp_path / "d") == [5, 5]
+    assert len(session.arm.sent) == 10 + 3  # and the resets: nothing moved while it was waited for
+    assert sum("is late by" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_camera_that_died_ends_the_episode_and_what_was_seen_is_kept(tmp_path: Path) -> None:
+    session = freezing(tmp_path / "d", 4, 10**6)
+    with pytest.raises(RobotError, match=r"observation\.images\.top' has given no picture for 1\.\d s"):
+        session.run()
+    assert whole(tmp_path / "d") == [5]
+    assert len(session.told) == 1
+
+
 def test_late_and_missing_ticks_are_counted_and_stored(tmp_path: Path) -> None:
     session = Session(tmp_path / "d", plan(num_episodes=1, episode_time_s=1))
     real = session.arm.send_action

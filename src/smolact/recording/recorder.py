@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from smolact.datasets.checks import AXES, check_task
 from smolact.datasets.format import Feature
 from smolact.datasets.writer import DatasetWriter
-from smolact.errors import ConfigError, FeatureError
+from smolact.errors import ConfigError, FeatureError, RobotError
 from smolact.recording.controls import Command, Controls
 from smolact.recording.encoding import QUEUE_BYTES, EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
@@ -32,6 +32,8 @@ from smolact.types import ACTION
 logger = logging.getLogger(__name__)
 
 PAUSE_STEP = 0.02
+STALE_S, DEAD_S = 0.2, 1.0
+"""How old a camera's picture may be: beyond the first nothing moves and nothing is kept, beyond the second the episode ends."""
 SHOW_EVERY = 0.1
 
 
@@ -46,6 +48,15 @@ class Driver(Protocol):
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
         """The action to send now, (A,) float32."""
+        ...
+
+
+@runtime_checkable
+class KnowsAges(Protocol):
+    """A robot that knows how old its cameras' pictures are."""
+
+    def camera_ages(self) -> Mapping[str, float]:
+        """Seconds, by camera."""
         ...
 
 
@@ -157,6 +168,7 @@ class Recorder:
         self._on_tick, self._on_episode = on_tick, on_episode
         self._queue_bytes, self._clock, self._sleep = queue_bytes, clock, sleep
         self._next_show = 0.0
+        self._dead = ""
         self._log = RecordingLog(writer.root, writer.num_episodes)
 
     def run(self) -> list[EpisodeReport]:
@@ -166,7 +178,7 @@ class Recorder:
 
         Raises:
             ConfigError: there is no task.
-            RobotError: the robot or teleoperator failed.
+            RobotError: the robot or teleoperator failed, or a camera died; then the episode up to there is kept.
             WriteError: the disk is full or refused.
             FeatureError: a frame does not fit the dataset.
         """
@@ -180,6 +192,8 @@ class Recorder:
                 played = self._play(number, task, encoding)
                 if played.command is Command.REDO or not played.frames:
                     encoding.discard()
+                    if self._dead:
+                        raise RobotError(self._dead)
                     if played.command is Command.STOP:
                         break
                     logger.info("Episode %d is thrown away, and recorded again.", number)
@@ -211,6 +225,8 @@ class Recorder:
                     self._on_episode(report)
                 if command is Command.STOP:
                     break
+            if self._dead:
+                raise RobotError(self._dead)
         finally:
             encoding.close()
         return reports
@@ -231,6 +247,7 @@ class Recorder:
         pace = Pace(self._plan.fps, self._clock, self._sleep)
         most = max(1, round(self._plan.episode_time_s * self._plan.fps))
         frames = dropped = 0
+        stale = False
         while frames + dropped + pace.missed < most:
             command = self._controls.take()
             if command is not None:
@@ -238,7 +255,17 @@ class Recorder:
             if self._plan.realtime:
                 pace.tick()
             observation = self._robot.get_observation()
-            if self._controls.paused:
+            camera, age = self._oldest_picture()
+            if age > DEAD_S:
+                self._dead = (
+                    f"The camera '{camera}' has given no picture for {age:.1f} s. The episode ended there, and what was "
+                    "recorded of it is kept. See to its cable, and go on with --resume=true."
+                )
+                return _Played(Command.STOP, frames, dropped, pace.timing())
+            if age > STALE_S and not stale:
+                stale = True
+                logger.warning("The camera '%s' is late by %.0f ms: waiting for it.", camera, 1000 * age)
+            if self._controls.paused or age > STALE_S:
                 self._show(number, task, frames, dropped, pace, encoding, observation, None)
                 pace.pause()
                 self._sleep(PAUSE_STEP)
@@ -254,6 +281,10 @@ class Recorder:
             if isinstance(self._robot, EpisodicRobot) and self._robot.episode_is_over:
                 break
         return _Played(self._controls.take(), frames, dropped, pace.timing())  # pressed in the last moment
+
+    def _oldest_picture(self) -> tuple[str, float]:
+        ages = self._robot.camera_ages() if isinstance(self._robot, KnowsAges) else {}
+        return max(ages.items(), key=lambda item: item[1], default=("", 0.0))
 
     def _frame(self, observation: Observation, action: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         features = self._robot.features
