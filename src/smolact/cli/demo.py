@@ -40,7 +40,7 @@ GROUNDING = (
     "The VLM `tiny` that ships with smolact was pretrained on synthetic pictures of such tables, with supervised pointing. "
     "The demo's own loss is flow matching on the demonstrations alone: pictures, words, states, actions."
 )
-EVALUATION_SHARE = 0.15
+EVALUATION_SHARE = 0.2
 """Of the minutes. Demonstrations take what they take, and training the rest."""
 PROBE = 60
 """Steps that measure how fast this machine trains."""
