@@ -28,6 +28,7 @@ from smolact.policies.adapters import (
 )
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
 from smolact.processors.legacy import is_statistics_key
+from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.tokenizer import Tokenizer
 
 P = TypeVar("P", bound="PreTrainedPolicy")
@@ -82,6 +83,10 @@ class PreTrainedPolicy(nn.Module, ABC):
     def processor_parts(self) -> dict[str, dict[str, Any]]:
         """What steps of the policy's pipelines are made with and no file holds: a step's name to its arguments."""
         return {"tokenizer_processor": {"tokenizer": Tokenizer.from_folder(self.vlm.tokenizer_folder())}}
+
+    def completed(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
+        """A checkpoint's preprocessor with what the code that wrote it did elsewhere."""
+        return preprocess
 
     def reset(self) -> None:
         """Forget the actions in hand; called when an episode begins."""

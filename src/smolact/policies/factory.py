@@ -144,7 +144,12 @@ def load_processors(
     """
     from smolact.backbones.weights import read_tensors, weight_files
     from smolact.processors.legacy import is_statistics_key, statistics_from_old_weights
-    from smolact.processors.pipeline import POSTPROCESSOR, PREPROCESSOR, ProcessorPipeline
+    from smolact.processors.pipeline import (
+        POSTPROCESSOR,
+        PREPROCESSOR,
+        ProcessorPipeline,
+        step_names,
+    )
 
     config = policy.config
     files = [f"{name}.json" for name in (PREPROCESSOR, POSTPROCESSOR)]
@@ -156,11 +161,12 @@ def load_processors(
         ]
         old = read_tensors(weight_files(folder), is_statistics_key)
         return make_pre_post_processors(policy, statistics_from_old_weights(old, normalized, stats_key))
+    kept = step_names(folder / files[0])
     preprocess = ProcessorPipeline.from_pretrained(
         folder,
         files[0],
         overrides={
-            **policy.processor_parts(),
+            **{name: parts for name, parts in policy.processor_parts().items() if name in kept},
             "device_processor": {"device": config.device or "cpu"},
             "normalizer_processor": {"stats_key": stats_key},
         },
@@ -168,7 +174,7 @@ def load_processors(
     postprocess = ProcessorPipeline.from_pretrained(
         folder, files[1], overrides={"unnormalizer_processor": {"stats_key": stats_key}}
     )
-    return preprocess, postprocess
+    return policy.completed(preprocess), postprocess
 
 
 def best_device() -> str:

@@ -143,6 +143,15 @@ class ProcessorPipeline:
         return pipeline
 
 
+def step_names(path: Path) -> list[str]:
+    """The registered names of the steps that a file has.
+
+    Raises:
+        NotFoundError, CheckpointError: it is not there, or damaged.
+    """
+    return [str(entry.get("registry_name")) for entry in _read_config(path)["steps"]]
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.parent.is_dir():
         raise NotFoundError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,20 @@ def test_a_checkpoint_opens_without_the_tokenizers_folder(tmp_path: Path) -> Non
         postprocess(policy.predict_action_chunk(preprocess(raw))),
     )
     assert torch.equal(before(raw)[ACTION_TOKENS], preprocess(raw)[ACTION_TOKENS])
+
+
+def test_a_checkpoint_of_the_authors_whose_model_writes_the_prompts_opens(tmp_path: Path) -> None:
+    policy, preprocess, postprocess = policy_of()
+    for part in (policy, preprocess, postprocess):
+        part.save_pretrained(tmp_path)
+    path = tmp_path / "policy_preprocessor.json"
+    pipeline = json.loads(path.read_text())
+    assert pipeline["steps"].pop()["registry_name"] == "smolandfast_prompt_processor"
+    path.write_text(json.dumps(pipeline))
+    loaded, before, _ = smolact.load_policy(tmp_path, device="cpu")
+    batch = before(samples())
+    assert torch.equal(batch[LANGUAGE_TOKENS], preprocess(samples())[LANGUAGE_TOKENS])
+    torch.testing.assert_close(loaded.predict_action_chunk(batch), policy.predict_action_chunk(batch))
 
 
 def test_splitting_shows_tiles_and_the_prompt_has_their_places() -> None:

@@ -36,11 +36,17 @@ from smolact.policies.configuration import PolicyConfig
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.grammar import Grammar
-from smolact.policies.smolandfast.processor_smolandfast import Writer, longest_edge
+from smolact.policies.smolandfast.processor_smolandfast import (
+    SmolAndFASTPromptStep,
+    Writer,
+    longest_edge,
+    prompt_step,
+)
 from smolact.policies.smolandfast.prompts import chat_template
 from smolact.policies.smolandfast.schemes import FAST, ActionTokens, Bins, Text
 from smolact.policies.smolandfast.tiles import split
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.tokenizer import Tokenizer
 from smolact.types import ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGUAGE_TOKENS
 
@@ -270,6 +276,13 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
             config.crop_shape,
         )
         return {"smolandfast_prompt_processor": {"writer": writer}}
+
+    def completed(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
+        """With the step that writes prompts, which the authors' own checkpoints do not have: their model does it."""
+        if any(isinstance(step, SmolAndFASTPromptStep) for step in preprocess.steps):
+            return preprocess
+        step = prompt_step(self.config, **self.processor_parts()[SmolAndFASTPromptStep.registry_name])
+        return ProcessorPipeline([*preprocess.steps, step], preprocess.name)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """As every policy, and the action tokens beside it."""

@@ -201,11 +201,16 @@ def make_smolandfast_pre_post_processors(
         steps.add_batch_dimension,
         steps.to_device,
         steps.normalize,
-        SmolAndFASTPromptStep(
-            config.n_state_bins, config.max_input_seq_len, tuple(config.image_features), writer
-        ),
+        prompt_step(config, writer),
     ]
     return make_pipelines(before, [steps.unnormalize, steps.to_cpu])
+
+
+def prompt_step(config: SMOLANDFASTConfig, writer: Writer | None) -> SmolAndFASTPromptStep:
+    """The step of a policy with this configuration."""
+    return SmolAndFASTPromptStep(
+        config.n_state_bins, config.max_input_seq_len, tuple(config.image_features), writer
+    )
 
 
 def longest_edge(folder: Path, tile: int) -> int:
