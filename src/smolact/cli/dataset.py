@@ -25,6 +25,11 @@ COMMANDS = {
         Command("compact", "many small files become few", "smolact.cli.dataset_compact"),
         Command("stats", "all statistics, computed again from the frames", "smolact.cli.dataset_stats"),
         Command("convert", "another version; images to video and back", "smolact.cli.dataset_convert"),
+        Command(
+            "make-demos",
+            "an environment's scripted expert shows how it is done",
+            "smolact.cli.dataset_make_demos",
+        ),
         Command("viz", "look at episodes: a page for the browser, or rerun", "smolact.cli.dataset_viz"),
         Command(
             "preview-transforms",

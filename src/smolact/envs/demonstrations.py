@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,7 @@ def demonstrations(
     seed: int = 0,
     noise: ActionNoise | None = None,
     only_successes: bool = True,
+    on_attempt: Callable[[bool], None] | None = None,
 ) -> Iterator[Demonstration]:
     """Yield `n_episodes` of the expert's, the same for the same seed.
 
@@ -73,6 +74,7 @@ def demonstrations(
         env: one environment under batch keys: `make_env(…)[0]`.
         noise: None for an undisturbed expert; `ActionNoise()` is right for the tabletop.
         only_successes: leave out those that failed, and make others instead.
+        on_attempt: is told of each one whether it succeeded, before it is yielded or left out.
 
     Raises:
         ConfigError: the expert fails more often than it succeeds.
@@ -81,6 +83,8 @@ def demonstrations(
     while made < n_episodes:
         index = made + failed
         episode = _demonstrate(env, expert, episode_seed(seed, index, "demonstrations"), noise)
+        if on_attempt is not None:
+            on_attempt(episode.success)
         if episode.success or not only_successes:
             made += 1
             yield episode
