@@ -137,6 +137,44 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
+def replaced(path: Path) -> Path:
+    """Where the old folder of `path` lies while `exchange_folders` puts a new one in its place."""
+    return path.with_name(f"{path.name}.replaced")
+
+
+def is_half_replaced(path: Path) -> bool:
+    """Whether `exchange_folders` died between its two renames: nothing is at `path`, and the old folder lies beside."""
+    return not path.exists() and replaced(path).is_dir()
+
+
+def exchange_folders(path: Path, fresh: Path) -> Path:
+    """Give the name of the folder `path` to the finished folder `fresh` beside it; returns where the old one now is.
+
+    No system can rename two folders at once. Whatever dies in between, the old folder is there under the name
+    `replaced(path)`, and `is_half_replaced` tells.
+
+    Raises:
+        WriteError: the disk refused; `path` is as it was.
+    """
+    with named_errors(path):
+        old = replaced(path)
+        path.rename(old)
+        try:
+            sync_folder(path.parent)
+            fresh.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
+        sync_folder(path.parent)
+    return old
+
+
+def leftovers_beside(path: Path) -> list[Path]:
+    """What writers that died, or are at work now, have of `path` under temporary names beside it."""
+    name = re.compile(rf"({re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{12}}-)+{re.escape(path.name)}(\.replaced)?")
+    return sorted(entry for entry in path.parent.iterdir() if name.fullmatch(entry.name))
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with replacing_file(path) as temporary:

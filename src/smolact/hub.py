@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from smolact import durable
 from smolact.errors import HubError, NotFoundError, WriteError, what_is_near
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -36,11 +37,11 @@ def find_folder(
     if root is not None or Path(name).is_dir():
         folder = Path(name if root is None else root)
         if not folder.is_dir():
-            raise NotFoundError(
-                f"The {kind} folder {folder} does not exist. {what_is_near(folder.absolute())}"
-            )
+            raise missing_folder(folder, kind)
         return folder
     looks_local = str(Path(name).parent) != "." and Path(name).parent.is_dir()
+    if durable.is_half_replaced(Path(name)):
+        raise missing_folder(Path(name), kind)
     if looks_local or not _REPO_ID.fullmatch(str(name)):
         path = Path(name)
         hint = "a file, not a folder" if path.is_file() else "not there"
@@ -49,6 +50,16 @@ def find_folder(
             f"{what_is_near(path.absolute())}"
         )
     return _download(str(name), kind, patterns, revision)
+
+
+def missing_folder(folder: Path, kind: str) -> NotFoundError:
+    """The error for a local folder that is not there: what is there instead, and what to do."""
+    if kind == "dataset" and durable.is_half_replaced(folder):
+        return NotFoundError(
+            f"The dataset folder {folder} does not exist, but {durable.replaced(folder)} does: an edit was killed as it put "
+            f"its result in place. This puts the old dataset back: smolact dataset repair --dataset.root={folder}"
+        )
+    return NotFoundError(f"The {kind} folder {folder} does not exist. {what_is_near(folder.absolute())}")
 
 
 def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision: str | None) -> Path:

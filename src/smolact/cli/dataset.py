@@ -12,6 +12,7 @@ COMMANDS = {
     for command in (
         Command("info", "how much there is, of what, in which form", "smolact.cli.dataset_info"),
         Command("check", "everything that training relies on, a line a fault", "smolact.cli.dataset_check"),
+        Command("repair", "what a crash left becomes whole again", "smolact.cli.dataset_repair"),
         Command("delete", "the dataset without some of its episodes", "smolact.cli.dataset_delete"),
         Command("filter", "the episodes whose task or length is as asked", "smolact.cli.dataset_filter"),
         Command("split", "several datasets of one", "smolact.cli.dataset_split"),

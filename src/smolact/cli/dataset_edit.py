@@ -47,8 +47,10 @@ def open_source(which: WhichDataset, anew: bool = True, usage: str = "") -> Sour
     Raises:
         ConfigError: it would have to become another version in its own place.
     """
+    from smolact.datasets.rewrite import restore
     from smolact.datasets.sources import Source
 
+    restore(Path(which.root or which.repo_id or "."))
     source = Source(dataset_folder(which))
     version = source.meta.codebase_version
     if version != "v3.0" and not anew:

@@ -181,7 +181,8 @@ def _check_complete(found: Sequence[Any], total: int, root: Path, place: Path) -
     if list(found) != list(range(total)):
         raise DatasetError(
             f"{root / layout.INFO} says {total} episodes, but {place} lists {len(found)} of them (or not in order). "
-            "The metadata is damaged or half fetched: fetch the dataset again."
+            "The metadata is damaged or half fetched: fetch the dataset again; or, if a recorder died, keep the episodes that "
+            f"are whole: smolact dataset repair --dataset.root={root}"
         )
 
 

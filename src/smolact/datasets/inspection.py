@@ -152,7 +152,7 @@ def _edges(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
                 "warning",
                 place,
                 f"has {number + len(first) - meta.total_episodes} episodes more than {layout.INFO} counts: a writer died. "
-                "Recording on (--resume=true) puts them aside; smolact dataset compact leaves them out.",
+                "smolact dataset repair keeps those that are whole; smolact dataset compact leaves them out.",
             )
         number += len(first)
 
@@ -166,7 +166,7 @@ def _strays(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
                 yield Fault(
                     "warning",
                     place,
-                    "belongs to no episode: a writer died. smolact dataset compact leaves it out.",
+                    "belongs to no episode: a writer died. smolact dataset repair puts it aside, compact leaves it out.",
                 )
     for path in sorted(meta.root.glob("*")):
         if path.name.startswith(durable.TEMPORARY_PREFIX):
@@ -209,7 +209,7 @@ def _data_file(
             "error" if table.num_rows < length else "warning",
             place,
             f"has {table.num_rows} rows, but the episodes {episodes[0]} to {episodes[-1]} in it have {length} frames. "
-            "Restore the file, or delete the episodes that are not whole: smolact dataset delete.",
+            "Restore the file, or keep the episodes that are whole: smolact dataset repair.",
         )
     for episode in episodes:
         rows = np.flatnonzero(counters["episode_index"] == episode)
@@ -240,7 +240,8 @@ def _episode(
         yield Fault(
             "error",
             where,
-            f"expected {length} rows, found {len(rows['index'])}. Restore the file.",
+            f"expected {length} rows, found {len(rows['index'])}. Restore the file, or keep the episodes that are whole: "
+            "smolact dataset repair.",
         )
         return
     steps, first = np.arange(length), int(meta.episodes.from_index[episode])
@@ -317,7 +318,7 @@ def _video_file(
                     "error",
                     f"{place}, episode {number}",
                     f"has {end - begin} rows; expected as many frames, from {begin} to {end}: the metadata says up to {stop}, "
-                    f"and the file has {len(reader)}. Delete the episode: smolact dataset delete.",
+                    f"and the file has {len(reader)}. Keep the episodes that are whole: smolact dataset repair.",
                 )
         order = np.argsort(first, kind="stable")
         for before, after in pairwise(order):

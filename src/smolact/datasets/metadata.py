@@ -12,7 +12,8 @@ from smolact.datasets.episodes import read_episodes_v2, read_episodes_v3
 from smolact.datasets.format import Feature
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import column_values, read_table
-from smolact.errors import DatasetError, NotFoundError, what_is_near
+from smolact.errors import DatasetError
+from smolact.hub import missing_folder
 from smolact.types import ACTION, ENVIRONMENT_STATE, STATE, FeatureType, PolicyFeature, Statistics
 
 
@@ -35,9 +36,7 @@ class LeRobotDatasetMetadata:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise NotFoundError(
-                f"The dataset folder {self.root} does not exist. {what_is_near(self.root.absolute())}"
-            )
+            raise missing_folder(self.root, "dataset")
         self._info_path = self.root / layout.INFO
         self.info = _read_info(self._info_path)
         self.codebase_version: str = self.info["codebase_version"]
@@ -54,10 +53,13 @@ class LeRobotDatasetMetadata:
                 if name not in self.info["features"]
             },
         }
+        self._read_tables()
+
+    def _read_tables(self) -> None:
         if self.codebase_version == "v3.0":
-            self.tasks = _read_tasks_v3(self.root) if self.total_episodes else {}
+            self.tasks = read_tasks_v3(self.root) if self.total_episodes else {}
             self.episodes = read_episodes_v3(self.root, self.info, self.video_keys)
-            self.stats = _read_stats(self.root / layout.STATS)
+            self.stats = read_stats(self.root / layout.STATS)
         else:
             self.tasks = _read_tasks_v2(self.root)
             self.episodes = read_episodes_v2(self.root, self.info, self.video_keys)
@@ -65,7 +67,7 @@ class LeRobotDatasetMetadata:
             self.stats = (
                 _read_episode_stats(per_episode, self.total_episodes)
                 if per_episode.exists()
-                else _read_stats(self.root / layout.STATS)
+                else read_stats(self.root / layout.STATS)
             )
         self._check_totals()
 
@@ -103,7 +105,8 @@ class LeRobotDatasetMetadata:
         if frames != self.total_frames or (self.episodes.length < 1).any():
             raise DatasetError(
                 f"{self._info_path} says {self.total_frames} frames, but its episodes have {frames} (each must have "
-                "at least one). The metadata is damaged or half fetched: fetch the dataset again."
+                "at least one). The metadata is damaged or half fetched: fetch the dataset again; or, if a recorder died, keep the "
+                f"episodes that are whole: smolact dataset repair --dataset.root={self.root}"
             )
 
 
@@ -145,7 +148,12 @@ def _read_tasks_v2(root: Path) -> dict[int, str]:
     return tasks
 
 
-def _read_tasks_v3(root: Path) -> dict[int, str]:
+def read_tasks_v3(root: Path) -> dict[int, str]:
+    """What `meta/tasks.parquet` says: number to instruction.
+
+    Raises:
+        DatasetError: it is not there, or damaged.
+    """
     path = root / layout.TASKS
     table = read_table(path)
     text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
@@ -159,7 +167,12 @@ def _read_tasks_v3(root: Path) -> dict[int, str]:
     return tasks
 
 
-def _read_stats(path: Path) -> Statistics:
+def read_stats(path: Path) -> Statistics:
+    """What a `stats.json` says; empty if there is none.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
     return _to_statistics(layout.read_json(path), path) if path.exists() else {}
 
 

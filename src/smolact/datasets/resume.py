@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from smolact import durable
+from smolact.datasets import aside
 from smolact.datasets import format as layout
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
@@ -23,7 +23,6 @@ from smolact.types import Statistics
 logger = logging.getLogger(__name__)
 
 Running = dict[str, "VectorStatistics | ImageStatistics"]
-ASIDE = "unfinished-{number:03d}"
 
 
 @dataclass(frozen=True)
@@ -100,35 +99,16 @@ def put_aside(meta: LeRobotDatasetMetadata, tables: list[Path]) -> list[Path]:
     root, episodes = meta.root, meta.episodes
     used = {root / path for path in episodes.data_path} | set(tables)
     used |= {root / path for paths in episodes.video_path.values() for path in paths}
-    stray = [
-        path
-        for folder in ("data", "videos", layout.EPISODES_FOLDER)
-        for path in sorted((root / folder).rglob("*"))
-        if path.is_file() and path not in used and (path.suffix in (".parquet", ".mp4") or _is_litter(path))
-    ]
-    stray += [
-        path for folder in (root, root / "meta") for path in sorted(folder.iterdir()) if _is_litter(path)
-    ]
+    stray = aside.strays(root, used)
     if not stray:
         return []
-    number = 1
-    while (root / ASIDE.format(number=number)).exists():
-        number += 1
-    aside = root / ASIDE.format(number=number)
-    moved = []
-    with durable.named_errors(aside):
-        for path in stray:
-            target = aside / path.relative_to(root)
-            durable.make_folder(target.parent)
-            path.replace(target)
-            durable.sync_folder(target.parent)
-            durable.sync_folder(path.parent)
-            moved.append(target)
+    folder = aside.next_folder(root)
+    moved = aside.move(root, stray, folder)
     logger.warning(
         "%s: recording ended before its last episode was whole. What was left of it is now in %s; its %d finished "
         "episodes are all there. Remove that folder when you do not need it.",
         root,
-        aside,
+        folder,
         meta.total_episodes,
     )
     return moved
@@ -175,14 +155,10 @@ def is_only_begun(folder: Path) -> bool:
     """Whether the folder holds nothing but what a writer left that died before it had made a dataset."""
     entries = list(folder.iterdir())
     return bool(entries) and all(
-        _is_litter(entry)
-        or (entry.name == "meta" and entry.is_dir() and all(map(_is_litter, entry.iterdir())))
+        aside.is_litter(entry)
+        or (entry.name == "meta" and entry.is_dir() and all(map(aside.is_litter, entry.iterdir())))
         for entry in entries
     )
-
-
-def _is_litter(path: Path) -> bool:
-    return path.name.startswith(durable.TEMPORARY_PREFIX)
 
 
 def _description(feature: Feature) -> dict[str, Any]:
@@ -200,7 +176,7 @@ def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:
     for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
         if rows == meta.total_episodes:
             break
-        if not _is_litter(path):
+        if not aside.is_litter(path):
             rows += open_parquet(path).metadata.num_rows
             used.append(path)
     if rows > meta.total_episodes:

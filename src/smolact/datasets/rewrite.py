@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from smolact import durable
 from smolact.datasets import format as layout
+from smolact.datasets.aside import is_litter
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.edit import Plan
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
@@ -63,52 +64,80 @@ def replace(plan: Plan, quick: bool = False, progress: Progress = no_progress) -
     Raises:
         as `build` does; the old dataset is then as it was.
     """
+    durable.remove_folder(exchange(plan, quick, progress))
+    return plan.sources[0].meta.root.resolve()
+
+
+def exchange(
+    plan: Plan, quick: bool = False, progress: Progress = no_progress, leave: Collection[Path] = ()
+) -> Path:
+    """Like `replace`, but the old dataset is kept: returns the folder beside the new one where it is now.
+
+    The folders of the old one that `leave` names are not taken along.
+    """
     (source,) = plan.sources
     root = source.meta.root.resolve()
     if root.parent.name == "snapshots":
         raise ConfigError(
             f"{root} is a copy that the Hub's cache keeps. Give --output=FOLDER for the new dataset."
         )
-    fresh, old = durable.temporary_beside(root), root.with_name(f"{root.name}.replaced")
+    old = durable.replaced(root)
     if old.exists():
         raise ConfigError(
-            f"{old} is what an interrupted edit left of the old dataset. Look at it, then remove it."
+            f"{old} is the dataset as it was before an edit that was killed at its very end. Look at it, then remove it, or "
+            f"have it put aside: smolact dataset repair --dataset.root={root}"
         )
-    build(plan, fresh, quick, progress)
+    warn_of_leftovers(root)
+    fresh = durable.temporary_beside(root)
+    with durable.replacing_folder(fresh) as folder:
+        _build_in(plan, folder, quick, progress)
+        _carry_folders(root, folder, leave)
     try:
-        with durable.named_errors(root):
-            _carry_folders(root, fresh)
-            # Whatever dies between the two renames, the old dataset is there under a name that says so.
-            root.rename(old)
-            try:
-                fresh.rename(root)
-            except BaseException:
-                old.rename(root)
-                raise
-            durable.sync_folder(root.parent)
+        return durable.exchange_folders(root, fresh)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    with durable.named_errors(old):
-        shutil.rmtree(old)
-    return root
 
 
-def _carry_folders(root: Path, fresh: Path) -> None:
+def warn_of_leftovers(root: Path) -> None:
+    """Name what an edit that was killed has left beside the dataset; it may also be one at work, so it is not removed."""
+    left = durable.leftovers_beside(root)
+    if left:
+        logger.warning(
+            "%s: beside it lies what an edit that was killed has left (or one at work has now): %s. Remove it when "
+            "nothing writes there.",
+            root,
+            ", ".join(path.name for path in left),
+        )
+
+
+def restore(root: Path) -> bool:
+    """Put the old dataset back that an edit had moved from the folder `root` when it was killed; whether there was one.
+
+    Raises:
+        WriteError: the disk refused.
+    """
+    if not durable.is_half_replaced(root):
+        return False
+    old = durable.replaced(root)
+    with durable.named_errors(root):
+        old.rename(root)
+        durable.sync_folder(root.parent)
+    logger.warning("%s: an edit was killed before it was done. The dataset as it was before is back.", root)
+    return True
+
+
+def _carry_folders(root: Path, fresh: Path, leave: Collection[Path]) -> None:
     """Take along the folders that are no part of the format, such as what a recorder has put aside."""
     for path in root.iterdir():
-        if path.is_dir() and path.name not in _REMADE and not path.name.startswith(durable.TEMPORARY_PREFIX):
+        if path.is_dir() and path.name not in _REMADE and path not in leave and not is_litter(path):
             shutil.copytree(path, fresh / path.name, symlinks=True)
 
 
 def _build_in(plan: Plan, folder: Path, quick: bool, progress: Progress) -> None:
     with durable.named_errors(folder):
         for path in plan.sources[0].meta.root.iterdir():
-            if (
-                len(plan.sources) == 1
-                and path.is_file()
-                and not path.name.startswith(durable.TEMPORARY_PREFIX)
-            ):
+            if len(plan.sources) == 1 and path.is_file() and not is_litter(path):
                 shutil.copy2(path, folder / path.name)
         _Rewriter(plan, folder, progress).run()
     errors = [fault for fault in check_dataset(folder, quick, progress) if fault.severity == "error"]

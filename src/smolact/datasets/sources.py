@@ -39,6 +39,10 @@ class Source:
         """What the metadata keeps of an episode's statistics; empty where it keeps none."""
         return self._statistics[episode] if self._statistics else {}
 
+    def number_in_file(self, episode: int) -> int:
+        """What the column `episode_index` says of an episode."""
+        return episode
+
     def table(self, episode: int) -> pa.Table:
         """The rows of an episode, all columns.
 
@@ -53,7 +57,10 @@ class Source:
                 raise DatasetError(f"{path} has no column 'episode_index'. Fetch the dataset again.")
             self._open = place, whole, column_array(whole, "episode_index", (1,), path).reshape(-1)
         _, whole, numbers = self._open
-        rows, length = np.flatnonzero(numbers == episode), int(self.meta.episodes.length[episode])
+        rows, length = (
+            np.flatnonzero(numbers == self.number_in_file(episode)),
+            int(self.meta.episodes.length[episode]),
+        )
         if len(rows) != length or rows[-1] - rows[0] != length - 1:
             raise DatasetError(
                 f"{path}: episode {episode} should have {length} rows together, found {len(rows)}. See what is wrong: "
@@ -110,17 +117,27 @@ def _statistics_v3(meta: LeRobotDatasetMetadata) -> list[Statistics]:
     for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
         if path.name.startswith("."):
             continue
-        table = read_table(path)
-        names = [name for name in table.column_names if name.startswith("stats/")]
-        columns = {name: column_values(table, name, path) for name in names}
-        for row in range(table.num_rows):
-            value: dict[str, dict[str, Any]] = {}
-            for name in names:
-                feature, _, statistic = name.removeprefix("stats/").rpartition("/")
-                if columns[name][row] is not None:
-                    value.setdefault(feature, {})[statistic] = columns[name][row]
-            found.append(_to_arrays(value, path))
+        found += table_statistics(read_table(path), path)
     return found[: meta.total_episodes]
+
+
+def table_statistics(table: pa.Table, path: Path) -> list[Statistics]:
+    """The statistics in a table of `meta/episodes`, a row each.
+
+    Raises:
+        DatasetError: they are no numbers.
+    """
+    names = [name for name in table.column_names if name.startswith("stats/")]
+    columns = {name: column_values(table, name, path) for name in names}
+    found = []
+    for row in range(table.num_rows):
+        value: dict[str, dict[str, Any]] = {}
+        for name in names:
+            feature, _, statistic = name.removeprefix("stats/").rpartition("/")
+            if columns[name][row] is not None:
+                value.setdefault(feature, {})[statistic] = columns[name][row]
+        found.append(_to_arrays(value, path))
+    return found
 
 
 def _to_arrays(value: Any, path: Path) -> Statistics:

@@ -239,5 +239,6 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
 def _damaged(path: Path, error: Exception) -> DatasetError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return DatasetError(
-        f"{path} is damaged or not a parquet file ({first:.200}). Fetch it again, or restore it."
+        f"{path} is damaged or not a parquet file ({first:.200}). Fetch it again, or restore it; if a recorder died, "
+        "keep the episodes that are whole: smolact dataset repair."
     )

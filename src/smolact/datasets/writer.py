@@ -23,6 +23,7 @@ from smolact.datasets.resume import check_same, find_end, is_only_begun
 from smolact.datasets.stats import ImageStatistics, vector_statistics
 from smolact.datasets.video import ENCODERS, VideoWriter, check_encoder
 from smolact.errors import ConfigError, SmolactError
+from smolact.hub import missing_folder
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,12 @@ class DatasetWriter:
 
         Raises:
             ConfigError: the folder is not empty, or a setting or feature can't work.
+            NotFoundError: the folder's dataset lies beside it, where an edit that was killed has left it.
             WriteError: the disk is full or refused.
         """
         folder = Path(root)
+        if durable.is_half_replaced(folder):
+            raise missing_folder(folder, "dataset")
         if folder.is_dir() and is_only_begun(folder):
             _remove_beginnings(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

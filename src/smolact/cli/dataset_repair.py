@@ -1,0 +1,73 @@
+"""`smolact dataset repair`: what a crash of any recorder or edit left becomes a whole dataset of every whole episode.
+
+Nothing is deleted: all else is put aside, and told. It may be stopped at any time and run again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smolact.cli.dataset_flags import WhichDataset, progress_bar
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError
+from smolact.settings import setting
+
+if TYPE_CHECKING:
+    from smolact.datasets.repair import Repair
+
+USAGE = "smolact dataset repair --dataset.root=FOLDER [--dry_run] [--quick]"
+MOST_SHOWN = 20
+
+
+@dataclass
+class RepairConfig:
+    """What `smolact dataset repair` takes."""
+
+    dataset: WhichDataset = field(default_factory=WhichDataset)
+    dry_run: bool = setting(False, "Only tell what is whole and what would be put aside.")
+    quick: bool = setting(False, "Decode no pictures.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Repair, and print what was found and done."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(RepairConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(RepairConfig, argv)
+    name = config.dataset.root or config.dataset.repo_id
+    if not name:
+        raise ConfigError(f"Which dataset? {USAGE}")
+
+    from smolact.datasets.repair import repair
+
+    with progress_bar() as progress:
+        done = repair(Path(name), config.dry_run, config.quick, progress)
+    sys.stdout.write(_told(done, config.dry_run))
+    return 0
+
+
+def _told(done: Repair, dry_run: bool) -> str:
+    if not done.needed:
+        return f"{done.root}: whole, {done.episodes} episodes, {done.frames} frames; nothing to do\n"
+    lines = [f"  {line}" for line in done.lost[:MOST_SHOWN]]
+    if len(done.lost) > MOST_SHOWN:
+        lines.append(f"  and {len(done.lost) - MOST_SHOWN} more")
+    if done.restored:
+        lines.append(
+            f"  an edit was killed: the dataset as it was before it {'can be' if dry_run else 'was'} put back"
+        )
+    how = "made anew, the old one put aside" if done.anew else "only its metadata written"
+    lines.append(
+        f"{done.root}: {done.episodes} episodes are whole, {done.frames} frames; {done.told} were counted ({how})"
+    )
+    if done.files:
+        where = "" if dry_run else f" in {', '.join(map(str, done.folders))}"
+        lines.append(f"put aside: {done.files} files, {done.bytes / 1e6:.2f} MB{where}")
+    if dry_run:
+        lines.append("nothing was changed (--dry_run)")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,81 @@
+"""What belongs to no episode of a dataset, and the folder where it is put: `unfinished-001` and so on, beside `data`.
+
+Nothing is deleted here: files are moved, one durable rename each, so that a kill leaves every one in either place.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from smolact import durable
+from smolact.datasets import format as layout
+
+FOLDER = "unfinished-{number:03d}"
+_TEMPORARY_VIDEOS = re.compile(r"tmp[a-z0-9_]{8}")  # where LeRobot encodes an episode
+
+
+def is_litter(path: Path) -> bool:
+    """Whether this is what an interrupted write left."""
+    return path.name.startswith(durable.TEMPORARY_PREFIX)
+
+
+def strays(root: Path, used: set[Path]) -> list[Path]:
+    """The files of data, videos and `meta/episodes` that are not in `used`, and what interrupted writes left."""
+    found = [
+        path
+        for folder in ("data", "videos", layout.EPISODES_FOLDER)
+        for path in sorted((root / folder).rglob("*"))
+        if path.is_file() and path not in used and (path.suffix in (".parquet", ".mp4") or is_litter(path))
+    ]
+    for folder in (root, root / "meta"):
+        found += [path for path in sorted(folder.iterdir()) if is_litter(path)] if folder.is_dir() else []
+    return found
+
+
+def staging_folders(root: Path) -> list[Path]:
+    """Where LeRobot keeps the pictures and the video of an episode until it is saved, if anything is in there."""
+    found = [root / "images", *(path for path in root.iterdir() if _TEMPORARY_VIDEOS.fullmatch(path.name))]
+    return sorted(
+        path for path in found if path.is_dir() and any(entry.is_file() for entry in path.rglob("*"))
+    )
+
+
+def next_folder(root: Path) -> Path:
+    """The first folder for leftovers that is not there yet."""
+    number = 1
+    while (root / FOLDER.format(number=number)).exists():
+        number += 1
+    return root / FOLDER.format(number=number)
+
+
+def move(root: Path, paths: Iterable[Path], folder: Path) -> list[Path]:
+    """Move files and folders below `root` to the same places below `folder`; returns their new paths.
+
+    Raises:
+        WriteError: the disk refused. What was not moved is where it was.
+    """
+    moved = []
+    with durable.named_errors(folder):
+        for path in paths:
+            target = folder / path.relative_to(root)
+            durable.make_folder(target.parent)
+            path.replace(target)
+            durable.sync_folder(target.parent)
+            durable.sync_folder(path.parent)
+            moved.append(target)
+    return moved
+
+
+def copy(root: Path, path: Path, folder: Path) -> Path:
+    """Keep a copy of the file `path` at its place below `folder`, before it is written anew.
+
+    Raises:
+        WriteError: the disk is full or refused.
+    """
+    target = folder / path.relative_to(root)
+    with durable.replacing_file(target) as temporary:
+        shutil.copyfile(path, temporary)
+    return target

@@ -1,0 +1,314 @@
+"""What a crash left becomes whole: every episode that is wholly there, nothing deleted, whenever it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from smolact.datasets import edit
+from smolact.datasets.inspection import check_dataset
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.repair import repair
+from smolact.datasets.rewrite import replace
+from smolact.datasets.sources import Source
+from smolact.datasets.writer import DatasetWriter
+from smolact.errors import ConfigError, DatasetError, NotFoundError
+from tests.datasets.make import TASKS, record, write
+from tests.datasets.test_writer import at_each_step
+
+LENGTHS = (3, 2, 4)
+PARITY = Path(__file__).parent.parent / "parity/data"
+TOP = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    return {
+        "video": write(folder / "video", LENGTHS, video_codec="h264"),
+        "joined": write(folder / "joined", LENGTHS, video_codec="h264", episodes_per_file=3),
+        "image": write(folder / "image", LENGTHS, "image"),
+    }
+
+
+def copy(root: Path, to: Path) -> Path:
+    return Path(shutil.copytree(root, to))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def has_the_episodes(root: Path, old: Path, episodes: list[int]) -> None:
+    """Whether `root` is whole, and its episodes are, in order, these of `old`."""
+    assert [fault for fault in check_dataset(root) if fault.severity == "error"] == []
+    assert LeRobotDatasetMetadata(root).total_episodes == len(episodes)
+    if not episodes:
+        return
+    new, before = (
+        LeRobotDataset(root, return_uint8=True),
+        LeRobotDataset(old, episodes=episodes, return_uint8=True),
+    )
+    for sample, expected in zip(new, before, strict=True):
+        for key in ("action", "frame_index", "task", "observation.images.top"):
+            value = sample[key]
+            assert torch.equal(value, expected[key]) if torch.is_tensor(value) else value == expected[key]
+
+
+def change(path: Path, edit: Callable[[pa.Table], pa.Table]) -> None:
+    table = edit(pq.read_table(path))
+    pq.write_table(table, path)
+
+
+def count(root: Path, **values: int) -> None:
+    path = root / "meta/info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def without_footer(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def cut_the_last_video(root: Path) -> None:
+    path = root / "videos/observation.images.top/chunk-000/file-002.mp4"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def die_as_lerobot(root: Path) -> None:
+    """Its last session wrote episode 2: counted, staged, and neither parquet file has its footer."""
+    without_footer(root / "data/chunk-000/file-002.parquet")
+    without_footer(root / "meta/episodes/chunk-000/file-002.parquet")
+    staged = root / "images/observation.images.top/episode-000003"
+    staged.mkdir(parents=True)
+    (staged / "frame-000000.png").write_bytes(b"picture")
+    (root / "tmpab12_xyz").mkdir()
+    (root / "tmpab12_xyz/top_003.mp4").write_bytes(b"film")
+
+
+@pytest.mark.parametrize("name", ["video", "joined", "image"])
+def test_nothing_is_done_to_a_whole_dataset(whole: dict[str, Path], tmp_path: Path, name: str) -> None:
+    root = copy(whole[name], tmp_path / "set")
+    done = repair(root)
+    assert (done.needed, done.episodes, done.frames, done.files, done.lost) == (False, 3, 9, 0, ())
+    assert contents(tmp_path / "set") == contents(whole[name])
+
+
+def test_nothing_is_done_to_what_lerobot_made(tmp_path: Path) -> None:
+    root = copy(PARITY / "dataset_v30", tmp_path / "set")
+    assert not repair(root).needed
+    assert contents(root) == contents(PARITY / "dataset_v30")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "episodes", "anew"),
+    [
+        ("video", die_as_lerobot, [0, 1], False),
+        ("video", cut_the_last_video, [0, 1], False),
+        ("video", lambda root: count(root, total_episodes=5, total_frames=20), [0, 1, 2], False),
+        ("video", lambda root: count(root, total_episodes=1, total_frames=3), [0, 1, 2], False),
+        ("joined", lambda root: count(root, total_episodes=1, total_frames=3), [0, 1, 2], False),
+        ("image", lambda root: without_footer(root / "data/chunk-000/file-002.parquet"), [0, 1], False),
+        ("image", lambda root: (root / "meta/episodes/chunk-000/file-002.parquet").unlink(), [0, 1], False),
+        ("image", lambda root: without_footer(root / "meta/tasks.parquet"), [0, 1, 2], False),
+        ("image", lambda root: (root / "meta/stats.json").write_text("{"), [0, 1, 2], False),
+        ("video", lambda root: (root / "data/chunk-000/file-000.parquet").unlink(), [1, 2], True),
+        ("image", lambda root: without_footer(root / "data/chunk-000/file-001.parquet"), [0, 2], True),
+        (
+            "joined",
+            lambda root: change(
+                root / "meta/episodes/chunk-000/file-000.parquet", lambda table: table.slice(0, 2)
+            ),
+            [0, 1],
+            True,
+        ),
+        (
+            "joined",
+            lambda root: change(root / "data/chunk-000/file-000.parquet", lambda table: table.slice(0, 7)),
+            [0, 1],
+            True,
+        ),
+        ("image", lambda root: shutil.rmtree(root / "data"), [], False),
+    ],
+)
+def test_every_whole_episode_is_kept_and_nothing_is_deleted(
+    whole: dict[str, Path],
+    tmp_path: Path,
+    name: str,
+    damage: Callable[[Path], object],
+    episodes: list[int],
+    anew: bool,
+) -> None:
+    root = copy(whole[name], tmp_path / "set")
+    damage(root)
+    before = contents(root)
+    looked = repair(root, dry_run=True)
+    assert contents(root) == before
+    done = repair(root)
+    assert (looked.episodes, looked.files, looked.anew) == (len(episodes), done.files, anew)
+    assert (done.episodes, done.frames) == (len(episodes), sum(LENGTHS[number] for number in episodes))
+    has_the_episodes(root, whole[name], episodes)
+    kept = list(contents(tmp_path).values())
+    assert all(data in kept for data in before.values())
+    assert not repair(root).needed
+    with DatasetWriter.resume(root) as writer:
+        record(writer, 1, 2)
+    assert LeRobotDatasetMetadata(root).total_episodes == len(episodes) + 1
+
+
+def test_a_new_instruction_is_learned_from_the_episode(tmp_path: Path, whole: dict[str, Path]) -> None:
+    """Killed between the episode's row and the list of tasks: the last thing but the counts."""
+    root = copy(whole["image"], tmp_path / "set")
+    path = root / "meta/tasks.parquet"
+    change(path, lambda table: table.slice(0, 1))
+    count(root, total_episodes=1, total_frames=3, total_tasks=1)
+    assert repair(root).episodes == 3
+    assert LeRobotDatasetMetadata(root).tasks == dict(enumerate(TASKS))
+
+
+def test_a_kill_while_repairing_loses_nothing(
+    whole: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is on disk at each step is what a kill there leaves: another repair goes on from it."""
+    for place, (damage, episodes) in enumerate(
+        [
+            (die_as_lerobot, [0, 1]),
+            (lambda root: without_footer(root / "data/chunk-000/file-001.parquet"), [0, 2]),
+        ]
+    ):
+        here, copies = tmp_path / str(place), list[Path]()
+        damage(copy(whole["video" if place == 0 else "image"], here / "set"))
+
+        def keep(_step: int, here: Path = here, copies: list[Path] = copies) -> None:
+            copies.append(here.with_name(f"{here.name}-{len(copies)}"))
+            copy(here, copies[-1])
+
+        with pytest.MonkeyPatch.context() as patch:
+            at_each_step(patch, keep)
+            repair(here / "set", quick=True)
+        assert len(copies) > 10
+        for number, one in enumerate(copies):
+            if place == 1 and number % 5 and (one / "set").exists():
+                continue  # most steps only write the new folder, of which nobody knows
+            repair(one / "set", quick=True)
+            has_the_episodes(one / "set", whole["video" if place == 0 else "image"], episodes)
+            assert not repair(one / "set", quick=True).needed
+
+
+def test_an_edit_killed_between_its_renames_is_named_and_mended(
+    whole: dict[str, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "set"
+    copy(whole["image"], tmp_path / "set.replaced")
+    for opens in (LeRobotDataset, LeRobotDatasetMetadata, check_dataset, DatasetWriter.resume):
+        with pytest.raises(
+            NotFoundError, match=r"set\.replaced does.*smolact dataset repair --dataset\.root="
+        ):
+            opens(root)
+    with pytest.raises(NotFoundError, match=r"set\.replaced does"):
+        DatasetWriter.create(root, fps=10, features={"action": {"dtype": "float32", "shape": (2,)}})
+    assert repair(root, dry_run=True).restored and not root.exists()
+    assert repair(root).restored
+    assert contents(root) == contents(whole["image"])
+
+
+def test_an_edit_killed_at_its_end_leaves_the_old_dataset_which_is_put_aside(
+    whole: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = copy(whole["image"], tmp_path / "set")
+    copy(whole["image"], tmp_path / "set.replaced")
+    (tmp_path / ".tmp-0123456789ab-set").mkdir()
+    (tmp_path / ".tmp-0123456789ab-other-set").mkdir()
+    with pytest.raises(ConfigError, match="smolact dataset repair"):
+        replace(edit.whole(Source(root)))
+    assert repair(root).folders == (tmp_path / "set.aside-001",)
+    assert contents(tmp_path / "set.aside-001") == contents(whole["image"])
+    caplog.clear()
+    replace(edit.whole(Source(root)), quick=True)
+    assert ".tmp-0123456789ab-set" in caplog.text and "other" not in caplog.text
+
+
+def test_what_can_not_be_repaired_is_named(whole: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        repair(tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"version v2\.1"):
+        repair(PARITY / "dataset_v21")
+    root = copy(whole["image"], tmp_path / "set")
+    (root / "meta/info.json").write_text("{")
+    with pytest.raises(DatasetError, match="not valid JSON"):
+        repair(root)
+
+
+def test_what_leads_out_of_the_folder_is_not_opened(whole: dict[str, Path], tmp_path: Path) -> None:
+    root = copy(whole["image"], tmp_path / "set")
+    path = root / "data/chunk-000/file-002.parquet"
+    path.rename(tmp_path / "outside.parquet")
+    path.symlink_to(tmp_path / "outside.parquet")
+    done = repair(root)
+    assert done.episodes == 2 and "leads out" in done.lost[0]
+    assert (tmp_path / "outside.parquet").is_file()
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from smolact.datasets import edit
+from smolact.datasets.repair import repair
+from smolact.datasets.rewrite import replace
+from smolact.datasets.sources import Source
+
+left = int(sys.argv[3])
+
+def dying(call):
+    def counted(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    return counted
+
+for name in ("rename", "replace", "fsync", "rmdir", "unlink"):
+    setattr(os, name, dying(getattr(os, name)))
+root = Path(sys.argv[2])
+if sys.argv[1] == "replace":
+    replace(edit.delete(Source(root), [1]), quick=True)
+else:
+    repair(root, quick=True)
+"""
+
+
+def run_and_die(work: str, root: Path, after: int) -> bool:
+    """Whether it was killed before it was done."""
+    environment = {**os.environ, "PYTHONPATH": str(TOP / "src")}
+    command = [sys.executable, "-c", CHILD, work, str(root), str(after)]
+    code = subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+@pytest.mark.parametrize("work", ["replace", "repair"])
+def test_killed_at_random_steps_no_episode_is_lost(whole: dict[str, Path], tmp_path: Path, work: str) -> None:
+    chance = np.random.default_rng(7)
+    ends = set()
+    for number, after in enumerate([*chance.integers(0, 40, 2).tolist(), 25]):
+        root = copy(whole["image"], tmp_path / str(number) / "set")
+        if work == "repair":
+            without_footer(root / "data/chunk-000/file-001.parquet")
+        ends.add(run_and_die(work, root, after))
+        done = repair(root, quick=True)
+        has_the_episodes(root, whole["image"], [0, 2] if done.episodes == 2 else [0, 1, 2])
+        assert done.episodes == 2 or work == "replace"
+    assert True in ends
