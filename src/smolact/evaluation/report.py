@@ -219,8 +219,8 @@ h3 { margin: 0; font-size: 16px; font-weight: 600 } h3 span { font-size: 12px; f
   border-radius: 9px; margin-left: 6px; white-space: nowrap; color: #fff } .good { background: #23824d } .bad { background: #b3402a }
 .note, small { color: var(--ink); font-size: 13px } .note { margin: 2px 0 10px } small { display: block; font-weight: 400 }
 article { background: var(--card); border-radius: 10px; padding: 12px 14px; margin: 0 0 12px }
-.seen { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 3fr); gap: 12px; align-items: start }
-.strip { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px } .strip figure { padding: 0 }
+.seen { display: grid; grid-template-columns: minmax(0, 1.3fr) minmax(0, 6fr); gap: 12px; align-items: start }
+.strip { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px } .strip figure { padding: 0 }
 .strip figcaption { font-size: 12px; font-weight: 400; color: var(--ink); margin: 0 } .strip svg { border-radius: 6px }
 polyline { fill: none; stroke-linecap: round; stroke-linejoin: round } .now { stroke: #111; stroke-width: 1.6; opacity: .75 }
 .later { stroke: #111; stroke-width: 1; opacity: .28 }
@@ -230,5 +230,6 @@ polyline { fill: none; stroke-linecap: round; stroke-linejoin: round } .now { st
 .drawn svg { max-height: 22px } .scale { stroke: var(--faint); stroke-width: .8 } .between { stroke: var(--line); stroke-width: 1.6 }
 circle { fill: var(--line) }
 @media (max-width: 640px) { .seen { grid-template-columns: 1fr } .seen video { max-width: 260px }
+  .strip { grid-template-columns: repeat(3, minmax(0, 1fr)) }
   .rates .drawn, .rates small { display: none } .rates tbody th { min-width: 0 } .rates th, .rates td { padding: 6px 8px } }
 """
