@@ -77,6 +77,37 @@ def test_without_output_the_result_takes_the_place_of_the_old(root: Path) -> Non
     assert [path.name for path in root.parent.iterdir()] == ["set"]
 
 
+def test_repair_tells_in_numbers_what_it_found_and_did(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("repair", root, "--quick") == 0
+    assert capsys.readouterr().out == f"{root}: whole, 3 episodes, 16 frames; nothing to do\n"
+    path = root / "data/chunk-000/file-002.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert run("check", root, "--quick") == 1
+    assert "smolact dataset repair" in capsys.readouterr().out
+    assert run("repair", root, "--dry_run", "--quick") == 0
+    shown = capsys.readouterr().out
+    assert path.exists() and "nothing was changed" in shown
+    assert run("repair", root, "--quick") == 0
+    shown = capsys.readouterr().out
+    assert "file-002.parquet is damaged" in shown
+    assert "2 episodes are whole, 11 frames; 3 were counted (only its metadata written)" in shown
+    assert "put aside: 3 files, 0.0" in shown and f"in {root}/unfinished-001" in shown
+    assert run("check", root, "--quick") == 0
+
+
+def test_an_edit_puts_back_what_a_killed_one_had_moved(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root.rename(root.with_name("set.replaced"))
+    assert run("check", root) == 1
+    assert "smolact dataset repair" in capsys.readouterr().err
+    assert run("delete", root, "--episodes=[0]", "--quick") == 0
+    assert Source(root).meta.total_episodes == 2
+    assert [path.name for path in root.parent.iterdir()] == ["set"]
+
+
 @pytest.mark.parametrize(
     ("command", "flags", "part"),
     [

@@ -15,6 +15,7 @@ import pytest
 
 from smolact.datasets import edit
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import build
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
@@ -82,6 +83,15 @@ def test_what_was_edited_opens_there(tmp_path: Path, dtype: str) -> None:
 def test_what_was_of_version_v21_opens_there(tmp_path: Path) -> None:
     source = Source(Path(__file__).parent.parent / "parity/data/dataset_v21")
     same_to_both(build(edit.whole(source), tmp_path / "new"))
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_what_was_repaired_opens_there(tmp_path: Path, lost: int) -> None:
+    root = write(tmp_path / "set", (5, 4, 6))
+    path = root / f"data/chunk-000/file-{lost:03d}.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert repair(root).episodes == 2
+    same_to_both(root)
 
 
 def same_to_both(root: Path) -> None:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -269,14 +268,14 @@ from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import replace
 from smolact.datasets.sources import Source
 
-left = int(sys.argv[3])
+done = 0
 
 def dying(call):
     def counted(*arguments, **options):
-        global left
-        left -= 1
-        if left < 0:
+        global done
+        if done == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
         return call(*arguments, **options)
     return counted
 
@@ -287,28 +286,34 @@ if sys.argv[1] == "replace":
     replace(edit.delete(Source(root), [1]), quick=True)
 else:
     repair(root, quick=True)
+print(done)
 """
 
 
-def run_and_die(work: str, root: Path, after: int) -> bool:
-    """Whether it was killed before it was done."""
+def run_and_die(work: str, root: Path, after: int) -> int | None:
+    """How many operations of files it made; None when it was killed before it was done."""
     environment = {**os.environ, "PYTHONPATH": str(TOP / "src")}
     command = [sys.executable, "-c", CHILD, work, str(root), str(after)]
-    code = subprocess.run(command, env=environment, capture_output=True, check=False).returncode
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
+    ran = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert ran.returncode in (0, -signal.SIGKILL), ran.stderr.decode()
+    return int(ran.stdout) if ran.returncode == 0 else None
 
 
 @pytest.mark.parametrize("work", ["replace", "repair"])
-def test_killed_at_random_steps_no_episode_is_lost(whole: dict[str, Path], tmp_path: Path, work: str) -> None:
-    chance = np.random.default_rng(7)
-    ends = set()
-    for number, after in enumerate([*chance.integers(0, 40, 2).tolist(), 25]):
-        root = copy(whole["image"], tmp_path / str(number) / "set")
+def test_killed_between_its_operations_no_episode_is_lost(
+    whole: dict[str, Path], tmp_path: Path, work: str
+) -> None:
+    def damaged(name: str) -> Path:
+        root = copy(whole["image"], tmp_path / name / "set")
         if work == "repair":
             without_footer(root / "data/chunk-000/file-001.parquet")
-        ends.add(run_and_die(work, root, after))
+        return root
+
+    operations = run_and_die(work, damaged("whole"), -1)
+    assert operations
+    for after in {0, operations // 3, operations // 2, operations - 1}:
+        root = damaged(f"after {after}")
+        assert run_and_die(work, root, after) is None
         done = repair(root, quick=True)
         has_the_episodes(root, whole["image"], [0, 2] if done.episodes == 2 else [0, 1, 2])
         assert done.episodes == 2 or work == "replace"
-    assert True in ends

@@ -226,5 +226,5 @@ def test_what_is_beside_the_dataset_is_taken_along(roots: dict[str, Path], tmp_p
     replace(edit.delete(Source(root), [0]))
     assert (root / "unfinished-001/some.mp4").read_bytes() == b"mine"
     (tmp_path / "set.replaced").mkdir()
-    with pytest.raises(ConfigError, match="an interrupted edit"):
+    with pytest.raises(ConfigError, match="an edit that was killed at its very end"):
         replace(edit.delete(Source(root), [0]))

@@ -20,6 +20,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.inspection import Progress, no_progress
 from smolact.datasets.metadata import read_stats
 from smolact.datasets.rewrite import exchange, restore, warn_of_leftovers
+from smolact.datasets.rewritten_metadata import plain
 from smolact.datasets.salvage import Salvage, SalvagedSource, find_whole
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import read_table, tasks_table
@@ -164,11 +165,7 @@ class _Work:
                 pq.write_table(tasks_table([meta.tasks[number] for number in sorted(meta.tasks)]), temporary)
         if self.stats is not None:
             self._keep(self.root / layout.STATS, folder)
-            plain = {
-                feature: {name: value.tolist() for name, value in values.items()}
-                for feature, values in self.stats.items()
-            }
-            durable.write_json(self.root / layout.STATS, plain)
+            durable.write_json(self.root / layout.STATS, plain(self.stats))
         if self.info != meta.info:
             self._keep(self.root / layout.INFO, folder)
             durable.write_json(self.root / layout.INFO, self.info)
@@ -181,9 +178,14 @@ class _Work:
     def _info(self) -> dict[str, Any]:
         before, rows = self.found.meta.info, self.found.rows
         counts = {"total_episodes": len(rows), "total_frames": sum(row.length for row in rows)}
-        if counts.items() <= before.items() and not self.found.learned:
+        tasks = len(self.found.meta.tasks)
+        if (
+            counts.items() <= before.items()
+            and before.get("total_tasks", tasks) in range(tasks + 1)
+            and not self.found.learned
+        ):
             return before
-        told = {"total_tasks": len(self.found.meta.tasks), "splits": {"train": f"0:{len(rows)}"}}
+        told = {"total_tasks": tasks, "splits": {"train": f"0:{len(rows)}"}}
         return {**before, **counts, **told}
 
     def _statistics(self) -> Statistics | None:
@@ -194,12 +196,19 @@ class _Work:
             there = read_stats(self.root / layout.STATS)
         except DatasetError:
             there = {}
-        of = {
-            int(there[name]["count"][0]) for name in ("index", "timestamp") if "count" in there.get(name, {})
-        }
-        if there and (self.info == self.found.meta.info or of == {self.info["total_frames"]}):
+        counts = [there.get(name, {}).get("count") for name in ("index", "timestamp")]
+        fits = all(count is not None and (count == self.info["total_frames"]).all() for count in counts)
+        if there and (fits or self.info == self.found.meta.info):
             return None
-        return aggregate([row.statistics for row in self.found.rows]) if self._are_known() else {}
+        if not self._are_known():
+            return {}
+        try:
+            return aggregate([row.statistics for row in self.found.rows])
+        except ValueError as error:
+            raise DatasetError(
+                f"{self.root}: the episodes' statistics differ in shape ({error}). Nothing was changed. Make the dataset anew "
+                "with the tool that made it."
+            ) from error
 
     def _are_known(self) -> bool:
         """Whether the rows of `meta/episodes` say enough to compute the statistics of all."""

@@ -78,7 +78,7 @@ def find_end(root: Path) -> Found:
     if sorted(meta.tasks) != list(range(len(tasks))) or len(tasks) < total:
         raise DatasetError(
             f"{root / layout.TASKS} numbers its {len(tasks)} tasks {sorted(meta.tasks)[:8]}…, and {layout.INFO} says {total} of "
-            "them: expected 0, 1, 2, … Mend it first: smolact dataset repair --help"
+            f"them: expected 0, 1, 2, … Mend it first: smolact dataset repair --dataset.root={root}"
         )
     running, summaries = _statistics(meta)
     return Found(
@@ -182,7 +182,7 @@ def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:
     if rows > meta.total_episodes:
         raise DatasetError(
             f"{used[-1]} has rows of {rows - meta.total_episodes} episodes more than {meta.root / layout.INFO} counts. "
-            "Mend the dataset first: smolact dataset repair --help"
+            f"Mend the dataset first: smolact dataset repair --dataset.root={meta.root}"
         )
     return used
 
@@ -240,7 +240,7 @@ def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStat
         if table.num_rows != sum(of_file):
             raise DatasetError(
                 f"{path} has {table.num_rows} frames, and its episodes have {sum(of_file)}. Mend the dataset first: "
-                "smolact dataset repair --help"
+                f"smolact dataset repair --dataset.root={meta.root}"
             )
         for name, running in vectors.items():
             values = column_array(table, name, meta.features[name].shape, path)

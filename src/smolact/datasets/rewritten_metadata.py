@@ -90,7 +90,7 @@ def _write_v3(
     found = aggregate(statistics)
     if same:  # the whole's own statistics are better than what its episodes' come to: quantiles do not add up
         found = {name: source.stats.get(name, value) for name, value in found.items()}
-    (folder / layout.STATS).write_text(_json(_plain(found), indent=4), encoding="utf-8")
+    (folder / layout.STATS).write_text(_json(plain(found), indent=4), encoding="utf-8")
 
 
 def _write_v21(
@@ -106,7 +106,7 @@ def _write_v21(
                 "episode_index": row["episode_index"],
                 "stats": {
                     feature: {name: values[name] for name in _STATISTICS_V21 if name in values}
-                    for feature, values in _plain(stats).items()
+                    for feature, values in plain(stats).items()
                 },
             }
             for row, stats in zip(rows, statistics, strict=True)
@@ -119,12 +119,13 @@ def _write_v21(
 def _flat(statistics: Statistics) -> dict[str, Any]:
     return {
         f"stats/{feature}/{name}": value
-        for feature, values in _plain(statistics).items()
+        for feature, values in plain(statistics).items()
         for name, value in values.items()
     }
 
 
-def _plain(statistics: Statistics) -> dict[str, dict[str, Any]]:
+def plain(statistics: Statistics) -> dict[str, dict[str, Any]]:
+    """Statistics as JSON has them: lists, counts as whole numbers."""
     return {
         feature: {
             name: (np.asarray(value).astype(np.int64) if name == "count" else np.asarray(value)).tolist()

@@ -153,7 +153,9 @@ class PolicySection:
 class EnvSection:
     """The environment in which the policy is evaluated while it trains."""
 
-    type: str | None = setting(None, "An environment: tabletop, pusht, or any id of gymnasium's; none when null.")
+    type: str | None = setting(
+        None, "An environment: tabletop, pusht, or any id of gymnasium's; none when null."
+    )
     task: str | None = setting(None, "The instruction of every episode; the environment's own when null.")
     mapping: Path | None = setting(
         None, "A YAML file from the environment's observation names to the policy's."
