@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import CONFIG_PATH, parse, read_flags
 from smolact.errors import ConfigError
 from smolact.training.config import TrainConfig
+from smolact.training.sections import EnvSection
 
 if TYPE_CHECKING:
     from smolact.training.tracking import Ended, Event
@@ -38,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
 
     from smolact.training.trainer import train
 
-    with ProgressLine(env_type=config.env.type) as line:
+    with ProgressLine(env_flags=env_flags(config.env)) as line:
         ended = train(config, explicit, checkpoint=checkpoint, listeners=[line])
     return 0 if ended.is_complete else INTERRUPTED
 
@@ -89,7 +91,7 @@ def _recorded(path: Path) -> Mapping[str, str] | None:
 class ProgressLine:
     """A live line on a terminal, a plain line a measurement elsewhere; `ending`: whether it says how to go on."""
 
-    def __init__(self, ending: bool = True, env_type: str | None = None) -> None:
+    def __init__(self, ending: bool = True, env_flags: Sequence[str] = ()) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -103,7 +105,7 @@ class ProgressLine:
             disable=not self.console.is_terminal,
         )
         self.ending = ending
-        self.env_type = env_type or "ENV"
+        self.env_flags = env_flags
         self.first = self.steps = 0
         self.began = 0.0
         self.run = Path()
@@ -150,8 +152,11 @@ class ProgressLine:
         self.bar.stop()
         if event.is_complete:
             if self.ending and event.checkpoint is not None:
-                line = f"Done: {event.checkpoint}. How good is it? smolact eval --policy.path={event.checkpoint} --env.type="
-                self.console.print(line + self.env_type, soft_wrap=True, markup=False)
+                command = shlex.join(
+                    ["smolact", "eval", f"--policy.path={event.checkpoint}", *self.env_flags]
+                )
+                line = f"Done: {event.checkpoint}. How good is it? {command}"
+                self.console.print(line, soft_wrap=True, markup=False)
             return
         resume = f"smolact train --resume=true --output_dir={self.run}"
         text = (
@@ -160,6 +165,16 @@ class ProgressLine:
             else "Stopped; nothing was saved."
         )
         self.console.print(text, soft_wrap=True, markup=False)
+
+
+def env_flags(env: EnvSection) -> list[str]:
+    """The flags that name this environment to another command."""
+    flags = [f"--env.type={env.type or 'ENV'}"]
+    if env.mapping is not None:
+        flags.append(f"--env.mapping={env.mapping}")
+    if env.kwargs:
+        flags.append(f"--env.kwargs={json.dumps(env.kwargs)}")
+    return flags
 
 
 def _numbers(metrics: Mapping[str, float]) -> str:

@@ -73,7 +73,7 @@ def write_report(
         table("The policy's settings", settings or {}, folded=True),
         "<footer>Intervals are Wilson's, at 95%. Every episode is in metrics.json.</footer>",
     ]
-    durable.write_text(folder / REPORT, document(title, parts).replace("</style>", STYLE + "</style>"))
+    durable.write_text(folder / REPORT, document(title, parts, f"<style>{STYLE}</style>\n"))
     return folder / REPORT
 
 
