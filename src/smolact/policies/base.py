@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -26,6 +25,7 @@ from smolact.policies.adapters import (
     read_adapter_config,
     save_adapters,
 )
+from smolact.policies.common.chunking import ActsInChunks, Engine
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
 from smolact.processors.legacy import is_statistics_key
 from smolact.processors.pipeline import ProcessorPipeline
@@ -40,7 +40,7 @@ CHECKPOINT_PATTERNS = (
 )
 
 
-class PreTrainedPolicy(nn.Module, ABC):
+class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
     """The base of a policy: a configuration, a network in `model`, and a queue of actions to execute."""
 
     config_class: ClassVar[type[PolicyConfig]]
@@ -71,9 +71,15 @@ class PreTrainedPolicy(nn.Module, ABC):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a preprocessed batch, and what to log beside it."""
 
-    @abstractmethod
-    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next actions (B, chunk, A), normalized."""
+    def build_engine(self, **settings: Any) -> Engine:
+        """Something that only predicts, faster than the policy itself and with its results.
+
+        Raises:
+            ConfigError: this kind of policy has none, or a setting can't work.
+        """
+        raise ConfigError(
+            f"There is no engine for a '{self.name}' policy: use the policy itself (--engine=false)."
+        )
 
     @classmethod
     def kept_beside(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,18 +93,6 @@ class PreTrainedPolicy(nn.Module, ABC):
     def completed(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
         """A checkpoint's preprocessor with what the code that wrote it did elsewhere."""
         return preprocess
-
-    def reset(self) -> None:
-        """Forget the actions in hand; called when an episode begins."""
-        self._queue: deque[Tensor] = deque()
-
-    @torch.no_grad()
-    def select_action(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next action (B, A), normalized; a new chunk is predicted after every `n_action_steps`."""
-        if not self._queue:
-            chunk = self.predict_action_chunk(batch, noise)
-            self._queue.extend(chunk.unbind(1)[: self.config.n_action_steps])  # type: ignore[attr-defined]
-        return self._queue.popleft()
 
     @property
     def training_draws(self) -> Callable[[torch.Generator], dict[str, Tensor]] | None:
