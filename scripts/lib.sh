@@ -43,12 +43,14 @@ make_venv() {
 fingerprint() {
   "$VENV/bin/python" - "$1" <<'PY'
 import hashlib, pathlib, sys
-content = pathlib.Path("pyproject.toml").read_bytes() + sys.argv[1].encode() + sys.version.encode()
+files = ("pyproject.toml", "packages/smolact-client/pyproject.toml")
+content = b"".join(pathlib.Path(name).read_bytes() for name in files) + sys.argv[1].encode() + sys.version.encode()
 print(hashlib.sha256(content).hexdigest())
 PY
 }
 
-# install EXTRA: smolact, editable, with the dependencies of an extra ("" for none), unless that is done already.
+# install EXTRA: smolact and the client that it depends on, editable, with the dependencies of an extra ("" for none),
+# unless that is done already.
 install() {
   local extra=$1 stamp="$VENV/.installed-${1:-base}"
   if ! "$VENV/bin/python" -c '' 2>/dev/null; then
@@ -60,7 +62,8 @@ install() {
   wanted=$(fingerprint "$extra")
   if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     echo "Installing smolact${extra:+[$extra]} into $VENV (once; some minutes)" >&2
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" ||
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --editable packages/smolact-client --editable ".${extra:+[$extra]}" ||
       fail "the installation failed; what pip said is above. Mend it and run $0 again."
     echo "$wanted" >"$stamp"
   fi

@@ -15,6 +15,7 @@
     ├── DeviceError               a device that was asked for and is not there
     ├── RobotError                a robot, camera or teleoperator that does not answer, or does not fit
     │   └── UnsafeActionError     actions that were refused before they reached the motors
+    ├── ServerError               a policy server that does not answer, or does not let anybody in
     ├── WriteError                the disk is full or refused a write
     ├── EnvironmentNotFoundError  an environment id that nobody registered
     └── MissingDependencyError    an optional package that is not installed
@@ -90,6 +91,10 @@ class RobotError(SmolactError, RuntimeError):
 
 class UnsafeActionError(RobotError):
     """Actions that were refused before they reached the motors."""
+
+
+class ServerError(SmolactError, ConnectionError):
+    """A policy server that does not answer, or does not let anybody in."""
 
 
 class WriteError(SmolactError, OSError):

@@ -1,0 +1,140 @@
+"""Hello and welcome: offers, schemas and limits as maps, and back without trusting them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from smolact_client.errors import ProtocolError
+from smolact_client.schema import Limits, Names, Offer, Schema
+
+T = TypeVar("T")
+Fields = dict[str, Any]
+
+
+class Welcome(NamedTuple):
+    """What a server tells first."""
+
+    schema: Schema
+    limits: Limits
+    ready: bool
+
+
+def hello(client: str, offer: Offer | None) -> Fields:
+    """The fields of a hello: who calls, and what the robot has, if that is to be compared."""
+    return {"client": client, **({} if offer is None else {"offer": _plain(offer)})}
+
+
+def read_hello(fields: Mapping[str, Any]) -> Offer | None:
+    """The offer of a hello.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    offer = fields.get("offer")
+    if offer is None:
+        return None
+    offer = _map(offer, "offer")
+    return Offer(
+        _each(offer, "cameras", _size),
+        _each(offer, "vectors", _names),
+        _names(offer.get("action", []), "action"),
+    )
+
+
+def welcome(schema: Schema, limits: Limits, ready: bool) -> Fields:
+    """The fields of a welcome."""
+    return {"schema": _plain(schema), "limits": _plain(limits), "ready": ready}
+
+
+def read_welcome(fields: Mapping[str, Any]) -> Welcome:
+    """What a welcome tells.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    schema, limits = (_map(fields.get(name), name) for name in ("schema", "limits"))
+    ranges = schema.get("action_range")
+    return Welcome(
+        Schema(
+            policy=_text(schema.get("policy"), "policy"),
+            cameras=_each(schema, "cameras", _size),
+            vectors=_each(schema, "vectors", _count),
+            action=_count(schema.get("action"), "action"),
+            chunk_size=_count(schema.get("chunk_size"), "chunk_size"),
+            n_action_steps=_count(schema.get("n_action_steps"), "n_action_steps"),
+            names=_each(schema, "names", _names),
+            action_range=None if ranges is None else _ranges(ranges, "action_range"),
+        ),
+        Limits(
+            message_bytes=_count(limits.get("message_bytes"), "message_bytes"),
+            pixels=_count(limits.get("pixels"), "pixels"),
+            task_characters=_count(limits.get("task_characters"), "task_characters"),
+            deadline_s=_number(limits.get("deadline_s"), "deadline_s"),
+        ),
+        fields.get("ready") is True,
+    )
+
+
+def _plain(value: Any) -> Fields:
+    return dataclasses.asdict(value)
+
+
+def _wrong(value: Any, name: str, expected: str) -> ProtocolError:
+    return ProtocolError(f"'{name}' of a handshake is {value!r:.60}: expected {expected}.")
+
+
+def _map(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(value, name, "a map")
+    return value
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _wrong(value, name, "a list")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(value, name, "a text")
+    return value
+
+
+def _names(value: Any, name: str) -> Names:
+    return tuple(_text(item, name) for item in _list(value, name))
+
+
+def _count(value: Any, name: str) -> int:
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise _wrong(value, name, "a positive number")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise _wrong(value, name, "a number")
+    return float(value)
+
+
+def _size(value: Any, name: str) -> tuple[int, int]:
+    height, width = _pair(value, name)
+    return _count(height, name), _count(width, name)
+
+
+def _ranges(value: Any, name: str) -> tuple[tuple[float, float], ...]:
+    pairs = [_pair(item, name) for item in _list(value, name)]
+    return tuple((_number(low, name), _number(high, name)) for low, high in pairs)
+
+
+def _pair(value: Any, name: str) -> list[Any]:
+    if len(_list(value, name)) != 2:
+        raise _wrong(value, name, "two numbers")
+    return list(value)
+
+
+def _each(fields: Mapping[str, Any], name: str, read: Callable[[Any, str], T]) -> dict[str, T]:
+    return {key: read(value, f"{name}.{key}") for key, value in _map(fields.get(name, {}), name).items()}

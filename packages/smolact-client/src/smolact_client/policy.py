@@ -1,0 +1,50 @@
+"""What a policy is to whoever moves a robot by it, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from smolact_client.schema import Schema
+
+
+@runtime_checkable
+class ChunkPolicy(Protocol):
+    """A policy with what stands before and behind it: raw observations in, actions in the robot's units out.
+
+    `RemotePolicy` is one on a server, `smolact.serving.local.LocalPolicy` one in this process.
+    """
+
+    @property
+    def schema(self) -> Schema:
+        """What it looks at and answers."""
+        ...
+
+    def predict_action_chunk(
+        self,
+        observation: Mapping[str, ArrayLike],
+        task: str,
+        *,
+        timeout: float | None = None,
+        seed: int | None = None,
+    ) -> NDArray[np.float32]:
+        """The next actions (T, A) float32.
+
+        Args:
+            observation: cameras (H, W, 3) uint8 and vectors (D,), by the schema's names; what else is there is not looked at.
+            task: the instruction.
+            timeout: seconds until the answer is of no use any more; a policy in this process takes as long as it takes.
+            seed: what it draws from; the same one gives the same answer. None: it draws as it likes.
+        """
+        ...
+
+    def reset(self) -> None:
+        """An episode begins."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...

@@ -1,0 +1,253 @@
+"""The wire: a fixed header, a small msgpack map, raw buffers. One message is one binary WebSocket message.
+
+    0   4s  magic           b"SMOL"
+    4   u16 version         1
+    6   u16 kind            see `Kind`
+    8   u64 session         given by the server in its welcome; 0 before
+    16  u64 sequence        counts this side's messages in this session, from 1
+    24  u64 observation     the sequence of the observation that a message belongs to, or 0
+    32  u32 map length      bytes of the msgpack map that follows the header
+    36  u32 buffers length  bytes of the buffers that follow the map
+
+Everything is little-endian. The map's key `arrays` describes the buffers in their order, without gaps: {name: [dtype,
+shape]}. A dtype is one of `DTYPES`, or `jpeg`, whose shape is the number of its bytes. Lengths must add up to the message,
+and a shape's product to its buffer, before anything is allocated; nothing in a message is run or imported.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact_client.errors import ProtocolError, VersionMismatchError
+from smolact_client.images import decode_jpeg
+
+MAGIC = b"SMOL"
+VERSION = 1
+HEADER = struct.Struct("<4sHHQQQII")
+
+MAX_MESSAGE = 16 * 2**20
+MAX_MAP = 64 * 2**10
+MAX_DEPTH = 4
+MAX_KEYS = 64
+MAX_DIMENSIONS = 4
+MAX_TEXT = 16 * 2**10
+MAX_PIXELS = 2**22
+"""Of one picture: 2048×2048."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "u8": np.dtype("u1"),
+    "i32": np.dtype("<i4"),
+    "i64": np.dtype("<i8"),
+    "f16": np.dtype("<f2"),
+    "f32": np.dtype("<f4"),
+    "bool": np.dtype("?"),
+}
+JPEG = "jpeg"
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    HELLO = 1  # client: who I am, what I have
+    WELCOME = 2  # server: your session, what the policy looks at, limits
+    READY = 3  # server: the policy is warm
+    OBSERVATION = 4  # client: what do I do?
+    CHUNK = 5  # server: this
+    RESET = 6  # client: an episode begins; what waits is dropped
+    ERROR = 7  # server: {code, message}
+
+
+class Jpeg(NamedTuple):
+    """A picture that was not decoded yet."""
+
+    data: bytes
+
+    def decode(self, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+        """The picture (H, W, 3) uint8.
+
+        Raises:
+            ProtocolError: it is damaged, or too large.
+        """
+        return decode_jpeg(self.data, max_pixels)
+
+
+Array = NDArray[Any] | Jpeg
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message, either way.
+
+    Attributes:
+        kind: what it is.
+        session, sequence, observation: see the header.
+        fields: the map without `arrays`: texts, numbers, lists and maps of them.
+        arrays: name to array, or to a JPEG.
+    """
+
+    kind: Kind
+    session: int = 0
+    sequence: int = 0
+    observation: int = 0
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message.
+
+    Raises:
+        ProtocolError: it holds what the wire does not carry, or is larger than the other side would take.
+    """
+    described: dict[str, Any] = {}
+    buffers: list[bytes | memoryview] = []
+    for name, array in message.arrays.items():
+        if isinstance(array, Jpeg):
+            described[name] = [JPEG, [len(array.data)]]
+            buffers.append(array.data)
+            continue
+        dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
+        if dtype not in _NAMES:
+            raise ProtocolError(
+                f"'{name}' is {array.dtype}: the wire carries {', '.join(DTYPES)}. Convert it first."
+            )
+        described[name] = [_NAMES[dtype], list(array.shape)]
+        buffers.append(np.ascontiguousarray(array, dtype).data.cast("B"))
+    try:
+        fields = msgpack.packb({**message.fields, "arrays": described}, use_bin_type=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProtocolError(f"A message holds what msgpack does not carry: {error}.") from error
+    length = sum(map(len, buffers))
+    header = HEADER.pack(
+        MAGIC,
+        VERSION,
+        message.kind,
+        message.session,
+        message.sequence,
+        message.observation,
+        len(fields),
+        length,
+    )
+    if len(fields) > MAX_MAP or HEADER.size + len(fields) + length > MAX_MESSAGE:
+        raise ProtocolError(
+            f"A message has {(HEADER.size + len(fields) + length) / 2**20:.1f} MiB: at most {MAX_MESSAGE // 2**20} are taken, "
+            f"{MAX_MAP // 2**10} KiB of them beside the arrays. Send pictures as JPEG, or smaller ones."
+        )
+    return b"".join((header, fields, *buffers))
+
+
+def decode(data: bytes) -> Message:
+    """The message in `data`. Arrays are read-only views of it, JPEGs are not decoded yet.
+
+    Raises:
+        VersionMismatchError: it is of another version.
+        ProtocolError: it is no message.
+    """
+    if len(data) > MAX_MESSAGE:
+        raise ProtocolError(f"A message has {len(data)} bytes: at most {MAX_MESSAGE} are taken.")
+    if len(data) < HEADER.size:
+        raise ProtocolError(f"A message has {len(data)} bytes: its header alone takes {HEADER.size}.")
+    magic, version, kind, session, sequence, observation, map_length, length = HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise ProtocolError(f"A message begins with {magic!r}: expected {MAGIC!r}.")
+    if version != VERSION:
+        raise VersionMismatchError(
+            f"A message is of version {version} of the protocol, and this side speaks {VERSION}. "
+            "Install the same version of smolact-client on both."
+        )
+    if kind not in Kind._value2member_map_:
+        raise ProtocolError(f"There is no message of kind {kind}.")
+    if map_length > MAX_MAP or HEADER.size + map_length + length != len(data):
+        raise ProtocolError(
+            f"A message has {len(data)} bytes, and its header tells of {HEADER.size} + {map_length} + {length}."
+        )
+    body = HEADER.size + map_length
+    fields = _read_map(data[HEADER.size : body])
+    arrays = _read_arrays(fields.pop("arrays", {}), memoryview(data)[body:])
+    return Message(Kind(kind), session, sequence, observation, fields, arrays)
+
+
+def _read_map(data: bytes) -> dict[str, Any]:
+    try:
+        fields = msgpack.unpackb(
+            data,
+            raw=False,
+            use_list=True,
+            strict_map_key=True,
+            max_str_len=MAX_TEXT,
+            max_bin_len=0,
+            max_array_len=MAX_KEYS * 4,
+            max_map_len=MAX_KEYS,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError, OverflowError) as error:
+        raise ProtocolError(f"A message's map is not readable ({type(error).__name__}).") from error
+    if not isinstance(fields, dict):
+        raise ProtocolError("A message's map is something else.")
+    if _count_keys(fields, 1) > MAX_KEYS:
+        raise ProtocolError(f"A message's map has more than {MAX_KEYS} keys.")
+    return fields
+
+
+def _count_keys(value: Any, depth: int) -> int:
+    """Keys in `value` and below; what is neither text, number, list nor map is refused, and so is what lies too deep."""
+    if isinstance(value, (dict, list)):
+        if depth > MAX_DEPTH:
+            raise ProtocolError(f"A message's map is deeper than {MAX_DEPTH}.")
+        if isinstance(value, list):
+            return sum(_count_keys(item, depth + 1) for item in value)
+        if not all(isinstance(key, str) for key in value):
+            raise ProtocolError("A message's map has a key that is not a text.")
+        return len(value) + sum(_count_keys(item, depth + 1) for item in value.values())
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise ProtocolError("A message's map holds what is neither text, number, list nor map.")
+    return 0
+
+
+def _read_arrays(described: Any, buffers: memoryview) -> dict[str, Array]:
+    if not isinstance(described, dict):
+        raise ProtocolError("A message's `arrays` is not a map of names.")
+    arrays: dict[str, Array] = {}
+    at = 0
+    for name, description in described.items():
+        dtype, shape = _read_description(name, description)
+        size = math.prod(shape) * (1 if dtype == JPEG else DTYPES[dtype].itemsize)
+        if size > len(buffers) - at:
+            raise ProtocolError(f"'{name}' takes {size} bytes, and {len(buffers) - at} are left.")
+        buffer = buffers[at : at + size]
+        at += size
+        if dtype == JPEG:
+            arrays[name] = Jpeg(bytes(buffer))
+        elif dtype == "bool" and np.frombuffer(buffer, np.uint8).max() > 1:
+            raise ProtocolError(f"'{name}' is bool, and holds bytes other than 0 and 1.")
+        else:
+            arrays[name] = np.frombuffer(buffer, DTYPES[dtype]).reshape(shape)
+    if at != len(buffers):
+        raise ProtocolError(f"A message has {len(buffers) - at} bytes that belong to no array.")
+    return arrays
+
+
+def _read_description(name: str, description: Any) -> tuple[str, list[int]]:
+    if not (isinstance(description, list) and len(description) == 2 and isinstance(description[1], list)):
+        raise ProtocolError(f"'{name}' is described by something else than [dtype, shape].")
+    dtype, shape = description
+    if not isinstance(dtype, str) or (dtype != JPEG and dtype not in DTYPES):
+        raise ProtocolError(
+            f"'{name}' is of the dtype {dtype!r:.40}: expected {', '.join(DTYPES)} or {JPEG}."
+        )
+    most = 1 if dtype == JPEG else MAX_DIMENSIONS
+    if not 1 <= len(shape) <= most or not all(
+        type(side) is int and 1 <= side <= MAX_MESSAGE for side in shape
+    ):
+        raise ProtocolError(f"'{name}' has the shape {shape!r:.60}: expected 1 to {most} positive sizes.")
+    return dtype, shape

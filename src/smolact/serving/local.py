@@ -1,0 +1,170 @@
+"""A policy with what stands before and behind it, in this process: the same face as one on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from smolact.errors import FeatureError
+from smolact.policies.configuration import PolicyConfig
+from smolact.types import ACTION, IMAGES, TASK, Batch, Policy, is_image_key
+from smolact_client.protocol import Array
+from smolact_client.schema import Limits, Names, Schema, check_observation
+
+_NOT_THERE = f"{IMAGES}.empty_camera_"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a policy is asked: an observation as `check_observation` lets it pass, an instruction, and a seed or none."""
+
+    observation: Mapping[str, NDArray[Any]]
+    task: str
+    seed: int | None = None
+
+
+class LocalPolicy:
+    """A policy in this process: raw observations in, actions in the robot's units out.
+
+    Args:
+        policy, preprocess, postprocess: from `smolact.load_policy`. The policy is put into evaluation mode.
+        names: of the numbers of a vector or of `action`, where they are known.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        preprocess: Callable[[Batch], Batch],
+        postprocess: Callable[[Tensor], Tensor],
+        names: Mapping[str, Names] | None = None,
+    ) -> None:
+        self._policy, self._preprocess, self._postprocess = policy, preprocess, postprocess
+        if isinstance(policy, torch.nn.Module):
+            policy.eval()
+        self._schema = schema_of(policy.config, preprocess, postprocess, names or {})
+
+    @property
+    def schema(self) -> Schema:
+        """What it looks at and answers."""
+        return self._schema
+
+    def predict_action_chunk(
+        self,
+        observation: Mapping[str, ArrayLike],
+        task: str,
+        *,
+        timeout: float | None = None,
+        seed: int | None = None,
+    ) -> NDArray[np.float32]:
+        """The next actions (T, A) float32; `timeout` has no effect here.
+
+        Raises:
+            ObservationError: the policy can't look at this.
+            FeatureError: it gave something else than finite actions.
+        """
+        arrays: dict[str, Array] = {
+            name: np.asarray(observation[name], None if is_image_key(name) else np.float32)
+            for name in self._schema.inputs
+            if name in observation
+        }
+        check_observation(self._schema, Limits(pixels=2**31), arrays, task)
+        return self.predict([Question(arrays, task, seed)])[0]  # type: ignore[arg-type]  # none is a JPEG
+
+    @torch.inference_mode()
+    def predict(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+        """A chunk for each question; their pictures have the same sizes.
+
+        Raises:
+            FeatureError: the policy gave something else than finite actions.
+        """
+        batch = self._preprocess(
+            {
+                **{
+                    name: _stack(name, [one.observation[name] for one in questions])
+                    for name in questions[0].observation
+                },
+                TASK: [one.task for one in questions],
+            }
+        )
+        chunks = self._policy.predict_action_chunk(batch, **self._noise(batch, questions))
+        actions: NDArray[np.float32] = self._postprocess(chunks).detach().float().cpu().numpy()
+        expected = (len(questions), self._schema.chunk_size, self._schema.action)
+        if actions.ndim != 3 or (actions.shape[0], actions.shape[2]) != (expected[0], expected[2]):
+            raise FeatureError(f"The policy gave actions of the shape {actions.shape}: expected {expected}.")
+        if not np.isfinite(actions).all():
+            raise FeatureError(
+                "The policy gave an action that is not finite. Its weights or its statistics are damaged."
+            )
+        return list(actions)
+
+    def warm_up(self) -> None:
+        """Answer once, so that what is made at first use (kernels, graphs, memory) is there."""
+        black = {name: np.zeros((*size, 3), np.uint8) for name, size in self._schema.cameras.items()}
+        zeros = {name: np.zeros(size, np.float32) for name, size in self._schema.vectors.items()}
+        self.predict([Question({**black, **zeros}, "warm up")])
+
+    def reset(self) -> None:
+        """An episode begins."""
+        self._policy.reset()
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def _noise(self, batch: Mapping[str, Any], questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Each question's own noise, if it has a seed and the policy tells the shape of what it draws."""
+        shape = getattr(self._policy, "noise_shape", None)
+        if shape is None or all(one.seed is None for one in questions):
+            return {}
+        generators = [
+            None if one.seed is None else torch.Generator().manual_seed(one.seed) for one in questions
+        ]
+        device = next(value.device for value in batch.values() if isinstance(value, Tensor))
+        return {"noise": torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)}
+
+
+def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any, names: Mapping[str, Names]) -> Schema:
+    """What a policy looks at, under the names that its preprocessor takes, and answers."""
+    back: dict[str, str] = {}
+    for step in getattr(preprocess, "steps", ()):
+        back |= {new: old for old, new in getattr(step, "rename_map", {}).items()}
+    cameras, vectors = {}, {}
+    for key, feature in config.input_features.items():
+        if is_image_key(key):
+            if not key.startswith(_NOT_THERE):  # black and masked: the policy sees to it
+                cameras[back.get(key, key)] = (int(feature.shape[1]), int(feature.shape[2]))
+        else:
+            vectors[back.get(key, key)] = int(feature.shape[0])
+    action = int(config.output_features[ACTION].shape[0])
+    chunk = int(getattr(config, "chunk_size", 1))
+    known = {**vectors, ACTION: action}
+    return Schema(
+        policy=config.type,
+        cameras=cameras,
+        vectors=vectors,
+        action=action,
+        chunk_size=chunk,
+        n_action_steps=int(getattr(config, "n_action_steps", chunk)),
+        names={key: tuple(names[key]) for key in names if len(names[key]) == known.get(key)},
+        action_range=_range_of(postprocess, action),
+    )
+
+
+def _range_of(postprocess: Any, size: int) -> tuple[tuple[float, float], ...] | None:
+    """The lowest and highest action of the training's data, where the checkpoint's statistics tell."""
+    for step in getattr(postprocess, "steps", ()):
+        known = getattr(step, "statistics", {}).get(ACTION, {})
+        if {"min", "max"} <= known.keys() and all(known[name].shape == (size,) for name in ("min", "max")):
+            return tuple(zip(known["min"].tolist(), known["max"].tolist(), strict=True))
+    return None
+
+
+def _stack(name: str, arrays: Sequence[NDArray[Any]]) -> Tensor:
+    """Pictures (B, 3, H, W) uint8, which become floating point on the device; numbers (B, D) float32."""
+    stacked = torch.from_numpy(np.stack(arrays))
+    return stacked.permute(0, 3, 1, 2) if is_image_key(name) else stacked
