@@ -37,12 +37,47 @@ def test_the_same_seed_shows_the_same(tmp_path: Path) -> None:
     assert actions[0] == actions[1] != actions[2]
 
 
+def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        words = ["--episodes=3", "--video=false", f"--processes={name}", f"--output={tmp_path / name}"]
+        assert main([*TABLETOP, *words]) == 0
+    one, two = (LeRobotDataset(str(tmp_path / name)) for name in ("1", "2"))
+    assert len(one) == len(two)
+    for index in range(len(one)):
+        for key, value in one[index].items():
+            assert (value == two[index][key]) if isinstance(value, str) else value.equal(two[index][key]), key
+
+
+def test_pushts_dataset_has_the_names_of_lerobots(tmp_path: Path) -> None:
+    pytest.importorskip("gym_pusht", reason="needs the extra: pip install '.[pusht]'")
+    folder = tmp_path / "d"
+    assert main(["dataset", "make-demos", "--env.type=pusht", "--episodes=2", f"--output={folder}"]) == 0
+    assert not check_dataset(folder)
+    dataset = LeRobotDataset(str(folder))
+    shapes = {name: (feature.dtype, feature.shape) for name, feature in dataset.meta.features.items()}
+    assert {
+        "observation.image": ("video", (96, 96, 3)),
+        "observation.state": ("float32", (2,)),
+        "action": ("float32", (2,)),
+        "next.reward": ("float32", (1,)),
+        "next.done": ("bool", (1,)),
+        "next.success": ("bool", (1,)),
+    }.items() <= shapes.items()
+    assert dataset.meta.fps == 10
+    last = dataset[len(dataset) - 1]
+    assert last["task"] == "Push the T-shaped block onto the T-shaped target."
+    assert last["next.success"].item() and last["next.done"].item() and last["next.reward"].item() == 1.0
+    assert not dataset[0]["next.done"].item() and 0 <= dataset[0]["next.reward"].item() < 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--output=d"], "--env.type=tabletop"),
         (["--env.type=tabletop"], "--output=FOLDER"),
-        (["--env.type=CartPole-v1", "--output=d"], "no scripted expert"),
+        (["--env.type=CartPole-v1", "--output=d"], "only for tabletop"),
+        (["--env.type=CartPole-v1", "--output=d"], "pusht (gym_pusht/PushT-v0)"),
+        (["--env.type=tabletop", "--output=d", "--processes=0"], "--processes=0"),
         (["--env.type=tabletop", "--output=d", "--episodes=0"], "--episodes=0"),
     ],
 )

@@ -36,7 +36,12 @@ def test_a_demonstration_has_what_a_dataset_needs():
         "observation.image": ((steps, 64, 64, 3), np.uint8),
         "observation.state": ((steps, 2), np.float32),
         "action": ((steps, 2), np.float32),
+        "next.reward": ((steps, 1), np.float32),
+        "next.done": ((steps, 1), np.bool_),
+        "next.success": ((steps, 1), np.bool_),
     }
+    assert episode.frames["next.done"].ravel().tolist() == [False] * (steps - 1) + [True]
+    assert episode.frames["next.success"][-1] and episode.frames["next.reward"][-1] == 1
     assert steps > 2
     assert episode.success
     assert "block" in episode.task

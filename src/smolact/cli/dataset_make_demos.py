@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from smolact.cli.dataset_flags import progress_bar
 from smolact.cli.help import asks_for_help, help_text
@@ -31,12 +32,15 @@ class MakeDemosConfig:
         "way back, too.",
     )
     only_successes: bool = setting(True, "Leave failed episodes out, and make others in their place.")
+    processes: int = setting(1, "Make so many episodes at once; the dataset is the same.")
     video: bool = setting(True, "Cameras as video; false: as images in the tables, for small pictures.")
 
     def __post_init__(self) -> None:
         """Check what does not need the environment."""
         if self.episodes < 1:
             raise ConfigError(f"--episodes={self.episodes}: expected 1 or more.")
+        if self.processes < 1:
+            raise ConfigError(f"--processes={self.processes}: expected 1 or more.")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -49,42 +53,40 @@ def run(argv: Sequence[str]) -> int:
         missing = "--env.type=tabletop" if config.env.type is None else "--output=FOLDER"
         raise ConfigError(f"`smolact dataset make-demos` needs {missing}: {USAGE}")
 
-    from smolact.envs.demonstrations import ActionNoise, demonstrations
+    from smolact.envs.demonstrations import ActionNoise, demonstrations, demonstrations_by_processes
     from smolact.envs.experts import expert_for
     from smolact.envs.factory import env_id, make_env
     from smolact.evaluation.metrics import SuccessRate
     from smolact.recording.demonstrations import record_demonstrations
 
-    expert = expert_for(env_id(config.env.type))
+    name = config.env.type
+    expert = expert_for(env_id(name))
+    made_with = {"task": config.env.task, "mapping": config.env.mapping, **config.env.kwargs}
     outcomes: list[bool] = []
     done = 0
-    with (
-        make_env(
-            config.env.type, task=config.env.task, mapping=config.env.mapping, **config.env.kwargs
-        ) as envs,
-        progress_bar() as progress,
-    ):
+    with make_env(name, **made_with) as envs, progress_bar() as progress:
 
         def advance(_: object) -> None:
             nonlocal done
             done += 1
             progress("episodes", done, config.episodes)
 
-        shown = demonstrations(
-            envs[0],
-            expert,
-            config.episodes,
-            seed=config.seed,
-            noise=ActionNoise() if config.noise else None,
-            only_successes=config.only_successes,
-            on_attempt=outcomes.append,
-        )
+        how: dict[str, Any] = {
+            "seed": config.seed,
+            "noise": ActionNoise() if config.noise else None,
+            "only_successes": config.only_successes,
+            "on_attempt": outcomes.append,
+        }
         frames = record_demonstrations(
-            shown,
+            demonstrations(envs[0], expert, config.episodes, **how)
+            if config.processes == 1
+            else demonstrations_by_processes(
+                name, config.episodes, config.processes, settings=made_with, **how
+            ),
             config.output,
             fps=envs.fps or 10,
             use_videos=config.video,
-            robot_type=config.env.type,
+            robot_type=name,
             on_episode=advance,
         )
     sys.stdout.write(

@@ -1,7 +1,8 @@
 """Scripted experts: they see the environment's state, not its picture, and show a policy what to do.
 
 An expert has no memory: its action is a function of the state, so a demonstration can be disturbed at any step and the
-expert's next action is still the right one. Add one for another environment to `_EXPERTS`.
+expert's next action is still the right one. The tabletop's is here, PushT's in `pusht_expert.py`. Add one for another
+environment to `_EXPERTS`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact.envs.factory import KNOWN
+from smolact.envs.pusht_expert import PUSHT_ID, PushTExpert
 from smolact.envs.tabletop import TABLETOP_ID, Tabletop
 from smolact.envs.tabletop_language import REACH_DISTANCE, Goal
 from smolact.envs.tabletop_scene import (
@@ -45,7 +48,11 @@ def expert_for(env_id: str) -> Expert:
         ConfigError: nobody wrote one.
     """
     if env_id not in _EXPERTS:
-        raise ConfigError(f"There is no scripted expert for '{env_id}', only for {', '.join(_EXPERTS)}.")
+        shown = ", ".join(f"{name} ({known.id})" for name, known in KNOWN.items() if known.id in _EXPERTS)
+        raise ConfigError(
+            f"There is no scripted expert for '{env_id}', only for {shown}. An expert of your own is a class with `act(env)`: "
+            "docs/environments.md records one's episodes in ten lines of Python."
+        )
     return _EXPERTS[env_id]()
 
 
@@ -60,7 +67,7 @@ class TabletopExpert:
         return np.array(tabletop_action(tabletop.state, tabletop.goal), np.float32)
 
 
-_EXPERTS: dict[str, Callable[[], Expert]] = {TABLETOP_ID: TabletopExpert}
+_EXPERTS: dict[str, Callable[[], Expert]] = {TABLETOP_ID: TabletopExpert, PUSHT_ID: PushTExpert}
 
 # How the tabletop's expert moves. Lengths in table sides.
 _CLEARANCE = 0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.01  # from a block's centre when going around it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from math import comb, sqrt
+from math import comb, isnan, sqrt
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -89,6 +89,8 @@ class EpisodeResult:
         reward: their rewards' sum.
         video: the file that shows it, if one was made.
         other_task, other_goal_reached: another goal that was watched, and whether it was reached; None where none was.
+        max_reward: the largest reward of a step; None in files of versions that did not keep it. For PushT it is the share of
+            the target that was covered at best, in units of the 95% that count as success, and 1 at most.
     """
 
     index: int
@@ -101,6 +103,7 @@ class EpisodeResult:
     video: str | None = None
     other_task: str | None = None
     other_goal_reached: bool | None = None
+    max_reward: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,12 @@ class EvaluationResult:
         """Of all episodes, successful or not."""
         return fmean(result.steps for result in self.results) if self.results else float("nan")
 
+    @property
+    def mean_max_reward(self) -> float:
+        """Of each episode the largest reward of a step, and their mean; not a number where they were not kept."""
+        kept = [result.max_reward for result in self.results if result.max_reward is not None]
+        return fmean(kept) if kept else float("nan")
+
     def to_dict(self) -> dict[str, Any]:
         """For `metrics.json`."""
         return {
@@ -160,6 +169,7 @@ class EvaluationResult:
             **({"other_goal": self.other_goal.to_dict()} if self.other_goal else {}),
             "condition": self.condition,
             "mean_steps": self.mean_steps,
+            "mean_max_reward": None if isnan(self.mean_max_reward) else self.mean_max_reward,
             "n_action_steps": self.n_action_steps,
             "chunk_size": self.chunk_size,
             "num_steps": self.num_steps,

@@ -169,7 +169,7 @@ def _play_wave(
     draw_noise = _noise_source(policy, wave)
     n_actions = envs.features[ACTION].shape[0]
     steps = np.zeros(len(wave), np.int64)
-    reward_sums = np.zeros(len(wave))
+    reward_sums, max_rewards = np.zeros(len(wave)), np.full(len(wave), -np.inf)
     successes = np.zeros(len(wave), np.bool_)
     filmed = [number for number, plan in enumerate(wave) if plan.index in film]
     frames = {number: [envs.render(number)] for number in filmed}
@@ -185,6 +185,7 @@ def _play_wave(
         observations, rewards, done, infos = envs.step(_checked(actions, (len(wave), n_actions)))
         steps += running
         reward_sums += rewards
+        max_rewards[running] = np.maximum(max_rewards, rewards)[running]
         successes |= running & np.array([info["is_success"] for info in infos])
         for number in np.flatnonzero(running).tolist():
             if told[number].other_goal is not None:
@@ -206,6 +207,7 @@ def _play_wave(
                 reward=float(reward_sums[number]),
                 other_task=None if (other := told[number].other_goal) is None else str(other),
                 other_goal_reached=None if other is None else bool(others[number]),
+                max_reward=float(max_rewards[number]),
             ),
             frames.get(number, []),
         )

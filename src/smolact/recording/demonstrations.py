@@ -43,7 +43,7 @@ def record_demonstrations(
             if writer is None:
                 features = {
                     key: {
-                        "dtype": ("video" if use_videos else "image") if is_image_key(key) else "float32",
+                        "dtype": _dtype(key, values, "video" if use_videos else "image"),
                         "shape": values.shape[1:],
                         "names": ["height", "width", "channels"] if is_image_key(key) else None,
                     }
@@ -65,3 +65,9 @@ def record_demonstrations(
     if writer is None:
         raise ConfigError("There is no episode to write.")
     return frames
+
+
+def _dtype(key: str, values: np.ndarray, picture: str) -> str:
+    if is_image_key(key):
+        return picture
+    return "bool" if values.dtype == np.bool_ else "float32"

@@ -312,7 +312,12 @@ class Trainer:
                 n_videos=min(MOST_FILMS, count.n_episodes) if environments.draws else 0,
             )
         low, high = result.success.interval
-        rates = {"success_rate": result.success.rate, "success_low": low, "success_high": high}
+        rates = {
+            "success_rate": result.success.rate,
+            "success_low": low,
+            "success_high": high,
+            "max_reward": result.mean_max_reward,
+        }
         self.tell(Evaluated(step, rates, result))
 
     def _save(self, step: int) -> Path:
