@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import multiprocessing
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -111,17 +111,8 @@ def demonstrations_by_processes(
         ConfigError: nobody wrote an expert for it, or it fails more often than it succeeds.
     """
     expert_for(env_id(name))
-    # A forked process would inherit the threads' locks of whatever was imported here.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context)
-    made_with = dict(settings or {})
-    try:
-        attempts = _ahead(
-            lambda index: pool.submit(_attempt, name, made_with, _seed(seed, index), noise), 2 * processes
-        )
-        yield from _wanted(attempts, n_episodes, only_successes, on_attempt)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    order = _Order(name, dict(settings or {}), seed, noise)
+    return _wanted(_by_turns(order, processes), n_episodes, only_successes, on_attempt)
 
 
 def _wanted(
@@ -148,18 +139,62 @@ def _wanted(
         logger.info("%d demonstrations failed and were replaced.", failed)
 
 
-def _ahead(begin: Callable[[int], Future[Demonstration]], most: int) -> Iterator[Demonstration]:
-    """The results of `begin(0)`, `begin(1)`, … in this order, while up to `most` are under way."""
-    under_way: deque[Future[Demonstration]] = deque()
-    for index in itertools.count():
-        under_way.append(begin(index))
-        if len(under_way) == most:
-            yield under_way.popleft().result()
+@dataclass(frozen=True)
+class _Order:
+    """What a process needs to know."""
+
+    name: str
+    settings: dict[str, Any]
+    seed: int
+    noise: ActionNoise | None
 
 
-def _attempt(name: str, settings: Mapping[str, Any], seed: int, noise: ActionNoise | None) -> Demonstration:
-    with make_env(name, **settings) as envs:
-        return _demonstrate(envs[0], expert_for(env_id(name)), seed, noise)
+def _by_turns(order: _Order, processes: int) -> Iterator[Demonstration]:
+    """Every attempt in its order; process p makes those whose number is p modulo `processes`."""
+    # A forked process would inherit the locks of whatever threads were running here.
+    context = multiprocessing.get_context("spawn")
+    receivers: list[Connection] = []
+    workers: list[BaseProcess] = []
+    try:
+        for first in range(processes):
+            receiver, sender = context.Pipe(duplex=False)
+            worker: BaseProcess = context.Process(
+                target=_make, args=(order, first, processes, sender), daemon=True
+            )
+            worker.start()
+            sender.close()  # so that it is the worker's alone, and its death is an end of the pipe
+            receivers.append(receiver)
+            workers.append(worker)
+        for index in itertools.count():
+            try:
+                made = receivers[index % processes].recv()
+            except EOFError as error:
+                raise ConfigError(
+                    "A process that makes demonstrations ended before its time; memory may have run out. Use fewer: "
+                    f"--processes={max(processes // 2, 1)}."
+                ) from error
+            if isinstance(made, Exception):
+                raise made
+            yield made
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+        for receiver in receivers:
+            receiver.close()
+
+
+def _make(order: _Order, first: int, processes: int, sender: Connection) -> None:
+    """Send the attempts `first`, `first + processes`, … for as long as somebody takes them."""
+    try:
+        with make_env(order.name, **order.settings) as envs:
+            expert = expert_for(env_id(order.name))
+            for index in itertools.count(first, processes):
+                sender.send(_demonstrate(envs[0], expert, _seed(order.seed, index), order.noise))
+    except BrokenPipeError:
+        pass  # nobody takes them any more
+    except Exception as error:
+        sender.send(error)
 
 
 def _seed(seed: int, index: int) -> int:

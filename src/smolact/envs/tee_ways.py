@@ -76,7 +76,7 @@ def ways(pose: Array, disc: Array) -> tuple[Array, NDArray[np.int64]]:
     # Who stands nearer than that, after a push or a kick, may leave as near as he is.
     room = min(_CLEARANCE, float(nearest_on_tee(here)[1]) - RADIUS - 0.5)
     world = to_world(known.places, pose)
-    reachable: NDArray[np.bool_] = ((world > _REACHABLE[0]) & (world < _REACHABLE[1])).all(1)
+    reachable = np.logical_and(world > _REACHABLE[0], world < _REACHABLE[1]).all(axis=1)
     lengths = np.where(reachable, _road_lengths(here, known.places, room), np.inf)
     roads = np.where(np.logical_and.outer(reachable, reachable), known.roads, np.inf)
     first = np.arange(len(lengths))
