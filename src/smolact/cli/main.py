@@ -39,6 +39,7 @@ COMMANDS = {
             "record a robot's episodes to a dataset, driven by hand or by a policy",
             "smolact.cli.record",
         ),
+        Command("serve", "answer robots elsewhere with a policy that is here", "smolact.cli.serve"),
         Command("replay", "play a recorded episode on a robot or in simulation", "smolact.cli.replay"),
         Command("dataset", "look at a dataset; `smolact dataset` lists how", "smolact.cli.dataset"),
         Command("train-tokenizer", "fit FAST action tokens on a dataset", "smolact.cli.train_tokenizer"),

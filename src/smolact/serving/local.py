@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smolact.errors import FeatureError
 from smolact.policies.configuration import PolicyConfig
-from smolact.types import ACTION, IMAGES, TASK, Batch, Policy, is_image_key
+from smolact.types import ACTION, IMAGES, TASK, Batch, Policy, Unsaid, is_image_key
 from smolact_client.protocol import Array
 from smolact_client.schema import Limits, Names, Schema, check_observation
 
@@ -22,10 +22,10 @@ _NOT_THERE = f"{IMAGES}.empty_camera_"
 
 @dataclass(frozen=True)
 class Question:
-    """What a policy is asked: an observation as `check_observation` lets it pass, an instruction, and a seed or none."""
+    """What a policy is asked: an observation as `check_observation` lets it pass, an instruction (None: nothing, on purpose), a seed or none."""
 
     observation: Mapping[str, NDArray[Any]]
-    task: str
+    task: str | None
     seed: int | None = None
 
 
@@ -57,7 +57,7 @@ class LocalPolicy:
     def predict_action_chunk(
         self,
         observation: Mapping[str, ArrayLike],
-        task: str,
+        task: str | None,
         *,
         timeout: float | None = None,
         seed: int | None = None,
@@ -89,7 +89,7 @@ class LocalPolicy:
                     name: _stack(name, [one.observation[name] for one in questions])
                     for name in questions[0].observation
                 },
-                TASK: [one.task for one in questions],
+                TASK: [Unsaid() if one.task is None else one.task for one in questions],
             }
         )
         chunks = self._policy.predict_action_chunk(batch, **self._noise(batch, questions))

@@ -108,7 +108,7 @@ class Asked:
 
     session: Session
     sequence: int
-    task: str
+    task: str | None
     seed: int | None
     arrays: dict[str, Array]
     kind: tuple[Any, ...]
@@ -309,7 +309,7 @@ class PolicyServer:
 
     def _ask(self, session: Session, message: Message) -> None:
         task, seed, wait = (message.fields.get(name) for name in ("task", "seed", "deadline_ms"))
-        if not isinstance(task, str):
+        if "task" not in message.fields or not isinstance(task, (str, type(None))):
             raise ObservationError("There is no instruction (task) with the observation.")
         if not (seed is None or (type(seed) is int and 0 <= seed < 2**63)):
             raise ObservationError("The seed is no number from 0 to 2⁶³ − 1.")

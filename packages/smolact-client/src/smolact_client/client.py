@@ -98,11 +98,9 @@ class RemotePolicy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="smolact-client", daemon=True)
         self._thread.start()
+        wait = connect_timeout + ready_timeout
         try:
-            self._run(self._begin(), time.monotonic() + connect_timeout + ready_timeout)
-        except TimedOutError as error:
-            self.close()
-            raise NotReadyError(f"{url} is still warming up after {ready_timeout:g} s.") from error
+            self._run(self._begin(), time.monotonic() + wait, wait)
         except BaseException:
             self.close()
             raise
@@ -132,7 +130,7 @@ class RemotePolicy:
     def predict_action_chunk(
         self,
         observation: Mapping[str, ArrayLike],
-        task: str,
+        task: str | None,
         *,
         timeout: float | None = None,
         seed: int | None = None,
@@ -143,7 +141,7 @@ class RemotePolicy:
     def ask(
         self,
         observation: Mapping[str, ArrayLike],
-        task: str,
+        task: str | None,
         *,
         timeout: float | None = None,
         seed: int | None = None,
@@ -152,7 +150,7 @@ class RemotePolicy:
 
         Args:
             observation: cameras (H, W, 3) uint8 and vectors (D,) by the schema's names; what else is there stays here.
-            task: the instruction.
+            task: the instruction; None for an empty one, on purpose.
             timeout: seconds until the answer is of no use any more.
             seed: what the policy draws from; the same one gives the same answer. None: it draws as it likes.
 
@@ -220,7 +218,7 @@ class RemotePolicy:
 
     # What follows runs in the client's thread, but for `_run`.
 
-    def _run(self, work: Coroutine[Any, Any, T], deadline: float, timeout: float = 0) -> T:
+    def _run(self, work: Coroutine[Any, Any, T], deadline: float, timeout: float) -> T:
         if self._is_closed:
             work.close()
             raise ClosedError("This client was closed.")
@@ -243,7 +241,7 @@ class RemotePolicy:
         if link is not None and link.is_ready:
             return TimedOutError(f"No answer within {timeout:g} s from {self._address.url}.")
         if isinstance(trouble, NotReadyError) or (link is not None and not link.lost.is_set()):
-            return NotReadyError(f"{self._address.url} is warming up: no answer within {timeout:g} s.")
+            return NotReadyError(f"{self._address.url} is still warming up: no answer within {timeout:g} s.")
         return ServerLostError(
             f"The connection to {self._address.url} is lost, and there is no new one yet: {trouble}"
         )

@@ -158,6 +158,8 @@ class Link:
             return await answer
         finally:
             self._waiting = None
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # it was looked at, even if sending failed first
             if not sent:
                 self._socket.transport.abort()  # half of a message is stuck: nothing behind it would arrive
 

@@ -26,7 +26,7 @@ class ChunkPolicy(Protocol):
     def predict_action_chunk(
         self,
         observation: Mapping[str, ArrayLike],
-        task: str,
+        task: str | None,
         *,
         timeout: float | None = None,
         seed: int | None = None,
@@ -35,7 +35,7 @@ class ChunkPolicy(Protocol):
 
         Args:
             observation: cameras (H, W, 3) uint8 and vectors (D,), by the schema's names; what else is there is not looked at.
-            task: the instruction.
+            task: the instruction; None for an empty one, on purpose.
             timeout: seconds until the answer is of no use any more; a policy in this process takes as long as it takes.
             seed: what it draws from; the same one gives the same answer. None: it draws as it likes.
         """

@@ -134,7 +134,7 @@ def _table(rows: Sequence[Row]) -> str:
     )
 
 
-def check_observation(schema: Schema, limits: Limits, arrays: Mapping[str, Array], task: str) -> None:
+def check_observation(schema: Schema, limits: Limits, arrays: Mapping[str, Array], task: str | None) -> None:
     """Whether a policy can look at it. Both sides ask: the client before it sends, the server before it believes.
 
     Raises:
@@ -148,12 +148,14 @@ def check_observation(schema: Schema, limits: Limits, arrays: Mapping[str, Array
             f"The observation lacks {', '.join(missing)}. The policy looks at {', '.join(schema.inputs)}; "
             f"there is {', '.join(arrays) or 'nothing'}."
         )
-    if len(task) > limits.task_characters:
+    if task is not None and len(task) > limits.task_characters:
         raise TaskTooLongError(
             f"The instruction has {len(task)} characters: the server reads {limits.task_characters}. Shorten it."
         )
-    if not task.strip():
-        raise ObservationError("The instruction is empty: say what the robot should do.")
+    if task is not None and not task.strip():
+        raise ObservationError(
+            "The instruction is empty: say what the robot should do. (None: nothing, on purpose.)"
+        )
     for name, array in arrays.items():
         if name in schema.cameras:
             _check_picture(name, array, limits)

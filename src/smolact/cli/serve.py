@@ -1,0 +1,165 @@
+"""`smolact serve`: a policy for robots elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.main import DONE
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError, SmolactError
+from smolact.settings import rest, setting
+from smolact.training.sections import policy_fields
+
+if TYPE_CHECKING:
+    from smolact.serving.access import Access
+    from smolact.serving.local import LocalPolicy
+    from smolact_client import Schema
+
+logger = logging.getLogger(__name__)
+
+USAGE = (
+    "smolact serve --policy.path=CHECKPOINT [--port=8765]\n"
+    "       smolact serve --policy.path=CHECKPOINT --host=0.0.0.0 --token-file=FILE --tls-cert=FILE --tls-key=FILE"
+)
+
+
+@dataclass
+class ServedPolicy:
+    """Which policy; further settings override those of its configuration."""
+
+    path: str | None = setting(None, "The checkpoint: a folder or a Hub id. Clients can't choose another.")
+    stats_key: str | None = setting(
+        None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
+    )
+    settings: dict[str, Any] = rest(policy_fields)
+
+
+@dataclass
+class ServeConfig:
+    """What `smolact serve` takes."""
+
+    policy: ServedPolicy = field(default_factory=ServedPolicy)
+    host: str = setting(
+        "127.0.0.1", "The address to listen at. Any other than this machine's own needs a token and TLS."
+    )
+    port: int = setting(8765, "The port; 0 for any that is free.")
+    token_file: Path | None = setting(
+        None, "A file with the token that clients must bring.", aliases=("token-file",)
+    )
+    tls_cert: Path | None = setting(None, "The server's certificate (PEM).", aliases=("tls-cert",))
+    tls_key: Path | None = setting(
+        None, "Its key (PEM), unless --tls-cert holds it, too.", aliases=("tls-key",)
+    )
+    insecure: bool = setting(False, "Listen beyond this machine without token or TLS, knowingly.")
+    max_clients: int = setting(32, "Sessions at a time.", aliases=("max-clients",))
+    max_batch: int = setting(8, "Questions that are answered together.", aliases=("max-batch",))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(ServeConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return DONE
+    config, _ = parse(ServeConfig, argv)
+    if config.policy.path is None:
+        raise ConfigError("`smolact serve` needs a policy: --policy.path=CHECKPOINT.")
+    for name in ("max_clients", "max_batch"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"--{name}={getattr(config, name)}: expected 1 at least.")
+    access = _access(config)
+    policy = _load(config, str(config.policy.path))
+    asyncio.run(_serve(config, access, policy))
+    sys.stdout.write("Stopped.\n")
+    return DONE
+
+
+async def _serve(config: ServeConfig, access: Access, policy: LocalPolicy) -> None:
+    from smolact.serving.server import PolicyServer
+
+    def tell(url: str) -> None:
+        sys.stdout.write(announcement(url, access, policy.schema))
+        sys.stdout.flush()
+
+    server = PolicyServer(policy, access, max_clients=config.max_clients, max_batch=config.max_batch)
+    serving = asyncio.ensure_future(server.run(tell))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt there
+            loop.add_signal_handler(number, serving.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+def announcement(url: str, access: Access, schema: Schema) -> str:
+    """Where a server listens, to whom, and what it expects: for its operator."""
+    who = "whoever has the token" if access.token else "this machine" if access.is_local else "anybody"
+    lines = [f"Serving {schema.policy} at {url}, to {who}. Ctrl-C stops it."]
+    rows = [(key, f"{height}×{width}") for key, (height, width) in schema.cameras.items()]
+    rows += [(key, _numbers(size, schema.names.get(key))) for key, size in schema.vectors.items()]
+    rows.append(("action", _numbers(schema.action, schema.names.get("action"))))
+    width = max(len(name) for name, _ in rows)
+    lines += [f"  {name.ljust(width)}  {what}" for name, what in rows]
+    lines.append(
+        f"  An answer has {schema.chunk_size} actions, of which {schema.n_action_steps} are meant to be executed."
+    )
+    if schema.action_range is not None:
+        shown = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in schema.action_range)
+        lines.append(f"  Units are those of its training, where actions went from {shown}.")
+    if not access.is_local and (access.token is None or access.tls is None):
+        lines.append("  INSECURE: whoever reaches this port can ask, or listen.")
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(size: int, names: Sequence[str] | None) -> str:
+    return f"{size} numbers" + (f": {', '.join(names)}" if names else "")
+
+
+def _access(config: ServeConfig) -> Access:
+    from smolact.serving.access import Access, read_certificate, read_token
+
+    if config.tls_cert is None and config.tls_key is not None:
+        raise ConfigError("--tls-key belongs to a certificate: give --tls-cert, too.")
+    return Access(
+        host=config.host,
+        port=config.port,
+        token=None if config.token_file is None else read_token(config.token_file),
+        tls=None if config.tls_cert is None else read_certificate(config.tls_cert, config.tls_key),
+        insecure=config.insecure,
+    )
+
+
+def _load(config: ServeConfig, path: str) -> LocalPolicy:
+    from smolact.policies.factory import load_policy
+    from smolact.serving.local import LocalPolicy
+
+    settings = dict(config.policy.settings)
+    loaded = load_policy(
+        path, device=settings.pop("device", None), stats_key=config.policy.stats_key, **settings
+    )
+    return LocalPolicy(*loaded, names=names_of_training(path))
+
+
+def names_of_training(path: str) -> Mapping[str, tuple[str, ...]]:
+    """The names of the numbers that a policy learnt from, where the dataset that its checkpoint names is still here."""
+    from smolact.datasets.metadata import LeRobotDatasetMetadata
+    from smolact.policies.configuration import find_policy
+
+    file = find_policy(path, patterns=["*.json"]) / "train_config.json"
+    try:
+        root = json.loads(file.read_text(encoding="utf-8"))["dataset"]["root"]
+        features = LeRobotDatasetMetadata(Path(root)).features
+    except (OSError, ValueError, KeyError, TypeError, SmolactError):
+        logger.info("The names of joints are not known: the dataset of the policy's training is not here.")
+        return {}
+    named = {key: feature.names for key, feature in features.items()}
+    return {key: tuple(map(str, names)) for key, names in named.items() if isinstance(names, (list, tuple))}

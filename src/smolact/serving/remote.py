@@ -1,0 +1,172 @@
+"""A policy on a server in the place of one that was loaded: evaluation and recording notice no difference.
+
+The processors run on the server, so those that come with it change nothing; what it gives is in the robot's units already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smolact.errors import FeatureError, ServerError
+from smolact.policies.common.chunking import ActsInChunks
+from smolact.policies.configuration import PolicyConfig
+from smolact.types import ACTION, TASK, FeatureType, PolicyFeature, Unsaid, is_image_key
+from smolact_client import ClientError, ObservationError, RemotePolicy, Schema, SchemaMismatchError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SCHEMES = ("ws://", "wss://")
+
+
+def is_server(name: str) -> bool:
+    """Whether the name of a policy is the address of a server."""
+    return name.startswith(SCHEMES)
+
+
+@dataclass
+class RemoteConfig(PolicyConfig):
+    """What is known here of a policy that is elsewhere."""
+
+    type: ClassVar[str] = "remote"
+    chunk_size: int = 1
+    n_action_steps: int = 1
+    served: str = field(default="", metadata={"help": "its type there"})
+
+
+class LoadedRemote(NamedTuple):
+    """What `smolact.load_policy` gives of a policy that is here."""
+
+    policy: RemoteChunks
+    preprocess: Unchanged
+    postprocess: Unchanged
+
+
+class Unchanged:
+    """A processor that does nothing."""
+
+    def __call__(self, data: T) -> T:
+        """`data`."""
+        return data
+
+
+class RemoteChunks(ActsInChunks):
+    """A policy on a server, under the face that policies have here.
+
+    Its batches are raw ones, its actions in the robot's units. Each row of a batch is a client of its own, so that a server
+    answers a batch together, as it would have been here.
+
+    Args:
+        url: the server's address.
+        n_action_steps: how many actions of a chunk are executed; as the server says when not given.
+        settings: as `smolact_client.RemotePolicy` takes them (`token`, `images`, `timeout`, `ca_file`).
+
+    Raises:
+        ServerError: it does not answer, or lets nobody in.
+    """
+
+    def __init__(self, url: str, *, n_action_steps: int | None = None, **settings: Any) -> None:
+        self._url, self._settings = url, settings
+        self._clients: list[RemotePolicy] = []
+        self.config = _config_of(self._client(0).schema, n_action_steps)
+        self.reset()
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next actions (B, chunk, A), in the robot's units. What the server draws follows from torch's generator here.
+
+        Raises:
+            FeatureError: the batch is not what the policy looks at; or `noise` is given, which stays on the server.
+            ServerError: there is no answer.
+        """
+        if noise is not None:
+            raise FeatureError("A policy on a server draws its own noise: leave it out.")
+        tasks = batch.get(TASK)
+        if not isinstance(tasks, (list, tuple)) or not tasks:
+            raise FeatureError(f"The batch needs '{TASK}', a list of one instruction for each row.")
+        rows = [
+            {key: _raw(key, value[row]) for key, value in batch.items() if isinstance(value, Tensor)}
+            for row in range(len(tasks))
+        ]
+        seeds = torch.randint(2**62, (len(rows),)).tolist()
+        clients = [self._client(row) for row in range(len(rows))]
+
+        def ask(row: int) -> NDArray[np.float32]:
+            task = None if isinstance(tasks[row], Unsaid) and not tasks[row].strip() else tasks[row]
+            return clients[row].predict_action_chunk(rows[row], task, seed=seeds[row])
+
+        with _told(), ThreadPoolExecutor(len(rows)) as threads:
+            chunks = list(threads.map(ask, range(len(rows))))
+        return torch.from_numpy(np.stack(chunks))
+
+    def reset(self) -> None:
+        """An episode begins."""
+        super().reset()
+        for client in self._clients:
+            client.reset()
+
+    def close(self) -> None:
+        """Hang up."""
+        for client in self._clients:
+            client.close()
+
+    def _client(self, row: int) -> RemotePolicy:
+        while len(self._clients) <= row:
+            with _told():
+                self._clients.append(RemotePolicy(self._url, **self._settings))
+        return self._clients[row]
+
+
+def load_remote(url: str, *, n_action_steps: int | None = None, **settings: Any) -> LoadedRemote:
+    """A policy on a server, as `smolact.load_policy` would give it: policy, preprocessor, postprocessor.
+
+    Raises:
+        ServerError: it does not answer, or lets nobody in.
+    """
+    return LoadedRemote(
+        RemoteChunks(url, n_action_steps=n_action_steps, **settings), Unchanged(), Unchanged()
+    )
+
+
+def _config_of(schema: Schema, n_action_steps: int | None) -> RemoteConfig:
+    inputs = {
+        **{key: PolicyFeature(FeatureType.VISUAL, (3, *size)) for key, size in schema.cameras.items()},
+        **{key: PolicyFeature(FeatureType.STATE, (size,)) for key, size in schema.vectors.items()},
+    }
+    return RemoteConfig(
+        input_features=inputs,
+        output_features={ACTION: PolicyFeature(FeatureType.ACTION, (schema.action,))},
+        chunk_size=schema.chunk_size,
+        n_action_steps=schema.n_action_steps if n_action_steps is None else n_action_steps,
+        served=schema.policy,
+    )
+
+
+def _raw(key: str, value: Tensor) -> NDArray[Any]:
+    """One row as a robot would give it: pictures (H, W, 3) uint8, vectors float32."""
+    if not is_image_key(key):
+        return value.float().cpu().numpy()
+    if value.is_floating_point():
+        value = (value * 255).round().clamp(0, 255).to(torch.uint8)
+    return value.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """The client's errors as errors of this package."""
+    try:
+        yield
+    except (ObservationError, SchemaMismatchError) as error:
+        raise FeatureError(str(error)) from error
+    except ClientError as error:
+        raise ServerError(str(error)) from error
