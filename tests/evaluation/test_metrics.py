@@ -49,6 +49,14 @@ def test_a_rate_reads_as_a_sentence():
     assert isnan(SuccessRate(0, 0).rate)
 
 
+def test_the_largest_rewards_are_averaged_where_they_were_kept():
+    kept = [EpisodeResult(index, index, "t", "k", False, 9, 3.0, max_reward=index / 4) for index in range(3)]
+    older = EpisodeResult(3, 3, "t", "k", False, 9, 3.0)
+    assert EvaluationResult(0, 4, 16, 1.5, (*kept, older)).mean_max_reward == 0.25
+    result = EvaluationResult(0, 4, 16, 1.5, (older,))
+    assert isnan(result.mean_max_reward) and result.to_dict()["mean_max_reward"] is None
+
+
 def test_a_result_counts_overall_and_per_kind_and_goes_into_json():
     outcomes = [("reach", True, 5), ("push", False, 80), ("reach", True, 7), ("push", True, 30)]
     results = tuple(

@@ -78,7 +78,8 @@ def test_the_expert_as_a_policy_succeeds_in_every_episode():
     assert result.success.rate == 1.0
     assert [one.index for one in result.results] == list(range(10))
     assert {one.task_kind for one in result.results} == {"reach", "push"} == set(result.per_task)
-    assert all(one.reward == 1.0 and 2 < one.steps < 80 for one in result.results)
+    assert all(one.reward == one.max_reward == 1.0 and 2 < one.steps < 80 for one in result.results)
+    assert result.mean_max_reward == result.to_dict()["mean_max_reward"] == 1.0
     assert (result.n_action_steps, result.chunk_size) == (1, 1)
     assert policy.resets == 3  # 4 + 4 + 2
 
