@@ -36,6 +36,8 @@ ACTION = "action"
 ACTION_IS_PAD = "action_is_pad"
 ACTION_TOKENS = "action.tokens"
 ACTION_TOKEN_MASK = "action.token_mask"
+VISION_TOKENS = "_vision_tokens"
+"""Ends the name of a camera whose picture a vision tower has read already: (T, D) in its place (`--cache.features`)."""
 REWARD = "next.reward"
 DONE = "next.done"
 SUCCESS = "next.success"
@@ -86,7 +88,7 @@ class PolicyFeature:
 
 def is_image_key(key: str) -> bool:
     """Whether `key` names a camera: `observation.image` or `observation.images.NAME`."""
-    return key == IMAGE or key.startswith(IMAGES + ".")
+    return (key == IMAGE or key.startswith(IMAGES + ".")) and not key.endswith(VISION_TOKENS)
 
 
 class Policy(Protocol):

@@ -20,7 +20,9 @@ from smolact.training.config import TrainConfig
 from smolact.training.sections import EnvSection
 
 if TYPE_CHECKING:
-    from smolact.training.tracking import Ended, Event
+    from rich.progress import TaskID
+
+    from smolact.training.tracking import Ended, Event, Prepared
 
 USAGE = (
     "smolact train --dataset.repo_id=OWNER/NAME (--policy.path=… | --policy.type=smolvla) [--NAME=VALUE …]"
@@ -106,6 +108,7 @@ class ProgressLine:
         )
         self.ending = ending
         self.env_flags = env_flags
+        self.prepared: dict[str, TaskID] = {}
         self.first = self.steps = 0
         self.began = 0.0
         self.run = Path()
@@ -121,8 +124,12 @@ class ProgressLine:
         """Show an event."""
         from smolact.training import tracking
 
-        if isinstance(event, tracking.Started):
+        if isinstance(event, tracking.Prepared):
+            self._prepare(event)
+        elif isinstance(event, tracking.Started):
             self.first, self.steps, self.run = event.step, event.steps, event.run
+            for task in self.prepared.values():
+                self.bar.remove_task(task)
             self.began = time.monotonic()
             self.task = self.bar.add_task("", total=event.steps, completed=event.step, numbers="")
             width = max(map(len, event.facts))
@@ -143,6 +150,14 @@ class ProgressLine:
             self.console.print(f"step {event.step}: saved {event.checkpoint}", soft_wrap=True, markup=False)
         elif isinstance(event, tracking.Ended):
             self._end(event)
+
+    def _prepare(self, event: Prepared) -> None:
+        """Another bar for each thing that is made; without a terminal a line when it begins."""
+        if event.what not in self.prepared:
+            self.prepared[event.what] = self.bar.add_task("", total=event.of, numbers=event.what)
+            if not self.console.is_terminal:
+                self.console.print(f"{event.what}: {event.of}", soft_wrap=True, markup=False)
+        self.bar.update(self.prepared[event.what], completed=event.done, total=event.of)
 
     def _time_left(self, step: int) -> datetime.timedelta:
         rate = (time.monotonic() - self.began) / max(1, step - self.first)

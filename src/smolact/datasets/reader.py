@@ -19,9 +19,11 @@ from smolact.datasets.frames import load_frames
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError, DatasetError, did_you_mean
 from smolact.hub import find_folder
-from smolact.types import TASK, Batch
+from smolact.types import TASK, VISION_TOKENS, Batch
 
 Ints = NDArray[np.int64]
+Kept = Callable[[Ints], Tensor]
+"""Frames (n,), numbered through all episodes, to what is kept of them (n, …)."""
 
 TOLERANCE = 1e-4
 """How far, in seconds, an offset of `delta_timestamps` may be from a frame's time."""
@@ -40,6 +42,10 @@ class LeRobotDataset(Dataset[Batch]):
             last frame stands in. An offset must be a whole number of frames.
         revision: branch, tag or commit on the Hub.
         return_uint8: give images as uint8, a quarter of the bytes to move; divide by 255 on the device.
+        cameras: those that samples have; all of them when None. Of others nothing is fetched or decoded.
+
+    Attributes:
+        frame_numbers: (num_frames,), where each sample's frame is among those of all episodes, chosen or not.
 
     Raises:
         NotFoundError, HubError: there is no such dataset, or it can't be fetched.
@@ -56,6 +62,7 @@ class LeRobotDataset(Dataset[Batch]):
         delta_timestamps: Mapping[str, Sequence[float]] | None = None,
         revision: str | None = None,
         return_uint8: bool = False,
+        cameras: Sequence[str] | None = None,
     ) -> None:
         folder = find_folder(repo_id, "dataset", root=root, patterns=["meta/**"], revision=revision)
         self.repo_id = str(repo_id)
@@ -63,6 +70,7 @@ class LeRobotDataset(Dataset[Batch]):
         self.episodes = _chosen(episodes, self.meta)
         self.image_transforms = image_transforms
         self.return_uint8 = return_uint8
+        self._camera_keys = _chosen_cameras(cameras, self.meta)
         self.delta_indices = {
             key: frame_offsets(key, offsets, self.meta.fps, self.meta.features)
             for key, offsets in (delta_timestamps or {}).items()
@@ -73,6 +81,9 @@ class LeRobotDataset(Dataset[Batch]):
         self._numbers = np.array(self.episodes, dtype=np.int64)
         self._check_tasks()
         self._cameras = self._make_cameras(frames.first_row)
+        self._kept: dict[str, Kept] = {}
+        shift = first_frames(self.meta)[self._numbers] - self._starts[:-1]
+        self.frame_numbers: Ints = np.repeat(shift, np.diff(self._starts)) + np.arange(self.num_frames)
 
     @property
     def fps(self) -> float:
@@ -128,6 +139,24 @@ class LeRobotDataset(Dataset[Batch]):
         first = self.frames_before_end(length - 1) if frames is None else frames
         return np.asarray(self._columns[key][first[:, None] + np.arange(length)])
 
+    def pictures(self, key: str, frames: Ints) -> Tensor:
+        """What camera `key` saw at some samples' frames (n,), as uint8 (n, 3, H, W)."""
+        owners = np.searchsorted(self._starts, frames, side="right") - 1
+        found = self._cameras[key].frames(self._numbers[owners], frames - self._starts[owners])
+        return torch.from_numpy(found).permute(0, 3, 1, 2)
+
+    def replace_camera(self, key: str, change: Callable[[Camera], Camera]) -> None:
+        """Take the pictures of camera `key` from what `change` makes of it."""
+        self._cameras[key] = change(self._cameras[key])
+
+    def replace_pictures(self, key: str, kept: Kept) -> None:
+        """Give samples the vision tokens of camera `key` in the place of its picture: `kept` has them by `frame_numbers`."""
+        if key in self.delta_indices:
+            raise ConfigError(
+                f"'{key}' is asked for at several times (delta_timestamps), which are not kept."
+            )
+        self._kept[key] = kept
+
     def __len__(self) -> int:
         return self.num_frames
 
@@ -140,11 +169,17 @@ class LeRobotDataset(Dataset[Batch]):
         slots = np.searchsorted(self._starts, rows, side="right") - 1
         first, last = self._starts[slots], self._starts[slots + 1] - 1
         samples: list[Batch] = [{} for _ in rows]
-        for key in self.meta.features:
+        for key, feature in self.meta.features.items():
+            if feature.is_image and key not in self._camera_keys:
+                continue
+            if key in self._kept:
+                for sample, value in zip(samples, self._kept[key](self.frame_numbers[rows]), strict=True):
+                    sample[key + VISION_TOKENS] = value
+                continue
             deltas = self.delta_indices.get(key)
             wanted = rows[:, None] + (0 if deltas is None else deltas)
             window = np.clip(wanted, first[:, None], last[:, None])
-            values = self._images(key, window, slots) if key in self._cameras else self._values(key, window)
+            values = self._images(key, window) if key in self._cameras else self._values(key, window)
             for sample, value in zip(samples, values, strict=True):
                 sample[key] = value if deltas is not None else value[0]
             if deltas is not None:
@@ -158,15 +193,11 @@ class LeRobotDataset(Dataset[Batch]):
         values = self._columns[key][window]
         return values.tolist() if values.dtype == object else torch.from_numpy(values)
 
-    def _images(self, key: str, window: Ints, slots: Ints) -> list[Tensor]:
+    def _images(self, key: str, window: Ints) -> list[Tensor]:
         """(T, 3, H, W) for each row of the window (B, T); a frame that several rows show is decoded once."""
         unique, back = np.unique(window, return_inverse=True)
-        owners = np.searchsorted(self._starts, unique, side="right") - 1
-        pictures = self._cameras[key].frames(self._numbers[owners], unique - self._starts[owners])
-        channels_first = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        return [
-            self._finish(channels_first[torch.from_numpy(places)]) for places in back.reshape(window.shape)
-        ]
+        pictures = self.pictures(key, unique)
+        return [self._finish(pictures[torch.from_numpy(places)]) for places in back.reshape(window.shape)]
 
     def _finish(self, images: Tensor) -> Tensor:
         images = images.contiguous()
@@ -191,7 +222,8 @@ class LeRobotDataset(Dataset[Batch]):
         """Make sure that the files of the chosen episodes are here: fetch them if the dataset is on the Hub."""
         table = self.meta.episodes
         paths = {table.data_path[number] for number in self.episodes}
-        paths |= {files[number] for files in table.video_path.values() for number in self.episodes}
+        for key in filter(self._camera_keys.__contains__, table.video_path):
+            paths |= {table.video_path[key][number] for number in self.episodes}
         if root is None and not Path(self.repo_id).is_dir():
             commit = (
                 self.meta.root.name
@@ -216,16 +248,21 @@ class LeRobotDataset(Dataset[Batch]):
         table = self.meta.episodes
         videos, columns = Videos(self.meta.root), Columns(self.meta.root)
         cameras: dict[str, Camera] = {}
-        for key in self.meta.video_keys:
+        for key in filter(self._camera_keys.__contains__, self.meta.video_keys):
             # By number, not by time: several episodes share a file, and sums of seconds drift.
             starts = np.rint(table.from_timestamp[key] * self.fps).astype(np.int64)
             paths = {number: table.video_path[key][number] for number in self.episodes}
             first = {number: int(starts[number]) for number in self.episodes}
             cameras[key] = VideoCamera(key, self.features[key], videos, paths, first)
-        for key in self.meta.image_keys:
+        for key in filter(self._camera_keys.__contains__, self.meta.image_keys):
             paths = {number: table.data_path[number] for number in self.episodes}
             cameras[key] = ImageCamera(key, self.features[key], columns, paths, first_row)
         return cameras
+
+
+def first_frames(meta: LeRobotDatasetMetadata) -> Ints:
+    """(episodes,), the number of each episode's first frame among those of all."""
+    return np.asarray(np.cumsum(meta.episodes.length) - meta.episodes.length)
 
 
 def _chosen(episodes: Sequence[int] | None, meta: LeRobotDatasetMetadata) -> list[int]:
@@ -241,6 +278,16 @@ def _chosen(episodes: Sequence[int] | None, meta: LeRobotDatasetMetadata) -> lis
             f"{meta.root}."
         )
     return chosen
+
+
+def _chosen_cameras(cameras: Sequence[str] | None, meta: LeRobotDatasetMetadata) -> list[str]:
+    for key in cameras or ():
+        if key not in meta.camera_keys:
+            raise ConfigError(
+                f"cameras names '{key}', which {meta.root} does not have; it has {', '.join(meta.camera_keys)}."
+                f"{did_you_mean(key, meta.camera_keys)}"
+            )
+    return meta.camera_keys if cameras is None else list(cameras)
 
 
 def frame_offsets(key: str, seconds: Sequence[float], fps: float, features: Mapping[str, Feature]) -> Ints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -93,6 +93,24 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
     def completed(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
         """A checkpoint's preprocessor with what the code that wrote it did elsewhere."""
         return preprocess
+
+    @property
+    def image_encoder(self) -> Sequence[nn.Module]:
+        """The modules that `encode_images` runs; empty if the policy has no such part."""
+        return ()
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """What the network makes of images (n, 3, h, w), as a batch has them, before it sees anything else: (n, T, D).
+
+        While the `image_encoder` is frozen, a batch may have this (under the camera's name + `VISION_TOKENS`) in the place
+        of the image.
+
+        Raises:
+            ConfigError: the policy can't tell.
+        """
+        raise ConfigError(
+            f"A policy of type '{self.name}' has no vision tokens that can be kept. Leave out --cache.features."
+        )
 
     @property
     def training_draws(self) -> Callable[[torch.Generator], dict[str, Tensor]] | None:

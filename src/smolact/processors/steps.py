@@ -14,9 +14,13 @@ from torch import Tensor
 
 from smolact.errors import ConfigError, DeviceError, FeatureError
 from smolact.processors.step import ProcessorStep, register_step
-from smolact.types import ACTION, ENVIRONMENT_STATE, STATE, TASK, is_image_key
+from smolact.types import ACTION, ENVIRONMENT_STATE, STATE, TASK, VISION_TOKENS, is_image_key
 
-_COMPANIONS = ("_is_pad", "_padding_mask")  # keys that belong to a feature, and are renamed with it
+_COMPANIONS = (
+    "_is_pad",
+    "_padding_mask",
+    VISION_TOKENS,
+)  # keys that belong to a feature, and are renamed with it
 
 _FLOATS = {
     "float16": torch.float16,

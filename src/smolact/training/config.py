@@ -18,6 +18,7 @@ from smolact.policies.configuration import OptimizerPreset, PolicyConfig, Schedu
 from smolact.settings import OWN, REFUSED, refused, setting
 from smolact.training.sections import (
     LATER,
+    CacheSection,
     DatasetSection,
     EMASection,
     EnvSection,
@@ -56,6 +57,7 @@ class TrainConfig:
     wandb: WandBSection = field(default_factory=WandBSection)
     peft: PeftSection | None = None
     parallelism: ParallelismSection = setting(ParallelismSection, "How processes share the work.", own=True)
+    cache: CacheSection = setting(CacheSection, "What is kept of the dataset.", own=True)
     ema: EMASection = setting(EMASection, "Moving average of the weights.", own=True)
     tensorboard: TensorBoardSection = setting(TensorBoardSection, "TensorBoard.", own=True)
     trackio: TrackioSection = setting(TrackioSection, "trackio.", own=True)
@@ -178,6 +180,16 @@ class TrainConfig:
                 "--wandb.enable=true and --wandb.mode=disabled contradict each other. Drop one of them."
             )
 
+        if self.cache.features and self.dataset.cache:
+            raise ConfigError(
+                "--cache.features=true needs no pictures in training, and --dataset.cache keeps them. Drop one of them."
+            )
+        if self.cache.features and self.dataset.image_transforms.enable:
+            raise ConfigError(
+                "--cache.features=true keeps what the vision tower makes of pictures as they are, and "
+                "--dataset.image_transforms.enable=true changes them each time. Drop one of them (--dataset.cache=frames goes with "
+                "both)."
+            )
         if self.parallelism.splits and self.ema.enable:
             raise ConfigError(
                 "--ema.enable=true does not go with --parallelism.dp_shard: the average is kept whole. Drop one of them."

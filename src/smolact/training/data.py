@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from smolact.types import Batch, is_image_key
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Draws = Callable[[torch.Generator], dict[str, Tensor]]
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -94,28 +95,18 @@ def make_loader(
     samples: Samples, config: TrainConfig, *, start: int, pin_memory: bool, rank: int = 0, processes: int = 1
 ) -> DataLoader[Batch]:
     """Batches without end, from place `start` of the stream."""
-    workers: dict[str, Any] = {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(config.num_workers, cores)
-    if count < config.num_workers:
+    workers = _workers(config)
+    if workers["num_workers"] < config.num_workers:
         logger.info(
             "Data is loaded by %d processes, not %d: this machine has no more cores.",
-            count,
+            workers["num_workers"],
             config.num_workers,
         )
-    if count:
-        context = config.dataloader_multiprocessing_context
-        workers = {
-            "prefetch_factor": config.prefetch_factor,
-            "multiprocessing_context": context,
-            "timeout": config.dataloader_timeout,
-        }
     stream = SampleStream(samples.order, start, batch_size=config.batch_size, rank=rank, processes=processes)
     return DataLoader(
         samples,
         batch_size=config.batch_size,
         sampler=stream,
-        num_workers=count,
         collate_fn=collate,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(samples.seed),  # or it would draw from the policy's
@@ -123,7 +114,36 @@ def make_loader(
     )
 
 
-def next_batch(batches: Iterator[Batch]) -> Batch:
+def _workers(config: TrainConfig) -> dict[str, Any]:
+    """How a loader's processes are set: `--num_workers`, but no more than there are cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(config.num_workers, cores)
+    more = {
+        "prefetch_factor": config.prefetch_factor,
+        "multiprocessing_context": config.dataloader_multiprocessing_context,
+        "timeout": config.dataloader_timeout,
+    }
+    return {"num_workers": count, **(more if count else {})}
+
+
+def _as_it_is(item: T) -> T:
+    return item
+
+
+def loaded(items: Dataset[T], config: TrainConfig) -> Iterator[T]:
+    """Each item of a dataset, in order, read by as many processes as a run has.
+
+    Raises:
+        SmolactError: see `next_batch`.
+    """
+    if not len(items):  # type: ignore[arg-type]
+        return
+    loader = iter(DataLoader(items, batch_size=None, collate_fn=_as_it_is, **_workers(config)))
+    for _ in range(len(items)):  # type: ignore[arg-type]
+        yield next_batch(loader)
+
+
+def next_batch(batches: Iterator[T]) -> T:
     """The next batch; what went wrong in a worker is told as if it had gone wrong here.
 
     Raises:

@@ -58,6 +58,12 @@ class DatasetSection:
         "Several datasets in the place of one, as {Hub id or folder: weight}: each gives its share of the samples.",
         own=True,
     )
+    cache: Literal["frames", "resized"] | None = setting(
+        None,
+        "Decode the pictures once and keep them beside the dataset: as they are (frames), or scaled down to what the policy "
+        "takes, which needs less room and rounds them (resized). See --cache.max_gb.",
+        own=True,
+    )
     drop_n_last_frames: int | None = setting(
         None, "Leave out so many frames at the end of each episode; the policy's choice when null.", own=True
     )
@@ -65,6 +71,7 @@ class DatasetSection:
     def __post_init__(self) -> None:
         """Check the episode lists, the split and the mixture."""
         at_least("dataset.drop_n_last_frames", self.drop_n_last_frames or 0, 0)
+        self.repo_id, self.root = self.repo_id or None, self.root or None
         one = self.repo_id or self.root
         if self.mix and one:
             raise ConfigError(
@@ -303,6 +310,24 @@ class ParallelismSection:
 
 
 _OWN_WARMUP = "the decay grows as min(decay, (1 + step) / (10 + step)). Set --ema.decay and --ema.warmup."
+
+
+@dataclass
+class CacheSection:
+    """What of the dataset is computed once and kept beside it (`--dataset.cache` keeps pictures)."""
+
+    features: bool = setting(
+        False,
+        "Keep what the frozen vision tower makes of each picture: no video is read and no tower run again.",
+    )
+    dtype: Literal["bfloat16", "float32"] = setting("bfloat16", "Of the features that are kept.")
+    max_gb: float = setting(50.0, "Room for what is kept of a dataset, in 10^9 bytes.")
+    folder: Path | None = setting(None, "Where it is kept; NAME.cache beside the dataset when null.")
+
+    def __post_init__(self) -> None:
+        """Check the room."""
+        if not self.max_gb > 0:
+            raise ConfigError(f"--cache.max_gb={self.max_gb}: it must be above 0.")
 
 
 @dataclass

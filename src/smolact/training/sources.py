@@ -18,7 +18,17 @@ from smolact.policies.configuration import PolicyConfig
 from smolact.processors.steps import RenameObservationsProcessorStep
 from smolact.training.sections import DatasetSection
 from smolact.training.stream import Epochs, Mixture, Order
-from smolact.types import ACTION, ACTION_IS_PAD, STATE, TASK, Batch, PolicyFeature, Statistics
+from smolact.types import (
+    ACTION,
+    ACTION_IS_PAD,
+    STATE,
+    TASK,
+    VISION_TOKENS,
+    Batch,
+    PolicyFeature,
+    Statistics,
+    is_image_key,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,7 +61,13 @@ class Source:
             delta_timestamps={ACTION: offsets},
             revision=self.section.revision,
             return_uint8=True,
+            cameras=self.cameras(policy),
         )
+
+    def cameras(self, policy: PolicyConfig) -> list[str]:
+        """The dataset's cameras that the policy reads, by their names there."""
+        keys = self.meta.camera_keys
+        return [key for key in keys if self.rename_map.get(key, key) in policy.input_features]
 
 
 def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list[Source]:
@@ -244,7 +260,7 @@ def order_of(
 
 def _sample_keys(source: Source) -> set[str]:
     names = {source.rename_map.get(key, key) for key in source.meta.features}
-    return names | {ACTION_IS_PAD}
+    return names | {name + VISION_TOKENS for name in names if is_image_key(name)} | {ACTION_IS_PAD}
 
 
 def _check_mixture(sources: Sequence[Source]) -> None:

@@ -29,6 +29,15 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """While something is made that the first step needs: what, and how much of how much."""
+
+    what: str
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Stepped:
     """After every step; nothing is read from the device for it."""
 
@@ -77,7 +86,7 @@ class Failed:
     message: str
 
 
-Event = Started | Stepped | Measured | Evaluated | Saved | Ended | Failed
+Event = Prepared | Started | Stepped | Measured | Evaluated | Saved | Ended | Failed
 Listener = Callable[[Event], None]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from smolact import durable
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.transforms import ImageTransforms
 from smolact.errors import ConfigError
+from smolact.training.cache import keep
 from smolact.training.checkpoint import (
     CHECKPOINTS,
     TRAINING_STATE,
@@ -60,6 +61,7 @@ from smolact.training.tracking import (
     Ended,
     Listener,
     MetricsFile,
+    Prepared,
     Started,
 )
 from smolact.training.validation import Validation
@@ -115,9 +117,27 @@ def train(
             remove_unfinished(run)
         check_sources(start.policy.config, sources, statistics)
         datasets = [source.open(start.policy.config) for source in sources]
+    held_out = {
+        index: source.open(start.policy.config, held_out=True)
+        for index, source in enumerate(sources)
+        if config.dataset.eval_split and source.held_out
+    }
     check_evaluation(start.policy.config, config)
     note_prompts(start.preprocess, (task for source in sources for task in source.meta.tasks.values()))
     check_disk(run, start.policy, config)
+    kept_story = None
+    if not config.check:
+        kept_story = keep(
+            config,
+            start.policy,
+            sources,
+            [
+                [dataset, *([held_out[index]] if index in held_out else [])]
+                for index, dataset in enumerate(datasets)
+            ],
+            accelerator,
+            _teller(listeners, accelerator),
+        )
     sharded = (
         ShardedPolicy(start.policy, make_mesh(config.parallelism, accelerator))
         if config.parallelism.splits
@@ -156,9 +176,8 @@ def train(
         sharded=sharded,
     )
     if config.dataset.eval_split:
-        spared = [source for source in sources if source.held_out]
         kept = Samples(
-            open_sources(spared, [source.open(start.policy.config, held_out=True) for source in spared]),
+            open_sources([sources[index] for index in held_out], list(held_out.values())),
             seed,
             start.policy.training_draws,
         )
@@ -177,13 +196,25 @@ def train(
             run,
             progress.step,
             config.steps,
-            facts_of_run(run, seed, config, accelerator, start, datasets, schedule),
+            facts_of_run(run, seed, config, accelerator, start, datasets, schedule)
+            | ({} if kept_story is None else {"kept": kept_story}),
             "\n".join(match_table(start.policy.config, source) for source in sources),
         )
     )
     if config.check:
         return Ended(progress.step, None, is_complete=True)
     return trainer.run_to_end()
+
+
+def _teller(listeners: Sequence[Listener], accelerator: Accelerator) -> Callable[[str, int, int], None]:
+    """Tells listeners how far something is, from the first process."""
+
+    def tell(what: str, done: int, of: int) -> None:
+        if accelerator.is_main_process:
+            for listener in listeners:
+                listener(Prepared(what, done, of))
+
+    return tell
 
 
 def _samples(

@@ -1,0 +1,203 @@
+"""What a run needs of a dataset's pictures, made once and kept beside it: the pictures, or what a frozen vision tower sees.
+
+The first run makes what is not there yet, in order, and says how far it is; a run that is stopped meanwhile leaves what it made.
+What is kept is named by what it was made of (dataset, tower, settings), so another tower never reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smolact.datasets.frame_cache import FrameCache, Progress, fill, fingerprint, folder_beside
+from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.store import FrameStore
+from smolact.errors import ConfigError
+from smolact.policies.base import PreTrainedPolicy
+from smolact.training.config import TrainConfig
+from smolact.training.data import loaded
+from smolact.training.devices import total
+from smolact.training.sources import Source
+from smolact.types import NormalizationMode
+
+
+def keep(
+    config: TrainConfig,
+    policy: PreTrainedPolicy,
+    sources: Sequence[Source],
+    datasets: Sequence[Sequence[LeRobotDataset]],
+    accelerator: Accelerator,
+    progress: Progress,
+) -> str | None:
+    """Make what `--dataset.cache` or `--cache.features` ask for, and let the datasets take it from there.
+
+    Args:
+        config: the run's.
+        policy: on its device, with what is frozen frozen.
+        sources: where the data comes from.
+        datasets: of each source those that are read: what is trained on, what is held out.
+        accelerator: each process makes a part.
+        progress: told how far it is.
+
+    Returns:
+        what is kept, for the user; None if nothing is kept.
+
+    Raises:
+        ConfigError: the vision tower trains, or its tokens do not fit into `--cache.max_gb`.
+        WriteError: the disk is full or refused. What was made until then is kept.
+    """
+    if config.cache.features:
+        check_features(policy)
+        one = _keep_features
+    elif config.dataset.cache:
+        one = _keep_pictures
+    else:
+        return None
+    stories = [
+        one(config, policy, source, read, accelerator, progress)
+        for source, read in zip(sources, datasets, strict=True)
+    ]
+    total(accelerator, torch.zeros(1, device=accelerator.device))  # nobody reads before all have written
+    return "; ".join(stories)
+
+
+def check_features(policy: PreTrainedPolicy) -> None:
+    """Stop if what a vision tower makes of a picture is not the same at every step.
+
+    Raises:
+        ConfigError: the policy has no such part, it trains, or images are normalized before it.
+    """
+    modules = policy.image_encoder
+    if not modules:
+        policy.encode_images(torch.zeros(0))  # says why
+    trains = [
+        name for module in modules for name, weight in module.named_parameters() if weight.requires_grad
+    ]
+    if trains:
+        raise ConfigError(
+            f"--cache.features=true needs a vision tower and a connector that stay as they are, and {len(trains)} of their "
+            f"weights train, such as {trains[0]}. Freeze them (--policy.train_expert_only=true "
+            "--policy.freeze_vision_encoder=true), or keep pictures: --dataset.cache=frames."
+        )
+    mode = getattr(policy.config, "normalization_mapping", {}).get("VISUAL", NormalizationMode.IDENTITY)
+    if NormalizationMode(mode) is not NormalizationMode.IDENTITY:
+        raise ConfigError(
+            f"--cache.features=true does not go with images that are normalized ({NormalizationMode(mode).value}): keep "
+            "pictures (--dataset.cache=frames)."
+        )
+
+
+def _keep_pictures(
+    config: TrainConfig,
+    policy: PreTrainedPolicy,
+    source: Source,
+    datasets: Sequence[LeRobotDataset],
+    accelerator: Accelerator,
+    progress: Progress,
+) -> str:
+    fit = (
+        getattr(policy.config, "resize_imgs_with_padding", None)
+        if config.dataset.cache == "resized"
+        else None
+    )
+    if config.dataset.cache == "resized" and fit is None:
+        raise ConfigError(
+            "--dataset.cache=resized keeps pictures as large as the policy takes them, and this one takes any size "
+            "(resize_imgs_with_padding=null). Use --dataset.cache=frames."
+        )
+    cache = FrameCache(
+        source.meta, source.cameras(policy.config), fit, config.cache.folder, config.cache.max_gb * 1e9
+    )
+    kept = sum(
+        cache.keep(
+            dataset,
+            rank=accelerator.process_index,
+            processes=accelerator.num_processes,
+            load=partial(loaded, config=config),
+            progress=progress,
+        )
+        for dataset in datasets
+    )
+    share = kept / sum(map(len, datasets))
+    size = kept * sum(store.bytes_of_one for store in cache.stores.values())
+    rest = "" if share == 1 else f" ({share:.0%}; the others are decoded each time: raise --cache.max_gb)"
+    return f"pictures of {kept} frames{rest}, {size / 1e9:.2f} GB in {cache.folder}"
+
+
+def _keep_features(
+    config: TrainConfig,
+    policy: PreTrainedPolicy,
+    source: Source,
+    datasets: Sequence[LeRobotDataset],
+    accelerator: Accelerator,
+    progress: Progress,
+) -> str:
+    device, dtype = accelerator.device, getattr(torch, config.cache.dtype)
+    cameras = source.cameras(policy.config)
+
+    @torch.no_grad()
+    def encode(key: str, pictures: Tensor) -> NDArray[np.generic]:
+        with accelerator.autocast():
+            return as_numpy(policy.encode_images(pictures.to(device)).to(dtype).cpu())
+
+    folder = config.cache.folder or folder_beside(source.meta.root)
+    folder = folder / f"features-{fingerprint(source.meta)}-{tower_fingerprint(policy, config, accelerator)}"
+    stores: dict[str, FrameStore] = {}
+    for key in cameras:
+        one = encode(key, datasets[0].pictures(key, np.zeros(1, dtype=np.int64)))
+        stores[key] = FrameStore(folder, key, one.shape[1:], one.dtype, source.meta.total_frames)
+    size = sum(map(len, datasets)) * sum(store.bytes_of_one for store in stores.values())
+    if size > config.cache.max_gb * 1e9:
+        raise ConfigError(
+            f"The vision tokens of {source.section.name} take {size / 1e9:.1f} GB, more than --cache.max_gb="
+            f"{config.cache.max_gb:g}. Raise it, use fewer episodes (--dataset.episodes), or leave out --cache.features."
+        )
+    was_training = policy.training
+    policy.eval()
+    for dataset in datasets:
+        frames = np.array_split(np.arange(len(dataset)), accelerator.num_processes)[accelerator.process_index]
+        fill(stores, dataset, frames, encode, load=partial(loaded, config=config), progress=progress)
+        for key, store in stores.items():
+            dataset.replace_pictures(key, KeptTokens(store, dtype))
+    policy.train(was_training)
+    return f"vision tokens of {sum(map(len, datasets))} frames, {size / 1e9:.2f} GB in {folder}"
+
+
+class KeptTokens:
+    """Reads tokens (n, T, D) out of a store."""
+
+    def __init__(self, store: FrameStore, dtype: torch.dtype) -> None:
+        self.store, self.dtype = store, dtype
+
+    def __call__(self, frames: NDArray[np.int64]) -> Tensor:
+        """Those of frames (n,)."""
+        return torch.from_numpy(self.store.read(frames)).view(self.dtype)
+
+
+def as_numpy(tensor: Tensor) -> NDArray[np.generic]:
+    """Numbers that NumPy knows; bfloat16, which it does not, as the whole numbers of the same bits."""
+    return np.asarray((tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy())
+
+
+def tower_fingerprint(policy: PreTrainedPolicy, config: TrainConfig, accelerator: Accelerator) -> str:
+    """A name for what a vision tower makes of a picture: its weights, and what is set about it."""
+    digest = hashlib.blake2b(digest_size=8)
+    settings = (
+        getattr(policy.config, "resize_imgs_with_padding", None),
+        policy.name,
+        config.cache.dtype,
+        accelerator.mixed_precision,
+    )
+    digest.update(repr(settings).encode())
+    for module in policy.image_encoder:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(as_numpy(tensor.detach().cpu().contiguous()).tobytes())
+    return digest.hexdigest()

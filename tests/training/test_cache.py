@@ -1,0 +1,145 @@
+"""What is kept of a dataset changes nothing but the time that a run takes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from smolact.errors import ConfigError
+from smolact.training.tracking import Ended, Prepared, Started
+from smolact.training.trainer import train
+from tests.training.runs import DATASET, QUICK, SMALL, Recorder, plain_settings
+
+FROZEN = (
+    *SMALL,
+    "--policy.train_expert_only=true",
+    "--policy.freeze_vision_encoder=true",
+    "--policy.allow_frozen_random=true",
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DATASET, tmp_path / "set"))
+
+
+def run(root: Path, output: Path, *argv: str, policy: tuple[str, ...] = FROZEN) -> tuple[Ended, Recorder]:
+    config, explicit = plain_settings(
+        f"--dataset.root={root}", *policy, *QUICK, "--steps=4", f"--output_dir={output}", *argv
+    )
+    recorder = Recorder()
+    return train(config, explicit, listeners=[recorder]), recorder
+
+
+def made(recorder: Recorder) -> int:
+    """How many pictures or tokens had to be made."""
+    return sum(
+        event.done == event.of and event.of for event in recorder.of(Prepared) if "keeping" in event.what
+    )
+
+
+def test_kept_pictures_are_the_same_run(root: Path, tmp_path: Path) -> None:
+    changes = ("--dataset.image_transforms.enable=true", "--dataset.eval_split=0.3", "--eval_steps=2")
+    _, plain = run(root, tmp_path / "plain", *changes)
+    _, kept = run(root, tmp_path / "kept", *changes, "--dataset.cache=frames")
+    assert kept.losses == plain.losses
+    assert "pictures of 63 frames" in kept.of(Started)[0].facts["kept"]
+    assert made(kept) == 63 * 2
+    _, again = run(root, tmp_path / "again", *changes, "--dataset.cache=frames")
+    assert (again.losses, made(again)) == (plain.losses, 0)
+
+
+@pytest.mark.parametrize(("dtype", "within"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_kept_tokens_are_the_same_run_but_for_rounding(
+    root: Path, tmp_path: Path, dtype: str, within: float
+) -> None:
+    changes = ("--dataset.eval_split=0.3", "--eval_steps=2")
+    _, plain = run(root, tmp_path / "plain", *changes)
+    _, kept = run(root, tmp_path / "kept", *changes, "--cache.features=true", f"--cache.dtype={dtype}")
+    assert kept.losses == pytest.approx(plain.losses, rel=within)
+    assert (kept.losses == plain.losses) is False or dtype == "float32"
+    shutil.rmtree(root / "videos")  # nobody looks at pictures any more, but for the name of what is kept
+    assert "vision tokens of 63 frames" in kept.of(Started)[0].facts["kept"]
+
+
+def test_tokens_are_made_once_and_a_damaged_one_again(root: Path, tmp_path: Path) -> None:
+    _, first = run(root, tmp_path / "first", "--cache.features=true")
+    (arrays,) = (tmp_path / "set.cache").glob("features-*/observation.images.top.arrays")
+    data = bytearray(arrays.read_bytes())
+    data[10] ^= 0xFF
+    arrays.write_bytes(bytes(data))
+    _, second = run(root, tmp_path / "second", "--cache.features=true", "--num_workers=1")
+    assert (made(first), made(second)) == (63 * 2, 1)
+    assert second.losses == first.losses
+
+
+def test_another_tower_never_reads_them(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "first", "--cache.features=true", "--steps=1")
+    _, other = run(
+        root, tmp_path / "second", "--cache.features=true", "--steps=1", "--seed=7"
+    )  # random weights
+    assert made(other) == 63 * 2
+    _, third = run(root, tmp_path / "third", "--cache.features=true", "--steps=1", "--cache.dtype=float32")
+    assert made(third) == 63 * 2
+
+
+def test_a_resumed_run_goes_on_with_what_is_kept(root: Path, tmp_path: Path) -> None:
+    _, straight = run(root, tmp_path / "straight", "--cache.features=true")
+    ended, _ = run(
+        root, tmp_path / "run", "--cache.features=true", "--steps=2", "--policy.scheduler_decay_steps=4"
+    )
+    from smolact.cli.parsing import parse
+    from smolact.cli.train import _recorded, with_resumed_settings
+    from smolact.training.config import TrainConfig
+
+    flags, checkpoint = with_resumed_settings(
+        ["--resume=true", f"--output_dir={tmp_path / 'run'}", "--steps=4"]
+    )
+    config, explicit = parse(TrainConfig, flags, recorded=_recorded)
+    assert config.cache.features and ended.checkpoint == checkpoint
+    recorder = Recorder()
+    train(config, explicit, checkpoint=checkpoint, listeners=[recorder])
+    assert made(recorder) == 0 and set(recorder.losses) == {3, 4}
+    assert set(straight.losses) == {1, 2, 3, 4}
+
+
+def test_datasets_that_are_mixed_keep_theirs(root: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(root, tmp_path / "other")
+    mix = ("--dataset.root=", f"--dataset.mix={{{root}: 1, {other}: 1}}")
+    _, plain = run(root, tmp_path / "plain", *mix)
+    _, kept = run(root, tmp_path / "kept", *mix, "--cache.features=true", "--cache.dtype=float32")
+    assert kept.losses == pytest.approx(plain.losses, rel=1e-6)
+    assert (tmp_path / "other.cache").is_dir() and (tmp_path / "set.cache").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ["--policy.freeze_vision_encoder=false", "--policy.train_expert_only=false"],
+            "vision tower.*that stay",
+        ),
+        (["--dataset.image_transforms.enable=true"], "changes them each time"),
+        (["--dataset.cache=frames"], "Drop one of them"),
+        (["--cache.max_gb=0.00001"], "cache.max_gb"),
+        (
+            ["--policy.normalization_mapping={VISUAL: MEAN_STD, STATE: MEAN_STD, ACTION: MEAN_STD}"],
+            "normalized",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_the_first_step(
+    root: Path, tmp_path: Path, flags: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run(root, tmp_path / "run", "--cache.features=true", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resized_pictures_are_nearly_the_same_run(root: Path, tmp_path: Path) -> None:
+    small = ("--policy.resize_imgs_with_padding=[32, 32]",)
+    _, plain = run(root, tmp_path / "plain", *small)
+    _, kept = run(root, tmp_path / "kept", *small, "--dataset.cache=resized")
+    assert kept.losses == pytest.approx(plain.losses, rel=1e-2)
