@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from smolact.errors import ConfigError, did_you_mean
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from smolact.policies.base import PreTrainedPolicy
+    from smolact.policies.common.chunking import Engine
     from smolact.processors.pipeline import ProcessorPipeline
 
 _POLICIES = {"smolvla": "SmolVLA", "smolandfast": "SMOLANDFAST"}
@@ -26,6 +27,14 @@ class LoadedPolicy(NamedTuple):
     """A policy with what stands before and behind it."""
 
     policy: PreTrainedPolicy
+    preprocess: ProcessorPipeline
+    postprocess: ProcessorPipeline
+
+
+class LoadedEngine(NamedTuple):
+    """An engine with what stands before and behind it."""
+
+    engine: Engine
     preprocess: ProcessorPipeline
     postprocess: ProcessorPipeline
 
@@ -89,6 +98,7 @@ def make_pre_post_processors(
     return pipelines
 
 
+@overload
 def load_policy(
     folder_or_id: str | Path,
     *,
@@ -96,17 +106,44 @@ def load_policy(
     dtype: torch.dtype | None = None,
     stats_key: str | None = None,
     revision: str | None = None,
+    engine: Literal[False] = False,
     **overrides: Any,
-) -> LoadedPolicy:
+) -> LoadedPolicy: ...
+
+
+@overload
+def load_policy(
+    folder_or_id: str | Path,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    stats_key: str | None = None,
+    revision: str | None = None,
+    engine: Literal[True] | Mapping[str, Any],
+    **overrides: Any,
+) -> LoadedEngine: ...
+
+
+def load_policy(
+    folder_or_id: str | Path,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    stats_key: str | None = None,
+    revision: str | None = None,
+    engine: bool | Mapping[str, Any] = False,
+    **overrides: Any,
+) -> LoadedPolicy | LoadedEngine:
     """A trained policy and its processors, ready to predict: `policy, preprocess, postprocess = load_policy(…)`.
 
     Args:
         folder_or_id: a checkpoint folder of ours or of LeRobot (`pretrained_model`, the checkpoint that holds it, or a
             run, whose last checkpoint is taken), or a Hub id.
         device: where it runs; the best device of this machine when not given.
-        dtype: of the weights; float32 when not given.
+        dtype: of the weights; float32 when not given, and for an engine the quicker one of those that it knows.
         stats_key: which dataset's statistics, where a checkpoint holds several.
         revision: on the Hub.
+        engine: give an engine, which only predicts, instead of the policy: true, or its settings. It takes the policy's weights.
         overrides: settings to change, by the names of the policy's configuration.
 
     Raises:
@@ -127,9 +164,14 @@ def load_policy(
     config = get_config_class(str(raw.get("type"))).from_dict(raw, str(folder / CONFIG_FILE))
     config = config.replace(**{**overrides, "device": device})
     policy = get_policy_class(config.type).from_pretrained(
-        folder, config=config, dtype=dtype or torch.float32
+        folder, config=config, dtype=(dtype or torch.float32) if engine is False else None
     )
-    return LoadedPolicy(policy.to(device), *load_processors(folder, policy, stats_key=stats_key))
+    processors = load_processors(folder, policy, stats_key=stats_key)
+    policy.to(device)
+    if engine is False:
+        return LoadedPolicy(policy, *processors)
+    settings = {} if engine is True else engine
+    return LoadedEngine(policy.build_engine(**{"dtype": dtype, "release": True, **settings}), *processors)
 
 
 def load_processors(

@@ -1,10 +1,19 @@
 """Who may attend to whom."""
 
-# B batch, L queries, S keys.
+# B batch, L queries, S keys, N query heads, K key/value heads, H head width.
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+PLAIN_SCORES = 1 << 14
+"""Up to so many scores a head, two matrix products and a softmax are quicker on a CPU than the fused kernel.
+
+A constant and not a measurement at start: which way is taken decides the last bits of a result, and an evaluation should
+give the same ones twice. `benchmarks/replan.py attention` measures it.
+"""
 
 
 def block_mask(valid: Tensor, starts_block: Tensor) -> Tensor:
@@ -25,3 +34,30 @@ def block_mask(valid: Tensor, starts_block: Tensor) -> Tensor:
 def positions_of(valid: Tensor) -> Tensor:
     """Position ids (B, L): how many valid tokens come before each one."""
     return valid.long().cumsum(-1) - 1
+
+
+def attend_folded(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention (B, N, L, H) over keys and values (B, K, S, H) that N / K query heads share, without copies of them.
+
+    Queries of heads that share a key head are put below each other, as if they were one longer head's.
+
+    Args:
+        queries: (B, N, L, H).
+        keys, values: (B, K, S, H).
+        bias: (B or 1, 1, N / K * L, S), 0 where a query may look and −∞ elsewhere (`folded_bias`).
+    """
+    batch, heads, length, width = queries.shape
+    rows = heads // keys.shape[1] * length
+    folded = queries.reshape(batch, -1, rows, width)
+    if queries.device.type == "cpu" and rows * keys.shape[2] <= PLAIN_SCORES:
+        scores = (folded * width**-0.5) @ keys.transpose(-1, -2)
+        attended: Tensor = (scores if bias is None else scores.add_(bias)).softmax(-1) @ values
+    else:
+        attended = F.scaled_dot_product_attention(folded, keys, values, attn_mask=bias)
+    return attended.view(batch, heads, length, width)
+
+
+def folded_bias(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """`attend_folded`'s bias from a mask (B, L, S) that is true where a query may look."""
+    bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
+    return bias[:, None].repeat(1, 1, groups, 1)

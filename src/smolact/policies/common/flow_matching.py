@@ -54,12 +54,41 @@ def interpolate(noise: Tensor, actions: Tensor, time: Tensor) -> tuple[Tensor, T
     return t * noise + (1 - t) * actions, noise - actions
 
 
-def integrate(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int) -> Tensor:
-    """Follow `velocity(x, time (B,))` from noise (B, C, A) at t = 1 to actions at t = 0 in equal Euler steps."""
+Velocity = Callable[[Tensor, float], Tensor]
+"""The velocity (B, C, A) at x (B, C, A) and a time, the same for the whole batch."""
+
+
+def euler_step(velocity: Velocity, x: Tensor, time: float, length: float) -> Tensor:
+    """Straight on, as it goes here: one evaluation, an error of the order of `length` over the whole way."""
+    return x - velocity(x, time) * length
+
+
+def midpoint_step(velocity: Velocity, x: Tensor, time: float, length: float) -> Tensor:
+    """As it goes half-way: two evaluations, an error of the order of `length`²."""
+    halfway = x - velocity(x, time) * (length / 2)
+    return x - velocity(halfway, time - length / 2) * length
+
+
+def heun_step(velocity: Velocity, x: Tensor, time: float, length: float) -> Tensor:
+    """The mean of here and there (the trapezoid rule): two evaluations, an error of the order of `length`²."""
+    here = velocity(x, time)
+    # The last step ends at t = 0, but for rounding, which must not take it below.
+    return x - (here + velocity(x - here * length, max(0.0, time - length))) * (length / 2)
+
+
+SOLVERS: dict[str, Callable[[Velocity, Tensor, float, float], Tensor]] = {
+    "euler": euler_step,
+    "midpoint": midpoint_step,
+    "heun": heun_step,
+}
+"""One step from `time` to `time - length` each. Euler is what SmolVLA's authors use."""
+
+
+def integrate(velocity: Velocity, noise: Tensor, num_steps: int, solver: str = "euler") -> Tensor:
+    """Follow `velocity` from noise (B, C, A) at t = 1 to actions at t = 0 in equal steps."""
     x = noise
     for step in range(num_steps):
-        time = torch.full((len(x),), 1.0 - step / num_steps, device=x.device)
-        x = x - velocity(x, time) / num_steps
+        x = SOLVERS[solver](velocity, x, 1.0 - step / num_steps, 1.0 / num_steps)
     return x
 
 

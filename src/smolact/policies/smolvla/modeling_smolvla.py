@@ -14,7 +14,7 @@ Source: Shukor et al. 2025, arXiv 2506.01844; numbers checked against LeRobot 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common import aloha
 from smolact.policies.common.attention import block_mask, positions_of
+from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import (
     FlowDraws,
     integrate,
@@ -40,7 +41,7 @@ from smolact.policies.common.flow_matching import (
 from smolact.policies.common.images import resize_with_pad, to_float
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
-from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
+from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS, STATE, VISION_TOKENS
 
 Prefix = tuple[Tensor, Tensor, Tensor]
 """Embeddings (B, P, D), which of them are valid (B, P), and which begin a block (B, P)."""
@@ -89,7 +90,7 @@ class VLAFlowMatching(nn.Module):
         """Embed what the policy sees.
 
         Args:
-            images: one (B, 3, h, w) in [−1, 1] a camera.
+            images: one (B, 3, h, w) in [−1, 1] a camera, or its vision tokens (B, T, D).
             img_masks: one (B,) bool a camera, false where there is no picture.
             lang_tokens: (B, L) token ids.
             lang_masks: (B, L) bool, false where padded.
@@ -182,20 +183,27 @@ class VLAFlowMatching(nn.Module):
         lang_masks: Tensor,
         state: Tensor,
         noise: Tensor | None = None,
+        solver: str = "euler",
     ) -> Tensor:
-        """A chunk of actions (B, C, A), from `noise` (B, C, A) or fresh noise, in `num_steps` Euler steps."""
+        """A chunk of actions (B, C, A), from `noise` (B, C, A) or fresh noise, in `num_steps` steps of a solver."""
         if noise is None:
             noise = sample_noise(
                 (len(state), self.config.chunk_size, self.config.max_action_dim), state.device
             )
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
-        if not self.config.use_cache:
-            return integrate(
-                lambda x, t: self._forward_flow_matching(prefix, x, t), noise, self.config.num_steps
-            )
         embeddings, valid, starts = prefix
-        read = self.vlm_with_expert.forward_prefix(embeddings, block_mask(valid, starts), positions_of(valid))
-        return integrate(lambda x, t: self.denoise_step(valid, read, x, t), noise, self.config.num_steps)
+        if self.config.use_cache:
+            read = self.vlm_with_expert.forward_prefix(
+                embeddings, block_mask(valid, starts), positions_of(valid)
+            )
+
+        def velocity(x: Tensor, time: float) -> Tensor:
+            times = torch.full((len(x),), time, device=x.device)
+            if self.config.use_cache:
+                return self.denoise_step(valid, read, x, times)
+            return self._forward_flow_matching(prefix, x, times)
+
+        return integrate(velocity, noise, self.config.num_steps, solver)
 
     def denoise_step(
         self, prefix_valid: Tensor, read: list[KeyValues], x_t: Tensor, timestep: Tensor
@@ -219,10 +227,14 @@ class VLAFlowMatching(nn.Module):
         return velocity.float()  # the integration and the loss are float32 whatever the weights are
 
     def _embed_images(self, images: list[Tensor]) -> list[Tensor]:
-        if len({image.shape for image in images}) == 1:  # one pass for all cameras
+        if len({image.shape for image in images}) == 1 and images[0].ndim == 4:  # one pass for all cameras
             tokens = list(self.vlm_with_expert.embed_image(torch.cat(images)).chunk(len(images)))
         else:
-            tokens = [self.vlm_with_expert.embed_image(image) for image in images]
+            width = self.state_proj.weight  # tokens that were kept take the type that others have
+            tokens = [
+                image.to(width.dtype) if image.ndim == 3 else self.vlm_with_expert.embed_image(image)
+                for image in images
+            ]
         return [camera * math.sqrt(camera.shape[-1]) for camera in tokens]
 
     def _embed_tokens(self, ids: list[int], batch: int, device: torch.device) -> Tensor:
@@ -321,13 +333,26 @@ class SmolVLAPolicy(PreTrainedPolicy):
         """
         return self._get_action_chunk(batch, noise)
 
+    def build_engine(self, **settings: Any) -> Engine:
+        """What `predict_action_chunk` gives, faster; settings are those of `smolact.policies.smolvla.engine.SmolVLAEngine`.
+
+        Raises:
+            ConfigError: a setting can't work, or not on this machine.
+        """
+        from smolact.policies.smolvla.engine import SmolVLAEngine
+
+        return SmolVLAEngine(self, **settings)
+
     def _get_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
         """`predict_action_chunk`, differentiable."""
         inputs = self._inputs(batch)
-        actions = self.model.sample_actions(*inputs, noise=noise)
+        return self.finish_actions(self.model.sample_actions(*inputs, noise=noise), inputs[-1])
+
+    def finish_actions(self, actions: Tensor, state: Tensor) -> Tensor:
+        """What was sampled (B, C, max_action_dim) from a prepared state (B, max_state_dim), as normalized actions (B, C, A)."""
         actions = actions[..., : self.config.action_feature.shape[0]]
         if self.config.relative_step > 0:
-            actions = self._here(inputs[-1]) + self._reach(actions) * actions
+            actions = self._here(state) + self._reach(actions) * actions
         return aloha.encode_actions(actions) if self.config.adapt_to_pi_aloha else actions
 
     def _here(self, state: Tensor) -> Tensor:
@@ -356,7 +381,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
             FeatureError: none of the cameras is there.
         """
         keys = list(self.config.image_features)
-        present = [key for key in keys if key in batch]
+        present = [key for key in keys if key in batch or key + VISION_TOKENS in batch]
         if not present:
             raise FeatureError(
                 f"The batch has none of the policy's cameras {keys}; it holds {sorted(map(str, batch))}. "
@@ -364,10 +389,9 @@ class SmolVLAPolicy(PreTrainedPolicy):
             )
         images, masks = [], []
         for key in present:
-            image = to_float(batch[key][:, -1] if batch[key].ndim == 5 else batch[key])
-            if self.config.resize_imgs_with_padding is not None:
-                image = resize_with_pad(image, *self.config.resize_imgs_with_padding)
-            images.append(image * 2.0 - 1.0)
+            kept = batch.get(key + VISION_TOKENS)
+            images.append(self._prepared(batch[key]) if kept is None else kept)
+            image = images[-1]
             mask = batch.get(f"{key}_padding_mask")
             masks.append(
                 torch.ones(len(image), dtype=torch.bool, device=image.device) if mask is None else mask.bool()
@@ -377,14 +401,23 @@ class SmolVLAPolicy(PreTrainedPolicy):
             masks.append(torch.zeros_like(masks[-1]))
         return images, masks
 
-    def _inputs(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, Tensor]:
-        for key in (LANGUAGE_TOKENS, LANGUAGE_MASK, STATE):
-            if key not in batch:
-                raise FeatureError(
-                    f"The batch has no '{key}'; it holds {sorted(map(str, batch))}. "
-                    "Pass it through the policy's preprocessor first."
-                )
-        state = batch[STATE][:, -1] if batch[STATE].ndim > 2 else batch[STATE]
+    def prepare_language(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L), and which of them are the instruction's and not padding (B, L).
+
+        Raises:
+            FeatureError: they are missing.
+        """
+        self._require(batch, LANGUAGE_TOKENS, LANGUAGE_MASK)
+        return batch[LANGUAGE_TOKENS], batch[LANGUAGE_MASK].bool()
+
+    def prepare_state(self, batch: Mapping[str, Any]) -> Tensor:
+        """The state, padded with zeros (B, max_state_dim).
+
+        Raises:
+            FeatureError: it is missing or too wide.
+        """
+        self._require(batch, STATE)
+        state: Tensor = batch[STATE][:, -1] if batch[STATE].ndim > 2 else batch[STATE]
         if state.shape[-1] > self.config.max_state_dim:
             raise FeatureError(
                 f"The state has {state.shape[-1]} values, the policy takes up to {self.config.max_state_dim}. "
@@ -392,8 +425,36 @@ class SmolVLAPolicy(PreTrainedPolicy):
             )
         if self.config.adapt_to_pi_aloha:
             state = aloha.decode_state(state)
-        state = F.pad(state, (0, self.config.max_state_dim - state.shape[-1]))
-        return (*self.prepare_images(batch), batch[LANGUAGE_TOKENS], batch[LANGUAGE_MASK], state)
+        return F.pad(state, (0, self.config.max_state_dim - state.shape[-1]))
+
+    def _prepared(self, image: Tensor) -> Tensor:
+        image = to_float(image[:, -1] if image.ndim == 5 else image)
+        if self.config.resize_imgs_with_padding is not None:
+            image = resize_with_pad(image, *self.config.resize_imgs_with_padding)
+        return image * 2.0 - 1.0
+
+    @property
+    def image_encoder(self) -> Sequence[nn.Module]:
+        """The vision tower and the connector."""
+        parts = self.model.vlm_with_expert.vlm.model
+        return parts.vision_model, parts.connector
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """See `PreTrainedPolicy`."""
+        return self.model.vlm_with_expert.embed_image(self._prepared(images))
+
+    def _inputs(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, Tensor]:
+        self._require(batch, LANGUAGE_TOKENS, LANGUAGE_MASK, STATE)
+        state = self.prepare_state(batch)
+        return (*self.prepare_images(batch), *self.prepare_language(batch), state)
+
+    def _require(self, batch: Mapping[str, Any], *keys: str) -> None:
+        for key in keys:
+            if key not in batch:
+                raise FeatureError(
+                    f"The batch has no '{key}'; it holds {sorted(map(str, batch))}. "
+                    "Pass it through the policy's preprocessor first."
+                )
 
     def _actions(self, batch: Mapping[str, Any]) -> Tensor:
         expected = (self.config.chunk_size, self.config.action_feature.shape[0])

@@ -1,0 +1,136 @@
+"""Linear layers of an engine: weights that only multiply, fused, folded, in the precision that is asked for.
+
+Several layers that read the same input become one product. What stands before it linearly (a norm's scale) is multiplied
+into its weights. Adapters are added to them: the policy itself stays as it is.
+"""
+
+# R rows, I input width, O output width.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+class Product(Protocol):
+    """x Wᵀ + b."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, I) to (…, O)."""
+        ...
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        ...
+
+
+class DenseProduct:
+    """In the precision of its weight."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, I) to (…, O)."""
+        return F.linear(x, self.weight, self.bias)
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+
+class Int8Product:
+    """Weights rounded to 8 bits by output, inputs by row as they come; sums are exact, in 32 bits.
+
+    A row of the input is scaled to ±127 and shifted to unsigned bytes, which is what processors multiply with signed ones;
+    oneDNN takes the shift out again. About a hundredth of the result is rounding. For a CPU.
+    Source: Dettmers et al. 2022, "LLM.int8()", arXiv 2208.07339, section 2.1 (vector-wise quantization).
+    """
+
+    _ZERO = 128
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        scale = weight.abs().amax(1).clamp_min(1e-12) / 127
+        rounded = (weight / scale[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.scale, self.zeros = scale.float(), torch.zeros(len(scale), dtype=torch.int32)
+        self.bias = None if bias is None else bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, I) to (…, O)."""
+        rows = x.float().reshape(-1, x.shape[-1])
+        scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+        rounded = (rows / scale).round_().add_(self._ZERO).to(torch.uint8)
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded, 1.0, self._ZERO, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )  # fmt: skip
+        scaled = product.mul_(scale) if self.bias is None else torch.addcmul(self.bias, product, scale)
+        return scaled.view(*x.shape[:-1], -1).to(x.dtype)
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return [self.weight, self.scale, self.zeros, *([] if self.bias is None else [self.bias])]
+
+
+def plain_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight (O, I) and bias (O,) of a linear layer, with what adapters add to it."""
+    layer: Any = linear
+    if not hasattr(layer, "get_delta_weight"):
+        return layer.weight, layer.bias
+    base = layer.get_base_layer()
+    weight = base.weight
+    if not layer.merged and not layer.disable_adapters:
+        for name in layer.active_adapters:
+            if name in layer.lora_A:
+                weight = weight + layer.get_delta_weight(name)
+    return weight, base.bias
+
+
+class Packer:
+    """Makes products from a policy's layers.
+
+    Args:
+        dtype: of the weights.
+        int8: round those of `pack` to 8 bits.
+        release: empty each layer that was read, so that no weight is held twice. The policy can't be used afterwards.
+    """
+
+    def __init__(self, dtype: torch.dtype, *, int8: bool = False, release: bool = False) -> None:
+        self.dtype, self.int8, self.release = dtype, int8, release
+
+    def pack(
+        self, layers: Sequence[nn.Module], norm: Tensor | None = None, *, exact: bool = False
+    ) -> Product:
+        """The layers, which read the same input, as one product, their outputs one after the other.
+
+        Args:
+            layers: linear ones.
+            norm: the scale (I,) of the norm before them.
+            exact: never in 8 bits.
+        """
+        parts = [plain_weights(layer) for layer in layers]
+        weight = torch.cat([weight for weight, _ in parts]) if len(parts) > 1 else parts[0][0]
+        if norm is not None:
+            weight = weight.float() * norm.float()
+        biases = [
+            torch.zeros(len(weight), device=weight.device) if bias is None else bias for weight, bias in parts
+        ]
+        bias = torch.cat(biases) if any(bias is not None for _, bias in parts) else None
+        kind = Int8Product if self.int8 and not exact else DenseProduct
+        dtype = torch.float32 if kind is Int8Product else self.dtype
+        product = kind(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
+        self.empty(*layers)
+        return product
+
+    def keep(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor that is used as it is: the policy's own where precision allows."""
+        return tensor.detach().to(dtype or self.dtype)
+
+    def empty(self, *modules: nn.Module) -> None:
+        """Let go of the modules' weights, if that was asked for."""
+        for module in modules if self.release else ():
+            module.to("meta")

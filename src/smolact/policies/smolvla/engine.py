@@ -1,0 +1,341 @@
+"""SmolVLA's engine: what `policy.predict_action_chunk` gives, as fast as the machine can.
+
+    engine = policy.build_engine()
+    chunk = engine.predict_action_chunk(batch)
+
+    engine.observe(batch)          # images and instruction are there
+    chunk = engine.act(batch)      # now the state is, too
+
+The weights are packed by `engine_network`, the work is done by `engine_plan`, one plan for each shape of observation; here is
+what comes before and after. What each part saves: docs/performance.md.
+"""
+
+# B batch, C chunk, A action width.
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from smolact.errors import ConfigError, FeatureError
+from smolact.policies.common.chunking import Engine
+from smolact.policies.common.flow_matching import SOLVERS, sample_noise
+from smolact.policies.common.precision import quickest_dtype
+from smolact.policies.common.products import Packer
+from smolact.policies.smolvla.engine_network import Network
+from smolact.policies.smolvla.engine_plan import Plan, Settings, Shape
+from smolact.policies.smolvla.flops_smolvla import TYPICAL_INSTRUCTION
+from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
+
+logger = logging.getLogger(__name__)
+
+_PLANS = 16
+"""Shapes whose buffers are kept; of more, the one that was not used longest goes."""
+_TEXT_BUCKET = 8
+"""On a GPU instructions are padded to a multiple of it, so that few graphs serve all of them."""
+
+
+class SmolVLAEngine(Engine):
+    """Predicts as its policy does. Weights that change are noticed, and packed anew before the next prediction.
+
+    What is noticed: a training step, loading weights, adapters that come or go, another device or precision; not what is
+    written through `parameter.data`, after which `refresh` must be called.
+
+    Args:
+        policy: with adapters or without; it stays as it is unless it is released.
+        dtype: `torch.float32` or `torch.bfloat16`; the quicker one on this machine when not given.
+        num_steps: from noise to actions; the policy's when not given.
+        solver: `euler`, or `midpoint` or `heun`, which look at the network twice a step.
+        int8: on a CPU, vision tower, VLM and expert in 8 bits (about a hundredth of rounding).
+        compile: `torch.compile` the parts: a minute at each new shape, for kernels that are fused.
+        release: let go of the policy's own weights, so that nothing is held twice. The policy can't be used any more.
+        graphs: record replans as CUDA graphs; where there is CUDA when not given.
+        capture: record a shape when it is first met. Otherwise such a shape is run slowly, with a warning, unless `warm_up`
+            has recorded it.
+
+    Raises:
+        ConfigError: a setting can't work, or not on this device.
+    """
+
+    config: Any
+
+    def __init__(
+        self,
+        policy: SmolVLAPolicy,
+        *,
+        dtype: torch.dtype | None = None,
+        num_steps: int | None = None,
+        solver: str = "euler",
+        int8: bool = False,
+        compile: bool = False,
+        release: bool = False,
+        graphs: bool | None = None,
+        capture: bool = False,
+    ) -> None:
+        self._policy, self.config = policy, policy.config
+        device = next(policy.parameters()).device
+        if int8 and device.type != "cpu":
+            raise ConfigError(f"int8=True is for a CPU, and the policy is on {device}. Leave it out there.")
+        if int8 and dtype not in (None, torch.float32):
+            raise ConfigError(
+                f"int8=True works with dtype=torch.float32, not with {dtype}. Leave one of them out."
+            )
+        if dtype not in (None, torch.float32, torch.bfloat16):
+            raise ConfigError(f"dtype={dtype}: expected torch.float32 or torch.bfloat16.")
+        if graphs and device.type != "cuda":
+            raise ConfigError(
+                f"graphs=True needs a CUDA device, and the policy is on {device}. Leave it out."
+            )
+        self._dtype = torch.float32 if int8 else dtype
+        self._int8, self._release, self._compile = int8, release, compile
+        self._graphs, self._capture = graphs, capture
+        self._plans: OrderedDict[Shape, Plan] = OrderedDict()
+        self._warned: set[Shape] = set()
+        self._observed: Plan | None = None
+        self.use_steps(policy.config.num_steps if num_steps is None else num_steps, solver)
+        self.refresh()
+        self.reset()
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """The shape of one sample's `noise`: (chunk, max_action_dim)."""
+        return self._policy.noise_shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations; sums of the solver are float32 always."""
+        return self._network.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        device: torch.device = self._network.device
+        return device
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the weights that it holds beside the policy's own: of all its weights, once those are released."""
+        mine = {tensor.data_ptr(): tensor.nbytes for tensor in self._network.tensors}
+        shared = {parameter.data_ptr() for parameter in self._policy.parameters() if not parameter.is_meta}
+        return sum(size for pointer, size in mine.items() if pointer not in shared)
+
+    def use_steps(self, num_steps: int, solver: str = "euler") -> None:
+        """From the next prediction on, go from noise to actions in so many steps.
+
+        Raises:
+            ConfigError: less than one, or there is no such solver.
+        """
+        if num_steps < 1:
+            raise ConfigError(f"num_steps={num_steps}: expected at least 1.")
+        if solver not in SOLVERS:
+            raise ConfigError(f"solver='{solver}': expected one of {', '.join(SOLVERS)}.")
+        self.num_steps, self.solver = num_steps, solver
+        self._forget_plans()
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Pack the policy's weights anew.
+
+        Raises:
+            ConfigError: they have been released.
+        """
+        device = next(self._policy.parameters()).device
+        if device.type == "meta":
+            raise ConfigError(
+                "The policy has no weights: an engine with release=True has taken them. Load it again."
+            )
+        packer = Packer(self._dtype or quickest_dtype(device), int8=self._int8, release=self._release)
+        self._use_graphs = device.type == "cuda" if self._graphs is None else self._graphs
+        self._adapters = self._policy.adapters
+        self._network = Network(self._policy, packer)
+        owners = [module._parameters for module in self._policy.modules() if module._parameters]
+        self._sources = [(owner, name) for owner in owners for name in owner]
+        self._packed = self._state_of_weights()
+        self._forget_plans()
+
+    @torch.inference_mode(False)  # buffers outlive a caller's inference mode, so they must not be of it
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next actions (B, chunk, A), normalized; from `noise` (B, chunk, max_action_dim), drawn when not given.
+
+        Raises:
+            FeatureError: an input is missing or has another shape.
+        """
+        self._refresh_if_changed()
+        state = self._policy.prepare_state(batch)
+        plan = self._look(batch)
+        return self._finish(plan, "replan", state, noise)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def observe(self, batch: Mapping[str, Any]) -> None:
+        """Take images and instruction, and do all that can be done before the state is known; then call `act`.
+
+        Raises:
+            FeatureError: an input is missing or has another shape.
+        """
+        self._refresh_if_changed()
+        plan = self._look(batch)
+        self._run(plan, "observe")
+        self._observed = plan
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def act(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next actions (B, chunk, A) from the `observation.state` of `batch` and what was last observed.
+
+        Raises:
+            FeatureError: the state is missing, has another shape, or nothing was observed (with these weights).
+        """
+        self._refresh_if_changed()
+        if self._observed is None:
+            raise FeatureError(
+                "Nothing has been observed: call engine.observe(batch) first, and again after other predictions."
+            )
+        return self._finish(self._observed, "act", self._policy.prepare_state(batch), noise)
+
+    def warm_up(self, batch: Mapping[str, Any] | None = None) -> None:
+        """Make everything ready for batches like this one: buffers, compiled kernels, CUDA graphs for all lengths of text.
+
+        Args:
+            batch: preprocessed; one sample of the sizes that the configuration names when not given.
+        """
+        batch = self._example() if batch is None else batch
+        tokens = self._policy.prepare_language(batch)[0]
+        longest = max(self.config.tokenizer_max_length, 1)
+        lengths = (
+            range(_TEXT_BUCKET, longest + _TEXT_BUCKET, _TEXT_BUCKET)
+            if self._use_graphs
+            else [tokens.shape[1]]
+        )
+        capture, self._capture = self._capture, True
+        try:
+            for length in lengths:
+                text = tokens.new_zeros(len(tokens), length)
+                words = {LANGUAGE_TOKENS: text, LANGUAGE_MASK: torch.ones_like(text, dtype=torch.bool)}
+                self.predict_action_chunk({**batch, **words}, torch.zeros(len(tokens), *self.noise_shape))
+        finally:
+            self._capture = capture
+
+    def _example(self) -> dict[str, Tensor]:
+        config, device = self.config, self.device
+        cameras = {key: f for key, f in config.image_features.items() if key in config.input_features}
+        state = config.robot_state_feature
+        return {
+            **{key: torch.zeros(1, *feature.shape, device=device) for key, feature in cameras.items()},
+            STATE: torch.zeros(1, config.max_state_dim if state is None else state.shape[0], device=device),
+            LANGUAGE_TOKENS: torch.zeros(1, TYPICAL_INSTRUCTION, dtype=torch.long, device=device),
+            LANGUAGE_MASK: torch.ones(1, TYPICAL_INSTRUCTION, dtype=torch.bool, device=device),
+        }
+
+    # Whether the weights are still those that were packed.
+
+    def _refresh_if_changed(self) -> None:
+        if self._release:
+            return
+        if self._adapters is not self._policy.adapters or self._packed != self._state_of_weights():
+            logger.info("The policy's weights have changed: packing them anew.")
+            self.refresh()
+
+    def _state_of_weights(self) -> list[tuple[int, int]]:
+        # Every change in place counts a version up; every new tensor lies elsewhere.
+        tensors = (owner[name] for owner, name in self._sources)
+        return [
+            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+            for tensor in tensors
+            if tensor is not None
+        ]
+
+    def _forget_plans(self) -> None:
+        self._plans.clear()
+        self._warned.clear()
+        self._observed = None
+
+    # What comes before and after.
+
+    def _look(self, batch: Mapping[str, Any]) -> Plan:
+        """Copy images and instruction into the buffers of a plan."""
+        policy = self._policy
+        tokens, text_valid = (part.cpu() for part in policy.prepare_language(batch))
+        images, masks = policy.prepare_images(batch)
+        given = [key for key in self.config.image_features if key in batch]
+        if len({len(part) for part in (tokens, text_valid, *images)}) > 1 or tokens.shape != text_valid.shape:
+            sizes = {"tokens": tuple(tokens.shape), "mask": tuple(text_valid.shape)}
+            sizes |= {key: tuple(image.shape) for key, image in zip(given, images, strict=False)}
+            raise FeatureError(f"The inputs are not of one batch: {sizes}. Collate samples into one batch.")
+        tokens, text_valid = self._fit_text(tokens, text_valid)
+        there = [(int(image.shape[-2]), int(image.shape[-1])) for image in images[: len(given)]]
+        cameras = (*there, *[None] * (len(images) - len(given)))
+        plan = self._plan(Shape(len(tokens), cameras, tokens.shape[1]))
+
+        for size, pixels in plan.pixels.items():
+            same = [image for image, other in zip(images, there, strict=False) if other == size]
+            torch.cat([image.to(pixels) for image in same], out=pixels)
+        valid = torch.ones(len(tokens), plan.layout.length, dtype=torch.bool)
+        for key, mask, (_, place) in zip(given, masks, plan.layout.images, strict=False):
+            if f"{key}_padding_mask" in batch:
+                valid[:, place] = mask.cpu()[:, None]
+        valid[:, plan.layout.text] = text_valid
+        plan.tell(tokens, valid)
+        self._observed = None
+        return plan
+
+    def _fit_text(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Without the padding that all have; on a GPU, to a multiple of `_TEXT_BUCKET`."""
+        used = valid.any(0).nonzero()
+        length = 0 if len(used) == 0 else int(used[-1]) + 1
+        tokens, valid = tokens[:, :length], valid[:, :length]
+        missing = -length % _TEXT_BUCKET if self._use_graphs else 0
+        return F.pad(tokens, (0, missing)), F.pad(valid, (0, missing))
+
+    def _plan(self, shape: Shape) -> Plan:
+        if shape not in self._plans:
+            settings = Settings(
+                self.config.chunk_size,
+                self.config.max_state_dim,
+                self.config.max_action_dim,
+                self.num_steps,
+                self.solver,
+                self._compile,
+                self._use_graphs,
+            )
+            self._plans[shape] = Plan(self._network, shape, settings)
+            if len(self._plans) > _PLANS:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(shape)
+        return self._plans[shape]
+
+    def _finish(self, plan: Plan, work: str, state: Tensor, noise: Tensor | None) -> Tensor:
+        expected = (plan.shape.batch, *self.noise_shape)
+        if noise is None:
+            noise = sample_noise(expected, self.device)
+        if tuple(noise.shape) != expected or len(state) != plan.shape.batch:
+            raise FeatureError(
+                f"Expected noise of shape {expected} and a state of as many rows, found {tuple(noise.shape)} and "
+                f"{tuple(state.shape)}."
+            )
+        plan.noise.copy_(noise)
+        plan.state.copy_(state)
+        self._run(plan, work)
+        return self._policy.finish_actions(plan.actions.clone(), state)
+
+    def _run(self, plan: Plan, work: str) -> None:
+        if self._use_graphs and not plan.captured:
+            if self._capture:
+                plan.capture()
+            elif plan.shape not in self._warned:
+                self._warned.add(plan.shape)
+                logger.warning(
+                    "No CUDA graph was recorded for %s: predicting the slow way. Call engine.warm_up with such a batch, or "
+                    "build the engine with capture=True.",
+                    plan.shape,
+                )
+        plan.run(work)

@@ -1,0 +1,281 @@
+"""SmolVLA's weights as an engine multiplies with them, and the parts of its network as functions of tensors.
+
+What is fused: query, key and value projections; gate and up. What is folded into weights: the scale of every RMS norm, of
+image and text embeddings, and the action projection into the MLP that follows it, whose half that sees the time becomes a
+constant for each time.
+"""
+
+# B batch, I images, L rows (tokens), C chunk, D width of the VLM, E width of the expert, N query heads, K key/value heads, H head width.
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from smolact.backbones.layers import merge_heads, rotate, split_heads
+from smolact.backbones.smolvlm import patch_positions, pixel_shuffle
+from smolact.policies.common.attention import attend_folded
+from smolact.policies.common.flow_matching import time_embedding
+from smolact.policies.common.products import Packer, Product, plain_weights
+from smolact.policies.smolvla.smolvlm_with_expert import Rotary
+
+Norm = tuple[Tensor, Tensor, float]
+"""Scale, shift and epsilon of a layer norm."""
+
+
+@dataclass(frozen=True)
+class VisionBlock:
+    """A layer of the vision tower."""
+
+    norm1: Norm
+    project: Product
+    out: Product
+    norm2: Norm
+    fc1: Product
+    fc2: Product
+
+
+@dataclass(frozen=True)
+class DecoderBlock:
+    """A layer of the VLM or of the expert."""
+
+    project: Product
+    """Queries, keys and values at once, or those of them that are needed: see `queries` and `keys`."""
+    queries: int
+    """Heads of queries in it; 0 for the last VLM layer that is read, of which only keys and values are used."""
+    keys: int
+    """Heads of keys, and as many of values; 0 for an expert's layer that makes them from the VLM's, with `read`."""
+    eps: float
+    rest: tuple[Product, Product, Product] | None = None
+    """Output, gate and up, down; None where nothing behind the keys is used."""
+    read: tuple[Product, Product] | None = None
+    """Keys and values of a cross-attention layer from those of the VLM."""
+
+
+class Network:
+    """Weights and functions; holds no activations.
+
+    Args:
+        policy: a `SmolVLAPolicy`.
+        packer: says precision, and whether the policy's own weights are let go of.
+    """
+
+    def __init__(self, policy: Any, packer: Packer) -> None:
+        model, config = policy.model, policy.config
+        joint, vlm = model.vlm_with_expert, model.vlm_with_expert.vlm.model
+        text = joint.config.text_config
+        self.dtype = packer.dtype
+        self.device = next(policy.parameters()).device
+        self.head_width, self.groups = text.head_dim, text.num_attention_heads // text.num_key_value_heads
+        self.heads, self.key_heads = text.num_attention_heads, text.num_key_value_heads
+        self.cross, self.read_layers = list(joint.cross), list(joint.read_layers)
+        self.expert_width = joint.expert_hidden_size
+        self.periods = (config.min_period, config.max_period)
+        self.image_start, self.image_end = model.image_start, model.image_end
+        self._pack_vision(vlm, joint.config.vision_config.num_attention_heads, packer)
+        self._pack_text(vlm.text_model, packer)
+        self._pack_expert(joint.lm_expert, packer)
+        self._pack_actions(model, joint.lm_expert.norm, packer)
+        packer.empty(policy)
+
+    # How weights are packed.
+
+    def _pack_vision(self, vlm: Any, heads: int, packer: Packer) -> None:
+        tower = vlm.vision_model
+        self.vision_heads = heads
+        embeddings = tower.embeddings
+        self.patch_size, self.side = embeddings.patch_size, embeddings.side
+        self.patch_weight = packer.keep(embeddings.patch_embedding.weight).flatten(1)
+        self.patch_bias = packer.keep(embeddings.patch_embedding.bias)
+        self.patch_position = packer.keep(embeddings.position_embedding.weight)
+        self.vision = []
+        for layer in tower.encoder.layers:
+            attention = layer.self_attn
+            self.vision.append(
+                VisionBlock(
+                    _layer_norm(layer.layer_norm1, packer),
+                    packer.pack([attention.q_proj, attention.k_proj, attention.v_proj]),
+                    packer.pack([attention.out_proj]),
+                    _layer_norm(layer.layer_norm2, packer),
+                    packer.pack([layer.mlp.fc1]),
+                    packer.pack([layer.mlp.fc2]),
+                )
+            )
+            packer.empty(layer)
+        self.vision_norm = _layer_norm(tower.post_layernorm, packer)
+        self.scale_factor = vlm.connector.scale_factor
+        projection = vlm.connector.modality_projection.proj
+        # As every other embedding, an image's tokens are scaled by the root of their width.
+        self.connector = packer.pack(
+            [projection], torch.full((1,), math.sqrt(projection.out_features)).to(self.device)
+        )
+
+    def _pack_text(self, text: Any, packer: Packer) -> None:
+        self.embeddings = packer.keep(text.embed_tokens.weight)
+        last = self.read_layers[-1]
+        self.text = [
+            self._pack_layer(layer, packer, makes_queries=index < last)
+            for index, layer in enumerate(text.layers[: last + 1])
+        ]
+
+    def _pack_expert(self, expert: Any, packer: Packer) -> None:
+        self.expert = [
+            self._pack_layer(layer, packer, makes_keys=not crosses)
+            for layer, crosses in zip(expert.layers, self.cross, strict=True)
+        ]
+
+    def _pack_layer(
+        self, layer: Any, packer: Packer, *, makes_queries: bool = True, makes_keys: bool = True
+    ) -> DecoderBlock:
+        attention, mlp, norm = layer.self_attn, layer.mlp, layer.input_layernorm
+        keys_and_values = [attention.k_proj, attention.v_proj]
+        parts = [attention.q_proj] * makes_queries + keys_and_values * makes_keys
+        block = DecoderBlock(
+            packer.pack(parts, norm.weight),
+            self.heads * makes_queries,
+            self.key_heads * makes_keys,
+            norm.eps,
+            (
+                packer.pack([attention.o_proj]),
+                packer.pack([mlp.gate_proj, mlp.up_proj], layer.post_attention_layernorm.weight),
+                packer.pack([mlp.down_proj]),
+            )
+            if makes_queries
+            else None,
+            None if makes_keys else (packer.pack([attention.k_proj]), packer.pack([attention.v_proj])),
+        )
+        packer.empty(layer)
+        return block
+
+    def _pack_actions(self, model: Any, norm: Any, packer: Packer) -> None:
+        self.state = packer.pack([model.state_proj], exact=True)
+        # action_time_mlp_in sees the projected action beside the time: W = [W_action | W_time].
+        # Multiplied in float64, on the CPU since not every device has it.
+        weight, bias = _precise(model.action_in_proj)
+        inner, inner_bias = _precise(model.action_time_mlp_in)
+        by_action, self._by_time = inner.chunk(2, dim=1)
+        self.action_in = (by_action @ weight).float().to(self.device)
+        self._action_bias = by_action @ bias + inner_bias
+        self.action_hidden = packer.pack([model.action_time_mlp_out], exact=True)
+        self.action_out = packer.pack([model.action_out_proj], norm.weight, exact=True)
+        self.action_eps = norm.eps
+        self._time_biases: dict[float, Tensor] = {}
+
+    def time_bias(self, time: float) -> Tensor:
+        """What the time alone adds inside the action embedding's MLP, (E,), computed once for each time."""
+        if time not in self._time_biases:
+            embedded = time_embedding(torch.tensor([time]), self.expert_width, *self.periods)[0].double()
+            self._time_biases[time] = (self._by_time @ embedded + self._action_bias).float().to(self.device)
+        return self._time_biases[time]
+
+    # What is computed with them.
+
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        """How many tokens an image of that height and width becomes."""
+        height, width = (side // self.patch_size for side in size)
+        return height * width // int(self.scale_factor) ** 2
+
+    def patch_positions(self, size: tuple[int, int]) -> Tensor:
+        """What is added to the patches (P, D_vision) of such an image: position embeddings, and the projection's bias."""
+        rows, columns = (side // self.patch_size for side in size)
+        places = patch_positions(rows, columns, self.side, self.device)
+        return self.patch_bias + self.patch_position[places]
+
+    def embed_images(self, pixels: Tensor, positions: Tensor) -> Tensor:
+        """Pixels (I, 3, height, width) in [−1, 1] to scaled image tokens (I, T, D).
+
+        `positions` are those of `patch_positions`.
+        """
+        size = self.patch_size
+        rows, columns = pixels.shape[-2] // size, pixels.shape[-1] // size
+        images, channels = pixels.shape[:2]
+        whole = pixels[..., : rows * size, : columns * size]
+        patches = whole.reshape(images, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+        hidden = F.linear(patches.flatten(3).flatten(1, 2), self.patch_weight) + positions
+        for block in self.vision:
+            projected = block.project(_normalized(hidden, block.norm1))
+            queries, keys, values = (
+                split_heads(part, part.shape[-1] // self.vision_heads) for part in projected.chunk(3, dim=2)
+            )
+            hidden = hidden + block.out(merge_heads(attend_folded(queries, keys, values)))
+            inner = F.gelu(block.fc1(_normalized(hidden, block.norm2)), approximate="tanh")
+            hidden = hidden + block.fc2(inner)
+        hidden = _normalized(hidden, self.vision_norm)
+        return self.connector(pixel_shuffle(hidden, rows, columns, self.scale_factor))
+
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, L) to scaled embeddings (B, L, D)."""
+        return self.embed_marks(tokens) * math.sqrt(self.embeddings.shape[1])
+
+    def embed_marks(self, tokens: Tensor) -> Tensor:
+        """Ids (…, L) of the tokens around an image to embeddings (…, L, D), which are not scaled."""
+        return F.embedding(tokens.to(self.device), self.embeddings)
+
+    def embed_actions(self, noisy: Tensor, time_bias: Tensor) -> Tensor:
+        """Noisy actions (B, C, A) at the time of `time_bias` to the expert's input (B, C, E)."""
+        return self.action_hidden(F.silu(F.linear(noisy, self.action_in, time_bias)).to(self.dtype))
+
+    def velocity(self, hidden: Tensor) -> Tensor:
+        """The expert's last hidden states (B, C, E) to velocities (B, C, A), float32."""
+        return self.action_out(_rms(hidden, self.action_eps)).float()
+
+    def project(self, block: DecoderBlock, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, N, L, H), keys and values (B, K, L, H), rotated; those that the block does not make are empty."""
+        projected = split_heads(block.project(_rms(hidden, block.eps)), self.head_width)
+        rotated = rotate(projected[:, : block.queries + block.keys], *rotary)
+        values = projected[:, block.queries + block.keys :]
+        return rotated[:, : block.queries], rotated[:, block.queries :], values
+
+    def read(self, block: DecoderBlock, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A cross-attention layer's own keys and values from the VLM's, all (B, K, L, H)."""
+        assert block.read is not None
+        made = (make(merge_heads(source)) for make, source in zip(block.read, (keys, values), strict=True))
+        own_keys, own_values = (split_heads(x, self.head_width) for x in made)
+        return own_keys, own_values
+
+    def finish(self, block: DecoderBlock, hidden: Tensor, attended: Tensor) -> Tensor:
+        """What follows attention: output projection, residual, MLP, residual."""
+        assert block.rest is not None
+        out, gate_up, down = block.rest
+        hidden = hidden + out(merge_heads(attended))
+        gate, up = gate_up(_rms(hidden, block.eps)).chunk(2, dim=-1)
+        return hidden + down(F.silu(gate).mul_(up))
+
+    @property
+    def width(self) -> int:
+        """Of the VLM."""
+        return self.embeddings.shape[1]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All weights."""
+        products: list[Product] = [self.connector, self.state, self.action_hidden, self.action_out]
+        found = [self.patch_weight, self.patch_bias, self.patch_position, self.embeddings, self.action_in]
+        for vision in self.vision:
+            products += [vision.project, vision.out, vision.fc1, vision.fc2]
+        for block in (*self.text, *self.expert):
+            products += [block.project, *(block.rest or ()), *(block.read or ())]
+        return found + [tensor for product in products for tensor in product.tensors()]
+
+
+def _precise(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    weight, bias = plain_weights(layer)
+    assert bias is not None
+    return weight.detach().cpu().double(), bias.detach().cpu().double()
+
+
+def _layer_norm(norm: nn.LayerNorm, packer: Packer) -> Norm:
+    return packer.keep(norm.weight), packer.keep(norm.bias), norm.eps
+
+
+def _normalized(x: Tensor, norm: Norm) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], norm[0], norm[1], norm[2])
+
+
+def _rms(x: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
