@@ -253,6 +253,19 @@ class TextModel(nn.Module):
         return self.norm(hidden), present
 
 
+def put_images(embeds: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
+    """Embeddings (B, L, D) with image tokens (T, D), in order, where `places` (B, L) is true.
+
+    Raises:
+        FeatureError: there are more or fewer places than tokens.
+    """
+    if int(places.sum()) != len(tokens):
+        raise FeatureError(
+            f"The prompt has {int(places.sum())} places for image tokens, the images give {len(tokens)}."
+        )
+    return embeds.masked_scatter(places[..., None], tokens.to(embeds.dtype))
+
+
 class SmolVLMModel(nn.Module):
     """Vision tower, connector and text model."""
 
@@ -290,13 +303,8 @@ class SmolVLM(nn.Module):
         embeds: Tensor = self.model.text_model.embed_tokens(input_ids)
         if pixels is None:
             return embeds
-        places = input_ids == self.config.image_token_id
         tokens = self.model.embed_images(pixels).flatten(0, 1)
-        if int(places.sum()) != len(tokens):
-            raise FeatureError(
-                f"The prompt has {int(places.sum())} places for image tokens, the images give {len(tokens)}."
-            )
-        return embeds.masked_scatter(places[..., None], tokens.to(embeds.dtype))
+        return put_images(embeds, input_ids == self.config.image_token_id, tokens)
 
     def forward(self, input_ids: Tensor, pixels: Tensor | None = None) -> Tensor:
         """Logits (B, L, vocabulary) for input_ids (B, L) without padding."""

@@ -13,9 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from smolact.errors import ConfigError
+from smolact.errors import ActionTokensError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -86,3 +87,55 @@ class Grammar:
     def advance(self, state: Tensor, left: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         """State and coefficients to come after a token (B,) that was allowed."""
         return self.following[state, token], left - self.ends[state, token]
+
+    @property
+    def longest(self) -> int:
+        """No chunk has more tokens than this."""
+        opening = (self.following >= 0) & (self.ends == 0)
+        tokens = torch.ones(len(self.following), dtype=torch.int64, device=self.following.device)
+        for _ in range(
+            len(tokens)
+        ):  # tokens of one coefficient: what ends nothing leads deeper, never around
+            deeper = torch.where(opening, 1 + tokens[self.following.clamp_min(0)], 1).amax(1)
+            if torch.equal(deeper, tokens):
+                break
+            tokens = deeper
+        return int(tokens.max()) * self.length
+
+
+class GrammarTable:
+    """A grammar for a loop that should do little: state and coefficients to come are one number, a *node*, and the end is a token.
+
+    Node 0 is a complete chunk; there the end token, whose id is V, may come, and nothing else ever again.
+
+    Attributes:
+        barred: (S · (N + 1), V + 1) bool, whether a token can't come at a node.
+        start: the node of nothing written.
+        end: V.
+    """
+
+    def __init__(self, grammar: Grammar) -> None:
+        states, self.end = grammar.following.shape
+        self._width = width = grammar.length + 1
+        self.start = grammar.length
+        device = grammar.following.device
+        numbers = torch.arange(states, device=device)
+        # How far a token moves along the nodes does not depend on how many coefficients are to come.
+        moves = (grammar.following - numbers[:, None]) * width - grammar.ends
+        self._moves = F.pad(moves, (0, 1))
+        barred = [~grammar.allowed(numbers, torch.full_like(numbers, left)) for left in range(width)]
+        self.barred = F.pad(torch.stack(barred, 1).flatten(0, 1), (0, 1), value=True)
+        self.barred[0] = True
+        self.barred[0, self.end] = False
+
+    def advance(self, node: Tensor, token: Tensor) -> Tensor:
+        """The nodes (B,) after tokens (B,) that were not barred."""
+        return node + self._moves[node // self._width, token]
+
+
+def unfinished(answers: int, of: int, tokens: int, length: int) -> ActionTokensError:
+    """Some answers are no whole chunk of `length` numbers after so many tokens."""
+    return ActionTokensError(
+        f"{answers} of {of} answers were not done after {tokens} tokens: a chunk of {length} numbers takes more. Raise "
+        "--policy.max_decoding_steps."
+    )

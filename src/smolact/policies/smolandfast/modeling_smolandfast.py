@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,15 @@ from smolact.backbones.layers import DecoderLayer, attend, rotary_tables, rotate
 from smolact.backbones.presets import VLMSource, find_vlm
 from smolact.backbones.smolvlm import KeyValues, SmolVLM, initialize
 from smolact.backbones.weights import load_weights, read_tensors, weight_files
-from smolact.errors import ActionTokensError, ConfigError, FeatureError
+from smolact.errors import ConfigError, FeatureError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common.attention import block_mask, positions_of
 from smolact.policies.common.images import to_float
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
-from smolact.policies.smolandfast.grammar import Grammar
+from smolact.policies.smolandfast.engine import SmolAndFASTEngine
+from smolact.policies.smolandfast.grammar import Grammar, unfinished
 from smolact.policies.smolandfast.processor_smolandfast import (
     SmolAndFASTPromptStep,
     Writer,
@@ -102,7 +104,7 @@ class SMOLANDFAST(nn.Module):
         """Action ids (B, M) of whole chunks; −1 after an answer's end.
 
         Args:
-            prompt, valid, pixels: as for `forward`.
+            prompt, valid, pixels: as for `forward`, but that a prompt may be padded on either side.
             grammar: which ids may come; on the device of the weights.
             most: ids of an answer at most.
             choose: from logits (B, V), −inf where an id can't come, to ids (B,); the most likely one when None.
@@ -115,7 +117,7 @@ class SMOLANDFAST(nn.Module):
         embedding = self.vlm.model.text_model.embed_tokens.weight[rows]
         hidden, past = self._read(self.vlm.embed(prompt, pixels), valid)
         cache = Cache(past, valid, most)
-        last = hidden[:, -1]
+        last = hidden[torch.arange(len(prompt), device=prompt.device), last_valid(valid)]
         state, left = grammar.start(len(prompt))
         written: list[Tensor] = []
         for number in range(most):
@@ -130,10 +132,7 @@ class SMOLANDFAST(nn.Module):
             if (number % CHECK_EVERY == CHECK_EVERY - 1 or number == most - 1) and not (left > 0).any():
                 return torch.stack(written, 1)
             last = self._step(embedding[token], cache)
-        raise ActionTokensError(
-            f"{int((left > 0).sum())} of {len(left)} answers were not done after {most} tokens: a chunk of {grammar.length} "
-            "numbers takes more. Raise --policy.max_decoding_steps."
-        )
+        raise unfinished(int((left > 0).sum()), len(left), most, grammar.length)
 
     def _read(self, embeds: Tensor, valid: Tensor) -> tuple[Tensor, list[KeyValues]]:
         mask = block_mask(valid, torch.ones(valid.shape[1], dtype=torch.bool, device=valid.device))
@@ -157,6 +156,11 @@ class SMOLANDFAST(nn.Module):
             hidden = layer.finish(hidden, seen)
         last: Tensor = text.norm(hidden)[:, 0]
         return last
+
+
+def last_valid(valid: Tensor) -> Tensor:
+    """The place (B,) of each row's last token in (B, L)."""
+    return (valid * torch.arange(valid.shape[1], device=valid.device)).amax(1)
 
 
 class Cache:
@@ -358,6 +362,20 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
             [[token for token in row if token >= 0] for row in written], *self.chunk_shape
         )
         return torch.from_numpy(chunks).to(inputs[0].device)
+
+    def build_engine(self, **settings: Any) -> SmolAndFASTEngine:
+        """What only predicts with these weights, faster, and in float32 the same tokens; to be built anew when they change.
+
+        Args:
+            settings: `dtype`, `temperature`, `generator`; see `SmolAndFASTEngine`.
+
+        Raises:
+            ConfigError: a setting can't work.
+        """
+        model, inputs = self.model, partial(self._inputs, crop=None)
+        return SmolAndFASTEngine(
+            self.config, model.vlm, model.vocabulary, self.actions, self.chunk_shape, inputs, **settings
+        )
 
     def _inputs(self, batch: Mapping[str, Any], crop: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         for key in (LANGUAGE_TOKENS, LANGUAGE_MASK):

@@ -1,0 +1,87 @@
+"""SmolAndFAST that only predicts: a policy's face in front of the fast way to write answers (`generation.py`)."""
+
+# B batch, A action values.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smolact.backbones.smolvlm import SmolVLM
+from smolact.errors import ConfigError
+from smolact.policies.common.chunking import Engine
+from smolact.policies.common.precision import quickest_dtype
+from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
+from smolact.policies.smolandfast.generation import ActionWriter
+from smolact.policies.smolandfast.schemes import ActionTokens
+from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+
+Inputs = Callable[[Mapping[str, Any]], tuple[Tensor, Tensor, Tensor]]
+"""From a preprocessed batch to prompts, which of their tokens are valid, and pixels."""
+
+
+class SmolAndFASTEngine(Engine):
+    """Predicts with a policy's weights; `SMOLANDFASTPolicy.build_engine` makes it. When they have changed, build another.
+
+    In float32 it writes the policy's own tokens.
+
+    Args:
+        config: the policy's.
+        vlm, vocabulary, actions, chunk_shape, inputs: the policy's parts.
+        dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else float32.
+        temperature: 0 writes the most likely token each time; otherwise tokens are drawn, and 1 draws as the model says.
+        generator: draws them, on the weights' device; PyTorch's own when None.
+
+    Raises:
+        ConfigError: a temperature below 0 or not finite.
+    """
+
+    config: SMOLANDFASTConfig
+
+    def __init__(
+        self,
+        config: SMOLANDFASTConfig,
+        vlm: SmolVLM,
+        vocabulary: ActionVocabulary,
+        actions: ActionTokens,
+        chunk_shape: tuple[int, int],
+        inputs: Inputs,
+        *,
+        dtype: torch.dtype | None = None,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if not 0 <= temperature < float("inf"):
+            raise ConfigError(
+                f"temperature={temperature}: expected 0 (the most likely token) or more. 1 draws as the model says."
+            )
+        self.config = config
+        self._actions, self._shape, self._inputs = actions, chunk_shape, inputs
+        self.writer = ActionWriter(
+            vlm,
+            vocabulary,
+            actions.grammar(*chunk_shape),
+            dtype=dtype or quickest_dtype(vlm.lm_head.weight.device),
+            temperature=temperature,
+            generator=generator,
+        )
+        self.reset()
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the weights that it holds beside the policy's own."""
+        return self.writer.held
+
+    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next actions (B, chunk, A), normalized. `noise` is not used.
+
+        Raises:
+            FeatureError: an input is missing.
+            ActionTokensError: an answer was not done after `max_decoding_steps` tokens.
+        """
+        written = self.writer.write(*self._inputs(batch), self.config.max_decoding_steps).tolist()
+        ids = [[token for token in row if token >= 0] for row in written]
+        return torch.from_numpy(self._actions.decode(ids, *self._shape)).to(self.writer.device)
