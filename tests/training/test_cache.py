@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from smolact.errors import ConfigError
+from smolact.training.data import ahead
 from smolact.training.tracking import Ended, Prepared, Started
 from smolact.training.trainer import train
 from tests.training.runs import DATASET, QUICK, SMALL, Recorder, plain_settings
@@ -143,3 +146,28 @@ def test_resized_pictures_are_nearly_the_same_run(root: Path, tmp_path: Path) ->
     _, plain = run(root, tmp_path / "plain", *small)
     _, kept = run(root, tmp_path / "kept", *small, "--dataset.cache=resized")
     assert kept.losses == pytest.approx(plain.losses, rel=1e-2)
+
+
+def test_what_is_only_copied_is_loaded_by_a_thread_and_is_the_same_run(root: Path, tmp_path: Path) -> None:
+    _, plain = run(root, tmp_path / "plain", "--dataset.cache=frames")
+    _, ahead = run(root, tmp_path / "ahead", "--dataset.cache=frames", "--num_workers=1")
+    assert ahead.losses == plain.losses
+    assert not [thread for thread in threading.enumerate() if thread.name == "smolact data"]
+
+
+def test_a_thread_hands_over_what_went_wrong_and_ends_when_nobody_asks() -> None:
+    def items(fails_at: int) -> Iterator[int]:
+        for number in range(100):
+            if number == fails_at:
+                raise ConfigError("broken")
+            yield number
+
+    made = ahead(items(3), 2)
+    assert [next(made), next(made), next(made)] == [0, 1, 2]
+    with pytest.raises(ConfigError, match="broken"):
+        next(made)
+    assert list(ahead(range(5), 2)) == [0, 1, 2, 3, 4]
+    left = ahead(items(1000), 2)
+    next(left)
+    left.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "smolact data"]

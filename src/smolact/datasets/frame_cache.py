@@ -117,6 +117,7 @@ class FrameCache:
         for key, store in self.stores.items():
             kept = partial(_KeptCamera, store, self._starts, self.is_kept, self.fit)
             dataset.replace_camera(key, kept)
+        dataset.decodes &= len(frames) < dataset.num_frames
         return len(frames)
 
 

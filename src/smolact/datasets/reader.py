@@ -46,6 +46,7 @@ class LeRobotDataset(Dataset[Batch]):
 
     Attributes:
         frame_numbers: (num_frames,), where each sample's frame is among those of all episodes, chosen or not.
+        decodes: whether pictures are decoded; not if all of them are kept somewhere, and a sample is only copied.
 
     Raises:
         NotFoundError, HubError: there is no such dataset, or it can't be fetched.
@@ -82,6 +83,7 @@ class LeRobotDataset(Dataset[Batch]):
         self._check_tasks()
         self._cameras = self._make_cameras(frames.first_row)
         self._kept: dict[str, Kept] = {}
+        self.decodes = bool(self._camera_keys)
         shift = first_frames(self.meta)[self._numbers] - self._starts[:-1]
         self.frame_numbers: Ints = np.repeat(shift, np.diff(self._starts)) + np.arange(self.num_frames)
 
@@ -197,6 +199,8 @@ class LeRobotDataset(Dataset[Batch]):
         """(T, 3, H, W) for each row of the window (B, T); a frame that several rows show is decoded once."""
         unique, back = np.unique(window, return_inverse=True)
         pictures = self.pictures(key, unique)
+        if len(unique) == len(window) and window.shape[1] == 1:  # each has a picture of its own: no copy
+            return [self._finish(pictures[place : place + 1]) for place in back.reshape(-1).tolist()]
         return [self._finish(pictures[torch.from_numpy(places)]) for places in back.reshape(window.shape)]
 
     def _finish(self, images: Tensor) -> Tensor:

@@ -166,6 +166,7 @@ def _keep_features(
         fill(stores, dataset, frames, encode, load=partial(loaded, config=config), progress=progress)
         for key, store in stores.items():
             dataset.replace_pictures(key, KeptTokens(store, dtype))
+        dataset.decodes = False
     policy.train(was_training)
     return f"vision tokens of {sum(map(len, datasets))} frames, {size / 1e9:.2f} GB in {folder}"
 

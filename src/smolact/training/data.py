@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -93,25 +96,71 @@ def take_drawn(batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
 
 def make_loader(
     samples: Samples, config: TrainConfig, *, start: int, pin_memory: bool, rank: int = 0, processes: int = 1
-) -> DataLoader[Batch]:
+) -> Iterable[Batch]:
     """Batches without end, from place `start` of the stream."""
     workers = _workers(config)
-    if workers["num_workers"] < config.num_workers:
+    is_light = not samples.dataset.decodes and samples.augment is None
+    if is_light and workers["num_workers"]:
+        logger.info(
+            "Nothing is decoded: a thread loads the data, since processes would take longer to hand it over."
+        )
+    elif workers["num_workers"] < config.num_workers:
         logger.info(
             "Data is loaded by %d processes, not %d: this machine has no more cores.",
             workers["num_workers"],
             config.num_workers,
         )
     stream = SampleStream(samples.order, start, batch_size=config.batch_size, rank=rank, processes=processes)
-    return DataLoader(
+    loader = DataLoader(
         samples,
         batch_size=config.batch_size,
         sampler=stream,
         collate_fn=collate,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(samples.seed),  # or it would draw from the policy's
-        **workers,
+        **({} if is_light else workers),
     )
+    return ahead(loader, config.prefetch_factor) if is_light and workers["num_workers"] else loader
+
+
+def ahead(items: Iterable[T], number: int) -> Iterator[T]:
+    """What `items` gives, made by a thread, up to `number` of them before they are asked for.
+
+    Raises:
+        BaseException: what making one raised, where it would have come.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(number)
+    is_over = threading.Event()
+
+    def put(item: T | None, error: BaseException | None) -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put((item, error), timeout=0.1)
+                return
+
+    def make() -> None:
+        try:
+            for item in items:
+                put(item, None)
+                if is_over.is_set():
+                    return
+            put(None, StopIteration())
+        except BaseException as error:
+            put(None, error)
+
+    thread = threading.Thread(target=make, name="smolact data", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _workers(config: TrainConfig) -> dict[str, Any]:

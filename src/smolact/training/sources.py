@@ -213,6 +213,11 @@ class MixedDataset(Dataset[Batch]):
         self._renames = [RenameObservationsProcessorStep(dict(source.rename_map)) for source in sources]
         self._shared = {TASK} | set.intersection(*(_sample_keys(source) for source in sources))
 
+    @property
+    def decodes(self) -> bool:
+        """Whether pictures are decoded."""
+        return any(dataset.decodes for dataset in self.datasets)
+
     def __len__(self) -> int:
         return int(self.starts[-1])
 
