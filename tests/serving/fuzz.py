@@ -141,8 +141,7 @@ def _packed(draw: random.Random) -> bytes:
 def _value(draw: random.Random, depth: int) -> Any:
     kind = draw.randrange(8 if depth < 6 else 5)
     if kind == 0:
-        size = draw.choice(_SIZES)
-        return size
+        return draw.choice(_SIZES)
     if kind == 1:
         return draw.choice(_KEYS) * draw.choice((1, 1, 100))
     if kind == 2:

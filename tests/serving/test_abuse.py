@@ -116,8 +116,21 @@ def test_a_token_comes_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_tls_is_checked_by_both(tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        [
+            *[
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+            ],
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate),
+        ],
         check=True,
         capture_output=True,
     )
@@ -137,9 +150,9 @@ def test_tls_is_checked_by_both(tmp_path: Path) -> None:
 
 
 def test_a_page_in_a_browser_is_not_let_in() -> None:
-    with serving(Echo()) as url, pytest.raises(InvalidStatus, match="403"):
-        with connect(url, origin="http://evil.example", proxy=None):  # type: ignore[arg-type]
-            pass
+    page = {"origin": "http://evil.example", "proxy": None}
+    with serving(Echo()) as url, pytest.raises(InvalidStatus, match="403"), connect(url, **page):  # type: ignore[arg-type]
+        pass
 
 
 def test_there_is_room_for_so_many_and_no_more() -> None:
@@ -151,8 +164,12 @@ def test_there_is_room_for_so_many_and_no_more() -> None:
 
 
 def test_a_port_in_use_is_told() -> None:
-    with serving(Echo()) as url, pytest.raises(ServerError, match="Choose another with --host and --port"):
-        with serving(Echo(), Access(port=int(url.rpartition(":")[2]))):
+    with serving(Echo()) as url:
+        there = Access(port=int(url.rpartition(":")[2]))
+        with (
+            pytest.raises(ServerError, match="Choose another with --host and --port"),
+            serving(Echo(), there),
+        ):
             pass
 
 

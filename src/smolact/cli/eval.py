@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.servers import HELP, is_server, load_from_server, policy_or_server_fields
 from smolact.errors import ConfigError
 from smolact.settings import rest, setting
-from smolact.training.sections import EnvSection, EvalSection, policy_fields
+from smolact.training.sections import EnvSection, EvalSection
 
 if TYPE_CHECKING:
     from smolact.envs.batch import EnvBatch
     from smolact.evaluation.conditions import Condition
     from smolact.evaluation.metrics import EpisodeResult
+    from smolact.evaluation.rollout import Postprocessor, Preprocessor
     from smolact.evaluation.suite import EpisodeLog, Results
-    from smolact.policies.factory import LoadedPolicy
+    from smolact.types import Policy
+
+    Loaded = tuple[Policy, Preprocessor, Postprocessor]
 
 USAGE = "smolact eval --policy.path=CHECKPOINT --env.type=tabletop [--eval.n_episodes=50] [--output_dir=FOLDER] [--NAME=VALUE …]"
 
@@ -30,11 +34,11 @@ USAGE = "smolact eval --policy.path=CHECKPOINT --env.type=tabletop [--eval.n_epi
 class EvaluatedPolicy:
     """Which policy; further settings override those of its configuration."""
 
-    path: str | None = setting(None, "The checkpoint: a folder or a Hub id.")
+    path: str | None = setting(None, HELP)
     stats_key: str | None = setting(
         None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
     )
-    settings: dict[str, Any] = rest(policy_fields)
+    settings: dict[str, Any] = rest(policy_or_server_fields)
 
 
 @dataclass
@@ -119,6 +123,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
         **config.env.kwargs,
     ) as environments:
         conditions = conditions_for(environments, task) if config.language else []
+        facts = {name: _facts(name, config) for name in config.policies}
         total = config.eval.n_episodes * (1 + len(conditions)) * len(config.policies)
         run_suite(
             config.policies,
@@ -134,7 +139,6 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
         if processes.share.rank:
             return None
         names = [PLAIN, *(condition.name for condition in conditions)]
-        facts = {name: _facts(name, config) for name in config.policies}
         results = collect(config.policies, names, log, config.eval.n_episodes, config.seed, facts)
         if config.output_dir is not None:
             write_page(config, config.output_dir, results, environments, conditions, processes.device)
@@ -223,27 +227,35 @@ def _overrides(config: EvalConfig) -> dict[str, Any]:
     return {key: value for key, value in config.policy.settings.items() if key != "device"}
 
 
-def _load(name: str, config: EvalConfig, environments: EnvBatch, device: str | None) -> LoadedPolicy:
+def _load(name: str, config: EvalConfig, environments: EnvBatch, device: str | None) -> Loaded:
     from smolact.policies.factory import load_policy
     from smolact.training.preflight import check_cameras, check_env_sizes
     from smolact.types import is_image_key
 
-    loaded = load_policy(
-        name,
-        device=config.policy.settings.get("device") or device,
-        stats_key=config.policy.stats_key,
-        **_overrides(config),
-    )
+    loaded: Loaded
+    if is_server(name):
+        loaded = load_from_server(name, config.policy.settings)
+    else:
+        loaded = load_policy(
+            name,
+            device=config.policy.settings.get("device") or device,
+            stats_key=config.policy.stats_key,
+            **_overrides(config),
+        )
     offered = environments.features
     cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
-    check_cameras(loaded.policy.config, cameras, {}, where="the environment")
-    check_env_sizes(loaded.policy.config, offered)
+    check_cameras(loaded[0].config, cameras, {}, where="the environment")
+    check_env_sizes(loaded[0].config, offered)
     return loaded
 
 
 def _policy_settings(name: str, config: EvalConfig) -> dict[str, Any]:
     from smolact.policies.configuration import CONFIG_FILE, find_policy, read_config_file
 
+    if is_server(name):
+        policy = load_from_server(name, config.policy.settings).policy
+        policy.close()
+        return policy.config.to_dict()
     return {**read_config_file(find_policy(name, patterns=[CONFIG_FILE])), **_overrides(config)}
 
 

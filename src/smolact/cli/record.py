@@ -16,9 +16,9 @@ from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED
 from smolact.cli.parsing import parse
+from smolact.cli.servers import HELP, is_server, load_from_server, policy_or_server_fields
 from smolact.errors import ConfigError, SmolactError
 from smolact.settings import refused, rest, setting
-from smolact.training.sections import policy_fields
 
 if TYPE_CHECKING:
     from smolact.datasets.writer import DatasetWriter
@@ -73,13 +73,11 @@ class RecordedDataset:
 class DrivingPolicy:
     """The policy that drives, in a teleoperator's place; further settings override those of its configuration."""
 
-    path: str | None = setting(
-        None, "A checkpoint: a folder or a Hub id. Then these are evaluation episodes."
-    )
+    path: str | None = setting(None, HELP + " Then these are evaluation episodes.")
     stats_key: str | None = setting(
         None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
     )
-    settings: dict[str, Any] = rest(policy_fields)
+    settings: dict[str, Any] = rest(policy_or_server_fields)
 
 
 @dataclass
@@ -283,6 +281,11 @@ def _driver(
     from smolact.policies.factory import load_policy
 
     settings = dict(config.policy.settings)
+    gate = getattr(robot, "gate", None)
+    if is_server(config.policy.path):
+        remote = load_from_server(str(config.policy.path), settings)
+        stack.callback(remote.policy.close)
+        return PolicyDriver(remote.policy, remote.preprocess, remote.postprocess, robot.features, gate)
     loaded = load_policy(
         str(config.policy.path),
         device=settings.pop("device", None),
@@ -290,7 +293,7 @@ def _driver(
         **settings,
     )
     loaded.policy.eval()
-    return PolicyDriver(*loaded, features=robot.features, gate=getattr(robot, "gate", None))
+    return PolicyDriver(loaded.policy, loaded.preprocess, loaded.postprocess, robot.features, gate)
 
 
 @contextlib.contextmanager

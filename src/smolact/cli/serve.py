@@ -143,10 +143,10 @@ def _load(config: ServeConfig, path: str) -> LocalPolicy:
     from smolact.serving.local import LocalPolicy
 
     settings = dict(config.policy.settings)
-    loaded = load_policy(
+    policy, preprocess, postprocess = load_policy(
         path, device=settings.pop("device", None), stats_key=config.policy.stats_key, **settings
     )
-    return LocalPolicy(*loaded, names=names_of_training(path))
+    return LocalPolicy(policy, preprocess, postprocess, names_of_training(path))
 
 
 def names_of_training(path: str) -> Mapping[str, tuple[str, ...]]:

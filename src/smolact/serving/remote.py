@@ -6,7 +6,6 @@ The processors run on the server, so those that come with it change nothing; wha
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,15 +22,7 @@ from smolact.policies.configuration import PolicyConfig
 from smolact.types import ACTION, TASK, FeatureType, PolicyFeature, Unsaid, is_image_key
 from smolact_client import ClientError, ObservationError, RemotePolicy, Schema, SchemaMismatchError
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-SCHEMES = ("ws://", "wss://")
-
-
-def is_server(name: str) -> bool:
-    """Whether the name of a policy is the address of a server."""
-    return name.startswith(SCHEMES)
 
 
 @dataclass
@@ -108,6 +99,22 @@ class RemoteChunks(ActsInChunks):
         with _told(), ThreadPoolExecutor(len(rows)) as threads:
             chunks = list(threads.map(ask, range(len(rows))))
         return torch.from_numpy(np.stack(chunks))
+
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """There is no loss of a policy that is elsewhere.
+
+        Raises:
+            FeatureError: always.
+        """
+        raise FeatureError(
+            "A policy on a server does not train, and tells no loss. Load its checkpoint here."
+        )
 
     def reset(self) -> None:
         """An episode begins."""

@@ -1,0 +1,66 @@
+"""`--policy.path=ws://…`: a policy on a server where a command takes one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from smolact.settings import setting
+from smolact.training.sections import policy_fields
+
+if TYPE_CHECKING:
+    from smolact.serving.remote import LoadedRemote
+
+SCHEMES = ("ws://", "wss://")
+HELP = (
+    "A folder, a Hub id, or the address of a server (ws://HOST:PORT, wss://HOST:PORT; see `smolact serve`)."
+)
+
+
+@dataclass
+class RemoteSettings:
+    """What `--policy.…` takes of a policy on a server."""
+
+    token_file: Path | None = setting(None, "A file with the server's token.", aliases=("token-file",))
+    ca_file: Path | None = setting(
+        None, "Certificates to trust in place of the system's, for a server that signed its own."
+    )
+    images: Literal["raw", "jpeg"] = setting("raw", "How pictures are sent; jpeg takes a tenth of the bytes.")
+    timeout: float = setting(30.0, "Seconds to wait for an answer.")
+    n_action_steps: int | None = setting(
+        None, "How many actions of a chunk are executed; as the server says when null."
+    )
+
+
+def is_server(name: str | None) -> bool:
+    """Whether the name of a policy is the address of a server."""
+    return name is not None and name.startswith(SCHEMES)
+
+
+def policy_or_server_fields(section: Mapping[str, Any]) -> type | None:
+    """The settings that `--policy.…` takes besides: of the checkpoint at `path`, or of the connection to a server."""
+    return RemoteSettings if is_server(section.get("path")) else policy_fields(section)
+
+
+def load_from_server(url: str, settings: Mapping[str, Any]) -> LoadedRemote:
+    """The policy there, as `load_policy` would give it.
+
+    Raises:
+        ServerError, NotFoundError, ConfigError: it does not answer, or lets nobody in, or the token's file holds none.
+    """
+    from smolact.serving.access import read_token
+    from smolact.serving.remote import load_remote
+
+    known = {field.name for field in dataclasses.fields(RemoteSettings)}
+    given = RemoteSettings(**{key: value for key, value in settings.items() if key in known})
+    return load_remote(
+        url,
+        token=None if given.token_file is None else read_token(given.token_file),
+        ca_file=given.ca_file,
+        images=given.images,
+        timeout=given.timeout,
+        n_action_steps=given.n_action_steps,
+    )

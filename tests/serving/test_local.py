@@ -1,0 +1,183 @@
+"""A policy here and the same one on a server are one policy; a remote one drives whatever a local one drives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from smolact.envs.factory import make_env
+from smolact.errors import FeatureError, ServerError
+from smolact.evaluation.rollout import evaluate
+from smolact.policies.factory import LoadedPolicy, load_policy
+from smolact.recording.drivers import PolicyDriver
+from smolact.robots.base import RobotFeatures
+from smolact.serving.local import LocalPolicy, Question
+from smolact.serving.remote import RemoteChunks, load_remote
+from smolact.serving.server import serving
+from smolact.types import TASK, Unsaid
+from smolact_client import ObservationError, RemotePolicy
+from smolact_client.policy import ChunkPolicy
+from tests.evaluation.test_suite import checkpoint
+
+IMAGE, STATE = "observation.image", "observation.state"
+WORDS = "push the red block to the left zone"
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedPolicy:
+    return load_policy(checkpoint(tmp_path_factory.mktemp("policy"), 0), device="cpu")
+
+
+def seen(number: int) -> dict[str, Any]:
+    random = np.random.default_rng(number)
+    return {
+        IMAGE: random.integers(0, 256, (64, 64, 3), np.uint8).astype(np.uint8),
+        STATE: random.uniform(0, 1, 2).astype(np.float32),
+    }
+
+
+def test_a_policy_tells_what_it_looks_at(loaded: LoadedPolicy) -> None:
+    schema = LocalPolicy(*loaded, names={"action": ("x", "y"), STATE: ("one",)}).schema
+    assert (schema.policy, schema.cameras, schema.vectors) == ("smolvla", {IMAGE: (64, 64)}, {STATE: 2})
+    assert (schema.action, schema.chunk_size, schema.n_action_steps) == (2, 8, 8)
+    assert schema.names == {"action": ("x", "y")}  # names that do not fit belong to other data
+    assert schema.action_range is None  # the checkpoint has no min and max
+
+
+def test_here_and_there_give_the_same_chunks(loaded: LoadedPolicy) -> None:
+    local = LocalPolicy(*loaded)
+    with serving(local) as url, RemotePolicy(url, timeout=60) as remote:
+        for policy in (local, remote):
+            assert isinstance(policy, ChunkPolicy)
+        assert remote.schema == local.schema
+        for number in range(3):
+            chunks = [one.predict_action_chunk(seen(number), WORDS, seed=number) for one in (local, remote)]
+            np.testing.assert_array_equal(*chunks)
+            assert chunks[0].shape == (8, 2)
+        assert not np.array_equal(*(remote.predict_action_chunk(seen(0), WORDS) for _ in range(2)))
+
+
+def test_the_units_are_the_robots(loaded: LoadedPolicy) -> None:
+    """What `LocalPolicy` gives is what policy and processors give by hand."""
+    policy, preprocess, postprocess = loaded
+    noise = torch.randn(policy.noise_shape, generator=torch.Generator().manual_seed(5))  # type: ignore[attr-defined]
+    batch = {
+        IMAGE: torch.from_numpy(seen(1)[IMAGE]).permute(2, 0, 1)[None] / 255,
+        STATE: torch.from_numpy(seen(1)[STATE])[None],
+        TASK: [WORDS],
+    }
+    expected = postprocess(policy.predict_action_chunk(preprocess(batch), noise[None]))[0]
+    found = LocalPolicy(*loaded).predict_action_chunk(seen(1), WORDS, seed=5)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_gives_each_what_it_would_get_alone(loaded: LoadedPolicy) -> None:
+    local = LocalPolicy(*loaded)
+    questions = [Question(seen(number), WORDS[: 20 + number], number) for number in range(3)]
+    together = local.predict(questions)
+    for question, chunk in zip(questions, together, strict=True):
+        np.testing.assert_allclose(local.predict([question])[0], chunk, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_keep_their_channels(loaded: LoadedPolicy) -> None:
+    """A red picture is red to the policy, not a third of a grey one."""
+    shown: list[Any] = []
+
+    def look(batch: dict[str, Any]) -> dict[str, Any]:
+        shown.append(batch[IMAGE])
+        return loaded.preprocess(batch)
+
+    red = np.zeros((64, 32, 3), np.uint8)
+    red[..., 0] = 255
+    LocalPolicy(loaded.policy, look, loaded.postprocess).predict_action_chunk({**seen(0), IMAGE: red}, WORDS)
+    assert shown[0].shape == (1, 3, 64, 32) and shown[0].dtype == torch.uint8
+    assert shown[0].float().mean((0, 2, 3)).tolist() == [255, 0, 0]
+
+
+def test_what_is_wrong_with_an_observation_or_an_answer_is_told(loaded: LoadedPolicy) -> None:
+    local = LocalPolicy(*loaded)
+    with pytest.raises(ObservationError, match=r"lacks observation\.image"):
+        local.predict_action_chunk({STATE: np.zeros(2)}, WORDS)
+    broken = LocalPolicy(loaded.policy, loaded.preprocess, lambda chunk: chunk * torch.nan)
+    with pytest.raises(FeatureError, match="not finite"):
+        broken.predict_action_chunk(seen(0), WORDS)
+    narrow = LocalPolicy(loaded.policy, loaded.preprocess, lambda chunk: chunk[..., :1])
+    with pytest.raises(FeatureError, match=r"expected \(1, 8, 2\)"):
+        narrow.predict_action_chunk(seen(0), WORDS)
+
+
+def test_evaluation_takes_a_remote_policy(loaded: LoadedPolicy) -> None:
+    row = {key: torch.from_numpy(value)[None].movedim(-1, 1) for key, value in seen(0).items()}
+    with make_env("tabletop", 2) as envs, serving(LocalPolicy(*loaded)) as url:
+        remote = load_remote(url, timeout=60, n_action_steps=7)
+        found = evaluate(*remote, envs, n_episodes=2, seed=1)
+        chunks = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            chunks.append(remote.policy.predict_action_chunk({**row, TASK: [WORDS]}))
+        remote.policy.close()
+    assert all(0 < one.steps <= 80 for one in found.results)
+    assert (found.n_action_steps, found.chunk_size) == (7, 8)
+    assert torch.equal(*chunks)  # what is drawn there follows from the seed here
+
+
+def test_a_remote_policy_drives_a_robot_as_a_local_one_does(loaded: LoadedPolicy) -> None:
+    features = RobotFeatures(("x", "y"), {STATE: ("x", "y")}, {IMAGE: (64, 64)})
+    with serving(LocalPolicy(*loaded)) as url:
+        remote = load_remote(url, timeout=60)
+        driver = PolicyDriver(*remote, features=features)
+        driver.begin(WORDS)
+        torch.manual_seed(3)
+        seed = int(torch.randint(2**62, (1,)))
+        torch.manual_seed(3)
+        driven = np.stack([driver.get_action(seen(2)) for _ in range(8)])
+        expected = LocalPolicy(*loaded).predict_action_chunk(seen(2), WORDS, seed=seed)
+        np.testing.assert_array_equal(driven, expected)
+        with pytest.raises(FeatureError, match="was trained for another robot"):
+            PolicyDriver(*remote, features=RobotFeatures(("x",), features.vectors, features.cameras))
+        remote.policy.close()
+
+
+def test_an_empty_instruction_on_purpose_arrives_as_one(loaded: LoadedPolicy) -> None:
+    heard: list[Any] = []
+
+    def listen(batch: dict[str, Any]) -> dict[str, Any]:
+        heard.extend(batch[TASK])
+        return loaded.preprocess(batch)
+
+    with serving(LocalPolicy(loaded.policy, listen, loaded.postprocess)) as url:
+        remote = RemoteChunks(url, timeout=60)
+        row = {IMAGE: torch.zeros(1, 3, 64, 64), STATE: torch.zeros(1, 2)}
+        remote.predict_action_chunk({**row, TASK: [Unsaid()]})
+        assert isinstance(heard[-1], Unsaid)
+        with pytest.raises(FeatureError, match="instruction is empty"):
+            remote.predict_action_chunk({**row, TASK: [""]})
+        with pytest.raises(FeatureError, match="draws its own noise"):
+            remote.predict_action_chunk({**row, TASK: ["go"]}, torch.zeros(1))
+        with pytest.raises(FeatureError, match="needs 'task'"):
+            remote.predict_action_chunk(row)
+        remote.close()
+    with pytest.raises(ServerError, match="Nobody answers"):
+        RemoteChunks(url)
+
+
+def test_names_and_ranges_come_from_the_checkpoint(loaded: LoadedPolicy, tmp_path: Path) -> None:
+    class Step:
+        rename_map: ClassVar[Any] = {"observation.images.front": IMAGE}
+        statistics: ClassVar[Any] = {
+            "action": {"min": torch.tensor([0.0, -1.0]), "max": torch.tensor([1.0, 2.0])}
+        }
+
+    class Steps:
+        steps = (Step(),)
+
+        def __call__(self, value: Any) -> Any:
+            return value
+
+    schema = LocalPolicy(loaded.policy, Steps(), Steps()).schema
+    assert schema.cameras == {"observation.images.front": (64, 64)}
+    assert schema.action_range == ((0.0, 1.0), (-1.0, 2.0))
