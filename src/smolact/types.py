@@ -91,10 +91,26 @@ def is_image_key(key: str) -> bool:
     return (key == IMAGE or key.startswith(IMAGES + ".")) and not key.endswith(VISION_TOKENS)
 
 
-class Policy(Protocol):
-    """What training, evaluation, recording and serving need of a policy. Batches come preprocessed."""
+class Predictor(Protocol):
+    """What evaluation, recording and serving need: a policy, an engine built from one. Batches come preprocessed."""
 
     config: Any
+
+    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next actions, (B, chunk, A), normalized."""
+        ...
+
+    def select_action(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+        """The next action, (B, A), normalized; predicts a chunk whenever the last one is used up."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the chunk in hand; called when an episode begins."""
+        ...
+
+
+class Policy(Predictor, Protocol):
+    """What training needs besides."""
 
     def forward(
         self,
@@ -108,16 +124,4 @@ class Policy(Protocol):
         `reduction="mean"` gives a scalar, `"none"` one loss a sample (B,), `"sum"` the sum over all entries of the batch,
         whose number is `entries` in the mapping.
         """
-        ...
-
-    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next actions, (B, chunk, A), normalized."""
-        ...
-
-    def select_action(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next action, (B, A), normalized; predicts a chunk whenever the last one is used up."""
-        ...
-
-    def reset(self) -> None:
-        """Forget the chunk in hand; called when an episode begins."""
         ...

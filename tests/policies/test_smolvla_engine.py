@@ -257,6 +257,8 @@ def test_a_released_policy_gives_its_memory_and_says_so() -> None:
 def test_int8_is_near_and_rounds_rows_and_outputs_apart() -> None:
     policy, batch, noise = tiny_policy(), tiny_batch(), tiny_noise()
     engine = policy.build_engine(int8=True)
+    weights = sum(parameter.nbytes for parameter in policy.parameters())
+    assert 0 < engine.memory < 0.3 * weights
     assert max(both_ways(policy, batch, noise, int8=True)) <= 5e-2
     assert (
         difference(engine.predict_action_chunk(batch, noise), policy.predict_action_chunk(batch, noise))

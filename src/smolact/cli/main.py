@@ -45,6 +45,7 @@ COMMANDS = {
         Command("train-tokenizer", "fit FAST action tokens on a dataset", "smolact.cli.train_tokenizer"),
         Command("robot", "ports, cameras, calibration; `smolact robot` lists what", "smolact.cli.robot"),
         Command("policy", "change a trained policy; `smolact policy` lists how", "smolact.cli.policy"),
+        Command("bench", "how quickly a policy answers on this machine", "smolact.cli.bench"),
         Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),
     )
 }

@@ -31,7 +31,7 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.evaluation.conditions import PLAIN, Condition, Told
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.video import write_video
-from smolact.types import ACTION, TASK, Batch, Policy, is_image_key
+from smolact.types import ACTION, TASK, Batch, Predictor, is_image_key
 
 Preprocessor = Callable[[Batch], Batch]
 Postprocessor = Callable[[Tensor], Tensor]
@@ -72,7 +72,7 @@ def plan_episodes(
 
 
 def evaluate(
-    policy: Policy,
+    policy: Predictor,
     preprocess: Preprocessor,
     postprocess: Postprocessor,
     envs: EnvBatch,
@@ -132,7 +132,7 @@ def evaluate(
 
 
 def play(
-    policy: Policy,
+    policy: Predictor,
     preprocess: Preprocessor,
     postprocess: Postprocessor,
     envs: EnvBatch,
@@ -154,7 +154,7 @@ def play(
 
 
 def _play_wave(
-    policy: Policy,
+    policy: Predictor,
     preprocess: Preprocessor,
     postprocess: Postprocessor,
     envs: EnvBatch,
@@ -256,7 +256,7 @@ def _checked(actions: Tensor, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def _noise_source(
-    policy: Policy, wave: Sequence[EpisodePlan]
+    policy: Predictor, wave: Sequence[EpisodePlan]
 ) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
     """What to pass to `select_action` beside a batch: each episode's own noise, if the policy tells its shape."""
     shape = getattr(policy, "noise_shape", None)
@@ -273,7 +273,7 @@ def _noise_source(
 
 
 @contextlib.contextmanager
-def _evaluation_mode(policy: Policy) -> Iterator[None]:
+def _evaluation_mode(policy: Predictor) -> Iterator[None]:
     if not (isinstance(policy, torch.nn.Module) and policy.training):
         yield
         return

@@ -17,7 +17,7 @@ from smolact.envs.batch import EnvBatch
 from smolact.evaluation.conditions import PLAIN, SWAPPED, Condition
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.rollout import EpisodePlan, Postprocessor, Preprocessor, plan_episodes, play
-from smolact.types import Batch, Policy
+from smolact.types import Batch, Predictor
 
 DRAWS = 8
 """Chunks that are drawn at each replanning."""
@@ -54,7 +54,7 @@ def pick(result: EvaluationResult, n: int) -> list[int]:
 
 
 def show(
-    policy: Policy,
+    policy: Predictor,
     preprocess: Preprocessor,
     postprocess: Postprocessor,
     envs: EnvBatch,
@@ -100,7 +100,7 @@ def show(
 
 
 def showcase(
-    policy: Policy,
+    policy: Predictor,
     preprocess: Preprocessor,
     postprocess: Postprocessor,
     envs: EnvBatch,

@@ -19,11 +19,11 @@ from smolact.errors import ConfigError
 from smolact.evaluation.conditions import PLAIN, SWAPPED, Condition
 from smolact.evaluation.metrics import Comparison, EpisodeResult, EvaluationResult
 from smolact.evaluation.rollout import Postprocessor, Preprocessor, evaluate, plan_episodes
-from smolact.types import Policy
+from smolact.types import Predictor
 
 SETTINGS = "evaluation.json"
 
-Load = Callable[[str], tuple[Policy, Preprocessor, Postprocessor]]
+Load = Callable[[str], tuple[Predictor, Preprocessor, Postprocessor]]
 Results = dict[str, dict[str, EvaluationResult]]
 """Policy to condition to result."""
 
@@ -140,7 +140,7 @@ def run_suite(
     """
     share = log.share
     for name in policies:
-        loaded: tuple[Policy, Preprocessor, Postprocessor] | None = None
+        loaded: tuple[Predictor, Preprocessor, Postprocessor] | None = None
         for condition in (None, *conditions):
             told = PLAIN if condition is None else condition.name
             done = log.results(name, told)

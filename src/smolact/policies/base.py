@@ -55,6 +55,8 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
     """What is new in a policy that begins from its VLM's weights, to end a sentence with."""
     adapter_targets: ClassVar[str | None] = None
     """The linear layers that get adapters when none are named, as a regular expression for whole names."""
+    sole_engine: ClassVar[Mapping[str, Any]] = {}
+    """What `build_engine` is given besides where nothing but the engine will use the policy."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()

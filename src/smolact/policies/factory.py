@@ -32,9 +32,9 @@ class LoadedPolicy(NamedTuple):
 
 
 class LoadedEngine(NamedTuple):
-    """An engine with what stands before and behind it."""
+    """An engine in the policy's place, with what stands before and behind it."""
 
-    engine: Engine
+    policy: Engine
     preprocess: ProcessorPipeline
     postprocess: ProcessorPipeline
 
@@ -171,7 +171,10 @@ def load_policy(
     if engine is False:
         return LoadedPolicy(policy, *processors)
     settings = {} if engine is True else engine
-    return LoadedEngine(policy.build_engine(**{"dtype": dtype, "release": True, **settings}), *processors)
+    built = policy.build_engine(**{"dtype": dtype, **policy.sole_engine, **settings})
+    if device.startswith("cuda"):
+        built.warm_up()
+    return LoadedEngine(built, *processors)
 
 
 def load_processors(

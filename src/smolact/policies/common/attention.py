@@ -8,13 +8,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-PLAIN_SCORES = 1 << 14
-"""Up to so many scores a head, two matrix products and a softmax are quicker on a CPU than the fused kernel.
-
-A constant and not a measurement at start: which way is taken decides the last bits of a result, and an evaluation should
-give the same ones twice. `benchmarks/replan.py attention` measures it.
-"""
-
 
 def block_mask(valid: Tensor, starts_block: Tensor) -> Tensor:
     """The attention mask (B, L, L) of tokens in blocks: a token sees its own block and all before it, valid tokens only.
@@ -49,11 +42,7 @@ def attend_folded(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | 
     batch, heads, length, width = queries.shape
     rows = heads // keys.shape[1] * length
     folded = queries.reshape(batch, -1, rows, width)
-    if queries.device.type == "cpu" and rows * keys.shape[2] <= PLAIN_SCORES:
-        scores = (folded * width**-0.5) @ keys.transpose(-1, -2)
-        attended: Tensor = (scores if bias is None else scores.add_(bias)).softmax(-1) @ values
-    else:
-        attended = F.scaled_dot_product_attention(folded, keys, values, attn_mask=bias)
+    attended = F.scaled_dot_product_attention(folded, keys, values, attn_mask=bias)
     return attended.view(batch, heads, length, width)
 
 

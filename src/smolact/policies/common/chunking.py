@@ -48,6 +48,10 @@ class Engine(ActsInChunks):
         """The shape of one sample's `noise`; None if predicting draws nothing."""
         return None
 
+    def warm_up(self, batch: Mapping[str, Any] | None = None) -> None:
+        """Make ready what the first prediction would have to wait for, for batches like this one; else for the usual ones."""
+        return
+
     @property
     def memory(self) -> int:
         """Bytes of the weights that it holds beside the policy's own."""

@@ -28,7 +28,7 @@ def _quickest_on_cpu() -> torch.dtype:
     gain = seconds[torch.float32] / seconds[torch.bfloat16]
     chosen = torch.bfloat16 if gain >= _GAIN else torch.float32
     logger.info(
-        "This processor (%s) multiplies bfloat16 matrices %.1f times as fast as float32's: predicting in %s.",
+        "This processor (%s) multiplies bfloat16 matrices %.2f times as fast as float32's: predicting in %s.",
         torch.backends.cpu.get_cpu_capability(),
         gain,
         str(chosen).removeprefix("torch."),

@@ -122,7 +122,11 @@ class SmolVLAEngine(Engine):
     @property
     def memory(self) -> int:
         """Bytes of the weights that it holds beside the policy's own: of all its weights, once those are released."""
-        mine = {tensor.data_ptr(): tensor.nbytes for tensor in self._network.tensors}
+        # What oneDNN has packed for itself has no address to ask for, and is never the policy's.
+        mine = {
+            id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor.numel() * tensor.element_size()
+            for tensor in self._network.tensors
+        }
         shared = {parameter.data_ptr() for parameter in self._policy.parameters() if not parameter.is_meta}
         return sum(size for pointer, size in mine.items() if pointer not in shared)
 
@@ -266,6 +270,10 @@ class SmolVLAEngine(Engine):
         policy = self._policy
         tokens, text_valid = (part.cpu() for part in policy.prepare_language(batch))
         images, masks = policy.prepare_images(batch)
+        if any(image.ndim != 4 for image in images):
+            raise FeatureError(
+                "The batch has kept vision tokens in the place of pictures, which are for training. Give an engine pictures."
+            )
         given = [key for key in self.config.image_features if key in batch]
         if len({len(part) for part in (tokens, text_valid, *images)}) > 1 or tokens.shape != text_valid.shape:
             sizes = {"tokens": tuple(tokens.shape), "mask": tuple(text_valid.shape)}

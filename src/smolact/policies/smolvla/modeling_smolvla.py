@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from torch import Tensor, nn
 
 from smolact.backbones.presets import VLMSource, find_vlm
 from smolact.backbones.smolvlm import KeyValues, initialize
-from smolact.backbones.weights import load_weights, read_tensors, weight_files
 from smolact.errors import ConfigError, FeatureError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common import aloha
@@ -41,6 +39,7 @@ from smolact.policies.common.flow_matching import (
 from smolact.policies.common.images import resize_with_pad, to_float
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
+from smolact.policies.smolvla.vlm import check_image_size, image_tokens, load_vlm
 from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS, STATE, VISION_TOKENS
 
 Prefix = tuple[Tensor, Tensor, Tensor]
@@ -53,7 +52,7 @@ class VLAFlowMatching(nn.Module):
     def __init__(self, config: SmolVLAConfig, vlm: VLMSource) -> None:
         super().__init__()
         self.config = config
-        _check_image_size(config, vlm)
+        check_image_size(config, vlm)
         self.vlm_with_expert = SmolVLMWithExpertModel(
             vlm.config,
             train_expert_only=config.train_expert_only,
@@ -73,7 +72,7 @@ class VLAFlowMatching(nn.Module):
         self.action_time_mlp_out = nn.Linear(expert_width, expert_width)
         self.state_proj.requires_grad_(config.train_state_proj)
         # The tokens that SmolVLM puts before and after a whole image.
-        self.image_start, self.image_end = _image_tokens(vlm) if config.add_image_special_tokens else ([], [])
+        self.image_start, self.image_end = image_tokens(vlm) if config.add_image_special_tokens else ([], [])
         if config.compile_model:
             torch.set_float32_matmul_precision("high")
             self.sample_actions = torch.compile(self.sample_actions, mode=config.compile_mode)  # type: ignore[method-assign]
@@ -167,7 +166,9 @@ class VLAFlowMatching(nn.Module):
         noise, time, actions = noise.flatten(0, 1), time.flatten(), actions.repeat_interleave(draws, 0)
         noisy, velocity = interpolate(noise, actions, time)
         embeddings, valid, starts = prefix
-        read = self.vlm_with_expert.forward_prefix(embeddings, block_mask(valid, starts), positions_of(valid))
+        read = self.vlm_with_expert.forward_prefix(
+            embeddings, block_mask(valid, starts), positions_of(valid), self._context(embeddings)
+        )
         repeated = [
             (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in read
         ]
@@ -220,7 +221,12 @@ class VLAFlowMatching(nn.Module):
         suffix = self.embed_suffix(noisy, time)
         valid, starts = (torch.cat(pair, dim=1) for pair in zip(prefix[1:], suffix[1:], strict=True))
         mask, positions = block_mask(valid, starts), positions_of(valid)
-        return self._velocity(self.vlm_with_expert(prefix[0], suffix[0], mask, positions))
+        context = self._context(prefix[0])
+        return self._velocity(self.vlm_with_expert(prefix[0], suffix[0], mask, positions, context))
+
+    def _context(self, prefix: Tensor) -> int:
+        """How many tokens of a prefix (B, P, D) come before the state: all but the last, unless padding follows."""
+        return prefix.shape[1] - 1 if self.config.prefix_length <= 0 else 0
 
     def _velocity(self, hidden: Tensor) -> Tensor:
         velocity: Tensor = self.action_out_proj(hidden)
@@ -259,6 +265,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
         r"model\.(vlm_with_expert\.lm_expert\..*\.[qv]_proj"
         r"|state_proj|action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out)"
     )
+    sole_engine = {"release": True, "capture": True}  # noqa: RUF012
     config: SmolVLAConfig
     model: VLAFlowMatching
 
@@ -270,7 +277,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
         self.vlm = vlm or find_vlm(config.vlm_model_name, weights=pretrained_vlm)
         self.model = VLAFlowMatching(config, self.vlm)
         if pretrained_vlm:
-            self._load_vlm_weights()
+            load_vlm(self.vlm, self.model.vlm_with_expert.vlm)
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -471,44 +478,3 @@ class SmolVLAPolicy(PreTrainedPolicy):
                 "Raise --policy.max_action_dim (a base model's can't be changed)."
             )
         return aloha.decode_actions(actions) if self.config.adapt_to_pi_aloha else actions
-
-    def _load_vlm_weights(self) -> None:
-        folder = self.vlm.folder
-        if folder is None:
-            raise ConfigError(
-                f"The preset '{self.vlm.name}' has no trained weights. Set --policy.load_vlm_weights=false "
-                "(--policy.init=random), or name a VLM that has some."
-            )
-        vlm = self.model.vlm_with_expert.vlm
-        depth = self.model.vlm_with_expert.num_vlm_layers
-
-        def wanted(name: str) -> bool:
-            _, found, rest = name.partition("text_model.layers.")
-            return not found or int(rest.split(".")[0]) < depth
-
-        load_weights(vlm, read_tensors(weight_files(Path(folder)), wanted), folder)
-
-
-def _check_image_size(config: SmolVLAConfig, vlm: VLMSource) -> None:
-    size = config.resize_imgs_with_padding
-    block = vlm.config.vision_config.patch_size * vlm.config.scale_factor
-    if size is not None and any(
-        side // vlm.config.vision_config.patch_size % vlm.config.scale_factor or side < block for side in size
-    ):
-        raise ConfigError(
-            f"resize_imgs_with_padding={size}: this VLM makes one token of {block}×{block} pixels, so width and height must be "
-            f"multiples of {block}. Set --policy.resize_imgs_with_padding."
-        )
-
-
-def _image_tokens(vlm: VLMSource) -> tuple[list[int], list[int]]:
-    from tokenizers import Tokenizer
-
-    folder = vlm.tokenizer_folder()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    fake, whole = (tokenizer.token_to_id(token) for token in ("<fake_token_around_image>", "<global-img>"))
-    if fake is None or whole is None:
-        raise ConfigError(
-            f"The tokenizer in {folder} lacks SmolVLM's image tokens. Set --policy.add_image_special_tokens=false."
-        )
-    return [fake, whole], [fake]

@@ -1,0 +1,322 @@
+"""`smolact bench`: how quickly a policy answers on this machine, itself and as an engine, and how far the answers are apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError, SmolactError
+from smolact.settings import rest, setting
+from smolact.training.sections import policy_fields
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from smolact.policies.base import PreTrainedPolicy
+    from smolact.policies.configuration import PolicyConfig
+
+USAGE = "smolact bench --policy.path=CHECKPOINT | --policy.type=smolvla [--repeats=10] [--output=FILE.json]"
+
+CAMERAS, HEIGHT, WIDTH, NUMBERS = ("top", "wrist"), 480, 640, 6
+"""What a policy without a checkpoint is given: a typical robot arm with two cameras."""
+OBSERVED = "engine, float32, images seen"
+"""From the state to the chunk, where images and instruction came before."""
+READY = """
+import json, resource, sys, time
+import torch
+from smolact.policies.factory import load_policy
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+options, before, began = json.loads(sys.argv[1]), peak(), time.perf_counter()
+loaded = load_policy(engine=True, **options)
+seconds = time.perf_counter() - began
+print(json.dumps({"seconds": seconds, "peak_bytes": peak(), "torch_bytes": before, "weights_bytes": loaded.policy.memory}))
+"""
+"""A process of its own, since this one has the policy in its memory already."""
+
+
+@dataclass
+class BenchedPolicy:
+    """Whose figures; further settings override those of its configuration."""
+
+    path: str | None = setting(None, "A checkpoint: a folder or a Hub id.")
+    type: str | None = setting(None, "A policy type, such as smolvla, with random weights and two cameras.")
+    settings: dict[str, Any] = rest(policy_fields)
+
+
+@dataclass
+class BenchConfig:
+    """What `smolact bench` takes."""
+
+    policy: BenchedPolicy = field(default_factory=BenchedPolicy)
+    task: str = setting("pick up the red block and put it into the box", "The instruction.")
+    batch_size: int = setting(1, "Observations that are answered at once.")
+    repeats: int = setting(10, "Answers that are timed for each way; the ways take turns.")
+    int8: bool = setting(False, "Time the engine with 8-bit weights, too (on a CPU).")
+    compile: bool = setting(False, "Time the engine with torch.compile, too: minutes, at first.")
+    threads: int = setting(0, "CPU threads; 0 leaves the number to torch.")
+    output: Path | None = setting(None, "Write the figures, the machine and the versions there, as JSON.")
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, least in (("batch_size", 1), ("repeats", 1), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name}={getattr(self, name)} is too small: it must be {least} or more.")
+        if (self.policy.path is None) == (self.policy.type is None):
+            raise ConfigError(
+                "`smolact bench` needs one policy: --policy.path=CHECKPOINT, or --policy.type=smolvla for random weights."
+            )
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one way to answer; times in milliseconds."""
+
+    way: str
+    median: float
+    p90: float
+    ratio: float
+    """How many times as fast as the policy itself, by medians."""
+    difference: float | None
+    """The norm of the difference to the policy's own answer from the same noise, over the norm of that answer."""
+    weights: int
+    """Bytes that it holds beside the policy's."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Measure, and print a table."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(BenchConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, _ = parse(BenchConfig, argv)
+    rows, facts = measure(config)
+    show(rows, facts)
+    if config.output is not None:
+        from smolact import durable
+
+        command = "smolact bench " + " ".join(argv)
+        durable.write_json(
+            config.output, {"command": command, **facts, "rows": [asdict(row) for row in rows]}
+        )
+        sys.stdout.write(f"{config.output}\n")
+    return 0
+
+
+def measure(config: BenchConfig) -> tuple[list[Row], dict[str, Any]]:
+    """The figures of each way to answer, and what they were measured on.
+
+    Raises:
+        SmolactError: what loading the policy raises.
+    """
+    import torch
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    policy, batch = _policy_and_batch(config)
+    shape = getattr(policy, "noise_shape", None)
+    noise = None if shape is None else torch.randn(config.batch_size, *shape).to(_device(policy))
+    engines = {"engine, float32": policy.build_engine(dtype=torch.float32)}
+    quickest = policy.build_engine()
+    if getattr(quickest, "dtype", torch.float32) != torch.float32:
+        engines["engine, bfloat16"] = quickest
+    if config.int8:
+        engines["engine, int8"] = policy.build_engine(int8=True)
+    if config.compile:
+        engines["engine, compiled"] = policy.build_engine(dtype=torch.float32, compile=True)
+    for engine in engines.values():
+        engine.warm_up(batch)
+    ways: dict[str, Callable[[], Tensor]] = {"policy": lambda: policy.predict_action_chunk(batch, noise)}
+    for name, engine in engines.items():
+        ways[name] = lambda engine=engine: engine.predict_action_chunk(batch, noise)  # type: ignore[misc]
+    first: Any = engines["engine, float32"]
+    before: dict[str, Callable[[], None]] = {}
+    if hasattr(first, "observe"):
+        ways[OBSERVED] = lambda: first.act(batch, noise)
+        before[OBSERVED] = lambda: first.observe(batch)
+    times, answers = _take_turns(ways, before, config.repeats, _device(policy))
+    exact, base = answers["policy"], statistics.median(times["policy"])
+    rows = [
+        Row(
+            name,
+            median=(median := statistics.median(times[name])),
+            p90=sorted(times[name])[max(0, round(0.9 * len(times[name])) - 1)],
+            ratio=base / median,
+            difference=None if name == "policy" else _relative(answers[name], exact),
+            weights=getattr(engines.get(name), "memory", 0),
+        )
+        for name in ways
+    ]
+    facts = {
+        "machine": machine(torch.get_num_threads(), str(_device(policy))),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "policy": policy.name,
+        "parameters": sum(parameter.numel() for parameter in policy.parameters()),
+        "ready": None if config.policy.path is None else _ready(config),
+    }
+    return rows, facts
+
+
+def machine(threads: int, device: str) -> dict[str, Any]:
+    """The processor and what is used of it; no host or user names."""
+    import torch
+
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    found = {
+        "processor": next(names, platform.processor()),
+        "cores": os.cpu_count(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "device": device,
+    }
+    return found | ({"gpu": torch.cuda.get_device_name()} if device.startswith("cuda") else {})
+
+
+def show(rows: Sequence[Row], facts: dict[str, Any]) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    known = facts["machine"]
+    title = f"{facts['policy']}, {facts['parameters'] / 1e6:.0f}M parameters, on {known.get('gpu', known['processor'])}"
+    table = Table(title=f"{title}, {known['threads']} CPU threads", title_justify="left")
+    table.add_column("observation → chunk")
+    for name in ("median ms", "p90 ms", "×", "difference", "weights MB"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.way,
+            f"{row.median:.1f}",
+            f"{row.p90:.1f}",
+            f"{row.ratio:.2f}",
+            "" if row.difference is None else f"{row.difference:.0e}",
+            f"+{row.weights / 1e6:.0f}" if row.weights else "",
+        )
+    console = Console()
+    console.print(table)
+    ready = facts["ready"]
+    if ready is not None:
+        above = ready["peak_bytes"] - ready["torch_bytes"]
+        console.print(
+            f"Ready to predict after {ready['seconds']:.2f} s; peak memory {above / 1e6:.0f} MB above torch's own, for "
+            f"{ready['weights_bytes'] / 1e6:.0f} MB of weights."
+        )
+
+
+def _policy_and_batch(config: BenchConfig) -> tuple[PreTrainedPolicy, dict[str, Any]]:
+    import torch
+
+    from smolact.policies.factory import (
+        best_device,
+        get_config_class,
+        load_policy,
+        make_policy,
+        make_pre_post_processors,
+    )
+
+    settings = dict(config.policy.settings)
+    if config.policy.path is not None:
+        loaded = load_policy(config.policy.path, device=settings.pop("device", None), **settings)
+        policy, preprocess = loaded.policy, loaded.preprocess
+    else:
+        features = _typical_features()
+        chosen = get_config_class(str(config.policy.type))(
+            **{"device": best_device(), **features, **settings}
+        )
+        torch.manual_seed(0)
+        policy = make_policy(chosen, pretrained_vlm=False).eval().to(str(chosen.device))
+        preprocess, _ = make_pre_post_processors(policy, _statistics(chosen))
+    sample = {
+        key: torch.rand(config.batch_size, *feature.shape, generator=torch.Generator().manual_seed(1))
+        for key, feature in policy.config.input_features.items()
+    }
+    return policy, preprocess({**sample, "task": [config.task] * config.batch_size})
+
+
+def _typical_features() -> dict[str, Any]:
+    from smolact.types import ACTION, IMAGES, STATE, FeatureType, PolicyFeature
+
+    cameras = {f"{IMAGES}.{name}": PolicyFeature(FeatureType.VISUAL, (3, HEIGHT, WIDTH)) for name in CAMERAS}
+    return {
+        "input_features": {**cameras, STATE: PolicyFeature(FeatureType.STATE, (NUMBERS,))},
+        "output_features": {ACTION: PolicyFeature(FeatureType.ACTION, (NUMBERS,))},
+    }
+
+
+def _statistics(config: PolicyConfig) -> dict[str, Any]:
+    """As if every number were between −1 and 1: nothing was learnt, so nothing else is known."""
+    import numpy as np
+
+    ends = {
+        "min": -1.0,
+        "max": 1.0,
+        "q01": -1.0,
+        "q99": 1.0,
+        "q10": -1.0,
+        "q90": 1.0,
+        "mean": 0.0,
+        "std": 1.0,
+    }
+    features = {**config.input_features, **config.output_features}
+    return {
+        key: {name: np.full(feature.shape, value, np.float32) for name, value in ends.items()}
+        for key, feature in features.items()
+        if len(feature.shape) == 1
+    }
+
+
+def _take_turns(
+    ways: dict[str, Callable[[], Tensor]],
+    before: dict[str, Callable[[], None]],
+    repeats: int,
+    device: Any,
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Times in milliseconds and answers; whatever else the machine does meets all ways alike."""
+    import torch
+
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, Tensor] = {}
+    for turn in range(repeats + 1):  # the first one warms up
+        for name, way in ways.items():
+            if name in before:
+                before[name]()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            answers[name] = way()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                times[name].append((time.perf_counter() - began) * 1000)
+    return times, answers
+
+
+def _device(policy: PreTrainedPolicy) -> Any:
+    return next(policy.parameters()).device
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def _ready(config: BenchConfig) -> dict[str, float]:
+    """How long the policy takes to be ready in a new process that has imported torch, and how much memory."""
+    options = {"folder_or_id": config.policy.path, **config.policy.settings}
+    done = subprocess.run(
+        [sys.executable, "-c", READY, json.dumps(options)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SmolactError(f"Loading the policy in a process of its own failed:\n{done.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
