@@ -90,9 +90,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the figures, as JSON")
     parser.add_argument("--plot", type=Path, help="the learning curves, as PNG")
     parser.add_argument("--episodes", type=int, default=200, help="demonstrations")
-    parser.add_argument("--steps", type=int, default=1500, help="of every training")
+    parser.add_argument("--steps", type=int, default=600, help="of every training")
     parser.add_argument("--evaluated", type=int, default=64, help="episodes, of each policy at the end")
-    parser.add_argument("--along_the_way", type=int, default=32, help="episodes of an evaluation in training")
+    parser.add_argument("--along_the_way", type=int, default=16, help="episodes of an evaluation in training")
     parser.add_argument("--expert_episodes", type=int, default=128, help="in which the expert is counted")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     parser.add_argument("--runs", nargs="*", choices=RUNS, default=list(RUNS))
@@ -165,7 +165,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         words = [
             "train", *(word.replace("TOKENIZER", str(folder / "tokenizer")) for word in RUNS[name]), *COMMON,
             f"--dataset.root={folder / 'demonstrations'}", f"--steps={arguments.steps}", f"--log_freq={arguments.steps // 50}",
-            f"--eval_freq={arguments.steps // 4}", f"--eval.n_episodes={arguments.along_the_way}",
+            f"--eval_freq={arguments.steps // 3 + 1}", f"--eval.n_episodes={arguments.along_the_way}",
             f"--eval.batch_size={arguments.along_the_way}", f"--output_dir={here}",
         ]  # fmt: skip
         began = time.monotonic()
