@@ -396,3 +396,28 @@ def test_cuda_graphs_give_the_same_and_other_shapes_are_slow_with_a_warning(
     expected = policy.predict_action_chunk(batch, tiny_noise(3).cuda())
     assert difference(engine.predict_action_chunk(batch, tiny_noise(3).cuda()), expected) <= 1e-4
     assert "No CUDA graph was recorded for batch 3" in caplog.text
+
+
+@pytest.mark.parametrize("settings", [{}, {"relative_step": 0.2}], ids=str)
+def test_an_evaluation_is_the_same_with_an_engine(settings: dict[str, Any]) -> None:
+    from smolact.envs.factory import make_env
+    from smolact.evaluation.rollout import plan_episodes, play
+    from smolact.policies.factory import make_pre_post_processors
+
+    features = {
+        "input_features": {"observation.image": PolicyFeature(FeatureType.VISUAL, (3, 64, 64)), STATE: PolicyFeature(FeatureType.STATE, (2,))},
+        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (2,))},
+    }  # fmt: skip
+    policy = tiny_policy(
+        num_vlm_layers=1, num_steps=2, chunk_size=40, n_action_steps=40, **features, **settings
+    )
+    stats = {key: {"mean": torch.zeros(2), "std": torch.ones(2)} for key in (STATE, "action")}
+    before, after = make_pre_post_processors(policy, stats)
+    played = []
+    with make_env("tabletop", 2) as envs:
+        for player in (policy.eval(), policy.build_engine(dtype=torch.float32)):
+            results = [
+                episode.result for episode in play(player, before, after, envs, plan_episodes(3, seed=1))
+            ]
+            played.append([(one.task, one.success, one.steps, pytest.approx(one.reward)) for one in results])
+    assert played[0] == played[1]

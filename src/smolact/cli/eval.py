@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from smolact.evaluation.metrics import EpisodeResult
     from smolact.evaluation.rollout import Postprocessor, Preprocessor
     from smolact.evaluation.suite import EpisodeLog, Results
-    from smolact.types import Policy
+    from smolact.types import Predictor
 
-    Loaded = tuple[Policy, Preprocessor, Postprocessor]
+    Loaded = tuple[Predictor, Preprocessor, Postprocessor]
 
 USAGE = "smolact eval --policy.path=CHECKPOINT --env.type=tabletop [--eval.n_episodes=50] [--output_dir=FOLDER] [--NAME=VALUE …]"
 
@@ -60,6 +60,10 @@ class EvalConfig:
         True,
         "Measure, beside what is asked, what instructions are worth: swapped, in new words, new combinations, empty, nonsense. "
         "Only in environments that know their scenes' goals.",
+    )
+    engine: bool = setting(
+        True,
+        "Predict with the policy's engine: the same actions, sooner. --engine=false takes the policy itself.",
     )
     n_videos: int = setting(
         6,
@@ -228,6 +232,8 @@ def _overrides(config: EvalConfig) -> dict[str, Any]:
 
 
 def _load(name: str, config: EvalConfig, environments: EnvBatch, device: str | None) -> Loaded:
+    import torch
+
     from smolact.policies.factory import load_policy
     from smolact.training.preflight import check_cameras, check_env_sizes
     from smolact.types import is_image_key
@@ -240,6 +246,8 @@ def _load(name: str, config: EvalConfig, environments: EnvBatch, device: str | N
             name,
             device=config.policy.settings.get("device") or device,
             stats_key=config.policy.stats_key,
+            # In float32 as the policy itself, so that both play the same episodes.
+            engine={"dtype": torch.float32} if config.engine else False,  # type: ignore[call-overload]
             **_overrides(config),
         )
     offered = environments.features

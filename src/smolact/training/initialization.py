@@ -21,6 +21,7 @@ from smolact.errors import ConfigError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PRETRAINED_MODEL, PolicyConfig
 from smolact.policies.factory import (
+    LoadedPolicy,
     get_config_class,
     get_policy_class,
     load_policy,
@@ -124,7 +125,7 @@ def start_new(
 
 def start_resumed(checkpoint: Path, settings: Mapping[str, Any], device: str) -> Start:
     """The policy and processors of a checkpoint, with the statistics that it was trained with."""
-    loaded = load_policy(checkpoint / PRETRAINED_MODEL, device=device, **settings)
+    loaded: LoadedPolicy = load_policy(checkpoint / PRETRAINED_MODEL, device=device, **settings)
     return Start(*loaded, f"resumed from {checkpoint}")
 
 

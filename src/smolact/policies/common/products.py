@@ -9,6 +9,7 @@ into its weights. Adapters are added to them: the policy itself stays as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -46,12 +47,11 @@ class DenseProduct:
 class Int8Product:
     """Weights rounded to 8 bits by output, inputs by row as they come; sums are exact, in 32 bits.
 
-    A row of the input is scaled to ±127 and shifted to unsigned bytes, which is what processors multiply with signed ones;
-    oneDNN takes the shift out again. About a hundredth of the result is rounding. For a CPU.
+    A row of the input is scaled and shifted to unsigned bytes, which is what processors multiply with signed ones; oneDNN
+    takes the shift out again. About a hundredth of the result is rounding. For a CPU; on one without VNNI inputs have 7 bits,
+    since it adds pairs of products in 16, which saturate.
     Source: Dettmers et al. 2022, "LLM.int8()", arXiv 2208.07339, section 2.1 (vector-wise quantization).
     """
-
-    _ZERO = 128
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         scale = weight.abs().amax(1).clamp_min(1e-12) / 127
@@ -59,14 +59,15 @@ class Int8Product:
         self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.scale, self.zeros = scale.float(), torch.zeros(len(scale), dtype=torch.int32)
         self.bias = None if bias is None else bias.float()
+        self.zero = 128 if pairs_are_exact() else 64
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, I) to (…, O)."""
         rows = x.float().reshape(-1, x.shape[-1])
-        scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
-        rounded = (rows / scale).round_().add_(self._ZERO).to(torch.uint8)
+        scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / (self.zero - 1)
+        rounded = (rows / scale).round_().add_(self.zero).to(torch.uint8)
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rounded, 1.0, self._ZERO, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            rounded, 1.0, self.zero, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )  # fmt: skip
         scaled = product.mul_(scale) if self.bias is None else torch.addcmul(self.bias, product, scale)
         return scaled.view(*x.shape[:-1], -1).to(x.dtype)
@@ -74,6 +75,18 @@ class Int8Product:
     def tensors(self) -> list[Tensor]:
         """What it holds."""
         return [self.weight, self.scale, self.zeros, *([] if self.bias is None else [self.bias])]
+
+
+@lru_cache(maxsize=1)
+def pairs_are_exact() -> bool:
+    """Whether this machine's products of bytes are exact at their largest, 255 · 127: it does one, and looks."""
+    width = 64
+    weight = torch.ops.onednn.qlinear_prepack(torch.full((width, width), 127, dtype=torch.int8), None)
+    ones, zeros = torch.ones(width), torch.zeros(width, dtype=torch.int32)
+    found: Tensor = torch.ops.onednn.qlinear_pointwise(
+        torch.full((width, width), 255, dtype=torch.uint8), 1.0, 0, weight, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )  # fmt: skip
+    return bool((found == width * 255 * 127).all())
 
 
 def plain_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None]:

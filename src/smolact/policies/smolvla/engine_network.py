@@ -89,7 +89,8 @@ class Network:
         tower = vlm.vision_model
         self.vision_heads = heads
         embeddings = tower.embeddings
-        self.patch_size, self.side = embeddings.patch_size, embeddings.side
+        self.patch_size: int = embeddings.patch_size
+        self.side: int = embeddings.side
         self.patch_weight = packer.keep(embeddings.patch_embedding.weight).flatten(1)
         self.patch_bias = packer.keep(embeddings.patch_embedding.bias)
         self.patch_position = packer.keep(embeddings.position_embedding.weight)
@@ -108,7 +109,7 @@ class Network:
             )
             packer.empty(layer)
         self.vision_norm = _layer_norm(tower.post_layernorm, packer)
-        self.scale_factor = vlm.connector.scale_factor
+        self.scale_factor: int = vlm.connector.scale_factor
         projection = vlm.connector.modality_projection.proj
         # As every other embedding, an image's tokens are scaled by the root of their width.
         self.connector = packer.pack(
@@ -178,7 +179,7 @@ class Network:
     def image_tokens(self, size: tuple[int, int]) -> int:
         """How many tokens an image of that height and width becomes."""
         height, width = (side // self.patch_size for side in size)
-        return height * width // int(self.scale_factor) ** 2
+        return height * width // self.scale_factor**2
 
     def patch_positions(self, size: tuple[int, int]) -> Tensor:
         """What is added to the patches (P, D_vision) of such an image: position embeddings, and the projection's bias."""
