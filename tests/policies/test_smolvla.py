@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from smolact.policies.common.attention import block_mask
 from smolact.policies.common.flow_matching import sample_time
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from smolact.types import is_image_key
 from tests.parity.recipe import difference, smolvla_case
 from tests.policies.tiny import CAMERAS, tiny_batch, tiny_config, tiny_noise, tiny_policy
 
@@ -134,6 +136,29 @@ def test_training_lowers_the_loss() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"attention_mode": "self_attn"}, {"num_expert_layers": 2}, {"prefix_length": 40}]
+)
+def test_what_is_frozen_is_run_without_gradients_and_those_of_the_rest_are_the_same(
+    settings: dict[str, Any],
+) -> None:
+    policy, batch, noise = tiny_policy(train_expert_only=True, **settings), tiny_batch(), tiny_noise()
+    time = torch.tensor([0.3, 0.8])
+
+    def gradients(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        policy.zero_grad()
+        policy.forward(batch, noise, time)[0].backward()
+        return {name: w.grad.clone() for name, w in policy.named_parameters() if w.grad is not None}
+
+    quick = gradients(batch)
+    images = {key: value.clone().requires_grad_() for key, value in batch.items() if is_image_key(key)}
+    whole = gradients({**batch, **images})  # who asks for gradients of pictures gets them, by the long way
+    assert all(image.grad is not None and image.grad.abs().max() > 0 for image in images.values())
+    assert quick.keys() == whole.keys() and "model.state_proj.weight" in quick
+    for name, gradient in whole.items():
+        assert difference(quick[name], gradient) <= 1e-5, name
 
 
 def test_times_are_drawn_as_the_reference_draws_them() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -42,8 +42,17 @@ from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
 from smolact.policies.smolvla.vlm import check_image_size, image_tokens, load_vlm
 from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS, STATE, VISION_TOKENS
 
-Prefix = tuple[Tensor, Tensor, Tensor]
-"""Embeddings (B, P, D), which of them are valid (B, P), and which begin a block (B, P)."""
+
+class Embedded(NamedTuple):
+    """Embeddings (B, P, D), which of them are valid (B, P), and which begin a block (B, P).
+
+    `context`: so many of the first ones are constants, and see none of the others.
+    """
+
+    embeddings: Tensor
+    valid: Tensor
+    starts: Tensor
+    context: int = 0
 
 
 class VLAFlowMatching(nn.Module):
@@ -85,7 +94,7 @@ class VLAFlowMatching(nn.Module):
         lang_tokens: Tensor,
         lang_masks: Tensor,
         state: Tensor,
-    ) -> Prefix:
+    ) -> Embedded:
         """Embed what the policy sees.
 
         Args:
@@ -124,16 +133,19 @@ class VLAFlowMatching(nn.Module):
         missing = max(0, self.config.prefix_length - embeddings.shape[1])
         embeddings, valid_mask = F.pad(embeddings, (0, 0, 0, missing)), F.pad(valid_mask, (0, missing))
         starts = torch.arange(embeddings.shape[1], device=state.device) == context_length
-        return embeddings, valid_mask, starts.expand(batch, -1)
+        is_constant = not any(part.requires_grad for part in parts[:-1])
+        return Embedded(
+            embeddings, valid_mask, starts.expand(batch, -1), context_length if is_constant else 0
+        )
 
-    def embed_suffix(self, noisy_actions: Tensor, timestep: Tensor) -> Prefix:
+    def embed_suffix(self, noisy_actions: Tensor, timestep: Tensor) -> Embedded:
         """Embed noisy actions (B, C, A) at times (B,); each begins a block of its own, so that attention is causal."""
         actions = self.action_in_proj(noisy_actions.to(self.action_in_proj.weight.dtype))
         time = time_embedding(timestep, actions.shape[-1], self.config.min_period, self.config.max_period)
         both = torch.cat([actions, time.to(actions.dtype)[:, None].expand_as(actions)], dim=2)
         embeddings = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both)))
         ones = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
-        return embeddings, ones, ones
+        return Embedded(embeddings, ones, ones)
 
     def forward(
         self,
@@ -161,14 +173,11 @@ class VLAFlowMatching(nn.Module):
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
         return F.mse_loss(self._forward_flow_matching(prefix, noisy, time), velocity, reduction="none")
 
-    def _mean_error(self, prefix: Prefix, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def _mean_error(self, prefix: Embedded, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         batch, draws = noise.shape[:2]
         noise, time, actions = noise.flatten(0, 1), time.flatten(), actions.repeat_interleave(draws, 0)
         noisy, velocity = interpolate(noise, actions, time)
-        embeddings, valid, starts = prefix
-        read = self.vlm_with_expert.forward_prefix(
-            embeddings, block_mask(valid, starts), positions_of(valid), self._context(embeddings)
-        )
+        read, valid = self._read(prefix), prefix.valid
         repeated = [
             (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in read
         ]
@@ -192,16 +201,13 @@ class VLAFlowMatching(nn.Module):
                 (len(state), self.config.chunk_size, self.config.max_action_dim), state.device
             )
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
-        embeddings, valid, starts = prefix
         if self.config.use_cache:
-            read = self.vlm_with_expert.forward_prefix(
-                embeddings, block_mask(valid, starts), positions_of(valid)
-            )
+            read = self._read(prefix)
 
         def velocity(x: Tensor, time: float) -> Tensor:
             times = torch.full((len(x),), time, device=x.device)
             if self.config.use_cache:
-                return self.denoise_step(valid, read, x, times)
+                return self.denoise_step(prefix.valid, read, x, times)
             return self._forward_flow_matching(prefix, x, times)
 
         return integrate(velocity, noise, self.config.num_steps, solver)
@@ -210,23 +216,25 @@ class VLAFlowMatching(nn.Module):
         self, prefix_valid: Tensor, read: list[KeyValues], x_t: Tensor, timestep: Tensor
     ) -> Tensor:
         """The velocity (B, C, A) at noisy actions x_t (B, C, A) and times (B,), given what was read of the prefix."""
-        embeddings, valid, starts = self.embed_suffix(x_t, timestep)
+        embeddings, valid, starts, _ = self.embed_suffix(x_t, timestep)
         causal = block_mask(valid, starts)
         mask = torch.cat([prefix_valid[:, None].expand(-1, causal.shape[1], -1), causal], dim=2)
         positions = prefix_valid.sum(-1, keepdim=True) + positions_of(valid)
         return self._velocity(self.vlm_with_expert.forward_suffix(embeddings, mask, positions, read))
 
-    def _forward_flow_matching(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+    def _forward_flow_matching(self, prefix: Embedded, noisy: Tensor, time: Tensor) -> Tensor:
         """The velocity (B, C, A) at noisy actions (B, C, A) and times (B,), prefix and suffix in one pass."""
         suffix = self.embed_suffix(noisy, time)
-        valid, starts = (torch.cat(pair, dim=1) for pair in zip(prefix[1:], suffix[1:], strict=True))
-        mask, positions = block_mask(valid, starts), positions_of(valid)
-        context = self._context(prefix[0])
-        return self._velocity(self.vlm_with_expert(prefix[0], suffix[0], mask, positions, context))
+        valid = torch.cat([prefix.valid, suffix.valid], dim=1)
+        mask = block_mask(valid, torch.cat([prefix.starts, suffix.starts], dim=1))
+        hidden = self.vlm_with_expert(
+            prefix.embeddings, suffix.embeddings, mask, positions_of(valid), prefix.context
+        )
+        return self._velocity(hidden)
 
-    def _context(self, prefix: Tensor) -> int:
-        """How many tokens of a prefix (B, P, D) come before the state: all but the last, unless padding follows."""
-        return prefix.shape[1] - 1 if self.config.prefix_length <= 0 else 0
+    def _read(self, prefix: Embedded) -> list[KeyValues]:
+        mask, positions = block_mask(prefix.valid, prefix.starts), positions_of(prefix.valid)
+        return self.vlm_with_expert.forward_prefix(prefix.embeddings, mask, positions, prefix.context)
 
     def _velocity(self, hidden: Tensor) -> Tensor:
         velocity: Tensor = self.action_out_proj(hidden)

@@ -144,15 +144,33 @@ class SmolVLMWithExpertModel(nn.Module):
         queries = rotate(layer.queries(layer.input_layernorm(hidden)), *rotary)
         return layer.finish(hidden, attend(queries, *read, mask))
 
-    def forward_prefix(self, prefix: Tensor, mask: Tensor, positions: Tensor) -> list[KeyValues]:
+    def forward_prefix(
+        self, prefix: Tensor, mask: Tensor, positions: Tensor, context: int = 0
+    ) -> list[KeyValues]:
         """Run the VLM over the prefix (B, P, D) and return what each expert layer reads of it: (B, K, P, H) twice.
 
         For a cross-attention layer these have passed the expert's own projections: they are the same at every
         denoising step, so they are made once.
+
+        Args:
+            prefix, mask, positions: see `forward`.
+            context: so many first tokens need no gradient and see none of the others. While the VLM is frozen they are run
+                without one, and the backward pass goes through the rest alone: the state, one token of a hundred and more.
         """
+        if context and torch.is_grad_enabled() and not any(w.requires_grad for w in self.vlm.parameters()):
+            with torch.no_grad():
+                past = self._run_vlm(prefix[:, :context], mask[:, :context, :context], positions[:, :context])
+            every = self._run_vlm(prefix[:, context:], mask[:, context:], positions[:, context:], past)
+        else:
+            every = self._run_vlm(prefix, mask, positions)
+        return [self._as_expert_reads(place, *every[index]) for place, index in enumerate(self.read_layers)]
+
+    def _run_vlm(
+        self, hidden: Tensor, mask: Tensor, positions: Tensor, past: list[KeyValues] | None = None
+    ) -> list[KeyValues]:
+        """The keys and values of each layer: of `past` tokens, and of the `hidden` ones (B, L, D) that may look at them."""
         rotary = rotary_tables(positions, self.config.text_config.head_dim, ROTARY_BASE)
-        hidden = prefix
-        read: list[KeyValues] = []
+        found: list[KeyValues] = []
         last = self.read_layers[-1]
         layers = self.vlm.model.text_model.layers
         for index in range(last + 1):
@@ -160,12 +178,15 @@ class SmolVLMWithExpertModel(nn.Module):
             assert isinstance(layer, DecoderLayer)
             normed = layer.input_layernorm(hidden)
             keys, values = rotate(layer.keys(normed), *rotary), layer.values(normed)
-            if index in self.read_layers:
-                read.append(self._as_expert_reads(len(read), keys, values))
+            if past is not None:
+                keys, values = (
+                    torch.cat(pair, dim=2) for pair in zip(past[index], (keys, values), strict=True)
+                )
+            found.append((keys, values))
             if index < last:  # of the last layer nothing else is ever used
                 queries = rotate(layer.queries(normed), *rotary)
                 hidden = layer.finish(hidden, attend(queries, keys, values, mask))
-        return read
+        return found
 
     def forward_suffix(
         self, suffix: Tensor, mask: Tensor, positions: Tensor, read: list[KeyValues]
@@ -186,7 +207,9 @@ class SmolVLMWithExpertModel(nn.Module):
         normed: Tensor = self.lm_expert.norm(hidden)
         return normed
 
-    def forward(self, prefix: Tensor, suffix: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    def forward(
+        self, prefix: Tensor, suffix: Tensor, mask: Tensor, positions: Tensor, context: int = 0
+    ) -> Tensor:
         """Prefix (B, P, D) and action tokens (B, S, E) to the expert's output (B, S, E).
 
         Args:
@@ -194,9 +217,10 @@ class SmolVLMWithExpertModel(nn.Module):
             suffix: embedded noisy actions and time.
             mask: (B, P + S, P + S), true where a token may look.
             positions: (B, P + S).
+            context: see `forward_prefix`.
         """
         length = prefix.shape[1]
-        read = self.forward_prefix(prefix, mask[:, :length, :length], positions[:, :length])
+        read = self.forward_prefix(prefix, mask[:, :length, :length], positions[:, :length], context)
         return self.forward_suffix(suffix, mask[:, length:], positions[:, length:], read)
 
     def _as_expert_reads(self, index: int, keys: Tensor, values: Tensor) -> KeyValues:
