@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from smolact.errors import ConfigError, NotFoundError, ServerError
 from smolact.serving.access import Access, read_certificate, read_token
-from smolact.serving.server import serving
+from smolact.serving.background import serving
 from smolact_client import (
     ConnectError,
     ProtocolError,
@@ -249,7 +249,7 @@ def test_somebody_who_is_no_policy_server_is_found_out(monkeypatch: pytest.Monke
     with serving(Echo()) as url:
         with pytest.raises(ConnectError, match="HTTP 404"):
             RemotePolicy(url + "/elsewhere")
-        monkeypatch.setattr("smolact.serving.server.encode", lambda message: b"hello")
+        monkeypatch.setattr("smolact.serving.sessions.encode", lambda message: b"hello")
         with pytest.raises(ProtocolError, match="header alone"):
             RemotePolicy(url)
 
@@ -280,7 +280,7 @@ def test_who_hangs_up_in_the_middle_of_a_message_harms_nobody() -> None:
 
 
 def test_who_does_not_read_is_cut_off_and_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smolact.serving.server.SEND_S", 0.3)
+    monkeypatch.setattr("smolact.serving.sessions.SEND_S", 0.3)
 
     class Long(Echo):
         """Answers by the megabyte."""

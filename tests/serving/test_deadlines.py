@@ -16,7 +16,7 @@ import pytest
 import smolact.serving
 import smolact_client
 from smolact.serving.access import Access
-from smolact.serving.server import serving
+from smolact.serving.background import serving
 from smolact_client import (
     ConnectError,
     NotReadyError,
@@ -118,7 +118,7 @@ def test_a_cold_start_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smolact.serving.server.PING_S", 0.2)
     cold = Echo(warm_up=2.0)
     with serving(cold) as url:
-        with raw(url) as eager:
+        with raw(url, wait=False) as eager:
             eager.ask(1)
             assert eager.receive().fields["code"] == "not_ready"
             assert metric(url, "ready") == 0

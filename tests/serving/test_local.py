@@ -15,9 +15,9 @@ from smolact.evaluation.rollout import evaluate
 from smolact.policies.factory import LoadedPolicy, load_policy
 from smolact.recording.drivers import PolicyDriver
 from smolact.robots.base import RobotFeatures
+from smolact.serving.background import serving
 from smolact.serving.local import LocalPolicy, Question
 from smolact.serving.remote import RemoteChunks, load_remote
-from smolact.serving.server import serving
 from smolact.types import TASK, Unsaid
 from smolact_client import ObservationError, RemotePolicy
 from smolact_client.policy import ChunkPolicy
@@ -59,6 +59,16 @@ def test_here_and_there_give_the_same_chunks(loaded: LoadedPolicy) -> None:
             np.testing.assert_array_equal(*chunks)
             assert chunks[0].shape == (8, 2)
         assert not np.array_equal(*(remote.predict_action_chunk(seen(0), WORDS) for _ in range(2)))
+
+
+def test_an_engine_serves_as_its_policy_does(loaded: LoadedPolicy) -> None:
+    engine = loaded.policy.build_engine(dtype=torch.float32)
+    served = LocalPolicy(engine, loaded.preprocess, loaded.postprocess)
+    served.warm_up()
+    expected = LocalPolicy(*loaded).predict_action_chunk(seen(1), WORDS, seed=2)
+    np.testing.assert_allclose(
+        served.predict_action_chunk(seen(1), WORDS, seed=2), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_units_are_the_robots(loaded: LoadedPolicy) -> None:

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from smolact.errors import FeatureError
+from smolact.serving.background import serving
 from smolact.serving.local import Question
-from smolact.serving.server import serving
 from smolact.serving.waiting import Waiting
 from smolact_client import (
     ClosedError,
@@ -25,8 +25,9 @@ from smolact_client import (
     SchemaMismatchError,
     TaskTooLongError,
 )
+from smolact_client.images import encode_jpeg
 from smolact_client.policy import ChunkPolicy
-from smolact_client.protocol import Kind
+from smolact_client.protocol import Jpeg, Kind, Message
 from tests.serving.worlds import CAMERA, JOINTS, OFFER, SCHEMA, STATE, Echo, observation, raw, until
 
 
@@ -49,6 +50,27 @@ def test_pictures_may_be_jpeg_of_any_size() -> None:
     with serving(Echo()) as url, RemotePolicy(url, images="jpeg") as policy:
         big = {**observation(), CAMERA: np.full((200, 100, 3), 77, np.uint8)}
         assert policy.predict_action_chunk(big, "go")[-1, 0] == pytest.approx(77, abs=2)
+
+
+def test_a_damaged_picture_is_its_senders_alone() -> None:
+    gate = threading.Event()
+    echo = Echo(gate)
+    with serving(echo) as url, raw(url) as first, raw(url) as second, raw(url) as third:
+        first.ask(1)
+        until(echo.entered.is_set)
+        noise = np.random.default_rng(0).integers(0, 100, (48, 64, 3), np.uint8)
+        whole = encode_jpeg(noise.astype(np.uint8))
+        for client, data in ((second, whole[:-500]), (third, whole)):
+            client.sequence += 1
+            arrays = {CAMERA: Jpeg(data), STATE: observation(9)[STATE]}
+            asked = Message(
+                Kind.OBSERVATION, client.session, client.sequence, client.sequence, {"task": "go"}, arrays
+            )
+            client.send(asked)
+        until(lambda: metric(url, "waiting") == 2)
+        gate.set()
+        assert second.receive().fields["code"] == "bad_observation"
+        assert third.receive().arrays["action"][-1, 0] == pytest.approx(50, abs=5)  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -168,9 +190,11 @@ def test_a_reset_drops_what_waits() -> None:
         thread = threading.Thread(target=ask)
         thread.start()
         until(echo.entered.is_set)
+        before = metric(url, "received_bytes_total")
         policy.reset()
         thread.join(10)
         assert len(failed) == 1
+        until(lambda: metric(url, "received_bytes_total") > before)
         gate.set()
         assert policy.predict_action_chunk(observation(2), "go")[0, 0] == 2
         until(lambda: metric(url, 'questions_total{outcome="dropped"}') == 1)

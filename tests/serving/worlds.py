@@ -37,7 +37,7 @@ class Echo:
         self.asked: list[list[float]] = []
         self.entered = threading.Event()
 
-    def warm_up(self) -> None:
+    def warm_up(self, max_batch: int) -> None:
         time.sleep(self.seconds)
 
     def predict(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
@@ -64,11 +64,14 @@ def observation(value: float = 0.0, picture: int = 0) -> dict[str, NDArray[Any]]
 class Raw:
     """A client that sends what it is told to, after a proper handshake."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, wait: bool) -> None:
         self.socket = socket
         socket.send(encode(Message(Kind.HELLO, sequence=1, fields=handshake.hello("raw", None))))
-        self.session = self.receive().session
+        welcome = self.receive()
+        self.session = welcome.session
         self.sequence = 1
+        if wait and not welcome.fields["ready"]:
+            assert self.receive().kind is Kind.READY
 
     def receive(self, timeout: float = 10) -> Message:
         data = self.socket.recv(timeout)
@@ -91,9 +94,9 @@ class Raw:
 
 
 @contextlib.contextmanager
-def raw(url: str, **settings: Any) -> Iterator[Raw]:
+def raw(url: str, wait: bool = True, **settings: Any) -> Iterator[Raw]:
     with connect(url, compression=None, proxy=None, max_size=None, close_timeout=1, **settings) as socket:
-        yield Raw(socket)
+        yield Raw(socket, wait)
 
 
 def until(condition: Any, timeout: float = 20) -> None:

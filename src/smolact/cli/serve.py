@@ -49,6 +49,10 @@ class ServeConfig:
     """What `smolact serve` takes."""
 
     policy: ServedPolicy = field(default_factory=ServedPolicy)
+    engine: bool = setting(
+        True,
+        "Answer with the policy's engine: the same actions, sooner. --engine=false takes the policy itself.",
+    )
     host: str = setting(
         "127.0.0.1", "The address to listen at. Any other than this machine's own needs a token and TLS."
     )
@@ -142,9 +146,12 @@ def _load(config: ServeConfig, path: str) -> LocalPolicy:
     from smolact.policies.factory import load_policy
     from smolact.serving.local import LocalPolicy
 
-    settings = dict(config.policy.settings)
+    settings: dict[str, Any] = {**config.policy.settings, "engine": config.engine}
     policy, preprocess, postprocess = load_policy(
-        path, device=settings.pop("device", None), stats_key=config.policy.stats_key, **settings
+        path,
+        device=settings.pop("device", None),
+        stats_key=config.policy.stats_key,
+        **settings,
     )
     return LocalPolicy(policy, preprocess, postprocess, names_of_training(path))
 

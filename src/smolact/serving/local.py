@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from smolact.errors import FeatureError
+from smolact.policies.common.chunking import Engine
 from smolact.policies.configuration import PolicyConfig
-from smolact.types import ACTION, IMAGES, TASK, Batch, Policy, Unsaid, is_image_key
+from smolact.types import ACTION, IMAGES, TASK, Batch, Predictor, Unsaid, is_image_key
 from smolact_client.protocol import Array
 from smolact_client.schema import Limits, Names, Schema, check_observation
 
@@ -33,13 +34,13 @@ class LocalPolicy:
     """A policy in this process: raw observations in, actions in the robot's units out.
 
     Args:
-        policy, preprocess, postprocess: from `smolact.load_policy`. The policy is put into evaluation mode.
+        policy, preprocess, postprocess: from `smolact.load_policy`; the policy, or its engine, is put into evaluation mode.
         names: of the numbers of a vector or of `action`, where they are known.
     """
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Predictor,
         preprocess: Callable[[Batch], Batch],
         postprocess: Callable[[Tensor], Tensor],
         names: Mapping[str, Names] | None = None,
@@ -83,15 +84,7 @@ class LocalPolicy:
         Raises:
             FeatureError: the policy gave something else than finite actions.
         """
-        batch = self._preprocess(
-            {
-                **{
-                    name: _stack(name, [one.observation[name] for one in questions])
-                    for name in questions[0].observation
-                },
-                TASK: [Unsaid() if one.task is None else one.task for one in questions],
-            }
-        )
+        batch = self._batch(questions)
         chunks = self._policy.predict_action_chunk(batch, **self._noise(batch, questions))
         actions: NDArray[np.float32] = self._postprocess(chunks).detach().float().cpu().numpy()
         expected = (len(questions), self._schema.chunk_size, self._schema.action)
@@ -103,11 +96,20 @@ class LocalPolicy:
             )
         return list(actions)
 
-    def warm_up(self) -> None:
-        """Answer once, so that what is made at first use (kernels, graphs, memory) is there."""
+    def warm_up(self, max_batch: int = 1) -> None:
+        """Answer once, so that what is made at first use (kernels, graphs, memory) is there.
+
+        Args:
+            max_batch: on a GPU, where an engine records a graph for each size, every size of batch up to this one.
+        """
         black = {name: np.zeros((*size, 3), np.uint8) for name, size in self._schema.cameras.items()}
         zeros = {name: np.zeros(size, np.float32) for name, size in self._schema.vectors.items()}
-        self.predict([Question({**black, **zeros}, "warm up")])
+        question = Question({**black, **zeros}, "warm up")
+        on_gpu = str(getattr(self._policy.config, "device", None)).startswith("cuda")
+        for size in range(1, max_batch + 1) if on_gpu else (1,):
+            if isinstance(self._policy, Engine):
+                self._policy.warm_up(self._batch([question] * size))
+            self.predict([question] * size)
 
     def reset(self) -> None:
         """An episode begins."""
@@ -115,6 +117,14 @@ class LocalPolicy:
 
     def close(self) -> None:
         """There is nothing to let go of."""
+
+    def _batch(self, questions: Sequence[Question]) -> Batch:
+        arrays = {
+            name: _stack(name, [one.observation[name] for one in questions])
+            for name in questions[0].observation
+        }
+        tasks = [Unsaid() if one.task is None else one.task for one in questions]
+        return self._preprocess({**arrays, TASK: tasks})
 
     def _noise(self, batch: Mapping[str, Any], questions: Sequence[Question]) -> dict[str, Tensor]:
         """Each question's own noise, if it has a seed and the policy tells the shape of what it draws."""

@@ -127,11 +127,36 @@ class RemoteChunks(ActsInChunks):
         for client in self._clients:
             client.close()
 
+    def one(self) -> RemoteOne:
+        """The same policy, asked one question at a time with a raw observation."""
+        return RemoteOne(self._client(0))
+
     def _client(self, row: int) -> RemotePolicy:
         while len(self._clients) <= row:
             with _told():
                 self._clients.append(RemotePolicy(self._url, **self._settings))
         return self._clients[row]
+
+
+class RemoteOne:
+    """A policy on a server: one raw observation in, one chunk in the robot's units out; errors are this package's."""
+
+    def __init__(self, client: RemotePolicy) -> None:
+        self._client = client
+
+    def predict_action_chunk(self, observation: Mapping[str, Any], task: str | None) -> NDArray[np.float32]:
+        """The next actions (T, A).
+
+        Raises:
+            FeatureError, ServerError: it can't look at this, or there is no answer.
+        """
+        with _told():
+            return self._client.predict_action_chunk(observation, task)
+
+    def reset(self) -> None:
+        """An episode begins."""
+        with _told():
+            self._client.reset()
 
 
 def load_remote(url: str, *, n_action_steps: int | None = None, **settings: Any) -> LoadedRemote:

@@ -11,123 +11,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
-import json
 import logging
-import os
-import secrets
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from smolact.errors import FeatureError, ServerError
+from smolact.errors import ServerError
 from smolact.serving.access import Access
-from smolact.serving.local import Question
+from smolact.serving.answering import Answering, Answers, Served
 from smolact.serving.metrics import Metrics
+from smolact.serving.sessions import Asked, Session, log
 from smolact.serving.waiting import Waiting
 from smolact_client import handshake
 from smolact_client.errors import (
     ClientError,
-    ClosedError,
     NotReadyError,
     ObservationError,
-    PolicyFailedError,
     ProtocolError,
     TimedOutError,
 )
-from smolact_client.protocol import Array, Jpeg, Kind, Message, decode, encode
-from smolact_client.schema import Limits, Schema, check_observation, check_offer, picture_size
+from smolact_client.protocol import Kind, Message, decode
+from smolact_client.schema import Limits, check_observation, check_offer, picture_size
 
 logger = logging.getLogger(__name__)
 
 HELLO_S = 10.0
 """How long a client may take to say hello."""
-SEND_S = 5.0
-"""How long a client may take to read an answer."""
 PING_S, PONG_S = 10.0, 30.0
-Chunk = NDArray[np.float32]
-
-
-class Predictor(Protocol):
-    """What is served: `LocalPolicy` is one."""
-
-    @property
-    def schema(self) -> Schema:
-        """What it looks at and answers."""
-        ...
-
-    def warm_up(self) -> None:
-        """Answer once, so that the first client does not wait longer than the second."""
-        ...
-
-    def predict(self, questions: Sequence[Question]) -> list[Chunk]:
-        """A chunk (T, A) for each question; their pictures have the same sizes."""
-        ...
-
-
-class Session:
-    """One client's connection."""
-
-    def __init__(self, number: int, socket: ServerConnection) -> None:
-        self.number, self.socket = number, socket
-        self.id = secrets.randbits(63) | 1
-        self.received = self.began_anew = self._sent = 0
-        self._sending = asyncio.Lock()
-
-    async def send(
-        self, kind: Kind, observation: int = 0, fields: dict[str, Any] | None = None, **arrays: Array
-    ) -> None:
-        """Send a message; a client that does not read is cut off."""
-        try:
-            async with self._sending:
-                self._sent += 1
-                data = encode(Message(kind, self.id, self._sent, observation, fields or {}, arrays))
-                await asyncio.wait_for(self.socket.send(data), SEND_S)
-        except asyncio.TimeoutError:
-            log("slow_reader", session=self.number)
-            self.socket.transport.abort()
-        except ConnectionClosed:
-            pass  # its handler notices
-
-    async def tell(self, error: ClientError, observation: int = 0) -> None:
-        """Send what went wrong."""
-        await self.send(Kind.ERROR, observation, {"code": error.code, "message": str(error)[:4000]})
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question as it waits."""
-
-    session: Session
-    sequence: int
-    task: str | None
-    seed: int | None
-    arrays: dict[str, Array]
-    kind: tuple[Any, ...]
-    since: float
-    until: float
-
-
-class Answers(NamedTuple):
-    """What came of a batch: a chunk or an error for each question, and the seconds that it took."""
-
-    results: list[Chunk | ClientError]
-    seconds: float
-
-
-def log(event: str, **facts: Any) -> None:
-    """One line for what happened: `event=… name=value …`, values as JSON."""
-    logger.info(
-        " ".join([f"event={event}", *(f"{name}={json.dumps(value)}" for name, value in facts.items())])
-    )
 
 
 class PolicyServer:
@@ -144,7 +59,7 @@ class PolicyServer:
 
     def __init__(
         self,
-        policy: Predictor,
+        policy: Served,
         access: Access | None = None,
         *,
         limits: Limits | None = None,
@@ -174,7 +89,8 @@ class PolicyServer:
             ServerError: the address can't be listened at.
             SmolactError: what warming up raises.
         """
-        with ThreadPoolExecutor(1, "policy") as thread, ThreadPoolExecutor(_decoders(), "jpeg") as decoders:
+        answering = Answering(self._policy, self.limits.pixels)
+        with contextlib.closing(answering), ThreadPoolExecutor(1, "policy") as thread:
             try:
                 server = await serve(
                     self._handle,
@@ -203,7 +119,7 @@ class PolicyServer:
                 host, port = next(iter(server.sockets)).getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 started(f"{'ws' if self.access.tls is None else 'wss'}://{host}:{port}")
-                await self._work(thread, decoders)
+                await self._work(thread, answering)
 
     # Who comes in
 
@@ -268,10 +184,9 @@ class PolicyServer:
             client = str(hello.fields.get("client", ""))[:80]
             log("session_began", session=session.number, peer=_peer(socket), client=client)
             self._sessions.add(session)
-            ready = self.is_ready
-            await session.send(Kind.WELCOME, fields=handshake.welcome(self._schema, self.limits, ready))
-            if self.is_ready and not ready:
-                await session.send(Kind.READY)
+            # From here on `_work` tells it when the policy is warm; a session's messages keep their order.
+            told = handshake.welcome(self._schema, self.limits, self.is_ready)
+            await session.send(Kind.WELCOME, fields=told)
             async for data in socket:
                 self.metrics.received += len(data)
                 await self._take(session, decode(_binary(data)))
@@ -333,10 +248,10 @@ class PolicyServer:
 
     # What they are answered
 
-    async def _work(self, thread: ThreadPoolExecutor, decoders: ThreadPoolExecutor) -> None:
+    async def _work(self, thread: ThreadPoolExecutor, answering: Answering) -> None:
         loop = asyncio.get_running_loop()
         began = self._clock()
-        await loop.run_in_executor(thread, self._policy.warm_up)
+        await loop.run_in_executor(thread, self._policy.warm_up, self.max_batch)
         self.is_ready = True
         log("ready", seconds=round(self._clock() - began, 3))
         for session in self._sessions:
@@ -355,7 +270,7 @@ class PolicyServer:
                     asked.session.tell(TimedOutError("Its turn did not come in time."), asked.sequence)
                 )
             if batch:
-                answers = await loop.run_in_executor(thread, self._answer, batch, decoders)
+                answers = await loop.run_in_executor(thread, answering.answer, batch)
                 self._publish(batch, answers, now)
 
     def _publish(self, batch: Sequence[Asked], answers: Answers, began: float) -> None:
@@ -379,96 +294,6 @@ class PolicyServer:
         self._replies.add(task)
         task.add_done_callback(self._replies.discard)
 
-    def _answer(self, batch: Sequence[Asked], decoders: ThreadPoolExecutor) -> Answers:
-        """In the policy's thread."""
-        began = time.monotonic()
-        results: list[Chunk | ClientError] = [ClosedError()] * len(batch)
-        questions: dict[int, Question] = {}
-        for index, found in enumerate(decoders.map(self._question, batch)):
-            if isinstance(found, ClientError):
-                results[index] = found
-            else:
-                questions[index] = found
-        for index, result in zip(questions, self._predict(list(questions.values())), strict=True):
-            results[index] = result
-        return Answers(results, time.monotonic() - began)
-
-    def _question(self, asked: Asked) -> Question | ClientError:
-        try:
-            arrays = {
-                name: array.decode(self.limits.pixels) if isinstance(array, Jpeg) else array
-                for name, array in asked.arrays.items()
-            }
-        except ProtocolError as error:
-            return ObservationError(str(error))
-        return Question(arrays, asked.task, asked.seed)
-
-    def _predict(self, questions: Sequence[Question]) -> list[Chunk | ClientError]:
-        if not questions:
-            return []
-        try:
-            chunks = self._policy.predict(questions)
-            if len(chunks) != len(questions):
-                raise FeatureError(f"The policy gave {len(chunks)} chunks for {len(questions)} questions.")
-            return [*chunks]
-        except Exception as error:  # whatever a policy raises, the server goes on and the log has it
-            if len(questions) > 1:  # one of them may be at fault, the others are not
-                return [result for one in questions for result in self._predict([one])]
-            number = secrets.token_hex(4)
-            logger.exception("event=policy_failed incident=%s", number)
-            reason = f": {error}" if isinstance(error, FeatureError) else ""
-            return [PolicyFailedError(f"The policy failed (incident {number} in the server's log){reason}")]
-
-
-@contextlib.contextmanager
-def serving(policy: Predictor, access: Access | None = None, **settings: Any) -> Iterator[str]:
-    """Serve in a thread for as long as the block runs; gives the address. For notebooks, tests, and measurements.
-
-    Args:
-        policy: what is served.
-        access: any free port of this machine when not given.
-        settings: as `PolicyServer` takes them.
-
-    Raises:
-        ServerError: the address can't be listened at.
-    """
-    started: asyncio.Queue[str] | None = None
-    ready = threading.Event()
-    found: list[Any] = []
-
-    async def live() -> None:
-        nonlocal started
-        server = PolicyServer(policy, access or Access(port=0), **settings)
-        task = asyncio.current_task()
-        assert task is not None
-        found[:] = [asyncio.get_running_loop(), task]
-
-        def tell(url: str) -> None:
-            found.append(url)
-            ready.set()
-
-        with contextlib.suppress(asyncio.CancelledError):
-            await server.run(tell)
-
-    def run() -> None:
-        try:
-            asyncio.run(live())
-        except BaseException as error:
-            found.append(error)
-            ready.set()
-
-    thread = threading.Thread(target=run, name="smolact-server", daemon=True)
-    thread.start()
-    ready.wait()
-    if isinstance(found[-1], BaseException):
-        raise found[-1]
-    try:
-        yield found[2]
-    finally:
-        loop, task = found[:2]
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-
 
 def _binary(data: str | bytes) -> bytes:
     if isinstance(data, str):
@@ -479,10 +304,6 @@ def _binary(data: str | bytes) -> bytes:
 def _peer(socket: ServerConnection) -> str:
     address = socket.remote_address
     return f"{address[0]}:{address[1]}" if address else ""
-
-
-def _decoders() -> int:
-    return min(4, os.cpu_count() or 1)
 
 
 def _quiet_logger() -> logging.Logger:

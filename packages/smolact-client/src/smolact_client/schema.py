@@ -172,7 +172,10 @@ def _check_picture(name: str, array: Array, limits: Limits) -> None:
         raise ObservationError(
             f"'{name}' is {array.shape} {array.dtype}: expected a picture (height, width, 3) uint8."
         )
-    height, width = picture_size(array)
+    try:
+        height, width = picture_size(array)
+    except ProtocolError as error:
+        raise ObservationError(f"'{name}' can't be read: {error}") from error
     if height * width > limits.pixels:
         raise ObservationError(
             f"'{name}' has {height}×{width} pixels: the server takes {limits.pixels}. Send a smaller picture."

@@ -1,0 +1,71 @@
+"""One client's connection, and a question of its as it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+from smolact_client.errors import ClientError
+from smolact_client.protocol import Array, Kind, Message, encode
+
+logger = logging.getLogger(__name__)
+
+SEND_S = 5.0
+"""How long a client may take to read an answer."""
+
+
+class Session:
+    """One client's connection."""
+
+    def __init__(self, number: int, socket: ServerConnection) -> None:
+        self.number, self.socket = number, socket
+        self.id = secrets.randbits(63) | 1
+        self.received = self.began_anew = self._sent = 0
+        self._sending = asyncio.Lock()
+
+    async def send(
+        self, kind: Kind, observation: int = 0, fields: dict[str, Any] | None = None, **arrays: Array
+    ) -> None:
+        """Send a message; a client that does not read is cut off."""
+        try:
+            async with self._sending:
+                self._sent += 1
+                data = encode(Message(kind, self.id, self._sent, observation, fields or {}, arrays))
+                await asyncio.wait_for(self.socket.send(data), SEND_S)
+        except asyncio.TimeoutError:
+            log("slow_reader", session=self.number)
+            self.socket.transport.abort()
+        except ConnectionClosed:
+            pass  # its handler notices
+
+    async def tell(self, error: ClientError, observation: int = 0) -> None:
+        """Send what went wrong."""
+        await self.send(Kind.ERROR, observation, {"code": error.code, "message": str(error)[:4000]})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as it waits."""
+
+    session: Session
+    sequence: int
+    task: str | None
+    seed: int | None
+    arrays: dict[str, Array]
+    kind: tuple[Any, ...]
+    since: float
+    until: float
+
+
+def log(event: str, **facts: Any) -> None:
+    """One line for what happened: `event=… name=value …`, values as JSON."""
+    logger.info(
+        " ".join([f"event={event}", *(f"{name}={json.dumps(value)}" for name, value in facts.items())])
+    )
