@@ -1,25 +1,31 @@
 """SmolAndFAST's answers beside transformers' `generate`, and its training step beside transformers' own, on the same weights.
 
-    python benchmarks/answers.py [--vlm=smolvlm2-256m] [--tokens=32] [--threads=2]
+    python benchmarks/answers.py [--vlm=smolvlm2-256m] [--tokens=32] [--rounds=3] [--threads=2] [--output=FILE]
 
 Needs transformers beside smolact. Weights are random: what is measured does not depend on them. Each side answers the same
-prompt of one image with as many tokens. Prints seconds, and their ratios.
+prompt of one image with as many tokens, and the sides take turns. Prints medians, by the clock and of the processor (which
+other work on the machine disturbs less), and ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
 from smolact.backbones.presets import find_vlm
 from smolact.backbones.smolvlm import initialize
+from smolact.policies.smolandfast.generation import ActionWriter, Slate
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFAST
 from smolact.policies.smolandfast.schemes import Bins
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
@@ -27,15 +33,58 @@ from smolact.policies.smolandfast.vocabulary import ActionVocabulary
 TEXT = 60
 
 
-def best(work: Callable[[], Any], rounds: int = 5) -> float:
-    """Seconds of the best round."""
-    work()
-    found = float("inf")
-    for _ in range(rounds):
-        began = time.perf_counter()
-        work()
-        found = min(found, time.perf_counter() - began)
-    return found
+class Stopwatch:
+    """When tokens were written: by the clock and of the processor, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[float, float]] = []
+
+    def look(self) -> None:
+        self.times.append((time.perf_counter() * 1e3, time.process_time() * 1e3))
+
+    def between(self) -> list[tuple[float, float]]:
+        """From each look to the next."""
+        return [
+            (after[0] - before[0], after[1] - before[1])
+            for before, after in zip(self.times, self.times[1:], strict=False)
+        ]
+
+
+class TimedWriter(ActionWriter):
+    """Looks at the watch after each token."""
+
+    watch = Stopwatch()
+
+    def _choose(self, hidden: torch.Tensor, slate: Slate) -> None:
+        super()._choose(hidden, slate)
+        self.watch.look()
+
+
+def in_turns(sides: dict[str, Callable[[Stopwatch], None]], rounds: int) -> dict[str, dict[str, float]]:
+    """Each side's median milliseconds between two looks; a round before them warms up."""
+    found: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    for turn in range(rounds + 1):
+        for side in sides if turn % 2 else reversed(sides):
+            watch = Stopwatch()
+            sides[side](watch)
+            if turn:
+                found[side] += watch.between()
+    return {
+        side: {
+            kind: round(statistics.median(each[number] for each in times), 2)
+            for number, kind in enumerate(("clock", "processor"))
+        }
+        for side, times in found.items()
+    }
+
+
+def with_ratios(found: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """How many times as long transformers takes."""
+    theirs = found["transformers"]
+    return {
+        side: {**times, "ratio": {kind: round(theirs[kind] / times[kind], 2) for kind in times}}
+        for side, times in found.items()
+    }
 
 
 def main() -> None:
@@ -44,7 +93,9 @@ def main() -> None:
     parser.add_argument("--vlm", default="smolvlm2-256m")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1, help="of the training step")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -64,68 +115,86 @@ def main() -> None:
     prompt = torch.cat([image, torch.randint(100, 1000, (1, TEXT))], 1)
     valid, pixels = torch.ones_like(prompt, dtype=torch.bool), torch.rand(1, 3, size, size) * 2 - 1
 
-    def answer(tokens: int) -> Callable[[], Any]:
-        grammar = bins.grammar(tokens, 1)
-        return lambda: ours.generate(prompt, valid, pixels, grammar, tokens)
-
-    def generate(tokens: int) -> Callable[[], Any]:
-        with torch.inference_mode():
-            return lambda: theirs.generate(
-                input_ids=prompt,
-                attention_mask=valid.long(),
-                pixel_values=pixels[:, None],
-                max_new_tokens=tokens,
-                min_new_tokens=tokens,
-                do_sample=False,
-                pad_token_id=2,
-            )
-
-    found: dict[str, Any] = {"vlm": arguments.vlm, "prompt": prompt.shape[1], "tokens": arguments.tokens}
-    for name, make in (("smolact", answer), ("transformers", generate)):
-        first, whole = best(make(1)), best(make(arguments.tokens))
-        found[name] = {
-            "first token, s": round(first, 4),
-            "an answer, s": round(whole, 4),
-            "tokens a second, after the first": round((arguments.tokens - 1) / (whole - first), 1),
-        }
-    found["ratio of answers"] = round(
-        found["transformers"]["an answer, s"] / found["smolact"]["an answer, s"], 2
+    tokens = arguments.tokens
+    grammar = bins.grammar(tokens, 1)
+    writer = TimedWriter(ours.vlm, vocabulary, grammar, dtype=torch.float32)
+    assert torch.equal(
+        writer.write(prompt, valid, pixels, tokens), ours.generate(prompt, valid, pixels, grammar, tokens)
     )
-    found["ratio of tokens a second"] = round(
-        found["smolact"]["tokens a second, after the first"]
-        / found["transformers"]["tokens a second, after the first"],
-        2,
-    )
+
+    def engine(watch: Stopwatch) -> None:
+        writer.watch = watch
+        writer.write(prompt, valid, pixels, tokens)
+
+    def plain(watch: Stopwatch) -> None:
+        def choose(logits: torch.Tensor) -> torch.Tensor:
+            watch.look()
+            return logits.argmax(-1)
+
+        ours.generate(prompt, valid, pixels, grammar, tokens, choose)
+
+    def generate(watch: Stopwatch) -> None:
+        def look(ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+            watch.look()
+            return torch.zeros(len(ids), dtype=torch.bool)
+
+        theirs.generate(
+            input_ids=prompt,
+            attention_mask=valid.long(),
+            pixel_values=pixels[:, None],
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=2,
+            stopping_criteria=[look],
+        )
+
+    found: dict[str, Any] = {
+        "vlm": arguments.vlm,
+        "prompt": prompt.shape[1],
+        "tokens": tokens,
+        "unit": "milliseconds, median",
+        "threads": arguments.threads,
+        "processors": os.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "load": [round(load, 1) for load in os.getloadavg()],
+    }
+    sides = {"smolact": engine, "smolact, without an engine": plain, "transformers": generate}
+    found["a token after the first"] = with_ratios(in_turns(sides, arguments.rounds))
 
     batch = arguments.batch
     prompts, masks = prompt.repeat(batch, 1), valid.repeat(batch, 1)
     many = pixels.repeat(batch, 1, 1, 1)
-    spoken = vocabulary.spoken(torch.randint(0, bins.n, (batch, arguments.tokens)))
+    spoken = vocabulary.spoken(torch.randint(0, bins.n, (batch, tokens)))
     labels = torch.cat([torch.full_like(prompts, -100), spoken], 1)
 
-    def our_step() -> None:
+    def our_step(watch: Stopwatch) -> None:
         ours.zero_grad()
+        watch.look()
         losses = ours(prompts, masks, many, spoken, torch.ones_like(spoken, dtype=torch.bool))
         losses.mean().backward()
+        watch.look()
 
-    def their_step() -> None:
+    def their_step(watch: Stopwatch) -> None:
         theirs.zero_grad()
+        watch.look()
         theirs(
             input_ids=torch.cat([prompts, spoken], 1),
             attention_mask=torch.ones_like(labels),
             pixel_values=many[:, None],
             labels=labels,
         ).loss.backward()
+        watch.look()
 
     for model in (ours.vlm, theirs):
         model.model.vision_model.requires_grad_(False)
-    steps = {"smolact, s": round(best(our_step, 3), 3), "transformers, s": round(best(their_step, 3), 3)}
-    found["training step"] = {
-        "batch": batch,
-        **steps,
-        "ratio": round(steps["transformers, s"] / steps["smolact, s"], 2),
-    }
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    steps = in_turns({"smolact": our_step, "transformers": their_step}, arguments.rounds)
+    found["a training step, float32"] = {"batch": batch, **with_ratios(steps)}
+    text = json.dumps(found, indent=2) + "\n"
+    sys.stdout.write(text)
+    if arguments.output:
+        arguments.output.write_text(text)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from smolact.errors import ActionTokensError, ConfigError, FeatureError
 from smolact.files import read_json_object
 from smolact.hub import find_folder
 from smolact.policies.smolandfast.grammar import Grammar
+from smolact.policies.smolandfast.segments import Codes, SegmentEncoder
 
 Chunks = NDArray[np.floating[Any]]
 
@@ -165,20 +166,7 @@ class FASTTokenizer:
         """
         chunks = _checked(chunks)
         self.shape(*chunks.shape[1:])
-        texts = list(_as_text(_coefficients(chunks, self.scale), self.min_token))
-        ids = [
-            encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ]
-        size = self._sizes.__getitem__
-        for text, each in zip(texts, ids, strict=True):
-            if sum(map(size, each)) != len(
-                text.encode()
-            ):  # byte-pair encoding drops what it has no piece for
-                raise FeatureError(
-                    "A chunk has a coefficient that this tokenizer has no token for: it was fitted on smaller actions. "
-                    "Fit one on this dataset: smolact train-tokenizer."
-                )
-        return ids
+        return self._segments.encode(_codes(_coefficients(chunks, self.scale), self.min_token))
 
     def decode(
         self, ids: Sequence[Sequence[int]], horizon: int | None = None, dim: int | None = None
@@ -194,10 +182,7 @@ class FASTTokenizer:
             ConfigError: T or D are not known, or not those of the tokenizer.
         """
         steps, size = self.shape(horizon, dim)
-        coefficients = (
-            np.stack([self._spelled(each, steps * size) for each in ids]) if len(ids) else np.empty(0)
-        )
-        waves = coefficients.reshape(len(ids), steps, size).astype(np.float64) / self.scale
+        waves = (self._codes(ids, steps * size) + self.min_token).reshape(-1, steps, size) / self.scale
         chunks: NDArray[np.float64] = _dct(steps).T @ waves
         return chunks.astype(np.float32)
 
@@ -234,31 +219,36 @@ class FASTTokenizer:
                 following[state, token], ends[state, token] = _run(state, spelled)
         return Grammar.of(torch.from_numpy(following), torch.from_numpy(ends), steps * size)
 
-    def _spelled(self, ids: Sequence[int], expected: int) -> NDArray[np.int64]:
-        if len(ids) and not 0 <= min(ids) <= max(ids) < len(self._bytes):
-            raise ActionTokensError(
-                f"{next(token for token in ids if not 0 <= token < len(self._bytes))} is no action token: there are 0 to "
-                f"{len(self._bytes) - 1}."
-            )
-        spelled = b"".join(map(self._bytes.__getitem__, ids))
+    def _codes(self, ids: Sequence[Sequence[int]], expected: int) -> NDArray[np.int64]:
+        """The characters that ids spell, of all chunks one after the other."""
+        spelled = self._bytes_of_id.__getitem__
         try:
-            text = spelled.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ActionTokensError(
-                f"{len(ids)} action tokens are no chunk: a character of theirs is broken off ({error.reason})."
-            ) from error
-        if len(text) != expected:
-            raise ActionTokensError(
-                f"{len(ids)} action tokens spell {len(text)} coefficients, and a chunk has {expected}."
-            )
-        if len(spelled) == expected:  # each of them a byte
-            return np.frombuffer(spelled, np.uint8).astype(np.int64) + self.min_token
-        codes = np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.int64)
-        return codes + self.min_token
+            texts = [b"".join(map(spelled, each)).decode() for each in ids]
+        except (KeyError, UnicodeDecodeError) as error:
+            raise self._not_a_chunk(ids) from error
+        for each, text in zip(ids, texts, strict=True):
+            if len(text) != expected:
+                raise ActionTokensError(
+                    f"{len(each)} action tokens spell {len(text)} coefficients, and a chunk has {expected}."
+                )
+        return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4").astype(np.int64)
+
+    def _not_a_chunk(self, ids: Sequence[Sequence[int]]) -> ActionTokensError:
+        """What is wrong with the first ids that spell nothing."""
+        unknown = next((token for each in ids for token in each if token not in self._bytes_of_id), None)
+        if unknown is not None:
+            return ActionTokensError(f"{unknown} is no action token: there are 0 to {len(self._bytes) - 1}.")
+        return ActionTokensError(
+            f"{len(ids)} rows of action tokens are no chunks: in one of them a character is broken off."
+        )
 
     @cached_property
-    def _sizes(self) -> list[int]:
-        return [len(spelled) for spelled in self._bytes]
+    def _segments(self) -> SegmentEncoder:
+        return SegmentEncoder(self._tokenizer, self._bytes)
+
+    @cached_property
+    def _bytes_of_id(self) -> dict[int, bytes]:
+        return dict(enumerate(self._bytes))
 
     @cached_property
     def _bytes(self) -> list[bytes]:
@@ -315,14 +305,19 @@ def _coefficients(chunks: NDArray[np.float64], scale: float) -> NDArray[np.int64
     return np.around(waves * scale).astype(np.int64).reshape(len(chunks), -1)
 
 
-def _as_text(coefficients: NDArray[np.int64], low: int) -> Iterator[str]:
+def _codes(coefficients: NDArray[np.int64], low: int) -> Codes:
+    """The characters that coefficients are written as."""
     codes = np.maximum(coefficients - low, 0)
     if codes.max() >= FIRST_SURROGATE:
         raise FeatureError(
             f"An action's coefficient is {codes.max() + low}, far outside of what a tokenizer can write. Are the actions "
             "normalized?"
         )
-    return (row.tobytes().decode("utf-32-le") for row in codes.astype("<u4"))
+    return codes.astype(np.uint32)
+
+
+def _as_text(coefficients: NDArray[np.int64], low: int) -> Iterator[str]:
+    return (row.astype("<u4").tobytes().decode("utf-32-le") for row in _codes(coefficients, low))
 
 
 @lru_cache(maxsize=8)
