@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import smolact
+import smolact_client
 
 SOURCE = Path(smolact.__file__).parent
+CLIENT = Path(smolact_client.__file__).parent
 FLOORS = {
     **dict.fromkeys(("types", "errors", "durable", "files", "hub", "pages", "settings"), 0),
     **dict.fromkeys(("datasets", "processors", "backbones", "envs", "robots"), 1),
@@ -83,6 +85,15 @@ def test_no_source_file_is_too_long() -> None:
     assert not long, f"look for the second thing that each does: {long}"
 
 
+def test_the_client_stands_alone() -> None:
+    """A robot's computer has neither torch nor smolact; and the command's help does not load the client."""
+    code = "import smolact_client, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "smolact", "pyarrow", "transformers", "rich"} & set(found.stdout.split())
+    for path in CLIENT.glob("*.py"):
+        assert not imports(path), path
+
+
 def test_public_names_are_sorted_and_lead_somewhere() -> None:
     assert smolact.__all__ == sorted(smolact.__all__)
     for name in smolact.__all__:
@@ -104,7 +115,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_nothing_that_came_in_as_data_is_run() -> None:
     """No pickle, no `eval`, no remote code anywhere in the source."""
     forbidden_calls = {"eval", "exec"}
-    for path in MODULES:
+    for path in (*MODULES, *sorted(CLIENT.glob("*.py"))):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
