@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from smolact.cli.main import main
 from smolact.datasets.sources import Source
+from smolact.datasets.writer import DatasetWriter
 from tests.datasets import make
 
 
@@ -67,6 +70,50 @@ def test_every_edit_makes_what_was_asked(
     assert Source(out / "m").meta.total_episodes == 5
     assert run("split", root, "--parts={train: 0.7, test: [2]}", f"--output={out / 's'}") == 0
     assert [Source(out / "s" / part).meta.total_episodes for part in ("train", "test")] == [2, 1]
+
+
+def test_episodes_are_chosen_by_how_they_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "set"
+    features = {
+        "action": {"dtype": "float32", "shape": (1,)},
+        "next.success": {"dtype": "bool", "shape": (1,)},
+        "next.reward": {"dtype": "float32", "shape": (1,)},
+    }
+    with DatasetWriter.create(root, fps=10, features=features) as writer:
+        for rewards in ([0.0, 1.0], [1.0, 0.5], [0.2, 0.9, 1.0]):
+            for reward in rewards:
+                frame = {"action": [0.0], "next.success": reward == 1.0, "next.reward": reward}
+                writer.add_frame(
+                    {
+                        name: np.asarray(value, np.float32) if name != "next.success" else value
+                        for name, value in frame.items()
+                    },
+                    task="Go.",
+                )
+            writer.save_episode()
+    for flags, lengths in (
+        (["--success=true"], [2, 3]),
+        (["--success=false"], [2]),
+        (["--min_reward=0.5"], [2, 2, 3]),
+        (["--min_reward=0.6", "--min_frames=3"], [3]),
+    ):
+        out = tmp_path / "_".join(flags)
+        assert run("filter", root, f"--output={out}", *flags) == 0
+        assert Source(out).meta.episodes.length.tolist() == lengths
+
+
+def test_what_the_recorder_kept_says_how_episodes_ended(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("filter", root, "--success=true") == 2
+    assert "does not say which episodes succeeded" in capsys.readouterr().err
+    assert run("filter", root, "--min_reward=1") == 2
+    assert "no column next.reward" in capsys.readouterr().err
+    rows = [{"episode_index": 0, "success": False}, {"episode_index": 2, "success": True}]
+    (root / "meta/smolact_recording.json").write_text(json.dumps({"episodes": rows}))
+    for value, length in (("true", 5), ("false", 7)):
+        assert run("filter", root, f"--success={value}", f"--output={tmp_path / value}") == 0
+        assert Source(tmp_path / value).meta.episodes.length.tolist() == [length]
 
 
 def test_without_output_the_result_takes_the_place_of_the_old(root: Path) -> None:

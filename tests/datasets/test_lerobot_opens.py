@@ -1,4 +1,4 @@
-"""What we write, LeRobot reads: the same frames, tasks, statistics. Needs an interpreter that has LeRobot 0.6.1."""
+"""What we write, LeRobot reads: the same frames, tasks, statistics. Needs interpreters that have LeRobot 0.6.1 and 0.3.3."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from smolact.datasets import edit
 from smolact.datasets.reader import LeRobotDataset
@@ -21,31 +23,38 @@ from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
 from tests.datasets.make import TASKS, write
 
+PARITY = Path(__file__).parent.parent / "parity/data"
 OFFSETS = [-0.1, 0.0, 0.1, 0.2]
 
 
-def read_by_lerobot(root: Path) -> dict[str, Any]:
+V30, V21 = "SMOLACT_LEROBOT_PYTHON", "SMOLACT_LEROBOT033_PYTHON"
+
+
+def needs(variable: str, version: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        variable not in os.environ, reason=f"set {variable} to a Python that has LeRobot {version}"
+    )
+
+
+with_061, with_033 = needs(V30, "0.6.1"), needs(V21, "0.3.3")
+pytestmark = pytest.mark.lerobot
+
+
+def read_by_lerobot(python: str, roots: Sequence[Path]) -> list[dict[str, Any]]:
     script = Path(__file__).with_name("lerobot_reads.py")
-    found = subprocess.run(
-        [os.environ["SMOLACT_LEROBOT_PYTHON"], str(script), str(root), json.dumps(OFFSETS)],
+    ran = subprocess.run(
+        [os.environ[python], str(script), json.dumps(OFFSETS), *map(str, roots)],
         capture_output=True,
         text=True,
-        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(root.parent / "hf"), "PATH": os.environ["PATH"]},
+        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(roots[0].parent / "hf"), "PATH": os.environ["PATH"]},
         check=False,
     )
-    assert found.returncode == 0, found.stderr[-3000:]
-    return dict(json.loads(found.stdout.splitlines()[-1]))
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found = [line.partition(" ")[2] for line in ran.stdout.splitlines() if line.startswith("found ")]
+    return [dict(json.loads(line)) for line in found]
 
 
-pytestmark = [
-    pytest.mark.lerobot,
-    pytest.mark.skipif(
-        "SMOLACT_LEROBOT_PYTHON" not in os.environ,
-        reason="set SMOLACT_LEROBOT_PYTHON to a Python that has LeRobot 0.6.1",
-    ),
-]
-
-
+@with_061
 @pytest.mark.parametrize("dtype", ["video", "image"])
 @pytest.mark.parametrize("episodes_per_file", [1, 2])
 def test_lerobot_finds_what_we_find(tmp_path: Path, dtype: str, episodes_per_file: int) -> None:
@@ -54,9 +63,10 @@ def test_lerobot_finds_what_we_find(tmp_path: Path, dtype: str, episodes_per_fil
     same_to_both(root)
 
 
+@with_061
 def test_what_lerobot_began_and_we_went_on_with_opens_there_again(tmp_path: Path) -> None:
     root = tmp_path / "theirs"
-    shutil.copytree(Path(__file__).parent.parent / "parity/data/dataset_v30", root)
+    shutil.copytree(PARITY / "dataset_v30", root)
     for episode in range(2):
         with DatasetWriter.resume(root) as writer:
             for number in range(3 + episode):
@@ -69,22 +79,36 @@ def test_what_lerobot_began_and_we_went_on_with_opens_there_again(tmp_path: Path
     same_to_both(root)
 
 
+@with_061
 @pytest.mark.parametrize("dtype", ["video", "image"])
 def test_what_was_edited_opens_there(tmp_path: Path, dtype: str) -> None:
-    source = Source(write(tmp_path / "set", (5, 4, 6), dtype=dtype, episodes_per_file=2))
-    same_to_both(build(edit.whole(source), tmp_path / "compact"))
-    same_to_both(build(edit.delete(source, [1]), tmp_path / "delete"))
-    same_to_both(build(edit.merge([source, source]), tmp_path / "merge"))
-    same_to_both(build(edit.rename_task(source, TASKS[0], "Do it."), tmp_path / "rename"))
-    other = {camera: {"video": "image", "image": "video"}[dtype] for camera in source.meta.camera_keys}
-    same_to_both(build(dataclasses.replace(edit.whole(source), cameras=other), tmp_path / "other"))
+    cameras = ("observation.image", "observation.images.wrist")
+    source = Source(write(tmp_path / "set", (5, 4, 6, 3), dtype=dtype, cameras=cameras, episodes_per_file=2))
+    whole = edit.whole(source)
+    other = {camera: {"video": "image", "image": "video"}[dtype] for camera in cameras}
+    parts = edit.split(source, {"half": 0.5, "listed": [3]})
+    plans = {
+        "compact": whole,
+        "delete": edit.delete(source, [1]),
+        "filter": edit.filter_episodes(source, lambda episode: source.meta.episodes.length[episode] > 4),
+        "merge": edit.merge([source, source]),
+        "rename": edit.rename_task(source, TASKS[0], "Do it."),
+        "join": edit.rename_task(source, TASKS[0], TASKS[1]),
+        "remove": edit.remove_features(source, [cameras[0], "next.done"]),
+        "stats": dataclasses.replace(whole, recompute=True),
+        "other": dataclasses.replace(whole, cameras=other),
+        **parts,
+    }
+    same_to_both(*(build(plan, tmp_path / name) for name, plan in plans.items()))
 
 
+@with_061
 def test_what_was_of_version_v21_opens_there(tmp_path: Path) -> None:
-    source = Source(Path(__file__).parent.parent / "parity/data/dataset_v21")
+    source = Source(PARITY / "dataset_v21")
     same_to_both(build(edit.whole(source), tmp_path / "new"))
 
 
+@with_061
 @pytest.mark.parametrize("lost", [1, 2])
 def test_what_was_repaired_opens_there(tmp_path: Path, lost: int) -> None:
     root = write(tmp_path / "set", (5, 4, 6))
@@ -94,8 +118,32 @@ def test_what_was_repaired_opens_there(tmp_path: Path, lost: int) -> None:
     same_to_both(root)
 
 
-def same_to_both(root: Path) -> None:
-    theirs = read_by_lerobot(root)
+@with_033
+@pytest.mark.parametrize("dtype", ["video", "image"])
+def test_what_was_made_v21_opens_in_the_lerobot_of_its_time(tmp_path: Path, dtype: str) -> None:
+    cameras = ("observation.image", "observation.images.wrist")
+    old = [
+        Source(write(tmp_path / "set", (5, 4, 6), dtype=dtype, cameras=cameras, video_codec="h264")),
+        Source(PARITY / "dataset_v30"),
+    ]
+    new = [
+        build(dataclasses.replace(edit.whole(source), version="v2.1"), tmp_path / f"v21_{number}")
+        for number, source in enumerate(old)
+    ]
+    both = build(dataclasses.replace(edit.delete(old[0], [1]), version="v2.1"), tmp_path / "v21_less")
+    same_to_both(*new, both, python=V21)
+    for root, source in zip(new, old, strict=True):
+        before, after = LeRobotDataset(source.meta.root), LeRobotDataset(root)
+        for sample, expected in zip(after, before, strict=True):
+            assert all(torch.equal(sample[key], expected[key]) for key in before.meta.camera_keys)
+
+
+def same_to_both(*roots: Path, python: str = V30) -> None:
+    for root, theirs in zip(roots, read_by_lerobot(python, roots), strict=True):
+        _same(root, theirs)
+
+
+def _same(root: Path, theirs: dict[str, Any]) -> None:
     ours = LeRobotDataset(root, delta_timestamps={"action": OFFSETS})
     cameras = ours.meta.camera_keys
     assert (theirs["length"], theirs["episodes"]) == (len(ours), ours.num_episodes)

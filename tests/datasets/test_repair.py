@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 
 from smolact.datasets import edit
 from smolact.datasets.inspection import check_dataset
@@ -25,76 +20,28 @@ from smolact.datasets.rewrite import replace
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, DatasetError, NotFoundError
-from tests.datasets.make import TASKS, record, write
+from tests.datasets.damages import (
+    DAMAGES,
+    LENGTHS,
+    change,
+    contents,
+    copy,
+    count,
+    die_as_lerobot,
+    has_the_episodes,
+    make_seeds,
+    without_footer,
+)
+from tests.datasets.make import TASKS, record
 from tests.datasets.test_writer import at_each_step
 
-LENGTHS = (3, 2, 4)
 PARITY = Path(__file__).parent.parent / "parity/data"
 TOP = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("whole")
-    return {
-        "video": write(folder / "video", LENGTHS, video_codec="h264"),
-        "joined": write(folder / "joined", LENGTHS, video_codec="h264", episodes_per_file=3),
-        "image": write(folder / "image", LENGTHS, "image"),
-    }
-
-
-def copy(root: Path, to: Path) -> Path:
-    return Path(shutil.copytree(root, to))
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def has_the_episodes(root: Path, old: Path, episodes: list[int]) -> None:
-    """Whether `root` is whole, and its episodes are, in order, these of `old`."""
-    assert [fault for fault in check_dataset(root) if fault.severity == "error"] == []
-    assert LeRobotDatasetMetadata(root).total_episodes == len(episodes)
-    if not episodes:
-        return
-    new, before = (
-        LeRobotDataset(root, return_uint8=True),
-        LeRobotDataset(old, episodes=episodes, return_uint8=True),
-    )
-    for sample, expected in zip(new, before, strict=True):
-        for key in ("action", "frame_index", "task", "observation.images.top"):
-            value = sample[key]
-            assert torch.equal(value, expected[key]) if torch.is_tensor(value) else value == expected[key]
-
-
-def change(path: Path, edit: Callable[[pa.Table], pa.Table]) -> None:
-    table = edit(pq.read_table(path))
-    pq.write_table(table, path)
-
-
-def count(root: Path, **values: int) -> None:
-    path = root / "meta/info.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
-def without_footer(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-def cut_the_last_video(root: Path) -> None:
-    path = root / "videos/observation.images.top/chunk-000/file-002.mp4"
-    path.write_bytes(path.read_bytes()[:-300])
-
-
-def die_as_lerobot(root: Path) -> None:
-    """Its last session wrote episode 2: counted, staged, and neither parquet file has its footer."""
-    without_footer(root / "data/chunk-000/file-002.parquet")
-    without_footer(root / "meta/episodes/chunk-000/file-002.parquet")
-    staged = root / "images/observation.images.top/episode-000003"
-    staged.mkdir(parents=True)
-    (staged / "frame-000000.png").write_bytes(b"picture")
-    (root / "tmpab12_xyz").mkdir()
-    (root / "tmpab12_xyz/top_003.mp4").write_bytes(b"film")
+    return make_seeds(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize("name", ["video", "joined", "image"])
@@ -111,37 +58,7 @@ def test_nothing_is_done_to_what_lerobot_made(tmp_path: Path) -> None:
     assert contents(root) == contents(PARITY / "dataset_v30")
 
 
-@pytest.mark.parametrize(
-    ("name", "damage", "episodes", "anew"),
-    [
-        ("video", die_as_lerobot, [0, 1], False),
-        ("video", cut_the_last_video, [0, 1], False),
-        ("video", lambda root: count(root, total_episodes=5, total_frames=20), [0, 1, 2], False),
-        ("video", lambda root: count(root, total_episodes=1, total_frames=3), [0, 1, 2], False),
-        ("joined", lambda root: count(root, total_episodes=1, total_frames=3), [0, 1, 2], False),
-        ("image", lambda root: without_footer(root / "data/chunk-000/file-002.parquet"), [0, 1], False),
-        ("image", lambda root: (root / "meta/episodes/chunk-000/file-002.parquet").unlink(), [0, 1], False),
-        ("image", lambda root: without_footer(root / "meta/tasks.parquet"), [0, 1, 2], False),
-        ("image", lambda root: (root / "meta/stats.json").write_text("{"), [0, 1, 2], False),
-        ("video", lambda root: (root / "data/chunk-000/file-000.parquet").unlink(), [1, 2], True),
-        ("image", lambda root: without_footer(root / "data/chunk-000/file-001.parquet"), [0, 2], True),
-        (
-            "joined",
-            lambda root: change(
-                root / "meta/episodes/chunk-000/file-000.parquet", lambda table: table.slice(0, 2)
-            ),
-            [0, 1],
-            True,
-        ),
-        (
-            "joined",
-            lambda root: change(root / "data/chunk-000/file-000.parquet", lambda table: table.slice(0, 7)),
-            [0, 1],
-            True,
-        ),
-        ("image", lambda root: shutil.rmtree(root / "data"), [], False),
-    ],
-)
+@pytest.mark.parametrize(("name", "damage", "episodes", "anew"), DAMAGES)
 def test_every_whole_episode_is_kept_and_nothing_is_deleted(
     whole: dict[str, Path],
     tmp_path: Path,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from smolact.datasets.rewrite import build, replace
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, DatasetError, FeatureError
-from tests.datasets.make import TASKS, write
+from tests.datasets.make import TASKS, record, write
+from tests.datasets.test_video import picture, write_with_b_frames
 
 DATA = Path(__file__).parent.parent / "parity" / "data"
 CAMERAS = ("observation.images.top", "observation.images.wrist")
@@ -137,10 +140,79 @@ def test_only_a_cut_without_a_key_frame_is_encoded_again(
                 writer.add_frame({camera: picture, "action": np.zeros(2, np.float32)}, task="Wait.")
             writer.save_episode()
     made = build(edit.delete(Source(root), [0]), tmp_path / "new")
-    assert "2 of 2 episodes do not begin with a key frame" in caplog.text
+    assert "2 of 2 episodes can't be cut out" in caplog.text
     new, old = LeRobotDataset(made), LeRobotDataset(root, episodes=[1, 2])
     for sample, before in zip(new, old, strict=True):
         assert (sample[camera] - before[camera]).abs().mean() < 0.005
+
+
+@pytest.mark.parametrize(
+    ("lengths", "again"), [((10, 10, 4), False), ((7, 6, 11), True), ((10, 3, 11), True)]
+)
+def test_a_video_with_frames_out_of_order_is_cut_at_the_right_frames(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lengths: tuple[int, ...], again: bool
+) -> None:
+    """B-frames, as other tools' encoders write them, and key frames at 0, 10 and 20 only."""
+    camera, root = "observation.image", tmp_path / "set"
+    features = {
+        camera: {"dtype": "video", "shape": (32, 48, 3)},
+        "action": {"dtype": "float32", "shape": (1,)},
+    }
+    with DatasetWriter.create(
+        root, fps=10, features=features, video_codec="h264", episodes_per_file=3
+    ) as writer:
+        pictures = iter(picture(number) for number in range(sum(lengths)))
+        for length in lengths:
+            for _ in range(length):
+                writer.add_frame({camera: next(pictures), "action": np.zeros(1, np.float32)}, task="Wait.")
+            writer.save_episode()
+    write_with_b_frames(next(root.rglob("*.mp4")))
+    old = LeRobotDataset(root, return_uint8=True)
+    every = torch.stack([sample[camera] for sample in old]).double()
+    for name, plan, first in (
+        ("whole", edit.whole(Source(root)), 0),
+        ("less", edit.delete(Source(root), [0]), lengths[0]),
+        ("twice", edit.merge([Source(root), Source(root)]), 0),
+    ):
+        new = LeRobotDataset(build(plan, tmp_path / name), return_uint8=True)
+        for number, sample in enumerate(new):
+            distances = (every - sample[camera].double()).abs().mean((1, 2, 3))
+            assert distances.argmin() == (first + number) % len(every)
+            assert distances.min() < 4 * again + 1e-9
+    assert ("encoded again" in caplog.text) == again
+
+
+def test_how_it_was_recorded_goes_with_each_episode(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", (2, 3, 4, 5), "image")
+    log, counts = root / "meta/smolact_recording.json", "meta/smolact_image_counts.json"
+    rows = [
+        {"episode_index": number, "task": TASKS[number % 2], "frames": number + 2} for number in (0, 2, 3)
+    ]
+    log.write_text(json.dumps({"episodes": rows}))
+    source = Source(root)
+
+    def kept(plan: Plan, name: str) -> list[list[Any]]:
+        made = build(plan, tmp_path / name, quick=True)
+        assert (made / counts).is_file() == (name in ("whole", "named"))
+        if not (made / log.relative_to(root)).is_file():
+            return []
+        return [
+            list(row.values()) for row in json.loads((made / log.relative_to(root)).read_text())["episodes"]
+        ]
+
+    assert kept(edit.whole(source), "whole") == [[0, TASKS[0], 2], [2, TASKS[0], 4], [3, TASKS[1], 5]]
+    assert kept(edit.delete(source, [0]), "less") == [[1, TASKS[0], 4], [2, TASKS[1], 5]]
+    assert kept(edit.delete(source, [0, 2, 3]), "none") == []
+    assert [row[0] for row in kept(edit.merge([source, source]), "twice")] == [0, 2, 3, 4, 6, 7]
+    named = edit.rename_task(source, TASKS[0], "Do it.")
+    assert [row[1] for row in kept(named, "named")] == ["Do it.", "Do it.", TASKS[1]]
+    cameras = {"observation.images.top": "video"}
+    assert len(kept(dataclasses.replace(edit.whole(source), cameras=cameras), "video")) == 3
+    with DatasetWriter.resume(tmp_path / "whole") as writer, DatasetWriter.resume(root) as straight:
+        for one in (writer, straight):
+            record(one, 4, 3)
+    same = [(path / counts).read_bytes() for path in (root, tmp_path / "whole")]
+    assert same[0] == same[1]
 
 
 @pytest.mark.parametrize("name", ["video", "image", "v30", "v21"])

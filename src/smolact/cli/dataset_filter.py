@@ -1,4 +1,4 @@
-"""`smolact dataset filter`: the episodes whose task or length is as asked; the others are left out."""
+"""`smolact dataset filter`: the episodes whose task, length or outcome is as asked; the others are left out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from smolact.cli.dataset_edit import EditConfig, carry_out, open_source, parse_e
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
-USAGE = "smolact dataset filter --dataset.root=FOLDER [--task=TEXT] [--min_frames=N] [--output=FOLDER]"
+USAGE = "smolact dataset filter --dataset.root=FOLDER [--task=TEXT] [--min_frames=N] [--success=true] [--output=FOLDER]"
 
 
 @dataclass
@@ -21,6 +21,10 @@ class FilterConfig(EditConfig):
     )
     min_frames: int | None = setting(None, "Keep episodes of at least so many frames.")
     max_frames: int | None = setting(None, "Keep episodes of at most so many frames.")
+    success: bool | None = setting(
+        None, "Keep episodes that succeeded (false: that failed), by their last frame or the recorder's log."
+    )
+    min_reward: float | None = setting(None, "Keep episodes whose last frame has at least this reward.")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -29,19 +33,29 @@ def run(argv: Sequence[str]) -> int:
     if config is None:
         return 0
     source = open_source(config.dataset, anew=config.output is not None)
-    wanted = (config.task, config.min_frames, config.max_frames)
-    if wanted == (None, None, None):
-        raise ConfigError(f"Which episodes? Give --task, --min_frames or --max_frames: {USAGE}")
+    wanted = (config.task, config.min_frames, config.max_frames, config.success, config.min_reward)
+    if all(value is None for value in wanted):
+        raise ConfigError(
+            f"Which episodes? Give --task, --min_frames, --max_frames, --success or --min_reward: {USAGE}"
+        )
 
     from smolact.datasets.edit import filter_episodes
+    from smolact.datasets.outcomes import rewards, successes
 
     episodes, words = source.meta.episodes, (config.task or "").lower()
     fewest, most = config.min_frames or 0, config.max_frames
+    succeeded = None if config.success is None else successes(source)
+    rewarded = None if config.min_reward is None else rewards(source)
 
     def keeps(number: int) -> bool:
         length = int(episodes.length[number])
-        says = any(words in task.lower() for task in episodes.tasks[number])
-        return length >= fewest and (most is None or length <= most) and (says or config.task is None)
+        return (
+            length >= fewest
+            and (most is None or length <= most)
+            and (config.task is None or any(words in task.lower() for task in episodes.tasks[number]))
+            and (succeeded is None or succeeded[number] is config.success)
+            and (rewarded is None or rewarded[number] >= (config.min_reward or 0.0))
+        )
 
     carry_out(filter_episodes(source, keeps), config.output, config.quick)
     return 0

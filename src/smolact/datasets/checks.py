@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets.format import DEFAULT_FEATURES, IMAGE_DTYPES, Feature
+from smolact.datasets.stats import LARGEST
 from smolact.datasets.tables import ARROW_TYPES
 from smolact.errors import ConfigError, FeatureError, did_you_mean
 from smolact.types import TASK
@@ -111,9 +112,9 @@ def _check_value(name: str, value: Any, feature: Feature) -> Any:
             "or create the dataset with that dtype."
         )
     stored = np.array(array, dtype=kind).reshape(feature.shape)  # a copy: drivers use their buffers again
-    if kind.kind == "f" and not np.isfinite(stored).all():
+    if kind.kind == "f" and not (np.abs(stored.astype(np.float64)) <= LARGEST).all():
         raise FeatureError(
-            f"'{name}' is not finite ({value!r:.200}). Check the sensor; such a frame can't be learned."
+            f"'{name}' is not finite, or beyond {LARGEST:g} ({value!r:.200}). Check the sensor; such a frame can't be learned."
         )
     return stored
 

@@ -118,8 +118,8 @@ def read_episodes_v3(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
     _check_complete(columns["episode_index"], total, root, place)
 
     def paths(template: str, prefix: str, **more: str) -> list[str]:
-        chunks = _integers(columns[f"{prefix}/chunk_index"], place, f"{prefix}/chunk_index").tolist()
-        files = _integers(columns[f"{prefix}/file_index"], place, f"{prefix}/file_index").tolist()
+        chunks = whole_numbers(columns[f"{prefix}/chunk_index"], place, f"{prefix}/chunk_index").tolist()
+        files = whole_numbers(columns[f"{prefix}/file_index"], place, f"{prefix}/file_index").tolist()
         known = {
             (chunk, file): str(
                 layout.fill_template(template, root / layout.INFO, **more, chunk_index=chunk, file_index=file)
@@ -130,7 +130,7 @@ def read_episodes_v3(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
 
     video_template = info.get("video_path") or layout.VIDEO_PATH
     return Episodes(
-        _integers(columns["length"], place, "length"),
+        whole_numbers(columns["length"], place, "length"),
         _tasks(columns["tasks"], place),
         paths(info.get("data_path") or layout.DATA_PATH, "data"),
         {key: paths(video_template, f"videos/{key}", video_key=key) for key in video_keys},
@@ -148,9 +148,9 @@ def read_episodes_v2(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
     source, total = root / layout.EPISODES_V2, info["total_episodes"]
     lines = layout.read_json_lines(source)
     by_index = {row["episode_index"]: row for row in lines if type(row.get("episode_index")) is int}
-    rows = [by_index[number] for number in range(total) if number in by_index]
+    rows = [by_index[number] for number in sorted(by_index) if 0 <= number < total]
     _check_complete([row["episode_index"] for row in rows], total, root, source)
-    length = _integers([row.get("length") for row in rows], source, "length")
+    length = whole_numbers([row.get("length") for row in rows], source, "length")
     chunk_size = info.get("chunks_size", layout.FILES_PER_CHUNK)
     if type(chunk_size) is not int or chunk_size < 1:
         raise DatasetError(
@@ -178,7 +178,7 @@ def read_episodes_v2(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
 
 
 def _check_complete(found: Sequence[Any], total: int, root: Path, place: Path) -> None:
-    if list(found) != list(range(total)):
+    if len(found) != total or list(found) != list(range(total)):
         raise DatasetError(
             f"{root / layout.INFO} says {total} episodes, but {place} lists {len(found)} of them (or not in order). "
             "The metadata is damaged or half fetched: fetch the dataset again; or, if a recorder died, keep the episodes that "
@@ -193,7 +193,12 @@ def _tasks(values: Sequence[Any], place: Path) -> list[tuple[str, ...]]:
     return found
 
 
-def _integers(values: Sequence[Any], place: Path, name: str) -> Ints:
+def whole_numbers(values: Sequence[Any], place: Path, name: str) -> Ints:
+    """A column of counts or numbers.
+
+    Raises:
+        DatasetError: they are not that.
+    """
     if not all(type(value) is int and 0 <= value < 2**62 for value in values):
         raise DatasetError(f"{place}: '{name}' must hold whole numbers from 0 up. Fetch the dataset again.")
     return np.array(values, dtype=np.int64)
@@ -206,7 +211,7 @@ def _seconds(values: Sequence[Any], place: Path) -> NDArray[np.float64]:
         raise DatasetError(
             f"{place}: a video's timestamps must be numbers ({error}). Fetch it again."
         ) from error
-    if not np.isfinite(seconds).all() or (seconds < 0).any():
+    if seconds.ndim != 1 or not np.isfinite(seconds).all() or (seconds < 0).any():
         raise DatasetError(
             f"{place}: a video's timestamps must be 0 or more seconds. Fetch the dataset again."
         )

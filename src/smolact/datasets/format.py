@@ -8,9 +8,10 @@ v3.0   many episodes a file, meta/episodes/*/*.parquet
 from __future__ import annotations
 
 import json
+import math
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -25,6 +26,7 @@ STATS = "meta/stats.json"
 TASKS = "meta/tasks.parquet"
 EPISODES_FOLDER = "meta/episodes"
 IMAGE_COUNTS = "meta/smolact_image_counts.json"  # ours: what exact image statistics go on from
+RECORDING_LOG = "meta/smolact_recording.json"  # ours: how each episode was recorded, and whether it succeeded
 TASKS_V2 = "meta/tasks.jsonl"
 EPISODES_V2 = "meta/episodes.jsonl"
 EPISODES_STATS_V21 = "meta/episodes_stats.jsonl"
@@ -39,6 +41,7 @@ FILES_PER_CHUNK = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 
+MOST_VALUES = 2**26  # of one frame's feature: a picture of 4096 × 4096 in colour, and room to spare
 IMAGE_DTYPES = ("image", "video")
 STATISTICS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
@@ -105,6 +108,10 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
         raise DatasetError(
             f"{problem}is a camera and needs three dimensions (height, width, channels); found shape {list(shape)}."
         )
+    if math.prod(shape) > MOST_VALUES:
+        raise DatasetError(
+            f"{problem}has the shape {list(shape)}, more than {MOST_VALUES} values a frame. Repair the file or fetch it again."
+        )
     info = value.get("info") or value.get("video_info") or {}  # v2.0 has the second name
     return Feature(value["dtype"], tuple(shape), value.get("names"), info if isinstance(info, dict) else {})
 
@@ -142,13 +149,17 @@ def fill_template(template: Any, source: Path, **values: int | str) -> PurePosix
     return PurePosixPath(path)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, strict: bool = False) -> Any:
+    """The content of a JSON file; NaN and infinity, which Python writes and JSON has not, pass unless `strict`.
 
     Raises:
         DatasetError: it is not there, or not JSON.
     """
-    return _parse(_read_text(path), path)
+    return _parse(_read_text(path), path, refused=_refuse if strict else None)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -182,9 +193,11 @@ def _read_text(path: Path) -> str:
         raise DatasetError(f"{path} is not UTF-8 text: it is damaged. Fetch it again.") from error
 
 
-def _parse(text: str, path: Path, line: int | None = None) -> Any:
+def _parse(
+    text: str, path: Path, line: int | None = None, refused: Callable[[str], None] | None = None
+) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=refused)
     except (ValueError, RecursionError) as error:
         place = f"line {line}: " if line is not None else ""
         raise DatasetError(

@@ -83,4 +83,11 @@ def _column(meta: LeRobotDatasetMetadata, table: Any, name: str, file: Any) -> N
         vector = name.startswith(("observation.", "action"))
         array = array.reshape(-1, 1) if vector else array.reshape(-1)
     kind = {"f": np.float32, "b": np.bool_}.get(array.dtype.kind, np.int64)
-    return array.astype(kind, copy=False)
+    with np.errstate(over="ignore"):
+        converted: NDArray[Any] = array.astype(kind, copy=False)
+    if array.dtype == np.float64 and np.isinf(converted).sum() > np.isinf(array).sum():
+        raise DatasetError(
+            f"{file}: '{name}' holds numbers of {np.abs(array[np.isfinite(array)]).max():g}, beyond float32. Delete the "
+            f"episode that has them: smolact dataset check --dataset.root={meta.root}"
+        )
+    return converted

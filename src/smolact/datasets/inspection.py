@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -60,10 +60,14 @@ def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no
     Raises:
         NotFoundError: there is no such folder.
     """
+    root = Path(root)
+    # What leads out of the folder must not even be opened.
+    escaping = list(leading_out(root, (path.relative_to(root) for path in root.glob("meta/**/*"))))
+    if escaping:
+        return escaping
     try:
         meta = LeRobotDatasetMetadata(root)
-        # What leads out of the folder must not even be opened.
-        escaping = list(_escaping(meta))
+        escaping = list(leading_out(root, map(Path, sorted(_files(meta)))))
         if escaping:
             return escaping
         faults = list(_metadata(meta))
@@ -79,16 +83,17 @@ def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no
     return faults
 
 
-def _escaping(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
-    inside = [meta.root.resolve()]
-    if meta.root.parent.name == "snapshots":  # the Hub's cache: links to its blobs
-        inside.append(meta.root.resolve().parent.parent / "blobs")
-    for place in sorted(_files(meta)):
-        target = (meta.root / place).resolve()
+def leading_out(root: Path, places: Iterable[Path]) -> Iterator[Fault]:
+    """Those of `places`, relative to `root`, that links lead out of it."""
+    inside = [root.resolve()]
+    if root.parent.name == "snapshots":  # the Hub's cache: links to its blobs
+        inside.append(root.resolve().parent.parent / "blobs")
+    for place in places:
+        target = (root / place).resolve()
         if not any(target.is_relative_to(folder) for folder in inside):
             yield Fault(
                 "error",
-                place,
+                place.as_posix(),
                 f"leads out of the dataset's folder, to {target}. Do not use this dataset, or put the file itself there.",
             )
 

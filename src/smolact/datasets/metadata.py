@@ -111,7 +111,7 @@ class LeRobotDatasetMetadata:
 
 
 def _read_info(path: Path) -> dict[str, Any]:
-    info = layout.read_json(path)
+    info = layout.read_json(path, strict=True)
     problem = f"{path} "
     if not isinstance(info, dict):
         raise DatasetError(
@@ -161,10 +161,10 @@ def read_tasks_v3(root: Path) -> dict[int, str]:
         raise DatasetError(
             f"{path} has columns {table.column_names}, expected task and task_index. Fetch it again."
         )
-    tasks = dict(zip(column_values(table, "task_index", path), column_values(table, text, path), strict=True))
-    if not all(type(index) is int and isinstance(task, str) for index, task in tasks.items()):
+    pairs = list(zip(column_values(table, "task_index", path), column_values(table, text, path), strict=True))
+    if not all(type(index) is int and isinstance(task, str) for index, task in pairs):
         raise DatasetError(f"{path} must map task_index (integers) to task (text). Fetch it again.")
-    return tasks
+    return dict(pairs)
 
 
 def read_stats(path: Path) -> Statistics:

@@ -18,6 +18,7 @@ from smolact import durable
 from smolact.datasets import aside, edit
 from smolact.datasets import format as layout
 from smolact.datasets.inspection import Progress, no_progress
+from smolact.datasets.lock import FolderLock
 from smolact.datasets.metadata import read_stats
 from smolact.datasets.rewrite import exchange, restore, warn_of_leftovers
 from smolact.datasets.rewritten_metadata import plain
@@ -64,7 +65,7 @@ def repair(
     """Make the dataset (v3.0) in the folder `root` whole again; on a whole dataset it does nothing.
 
     Args:
-        root: the folder. No other process may write to it meanwhile.
+        root: the folder.
         dry_run: only look.
         quick: decode no pictures.
         progress: told of each episode.
@@ -73,7 +74,7 @@ def repair(
         NotFoundError: there is no such folder.
         ConfigError: it is of an older version, or belongs to the Hub's cache.
         DatasetError: `info.json` is not there or damaged.
-        WriteError: the disk is full or refused; run it again when it is mended.
+        WriteError: another process writes to it; or the disk is full or refused: run it again when it is mended.
     """
     root = Path(root)
     restored = durable.is_half_replaced(root)
@@ -88,19 +89,20 @@ def repair(
         raise ConfigError(
             f"{root} is a copy that the Hub's cache keeps. Fetch the dataset again, or copy it elsewhere."
         )
-    found = find_whole(folder, quick, progress)
-    old = durable.replaced(folder)
-    before = [old] if not restored and (old / layout.INFO).is_file() else []  # an edit was killed at its end
-    work = _Work(found)
-    files = [path for entry in (*before, *work.set_aside()) for path in _files(entry)]
-    size = sum(path.lstat().st_size for path in files)  # before they move
-    folders: list[Path] = []
-    if not dry_run:
-        folders += [_put_beside(folder, path) for path in before]
-        if work.anew:
-            folders.append(_put_beside(folder, _make_anew(found, folder, quick, progress)))
-        elif work.is_needed():
-            folders += work.write_metadata()
+    with FolderLock(folder):
+        found = find_whole(folder, quick, progress)
+        old = durable.replaced(folder)
+        before = [old] if not restored and (old / layout.INFO).is_file() else []  # an edit died at its end
+        work = _Work(found)
+        files = [path for entry in (*before, *work.set_aside()) for path in _files(entry)]
+        size = sum(path.lstat().st_size for path in files)  # before they move
+        folders: list[Path] = []
+        if not dry_run:
+            folders += [_put_beside(folder, path) for path in before]
+            if work.anew:
+                folders.append(_put_beside(folder, _make_anew(found, folder, quick, progress)))
+            elif work.is_needed():
+                folders += work.write_metadata()
     if dry_run or not work.anew:
         warn_of_leftovers(folder)
     return Repair(

@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from smolact.datasets import aside
 from smolact.datasets import format as layout
+from smolact.datasets.episodes import whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.stats import ImageStatistics, VectorStatistics
-from smolact.datasets.tables import column_array, column_values, open_parquet, read_table
+from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics
+from smolact.datasets.tables import column_array, column_values, open_parquet, read_groups, read_table
 from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
 from smolact.types import Statistics
 
@@ -73,7 +74,9 @@ def find_end(root: Path) -> Found:
         )
     tables = _episode_files(meta)
     put_aside(meta, tables)
-    total = int(meta.info.get("total_tasks", len(meta.tasks)))
+    total = meta.info.get("total_tasks", len(meta.tasks))
+    if type(total) is not int or total < 0:
+        raise DatasetError(f"{root / layout.INFO}: total_tasks must be a count, found {total!r:.100}.")
     tasks = [text for index, text in sorted(meta.tasks.items())]
     if sorted(meta.tasks) != list(range(len(tasks))) or len(tasks) < total:
         raise DatasetError(
@@ -191,15 +194,19 @@ def _next_file(meta: LeRobotDatasetMetadata, tables: list[Path], chunk_size: int
     prefixes = ["data", "meta/episodes", *(f"videos/{key}" for key in meta.video_keys)]
     last = len(tables) - 1
     for path in tables:
-        chunk, file = int(path.parent.name.rpartition("-")[2]), int(path.stem.rpartition("-")[2])
-        last = max(last, chunk * chunk_size + file)
-        known = open_parquet(path).schema_arrow.names
-        for prefix in prefixes:
-            names = [f"{prefix}/chunk_index", f"{prefix}/file_index"]
-            if set(names) <= set(known):
-                table = read_table(path, names)
-                chunks, files = (column_values(table, name, path) for name in names)
-                last = max([last, *(a * chunk_size + b for a, b in zip(chunks, files, strict=True))])
+        chunk, file = (name.rpartition("-")[2] for name in (path.parent.name, path.stem))
+        if not (chunk.isdecimal() and file.isdecimal()):
+            raise DatasetError(
+                f"{path}: expected a name like {layout.EPISODES_PATH}. Fetch the dataset again."
+            )
+        last = max(last, int(chunk) * chunk_size + int(file))
+        opened = open_parquet(path)
+        pairs = [(f"{prefix}/chunk_index", f"{prefix}/file_index") for prefix in prefixes]
+        there = [pair for pair in pairs if set(pair) <= set(opened.schema_arrow.names)]
+        table = read_groups(opened, path, [name for pair in there for name in pair])
+        for pair in there:
+            chunks, files = (whole_numbers(column_values(table, name, path), path, name) for name in pair)
+            last = max([last, *(chunks * chunk_size + files).tolist()])
     return last + 1
 
 
@@ -219,10 +226,11 @@ def _statistics(meta: LeRobotDatasetMetadata) -> tuple[Running, Statistics]:
             if name in counts:
                 running[name] = counts[name]
                 continue
-            if name not in meta.stats:
+            known = meta.stats.get(name, {})
+            if not known or not all(np.isfinite(value).all() for value in known.values()):
                 raise DatasetError(
-                    f"{meta.root / layout.STATS} has no statistics of the camera '{name}', so they can't go on. Compute "
-                    "them first: smolact dataset stats --help"
+                    f"{meta.root / layout.STATS} has no (finite) statistics of the camera '{name}', so they can't go on. "
+                    "Compute them first: smolact dataset stats --help"
                 )
             # Others count a sample of the frames; a frame of theirs weighs as much as one of ours.
             summaries[name] = {**meta.stats[name], "count": np.array([meta.total_frames])}
@@ -244,6 +252,11 @@ def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStat
             )
         for name, running in vectors.items():
             values = column_array(table, name, meta.features[name].shape, path)
+            if not np.isfinite(values).all() or (np.abs(values.astype(np.float64)) > LARGEST).any():
+                raise DatasetError(
+                    f"{path}: '{name}' is not finite, or beyond {LARGEST:g}. Delete that episode: smolact dataset check "
+                    f"--dataset.root={meta.root}"
+                )
             start = 0
             for length in of_file:
                 running.update(values[start : start + length])

@@ -1,20 +1,22 @@
 """From a plan to a dataset: built beside the old one, checked, and only then put in its place.
 
-What is not named in a plan stays as it was: rows are copied, videos are cut and joined as they are. Only a cut that does
-not begin with a key frame is encoded again, which is said.
+What is not named in a plan stays as it was: rows are copied, videos are cut and joined as they are. Only a cut that
+needs frames outside of it is encoded again, which is said.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from smolact import durable
 from smolact.datasets import format as layout
@@ -23,6 +25,7 @@ from smolact.datasets.cameras import encode_image
 from smolact.datasets.edit import Plan
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.inspection import Progress, check_dataset, no_progress
+from smolact.datasets.lock import FolderLock
 from smolact.datasets.remux import Cut, Index, Joiner
 from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.datasets.sources import Source
@@ -64,8 +67,14 @@ def replace(plan: Plan, quick: bool = False, progress: Progress = no_progress) -
     Raises:
         as `build` does; the old dataset is then as it was.
     """
-    durable.remove_folder(exchange(plan, quick, progress))
-    return plan.sources[0].meta.root.resolve()
+    (source,) = plan.sources
+    with FolderLock(source.meta.root):
+        if layout.read_json(source.meta.root / layout.INFO) != source.meta.info:
+            raise DatasetError(
+                f"{source.meta.root} was changed by another process meanwhile. Run this again."
+            )
+        durable.remove_folder(exchange(plan, quick, progress))
+    return source.meta.root.resolve()
 
 
 def exchange(
@@ -73,7 +82,7 @@ def exchange(
 ) -> Path:
     """Like `replace`, but the old dataset is kept: returns the folder beside the new one where it is now.
 
-    The folders of the old one that `leave` names are not taken along.
+    The folders of the old one that `leave` names are not taken along. It is the caller's to hold the lock.
     """
     (source,) = plan.sources
     root = source.meta.root.resolve()
@@ -115,12 +124,14 @@ def restore(root: Path) -> bool:
     """Put the old dataset back that an edit had moved from the folder `root` when it was killed; whether there was one.
 
     Raises:
-        WriteError: the disk refused.
+        WriteError: the edit is not dead, or the disk refused.
     """
     if not durable.is_half_replaced(root):
         return False
     old = durable.replaced(root)
-    with durable.named_errors(root):
+    with FolderLock(old), durable.named_errors(root):
+        if not durable.is_half_replaced(root):
+            return False
         old.rename(root)
         durable.sync_folder(root.parent)
     logger.warning("%s: an edit was killed before it was done. The dataset as it was before is back.", root)
@@ -240,7 +251,7 @@ class _Rewriter:
         kept = {} if self.plan.recompute else source.statistics(episode)
         found: Statistics = {}
         for name, feature in self.features.items():
-            known = kept.get(name, {})
+            known = _fitting(kept.get(name, {}), feature, f"{source.meta.root}, episode {episode}, '{name}'")
             complete = all(statistic in known for statistic in layout.STATISTICS)
             if feature.is_image:
                 if not {"min", "max", "mean", "std", "count"} <= known.keys():
@@ -310,7 +321,8 @@ class _Rewriter:
             encoded.unlink(missing_ok=True)
         if again:
             logger.warning(
-                "%s: %d of %d episodes do not begin with a key frame and were encoded again; the others are as they were.",
+                "%s: %d of %d episodes can't be cut out of their video as they are (they do not begin with a key frame, or "
+                "end among frames that need a later one) and were encoded again; the others are as they were.",
                 name,
                 again,
                 len(self.plan.episodes),
@@ -366,7 +378,20 @@ def _schema(plan: Plan, features: dict[str, Feature]) -> pa.Schema:
             f"{plan.sources[0].meta.root}: the feature '{unknown[0]}' has the dtype '{features[unknown[0]].dtype}', which "
             "can't be copied here. Remove it from the dataset with the tool that made it."
         )
-    return frames_schema(features)
+    return frames_schema(features, plan.version)
+
+
+def _fitting(statistics: Mapping[str, NDArray[Any]], feature: Feature, where: str) -> dict[str, NDArray[Any]]:
+    """Statistics in the shape that they must have: a camera's (C, 1, 1)."""
+    shape = (feature.image_shape[0], 1, 1) if feature.is_image else feature.shape
+    shapes = {name: (1,) if name == "count" else shape for name in statistics}
+    wrong = [name for name, value in statistics.items() if value.size != math.prod(shapes[name])]
+    if wrong:
+        raise DatasetError(
+            f"{where}: its {wrong[0]} has the shape {statistics[wrong[0]].shape}, expected {shapes[wrong[0]]}. Compute the "
+            "statistics again: smolact dataset stats."
+        )
+    return {name: value.reshape(shapes[name]) for name, value in statistics.items()}
 
 
 def _cast(column: Any, field: Any, path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pyarrow.parquet as pq
 from smolact.datasets import format as layout
 from smolact.datasets.edit import Plan
 from smolact.datasets.format import Feature
+from smolact.datasets.outcomes import read_log
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import episodes_schema, tasks_table
+from smolact.errors import DatasetError
 from smolact.types import Statistics
 
 ROWS_PER_FILE = 10_000
@@ -63,6 +66,36 @@ def write_metadata(
         info |= {"total_videos": cameras * len(rows), "total_chunks": -(-len(rows) // layout.FILES_PER_CHUNK)}
         _write_v21(folder, tasks, rows, statistics)
     (folder / layout.INFO).write_text(_json(info, indent=4), encoding="utf-8")
+    _keep_log(plan, folder)
+    _keep_image_counts(plan, folder)
+
+
+def _keep_log(plan: Plan, folder: Path) -> None:
+    """How each episode was recorded goes with it, under its new number."""
+    logs = [{row["episode_index"]: row for row in read_log(source.meta.root)} for source in plan.sources]
+    rows = []
+    for number, (place, episode) in enumerate(plan.episodes):
+        row = logs[place].get(plan.sources[place].number_in_file(episode))
+        if row is not None:
+            task = row.get("task")
+            renamed = {"task": plan.renamed.get(task, task)} if isinstance(task, str) else {}
+            rows.append({**row, **renamed, "episode_index": number})
+    if rows:
+        (folder / layout.RECORDING_LOG).write_text(_json({"episodes": rows}), encoding="utf-8")
+
+
+def _keep_image_counts(plan: Plan, folder: Path) -> None:
+    """What exact image statistics go on from holds as long as every frame and every camera is what it was."""
+    source = plan.sources[0]
+    path = source.meta.root / layout.IMAGE_COUNTS
+    same = plan.is_whole and all(source.number_in_file(number) == number for _, number in plan.episodes)
+    if (
+        same
+        and path.is_file()
+        and plan.version == "v3.0"
+        and not (plan.cameras or plan.recompute or plan.removed)
+    ):
+        shutil.copyfile(path, folder / layout.IMAGE_COUNTS)
 
 
 def _write_v3(
@@ -136,4 +169,9 @@ def plain(statistics: Statistics) -> dict[str, dict[str, Any]]:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+    except ValueError as error:
+        raise DatasetError(
+            f"The statistics hold a number that is not finite ({error}). Compute them again: smolact dataset stats."
+        ) from error

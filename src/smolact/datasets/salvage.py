@@ -18,7 +18,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
 from smolact.datasets.episodes import Episodes
 from smolact.datasets.format import DEFAULT_FEATURES
-from smolact.datasets.inspection import DECODED_AT_ONCE, TIME_TOLERANCE, Progress, no_progress
+from smolact.datasets.inspection import DECODED_AT_ONCE, TIME_TOLERANCE, Progress, leading_out, no_progress
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
 from smolact.datasets.sources import Source, table_statistics
 from smolact.datasets.tables import ARROW_TYPES, column_array, column_values, read_table
@@ -138,8 +138,10 @@ def find_whole(root: Path, quick: bool = False, progress: Progress = no_progress
     Raises:
         NotFoundError: there is no such folder.
         ConfigError: it is of an older version.
-        DatasetError: `info.json` is not there or damaged.
+        DatasetError: `info.json` is not there or damaged, or links of `meta` lead out of the folder.
     """
+    for fault in leading_out(root, (path.relative_to(root) for path in root.glob("meta/*"))):
+        raise DatasetError(f"{root / fault.place}: {fault.message}")
     meta = _Bare(root)
     if meta.codebase_version != layout.WRITTEN_VERSION:
         raise ConfigError(
@@ -269,11 +271,12 @@ def _check_data(found: Salvage, rows: list[Row], quick: bool, progress: Progress
 
 
 def _check_rows(found: Salvage, row: Row, table: pa.Table, counters: dict[str, NDArray[Any]]) -> None:
-    meta, steps = found.meta, np.arange(row.length)
+    meta = found.meta
     path = meta.root / row.data
     places = np.flatnonzero(counters["episode_index"] == row.number)
     if len(places) != row.length or places[-1] - places[0] != row.length - 1:
         raise DatasetError(f"expected {row.length} rows together, found {len(places)}.")
+    steps = np.arange(row.length)
     values = {name: column[places] for name, column in counters.items()}
     if (values["frame_index"] != steps).any():
         raise DatasetError("frame_index does not count from 0.")

@@ -19,6 +19,7 @@ Float = NDArray[np.float64]
 
 BINS = 8192  # of a histogram; fewer for features of more than MOST_BINS / BINS values, to bound memory
 MOST_BINS = 2**20
+LARGEST = 1e150  # numbers beyond have squares that can't be added up
 IMAGE_SIDE = (
     150  # larger images are counted on a grid of about this many points a side, from twice this size on
 )
@@ -195,7 +196,8 @@ def aggregate(episodes: Sequence[Mapping[str, Mapping[str, NDArray[Any]]]]) -> S
     for feature in dict.fromkeys(name for episode in episodes for name in episode):
         parts = [episode[feature] for episode in episodes if feature in episode]
         shared = [name for name in parts[0] if all(name in part for part in parts)]
-        together[feature] = _aggregate_feature(parts, shared)
+        with np.errstate(all="ignore"):  # what is not finite stays so, and is for `check` to tell
+            together[feature] = _aggregate_feature(parts, shared)
     return together
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from smolact.datasets.format import STATISTICS, Feature
+from smolact.datasets.format import STATISTICS, WRITTEN_VERSION, Feature
 from smolact.errors import DatasetError
 
 _DAMAGE = (
@@ -90,13 +90,23 @@ def column_values(table: pa.Table, name: str, path: Path) -> list[Any]:
     """A column as Python values: text, lists.
 
     Raises:
-        DatasetError: it holds text that is not UTF-8.
+        DatasetError: it is not there, or holds text that is not UTF-8.
     """
+    column = _column(table, name, path)
     try:
-        values: list[Any] = table.column(name).to_pylist()
+        values: list[Any] = column.to_pylist()
     except _DAMAGE as error:
         raise _damaged(path, error) from error
     return values
+
+
+def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
+    times = table.column_names.count(name)
+    if times != 1:
+        raise DatasetError(
+            f"{path} has {times or 'no'} columns '{name}', expected one. Fetch the dataset again."
+        )
+    return table.column(name)
 
 
 def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
@@ -105,7 +115,7 @@ def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path)
     Raises:
         DatasetError: it holds nothing numeric, has gaps, or rows of another size than `shape`.
     """
-    column = table.column(name)
+    column = _column(table, name, path)
     problem = f"{path}: the column '{name}' "
     values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if isinstance(values, pa.ExtensionArray):
@@ -175,22 +185,25 @@ def to_column(feature: Feature, values: Any) -> pa.Array:
     return pa.array(array.tolist(), type=kind)
 
 
-def frames_schema(features: Mapping[str, Feature]) -> pa.Schema:
+def frames_schema(features: Mapping[str, Feature], version: str = WRITTEN_VERSION) -> pa.Schema:
     """The schema of a data file, with the description that the Hugging Face Hub shows it by. Videos have no column."""
+    vector = (
+        "List" if version == "v3.0" else "Sequence"
+    )  # its name before datasets 4, which LeRobot of v2 has
     stored = {name: feature for name, feature in features.items() if feature.dtype != "video"}
-    described = {name: _hub_feature(feature) for name, feature in stored.items()}
+    described = {name: _hub_feature(feature, vector) for name, feature in stored.items()}
     schema = pa.schema([(name, column_type(feature)) for name, feature in stored.items()])
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": described}})})
 
 
-def _hub_feature(feature: Feature) -> dict[str, Any]:
+def _hub_feature(feature: Feature, vector: str) -> dict[str, Any]:
     if feature.dtype == "image":
         return {"_type": "Image"}
     value = {"dtype": feature.dtype, "_type": "Value"}
     if feature.shape == (1,):
         return value
     if len(feature.shape) == 1:
-        return {"feature": value, "length": feature.shape[0], "_type": "List"}
+        return {"feature": value, "length": feature.shape[0], "_type": vector}
     return {"shape": list(feature.shape), "dtype": feature.dtype, "_type": f"Array{len(feature.shape)}D"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.checks import check_features, check_frame, check_task
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.lock import FolderLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.publisher import Group, Publisher, as_vectors
 from smolact.datasets.resume import check_same, find_end, is_only_begun
@@ -64,6 +66,7 @@ class DatasetWriter:
         self._tasks: dict[str, int] = {}
         self._episode: _Episode | None = None
         self._group = Group()
+        self._held = contextlib.ExitStack()  # the lock
         self._closed = False
 
     @classmethod
@@ -94,18 +97,11 @@ class DatasetWriter:
         Raises:
             ConfigError: the folder is not empty, or a setting or feature can't work.
             NotFoundError: the folder's dataset lies beside it, where an edit that was killed has left it.
-            WriteError: the disk is full or refused.
+            WriteError: another process writes to it, or the disk is full or refused.
         """
         folder = Path(root)
         if durable.is_half_replaced(folder):
             raise missing_folder(folder, "dataset")
-        if folder.is_dir() and is_only_begun(folder):
-            _remove_beginnings(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(
-                f"{folder} exists and is not empty: a new dataset needs a folder of its own. Choose another name, "
-                "remove it first, or add to it (--resume=true, DatasetWriter.resume)."
-            )
         if not np.isfinite(fps) or fps <= 0:
             raise ConfigError(f"fps={fps}: expected frames a second, above 0.")
         _check_episodes_per_file(episodes_per_file)
@@ -120,7 +116,17 @@ class DatasetWriter:
         writer = cls(
             folder, number, {**checked, **DEFAULT_FEATURES}, robot_type, video_codec, episodes_per_file
         )
-        writer._published.begin()
+        if folder.exists() and not folder.is_dir():
+            raise _not_empty(folder)
+        durable.make_folder(folder)
+        with contextlib.ExitStack() as held:
+            held.enter_context(FolderLock(folder))
+            if is_only_begun(folder):
+                _remove_beginnings(folder)
+            if any(folder.iterdir()):
+                raise _not_empty(folder)
+            writer._published.begin()
+            writer._held = held.pop_all()
         return writer
 
     @classmethod
@@ -139,7 +145,7 @@ class DatasetWriter:
         on as if nobody had stopped; those of cameras that another tool wrote, from its `stats.json`.
 
         Args:
-            root: the folder. No other process may write to it meanwhile.
+            root: the folder.
             fps, features: what will be recorded, to be compared with what is there; None for whatever is there.
             video_codec: None for the codec that the dataset has.
             episodes_per_file: as in `create`.
@@ -149,10 +155,25 @@ class DatasetWriter:
             ConfigError: the dataset is of an older version, or has another rate or codec.
             FeatureError: its features are others.
             DatasetError: it is damaged.
-            WriteError: the disk is full or refused.
+            WriteError: another process writes to it, or the disk is full or refused.
         """
         _check_episodes_per_file(episodes_per_file)
-        found = find_end(Path(root))
+        with contextlib.ExitStack() as held:
+            held.enter_context(FolderLock(Path(root)))
+            writer = cls._go_on(Path(root), fps, features, video_codec, episodes_per_file)
+            writer._held = held.pop_all()
+        return writer
+
+    @classmethod
+    def _go_on(
+        cls,
+        root: Path,
+        fps: float | None,
+        features: Mapping[str, Feature | Mapping[str, Any]] | None,
+        video_codec: str | None,
+        episodes_per_file: int,
+    ) -> DatasetWriter:
+        found = find_end(root)
         check_same(found.meta, fps, None if features is None else check_features(features))
         own = check_features(found.meta.features)
         codec = _codec_of(found.meta, video_codec)
@@ -160,7 +181,7 @@ class DatasetWriter:
             if feature.dtype == "video":
                 check_encoder(codec, feature.shape[1], feature.shape[0])
         writer = cls(
-            Path(root),
+            root,
             found.meta.fps,
             {**own, **DEFAULT_FEATURES},
             found.meta.robot_type,
@@ -271,6 +292,7 @@ class DatasetWriter:
         self.commit()
         self._closed = True
         self._published.end()
+        self._held.close()
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -363,6 +385,13 @@ def _check_episodes_per_file(number: int) -> None:
         raise ConfigError(f"episodes_per_file={number!r}: expected a whole number, 1 or more.")
 
 
+def _not_empty(folder: Path) -> ConfigError:
+    return ConfigError(
+        f"{folder} exists and is not empty: a new dataset needs a folder of its own. Choose another name, "
+        "remove it first, or add to it (--resume=true, DatasetWriter.resume)."
+    )
+
+
 def _remove_beginnings(folder: Path) -> None:
     with durable.named_errors(folder):
         if (folder / "meta").is_dir():
@@ -381,7 +410,7 @@ def _codec_of(meta: LeRobotDatasetMetadata, asked: str | None) -> str:
         return asked  # one that is not known has its own error
     fitting = [name for name, encoder in ENCODERS.items() if formats <= {encoder.format}]
     if asked is not None or not fitting:
-        use = f"Go on with --video_codec={fitting[0]}" if fitting else "Go on with the tool that made them"
+        use = f"Go on with --dataset.vcodec={fitting[0]}" if fitting else "Go on with the tool that made them"
         raise ConfigError(
             f"The videos of {meta.root} are {' and '.join(sorted(formats))}, and a dataset says one codec of all. {use}, "
             "or record into another folder."

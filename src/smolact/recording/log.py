@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from smolact import durable
 from smolact.datasets import format as layout
-from smolact.errors import DatasetError
+from smolact.datasets.outcomes import read_log
 from smolact.recording.pace import Timing
-
-RECORDING_LOG = "meta/smolact_recording.json"
 
 
 @dataclass(frozen=True)
@@ -67,17 +64,8 @@ class RecordingLog:
     """
 
     def __init__(self, root: Path, episodes: int) -> None:
-        self.path = root / RECORDING_LOG
-        self._rows: list[dict[str, Any]] = []
-        if not self.path.is_file():
-            return
-        try:
-            rows = layout.read_json(self.path)["episodes"]
-            self._rows = [row for row in rows if row["episode_index"] < episodes]
-        except (TypeError, KeyError) as error:
-            raise DatasetError(
-                f"{self.path} is damaged ({error!r}). It only holds measurements: remove it."
-            ) from error
+        self.path = root / layout.RECORDING_LOG
+        self._rows = [row for row in read_log(root) if row["episode_index"] < episodes]
 
     def add(self, report: EpisodeReport) -> None:
         """Keep a report for good."""
