@@ -40,6 +40,7 @@ COMMANDS = {
             "smolact.cli.record",
         ),
         Command("serve", "answer robots elsewhere with a policy that is here", "smolact.cli.serve"),
+        Command("rollout", "let a policy drive a robot or a simulation", "smolact.cli.rollout"),
         Command("replay", "play a recorded episode on a robot or in simulation", "smolact.cli.replay"),
         Command("dataset", "look at a dataset; `smolact dataset` lists how", "smolact.cli.dataset"),
         Command("train-tokenizer", "fit FAST action tokens on a dataset", "smolact.cli.train_tokenizer"),

@@ -122,7 +122,7 @@ def run(argv: Sequence[str]) -> int:
     _check(config)
     again = _command_to_resume(argv)
     try:
-        with _terminated_is_interrupted():
+        with terminated_is_interrupted():
             reports = record(config)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nStopped. {_kept(config.root)} To go on:\n  {again}\n")
@@ -297,7 +297,7 @@ def _driver(
 
 
 @contextlib.contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
+def terminated_is_interrupted() -> Iterator[None]:
     """SIGTERM ends a recording as Ctrl-C does: the robot is left safe."""
 
     def interrupt(_number: int, _frame: Any) -> None:

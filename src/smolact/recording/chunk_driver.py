@@ -1,0 +1,234 @@
+"""A policy drives while it thinks: the next chunk is made beside the control loop, which never waits.
+
+    get_action:  answer there? ─► gate ─► queue      few left? ─► ask, with this observation
+                 queue empty?  ─► hold
+
+`sync` asks when the last action was taken, and the robot holds meanwhile; `async` asks while enough are left.
+"""
+
+# T actions of a chunk, A numbers of an action.
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact.errors import ConfigError, FeatureError, RobotError
+from smolact.recording.chunks import ChunkQueue, find_merge
+from smolact.recording.drivers import Gate
+from smolact.robots.base import Observation
+
+Actions = NDArray[np.float32]
+
+
+class Asks(Protocol):
+    """Someone who is asked for a chunk and answers later; one question at a time."""
+
+    def ask(self, observation: Observation, task: str) -> None:
+        """Begin to answer."""
+        ...
+
+    def answer(self) -> Actions | None:
+        """The chunk (T, A) in the robot's units; None while it is being made."""
+        ...
+
+    def forget(self) -> None:
+        """The question at hand is of no interest any more: an episode begins."""
+        ...
+
+
+class Predicts(Protocol):
+    """A policy with its processors, here or on a server (`smolact_client.ChunkPolicy`)."""
+
+    def predict_action_chunk(self, observation: Mapping[str, Any], task: str | None) -> Actions:
+        """The next actions (T, A)."""
+        ...
+
+    def reset(self) -> None:
+        """An episode begins."""
+        ...
+
+
+class ThreadAsks:
+    """Asks a policy in a thread."""
+
+    def __init__(self, policy: Predicts) -> None:
+        self._policy = policy
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="smolact policy")
+        self._future: Future[Actions] | None = None
+
+    def ask(self, observation: Observation, task: str) -> None:
+        """See `Asks`."""
+        self._future = self._thread.submit(self._policy.predict_action_chunk, observation, task)
+
+    def answer(self) -> Actions | None:
+        """See `Asks`. Raises what the policy raised."""
+        if self._future is None or not self._future.done():
+            return None
+        future, self._future = self._future, None
+        return future.result()
+
+    def forget(self) -> None:
+        """See `Asks`."""
+        if self._future is not None:
+            self._future.cancel()
+            self._future = None
+        self._thread.submit(self._policy.reset).result()
+
+    def close(self) -> None:
+        """Let go of the thread, when it is through with what it does."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+class AnswersAtOnce:
+    """Asks a policy in place, for a simulation whose clock stands still meanwhile."""
+
+    def __init__(self, policy: Predicts) -> None:
+        self._policy = policy
+        self._chunk: Actions | None = None
+
+    def ask(self, observation: Observation, task: str) -> None:
+        """See `Asks`. Raises what the policy raises."""
+        self._chunk = self._policy.predict_action_chunk(observation, task)
+
+    def answer(self) -> Actions | None:
+        """See `Asks`."""
+        found, self._chunk = self._chunk, None
+        return found
+
+    def forget(self) -> None:
+        """See `Asks`."""
+        self._chunk = None
+        self._policy.reset()
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a policy is asked.
+
+    Attributes:
+        refill: ask when this share of a chunk, or less, is left: 0 is `sync`, 1 asks as often as it can.
+        merge: what becomes of actions that an older chunk has for the same tick; see `chunks.MERGES`.
+        executed: so many of a chunk's actions are taken at most; None takes all.
+        deadline: seconds that the robot holds for want of an answer before the episode is given up.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
+
+    refill: float = 0.0
+    merge: str = "latest"
+    executed: int | None = None
+    deadline: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        find_merge(self.merge)
+        if not 0 <= self.refill <= 1:
+            raise ConfigError(f"refill={self.refill}: it is a share of a chunk, from 0 to 1.")
+        if self.executed is not None and self.executed < 1:
+            raise ConfigError(f"executed={self.executed}: at least one action of a chunk is taken.")
+        if not self.deadline > 0:
+            raise ConfigError(f"deadline={self.deadline}: seconds above 0.")
+
+
+@dataclass
+class Counts:
+    """What happened in an episode: ticks that moved and that held, chunks, and actions that came too late."""
+
+    moved: int = 0
+    held: int = 0
+    chunks: int = 0
+    late: int = 0
+
+
+class ChunkDriver:
+    """Says what a robot does, by a policy's chunks; see `recording.recorder.Driver`.
+
+    Args:
+        asks: who is asked.
+        inference: how.
+        gate: the robot's last gate, if it has one. What is due passes whole, or the chunk is refused.
+        clock: for ages and the deadline.
+    """
+
+    drives_resets = False
+
+    def __init__(
+        self,
+        asks: Asks,
+        inference: Inference,
+        gate: Gate | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._asks, self._inference, self._gate, self._clock = asks, inference, gate, clock
+        self._queue = ChunkQueue(find_merge(inference.merge))
+        self.task = ""
+        self.counts = Counts()
+        self._length = 0
+        self._asked: tuple[int, float] | None = None  # at which tick, and when
+        self._last: Actions | None = None
+        self._held_since: float | None = None
+
+    def begin(self, task: str) -> None:
+        """An episode begins: nothing of the last one is executed, whatever comes."""
+        self.task = task
+        self._asks.forget()
+        self._queue.clear()
+        self._length, self._asked, self._last, self._held_since = 0, None, None, None
+        self.counts = Counts()
+
+    def get_action(self, observation: Observation) -> Actions | None:
+        """The action of this tick, (A,); the last one again while there is none; None before the first.
+
+        Raises:
+            FeatureError: what the policy gave is no chunk, or not finite.
+            UnsafeActionError: the gate refuses; nothing of the chunk is executed.
+            RobotError: there was no answer within the deadline.
+        """
+        self._take_answer()
+        if self._asked is None and len(self._queue) <= self._inference.refill * self._length:
+            self._asked = (self._queue.tick, self._clock())
+            self._asks.ask(observation, self.task)
+            self._take_answer()  # one who answers at once is not waited for
+        action = self._queue.take()
+        if action is not None:
+            self.counts.moved += 1
+            self._held_since, self._last = None, action
+            return action
+        self.counts.held += 1
+        now = self._clock()
+        self._held_since = now if self._held_since is None else self._held_since
+        if now - self._held_since > self._inference.deadline:
+            raise RobotError(
+                f"The policy has given no actions for {now - self._held_since:.1f} s, and the robot holds where it is. See to the "
+                "policy (its server, its device), or allow more time."
+            )
+        return self._last
+
+    def _take_answer(self) -> None:
+        if self._asked is None:
+            return
+        chunk = self._asks.answer()
+        if chunk is None:
+            return
+        (tick, asked_at), self._asked = self._asked, None
+        chunk = np.asarray(chunk, dtype=np.float32)[: self._inference.executed]
+        if chunk.ndim != 2 or not len(chunk) or not np.isfinite(chunk).all():
+            raise FeatureError(
+                f"The policy gave {chunk.shape} that is no chunk (T, A) of finite numbers. Its weights or its statistics are "
+                "damaged."
+            )
+        if self._gate is not None:
+            due = self._queue.merged(chunk, tick)
+            if len(due):
+                self._gate.admit(due, age=self._clock() - asked_at)
+        self._length = len(chunk)
+        self.counts.chunks += 1
+        self.counts.late += self._queue.put(chunk, tick)

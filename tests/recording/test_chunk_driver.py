@@ -1,0 +1,178 @@
+"""A policy that answers late: the robot holds or goes on, never jumps back, and never carries out what is stale."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from smolact.errors import ConfigError, FeatureError, RobotError, UnsafeActionError
+from smolact.recording.chunk_driver import ChunkDriver, Inference, ThreadAsks
+from smolact.robots.safety import Gate, make_limits
+
+LENGTH = 8
+
+
+class Late:
+    """Answers after some ticks; each action tells the tick that it is for, and the question that it answers."""
+
+    def __init__(self, ticks: int) -> None:
+        self.ticks, self.left, self.asked = ticks, 0, -1
+        self.chunk: np.ndarray | None = None
+        self.tasks: list[str] = []
+
+    def ask(self, observation: dict[str, Any], task: str) -> None:
+        assert self.chunk is None, "one question at a time"
+        self.asked += 1
+        self.tasks.append(task)
+        first = int(observation["tick"][0])
+        numbers = first + np.arange(LENGTH, dtype=np.float32)
+        self.chunk = np.stack([numbers, np.full(LENGTH, self.asked, np.float32)], axis=1)
+        self.left = self.ticks
+
+    def answer(self) -> np.ndarray | None:
+        if self.chunk is None or self.left > 0:
+            return None
+        found, self.chunk = self.chunk, None
+        return found
+
+    def forget(self) -> None:
+        self.chunk = None
+
+    def tick(self) -> None:
+        self.left -= 1
+
+
+def drive(asks: Late, inference: Inference, ticks: int = 40) -> tuple[list[np.ndarray], ChunkDriver]:
+    driver = ChunkDriver(asks, inference)
+    driver.begin("go")
+    moved: list[np.ndarray] = []
+    done = 0
+    for _ in range(ticks):
+        action = driver.get_action({"tick": np.array([done])})
+        if driver.counts.moved > done:
+            assert action is not None
+            moved.append(action)
+            done = driver.counts.moved
+        asks.tick()
+    return moved, driver
+
+
+@pytest.mark.parametrize("late", [0, 1, 3, 7, 20])
+@pytest.mark.parametrize("refill", [0.0, 0.5, 1.0])
+def test_every_action_is_for_the_tick_at_which_it_is_carried_out(late: int, refill: float) -> None:
+    moved, driver = drive(Late(late), Inference(refill))
+    assert [int(action[0]) for action in moved] == list(range(len(moved)))
+    questions = [int(action[1]) for action in moved]
+    assert questions == sorted(questions)  # never back to an older answer
+    assert driver.counts.moved + driver.counts.held == 40
+
+
+def test_who_asks_early_never_holds_but_at_the_beginning() -> None:
+    late = 3
+    assert drive(Late(late), Inference(0.0))[1].counts.held > 2 * late
+    assert drive(Late(late), Inference(0.5))[1].counts.held == late
+    assert drive(Late(0), Inference(0.0))[1].counts.held == 0
+
+
+def test_sync_carries_out_as_many_as_it_is_told() -> None:
+    moved, driver = drive(Late(0), Inference(executed=4))
+    assert [int(action[1]) for action in moved[:9]] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert driver.counts.late == 0
+
+
+def test_while_it_holds_it_repeats_the_last_action_and_gives_up_at_the_deadline() -> None:
+    asks, now = Late(10**6), [0.0]
+    driver = ChunkDriver(asks, Inference(deadline=2.0), clock=lambda: now[0])
+    driver.begin("go")
+    see = {"tick": np.array([0])}
+    assert driver.get_action(see) is None
+    asks.left = 0
+    for _ in range(LENGTH):
+        last = driver.get_action(see)
+    asks.ticks = 10**6
+    for now[0] in (1.0, 2.0, 2.9):
+        assert driver.get_action(see) is last
+    now[0] = 3.1
+    with pytest.raises(RobotError, match=r"no actions for 2\.1 s"):
+        driver.get_action(see)
+
+
+def test_what_was_asked_in_the_last_episode_is_of_no_interest() -> None:
+    asks = Late(0)
+    driver = ChunkDriver(asks, Inference(1.0))
+    driver.begin("one")
+    driver.get_action({"tick": np.array([0])})
+    driver.task = "another"
+    driver.get_action({"tick": np.array([1])})
+    driver.begin("two")
+    action = driver.get_action({"tick": np.array([0])})
+    assert action is not None and action[0] == 0
+    assert asks.tasks == ["one", "another", "two"] and driver.counts.moved == 1
+
+
+def test_the_gate_refuses_the_whole_chunk() -> None:
+    gate = Gate(make_limits(("a", "b"), {"a": (0, 5)}, 100.0))
+    driver = ChunkDriver(Late(0), Inference(), gate)
+    driver.begin("go")
+    with pytest.raises(UnsafeActionError, match="'a' to 6"):
+        driver.get_action({"tick": np.array([0])})
+    assert driver.counts.moved == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.full((8, 2), np.nan, np.float32), np.zeros((0, 2), np.float32), np.zeros(3)]
+)
+def test_what_is_no_chunk_moves_nothing(wrong: np.ndarray) -> None:
+    class Wrong(Late):
+        def answer(self) -> np.ndarray:
+            return wrong
+
+    driver = ChunkDriver(Wrong(0), Inference())
+    driver.begin("go")
+    with pytest.raises(FeatureError, match="no chunk"):
+        driver.get_action({"tick": np.array([0])})
+
+
+class Slow:
+    """A policy whose answer waits for a word."""
+
+    def __init__(self) -> None:
+        self.word, self.resets = threading.Event(), 0
+
+    def predict_action_chunk(self, observation: dict[str, Any], task: str | None) -> np.ndarray:
+        assert self.word.wait(10)
+        if task == "fail":
+            raise FeatureError("there is no such camera")
+        return np.ones((4, 2), np.float32)
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def test_a_thread_asks_and_its_errors_arrive() -> None:
+    policy = Slow()
+    asks = ThreadAsks(policy)
+    try:
+        asks.ask({}, "go")
+        assert asks.answer() is None
+        policy.word.set()
+        asks._future.result(10)  # type: ignore[union-attr]
+        assert (asks.answer() == 1).all() and asks.answer() is None  # type: ignore[union-attr]
+        asks.ask({}, "fail")
+        asks._future.exception(10)  # type: ignore[union-attr]
+        with pytest.raises(FeatureError, match="no such camera"):
+            asks.answer()
+        asks.ask({}, "go")
+        asks.forget()
+        assert asks.answer() is None and policy.resets == 1
+    finally:
+        asks.close()
+
+
+@pytest.mark.parametrize("wrong", [{"refill": 1.5}, {"executed": 0}, {"deadline": 0}, {"merge": "best"}])
+def test_settings_out_of_range_are_told(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Inference(**wrong)
