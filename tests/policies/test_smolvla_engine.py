@@ -369,6 +369,7 @@ def test_a_checkpoint_opens_as_an_engine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_compiled_parts_give_the_same() -> None:
     assert max(both_ways(tiny_policy(num_vlm_layers=2), tiny_batch(), tiny_noise(), compile=True)) <= 1e-5
 
