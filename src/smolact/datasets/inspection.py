@@ -16,6 +16,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.cameras import Columns, decode_image
 from smolact.datasets.format import DEFAULT_FEATURES, IMAGE_DTYPES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.stats import LARGEST
 from smolact.datasets.tables import ARROW_TYPES, column_array, read_table
 from smolact.datasets.video import VideoReader
 from smolact.errors import DatasetError
@@ -225,12 +226,15 @@ def _data_file(
             continue
         values = column_array(table, name, feature.shape, path)
         columns.setdefault(name, []).append(values.reshape(-1, *feature.shape))
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
+        fine = np.isfinite(values)
+        if values.dtype == np.float64:  # smaller kinds do not reach so far
+            fine &= np.abs(values) <= LARGEST
+        if not fine.all():
+            row = int(np.flatnonzero(~fine.reshape(len(values), -1).all(axis=1))[0])
             yield Fault(
                 "error",
                 place,
-                f"'{name}' is not finite in row {row} (episode {counters['episode_index'][row]}). Delete that episode: "
+                f"'{name}' is not finite (or beyond {LARGEST:g}) in row {row} (episode {counters['episode_index'][row]}). Delete that episode: "
                 f"smolact dataset delete --episodes=[{counters['episode_index'][row]}].",
             )
     for name in [] if quick else meta.image_keys:

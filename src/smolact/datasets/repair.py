@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from smolact import durable
@@ -217,6 +218,7 @@ class _Work:
         wanted = [name for name, feature in self.found.meta.features.items() if feature.dtype != "string"]
         return all(
             {"min", "max", "mean", "std", "count"} <= row.statistics.get(name, {}).keys()
+            and all(np.isfinite(value).all() for value in row.statistics[name].values())
             for row in self.found.rows
             for name in wanted
         )

@@ -29,7 +29,7 @@ from smolact.datasets.lock import FolderLock
 from smolact.datasets.remux import Cut, Index, Joiner
 from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.datasets.sources import Source
-from smolact.datasets.stats import ImageStatistics, vector_statistics
+from smolact.datasets.stats import LARGEST, ImageStatistics, vector_statistics
 from smolact.datasets.tables import ARROW_TYPES, column_array, frames_schema, to_column
 from smolact.datasets.video import ENCODERS, VideoWriter
 from smolact.errors import ConfigError, DatasetError
@@ -251,7 +251,7 @@ class _Rewriter:
         kept = {} if self.plan.recompute else source.statistics(episode)
         found: Statistics = {}
         for name, feature in self.features.items():
-            known = _fitting(kept.get(name, {}), feature, f"{source.meta.root}, episode {episode}, '{name}'")
+            known = _usable(kept.get(name, {}), feature)
             complete = all(statistic in known for statistic in layout.STATISTICS)
             if feature.is_image:
                 if not {"min", "max", "mean", "std", "count"} <= known.keys():
@@ -260,6 +260,11 @@ class _Rewriter:
             elif feature.dtype in ARROW_TYPES and feature.dtype != "string":
                 if name in ("episode_index", "index", "task_index") or not complete:
                     values = column_array(table, name, feature.shape, self.folder)
+                    if not (np.abs(values.astype(np.float64)) <= LARGEST).all():
+                        raise DatasetError(
+                            f"{source.meta.root}, episode {episode}: '{name}' is not finite. Delete that episode: smolact "
+                            f"dataset delete --episodes=[{episode}]"
+                        )
                     known = vector_statistics(values.reshape(-1, *feature.shape))
                 found[name] = known
         return found
@@ -381,16 +386,15 @@ def _schema(plan: Plan, features: dict[str, Feature]) -> pa.Schema:
     return frames_schema(features, plan.version)
 
 
-def _fitting(statistics: Mapping[str, NDArray[Any]], feature: Feature, where: str) -> dict[str, NDArray[Any]]:
-    """Statistics in the shape that they must have: a camera's (C, 1, 1)."""
+def _usable(statistics: Mapping[str, NDArray[Any]], feature: Feature) -> dict[str, NDArray[Any]]:
+    """Statistics in the shape that they must have, a camera's (C, 1, 1); none if one does not fit or is not finite."""
     shape = (feature.image_shape[0], 1, 1) if feature.is_image else feature.shape
     shapes = {name: (1,) if name == "count" else shape for name in statistics}
-    wrong = [name for name, value in statistics.items() if value.size != math.prod(shapes[name])]
-    if wrong:
-        raise DatasetError(
-            f"{where}: its {wrong[0]} has the shape {statistics[wrong[0]].shape}, expected {shapes[wrong[0]]}. Compute the "
-            "statistics again: smolact dataset stats."
-        )
+    if any(
+        value.size != math.prod(shapes[name]) or not np.isfinite(value).all()
+        for name, value in statistics.items()
+    ):
+        return {}
     return {name: value.reshape(shapes[name]) for name, value in statistics.items()}
 
 

@@ -161,7 +161,11 @@ def plain(statistics: Statistics) -> dict[str, dict[str, Any]]:
     """Statistics as JSON has them: lists, counts as whole numbers."""
     return {
         feature: {
-            name: (np.asarray(value).astype(np.int64) if name == "count" else np.asarray(value)).tolist()
+            name: (
+                np.asarray(value).astype(np.int64)
+                if name == "count" and np.isfinite(value).all()
+                else np.asarray(value)
+            ).tolist()
             for name, value in values.items()
         }
         for feature, values in statistics.items()
