@@ -191,6 +191,8 @@ class Link:
             self.reason = str(error)
             self._socket.transport.abort()
         finally:
+            # Over TLS, Python 3.10 takes a transport that the other end closed for a forgotten one.
+            self._socket.transport.close()
             self.lost.set()
             if self._waiting is not None and not self._waiting[1].done():
                 self._waiting[1].set_exception(ServerLostError(f"The server hung up ({self.reason})."))
