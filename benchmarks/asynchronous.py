@@ -30,7 +30,8 @@ from smolact.serving.local import LocalPolicy
 DELAYS = (0.0, 0.1, 0.3, 1.0)
 SECONDS = 12.0
 WAYS = {
-    "sync": Inference(executed=None),
+    "sync, all of a chunk": Inference(),
+    "sync, 4 actions": Inference(executed=4),
     "async, latest": Inference(0.5, "latest"),
     "async, weighted": Inference(0.5, "weighted_average"),
     "ensemble": Inference(1.0, "ensemble"),

@@ -40,7 +40,7 @@ class InferenceSection:
     )
     refill: float = setting(0.5, "async: ask when this share of a chunk is left.")
     merge: Literal["latest", "weighted_average", "average", "conservative"] = setting(
-        "weighted_average",
+        "latest",
         "async: which actions count where an old and a new chunk overlap; the new ones 1, 0.7, 0.5 or 0.3.",
     )
     deadline: float = setting(10.0, "Seconds that the robot holds for want of an answer before it stops.")
