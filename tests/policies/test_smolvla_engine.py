@@ -369,9 +369,13 @@ def test_a_checkpoint_opens_as_an_engine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_compiled_parts_give_the_same() -> None:
-    assert max(both_ways(tiny_policy(num_vlm_layers=2), tiny_batch(), tiny_noise(), compile=True)) <= 1e-5
+    policy, batch, noise = tiny_policy(num_vlm_layers=1, num_steps=2), tiny_batch(), tiny_noise()
+    engine = policy.build_engine(dtype=torch.float32, compile=True)
+    expected = policy.predict_action_chunk(batch, noise)
+    assert difference(engine.predict_action_chunk(batch, noise), expected) <= 1e-5
 
 
 @pytest.mark.gpu

@@ -247,7 +247,7 @@ def _load(name: str, config: EvalConfig, environments: EnvBatch, device: str | N
             device=config.policy.settings.get("device") or device,
             stats_key=config.policy.stats_key,
             # In float32 as the policy itself, so that both play the same episodes.
-            engine={"dtype": torch.float32} if config.engine else False,  # type: ignore[call-overload]
+            engine={"dtype": torch.float32} if config.engine else False,
             **_overrides(config),
         )
     offered = environments.features

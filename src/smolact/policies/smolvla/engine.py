@@ -28,10 +28,9 @@ from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import SOLVERS, sample_noise
 from smolact.policies.common.precision import quickest_dtype
 from smolact.policies.common.products import Packer
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.engine_network import Network
 from smolact.policies.smolvla.engine_plan import Plan, Settings, Shape
-from smolact.policies.smolvla.flops_smolvla import TYPICAL_INSTRUCTION
-from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class SmolVLAEngine(Engine):
     written through `parameter.data`, after which `refresh` must be called.
 
     Args:
-        policy: with adapters or without; it stays as it is unless it is released.
+        policy: a `SmolVLAPolicy`, with adapters or without; it stays as it is unless it is released.
         dtype: `torch.float32` or `torch.bfloat16`; the quicker one on this machine when not given.
         num_steps: from noise to actions; the policy's when not given.
         solver: `euler`, or `midpoint` or `heun`, which look at the network twice a step.
@@ -64,11 +63,11 @@ class SmolVLAEngine(Engine):
         ConfigError: a setting can't work, or not on this device.
     """
 
-    config: Any
+    config: SmolVLAConfig
 
     def __init__(
         self,
-        policy: SmolVLAPolicy,
+        policy: Any,
         *,
         dtype: torch.dtype | None = None,
         num_steps: int | None = None,
@@ -106,7 +105,7 @@ class SmolVLAEngine(Engine):
     @property
     def noise_shape(self) -> tuple[int, int]:
         """The shape of one sample's `noise`: (chunk, max_action_dim)."""
-        return self._policy.noise_shape
+        return self.config.chunk_size, self.config.max_action_dim
 
     @property
     def dtype(self) -> torch.dtype:
@@ -230,14 +229,14 @@ class SmolVLAEngine(Engine):
             self._capture = capture
 
     def _example(self) -> dict[str, Tensor]:
-        config, device = self.config, self.device
+        config, device, words = self.config, self.device, self.config.tokenizer_max_length
         cameras = {key: f for key, f in config.image_features.items() if key in config.input_features}
         state = config.robot_state_feature
         return {
             **{key: torch.zeros(1, *feature.shape, device=device) for key, feature in cameras.items()},
             STATE: torch.zeros(1, config.max_state_dim if state is None else state.shape[0], device=device),
-            LANGUAGE_TOKENS: torch.zeros(1, TYPICAL_INSTRUCTION, dtype=torch.long, device=device),
-            LANGUAGE_MASK: torch.ones(1, TYPICAL_INSTRUCTION, dtype=torch.bool, device=device),
+            LANGUAGE_TOKENS: torch.zeros(1, words, dtype=torch.long, device=device),
+            LANGUAGE_MASK: torch.ones(1, words, dtype=torch.bool, device=device),
         }
 
     # Whether the weights are still those that were packed.
@@ -333,7 +332,8 @@ class SmolVLAEngine(Engine):
         plan.noise.copy_(noise)
         plan.state.copy_(state)
         self._run(plan, work)
-        return self._policy.finish_actions(plan.actions.clone(), state)
+        actions: Tensor = self._policy.finish_actions(plan.actions.clone(), state)
+        return actions
 
     def _run(self, plan: Plan, work: str) -> None:
         if self._use_graphs and not plan.captured:
