@@ -99,7 +99,8 @@ def make_loader(
 ) -> Iterable[Batch]:
     """Batches without end, from place `start` of the stream."""
     workers = _workers(config)
-    is_light = not samples.dataset.decodes and samples.augment is None
+    # A dataset of somebody else's says nothing, and may take its time.
+    is_light = not getattr(samples.dataset, "decodes", True) and samples.augment is None
     if is_light and workers["num_workers"]:
         logger.info(
             "Nothing is decoded: a thread loads the data, since processes would take longer to hand it over."
