@@ -107,9 +107,7 @@ class Bench:
         pictures = path.suffix == ".mp4" or (path.suffix == ".parquet" and "data" in path.parts)
         names = [*["check"] * 6, *["read"] * 3, "build", "dry", "resume"]
         way = str(rng.choice(names)) if pictures or rng.random() > 0.5 else "quick"
-        if (
-            path.is_symlink()
-        ):  # which only its owner makes, so that reading follows it; checking tells, and does not
+        if path.is_symlink():  # its owner's doing: reading follows it, checking tells and does not
             way = str(rng.choice(["check", "quick", "dry"]))
         begun, named = time.process_time(), False
         try:

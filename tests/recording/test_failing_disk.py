@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,45 @@ def test_whatever_fails_while_a_dataset_is_begun_or_resumed_another_try_works(
                 record(writer)
             assert episodes(root) == there + 1
         assert len(asked) > 5
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB, where a test may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = (
+        shutil.which("mount")
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("needs the right to mount")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("video", [True, False])
+def test_a_disk_that_really_is_full_costs_no_finished_episode(small_disk: Path, video: bool) -> None:
+    """That the stand-ins above tell the truth: what PyArrow and FFmpeg do when there is no room left."""
+    refused = []
+    for room in range(0, 128_000, 8000):
+        root, filler = small_disk / "d", small_disk / "filler"
+        writer = open_writer(root, video)
+        record(writer)
+        free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+        filler.write_bytes(bytes(free - room))
+        try:
+            record(writer)
+        except WriteError as error:
+            assert error.errno == errno.ENOSPC
+            refused.append(room)
+        assert episodes(root) in ((1, 2) if room in refused else (2,))
+        filler.unlink()
+        record(writer)
+        writer.close()
+        assert episodes(root) in ((2, 3) if room in refused else (3,))
+        shutil.rmtree(root)
+    assert 3 < len(refused) < 16

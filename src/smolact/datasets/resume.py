@@ -272,7 +272,7 @@ def _image_counts(meta: LeRobotDatasetMetadata) -> dict[str, ImageStatistics]:
             if (state["episodes"], state["frames"]) == (meta.total_episodes, meta.total_frames):
                 cameras = state["cameras"].items()
                 return {name: ImageStatistics.from_json(value) for name, value in cameras}
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise DatasetError(
             f"{path} is damaged ({error}). Remove it: image statistics then go on from {layout.STATS}."
         ) from error
