@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -44,6 +44,7 @@ def codes_of(texts: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_ids_are_those_of_the_whole_text(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]
@@ -57,6 +58,14 @@ def test_ids_are_those_of_the_whole_text(name: str, data: st.DataObject) -> None
     expected = [plainly(tokenizer, text) for text in texts]
     assert encoder.encode(codes_of(texts)) == expected
     assert encoder.encode(codes_of(texts)) == expected  # found in the table
+
+
+def test_words_are_cut_as_they_are_in_the_whole_text() -> None:
+    tokenizer, random = TOKENIZERS["words"], np.random.default_rng(0)
+    able = np.array([ord(character) for character in ENGLISH + " ''srevl"])
+    codes = random.choice(able, (1500, 24)).astype(np.uint32)
+    texts = ["".join(map(chr, row)) for row in codes.tolist()]
+    assert tokenizer._segments.encode(codes) == [plainly(tokenizer, text) for text in texts]
 
 
 def test_most_segments_of_new_chunks_are_known() -> None:
@@ -81,16 +90,16 @@ def test_the_table_begins_anew_when_it_is_full(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda settings: settings["pre_tokenizer"].update(add_prefix_space=True),
-        lambda settings: settings["model"].update(ignore_merges=True),
-        lambda settings: settings.update(normalizer={"type": "Lowercase"}),
+        lambda found: found["pre_tokenizer"].update(add_prefix_space=True),
+        lambda found: found["model"].update(ignore_merges=True),
+        lambda found: found.update(normalizer={"type": "Lowercase"}),
     ],
 )
 def test_texts_of_other_tokenizers_stay_whole(change: Any) -> None:
     plain = TOKENIZERS["words"]
-    settings = json.loads(plain._tokenizer.to_str())
-    change(settings)
-    other = Tokenizer.from_str(json.dumps(settings))
+    found = json.loads(plain._tokenizer.to_str())
+    change(found)
+    other = Tokenizer.from_str(json.dumps(found))
     encoder = SegmentEncoder(other, plain._bytes)
     text = ENGLISH[:25]
     assert encoder.encode(codes_of([text])) == [other.encode(text, add_special_tokens=False).ids]

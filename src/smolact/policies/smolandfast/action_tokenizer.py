@@ -26,7 +26,7 @@ from smolact.errors import ActionTokensError, ConfigError, FeatureError
 from smolact.files import read_json_object
 from smolact.hub import find_folder
 from smolact.policies.smolandfast.grammar import Grammar
-from smolact.policies.smolandfast.segments import Codes, SegmentEncoder
+from smolact.policies.smolandfast.segments import Codes, SegmentEncoder, byte_of_character
 
 Chunks = NDArray[np.floating[Any]]
 
@@ -73,7 +73,7 @@ class FASTTokenizer:
         coefficients = _coefficients(chunks, scale)
         low, high = int(coefficients.min()), int(coefficients.max())
         room = min((high - low) * 3 // 2 + 1, FIRST_SURROGATE)  # for larger actions, yet unseen
-        written = {byte: character for character, byte in _byte_of_character().items()}
+        written = {byte: character for character, byte in byte_of_character().items()}
         alphabet = sorted({written[byte] for code in range(room) for byte in chr(code).encode()})
         needed = max(high - low + 1, len(alphabet))
         if needed > vocab_size:
@@ -253,7 +253,7 @@ class FASTTokenizer:
     @cached_property
     def _bytes(self) -> list[bytes]:
         """What each id spells. A byte-level vocabulary writes each byte as a printable character."""
-        table = _byte_of_character()
+        table = byte_of_character()
         spelled = [b""] * self.vocab_size
         for token, number in self._tokenizer.get_vocab().items():
             known = all(character in table for character in token)
@@ -329,16 +329,6 @@ def _dct(steps: int) -> NDArray[np.float64]:
     )
     waves[0] /= np.sqrt(2)
     return waves
-
-
-@lru_cache(maxsize=1)
-def _byte_of_character() -> dict[str, int]:
-    """The characters that byte-level vocabularies write bytes as: printable ones as they are, the rest from 256 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + number): byte for number, byte in enumerate(others)
-    }
 
 
 def _number(settings: dict[str, Any], name: str, folder: Path) -> float:

@@ -32,7 +32,8 @@ def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Worklo
         policy: says the sizes; it may be on the meta device.
         parts: which parts train.
 
-    An answer counts a token for every so many numbers of the chunk (`NUMBERS_A_TOKEN`), and images no tiles.
+    An answer counts a token for every so many numbers of the chunk (`NUMBERS_A_TOKEN`), and images no tiles. The first token
+    comes with the prefix; each further one takes a pass.
     """
     sizes, vocabulary = policy.model.vlm.config, policy.model.vocabulary
     text = sizes.text_config
@@ -53,6 +54,10 @@ def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Worklo
         )
         return text.num_hidden_layers * one
 
+    written = answer - 1  # the end follows from the grammar
+    read = prefix + answer - 1  # nothing comes after the last token
+    logits = product_flops(1, width, len(vocabulary.words))
+
     trains = {part for part, count in parts.items() if count.trained}
     kept = kept_per_token(width, heads, keys, text.intermediate_size, "text model" in trains)
     kept_values = (prefix + answer) * text.num_hidden_layers * kept + answer * text.vocab_size
@@ -61,11 +66,14 @@ def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Worklo
     return Workload(
         assumed=f"{cameras} images of {policy.side}×{policy.side}, {TYPICAL_INSTRUCTION} tokens of text, an answer of {answer}",
         vision=cameras * vision_flops(sizes, patches),
-        prefix=layers(prefix, prefix),
-        expert=layers(1, prefix + answer) + product_flops(1, width, len(vocabulary.words)),
-        denoising_steps=answer,
+        prefix=layers(prefix, prefix) + logits,
+        expert=layers(1, prefix + written // 2) + logits,
+        denoising_steps=written - 1,
         prefix_once=True,
         kept_values=kept_values,
-        answer=layers(answer, prefix + answer) + product_flops(answer, width, text.vocab_size),
+        answer=layers(read, read)
+        - layers(prefix, prefix)
+        + product_flops(answer, width, text.vocab_size)
+        - logits,
         passes="token, one pass",
     )

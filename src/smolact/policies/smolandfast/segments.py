@@ -55,7 +55,9 @@ class SegmentEncoder:
     def __init__(self, tokenizer: Tokenizer, spelled: Sequence[bytes]) -> None:
         self._tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}
-        single = [token[0] for token in spelled if len(token) == 1]
+        single = [
+            byte for name, byte in byte_of_character().items() if tokenizer.token_to_id(name) is not None
+        ]
         self._writable = np.isin(_bytes_of_characters(), [*single, -1]).all(0)
         self._joined = np.ones((257, 256), np.bool_)
         if _is_plain(json.loads(tokenizer.to_str())):
@@ -63,6 +65,8 @@ class SegmentEncoder:
             for token in spelled:
                 pair = np.frombuffer(token, np.uint8)
                 self._joined[pair[:-1], pair[1:]] = True
+            # English endings, "'s" and "'re", are words of their own where a word may begin: no segment begins with one.
+            self._joined[:, _APOSTROPHE] = True
 
     def encode(self, codes: Codes) -> list[list[int]]:
         """Ids of texts (N, L), given as characters' numbers.
@@ -88,7 +92,7 @@ class SegmentEncoder:
         ends = np.ones(codes.shape, np.bool_)
         np.logical_not(self._joined[last[codes[:, :-1]], first[codes[:, 1:]]], out=ends[:, :-1])
         apostrophes = codes == _APOSTROPHE
-        if apostrophes.any():  # English endings are cut off first: "'s", "'re"
+        if apostrophes.any():  # … and none ends in the middle of one
             ends[:, 1:-1] &= ~apostrophes[:, :-2]
         return ends
 
@@ -116,6 +120,16 @@ def _is_plain(settings: dict[str, object]) -> bool:
         and before.get("type") == "ByteLevel"
         and not before.get("add_prefix_space")
     )
+
+
+@lru_cache(maxsize=1)
+def byte_of_character() -> dict[str, int]:
+    """The characters that byte-level vocabularies write bytes as: printable ones as they are, the rest from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + number): byte for number, byte in enumerate(others)
+    }
 
 
 @lru_cache(maxsize=1)
