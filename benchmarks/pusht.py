@@ -161,7 +161,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     folder: Path = arguments.folder
     here = folder / name.replace(", ", "_")
 
-    def make() -> dict[str, Any]:
+    def train() -> dict[str, Any]:
         words = [
             "train", *(word.replace("TOKENIZER", str(folder / "tokenizer")) for word in RUNS[name]), *COMMON,
             f"--dataset.root={folder / 'demonstrations'}", f"--steps={arguments.steps}", f"--log_freq={arguments.steps // 50}",
@@ -170,34 +170,30 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         ]  # fmt: skip
         began = time.monotonic()
         _, seconds = smolact(words)
-        wall = time.monotonic() - began
-        evaluated = [
+        wall = round(time.monotonic() - began)
+        return {"command": shown(words, folder), "cpu_seconds": round(seconds), "wall_seconds": wall}
+
+    def evaluate() -> dict[str, Any]:
+        words = [
             "eval", f"--policy.path={here / 'checkpoints' / 'last' / 'pretrained_model'}", "--env.type=pusht",
             f"--eval.n_episodes={arguments.evaluated}", "--eval.batch_size=32", "--n_videos=0", f"--output_dir={here}_eval",
         ]  # fmt: skip
-        _, evaluation_seconds = smolact(evaluated)
+        _, seconds = smolact(words)
         metrics = json.loads((Path(f"{here}_eval") / "metrics.json").read_text(encoding="utf-8"))
-        curves = read_metrics(here)
+        episodes = metrics["results"]
         return {
-            "command": shown(words, folder),
-            "cpu_seconds": round(seconds),
-            "wall_seconds": round(wall),
-            "evaluation_cpu_seconds": round(evaluation_seconds),
-            **result(
-                [one["success"] for one in metrics["results"]],
-                [one["max_reward"] for one in metrics["results"]],
-            ),
-            "curves": {
-                key: {
-                    "steps": series.steps.tolist(),
-                    "values": [round(value, 4) for value in series.values.tolist()],
-                }
-                for key, series in curves.items()
-                if key in ("loss", "eval/max_reward", "eval/success_rate")
-            },
+            "evaluation_cpu_seconds": round(seconds),
+            **result([one["success"] for one in episodes], [one["max_reward"] for one in episodes]),
         }
 
-    return kept(folder / f"{here.name}.json", make)
+    trained = kept(folder / f"{here.name}.train.json", train)
+    evaluated = kept(folder / f"{here.name}.eval.json", evaluate)
+    curves = {
+        key: {"steps": series.steps.tolist(), "values": [round(value, 4) for value in series.values.tolist()]}
+        for key, series in read_metrics(here).items()
+        if key in ("loss", "eval/max_reward", "eval/success_rate")
+    }
+    return {**trained, **evaluated, "curves": curves}
 
 
 def expert(episodes: int) -> dict[str, Any]:
