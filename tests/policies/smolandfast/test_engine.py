@@ -134,6 +134,20 @@ def test_an_engine_stands_where_the_policy_stands() -> None:
     assert engine.memory > 0
 
 
+def test_weights_that_have_changed_are_packed_anew() -> None:
+    policy, preprocess, _ = policy_of()
+    batch, engine = preprocess(samples()), policy.build_engine(dtype=torch.float32)
+    engine.predict_action_chunk(batch)
+    before = engine.writer
+    with torch.no_grad():
+        policy.model.vlm.model.text_model.layers[0].mlp.up_proj.weight.mul_(-30)
+    torch.testing.assert_close(engine.predict_action_chunk(batch), policy.predict_action_chunk(batch))
+    assert engine.writer is not before
+    after = engine.writer
+    engine.predict_action_chunk(batch)
+    assert engine.writer is after
+
+
 def test_bfloat16_writes_whole_chunks_near_the_policys() -> None:
     policy = policy_writing("bins")
     inputs = prompts(policy, [12, 30])

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ Inputs = Callable[[Mapping[str, Any]], tuple[Tensor, Tensor, Tensor]]
 
 
 class SmolAndFASTEngine(Engine):
-    """Predicts with a policy's weights; `SMOLANDFASTPolicy.build_engine` makes it. When they have changed, build another.
+    """Predicts with a policy's weights; `SMOLANDFASTPolicy.build_engine` makes it. When they have changed, it packs them anew.
 
     In float32 it writes the policy's own tokens.
 
@@ -60,15 +61,29 @@ class SmolAndFASTEngine(Engine):
             )
         self.config = config
         self._actions, self._shape, self._inputs = actions, chunk_shape, inputs
-        self.writer = ActionWriter(
+        self._vlm = vlm
+        self._pack = partial(
+            ActionWriter,
             vlm,
             vocabulary,
             actions.grammar(*chunk_shape),
-            dtype=dtype or quickest_dtype(vlm.lm_head.weight.device),
             temperature=temperature,
             generator=generator,
         )
+        self._dtype = dtype
         self.reset()
+        self.writer = self._packed()
+
+    def _packed(self) -> ActionWriter:
+        self._marks = self._marks_of_weights()
+        return self._pack(dtype=self._dtype or quickest_dtype(self._vlm.lm_head.weight.device))
+
+    def _marks_of_weights(self) -> list[tuple[int, int]]:
+        """Where each weight lies, and how often it was changed there."""
+        return [
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in self._vlm.parameters()
+        ]
 
     @property
     def memory(self) -> int:
@@ -82,6 +97,8 @@ class SmolAndFASTEngine(Engine):
             FeatureError: an input is missing.
             ActionTokensError: an answer was not done after `max_decoding_steps` tokens.
         """
+        if self._marks != self._marks_of_weights():
+            self.writer = self._packed()
         written = self.writer.write(*self._inputs(batch), self.config.max_decoding_steps).tolist()
         ids = [[token for token in row if token >= 0] for row in written]
         return torch.from_numpy(self._actions.decode(ids, *self._shape)).to(self.writer.device)

@@ -364,7 +364,7 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         return torch.from_numpy(chunks).to(inputs[0].device)
 
     def build_engine(self, **settings: Any) -> SmolAndFASTEngine:
-        """What only predicts with these weights, faster, and in float32 the same tokens; to be built anew when they change.
+        """What only predicts with these weights, faster, and in float32 the same tokens.
 
         Args:
             settings: `dtype`, `temperature`, `generator`; see `SmolAndFASTEngine`.

@@ -58,7 +58,8 @@ class SegmentEncoder:
         single = [
             byte for name, byte in byte_of_character().items() if tokenizer.token_to_id(name) is not None
         ]
-        self._writable = np.isin(_bytes_of_characters(), [*single, -1]).all(0)
+        written = np.isin(_bytes_of_characters(), [*single, -1])
+        self._writable = written[0] & written[1] & written[2]
         self._joined = np.ones((257, 256), np.bool_)
         if _is_plain(json.loads(tokenizer.to_str())):
             self._joined[:_HOLDS] = False
