@@ -23,7 +23,8 @@ def test_damaged_datasets_are_named_errors_or_datasets(tmp_path: Path) -> None:
 
 # Each was something else than a named error once.
 @pytest.mark.parametrize(
-    "seed", [258, 411, 4014, 10484, 35354, 35738, 38605, 50185, 50641, 52295, 52809, 52896, 57218, 77077, 81395]
+    "seed",
+    [258, 411, 4014, 10484, 35354, 35738, 38605, 50185, 50641, 52295, 52809, 52896, 57218, 77077, 81395],
 )
 def test_what_was_found_stays_mended(bench: Bench, seed: int) -> None:
     bench.run_case(seed)
