@@ -279,6 +279,15 @@ def test_who_hangs_up_in_the_middle_of_a_message_harms_nobody() -> None:
         until(lambda: metric(url, "sessions") == 1)
 
 
+def test_who_only_complains_must_read_what_it_is_told() -> None:
+    """Bad observations by the thousand, and none of the complaints about them is read."""
+    with serving(Echo()) as url, RemotePolicy(url, timeout=20) as other, raw(url, max_queue=1) as slow:
+        with pytest.raises(ConnectionClosed):
+            for _ in range(200_000):
+                slow.ask(1, task="x" * 1001)
+        assert other.predict_action_chunk(observation(7), "go")[0, 0] == 7
+
+
 def test_who_does_not_read_is_cut_off_and_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smolact.serving.sessions.SEND_S", 0.3)
 

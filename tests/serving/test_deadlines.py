@@ -148,6 +148,7 @@ class Road(socketserver.ThreadingTCPServer):
         self.open = threading.Event()
         self.open.set()
         super().__init__(("127.0.0.1", 0), Travel)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)  # or it would swallow all of it
 
 
 class Travel(socketserver.BaseRequestHandler):

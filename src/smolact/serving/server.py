@@ -189,7 +189,7 @@ class PolicyServer:
             await session.send(Kind.WELCOME, fields=told)
             async for data in socket:
                 self.metrics.received += len(data)
-                await self._take(session, decode(_binary(data)))
+                self._take(session, decode(_binary(data)))
         except ConnectionClosed as error:
             why = "lost" if error.rcvd is None else "closed"
         except asyncio.TimeoutError:
@@ -206,7 +206,7 @@ class PolicyServer:
 
     # What they ask
 
-    async def _take(self, session: Session, message: Message) -> None:
+    def _take(self, session: Session, message: Message) -> None:
         if message.session != session.id or message.sequence <= session.received:
             raise ProtocolError("A message is of another session, or came twice.")
         session.received = message.sequence
@@ -218,7 +218,7 @@ class PolicyServer:
                 self._ask(session, message)
             except (ObservationError, NotReadyError) as error:
                 self.metrics.questions["refused"] += 1
-                await session.tell(error, message.observation)
+                self._reply(session.tell(error, message.observation))
         else:
             raise ProtocolError(f"A client has no business to send {message.kind.name}.")
 

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 SEND_S = 5.0
 """How long a client may take to read an answer."""
+MOST_UNREAD = 32
+"""How many answers may wait to be read."""
 
 
 class Session:
@@ -27,14 +29,17 @@ class Session:
     def __init__(self, number: int, socket: ServerConnection) -> None:
         self.number, self.socket = number, socket
         self.id = secrets.randbits(63) | 1
-        self.received = self.began_anew = self._sent = 0
+        self.received = self.began_anew = self._sent = self._unread = 0
         self._sending = asyncio.Lock()
 
     async def send(
         self, kind: Kind, observation: int = 0, fields: dict[str, Any] | None = None, **arrays: Array
     ) -> None:
         """Send a message; a client that does not read is cut off."""
+        self._unread += 1
         try:
+            if self._unread > MOST_UNREAD:
+                raise asyncio.TimeoutError
             async with self._sending:
                 self._sent += 1
                 data = encode(Message(kind, self.id, self._sent, observation, fields or {}, arrays))
@@ -44,6 +49,8 @@ class Session:
             self.socket.transport.abort()
         except ConnectionClosed:
             pass  # its handler notices
+        finally:
+            self._unread -= 1
 
     async def tell(self, error: ClientError, observation: int = 0) -> None:
         """Send what went wrong."""

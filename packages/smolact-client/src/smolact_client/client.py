@@ -230,8 +230,9 @@ class RemotePolicy:
         except concurrent.futures.TimeoutError as error:
             if isinstance(error, TimedOutError):
                 raise
+            why = self._why_late(timeout)  # before the connection is given up for what is stuck in it
             future.cancel()
-            raise self._why_late(timeout) from error
+            raise why from error
         except BaseException:  # Ctrl-C: the answer is of no use any more
             future.cancel()
             raise

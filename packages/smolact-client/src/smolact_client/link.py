@@ -31,7 +31,9 @@ from smolact_client.protocol import MAX_MESSAGE, Array, Kind, Message, decode, e
 from smolact_client.schema import Offer
 
 PING_S = 10.0
-"""How often an idle connection is tried, and how long an answer to that may take."""
+"""How often an idle connection is tried."""
+PONG_S = 30.0
+"""How long an answer to that may take: a server may be busy compiling."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ async def _connect(address: Address) -> ClientConnection:
             max_size=MAX_MESSAGE,
             open_timeout=None,
             ping_interval=PING_S,
-            ping_timeout=PING_S,
+            ping_timeout=PONG_S,
             close_timeout=1,
         )
     except InvalidStatus as error:
