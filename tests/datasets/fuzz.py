@@ -8,6 +8,7 @@ be opened, nothing imported, run, or connected to.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import math
@@ -208,7 +209,7 @@ def change_json(path: Path, rng: Rng) -> None:
     for _ in range(rng.integers(1, 3)):
         places = list(_places(value))
         inside, key = places[rng.integers(len(places))]
-        weird = WEIRD[rng.integers(len(WEIRD))]
+        weird = copy.deepcopy(WEIRD[rng.integers(len(WEIRD))])  # the next change may be inside of it
         kind = rng.integers(4)
         if kind == 0:
             del inside[key]
@@ -244,7 +245,7 @@ def change_table(path: Path, rng: Rng) -> None:
         other = str(rng.choice(table.column_names))
         table = table.set_column(place, name, table.column(other))
     else:
-        weird = WEIRD[rng.integers(len(WEIRD))]
+        weird = copy.deepcopy(WEIRD[rng.integers(len(WEIRD))])  # the next change may be inside of it
         row = int(rng.integers(len(values)))
         if isinstance(values[row], list) and values[row] and rng.random() < 0.5:
             values[row] = [*values[row][:-1], weird]
