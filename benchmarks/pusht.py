@@ -106,7 +106,7 @@ def main() -> None:
             zip(arguments.runs, pool.map(lambda name: run(name, arguments), arguments.runs), strict=True)
         )
     figures = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *sys.argv]).replace(str(folder), "FOLDER"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}; one thread a run",
         "demonstrations": demos,
         "expert": kept(folder / "expert.json", lambda: expert(arguments.expert_episodes)),
