@@ -51,12 +51,16 @@ def workload(policy: SmolVLAPolicy, parts: Mapping[str, PartSize]) -> Workload:
     words = words if config.pad_language_to == "max_length" else min(TYPICAL_INSTRUCTION, words)
     around = (len(policy.model.image_start) + len(policy.model.image_end)) * len(patches)
     image_tokens = sum(count // vlm.scale_factor**2 for count in patches)
-    prefix = max(image_tokens + around + words + 1, config.prefix_length)
+    context = image_tokens + around + words
+    prefix = max(context + 1, config.prefix_length)
 
     trains = {part for part, size in parts.items() if size.trained}
-    prefix_flops, prefix_kept = _prefix(config, text, model, prefix, trains="text model" in trains)
+    vlm_trains = bool(trains & {"vision tower", "connector", "text model"})
+    prefix_flops, prefix_kept = _prefix(
+        config, text, model, prefix, 0 if vlm_trains else context, trains="text model" in trains
+    )
     expert_flops, expert_kept = _suffix(config, text, model, prefix)
-    flows = trains & {"vision tower", "connector", "text model"} or config.train_state_proj
+    flows = vlm_trains or config.train_state_proj
     tower_kept = sum(vision_kept(vlm, count) for count in patches) if "vision tower" in trains else 0
     sizes = ", ".join(sorted({f"{width}×{height}" for height, width in images}))
     return Workload(
@@ -79,9 +83,18 @@ def _images(config: SmolVLAConfig, vision: VisionConfig) -> list[tuple[int, int]
 
 
 def _prefix(
-    config: SmolVLAConfig, text: TextConfig, model: SmolVLMWithExpertModel, prefix: int, *, trains: bool
+    config: SmolVLAConfig,
+    text: TextConfig,
+    model: SmolVLMWithExpertModel,
+    prefix: int,
+    context: int,
+    *,
+    trains: bool,
 ) -> tuple[int, int]:
-    """FLOPs of the VLM's layers over the prefix, and what is kept when a gradient passes them."""
+    """FLOPs of the VLM's layers over the prefix, and what is kept when a gradient passes them.
+
+    Of the first `context` tokens, which need no gradient, only the keys and values are kept that the others look at.
+    """
     width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, key_width(text)
     last = model.read_layers[-1]
     key_values = 2 * product_flops(prefix, width, keys)
@@ -92,7 +105,8 @@ def _prefix(
     )
     projected = sum(model.cross) * 2 * product_flops(prefix, keys, keys)
     flops = product_flops(1, config.max_state_dim, width) + (last + 1) * key_values + last * rest + projected
-    kept = prefix * last * kept_per_token(width, heads, keys, text.intermediate_size, trains)
+    kept = (prefix - context) * last * kept_per_token(width, heads, keys, text.intermediate_size, trains)
+    kept += context * last * 2 * keys
     return flops, kept + prefix * width
 
 
