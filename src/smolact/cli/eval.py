@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,20 +119,27 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     processes = Processes(config)
     log = EpisodeLog(config.output_dir, _settings(config), processes.share)
     task = config.task or config.env.task
-    with make_env(
-        str(config.env.type),
-        config.eval.batch_size,
-        task=task,
-        mapping=config.env.mapping,
-        render=config.output_dir is not None and config.n_videos > 0,
-        **config.env.kwargs,
-    ) as environments:
+    with (
+        contextlib.ExitStack() as stack,
+        make_env(
+            str(config.env.type),
+            config.eval.batch_size,
+            task=task,
+            mapping=config.env.mapping,
+            render=config.output_dir is not None and config.n_videos > 0,
+            **config.env.kwargs,
+        ) as environments,
+    ):
+
+        def load(name: str) -> Loaded:
+            return _load(name, config, environments, processes.device, stack)
+
         conditions = conditions_for(environments, task) if config.language else []
         facts = {name: _facts(name, config) for name in config.policies}
         total = config.eval.n_episodes * (1 + len(conditions)) * len(config.policies)
         run_suite(
             config.policies,
-            lambda name: _load(name, config, environments, processes.device),
+            load,
             environments,
             conditions,
             log,
@@ -145,7 +153,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
         names = [PLAIN, *(condition.name for condition in conditions)]
         results = collect(config.policies, names, log, config.eval.n_episodes, config.seed, facts)
         if config.output_dir is not None:
-            write_page(config, config.output_dir, results, environments, conditions, processes.device)
+            write_page(config, config.output_dir, results, environments, conditions, load)
     return results
 
 
@@ -155,7 +163,7 @@ def write_page(
     results: Results,
     environments: EnvBatch,
     conditions: Sequence[Condition],
-    device: str | None,
+    load: Callable[[str], Loaded],
 ) -> None:
     """Write `report.html`, with some of the first policy's episodes to look at."""
     from smolact.evaluation.report import write_report
@@ -165,7 +173,7 @@ def write_page(
     ran = how_it_ran()
     shown = []
     if config.n_videos:
-        loaded = _load(config.policies[0], config, environments, device)
+        loaded = load(config.policies[0])
         shown = showcase(*loaded, environments, results[config.policies[0]], conditions, config.n_videos)
     write_report(
         folder,
@@ -231,7 +239,14 @@ def _overrides(config: EvalConfig) -> dict[str, Any]:
     return {key: value for key, value in config.policy.settings.items() if key != "device"}
 
 
-def _load(name: str, config: EvalConfig, environments: EnvBatch, device: str | None) -> Loaded:
+def _load(
+    name: str,
+    config: EvalConfig,
+    environments: EnvBatch,
+    device: str | None,
+    stack: contextlib.ExitStack,
+) -> Loaded:
+    """A policy with its processors, in this process or on a server; `stack` lets go of it."""
     import torch
 
     from smolact.policies.factory import load_policy
@@ -240,7 +255,8 @@ def _load(name: str, config: EvalConfig, environments: EnvBatch, device: str | N
 
     loaded: Loaded
     if is_server(name):
-        loaded = load_from_server(name, config.policy.settings)
+        loaded = remote = load_from_server(name, config.policy.settings)
+        stack.callback(remote.policy.close)
     else:
         loaded = load_policy(
             name,

@@ -349,8 +349,12 @@ class RemotePolicy:
                 await self._link.reset()
 
 
+_CHANCE = random.Random()
+"""Its own: what a program draws from `random` does not depend on a connection."""
+
+
 def _pauses() -> Iterator[float]:
     pause = 0.05
     while True:
-        yield pause * random.uniform(0.5, 1.0)  # not all robots of a hall at once
+        yield pause * _CHANCE.uniform(0.5, 1.0)  # not all robots of a hall at once
         pause = min(2.0, 2 * pause)
