@@ -53,7 +53,8 @@ class RecordedDataset:
     video: bool = setting(True, "Cameras as video; false: as images in the tables, for small pictures.")
     vcodec: str | None = setting(
         None,
-        "libsvtav1 (small files) or h264 (any player); the dataset's own on --resume.",
+        "libsvtav1 (small files), h264 (any player), hevc, what hardware offers (h264_nvenc, hevc_nvenc, av1_nvenc, "
+        "h264_qsv, hevc_qsv, h264_videotoolbox, hevc_videotoolbox), or auto; the dataset's own on --resume.",
         aliases=("rgb_encoder.vcodec",),
     )
     push_to_hub: bool = refused(

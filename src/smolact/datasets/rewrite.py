@@ -23,6 +23,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.aside import is_litter
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.edit import Plan
+from smolact.datasets.encoders import choose_encoder
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.inspection import Progress, check_dataset, no_progress
 from smolact.datasets.lock import FolderLock
@@ -31,7 +32,7 @@ from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.datasets.sources import Source
 from smolact.datasets.stats import LARGEST, ImageStatistics, vector_statistics
 from smolact.datasets.tables import ARROW_TYPES, column_array, frames_schema, to_column
-from smolact.datasets.video import ENCODERS, VideoWriter
+from smolact.datasets.video import VideoWriter
 from smolact.errors import ConfigError, DatasetError
 from smolact.types import Statistics
 
@@ -335,8 +336,7 @@ class _Rewriter:
 
     def _encode(self, path: Path, source: Source, name: str, episode: int, feature: Feature) -> None:
         _, height, width = feature.image_shape
-        said = feature.info.get("video.codec", "av1")
-        codec = next((name for name, encoder in ENCODERS.items() if encoder.format == said), "libsvtav1")
+        codec = choose_encoder(None, [(height, width)], [feature.info.get("video.codec", "av1")])
         with VideoWriter(path, self.fps, width, height, codec) as video:
             for image in source.images(name, episode):
                 video.write(image)

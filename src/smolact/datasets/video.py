@@ -7,32 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from smolact.errors import ConfigError, VideoError, WriteError, did_you_mean
+from smolact.datasets.encoders import ENCODERS, check_encoder, encoder_options, quiet_encoder
+from smolact.errors import ConfigError, VideoError, WriteError
 
 Image = NDArray[np.uint8]
 
-
-class Encoder(NamedTuple):
-    """What an encoder writes, as `info.json` names it, and LeRobot's preset for it."""
-
-    format: str
-    preset: int | None
-
-
-ENCODERS = {"libsvtav1": Encoder("av1", 12), "h264": Encoder("h264", None), "libx264": Encoder("h264", None)}
 
 # Text in a container that is no UTF-8 is nobody's loss; from 19 on PyAV thinks so too and has no such argument.
 _LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -181,7 +172,7 @@ class VideoWriter:
         path: the file to write; a partial one is left if `close` is never reached.
         fps: frames a second.
         width, height: of every frame, even numbers (the colours are stored for every second pixel).
-        codec: `libsvtav1`, or `h264`, which any player shows.
+        codec: a name of `encoders.ENCODERS`: `libsvtav1`, or `h264`, which any player shows, or what hardware offers.
         g: every how many frames one can be decoded without the others.
         crf: the quality, lower is better.
         preset: the encoder's speed; None for LeRobot's choice.
@@ -202,23 +193,31 @@ class VideoWriter:
         g: int = 2,
         crf: int = 30,
         preset: int | str | None = None,
-        pix_fmt: str = "yuv420p",
     ) -> None:
         self.path = Path(path)
         self.num_frames = 0
         check_encoder(codec, width, height)
-        options = encoder_options(codec, g, crf, preset)
         self._size = (height, width, 3)
         try:
             self._container: Any = av.open(str(path), "w", format="mp4")
             self._stream = self._container.add_stream(
-                codec, Fraction(fps).limit_denominator(1001 * 1000), options=options
+                codec,
+                Fraction(fps).limit_denominator(1001 * 1000),
+                options=encoder_options(codec, g, crf, preset),
             )
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, pix_fmt
-        with _quiet_encoder():
-            self._stream.codec_context.open()
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = ENCODERS[codec].pix_fmt
+        try:
+            with quiet_encoder():
+                self._stream.codec_context.open()
+        except (av.FFmpegError, OSError) as error:
+            self.abort()
+            raise ConfigError(
+                f"{self.path}: the video codec '{codec}' can't be opened once more ({error.strerror}): a device encodes "
+                "so many videos at once. Use --dataset.vcodec=h264, or fewer cameras."
+            ) from error
 
     def write(self, image: Image) -> None:
         """Encode one more frame, (H, W, 3) uint8."""
@@ -274,47 +273,3 @@ class VideoWriter:
 
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
-
-
-def check_encoder(codec: str, width: int, height: int) -> None:
-    """Whether `codec` can encode frames of this size here.
-
-    Raises:
-        ConfigError: it can't.
-    """
-    if codec not in ENCODERS or codec not in av.codecs_available:
-        here = ", ".join(name for name in ENCODERS if name in av.codecs_available)
-        raise ConfigError(
-            f"The video codec '{codec}' is not available; here are: {here}.{did_you_mean(codec, ENCODERS)}"
-        )
-    if width % 2 or height % 2:
-        raise ConfigError(
-            f"A video needs an even height and width, found {height} × {width}. Crop or resize the images, or store "
-            "them with the dtype 'image'."
-        )
-
-
-def encoder_options(codec: str, g: int, crf: int, preset: int | str | None) -> dict[str, str]:
-    """FFmpeg's options for an encoder."""
-    options = {"g": str(g), "crf": str(crf)}
-    if preset is None:
-        preset = ENCODERS[codec].preset
-    if preset is not None:
-        options["preset"] = str(preset)
-    if ENCODERS[codec].format == "h264":
-        options["bf"] = (
-            "0"  # frames are stored in the order they are shown, so that one can be found without a scan
-        )
-    return options
-
-
-@contextlib.contextmanager
-def _quiet_encoder() -> Iterator[None]:
-    """Keep SVT-AV1 from printing its settings: it knows only this variable, and reads it when an encoder opens."""
-    before = os.environ.get("SVT_LOG")
-    os.environ["SVT_LOG"] = before if before is not None else "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SVT_LOG"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from smolact.datasets.remux import Index, Joiner
 from smolact.datasets.sources import Source
-from smolact.datasets.video import ENCODERS, Image, VideoWriter
+from smolact.datasets.video import Image, VideoWriter
 from smolact.errors import ConfigError
 
 PLAYED = {"h264", "av1", "libdav1d", "libaom-av1", "vp9", "libvpx-vp9"}
@@ -81,7 +81,7 @@ def playable_encoder() -> str:
         ConfigError: this build of FFmpeg has neither.
     """
     for name in ("libx264", "h264", "libsvtav1"):
-        if name in ENCODERS and name in av.codecs_available:
+        if name in av.codecs_available:
             return name
     raise ConfigError(
         "The pictures must be encoded for the browser, and this build of FFmpeg has no encoder for it (libx264, "

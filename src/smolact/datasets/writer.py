@@ -17,13 +17,13 @@ from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.checks import check_features, check_frame, check_task
+from smolact.datasets.encoders import ENCODERS, choose_encoder
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.lock import FolderLock
-from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.publisher import Group, Publisher, as_vectors
 from smolact.datasets.resume import check_same, find_end, is_only_begun
 from smolact.datasets.stats import ImageStatistics, vector_statistics
-from smolact.datasets.video import ENCODERS, VideoWriter, check_encoder
+from smolact.datasets.video import VideoWriter
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import missing_folder
 
@@ -88,7 +88,8 @@ class DatasetWriter:
             features: name to feature, or to LeRobot's `{dtype, shape, names}`: dtype `video` or `image` with shape
                 (H, W, 3), or a number type with the shape of one frame's value. Names are free.
             robot_type: what recorded it, for the reader's information.
-            video_codec: `libsvtav1` (small files) or `h264`.
+            video_codec: `libsvtav1` (small files), `h264`, another of `encoders.ENCODERS`, or `auto` for what the
+                machine's hardware encodes.
             episodes_per_file: 1 publishes each episode as it is saved, and its video is encoded as it comes in. More
                 publishes that many together (or on `commit` and `close`), for thousands of short episodes: then an
                 episode's video frames wait in memory until it is saved, and episodes since the last publication are
@@ -106,10 +107,10 @@ class DatasetWriter:
             raise ConfigError(f"fps={fps}: expected frames a second, above 0.")
         _check_episodes_per_file(episodes_per_file)
         checked = check_features(features)
+        video_codec = choose_encoder(video_codec, _sizes(checked))
         for name, feature in checked.items():
             if feature.dtype == "video":
                 height, width, _ = feature.shape
-                check_encoder(video_codec, width, height)
                 info = _video_info(height, width, fps, video_codec)
                 checked[name] = Feature(feature.dtype, feature.shape, feature.names, info)
         number = int(fps) if float(fps).is_integer() else float(fps)
@@ -176,10 +177,8 @@ class DatasetWriter:
         found = find_end(root)
         check_same(found.meta, fps, None if features is None else check_features(features))
         own = check_features(found.meta.features)
-        codec = _codec_of(found.meta, video_codec)
-        for feature in own.values():
-            if feature.dtype == "video":
-                check_encoder(codec, feature.shape[1], feature.shape[0])
+        formats = {own[key].info.get("video.codec", "av1") for key in found.meta.video_keys}
+        codec = choose_encoder(video_codec, _sizes(own), formats)
         writer = cls(
             root,
             found.meta.fps,
@@ -400,22 +399,8 @@ def _remove_beginnings(folder: Path) -> None:
         durable.remove_litter(folder)
 
 
-def _codec_of(meta: LeRobotDatasetMetadata, asked: str | None) -> str:
-    """The encoder to go on with: of the format that the dataset's videos have."""
-    formats = {
-        str(meta.features[key].info.get("video.codec", ENCODERS["libsvtav1"].format))
-        for key in meta.video_keys
-    }
-    if asked is not None and (asked not in ENCODERS or formats <= {ENCODERS[asked].format}):
-        return asked  # one that is not known has its own error
-    fitting = [name for name, encoder in ENCODERS.items() if formats <= {encoder.format}]
-    if asked is not None or not fitting:
-        use = f"Go on with --dataset.vcodec={fitting[0]}" if fitting else "Go on with the tool that made them"
-        raise ConfigError(
-            f"The videos of {meta.root} are {' and '.join(sorted(formats))}, and a dataset says one codec of all. {use}, "
-            "or record into another folder."
-        )
-    return fitting[0]
+def _sizes(features: Mapping[str, Feature]) -> list[tuple[int, int]]:
+    return [(feature.shape[0], feature.shape[1]) for feature in features.values() if feature.dtype == "video"]
 
 
 def _video_info(height: int, width: int, fps: float, codec: str) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""What can encode a video here: programs that any machine has, and chips that some have."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Collection, Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+
+from smolact.errors import ConfigError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+FLAG = "--dataset.vcodec"
+
+
+Options = dict[str, str]
+
+
+class Encoder(NamedTuple):
+    """An encoder, and how it is told what LeRobot calls `crf` and `preset`."""
+
+    format: str
+    """What it writes, as `info.json` names it."""
+    quality: Callable[[int], Options]
+    """FFmpeg's options for a `crf`: lower is better, 30 is LeRobot's."""
+    preset: int | None = None
+    """LeRobot's choice of its speed; None for the encoder's own."""
+    pix_fmt: str = "yuv420p"
+    """The layout of colours that it takes; who opens the file sees `yuv420p` in either case."""
+    device: str | None = None
+    """The hardware that it needs."""
+
+
+def _program(crf: int) -> Options:
+    return {"crf": str(crf)}
+
+
+def _x265(crf: int) -> Options:
+    return {"crf": str(crf), "x265-params": "log-level=none"}
+
+
+def _nvenc(qp: int) -> Options:
+    return {"rc": "constqp", "qp": str(qp)}
+
+
+def _nvenc_av1(crf: int) -> Options:
+    return _nvenc(4 * crf)  # its quantizer goes to 255 where AV1's crf goes to 63
+
+
+def _quick_sync(crf: int) -> Options:
+    return {"global_quality": str(crf)}
+
+
+def _video_toolbox(crf: int) -> Options:
+    """A quality from 1 to 100, higher is better, in FFmpeg's units of a quantizer (118 to one)."""
+    return {"flags": "+qscale", "global_quality": str(118 * max(1, 100 - 2 * crf))}
+
+
+_NVIDIA, _INTEL, _APPLE = "an NVIDIA GPU with NVENC", "an Intel GPU with Quick Sync", "a Mac"
+
+ENCODERS = {
+    "libsvtav1": Encoder("av1", _program, preset=12),
+    "h264": Encoder("h264", _program),
+    "libx264": Encoder("h264", _program),
+    "hevc": Encoder("hevc", _x265),
+    "h264_videotoolbox": Encoder("h264", _video_toolbox, device=_APPLE),
+    "h264_nvenc": Encoder("h264", _nvenc, device=_NVIDIA),
+    "h264_qsv": Encoder("h264", _quick_sync, pix_fmt="nv12", device=_INTEL),
+    "hevc_videotoolbox": Encoder("hevc", _video_toolbox, device=_APPLE),
+    "hevc_nvenc": Encoder("hevc", _nvenc, device=_NVIDIA),
+    "hevc_qsv": Encoder("hevc", _quick_sync, pix_fmt="nv12", device=_INTEL),
+    "av1_nvenc": Encoder("av1", _nvenc_av1, device=_NVIDIA),
+}
+"""Programs, and then hardware, in the order in which `auto` tries it."""
+
+
+def encoder_options(codec: str, g: int, crf: int, preset: int | str | None = None) -> Options:
+    """FFmpeg's options for an encoder: a key frame every `g` frames, a quality, a speed (None for LeRobot's)."""
+    encoder = ENCODERS[codec]
+    options = {"g": str(g), **encoder.quality(crf)}
+    if encoder.format != "av1":
+        options["bf"] = (
+            "0"  # frames are stored in the order they are shown, so that one is found without a scan
+        )
+    if preset is None:
+        preset = encoder.preset
+    return options if preset is None else {**options, "preset": str(preset)}
+
+
+def choose_encoder(
+    asked: str | None, sizes: Collection[tuple[int, int]], formats: Collection[str] = ()
+) -> str:
+    """The encoder to write videos with.
+
+    Args:
+        asked: a name of `ENCODERS`; `auto` for the first hardware that opens, and a program if none does; None for
+            the first program.
+        sizes: (height, width) of every camera.
+        formats: what the videos that are there already have, all in one; empty if there are none.
+
+    Raises:
+        ConfigError: it can't encode these sizes here, or does not write this format.
+    """
+    fits = [name for name, encoder in ENCODERS.items() if not formats or {encoder.format} == set(formats)]
+    if not fits:
+        raise ConfigError(
+            f"The videos that are there are {' and '.join(sorted(formats))}, a dataset says one codec of all, and nothing here "
+            "writes that. Go on with the tool that made them, or record into another folder."
+        )
+    if asked in ENCODERS and asked not in fits:
+        raise ConfigError(
+            f"The videos that are there are {' and '.join(formats)}, a dataset says one codec of all, and '{asked}' writes "
+            f"{ENCODERS[asked].format}. Go on with {FLAG}={fits[0]}, or record into another folder."
+        )
+    codec = asked or fits[0]
+    if asked == AUTO:
+        tried = [name for name in fits if ENCODERS[name].device]
+        codec = next((name for name in tried if _opens(name, sizes)), fits[0])
+        none = "" if ENCODERS[codec].device else f": none of {', '.join(tried)} opens here"
+        logger.info("%s=auto uses %s%s.", FLAG, codec, none)
+    for height, width in sizes:
+        check_encoder(codec, width, height)
+    return codec
+
+
+def check_encoder(codec: str, width: int, height: int) -> None:
+    """Whether `codec` can encode frames of this size here; hardware is tried.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    if width % 2 or height % 2:
+        raise ConfigError(
+            f"A video needs an even height and width, found {height} × {width}. Crop or resize the images, or store "
+            "them with the dtype 'image'."
+        )
+    reason = why_not(codec, width, height)
+    if reason is not None:
+        here = ", ".join(name for name in ENCODERS if _opens(name, [(height, width)]))
+        raise ConfigError(
+            f"The video codec '{codec}' is not available: {reason}. Here are: {here}.{did_you_mean(codec, ENCODERS)}"
+        )
+
+
+def _opens(codec: str, sizes: Collection[tuple[int, int]]) -> bool:
+    return all(why_not(codec, width, height) is None for height, width in sizes)
+
+
+def why_not(codec: str, width: int, height: int) -> str | None:
+    """Why `codec` can't encode frames of this size here; None if it can."""
+    if codec not in ENCODERS:
+        return "it is not one that smolact writes"
+    if codec not in av.codecs_available:
+        return "this build of FFmpeg has no such encoder"
+    device = ENCODERS[codec].device
+    if device is None:
+        return None
+    context: Any = av.CodecContext.create(codec, "w")
+    context.width, context.height, context.pix_fmt = width, height, ENCODERS[codec].pix_fmt
+    context.time_base, context.framerate = Fraction(1, 30), Fraction(30)
+    context.options = encoder_options(codec, 2, 30)
+    try:
+        with quiet_encoder():
+            context.open()
+    except (av.FFmpegError, OSError) as error:
+        return f"it needs {device}, and could not be opened for {width} × {height} ({error.strerror})"
+    return None
+
+
+@contextlib.contextmanager
+def quiet_encoder() -> Iterator[None]:
+    """Keep encoders from printing: SVT-AV1 knows only this variable, and reads it when one opens."""
+    before = os.environ.get("SVT_LOG")
+    os.environ["SVT_LOG"] = before if before is not None else "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SVT_LOG"]
