@@ -143,9 +143,8 @@ def check_encoder(codec: str, width: int, height: int) -> None:
     reason = why_not(codec, width, height)
     if reason is not None:
         here = ", ".join(name for name in ENCODERS if _opens(name, [(height, width)]))
-        raise ConfigError(
-            f"The video codec '{codec}' is not available: {reason}. Here are: {here}.{did_you_mean(codec, ENCODERS)}"
-        )
+        meant = "" if codec in ENCODERS else did_you_mean(codec, ENCODERS)
+        raise ConfigError(f"The video codec '{codec}' is not available: {reason}. Here are: {here}.{meant}")
 
 
 def _opens(codec: str, sizes: Collection[tuple[int, int]]) -> bool:
