@@ -13,6 +13,15 @@ from torch import Tensor, nn
 
 DATA = Path(__file__).parent / "data"
 
+RTC_CASES = {
+    "as the paper": ("default", 3, 7, "exp", 5.0),
+    "linear, strong": ("default", 1, 9, "linear", 10.0),
+    "all of it": ("self_attn", 2, 6, "ones", 5.0),
+    "only what is sure": ("self_attn", 4, 10, "zeros", 5.0),
+    "more delay than there is left": ("default", 5, 2, "exp", 5.0),
+}
+"""Real-time chunking: a case of SmolVLA, delay, actions left, schedule, largest weight."""
+
 
 def rng(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])

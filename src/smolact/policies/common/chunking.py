@@ -17,6 +17,8 @@ class ActsInChunks(ABC):
     """A queue of actions in front of `predict_action_chunk`. Call `reset` before the first action, too."""
 
     config: PolicyConfig
+    takes_leftover: bool = False
+    """Whether `predict_action_chunk` takes `guidance`: what is left of the last chunk (`guidance.py`)."""
     _queue: deque[Tensor]
 
     @abstractmethod

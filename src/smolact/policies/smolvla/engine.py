@@ -26,6 +26,7 @@ from torch import Tensor
 from smolact.errors import ConfigError, FeatureError
 from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import SOLVERS, sample_noise
+from smolact.policies.common.guidance import Guidance
 from smolact.policies.common.precision import quickest_dtype
 from smolact.policies.common.products import Packer
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
@@ -94,6 +95,7 @@ class SmolVLAEngine(Engine):
             )
         self._dtype = torch.float32 if int8 else dtype
         self._int8, self._release, self._compile = int8, release, compile
+        self.takes_leftover = not int8
         self._graphs, self._capture = graphs, capture
         self._plans: OrderedDict[Shape, Plan] = OrderedDict()
         self._warned: set[Shape] = set()
@@ -166,16 +168,23 @@ class SmolVLAEngine(Engine):
 
     @torch.inference_mode(False)  # buffers outlive a caller's inference mode, so they must not be of it
     @torch.no_grad()
-    def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
+    def predict_action_chunk(
+        self, batch: Mapping[str, Any], noise: Tensor | None = None, guidance: Guidance | None = None
+    ) -> Tensor:
         """The next actions (B, chunk, A), normalized; from `noise` (B, chunk, max_action_dim), drawn when not given.
+
+        With `guidance` they go on from what is left of the last chunk, normalized actions.
 
         Raises:
             FeatureError: an input is missing or has another shape.
+            ConfigError: it is to be guided, and computes in 8 bits, which have no gradient.
         """
         self._refresh_if_changed()
+        if guidance is not None and not self.takes_leftover:
+            raise ConfigError("int8=True has no gradient, which guidance needs. Leave one of them out.")
         state = self._policy.prepare_state(batch)
         plan = self._look(batch)
-        return self._finish(plan, "replan", state, noise)
+        return self._finish(plan, "replan", state, noise, guidance)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -320,7 +329,9 @@ class SmolVLAEngine(Engine):
         self._plans.move_to_end(shape)
         return self._plans[shape]
 
-    def _finish(self, plan: Plan, work: str, state: Tensor, noise: Tensor | None) -> Tensor:
+    def _finish(
+        self, plan: Plan, work: str, state: Tensor, noise: Tensor | None, guidance: Guidance | None = None
+    ) -> Tensor:
         expected = (plan.shape.batch, *self.noise_shape)
         if noise is None:
             noise = sample_noise(expected, self.device)
@@ -331,7 +342,11 @@ class SmolVLAEngine(Engine):
             )
         plan.noise.copy_(noise)
         plan.state.copy_(state)
-        self._run(plan, work)
+        if guidance is None:
+            self._run(plan, work)
+        else:
+            self._run(plan, "read")
+            plan.guide(self._policy.network_guidance(guidance, state))
         actions: Tensor = self._policy.finish_actions(plan.actions.clone(), state)
         return actions
 

@@ -4,6 +4,9 @@ The inputs are copied into buffers, `replan` reads and writes nothing else, and 
 where a caller's tensors lie, and the host looks at nothing in between: on a GPU the whole is one CUDA graph, and on a CPU the
 same function runs as it is.
 
+What is guided (`guide`) is differentiated at each step, so there the expert's keys are put beside those of the prefix and not
+written into its buffers, and no graph is recorded of it; the prefix is read as ever.
+
 What nobody sees is not computed: padding behind the state, cameras that are not there, an instruction's padding beyond the
 longest of the batch.
 """
@@ -22,6 +25,7 @@ from smolact.backbones.layers import rotary_tables
 from smolact.policies.common.attention import attend_folded, block_mask, folded_bias, positions_of
 from smolact.policies.common.flow_matching import integrate
 from smolact.policies.common.graphs import Graph
+from smolact.policies.common.guidance import Guidance, guided
 from smolact.policies.smolvla.engine_network import Network
 from smolact.policies.smolvla.smolvlm_with_expert import ROTARY_BASE, Rotary
 
@@ -183,22 +187,35 @@ class Plan:
         return bool(self._graphs)
 
     def capture(self) -> None:
-        """Record `replan`, `observe` and `act` as CUDA graphs, which share the memory of what is in between."""
+        """Record `replan`, `observe`, `act` and `read` as CUDA graphs, which share the memory of what is in between."""
         pool = torch.cuda.graph_pool_handle()
-        for work in (self.replan, self.observe, self.act):
+        for work in (self.replan, self.observe, self.act, self.read):
             self._graphs[work.__name__] = Graph(work, self.network.device, pool)
 
     def run(self, name: str) -> None:
-        """Run `replan`, `observe` or `act`, as a graph if it was captured."""
+        """Run `replan`, `observe`, `act` or `read`, as a graph if it was captured."""
         work: Callable[[], None] = self._graphs.get(name) or getattr(self, name)
         work()
 
     def replan(self) -> None:
         """From pixels, state and noise to actions."""
+        self.read()
+        self._denoise()
+
+    def read(self) -> None:
+        """From pixels and state to all that the expert reads of them."""
         self._embed_context()
         self._embed_state()
         self._read_rows(0, self.layout.length, "all")
-        self._denoise()
+
+    def guide(self, guidance: Guidance) -> None:
+        """From noise to actions that go on from others; after `read`."""
+
+        def velocity(x: Tensor, time: float) -> Tensor:
+            return self._find_velocity(x, self.network.time_bias(time), in_place=False)
+
+        field = guided(velocity, guidance)
+        self.actions.copy_(integrate(field, self.noise, self.settings.num_steps, self.settings.solver))
 
     def observe(self) -> None:
         """What can be done before the state is there: images and instruction do not see it."""
@@ -251,15 +268,18 @@ class Plan:
 
         self.actions.copy_(integrate(velocity, self.noise, self.settings.num_steps, self.settings.solver))
 
-    def _find_velocity(self, noisy: Tensor, time_bias: Tensor) -> Tensor:
+    def _find_velocity(self, noisy: Tensor, time_bias: Tensor, in_place: bool = True) -> Tensor:
         network, suffix = self.network, slice(self.layout.length, None)
         hidden = network.embed_actions(noisy, time_bias)
         for index, crosses, block in zip(network.read_layers, network.cross, network.expert, strict=True):
             rotary = self._cross_rotary if crosses else self._rotary["suffix"]
             queries, own_keys, own_values = network.project(block, hidden, rotary)
             keys, values = self._crossed[index] if crosses else self._cache[index]
-            if not crosses:
+            if not crosses and in_place:
                 keys[:, :, suffix], values[:, :, suffix] = own_keys, own_values
+            elif not crosses:
+                keys = torch.cat([keys[:, :, : self.layout.length], own_keys], dim=2)
+                values = torch.cat([values[:, :, : self.layout.length], own_values], dim=2)
             bias = self._biases["cross" if crosses else "self"]
             hidden = network.finish(block, hidden, attend_folded(queries, keys, values, bias))
         return network.velocity(hidden)

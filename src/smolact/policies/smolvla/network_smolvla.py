@@ -1,0 +1,257 @@
+"""SmolVLA's network: from prepared images, tokens and state to a velocity, and by it to a chunk of actions.
+
+    images, instruction ─┐
+    state ───────────────┴► SmolVLM ─ keys, values ─► expert ◄─ noisy actions, time
+                                                        └─► velocity ─► (10 Euler steps) ─► actions
+
+What is distinctive: the state is a token of the prefix; images and text do not see it; action tokens see the whole
+prefix and, causally, each other; the expert learns the velocity from actions to noise (flow matching).
+Source: Shukor et al. 2025, arXiv 2506.01844; numbers checked against LeRobot 0.6.1 (tests/parity).
+"""
+
+# B batch, P prefix tokens, C chunk, D width of the VLM, E width of the expert, A (padded) action width.
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from smolact.backbones.presets import VLMSource
+from smolact.backbones.smolvlm import KeyValues, initialize
+from smolact.policies.common.attention import block_mask, positions_of
+from smolact.policies.common.flow_matching import (
+    integrate,
+    interpolate,
+    sample_noise,
+    sample_time,
+    time_embedding,
+)
+from smolact.policies.common.guidance import Guidance, guided
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
+from smolact.policies.smolvla.vlm import check_image_size, image_tokens
+
+
+class Embedded(NamedTuple):
+    """Embeddings (B, P, D), which of them are valid (B, P), and which begin a block (B, P).
+
+    `context`: so many of the first ones are constants, and see none of the others.
+    """
+
+    embeddings: Tensor
+    valid: Tensor
+    starts: Tensor
+    context: int = 0
+
+
+class VLAFlowMatching(nn.Module):
+    """The network: embeddings of prefix and suffix, the VLM with its expert, and the flow-matching loss and sampler."""
+
+    def __init__(self, config: SmolVLAConfig, vlm: VLMSource) -> None:
+        super().__init__()
+        self.config = config
+        check_image_size(config, vlm)
+        self.vlm_with_expert = SmolVLMWithExpertModel(
+            vlm.config,
+            train_expert_only=config.train_expert_only,
+            freeze_vision_encoder=config.freeze_vision_encoder,
+            attention_mode=config.attention_mode,
+            num_expert_layers=config.num_expert_layers,
+            num_vlm_layers=config.num_vlm_layers,
+            self_attn_every_n_layers=config.self_attn_every_n_layers,
+            expert_width_multiplier=config.expert_width_multiplier,
+        )
+        initialize(self.vlm_with_expert, vlm.config.text_config.initializer_range)
+        width, expert_width = vlm.config.text_config.hidden_size, self.vlm_with_expert.expert_hidden_size
+        self.state_proj = nn.Linear(config.max_state_dim, width)
+        self.action_in_proj = nn.Linear(config.max_action_dim, expert_width)
+        self.action_out_proj = nn.Linear(expert_width, config.max_action_dim)
+        self.action_time_mlp_in = nn.Linear(expert_width * 2, expert_width)
+        self.action_time_mlp_out = nn.Linear(expert_width, expert_width)
+        self.state_proj.requires_grad_(config.train_state_proj)
+        # The tokens that SmolVLM puts before and after a whole image.
+        self.image_start, self.image_end = image_tokens(vlm) if config.add_image_special_tokens else ([], [])
+        if config.compile_model:
+            torch.set_float32_matmul_precision("high")
+            self.sample_actions = torch.compile(self.sample_actions, mode=config.compile_mode)  # type: ignore[method-assign]
+            self.forward = torch.compile(self.forward, mode=config.compile_mode)  # type: ignore[method-assign]
+
+    def embed_prefix(
+        self,
+        images: list[Tensor],
+        img_masks: list[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+    ) -> Embedded:
+        """Embed what the policy sees.
+
+        Args:
+            images: one (B, 3, h, w) in [−1, 1] a camera, or its vision tokens (B, T, D).
+            img_masks: one (B,) bool a camera, false where there is no picture.
+            lang_tokens: (B, L) token ids.
+            lang_masks: (B, L) bool, false where padded.
+            state: (B, max_state_dim).
+
+        Returns:
+            Embeddings, validity and block starts. Images and text are one block, the state begins the next: earlier
+            tokens do not see it.
+        """
+        batch = len(state)
+        parts: list[Tensor] = []
+        valid: list[Tensor] = []
+        start, end = (
+            self._embed_tokens(ids, batch, state.device) for ids in (self.image_start, self.image_end)
+        )
+        for tokens, mask in zip(self._embed_images(images), img_masks, strict=True):
+            parts += [start, tokens, end]
+            always = torch.ones(batch, 1, dtype=torch.bool, device=state.device)
+            valid += [
+                always.expand(-1, start.shape[1]),
+                mask[:, None].expand(-1, tokens.shape[1]),
+                always.expand(-1, end.shape[1]),
+            ]
+        text = self.vlm_with_expert.embed_language_tokens(lang_tokens)
+        parts.append(text * math.sqrt(text.shape[-1]))
+        valid.append(lang_masks.bool())
+        context_length = sum(part.shape[1] for part in parts)
+
+        parts.append(self.state_proj(state.to(self.state_proj.weight.dtype))[:, None])
+        valid.append(torch.ones(batch, 1, dtype=torch.bool, device=state.device))
+        embeddings, valid_mask = torch.cat(parts, dim=1), torch.cat(valid, dim=1)
+        missing = max(0, self.config.prefix_length - embeddings.shape[1])
+        embeddings, valid_mask = F.pad(embeddings, (0, 0, 0, missing)), F.pad(valid_mask, (0, missing))
+        starts = torch.arange(embeddings.shape[1], device=state.device) == context_length
+        is_constant = not any(part.requires_grad for part in parts[:-1])
+        return Embedded(
+            embeddings, valid_mask, starts.expand(batch, -1), context_length if is_constant else 0
+        )
+
+    def embed_suffix(self, noisy_actions: Tensor, timestep: Tensor) -> Embedded:
+        """Embed noisy actions (B, C, A) at times (B,); each begins a block of its own, so that attention is causal."""
+        actions = self.action_in_proj(noisy_actions.to(self.action_in_proj.weight.dtype))
+        time = time_embedding(timestep, actions.shape[-1], self.config.min_period, self.config.max_period)
+        both = torch.cat([actions, time.to(actions.dtype)[:, None].expand_as(actions)], dim=2)
+        embeddings = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both)))
+        ones = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+        return Embedded(embeddings, ones, ones)
+
+    def forward(
+        self,
+        images: list[Tensor],
+        img_masks: list[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+        actions: Tensor,
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+    ) -> Tensor:
+        """The squared error of the predicted velocity, (B, C, A), for actions (B, C, A) at random noise and times.
+
+        With several draws a sample, noise (B, N, C, A) and time (B, N), it is their mean; the prefix is run once for all.
+        """
+        if noise is None:
+            noise = sample_noise(tuple(actions.shape), actions.device)
+        if time is None:
+            time = sample_time(len(actions), actions.device)
+        if noise.ndim == 4:
+            prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
+            return self._mean_error(prefix, actions, noise, time)
+        noisy, velocity = interpolate(noise, actions, time)
+        prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
+        return F.mse_loss(self._forward_flow_matching(prefix, noisy, time), velocity, reduction="none")
+
+    def _mean_error(self, prefix: Embedded, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        batch, draws = noise.shape[:2]
+        noise, time, actions = noise.flatten(0, 1), time.flatten(), actions.repeat_interleave(draws, 0)
+        noisy, velocity = interpolate(noise, actions, time)
+        read, valid = self._read(prefix), prefix.valid
+        repeated = [
+            (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in read
+        ]
+        found = self.denoise_step(valid.repeat_interleave(draws, 0), repeated, noisy, time)
+        errors = F.mse_loss(found, velocity, reduction="none")
+        return errors.view(batch, draws, *errors.shape[1:]).mean(1)
+
+    def sample_actions(
+        self,
+        images: list[Tensor],
+        img_masks: list[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+        noise: Tensor | None = None,
+        solver: str = "euler",
+        guidance: Guidance | None = None,
+    ) -> Tensor:
+        """A chunk of actions (B, C, A), from `noise` (B, C, A) or fresh noise, in `num_steps` steps of a solver.
+
+        With `guidance` it goes on from what is left of the last chunk. The prefix is read once then, whatever `use_cache`
+        says, and without a gradient: only the expert is differentiated.
+        """
+        if noise is None:
+            noise = sample_noise(
+                (len(state), self.config.chunk_size, self.config.max_action_dim), state.device
+            )
+        prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
+        cached = self.config.use_cache or guidance is not None
+        if cached:
+            read = self._read(prefix)
+
+        def velocity(x: Tensor, time: float) -> Tensor:
+            times = torch.full((len(x),), time, device=x.device)
+            if cached:
+                return self.denoise_step(prefix.valid, read, x, times)
+            return self._forward_flow_matching(prefix, x, times)
+
+        field = velocity if guidance is None else guided(velocity, guidance)
+        return integrate(field, noise, self.config.num_steps, solver)
+
+    def denoise_step(
+        self, prefix_valid: Tensor, read: list[KeyValues], x_t: Tensor, timestep: Tensor
+    ) -> Tensor:
+        """The velocity (B, C, A) at noisy actions x_t (B, C, A) and times (B,), given what was read of the prefix."""
+        embeddings, valid, starts, _ = self.embed_suffix(x_t, timestep)
+        causal = block_mask(valid, starts)
+        mask = torch.cat([prefix_valid[:, None].expand(-1, causal.shape[1], -1), causal], dim=2)
+        positions = prefix_valid.sum(-1, keepdim=True) + positions_of(valid)
+        return self._velocity(self.vlm_with_expert.forward_suffix(embeddings, mask, positions, read))
+
+    def _forward_flow_matching(self, prefix: Embedded, noisy: Tensor, time: Tensor) -> Tensor:
+        """The velocity (B, C, A) at noisy actions (B, C, A) and times (B,), prefix and suffix in one pass."""
+        suffix = self.embed_suffix(noisy, time)
+        valid = torch.cat([prefix.valid, suffix.valid], dim=1)
+        mask = block_mask(valid, torch.cat([prefix.starts, suffix.starts], dim=1))
+        hidden = self.vlm_with_expert(
+            prefix.embeddings, suffix.embeddings, mask, positions_of(valid), prefix.context
+        )
+        return self._velocity(hidden)
+
+    def _read(self, prefix: Embedded) -> list[KeyValues]:
+        mask, positions = block_mask(prefix.valid, prefix.starts), positions_of(prefix.valid)
+        return self.vlm_with_expert.forward_prefix(prefix.embeddings, mask, positions, prefix.context)
+
+    def _velocity(self, hidden: Tensor) -> Tensor:
+        velocity: Tensor = self.action_out_proj(hidden)
+        return velocity.float()  # the integration and the loss are float32 whatever the weights are
+
+    def _embed_images(self, images: list[Tensor]) -> list[Tensor]:
+        if len({image.shape for image in images}) == 1 and images[0].ndim == 4:  # one pass for all cameras
+            tokens = list(self.vlm_with_expert.embed_image(torch.cat(images)).chunk(len(images)))
+        else:
+            width = self.state_proj.weight  # tokens that were kept take the type that others have
+            tokens = [
+                image.to(width.dtype) if image.ndim == 3 else self.vlm_with_expert.embed_image(image)
+                for image in images
+            ]
+        return [camera * math.sqrt(camera.shape[-1]) for camera in tokens]
+
+    def _embed_tokens(self, ids: list[int], batch: int, device: torch.device) -> Tensor:
+        # Unlike text, these are not scaled.
+        tokens = torch.tensor(ids, dtype=torch.long, device=device)
+        return self.vlm_with_expert.embed_language_tokens(tokens).expand(batch, -1, -1)
