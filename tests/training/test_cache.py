@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from smolact.errors import ConfigError
+from smolact.training.cache import packed, unpacked
 from smolact.training.data import ahead
-from smolact.training.tracking import Ended, Prepared, Started
+from smolact.training.opening import encode
+from smolact.training.tracking import Ended, Event, Prepared, Started
 from smolact.training.trainer import train
 from tests.training.runs import DATASET, QUICK, SMALL, Recorder, plain_settings
 
@@ -54,7 +57,7 @@ def test_kept_pictures_are_the_same_run(root: Path, tmp_path: Path) -> None:
     assert (again.losses, made(again)) == (plain.losses, 0)
 
 
-@pytest.mark.parametrize(("dtype", "within"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize(("dtype", "within"), [("float32", 1e-6), ("bfloat16", 1e-2), ("float8", 3e-2)])
 def test_kept_tokens_are_the_same_run_but_for_rounding(
     root: Path, tmp_path: Path, dtype: str, within: float
 ) -> None:
@@ -76,6 +79,82 @@ def test_tokens_are_made_once_and_a_damaged_one_again(root: Path, tmp_path: Path
     _, second = run(root, tmp_path / "second", "--cache.features=true", "--num_workers=1")
     assert (made(first), made(second)) == (63 * 2, 1)
     assert second.losses == first.losses
+
+
+def encoded(root: Path, *argv: str) -> tuple[str, Recorder]:
+    """`smolact dataset encode`, with the flags of the runs here."""
+    config, explicit = plain_settings(f"--dataset.root={root}", *FROZEN, *QUICK, "--steps=4", *argv)
+    recorder = Recorder()
+    return encode(config, explicit, listeners=[recorder]), recorder
+
+
+def test_what_was_encoded_ahead_is_what_a_training_reads(root: Path, tmp_path: Path) -> None:
+    kept, recorder = encoded(root, "--cache.features=true")
+    assert kept.startswith("vision tokens of 63 frames") and str(tmp_path / "set.cache") in kept
+    assert made(recorder) == 63 * 2
+    _, trained = run(root, tmp_path / "run", "--cache.features=true")
+    assert made(trained) == 0 and trained.of(Started)[0].facts["kept"] == kept
+    assert made(encoded(root, "--dataset.cache=frames")[1]) == 63 * 2
+    _, trained = run(root, tmp_path / "pictures", "--dataset.cache=frames")
+    assert made(trained) == 0
+
+
+def test_encoding_goes_on_where_it_was_stopped(root: Path, tmp_path: Path) -> None:
+    config, explicit = plain_settings(
+        f"--dataset.root={root}", *FROZEN, *QUICK, "--steps=4", "--cache.features=true"
+    )
+    kept = 0
+
+    def press_ctrl_c(event: Event) -> None:
+        nonlocal kept
+        if isinstance(event, Prepared) and "keeping" in event.what and event.done > 50:
+            kept = event.done
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(config, explicit, listeners=[press_ctrl_c])
+    assert 50 < kept < 126
+    assert made(encoded(root, "--cache.features=true")[1]) == 126 - kept
+    assert made(encoded(root, "--cache.features=true")[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "What is to be kept"),
+        (["--cache.features=true", "--policy.freeze_vision_encoder=false", "--policy.train_expert_only=false"], "stay"),
+        (["--cache.features=true", "--cache.max_gb=0.00001"], "cache.max_gb"),
+    ],
+)  # fmt: skip
+def test_encoding_refuses_what_training_refuses(root: Path, flags: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        encoded(root, *flags)
+
+
+def test_what_is_seen_otherwise_is_kept_apart(root: Path) -> None:
+    encoded(root, "--cache.features=true")
+    smaller = "--policy.resize_imgs_with_padding=[32, 32]"
+    assert made(encoded(root, "--cache.features=true", smaller)[1]) == 63 * 2
+    assert len(list(root.parent.glob("set.cache/features-*"))) == 2
+
+
+def test_a_changed_dataset_is_encoded_anew(root: Path) -> None:
+    encoded(root, "--cache.features=true")
+    info = root / "meta/info.json"
+    info.write_text(info.read_text() + " ")
+    assert made(encoded(root, "--cache.features=true")[1]) == 63 * 2
+
+
+def test_eight_bits_and_a_scale_keep_a_token_to_a_sixteenth() -> None:
+    tokens = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-4, 1.0, 1e4])[:, None, None]  # fmt: skip
+    tokens[0, 0] = 0
+    kept = packed(tokens, "float8")
+    assert kept.shape == (3, 5, 68) and kept.dtype.name == "uint8"
+    found = unpacked(kept, "float8").float()
+    # Rounded to 3 bits behind the point; below 2**-6 of e4m3's scale of 448 steps are even.
+    assert ((found - tokens).abs() <= tokens.abs() / 15 + tokens.abs().amax(-1, keepdim=True) / 2**17).all()
+    assert found[0, 0].eq(0).all()
+    assert not torch.equal(found, tokens)
 
 
 def test_another_tower_never_reads_them(root: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ COMMANDS = {
         Command("check", "everything that training relies on, a line a fault", "smolact.cli.dataset_check"),
         Command("repair", "what a crash left becomes whole again", "smolact.cli.dataset_repair"),
         Command("delete", "the dataset without some of its episodes", "smolact.cli.dataset_delete"),
-        Command("filter", "the episodes whose task or length is as asked", "smolact.cli.dataset_filter"),
+        Command("filter", "the episodes whose task, length or outcome is as asked", "smolact.cli.dataset_filter"),
         Command("split", "several datasets of one", "smolact.cli.dataset_split"),
         Command("merge", "one dataset of several", "smolact.cli.dataset_merge"),
         Command("rename-task", "another text for an instruction", "smolact.cli.dataset_rename_task"),
@@ -30,6 +30,11 @@ COMMANDS = {
             "make-demos",
             "an environment's scripted expert shows how it is done",
             "smolact.cli.dataset_make_demos",
+        ),
+        Command(
+            "encode",
+            "what the frozen vision tower sees (or the pictures), kept ahead of a training",
+            "smolact.cli.dataset_encode",
         ),
         Command("viz", "look at episodes: a page for the browser, or rerun", "smolact.cli.dataset_viz"),
         Command(

@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ USAGE = (
     "smolact train --dataset.repo_id=OWNER/NAME (--policy.path=… | --policy.type=smolvla) [--NAME=VALUE …]"
 )
 INTERRUPTED = 130
+PATIENCE = 10.0
+"""Seconds between two lines about the same work, where there is no terminal."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -90,6 +93,16 @@ def _recorded(path: Path) -> Mapping[str, str] | None:
     return read_explicit(path)
 
 
+@dataclass
+class _Preparation:
+    """Something that is made: its bar, when it began, from how many on, and when a line last told of it."""
+
+    task: TaskID
+    began: float
+    first: int
+    said: float
+
+
 class ProgressLine:
     """A live line on a terminal, a plain line a measurement elsewhere; `ending`: whether it says how to go on."""
 
@@ -108,7 +121,7 @@ class ProgressLine:
         )
         self.ending = ending
         self.env_flags = env_flags
-        self.prepared: dict[str, TaskID] = {}
+        self.prepared: dict[str, _Preparation] = {}
         self.first = self.steps = 0
         self.began = 0.0
         self.run = Path()
@@ -128,8 +141,8 @@ class ProgressLine:
             self._prepare(event)
         elif isinstance(event, tracking.Started):
             self.first, self.steps, self.run = event.step, event.steps, event.run
-            for task in self.prepared.values():
-                self.bar.remove_task(task)
+            for preparation in self.prepared.values():
+                self.bar.remove_task(preparation.task)
             self.began = time.monotonic()
             self.task = self.bar.add_task("", total=event.steps, completed=event.step, numbers="")
             width = max(map(len, event.facts))
@@ -152,12 +165,22 @@ class ProgressLine:
             self._end(event)
 
     def _prepare(self, event: Prepared) -> None:
-        """Another bar for each thing that is made; without a terminal a line when it begins."""
+        """Another bar for each thing that is made; without a terminal a line now and then."""
+        now = time.monotonic()
         if event.what not in self.prepared:
-            self.prepared[event.what] = self.bar.add_task("", total=event.of, numbers=event.what)
+            task = self.bar.add_task("", total=event.of, numbers=event.what)
+            self.prepared[event.what] = _Preparation(task, now, event.done, now)
             if not self.console.is_terminal:
                 self.console.print(f"{event.what}: {event.of}", soft_wrap=True, markup=False)
-        self.bar.update(self.prepared[event.what], completed=event.done, total=event.of)
+        begun = self.prepared[event.what]
+        rate = (event.done - begun.first) / max(now - begun.began, 1e-9)
+        numbers = f"{event.what}  {rate:.0f}/s" if rate else event.what
+        self.bar.update(begun.task, completed=event.done, total=event.of, numbers=numbers)
+        if not self.console.is_terminal and rate and now - begun.said > PATIENCE:
+            begun.said = now
+            left = datetime.timedelta(seconds=round((event.of - event.done) / rate))
+            line = f"{event.what}: {event.done} of {event.of}, {rate:.0f}/s, {left} left"
+            self.console.print(line, soft_wrap=True, markup=False)
 
     def _time_left(self, step: int) -> datetime.timedelta:
         rate = (time.monotonic() - self.began) / max(1, step - self.first)

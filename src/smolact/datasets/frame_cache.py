@@ -185,7 +185,7 @@ def fill(
     for key, run, pictures in map(wanted.__getitem__, range(len(runs))) if load is None else load(wanted):
         stores[key].write(numbers[run], make(key, pictures))
         done += len(run)
-        say(f"keeping {key}", done, total)
+        say(f"keeping frames of {len(stores)} camera{'s' * (len(stores) > 1)}", done, total)
     return total
 
 

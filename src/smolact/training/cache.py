@@ -24,8 +24,11 @@ from smolact.policies.base import PreTrainedPolicy
 from smolact.training.config import TrainConfig
 from smolact.training.data import loaded
 from smolact.training.devices import total
+from smolact.training.preflight import gigabytes
 from smolact.training.sources import Source
 from smolact.types import NormalizationMode
+
+LARGEST_FLOAT8 = torch.finfo(torch.float8_e4m3fn).max
 
 
 def keep(
@@ -128,7 +131,7 @@ def _keep_pictures(
     share = kept / sum(map(len, datasets))
     size = kept * sum(store.bytes_of_one for store in cache.stores.values())
     rest = "" if share == 1 else f" ({share:.0%}; the others are decoded each time: raise --cache.max_gb)"
-    return f"pictures of {kept} frames{rest}, {size / 1e9:.2f} GB in {cache.folder}"
+    return f"pictures of {kept} frames{rest}, {gigabytes(size)} in {cache.folder}"
 
 
 def _keep_features(
@@ -139,13 +142,13 @@ def _keep_features(
     accelerator: Accelerator,
     progress: Progress,
 ) -> str:
-    device, dtype = accelerator.device, getattr(torch, config.cache.dtype)
+    device, kind = accelerator.device, config.cache.dtype
     cameras = source.cameras(policy.config)
 
     @torch.no_grad()
     def encode(key: str, pictures: Tensor) -> NDArray[np.generic]:
         with accelerator.autocast():
-            return as_numpy(policy.encode_images(pictures.to(device)).to(dtype).cpu())
+            return packed(policy.encode_images(pictures.to(device)).cpu(), kind)
 
     folder = config.cache.folder or folder_beside(source.meta.root)
     folder = folder / f"features-{fingerprint(source.meta)}-{tower_fingerprint(policy, config, accelerator)}"
@@ -165,21 +168,44 @@ def _keep_features(
         frames = np.array_split(np.arange(len(dataset)), accelerator.num_processes)[accelerator.process_index]
         fill(stores, dataset, frames, encode, load=partial(loaded, config=config), progress=progress)
         for key, store in stores.items():
-            dataset.replace_pictures(key, KeptTokens(store, dtype))
+            dataset.replace_pictures(key, KeptTokens(store, kind))
         dataset.decodes = False
     policy.train(was_training)
-    return f"vision tokens of {sum(map(len, datasets))} frames, {size / 1e9:.2f} GB in {folder}"
+    return f"vision tokens of {sum(map(len, datasets))} frames, {gigabytes(size)} in {folder}"
 
 
 class KeptTokens:
     """Reads tokens (n, T, D) out of a store."""
 
-    def __init__(self, store: FrameStore, dtype: torch.dtype) -> None:
-        self.store, self.dtype = store, dtype
+    def __init__(self, store: FrameStore, kind: str) -> None:
+        self.store, self.kind = store, kind
 
     def __call__(self, frames: NDArray[np.int64]) -> Tensor:
         """Those of frames (n,)."""
-        return torch.from_numpy(self.store.read(frames)).view(self.dtype)
+        return unpacked(self.store.read(frames), self.kind)
+
+
+def packed(tokens: Tensor, kind: str) -> NDArray[np.generic]:
+    """Tokens (n, T, D) as they are kept; `kind` is one of `--cache.dtype`.
+
+    As `float8` a token is its D numbers in e4m3, scaled so that the largest is e4m3's largest, and behind them the four bytes of
+    that scale: (n, T, D + 4) bytes.
+    """
+    if kind != "float8":
+        return as_numpy(tokens.to(getattr(torch, kind)))
+    tokens = tokens.float()
+    scales = tokens.abs().amax(-1, keepdim=True).clamp_min(1e-12) / LARGEST_FLOAT8
+    rounded = (tokens / scales).to(torch.float8_e4m3fn)
+    return np.asarray(torch.cat([rounded.view(torch.uint8), scales.view(torch.uint8)], dim=-1).numpy())
+
+
+def unpacked(kept: NDArray[np.generic], kind: str) -> Tensor:
+    """The tokens (n, T, D) that `packed` made; float8 as bfloat16, which holds what is left of them."""
+    tensor = torch.from_numpy(kept)
+    if kind != "float8":
+        return tensor.view(getattr(torch, kind))
+    rounded, scales = tensor[..., :-4].view(torch.float8_e4m3fn), tensor[..., -4:].contiguous()
+    return (rounded.float() * scales.view(torch.float32)).bfloat16()
 
 
 def as_numpy(tensor: Tensor) -> NDArray[np.generic]:

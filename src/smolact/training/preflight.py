@@ -127,7 +127,7 @@ def check_disk(run: Path, policy: nn.Module, config: TrainConfig) -> None:
         kept += config.steps // config.keep_every
     if size > free:
         raise WriteError(
-            f"A checkpoint of this run takes {_gigabytes(size)}, and {place} has {_gigabytes(free)} left. Free some space, "
+            f"A checkpoint of this run takes {gigabytes(size)}, and {place} has {gigabytes(free)} left. Free some space, "
             "or choose another disk with --output_dir."
         )
     if size * kept > free:
@@ -135,13 +135,14 @@ def check_disk(run: Path, policy: nn.Module, config: TrainConfig) -> None:
             "The run keeps up to %d checkpoints of %s each, and %s has %s left. Keep fewer (--keep_last=3), or save less often "
             "(--save_freq).",
             kept,
-            _gigabytes(size),
+            gigabytes(size),
             place,
-            _gigabytes(free),
+            gigabytes(free),
         )
 
 
-def _gigabytes(size: int) -> str:
+def gigabytes(size: float) -> str:
+    """So many bytes, for a person."""
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 

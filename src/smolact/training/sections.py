@@ -320,7 +320,10 @@ class CacheSection:
         False,
         "Keep what the frozen vision tower makes of each picture: no video is read and no tower run again.",
     )
-    dtype: Literal["bfloat16", "float32"] = setting("bfloat16", "Of the features that are kept.")
+    dtype: Literal["bfloat16", "float32", "float8"] = setting(
+        "bfloat16",
+        "Of the features that are kept; float8 (e4m3, a scale for each token) takes half of bfloat16's room and rounds coarsely.",
+    )
     max_gb: float = setting(50.0, "Room for what is kept of a dataset, in 10^9 bytes.")
     folder: Path | None = setting(None, "Where it is kept; NAME.cache beside the dataset when null.")
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import datetime
 import logging
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import torch
-from accelerate import Accelerator
 
 from smolact import durable
 from smolact.datasets.reader import LeRobotDataset
@@ -19,49 +15,35 @@ from smolact.training.cache import keep
 from smolact.training.checkpoint import (
     CHECKPOINTS,
     TRAINING_STATE,
-    Progress,
     load_training_state,
-    read_progress,
     read_schedule,
     remove_unfinished,
 )
 from smolact.training.config import TrainConfig, to_json
 from smolact.training.data import Samples, SeveralDraws
-from smolact.training.devices import make_accelerator, total
+from smolact.training.devices import make_accelerator
 from smolact.training.ema import ExponentialMovingAverage, check_no_average
 from smolact.training.facts import facts_of_run
-from smolact.training.initialization import (
-    Start,
-    policy_config_of,
-    start_new,
-    start_resumed,
-)
+from smolact.training.initialization import Start
 from smolact.training.loop import Trainer
+from smolact.training.opening import agreed_seed, open_run, teller
 from smolact.training.optim import make_optimizer, make_scheduler, note_new_schedule, optimization_of
 from smolact.training.preflight import (
     check_disk,
     check_evaluation,
-    check_sources,
     match_table,
     note_prompts,
 )
 from smolact.training.random_state import seed_everything
+from smolact.training.sections import policy_type_at
 from smolact.training.sharding import ShardedPolicy, make_mesh
-from smolact.training.sources import (
-    Source,
-    find_sources,
-    open_sources,
-    order_of,
-    shared_features,
-    training_statistics,
-)
+from smolact.training.sources import Source, open_sources, order_of
 from smolact.training.trackers import make_trackers
 from smolact.training.tracking import (
     METRICS,
     Ended,
     Listener,
     MetricsFile,
-    Prepared,
     Started,
 )
 from smolact.training.validation import Validation
@@ -96,32 +78,17 @@ def train(
     if checkpoint is None:
         config.check_complete()
     accelerator = make_accelerator(config)
-    seed = _agreed_seed(config, accelerator)
-    device = accelerator.device.type  # "cuda" is this process's card; its number is nobody else's business
+    seed = agreed_seed(config, accelerator)
     seed_everything(seed)
-    sources = find_sources(config.dataset, config.rename_map)
-    statistics = training_statistics(sources, imagenet=config.dataset.use_imagenet_stats)
-    if checkpoint is None:
-        policy_config, origin = policy_config_of(config, explicit, *shared_features(sources))
-        run = config.run_folder(policy_config.type, datetime.datetime.now())
-        if accelerator.is_main_process:
+    run = _run_folder(config) if checkpoint is None else checkpoint.parent.parent
+    if accelerator.is_main_process:
+        if checkpoint is None:
             _refuse_used(run)
-        check_sources(policy_config, sources, statistics)
-        datasets = [source.open(policy_config) for source in sources]
-        start = start_new(policy_config, origin, statistics, config, device)
-        progress = Progress(0, 0)
-    else:
-        start, progress = _resumed(config, explicit, checkpoint, device)
-        run = checkpoint.parent.parent
-        if accelerator.is_main_process:
+        else:
             remove_unfinished(run)
-        check_sources(start.policy.config, sources, statistics)
-        datasets = [source.open(start.policy.config) for source in sources]
-    held_out = {
-        index: source.open(start.policy.config, held_out=True)
-        for index, source in enumerate(sources)
-        if config.dataset.eval_split and source.held_out
-    }
+    opened = open_run(config, explicit, accelerator, checkpoint)
+    start, progress = opened.start, opened.progress
+    sources, datasets = opened.sources, opened.datasets
     check_evaluation(start.policy.config, config)
     note_prompts(start.preprocess, (task for source in sources for task in source.meta.tasks.values()))
     check_disk(run, start.policy, config)
@@ -131,12 +98,9 @@ def train(
             config,
             start.policy,
             sources,
-            [
-                [dataset, *([held_out[index]] if index in held_out else [])]
-                for index, dataset in enumerate(datasets)
-            ],
+            opened.read,
             accelerator,
-            _teller(listeners, accelerator),
+            teller(listeners, accelerator),
         )
     sharded = (
         ShardedPolicy(start.policy, make_mesh(config.parallelism, accelerator))
@@ -177,7 +141,7 @@ def train(
     )
     if config.dataset.eval_split:
         kept = Samples(
-            open_sources([sources[index] for index in held_out], list(held_out.values())),
+            open_sources([sources[index] for index in opened.held_out], list(opened.held_out.values())),
             seed,
             start.policy.training_draws,
         )
@@ -206,17 +170,6 @@ def train(
     return trainer.run_to_end()
 
 
-def _teller(listeners: Sequence[Listener], accelerator: Accelerator) -> Callable[[str, int, int], None]:
-    """Tells listeners how far something is, from the first process."""
-
-    def tell(what: str, done: int, of: int) -> None:
-        if accelerator.is_main_process:
-            for listener in listeners:
-                listener(Prepared(what, done, of))
-
-    return tell
-
-
 def _samples(
     config: TrainConfig,
     seed: int,
@@ -241,40 +194,9 @@ def _samples(
     )
 
 
-def _resumed(
-    config: TrainConfig, explicit: Mapping[str, str], checkpoint: Path, device: str
-) -> tuple[Start, Progress]:
-    """The policy of a checkpoint and where its run stands, with the policy settings that were given as flags."""
-    progress = read_progress(checkpoint)
-    if progress.step >= config.steps:
-        raise ConfigError(
-            f"{checkpoint} is of step {progress.step} and the run has --steps={config.steps}: nothing is left to do. "
-            "Give more --steps to train on."
-        )
-    if explicit.get("rename_map", "").startswith("--"):
-        raise ConfigError(
-            "--rename_map can't change when a run is resumed: the checkpoint's map is used. Drop it."
-        )
-    given = {
-        k: v for k, v in config.policy.settings.items() if explicit.get(f"policy.{k}", "").startswith("--")
-    }
-    given.pop("device", None)
-    fixed = [
-        source for name, source in explicit.items() if name.startswith("peft.") and source.startswith("--")
-    ]
-    if fixed:
-        raise ConfigError(
-            f"{fixed[0]} can't change when a run is resumed: its adapters are there already. Drop it."
-        )
-    return start_resumed(checkpoint, given, device), progress
-
-
-def _agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
-    """`--seed`, or one that the first process draws for all."""
-    if config.seed is not None:
-        return config.seed
-    drawn = secrets.randbelow(2**31) if accelerator.is_main_process else 0
-    return int(total(accelerator, torch.tensor(drawn, device=accelerator.device)))
+def _run_folder(config: TrainConfig) -> Path:
+    kind = config.policy.type or policy_type_at(str(config.policy.path))
+    return config.run_folder(kind, datetime.datetime.now())
 
 
 def _refuse_used(run: Path) -> None:

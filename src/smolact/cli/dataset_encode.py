@@ -1,0 +1,52 @@
+"""`smolact dataset encode`: what the frozen vision tower makes of a dataset's pictures, computed ahead of a training.
+
+The flags are those of `smolact train`, so that a training's command line does for both; what is only about training is passed over.
+Kept are vision tokens, or with `--dataset.cache=frames` (or `resized`) the decoded pictures. A training with the same dataset, tower
+and `--cache.…` finds them. Stopped at any moment, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.cli.train import INTERRUPTED, ProgressLine
+from smolact.errors import ConfigError
+from smolact.training.config import TrainConfig
+
+USAGE = "smolact dataset encode --dataset.root=FOLDER --policy.path=CHECKPOINT [--cache.dtype=bfloat16] [--cache.max_gb=50]"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make what is not there yet, and say how much there is, and where."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(TrainConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    config, explicit = parse(TrainConfig, argv)
+    if config.resume:
+        raise ConfigError(
+            "--resume is about a training. To go on with what was kept so far, run the same `smolact dataset encode` again."
+        )
+    if not config.dataset.cache:
+        cache = dataclasses.replace(config.cache, features=True)
+        config = dataclasses.replace(config, cache=cache)  # checked again
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes the first one
+    if not speaks:
+        logging.getLogger().setLevel(logging.ERROR)
+
+    from smolact.training.opening import encode
+
+    try:
+        with ProgressLine() as line:
+            kept = encode(config, explicit, listeners=[line])
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped. What was made is kept; the same command goes on from there.\n")
+        return INTERRUPTED
+    if speaks:
+        sys.stdout.write(f"{kept}\n")
+    return 0

@@ -1,0 +1,158 @@
+"""Datasets and policy of a run, checked against each other, before anything is written; and `encode`, which stops there."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from smolact.datasets.reader import LeRobotDataset
+from smolact.errors import ConfigError
+from smolact.training.cache import keep
+from smolact.training.checkpoint import Progress, read_progress
+from smolact.training.config import TrainConfig
+from smolact.training.devices import make_accelerator, total
+from smolact.training.initialization import Start, policy_config_of, start_new, start_resumed
+from smolact.training.preflight import check_sources
+from smolact.training.random_state import seed_everything
+from smolact.training.sources import Source, find_sources, shared_features, training_statistics
+from smolact.training.tracking import Listener, Prepared
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run learns from, and the policy that learns."""
+
+    start: Start
+    progress: Progress
+    sources: list[Source]
+    datasets: list[LeRobotDataset]
+    """Of each source what is trained on."""
+    held_out: dict[int, LeRobotDataset]
+    """Of those sources that hold something out, by their number."""
+
+    @property
+    def read(self) -> list[list[LeRobotDataset]]:
+        """Of each source all that is read."""
+        return [
+            [dataset, *([self.held_out[index]] if index in self.held_out else [])]
+            for index, dataset in enumerate(self.datasets)
+        ]
+
+
+def open_run(
+    config: TrainConfig,
+    explicit: Mapping[str, str],
+    accelerator: Accelerator,
+    checkpoint: Path | None = None,
+) -> Opened:
+    """Find the datasets, make the policy of a new run or load that of a `checkpoint`, and see that they fit.
+
+    Raises:
+        SmolactError: whatever is wrong with settings, dataset, weights or checkpoint.
+    """
+    device = accelerator.device.type  # "cuda" is this process's card; its number is nobody else's business
+    sources = find_sources(config.dataset, config.rename_map)
+    statistics = training_statistics(sources, imagenet=config.dataset.use_imagenet_stats)
+    if checkpoint is None:
+        policy_config, origin = policy_config_of(config, explicit, *shared_features(sources))
+        check_sources(policy_config, sources, statistics)
+        datasets = [source.open(policy_config) for source in sources]
+        start, progress = start_new(policy_config, origin, statistics, config, device), Progress(0, 0)
+    else:
+        start, progress = _resumed(config, explicit, checkpoint, device)
+        check_sources(start.policy.config, sources, statistics)
+        datasets = [source.open(start.policy.config) for source in sources]
+    held_out = {
+        index: source.open(start.policy.config, held_out=True)
+        for index, source in enumerate(sources)
+        if config.dataset.eval_split and source.held_out
+    }
+    return Opened(start, progress, sources, datasets, held_out)
+
+
+def encode(
+    config: TrainConfig, explicit: Mapping[str, str] | None = None, *, listeners: Sequence[Listener] = ()
+) -> str:
+    """Make what `--cache.features` or `--dataset.cache` ask for, where a training with these settings will find it.
+
+    What is there already stays, so that one that was stopped goes on.
+
+    Args:
+        config: the training's settings.
+        explicit: which of them were set by hand, and where.
+        listeners: told how far it is.
+
+    Returns:
+        what is kept, how much that is, and where.
+
+    Raises:
+        SmolactError: what training would raise before its first step; `ConfigError` also if nothing is to be kept.
+    """
+    config.check_complete()
+    if not (config.cache.features or config.dataset.cache):
+        raise ConfigError("What is to be kept? Give --cache.features=true or --dataset.cache=frames.")
+    accelerator = make_accelerator(config)
+    seed_everything(agreed_seed(config, accelerator))  # towers of random weights are those of the run
+    opened = open_run(config, explicit or {}, accelerator)
+    kept = keep(
+        config,
+        opened.start.policy,
+        opened.sources,
+        opened.read,
+        accelerator,
+        teller(listeners, accelerator),
+    )
+    assert kept is not None
+    return kept
+
+
+def teller(listeners: Sequence[Listener], accelerator: Accelerator) -> Callable[[str, int, int], None]:
+    """Tells listeners how far something is, from the first process."""
+
+    def tell(what: str, done: int, of: int) -> None:
+        if accelerator.is_main_process:
+            for listener in listeners:
+                listener(Prepared(what, done, of))
+
+    return tell
+
+
+def agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
+    """`--seed`, or one that the first process draws for all."""
+    if config.seed is not None:
+        return config.seed
+    drawn = secrets.randbelow(2**31) if accelerator.is_main_process else 0
+    return int(total(accelerator, torch.tensor(drawn, device=accelerator.device)))
+
+
+def _resumed(
+    config: TrainConfig, explicit: Mapping[str, str], checkpoint: Path, device: str
+) -> tuple[Start, Progress]:
+    """The policy of a checkpoint and where its run stands, with the policy settings that were given as flags."""
+    progress = read_progress(checkpoint)
+    if progress.step >= config.steps:
+        raise ConfigError(
+            f"{checkpoint} is of step {progress.step} and the run has --steps={config.steps}: nothing is left to do. "
+            "Give more --steps to train on."
+        )
+    if explicit.get("rename_map", "").startswith("--"):
+        raise ConfigError(
+            "--rename_map can't change when a run is resumed: the checkpoint's map is used. Drop it."
+        )
+    given = {
+        k: v for k, v in config.policy.settings.items() if explicit.get(f"policy.{k}", "").startswith("--")
+    }
+    given.pop("device", None)
+    fixed = [
+        source for name, source in explicit.items() if name.startswith("peft.") and source.startswith("--")
+    ]
+    if fixed:
+        raise ConfigError(
+            f"{fixed[0]} can't change when a run is resumed: its adapters are there already. Drop it."
+        )
+    return start_resumed(checkpoint, given, device), progress
