@@ -76,7 +76,7 @@ class Answering:
             arrays = {name: pictures.get((index, name), array) for name, array in asked.arrays.items()}
             broken = next((array for array in arrays.values() if isinstance(array, ProtocolError)), None)
             if broken is None:
-                questions[index] = Question(arrays, asked.task, asked.seed)  # type: ignore[arg-type]
+                questions[index] = Question(arrays, asked.task, asked.seed, asked.leftover)  # type: ignore[arg-type]
             else:
                 results[index] = ObservationError(str(broken))
         for index, result in zip(questions, self._predict(list(questions.values())), strict=True):

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from smolact.errors import FeatureError
 from smolact.policies.common.chunking import Engine
+from smolact.policies.common.guidance import Guidance, prefix_weights
 from smolact.policies.configuration import PolicyConfig
 from smolact.types import ACTION, IMAGES, TASK, Batch, Predictor, Unsaid, is_image_key
+from smolact_client.leftover import Leftover, check_leftover
 from smolact_client.protocol import Array
 from smolact_client.schema import Limits, Names, Schema, check_observation
 
@@ -23,11 +25,15 @@ _NOT_THERE = f"{IMAGES}.empty_camera_"
 
 @dataclass(frozen=True)
 class Question:
-    """What a policy is asked: an observation as `check_observation` lets it pass, an instruction (None: nothing, on purpose), a seed or none."""
+    """What a policy is asked: an observation as `check_observation` lets it pass, an instruction (None: nothing, on purpose), a seed or none.
+
+    `leftover`: what the answer is to go on from, as `check_leftover` lets it pass.
+    """
 
     observation: Mapping[str, NDArray[Any]]
     task: str | None
     seed: int | None = None
+    leftover: Leftover | None = None
 
 
 class LocalPolicy:
@@ -48,7 +54,8 @@ class LocalPolicy:
         self._policy, self._preprocess, self._postprocess = policy, preprocess, postprocess
         if isinstance(policy, torch.nn.Module):
             policy.eval()
-        self._schema = schema_of(policy.config, preprocess, postprocess, names or {})
+        takes_leftover = bool(getattr(policy, "takes_leftover", False))
+        self._schema = schema_of(policy.config, preprocess, postprocess, names or {}, takes_leftover)
 
     @property
     def schema(self) -> Schema:
@@ -62,30 +69,34 @@ class LocalPolicy:
         *,
         timeout: float | None = None,
         seed: int | None = None,
+        leftover: Leftover | None = None,
     ) -> NDArray[np.float32]:
         """The next actions (T, A) float32; `timeout` has no effect here.
 
         Raises:
-            ObservationError: the policy can't look at this.
+            ObservationError: the policy can't look at this, or go on from that.
             FeatureError: it gave something else than finite actions.
         """
+        if leftover is not None:
+            check_leftover(self._schema, leftover)
         arrays: dict[str, Array] = {
             name: np.asarray(observation[name], None if is_image_key(name) else np.float32)
             for name in self._schema.inputs
             if name in observation
         }
         check_observation(self._schema, Limits(pixels=2**31), arrays, task)
-        return self.predict([Question(arrays, task, seed)])[0]  # type: ignore[arg-type]  # none is a JPEG
+        return self.predict([Question(arrays, task, seed, leftover)])[0]  # type: ignore[arg-type]  # none is a JPEG
 
     @torch.inference_mode()
     def predict(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
-        """A chunk for each question; their pictures have the same sizes.
+        """A chunk for each question; their pictures have the same sizes, and leftovers are of one kind.
 
         Raises:
             FeatureError: the policy gave something else than finite actions.
         """
         batch = self._batch(questions)
-        chunks = self._policy.predict_action_chunk(batch, **self._noise(batch, questions))
+        wishes: dict[str, Any] = {**self._noise(batch, questions), **self._guidance(batch, questions)}
+        chunks = self._policy.predict_action_chunk(batch, **wishes)
         actions: NDArray[np.float32] = self._postprocess(chunks).detach().float().cpu().numpy()
         expected = (len(questions), self._schema.chunk_size, self._schema.action)
         if actions.ndim != 3 or (actions.shape[0], actions.shape[2]) != (expected[0], expected[2]):
@@ -124,7 +135,41 @@ class LocalPolicy:
             for name in questions[0].observation
         }
         tasks = [Unsaid() if one.task is None else one.task for one in questions]
-        return self._preprocess({**arrays, TASK: tasks})
+        return self._preprocess({**arrays, **self._leftovers(questions), TASK: tasks})
+
+    def _leftovers(self, questions: Sequence[Question]) -> Batch:
+        """What is left of each question's chunk, filled up with zeros, to be normalized with the rest of a batch."""
+        if all(one.leftover is None for one in questions):
+            return {}
+        actions = np.zeros((len(questions), self._schema.chunk_size, self._schema.action), np.float32)
+        for row, one in zip(actions, questions, strict=True):
+            if one.leftover is not None:
+                row[: len(one.leftover.actions)] = one.leftover.actions
+        return {ACTION: torch.from_numpy(actions)}
+
+    def _guidance(self, batch: Batch, questions: Sequence[Question]) -> dict[str, Guidance]:
+        found = [one.leftover for one in questions if one.leftover is not None]
+        if not found:
+            return {}
+        schedule, max_weight, jacobian = found[0].kind
+        actions: Tensor = batch[ACTION]
+        rows = [
+            (0, 0) if one.leftover is None else (one.leftover.delay, len(one.leftover.actions))
+            for one in questions
+        ]
+        masks = [prefix_weights(*row, self._schema.chunk_size, schedule) for row in rows]
+        # A number that never moved has no scale: what rounding leaves of it would be normalized to anything.
+        units = self._postprocess(torch.stack([torch.zeros_like(actions[0]), torch.ones_like(actions[0])]))
+        scale = (units[1] - units[0]).abs()
+        moves = scale > 1e-5 * (1 + units[0].abs())
+        weights = torch.stack(masks).to(actions.device)[..., None] * moves.to(actions.device)
+        back = (self._postprocess(actions).cpu() - self._leftovers(questions)[ACTION]).abs()
+        if (back > 1e-3 * scale.cpu())[weights.cpu() > 0].any():
+            raise FeatureError(
+                "This policy's preprocessor does not normalize actions as its postprocessor brings them back, so that they can't be "
+                "gone on from. Its checkpoint's processor files are damaged, or of two trainings."
+            )
+        return {"guidance": Guidance(actions, weights, max_weight, jacobian)}
 
     def _noise(self, batch: Mapping[str, Any], questions: Sequence[Question]) -> dict[str, Tensor]:
         """Each question's own noise, if it has a seed and the policy tells the shape of what it draws."""
@@ -138,7 +183,13 @@ class LocalPolicy:
         return {"noise": torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)}
 
 
-def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any, names: Mapping[str, Names]) -> Schema:
+def schema_of(
+    config: PolicyConfig,
+    preprocess: Any,
+    postprocess: Any,
+    names: Mapping[str, Names],
+    takes_leftover: bool = False,
+) -> Schema:
     """What a policy looks at, under the names that its preprocessor takes, and answers."""
     back: dict[str, str] = {}
     for step in getattr(preprocess, "steps", ()):
@@ -162,6 +213,7 @@ def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any, names: Ma
         n_action_steps=int(getattr(config, "n_action_steps", chunk)),
         names={key: tuple(names[key]) for key in names if len(names[key]) == known.get(key)},
         action_range=_range_of(postprocess, action),
+        takes_leftover=takes_leftover,
     )
 
 

@@ -20,7 +20,7 @@ from smolact.errors import FeatureError, ServerError
 from smolact.policies.common.chunking import ActsInChunks
 from smolact.policies.configuration import PolicyConfig
 from smolact.types import ACTION, TASK, FeatureType, PolicyFeature, Unsaid, is_image_key
-from smolact_client import ClientError, ObservationError, RemotePolicy, Schema, SchemaMismatchError
+from smolact_client import ClientError, Leftover, ObservationError, RemotePolicy, Schema, SchemaMismatchError
 
 T = TypeVar("T")
 
@@ -144,14 +144,21 @@ class RemoteOne:
     def __init__(self, client: RemotePolicy) -> None:
         self._client = client
 
-    def predict_action_chunk(self, observation: Mapping[str, Any], task: str | None) -> NDArray[np.float32]:
-        """The next actions (T, A).
+    @property
+    def schema(self) -> Schema:
+        """What it looks at and answers."""
+        return self._client.schema
+
+    def predict_action_chunk(
+        self, observation: Mapping[str, Any], task: str | None, *, leftover: Leftover | None = None
+    ) -> NDArray[np.float32]:
+        """The next actions (T, A); they go on from `leftover`.
 
         Raises:
             FeatureError, ServerError: it can't look at this, or there is no answer.
         """
         with _told():
-            return self._client.predict_action_chunk(observation, task)
+            return self._client.predict_action_chunk(observation, task, leftover=leftover)
 
     def reset(self) -> None:
         """An episode begins."""

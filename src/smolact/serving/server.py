@@ -35,6 +35,7 @@ from smolact_client.errors import (
     ProtocolError,
     TimedOutError,
 )
+from smolact_client.leftover import LEFTOVER, check_leftover, read_leftover
 from smolact_client.protocol import Kind, Message, decode
 from smolact_client.schema import Limits, check_observation, check_offer, picture_size
 
@@ -230,15 +231,20 @@ class PolicyServer:
             raise ObservationError("The seed is no number from 0 to 2⁶³ − 1.")
         if wait is not None and not (type(wait) is int and wait > 0):
             raise ObservationError("deadline_ms is no number above 0.")
-        check_observation(self._schema, self.limits, message.arrays, task)
+        arrays = dict(message.arrays)
+        leftover = read_leftover(message.fields, arrays.pop(LEFTOVER, None))
+        check_observation(self._schema, self.limits, arrays, task)
+        if leftover is not None:
+            check_leftover(self._schema, leftover)
         if not self.is_ready:
             raise NotReadyError("The policy is warming up.")
-        arrays = dict(message.arrays)
-        kind = tuple((name, picture_size(arrays[name])) for name in self._schema.cameras)
+        sizes = tuple((name, picture_size(arrays[name])) for name in self._schema.cameras)
+        kind = sizes, None if leftover is None else leftover.kind
         now = self._clock()
         most = self.limits.deadline_s
         until = now + (most if wait is None else min(most, wait / 1000))
-        if self._waiting.put(session, Asked(session, message.sequence, task, seed, arrays, kind, now, until)):
+        asked = Asked(session, message.sequence, task, seed, arrays, leftover, kind, now, until)
+        if self._waiting.put(session, asked):
             self.metrics.questions["superseded"] += 1
         self._arrived.set()
 

@@ -13,6 +13,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from smolact_client.errors import ClientError
+from smolact_client.leftover import Leftover
 from smolact_client.protocol import Array, Kind, Message, encode
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Asked:
     task: str | None
     seed: int | None
     arrays: dict[str, Array]
+    leftover: Leftover | None
     kind: tuple[Any, ...]
     since: float
     until: float

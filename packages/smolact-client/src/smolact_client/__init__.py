@@ -21,6 +21,7 @@ from smolact_client.errors import (
     VersionMismatchError,
     WrongTokenError,
 )
+from smolact_client.leftover import Leftover
 from smolact_client.policy import ChunkPolicy
 from smolact_client.schema import Limits, Offer, Schema
 
@@ -31,6 +32,7 @@ __all__ = [
     "ClosedError",
     "ConnectError",
     "DroppedError",
+    "Leftover",
     "Limits",
     "MissingFeatureError",
     "NotReadyError",

@@ -31,6 +31,7 @@ from smolact_client.errors import (
     TimedOutError,
 )
 from smolact_client.images import QUALITY, encode_jpeg
+from smolact_client.leftover import LEFTOVER, Leftover, check_leftover
 from smolact_client.link import Address, Link
 from smolact_client.protocol import Array, Jpeg
 from smolact_client.schema import Limits, Offer, Schema, check_chunk, check_observation
@@ -134,9 +135,10 @@ class RemotePolicy:
         *,
         timeout: float | None = None,
         seed: int | None = None,
+        leftover: Leftover | None = None,
     ) -> NDArray[np.float32]:
         """The next actions (T, A) float32, in the robot's units; see `ask`."""
-        return self.ask(observation, task, timeout=timeout, seed=seed).chunk
+        return self.ask(observation, task, timeout=timeout, seed=seed, leftover=leftover).chunk
 
     def ask(
         self,
@@ -145,6 +147,7 @@ class RemotePolicy:
         *,
         timeout: float | None = None,
         seed: int | None = None,
+        leftover: Leftover | None = None,
     ) -> Answer:
         """What to do now.
 
@@ -153,6 +156,7 @@ class RemotePolicy:
             task: the instruction; None for an empty one, on purpose.
             timeout: seconds until the answer is of no use any more.
             seed: what the policy draws from; the same one gives the same answer. None: it draws as it likes.
+            leftover: what the answer is to go on from, for a policy whose schema takes one.
 
         Raises:
             TimedOutError: no answer in time. One that comes later is dropped.
@@ -168,12 +172,17 @@ class RemotePolicy:
         timeout = self._timeout if timeout is None else timeout
         arrays = self._arrays(observation)
         check_observation(self.schema, self.limits, arrays, task)
+        if leftover is not None:
+            check_leftover(self.schema, leftover)
+            arrays[LEFTOVER] = leftover.actions
         if not self._turn.acquire(timeout=timeout):
             raise TimedOutError(f"Another thread's question took all of the {timeout:g} s.")
         try:
             fields: dict[str, Any] = {"task": task}
             if seed is not None:
                 fields["seed"] = seed
+            if leftover is not None:
+                fields |= leftover.fields
             answer = self._run(self._ask(fields, arrays, began + timeout), began + timeout, timeout)
         finally:
             self._turn.release()

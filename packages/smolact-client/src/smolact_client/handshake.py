@@ -67,6 +67,7 @@ def read_welcome(fields: Mapping[str, Any]) -> Welcome:
             n_action_steps=_count(schema.get("n_action_steps"), "n_action_steps"),
             names=_each(schema, "names", _names),
             action_range=None if ranges is None else _ranges(ranges, "action_range"),
+            takes_leftover=schema.get("takes_leftover") is True,
         ),
         Limits(
             message_bytes=_count(limits.get("message_bytes"), "message_bytes"),

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from smolact_client.leftover import Leftover
 from smolact_client.schema import Schema
 
 
@@ -30,6 +31,7 @@ class ChunkPolicy(Protocol):
         *,
         timeout: float | None = None,
         seed: int | None = None,
+        leftover: Leftover | None = None,
     ) -> NDArray[np.float32]:
         """The next actions (T, A) float32.
 
@@ -38,6 +40,7 @@ class ChunkPolicy(Protocol):
             task: the instruction; None for an empty one, on purpose.
             timeout: seconds until the answer is of no use any more; a policy in this process takes as long as it takes.
             seed: what it draws from; the same one gives the same answer. None: it draws as it likes.
+            leftover: what the answer is to go on from, for a policy whose schema takes one.
         """
         ...
 

@@ -58,6 +58,7 @@ class Schema:
         n_action_steps: how many of them are meant to be executed.
         names: of the numbers of a vector or of `action`, where they are known.
         action_range: (lowest, highest) of each number of the action in the data of its training, where they are known.
+        takes_leftover: whether its answer can go on from what is left of the last one (`leftover.py`).
     """
 
     policy: str
@@ -68,6 +69,7 @@ class Schema:
     n_action_steps: int
     names: Mapping[str, Names] = field(default_factory=dict)
     action_range: tuple[tuple[float, float], ...] | None = None
+    takes_leftover: bool = False
 
     @property
     def inputs(self) -> Names:

@@ -32,10 +32,7 @@ from torch import Tensor
 
 from smolact.errors import ConfigError, FeatureError, did_you_mean
 from smolact.policies.common.flow_matching import Velocity
-
-SCHEDULES = ("exp", "linear", "ones", "zeros")
-MAX_WEIGHT = 5.0
-"""β in the paper, which uses 5."""
+from smolact_client.leftover import MAX_WEIGHT, SCHEDULES
 
 
 @dataclass(frozen=True)
