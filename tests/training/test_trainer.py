@@ -33,7 +33,10 @@ from smolact.errors import (
     TrainingError,
     VideoError,
 )
+from smolact.evaluation.rollout import evaluate
 from smolact.policies.factory import load_policy
+from smolact.policies.smolvla.engine import SmolVLAEngine
+from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from smolact.recording.demonstrations import record_demonstrations
 from smolact.training import loop
 from smolact.training.checkpoint import find_checkpoint
@@ -368,6 +371,33 @@ def test_evaluating_on_the_way_changes_nothing_of_the_run(tabletop: Path, tmp_pa
     assert results[0].metrics["success_rate"] == 0.0
     lines = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
     assert [line["eval/success_rate"] for line in lines if "eval/success_rate" in line] == [0.0, 0.0]
+
+
+def test_an_evaluation_on_the_way_is_played_by_an_engine_as_the_saved_policy_would(
+    tabletop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks: dict[type, list[torch.Tensor]] = {SmolVLAEngine: [], SmolVLAPolicy: []}
+    for kind, found in chunks.items():
+        predict = kind.predict_action_chunk
+
+        def noted(*given: Any, predict: Any = predict, found: Any = found) -> torch.Tensor:
+            found.append(predict(*given))
+            return found[-1]
+
+        monkeypatch.setattr(kind, "predict_action_chunk", noted)
+    env = {"max_episode_steps": 4}  # one chunk
+    flags = ("--steps=2", "--save_freq=1", "--ema.enable=true", "--policy.optimizer_lr=0.01")
+    more = ("--env.type=tabletop", "--eval_freq=1", "--eval.n_episodes=2", f"--env.kwargs={env}")
+    run(tmp_path / "run", f"--dataset.root={tabletop}", *flags, *more, "--policy.scheduler_warmup_steps=0")
+    assert not chunks[SmolVLAPolicy]
+    with make_env("tabletop", 2, render=None, **env) as envs:
+        for step in (1, 2):
+            saved = load_policy(tmp_path / "run" / "checkpoints" / f"{step:06d}", device="cpu")
+            evaluate(*saved, envs, n_episodes=2, seed=1000)
+    first, second = chunks[SmolVLAEngine]
+    for found, expected in zip((first, second), chunks[SmolVLAPolicy], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (first - second).abs().max() > 1e-3  # the weights had changed, and so had their average
 
 
 def test_weights_and_biases_gets_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

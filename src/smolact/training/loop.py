@@ -58,7 +58,7 @@ from smolact.training.tracking import (
     Stepped,
 )
 from smolact.training.validation import Validation
-from smolact.types import Batch
+from smolact.types import Batch, Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -302,7 +302,7 @@ class Trainer:
             ) as environments,
         ):
             result = evaluate(
-                policy,
+                predictor(policy),
                 self.start.preprocess,
                 self.start.postprocess,
                 environments,
@@ -347,6 +347,15 @@ class Trainer:
         self.start.preprocess.save_pretrained(folder)
         self.start.postprocess.save_pretrained(folder)
         durable.write_json(folder / TRAIN_CONFIG, self.settings)
+
+
+def predictor(policy: PreTrainedPolicy) -> Predictor:
+    """What predicts as the policy does with its weights of now, as quickly as can be; the policy itself if it has no engine.
+
+    In float32 whatever the machine is quick in, so that an evaluation is the one that `smolact eval` repeats.
+    """
+    has_engine = type(policy).build_engine is not PreTrainedPolicy.build_engine
+    return policy.build_engine(dtype=torch.float32) if has_engine else policy
 
 
 def _is_due(step: int, every: int) -> bool:
