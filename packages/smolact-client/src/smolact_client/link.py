@@ -27,7 +27,7 @@ from smolact_client.errors import (
     error_of,
 )
 from smolact_client.handshake import Welcome
-from smolact_client.protocol import MAX_MESSAGE, Array, Kind, Message, decode, encode
+from smolact_client.protocol import MAX_MESSAGE, Array, Kind, Message, decode, encode, frames
 from smolact_client.schema import Offer
 
 PING_S = 10.0
@@ -153,17 +153,13 @@ class Link:
         mine = self._sequence
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting = mine, answer
-        sent = False
         try:
             await self._send(Message(Kind.OBSERVATION, self._session, mine, mine, fields, arrays))
-            sent = True
             return await answer
         finally:
             self._waiting = None
             if answer.done() and not answer.cancelled():
                 answer.exception()  # it was looked at, even if sending failed first
-            if not sent:
-                self._socket.transport.abort()  # half of a message is stuck: nothing behind it would arrive
 
     async def reset(self) -> None:
         """An episode begins: drop what waits, here and there."""
@@ -179,16 +175,21 @@ class Link:
 
     async def _send(self, message: Message) -> None:
         try:
-            await self._socket.send(encode(message))
+            await self._socket.send(frames(message))
         except ConnectionClosed as error:
             raise ServerLostError(f"The server hung up ({_why(error)}).") from error
+        except asyncio.CancelledError:
+            self.reason = "half of a message was stuck"  # nothing behind it would arrive
+            self.lost.set()  # now, not when the reader finds out: the next question takes the next connection
+            self._socket.transport.abort()
+            raise
 
     async def _read(self) -> None:
         try:
             while True:
                 self._take(decode(_binary(await self._socket.recv())))
         except ConnectionClosed as error:
-            self.reason = _why(error)
+            self.reason = self.reason or _why(error)
         except ClientError as error:
             self.reason = str(error)
             self._socket.transport.abort()

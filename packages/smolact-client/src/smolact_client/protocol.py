@@ -42,6 +42,8 @@ MAX_DIMENSIONS = 4
 MAX_TEXT = 16 * 2**10
 MAX_PIXELS = 2**22
 """Of one picture: 2048×2048."""
+PIECE = 2**18
+"""Bytes of a frame that is one of several."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "u8": np.dtype("u1"),
@@ -109,6 +111,15 @@ def encode(message: Message) -> bytes:
     Raises:
         ProtocolError: it holds what the wire does not carry, or is larger than the other side would take.
     """
+    return b"".join(parts(message))
+
+
+def parts(message: Message) -> list[bytes | memoryview]:
+    """The bytes of a message as they lie in memory: header and map, and a view of each array.
+
+    Raises:
+        ProtocolError: as `encode`.
+    """
     described: dict[str, Any] = {}
     buffers: list[bytes | memoryview] = []
     for name, array in message.arrays.items():
@@ -143,7 +154,23 @@ def encode(message: Message) -> bytes:
             f"A message has {(HEADER.size + len(fields) + length) / 2**20:.1f} MiB: at most {MAX_MESSAGE // 2**20} are taken, "
             f"{MAX_MAP // 2**10} KiB of them beside the arrays. Send pictures as JPEG, or smaller ones."
         )
-    return b"".join((header, fields, *buffers))
+    return [header + fields, *buffers]
+
+
+def frames(message: Message) -> bytes | list[memoryview]:
+    """The bytes of a message, as a WebSocket's `send` takes them: in one frame, or in several of at most `PIECE` bytes.
+
+    A large message in one frame is copied through fresh memory four times, and the other side begins with it at its last
+    byte; pieces stay in a core's cache, and are unmasked while the next ones are on their way.
+
+    Raises:
+        ProtocolError: as `encode`.
+    """
+    whole = parts(message)
+    if sum(map(len, whole)) <= PIECE:
+        return b"".join(whole)
+    views = [memoryview(part) for part in whole]
+    return [view[at : at + PIECE] for view in views for at in range(0, len(view), PIECE)]
 
 
 def decode(data: bytes) -> Message:
