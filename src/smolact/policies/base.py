@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from smolact import durable
 from smolact.backbones.presets import CONFIG_FILES, TOKENIZER_FILES, VLM_FOLDER, VLMSource, find_vlm
-from smolact.backbones.weights import WEIGHTS_FILE, load_weights, read_tensors, weight_files
+from smolact.backbones.weights import WEIGHTS_FILE, load_weights, read_tensors, shapes_only, weight_files
 from smolact.errors import CheckpointError, ConfigError, NotFoundError
 from smolact.policies.adapters import (
     ADAPTER_CONFIG,
@@ -126,6 +126,10 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         """
         return list(self.parameters())
 
+    def save_beside(self, folder: Path) -> None:
+        """Write what a checkpoint keeps beside configuration and weights, so that it opens without the Hub."""
+        self.vlm.save(folder / VLM_FOLDER)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and the VLM's configuration and tokenizer into `folder`.
 
@@ -135,7 +139,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         """
         folder = Path(folder)
         self.config.save_pretrained(folder)
-        self.vlm.save(folder / VLM_FOLDER)
+        self.save_beside(folder)
         if self.adapters is not None:
             save_adapters(self, self.adapters, folder)
             return
@@ -181,7 +185,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         tensors = read_tensors(weight_files(source), lambda name: not is_statistics_key(name))
         # Older checkpoints of compiled policies carry the wrapper's name.
         tensors = {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
-        with torch.device("meta"):
+        with shapes_only():
             policy = cls(config, vlm=vlm, pretrained_vlm=False, **cls.kept_beside(folder, config, raw))  # type: ignore[call-arg]
         load_weights(policy, tensors, source, dtype)
         if has_adapters:

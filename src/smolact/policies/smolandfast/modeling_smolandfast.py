@@ -288,10 +288,10 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         step = prompt_step(self.config, **self.processor_parts()[SmolAndFASTPromptStep.registry_name])
         return ProcessorPipeline([*preprocess.steps, step], preprocess.name)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """As every policy, and the action tokens beside it."""
-        super().save_pretrained(folder)
-        self.actions.save(Path(folder) / FAST_FOLDER)
+    def save_beside(self, folder: Path) -> None:
+        """As every policy, and the action tokens."""
+        super().save_beside(folder)
+        self.actions.save(folder / FAST_FOLDER)
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """Vision tower, connector and text model, each with its own learning rate; frozen parameters too."""
