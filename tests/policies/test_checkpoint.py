@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -195,3 +197,15 @@ def test_another_vlm_than_the_checkpoints_is_not_taken_silently(
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
     assert type(policy).from_pretrained(tmp_path / "checkpoint").config.vlm_model_name == "tiny"
+
+
+def test_loading_draws_no_numbers_that_are_thrown_away(checkpoint: Path) -> None:
+    """Weights for the meta device would be drawn by torch's compiler, whose import takes longer than all the rest."""
+    code = (
+        "import sys, torch; state = torch.get_rng_state(); import smolact; "
+        f"policy, *_ = smolact.load_policy({str(checkpoint)!r}, device='cpu', vlm_model_name={str(DATA / 'tiny_vlm')!r}); "
+        "assert torch.equal(state, torch.get_rng_state()); assert not policy.model.state_proj.weight.is_meta; "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from smolact.errors import CheckpointError, NotFoundError, WeightsError, what_is_near
 
@@ -68,6 +71,25 @@ def read_tensors(
                 "checkpoints/ beside it."
             ) from error
     return tensors
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out what `torch.nn.init` would do. On the meta device it does nothing but import a compiler for it (two seconds)."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within the block modules are made without values (on the meta device), for `load_weights` to give them some."""
+    with torch.device("meta"), _NothingDrawn():
+        yield
 
 
 def load_weights(
