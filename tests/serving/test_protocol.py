@@ -18,12 +18,15 @@ from smolact_client.protocol import (
     HEADER,
     MAGIC,
     MAX_MESSAGE,
+    PIECE,
     VERSION,
     Jpeg,
     Kind,
     Message,
     decode,
     encode,
+    frames,
+    read_header,
 )
 from smolact_client.schema import Limits, check_chunk, check_observation
 from tests.serving.worlds import CAMERA, SCHEMA, STATE, observation
@@ -92,7 +95,7 @@ DEEP = {"a": {"b": {"c": {"d": 1}}}}
         (raw_message({}, kind=99), "no message of kind 99"),
         (raw_message({}, maps=2), "its header tells"),
         (raw_message({}, b"x"), "belong to no array"),
-        (raw_message({}, length=2**32 - 1), "its header tells"),
+        (raw_message({}, length=2**32 - 1), "tells of 4294967336 bytes"),
         (raw_message(b"\x93\x01\x02\x03"), "something else"),
         (raw_message(b"\xc1"), "not readable"),
         (raw_message(b"\xdf\xff\xff\xff\xff"), "not readable"),  # a map of 2³² keys, in five bytes
@@ -240,3 +243,16 @@ def test_what_the_policy_can_not_look_at_is_refused(changes: dict[str, Any], tas
 def test_an_answer_that_is_no_finite_chunk_is_refused(chunk: Any) -> None:
     with pytest.raises(ProtocolError, match="not a finite chunk"):
         check_chunk(chunk, SCHEMA)
+
+
+def test_a_large_message_goes_in_pieces() -> None:
+    state = np.arange(3, dtype=np.float32)
+    small = Message(Kind.OBSERVATION, 1, 2, 2, {"task": "go"}, {"state": state})
+    assert frames(small) == encode(small)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 400, 500, 3)).astype(np.uint8)
+    arrays = {"front": pictures[0], "wrist": pictures[1, ::-1], "state": state}
+    large = Message(Kind.OBSERVATION, 1, 2, 2, {"task": "go"}, arrays)
+    pieces = frames(large)
+    assert isinstance(pieces, list) and max(map(len, pieces)) <= PIECE
+    assert read_header(pieces[0]).total == sum(map(len, pieces))
+    assert b"".join(pieces) == encode(large)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -36,7 +37,7 @@ from smolact_client.errors import (
     TimedOutError,
 )
 from smolact_client.leftover import LEFTOVER, check_leftover, read_leftover
-from smolact_client.protocol import Kind, Message, decode
+from smolact_client.protocol import Kind, Message, decode, read_header
 from smolact_client.schema import Limits, check_observation, check_offer, picture_size
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class PolicyServer:
         self.metrics.sessions += 1
         why = "closed"
         try:
-            hello = decode(_binary(await asyncio.wait_for(socket.recv(), HELLO_S)))
+            hello = decode(await asyncio.wait_for(_receive(socket), HELLO_S))
             if hello.kind is not Kind.HELLO:
                 raise ProtocolError(f"The first message is {hello.kind.name}: expected HELLO.")
             offer = handshake.read_hello(hello.fields)
@@ -188,9 +189,10 @@ class PolicyServer:
             # From here on `_work` tells it when the policy is warm; a session's messages keep their order.
             told = handshake.welcome(self._schema, self.limits, self.is_ready)
             await session.send(Kind.WELCOME, fields=told)
-            async for data in socket:
+            while True:
+                data = await _receive(socket)
                 self.metrics.received += len(data)
-                self._take(session, decode(_binary(data)))
+                self._take(session, decode(data))
         except ConnectionClosed as error:
             why = "lost" if error.rcvd is None else "closed"
         except asyncio.TimeoutError:
@@ -301,10 +303,26 @@ class PolicyServer:
         task.add_done_callback(self._replies.discard)
 
 
-def _binary(data: str | bytes) -> bytes:
-    if isinstance(data, str):
-        raise ProtocolError("A text came: this protocol has binary messages only.")
-    return data
+async def _receive(socket: ServerConnection) -> memoryview:
+    """The next message, put in its place while it comes in, so that little is left to do at its last byte.
+
+    Raises:
+        ProtocolError: it is a text, or does not begin with a header, or is longer than that tells.
+        VersionMismatchError: as `read_header`.
+    """
+    room, length = memoryview(b""), 0
+    async for piece in socket.recv_streaming():
+        if isinstance(piece, str):
+            raise ProtocolError("A text came: this protocol has binary messages only.")
+        if not length:
+            room = np.empty(
+                read_header(piece).total, np.uint8
+            ).data  # not zeros: pages are taken as bytes come
+        if length + len(piece) > len(room):
+            raise ProtocolError(f"A message is longer than the {len(room)} bytes that its header tells of.")
+        room[length : length + len(piece)] = piece
+        length += len(piece)
+    return room[:length]
 
 
 def _peer(socket: ServerConnection) -> str:

@@ -173,18 +173,37 @@ def frames(message: Message) -> bytes | list[memoryview]:
     return [view[at : at + PIECE] for view in views for at in range(0, len(view), PIECE)]
 
 
-def decode(data: bytes) -> Message:
-    """The message in `data`. Arrays are read-only views of it, JPEGs are not decoded yet.
+class Header(NamedTuple):
+    """What stands before a message's map.
+
+    Attributes:
+        kind, session, sequence, observation: as in the message.
+        map_length, length: bytes of the map, and of the buffers.
+    """
+
+    kind: Kind
+    session: int
+    sequence: int
+    observation: int
+    map_length: int
+    length: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole message."""
+        return HEADER.size + self.map_length + self.length
+
+
+def read_header(data: bytes | memoryview) -> Header:
+    """The header of a message that begins with `data`.
 
     Raises:
         VersionMismatchError: it is of another version.
-        ProtocolError: it is no message.
+        ProtocolError: it is no message, or one that is too large.
     """
-    if len(data) > MAX_MESSAGE:
-        raise ProtocolError(f"A message has {len(data)} bytes: at most {MAX_MESSAGE} are taken.")
     if len(data) < HEADER.size:
-        raise ProtocolError(f"A message has {len(data)} bytes: its header alone takes {HEADER.size}.")
-    magic, version, kind, session, sequence, observation, map_length, length = HEADER.unpack_from(data)
+        raise ProtocolError(f"A message begins with {len(data)} bytes: its header alone takes {HEADER.size}.")
+    magic, version, kind, *numbers = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise ProtocolError(f"A message begins with {magic!r}: expected {MAGIC!r}.")
     if version != VERSION:
@@ -194,17 +213,33 @@ def decode(data: bytes) -> Message:
         )
     if kind not in Kind._value2member_map_:
         raise ProtocolError(f"There is no message of kind {kind}.")
-    if map_length > MAX_MAP or HEADER.size + map_length + length != len(data):
+    header = Header(Kind(kind), *numbers)
+    if header.total > MAX_MESSAGE or header.map_length > MAX_MAP:
         raise ProtocolError(
-            f"A message has {len(data)} bytes, and its header tells of {HEADER.size} + {map_length} + {length}."
+            f"A message tells of {header.total} bytes, {header.map_length} of them map: at most {MAX_MESSAGE} and {MAX_MAP} "
+            "are taken."
         )
-    body = HEADER.size + map_length
-    fields = _read_map(data[HEADER.size : body])
-    arrays = _read_arrays(fields.pop("arrays", {}), memoryview(data)[body:])
-    return Message(Kind(kind), session, sequence, observation, fields, arrays)
+    return header
 
 
-def _read_map(data: bytes) -> dict[str, Any]:
+def decode(data: bytes | memoryview) -> Message:
+    """The message in `data`. Arrays are read-only views of it, JPEGs are not decoded yet.
+
+    Raises:
+        VersionMismatchError: it is of another version.
+        ProtocolError: it is no message.
+    """
+    header = read_header(data)
+    if header.total != len(data):
+        raise ProtocolError(f"A message has {len(data)} bytes, and its header tells of {header.total}.")
+    view = memoryview(data).toreadonly()
+    body = HEADER.size + header.map_length
+    fields = _read_map(view[HEADER.size : body])
+    arrays = _read_arrays(fields.pop("arrays", {}), view[body:])
+    return Message(header.kind, header.session, header.sequence, header.observation, fields, arrays)
+
+
+def _read_map(data: memoryview) -> dict[str, Any]:
     try:
         fields = msgpack.unpackb(
             data,
