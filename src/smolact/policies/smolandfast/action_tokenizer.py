@@ -25,15 +25,14 @@ from smolact import durable
 from smolact.errors import ActionTokensError, ConfigError, FeatureError
 from smolact.files import read_json_object
 from smolact.hub import find_folder
+from smolact.policies.smolandfast.byte_pairs import BatchEncoder
 from smolact.policies.smolandfast.grammar import Grammar
-from smolact.policies.smolandfast.segments import Codes, SegmentEncoder, byte_of_character
+from smolact.policies.smolandfast.words import FIRST_SURROGATE, Codes, byte_of_character
 
 Chunks = NDArray[np.floating[Any]]
 
 CONFIG, TOKENIZER = "processor_config.json", "tokenizer.json"
 PROCESSOR = "UniversalActionProcessor"
-FIRST_SURROGATE = 0xD800
-"""Characters from here on can't all be written."""
 
 
 class FASTTokenizer:
@@ -166,7 +165,7 @@ class FASTTokenizer:
         """
         chunks = _checked(chunks)
         self.shape(*chunks.shape[1:])
-        return self._segments.encode(_codes(_coefficients(chunks, self.scale), self.min_token))
+        return self._encoder.encode(_codes(_coefficients(chunks, self.scale), self.min_token))
 
     def decode(
         self, ids: Sequence[Sequence[int]], horizon: int | None = None, dim: int | None = None
@@ -243,8 +242,8 @@ class FASTTokenizer:
         )
 
     @cached_property
-    def _segments(self) -> SegmentEncoder:
-        return SegmentEncoder(self._tokenizer, self._bytes)
+    def _encoder(self) -> BatchEncoder:
+        return BatchEncoder(self._tokenizer)
 
     @cached_property
     def _bytes_of_id(self) -> dict[int, bytes]:
