@@ -2,9 +2,11 @@
 
     python benchmarks/asynchronous.py --policy=CHECKPOINT [--episodes=100] [--output=RESULTS.json] [--plot=PICTURE.png]
 
-The clock of the simulation stands still while the policy computes; its answer is handed over as many ticks later as the measured
-inference took, and a delay of a network or a larger model more. A table says how many episodes succeed in each way of asking,
-how long a task takes (an episode that fails counts with all of its time), and how smooth the motion is.
+The clock of the simulation stands still while the policy computes; its answer is handed over as many ticks later as the inference
+took, and a delay of a network or a larger model more. Inference is one thread's own time, which what else the machine does makes
+no longer. A table says how many episodes succeed in each way of asking, how long a task takes (an episode that fails counts with
+all of its time), and how smooth the motion is: the mean third difference of the actions (jerk), and how far it is from the last
+action of a chunk to the first of the next one, against the typical step within chunks (border).
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from smolact.evaluation.metrics import wilson_interval
 from smolact.policies.factory import load_policy
 from smolact.recording.builtin import make_sim
-from smolact.recording.chunk_driver import ChunkDriver, Inference
+from smolact.recording.chunk_driver import ChunkDriver, Inference, RealTime
 from smolact.recording.rollout import roll_out
 from smolact.serving.local import LocalPolicy
+from smolact_client import Leftover
 
 DELAYS = (0.0, 0.1, 0.3, 1.0)
 SECONDS = 12.0
@@ -35,6 +39,9 @@ WAYS = {
     "async, latest": Inference(0.5, "latest"),
     "async, weighted": Inference(0.5, "weighted_average"),
     "ensemble": Inference(1.0, "ensemble"),
+    "rtc": Inference(0.5, real_time=RealTime()),
+    "rtc, asking always": Inference(1.0, real_time=RealTime()),
+    "rtc, no jacobian": Inference(0.5, real_time=RealTime(jacobian=False)),
 }
 
 
@@ -46,13 +53,12 @@ class Late:
         self.chunk: NDArray[np.float32] | None = None
         self.left = 0
         self.measured: list[float] = []
-        self.borders: list[int] = []
 
-    def ask(self, observation: dict[str, Any], task: str) -> None:
+    def ask(self, observation: dict[str, Any], task: str, leftover: Leftover | None = None) -> None:
         """Compute, and keep it until it is due."""
-        began = time.perf_counter()
-        self.chunk = self.policy.predict_action_chunk(observation, task)
-        self.measured.append(time.perf_counter() - began)
+        began = time.thread_time()
+        self.chunk = self.policy.predict_action_chunk(observation, task, leftover=leftover)
+        self.measured.append(time.thread_time() - began)
         self.left = math.ceil((self.measured[-1] + self.delay) * self.fps)
 
     def answer(self) -> NDArray[np.float32] | None:
@@ -73,19 +79,27 @@ class Late:
 
 
 class Watched(ChunkDriver):
-    """Keeps what was sent."""
+    """Keeps what was sent, and the steps from one action to the next: within a chunk, and from one to another."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.all: list[list[NDArray[np.float32]]] = []
+        self.steps: dict[bool, list[float]] = {True: [], False: []}
 
     def begin(self, task: str) -> None:
         """An episode begins."""
         super().begin(task)
-        self.sent: list[NDArray[np.float32]] = []
-        self.all = [*getattr(self, "all", []), self.sent]
+        self.all.append([])
 
     def get_action(self, observation: dict[str, Any]) -> NDArray[np.float32] | None:
         """See `ChunkDriver`."""
+        chunks, held, sent = self.counts.chunks, self.counts.held, self.all[-1]
         action = super().get_action(observation)
-        if action is not None:
-            self.sent.append(action)
+        if action is None:
+            return None
+        if sent and self.counts.held == held:
+            self.steps[self.counts.chunks > chunks].append(float(np.linalg.norm(action - sent[-1])))
+        sent.append(action)
         return action
 
 
@@ -111,6 +125,8 @@ def measure(policy: LocalPolicy, way: Inference, delay: float, episodes: int) ->
         "tasks a minute": round(60 * done / seconds, 1),
         "held": round(sum(r.counts.held for r in reports) / sum(r.ticks for r in reports), 3),
         "jerk": round(float(np.mean(jerks)), 4),
+        "step": round(float(np.mean(driver.steps[False])), 4),
+        "border": round(float(np.mean(driver.steps[True])), 4),
         "inference, ms": round(1000 * float(np.median(asks.measured)), 1),
     }
 
@@ -122,47 +138,70 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--delays", nargs="+", type=float, default=list(DELAYS))
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     policy = LocalPolicy(*load_policy(arguments.policy, engine=True))
     policy.warm_up()
-    cells: dict[str, dict[str, Any]] = {}
-    for delay in DELAYS:
-        for name, way in WAYS.items():
-            cells[f"{delay:g} s, {name}"] = one = measure(policy, way, delay, arguments.episodes)
-            sys.stderr.write(f"{delay:g} s, {name}: {one}\n")
+    cells = _known(arguments.output, arguments.episodes)
     found = {"episodes": arguments.episodes, "seconds at most": SECONDS, "cells": cells}
-    if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=2) + "\n")
+    for delay in arguments.delays:
+        for name in arguments.ways:
+            cells[f"{delay:g} s, {name}"] = one = measure(policy, WAYS[name], delay, arguments.episodes)
+            sys.stderr.write(f"{delay:g} s, {name}: {one}\n")
+            if arguments.output:
+                arguments.output.write_text(json.dumps(found, indent=2) + "\n")
     if arguments.plot:
         plot(cells, arguments.plot)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
+def _known(output: Path | None, episodes: int) -> dict[str, dict[str, Any]]:
+    """What an earlier call measured, over as many episodes: this one goes on."""
+    if output is None or not output.exists():
+        return {}
+    before = json.loads(output.read_text())
+    if before["episodes"] != episodes:
+        sys.exit(
+            f"{output} is of {before['episodes']} episodes. Give --episodes={before['episodes']}, or another file."
+        )
+    cells: dict[str, dict[str, Any]] = before["cells"]
+    return cells
+
+
 def plot(cells: dict[str, dict[str, Any]], path: Path) -> None:
-    """Success, and tasks a minute, against the delay."""
+    """Success, tasks a minute and steps at borders, against the delay."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    titles = {
+        "success, % (95% interval)": lambda one: 100 * one["success"],
+        "tasks a minute": lambda one: one["tasks a minute"],
+        "step from chunk to chunk, in typical steps": lambda one: one["border"] / one["step"],
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
+    places = np.arange(len(DELAYS))
     for name in WAYS:
-        mine = [cells[f"{delay:g} s, {name}"] for delay in DELAYS]
-        places = np.arange(len(DELAYS))
-        axes[0].plot(places, [100 * one["success"] for one in mine], "o-", label=name)
+        mine = [cells.get(f"{delay:g} s, {name}") for delay in DELAYS]
+        if None in mine:
+            continue
+        for axis, value in zip(axes, titles.values(), strict=True):
+            axis.plot(places, [value(one) for one in mine], "o-", label=name)
         axes[0].fill_between(
             places,
-            [100 * one["interval"][0] for one in mine],
-            [100 * one["interval"][1] for one in mine],
-            alpha=0.12,
+            [100 * one["interval"][0] for one in mine if one],
+            [100 * one["interval"][1] for one in mine if one],
+            alpha=0.08,
         )
-        axes[1].plot(places, [one["tasks a minute"] for one in mine], "o-", label=name)
-    for axis, title in zip(axes, ("success, % (95% interval)", "tasks a minute"), strict=True):
-        axis.set_xticks(np.arange(len(DELAYS)), [f"{1000 * delay:g} ms" for delay in DELAYS])
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_xticks(places, [f"{1000 * delay:g} ms" for delay in DELAYS])
         axis.set_title(title, fontsize=10)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
-    axes[0].set_xlabel("delay of an answer")
-    axes[1].set_xlabel("delay of an answer")
-    axes[1].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+        axis.set_xlabel("delay of an answer")
+    axes[2].axhline(1, color="grey", linewidth=1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="center right", frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0, 0.86, 1))
     figure.savefig(path, dpi=120)
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from smolact.errors import ConfigError, FeatureError, RobotError, UnsafeActionError
-from smolact.recording.chunk_driver import ChunkDriver, Inference, ThreadAsks
+from smolact.recording.chunk_driver import ChunkDriver, Inference, RealTime, ThreadAsks
+from smolact.recording.chunks import Delays
 from smolact.robots.safety import Gate, make_limits
+from smolact_client import Leftover
 
 LENGTH = 8
 
@@ -22,11 +24,13 @@ class Late:
         self.ticks, self.left, self.asked = ticks, 0, -1
         self.chunk: np.ndarray | None = None
         self.tasks: list[str] = []
+        self.leftovers: list[Leftover | None] = []
 
-    def ask(self, observation: dict[str, Any], task: str) -> None:
+    def ask(self, observation: dict[str, Any], task: str, leftover: Leftover | None = None) -> None:
         assert self.chunk is None, "one question at a time"
         self.asked += 1
         self.tasks.append(task)
+        self.leftovers.append(leftover)
         first = int(observation["tick"][0])
         numbers = first + np.arange(LENGTH, dtype=np.float32)
         self.chunk = np.stack([numbers, np.full(LENGTH, self.asked, np.float32)], axis=1)
@@ -141,9 +145,13 @@ class Slow:
 
     def __init__(self) -> None:
         self.word, self.resets = threading.Event(), 0
+        self.leftovers: list[Leftover | None] = []
 
-    def predict_action_chunk(self, observation: dict[str, Any], task: str | None) -> np.ndarray:
+    def predict_action_chunk(
+        self, observation: dict[str, Any], task: str | None, *, leftover: Leftover | None = None
+    ) -> np.ndarray:
         assert self.word.wait(10)
+        self.leftovers.append(leftover)
         if task == "fail":
             raise FeatureError("there is no such camera")
         return np.ones((4, 2), np.float32)
@@ -165,11 +173,81 @@ def test_a_thread_asks_and_its_errors_arrive() -> None:
         asks._future.exception(10)  # type: ignore[union-attr]
         with pytest.raises(FeatureError, match="no such camera"):
             asks.answer()
-        asks.ask({}, "go")
+        asks.ask({}, "go", Leftover(np.zeros((1, 2), np.float32), 1))
         asks.forget()
         assert asks.answer() is None and policy.resets == 1
     finally:
         asks.close()
+
+
+# Real-time chunking.
+
+
+def test_without_real_time_nothing_is_left_over() -> None:
+    late = Late(2)
+    drive(late, Inference(0.5))
+    assert len(late.leftovers) > 5 and set(late.leftovers) == {None}
+
+
+def test_what_is_left_is_told_and_the_delay_is_counted_after_the_first_one() -> None:
+    late = Late(3)
+    _, driver = drive(late, Inference(0.75, real_time=RealTime("linear", 4.0, False)), 60)
+    assert driver.counts.held == 3  # at the beginning
+    first, second, third, *rest = late.leftovers
+    assert first is None
+    assert second is not None and third is not None
+    # Asked when 6 of 8 were left; nothing is known of the delay, and neither after an answer that may have warmed up: all is frozen.
+    assert (second.delay, third.delay) == (len(second.actions), len(third.actions)) == (6, 5)
+    assert len(rest) > 5 and all(one is not None and one.delay == 3 for one in rest)
+    assert (second.schedule, second.max_weight, second.jacobian) == ("linear", 4.0, False)
+    # What is left begins with the action of the very tick that the question is for, and is in the robot's units.
+    assert second.actions[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    assert second.actions.dtype == np.float32 and set(second.actions[:, 1]) == {0}
+
+
+def test_the_longest_of_the_last_delays_is_expected_and_no_more_than_is_left() -> None:
+    delays = Delays(kept=3, warm_ups=1)
+    assert delays.expected(7) == 7
+    delays.add(50)
+    assert delays.expected(7) == 7
+    for count, expected in ((2, 2), (4, 4), (1, 4), (1, 4), (1, 1)):
+        delays.add(count)
+        assert delays.expected(7) == expected
+    assert delays.expected(0) == 0
+
+
+def test_another_instruction_is_held_to_what_will_be_carried_out_and_no_further() -> None:
+    late = Late(0)
+    driver = ChunkDriver(late, Inference(0.75, real_time=RealTime()))
+    driver.begin("one")
+    for tick in range(20):
+        driver.task = "one" if tick < 8 else "two"
+        driver.get_action({"tick": np.array([tick])})
+        assert driver.obeyed == late.tasks[-1]
+    schedules = [one.schedule for one in late.leftovers if one is not None]
+    assert late.tasks == ["one"] * 4 + ["two"] * 6
+    assert schedules == ["exp"] * 3 + ["zeros"] + ["exp"] * 5
+
+
+def test_an_episode_begins_with_nothing_left_and_what_is_known_of_delays() -> None:
+    late = Late(1)
+    driver = ChunkDriver(late, Inference(0.5, real_time=RealTime()))
+    for episode in range(2):
+        driver.begin("go")
+        del late.leftovers[:]
+        done = 0
+        for _ in range(30):
+            driver.get_action({"tick": np.array([done])})
+            done = driver.counts.moved
+            late.tick()
+        assert late.leftovers[0] is None and late.leftovers[1] is not None
+        assert late.leftovers[1].delay == (4 if episode == 0 else 1)
+
+
+@pytest.mark.parametrize("wrong", [{"schedule": "exponential"}, {"max_weight": 0}, {"max_weight": 2000.0}])
+def test_settings_of_real_time_chunking_out_of_range_are_told(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        RealTime(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"refill": 1.5}, {"executed": 0}, {"deadline": 0}, {"merge": "best"}])

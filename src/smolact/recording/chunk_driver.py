@@ -3,7 +3,8 @@
     get_action:  answer there? ─► gate ─► queue      few left? ─► ask, with this observation
                  queue empty?  ─► hold
 
-`sync` asks when the last action was taken, and the robot holds meanwhile; `async` asks while enough are left.
+`sync` asks when the last action was taken, and the robot holds meanwhile; `async` asks while enough are left; real-time
+chunking also tells what is left, and the new chunk goes on from there.
 """
 
 # T actions of a chunk, A numbers of an action.
@@ -14,15 +15,16 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.errors import ConfigError, FeatureError, RobotError
-from smolact.recording.chunks import ChunkQueue, find_merge
+from smolact.errors import ConfigError, FeatureError, RobotError, did_you_mean
+from smolact.recording.chunks import ChunkQueue, Delays, find_merge
 from smolact.recording.drivers import Gate
 from smolact.robots.base import Observation
+from smolact_client.leftover import HIGHEST_WEIGHT, MAX_WEIGHT, SCHEDULES, Leftover
 
 Actions = NDArray[np.float32]
 
@@ -30,8 +32,8 @@ Actions = NDArray[np.float32]
 class Asks(Protocol):
     """Someone who is asked for a chunk and answers later; one question at a time."""
 
-    def ask(self, observation: Observation, task: str) -> None:
-        """Begin to answer."""
+    def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
+        """Begin to answer; what the answer is to go on from, if it is."""
         ...
 
     def answer(self) -> Actions | None:
@@ -46,8 +48,10 @@ class Asks(Protocol):
 class Predicts(Protocol):
     """A policy with its processors, here or on a server (`smolact_client.ChunkPolicy`)."""
 
-    def predict_action_chunk(self, observation: Mapping[str, Any], task: str | None) -> Actions:
-        """The next actions (T, A)."""
+    def predict_action_chunk(
+        self, observation: Mapping[str, Any], task: str | None, *, leftover: Leftover | None = None
+    ) -> Actions:
+        """The next actions (T, A); they go on from `leftover`."""
         ...
 
     def reset(self) -> None:
@@ -63,9 +67,11 @@ class ThreadAsks:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="smolact policy")
         self._future: Future[Actions] | None = None
 
-    def ask(self, observation: Observation, task: str) -> None:
+    def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
         """See `Asks`."""
-        self._future = self._thread.submit(self._policy.predict_action_chunk, observation, task)
+        self._future = self._thread.submit(
+            self._policy.predict_action_chunk, observation, task, leftover=leftover
+        )
 
     def answer(self) -> Actions | None:
         """See `Asks`. Raises what the policy raised."""
@@ -93,9 +99,9 @@ class AnswersAtOnce:
         self._policy = policy
         self._chunk: Actions | None = None
 
-    def ask(self, observation: Observation, task: str) -> None:
+    def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
         """See `Asks`. Raises what the policy raises."""
-        self._chunk = self._policy.predict_action_chunk(observation, task)
+        self._chunk = self._policy.predict_action_chunk(observation, task, leftover=leftover)
 
     def answer(self) -> Actions | None:
         """See `Asks`."""
@@ -109,6 +115,28 @@ class AnswersAtOnce:
 
 
 @dataclass(frozen=True)
+class RealTime:
+    """How strongly a new chunk is held to what is left of the old one; see `smolact_client.Leftover`.
+
+    Raises:
+        ConfigError: a number is out of its range, or there is no such schedule.
+    """
+
+    schedule: str = "exp"
+    max_weight: float = MAX_WEIGHT
+    jacobian: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"schedule={self.schedule}: there are {', '.join(SCHEDULES)}.{did_you_mean(self.schedule, SCHEDULES)}"
+            )
+        if not 0 < self.max_weight <= HIGHEST_WEIGHT:
+            raise ConfigError(f"max_guidance_weight={self.max_weight}: above 0, up to {HIGHEST_WEIGHT:g}.")
+
+
+@dataclass(frozen=True)
 class Inference:
     """How a policy is asked.
 
@@ -117,6 +145,7 @@ class Inference:
         merge: what becomes of actions that an older chunk has for the same tick; see `chunks.MERGES`.
         executed: so many of a chunk's actions are taken at most; None takes all.
         deadline: seconds that the robot holds for want of an answer before the episode is given up.
+        real_time: the new chunk goes on from what is left of the old one; None: it knows nothing of it.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -126,6 +155,7 @@ class Inference:
     merge: str = "latest"
     executed: int | None = None
     deadline: float = 10.0
+    real_time: RealTime | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -148,6 +178,15 @@ class Counts:
     late: int = 0
 
 
+class _Asked(NamedTuple):
+    """The question at hand: at which tick and when it was asked, for what, and whether with a leftover."""
+
+    tick: int
+    at: float
+    task: str
+    goes_on: bool
+
+
 class ChunkDriver:
     """Says what a robot does, by a policy's chunks; see `recording.recorder.Driver`.
 
@@ -156,6 +195,11 @@ class ChunkDriver:
         inference: how.
         gate: the robot's last gate, if it has one. What is due passes whole, or the chunk is refused.
         clock: for ages and the deadline.
+
+    Attributes:
+        task: the instruction; another one counts from the next question on.
+        obeyed: the instruction that the newest chunk here was asked for with.
+        counts: what happened in this episode.
     """
 
     drives_resets = False
@@ -169,16 +213,17 @@ class ChunkDriver:
     ) -> None:
         self._asks, self._inference, self._gate, self._clock = asks, inference, gate, clock
         self._queue = ChunkQueue(find_merge(inference.merge))
-        self.task = ""
+        self._delays = Delays()
+        self.task = self.obeyed = ""
         self.counts = Counts()
         self._length = 0
-        self._asked: tuple[int, float] | None = None  # at which tick, and when
+        self._asked: _Asked | None = None
         self._last: Actions | None = None
         self._held_since: float | None = None
 
     def begin(self, task: str) -> None:
         """An episode begins: nothing of the last one is executed, whatever comes."""
-        self.task = task
+        self.task = self.obeyed = task
         self._asks.forget()
         self._queue.clear()
         self._length, self._asked, self._last, self._held_since = 0, None, None, None
@@ -194,8 +239,9 @@ class ChunkDriver:
         """
         self._take_answer()
         if self._asked is None and len(self._queue) <= self._inference.refill * self._length:
-            self._asked = (self._queue.tick, self._clock())
-            self._asks.ask(observation, self.task)
+            leftover = self._leftover()
+            self._asked = _Asked(self._queue.tick, self._clock(), self.task, leftover is not None)
+            self._asks.ask(observation, self.task, leftover)
             self._take_answer()  # one who answers at once is not waited for
         action = self._queue.take()
         if action is not None:
@@ -212,13 +258,23 @@ class ChunkDriver:
             )
         return self._last
 
+    def _leftover(self) -> Leftover | None:
+        """What the answer to a question that is asked now is to go on from."""
+        settings, ahead = self._inference.real_time, self._queue.ahead()
+        if settings is None or not len(ahead):
+            return None
+        # What was planned for another instruction binds as far as it will be carried out, and no further.
+        schedule = settings.schedule if self.task == self.obeyed else "zeros"
+        delay = self._delays.expected(len(ahead))
+        return Leftover(ahead, delay, schedule, settings.max_weight, settings.jacobian)
+
     def _take_answer(self) -> None:
         if self._asked is None:
             return
         chunk = self._asks.answer()
         if chunk is None:
             return
-        (tick, asked_at), self._asked = self._asked, None
+        asked, self._asked = self._asked, None
         chunk = np.asarray(chunk, dtype=np.float32)[: self._inference.executed]
         if chunk.ndim != 2 or not len(chunk) or not np.isfinite(chunk).all():
             raise FeatureError(
@@ -226,9 +282,11 @@ class ChunkDriver:
                 "damaged."
             )
         if self._gate is not None:
-            due = self._queue.merged(chunk, tick)
+            due = self._queue.merged(chunk, asked.tick)
             if len(due):
-                self._gate.admit(due, age=self._clock() - asked_at)
-        self._length = len(chunk)
+                self._gate.admit(due, age=self._clock() - asked.at)
+        if asked.goes_on:
+            self._delays.add(self._queue.tick - asked.tick)
+        self._length, self.obeyed = len(chunk), asked.task
         self.counts.chunks += 1
-        self.counts.late += self._queue.put(chunk, tick)
+        self.counts.late += self._queue.put(chunk, asked.tick)

@@ -63,6 +63,30 @@ def find_merge(name: str) -> Merge:
     return MERGES[name]
 
 
+class Delays:
+    """How late answers come, in actions that were carried out meanwhile: counted, so no clock can be wrong about it.
+
+    Args:
+        kept: of so many last ones the longest is what is expected of the next.
+        warm_ups: so many first ones say nothing: whoever answers was not warm yet.
+    """
+
+    def __init__(self, kept: int = 10, warm_ups: int = 1) -> None:
+        self._last: deque[int] = deque(maxlen=kept)
+        self._warm_ups = warm_ups
+
+    def add(self, actions: int) -> None:
+        """An answer came after so many actions."""
+        if self._warm_ups:
+            self._warm_ups -= 1
+        else:
+            self._last.append(actions)
+
+    def expected(self, left: int) -> int:
+        """How many of the actions that are left will be carried out before the next answer; all, while nothing is known."""
+        return min(left, max(self._last, default=left))
+
+
 class ChunkQueue:
     """What is due from now on.
 
