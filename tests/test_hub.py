@@ -13,8 +13,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import HubError, NotFoundError
 from smolact.hub import find_folder
+from tests.datasets.make import write
 
 SNAPSHOT = huggingface_hub.snapshot_download
 SECRET = "hf_" + "a" * 34
@@ -96,6 +98,21 @@ def test_a_folder_of_that_name_comes_before_the_hub(
     monkeypatch.chdir(tmp_path)
     assert find_folder("owner/name", "dataset") == Path("owner/name")
     assert hub.requests == []
+
+
+def test_what_was_recorded_under_a_name_comes_before_the_hub(
+    tmp_path: Path, hub: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write(tmp_path / "outputs/datasets/me/push", (3, 2), dtype="image")
+    monkeypatch.chdir(tmp_path)
+    assert find_folder("me/push", "dataset") == Path("outputs/datasets/me/push")
+    assert "'me/push' is the one that was recorded here" in caplog.text
+    assert len(LeRobotDataset("me/push")) == 5
+    assert hub.requests == []
+    assert find_folder("me/push", "dataset", revision="main").name.startswith("0123")
+    with pytest.raises(NotFoundError, match="expected a folder or a Hub id"):
+        find_folder("../datasets", "dataset")
 
 
 def test_a_root_that_is_not_there_asks_nobody(tmp_path: Path, hub: StandIn) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from smolact import durable
 from smolact.errors import HubError, NotFoundError, WriteError, what_is_near
+
+RECORDINGS = Path("outputs/datasets")
+"""Where `smolact record` puts a dataset that it is told only the name of, and where that name is looked for."""
+
+logger = logging.getLogger(__name__)
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -21,7 +27,8 @@ def find_folder(
     patterns: Sequence[str] | None = None,
     revision: str | None = None,
 ) -> Path:
-    """The local folder of `name`: `root` if given, `name` itself if it is a folder, else the Hub's copy of that id.
+    """The local folder of `name`: `root` if given, `name` itself if it is a folder, a dataset that was recorded here under
+    that name (which is said), else the Hub's copy of that id.
 
     Args:
         name: a folder, or a Hub id such as `lerobot/smolvla_base`.
@@ -39,6 +46,9 @@ def find_folder(
         if not folder.is_dir():
             raise missing_folder(folder, kind)
         return folder
+    if revision is None and (recorded := local_folder(name, kind)) is not None:
+        logger.info("The dataset '%s' is the one that was recorded here: %s", name, recorded)
+        return recorded
     looks_local = str(Path(name).parent) != "." and Path(name).parent.is_dir()
     if durable.is_half_replaced(Path(name)):
         raise missing_folder(Path(name), kind)
@@ -50,6 +60,13 @@ def find_folder(
             f"{what_is_near(path.absolute())}"
         )
     return _download(str(name), kind, patterns, revision)
+
+
+def local_folder(name: str | Path, kind: str) -> Path | None:
+    """The folder of `name` that is here: itself, or a dataset that was recorded under that name; None if there is none."""
+    recorded = kind == "dataset" and _REPO_ID.fullmatch(str(name))
+    places = [Path(name), RECORDINGS / name] if recorded else [Path(name)]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def missing_folder(folder: Path, kind: str) -> NotFoundError:

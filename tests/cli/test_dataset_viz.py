@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from smolact.cli.dataset_viz import chosen_episodes
 from smolact.cli.main import main
+from smolact.datasets.viz_rerun import check_screen
 from smolact.errors import ConfigError
 from tests.datasets import make
 
@@ -58,8 +60,23 @@ def test_without_rerun_the_error_names_the_extra_and_html(
     assert "add --html" in capsys.readouterr().err
 
 
-def test_rerun_gets_every_frame(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a screen")
+def test_without_a_screen_it_says_what_to_do_instead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", types.ModuleType("rerun"))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert viz(make.write(tmp_path / "set", (2,), dtype="image")) == 1
+    shown = capsys.readouterr().err
+    assert "needs a screen" in shown and "--output=NAME.rrd" in shown
+    monkeypatch.setenv("DISPLAY", ":0")
+    check_screen("")
+
+
+def test_rerun_gets_every_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rerun = pytest.importorskip("rerun", reason="needs rerun-sdk")
     root = make.write(tmp_path / "set", dtype="image")
     assert viz(root, "--episodes=:", f"--output={tmp_path / 'set.rrd'}") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'set.rrd'}\n"
     assert rerun is not None and (tmp_path / "set.rrd").stat().st_size > 5000

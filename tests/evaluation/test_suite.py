@@ -132,7 +132,7 @@ def test_policies_are_compared_episode_by_episode() -> None:
         Comparison.of(first, result_of([True] * 20, seed=1))
 
 
-def checkpoint(folder: Path, seed: int) -> str:
+def checkpoint(folder: Path, seed: int, **settings: Any) -> str:
     """A tiny policy for the tabletop that has learnt nothing."""
     import torch
 
@@ -142,16 +142,14 @@ def checkpoint(folder: Path, seed: int) -> str:
     torch.manual_seed(seed)
     with make_env("tabletop") as envs:
         features = envs.features
+    sizes: dict[str, Any] = {"num_vlm_layers": 1, "chunk_size": 8, "n_action_steps": 8, "num_steps": 2}
     config = SmolVLAConfig(
         vlm_model_name="tiny",
         load_vlm_weights=False,
-        num_vlm_layers=1,
-        chunk_size=8,
-        n_action_steps=8,
-        num_steps=2,
         resize_imgs_with_padding=(64, 64),
         input_features={key: feature for key, feature in features.items() if key != "action"},
         output_features={"action": features["action"]},
+        **(sizes | settings),
     )
     policy = make_policy(config, pretrained_vlm=False)
     ones = {"mean": torch.zeros(2).numpy() + 0.5, "std": torch.ones(2).numpy()}

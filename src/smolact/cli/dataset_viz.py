@@ -73,6 +73,8 @@ def run(argv: Sequence[str]) -> int:
             from smolact.datasets.viz_rerun import show_in_rerun
 
             show_in_rerun(folder, episodes, output, progress)
+            if output is not None:
+                sys.stdout.write(f"{output}\n")
             return 0
         from smolact.datasets.viz import write_page
 

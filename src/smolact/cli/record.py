@@ -18,6 +18,7 @@ from smolact.cli.main import DONE, INTERRUPTED
 from smolact.cli.parsing import parse
 from smolact.cli.servers import HELP, is_server, load_from_server, policy_or_server_fields
 from smolact.errors import ConfigError, SmolactError
+from smolact.hub import RECORDINGS
 from smolact.settings import refused, rest, setting
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class RecordConfig:
             raise ConfigError(
                 "`smolact record` needs a name for the dataset, --dataset.repo_id=me/name, or its folder, --dataset.root=FOLDER."
             )
-        return Path("outputs/datasets") / self.dataset.repo_id
+        return RECORDINGS / self.dataset.repo_id
 
 
 def run(argv: Sequence[str]) -> int:

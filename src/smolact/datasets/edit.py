@@ -69,7 +69,9 @@ def keep(source: Source, episodes: Sequence[int]) -> Plan:
     """
     check_episodes(source.meta, episodes)
     if not episodes:
-        raise ConfigError(f"Nothing would be left of {source.meta.root}. Choose fewer episodes to delete.")
+        raise ConfigError(
+            f"Nothing would be left of {source.meta.root}. A dataset has one episode at least: choose otherwise."
+        )
     return Plan((source,), tuple((0, number) for number in sorted(set(episodes))))
 
 

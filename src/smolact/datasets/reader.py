@@ -18,7 +18,7 @@ from smolact.datasets.format import Feature
 from smolact.datasets.frames import load_frames
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError, DatasetError, did_you_mean
-from smolact.hub import find_folder
+from smolact.hub import find_folder, local_folder
 from smolact.types import TASK, VISION_TOKENS, Batch
 
 Ints = NDArray[np.int64]
@@ -228,7 +228,7 @@ class LeRobotDataset(Dataset[Batch]):
         paths = {table.data_path[number] for number in self.episodes}
         for key in filter(self._camera_keys.__contains__, table.video_path):
             paths |= {table.video_path[key][number] for number in self.episodes}
-        if root is None and not Path(self.repo_id).is_dir():
+        if root is None and local_folder(self.repo_id, "dataset") != self.meta.root:
             commit = (
                 self.meta.root.name
             )  # the Hub's folders are named by commit: metadata and data stay together

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from smolact.datasets.edit import check_episodes
 from smolact.datasets.sources import Source
 from smolact.datasets.tables import column_array
 from smolact.datasets.viz import signal_names
-from smolact.errors import MissingDependencyError, optional_import
+from smolact.errors import DeviceError, MissingDependencyError, optional_import
 
 EXTRA = "viz"
 JPEG_QUALITY = 85
@@ -32,10 +34,13 @@ def show_in_rerun(
 
     Raises:
         MissingDependencyError: rerun is not installed.
+        DeviceError: its viewer has no screen to open on.
         ConfigError: the dataset has no such episode.
         NotFoundError, DatasetError: there is no such dataset, or it is damaged.
     """
     rerun = import_rerun()
+    if output is None:
+        check_screen("Write a file for later, --output=NAME.rrd, or a page for the browser, --html.")
     source = Source(root)
     check_episodes(source.meta, episodes)
     name = source.meta.root.resolve().name
@@ -64,6 +69,21 @@ def import_rerun() -> Any:
         raise MissingDependencyError(
             f"{error}; or write a page for the browser instead: add --html."
         ) from error
+
+
+def check_screen(instead: str) -> None:
+    """Whether a viewer can open here; rerun itself dies of it in a thread, without a word to us.
+
+    Args:
+        instead: what to do where it can't.
+
+    Raises:
+        DeviceError: there is no screen.
+    """
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise DeviceError(
+            f"Rerun's viewer needs a screen, and this machine offers none (no DISPLAY). {instead}"
+        )
 
 
 def _log(rerun: Any, stream: Any, source: Source, number: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from smolact.datasets.viz_rerun import check_screen
 from smolact.errors import optional_import
 from smolact.recording.recorder import Status
 from smolact.types import ACTION, is_image_key
@@ -15,8 +16,12 @@ def show_in_rerun(name: str) -> Callable[[Status], None]:
 
     Raises:
         MissingDependencyError: rerun is not installed.
+        DeviceError: there is no screen.
     """
     rerun: Any = optional_import("rerun", "viz")
+    check_screen(
+        "Leave --display_data out; what was recorded can be looked at afterwards: smolact dataset viz --html."
+    )
     rerun.init(f"smolact record {name}", spawn=True)
 
     def show(status: Status) -> None:
