@@ -46,6 +46,9 @@ COMMANDS = {
         Command("train-tokenizer", "fit FAST action tokens on a dataset", "smolact.cli.train_tokenizer"),
         Command("robot", "ports, cameras, calibration; `smolact robot` lists what", "smolact.cli.robot"),
         Command("policy", "change a trained policy; `smolact policy` lists how", "smolact.cli.policy"),
+        Command(
+            "convert", "a SmolVLA checkpoint for LeRobot on smolact's engine, or back", "smolact.cli.convert"
+        ),
         Command("bench", "how quickly a policy answers on this machine", "smolact.cli.bench"),
         Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),
     )

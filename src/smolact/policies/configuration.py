@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 PRETRAINED_MODEL = "pretrained_model"
 """The folder of a checkpoint that holds the policy."""
+PLUGIN_TYPES = {"smolvla_fast": "smolvla"}
+"""What our plugin calls a policy in LeRobot, where its own name is taken (`plugins/lerobot_policy_smolact`)."""
 C = TypeVar("C", bound="PolicyConfig")
 
 
@@ -194,7 +196,7 @@ def find_policy(
 
 
 def read_config_file(folder: Path) -> dict[str, Any]:
-    """The object in `folder/config.json`.
+    """The object in `folder/config.json`; its `type` is a name of ours, also where LeRobot has another.
 
     Raises:
         NotFoundError: the folder has none.
@@ -205,7 +207,9 @@ def read_config_file(folder: Path) -> dict[str, Any]:
         raise NotFoundError(
             f"{folder} is not a policy checkpoint: it has no {CONFIG_FILE}. {what_is_near(path)}"
         )
-    return read_json_object(path, "Copy it again, or take another checkpoint.")
+    raw = read_json_object(path, "Copy it again, or take another checkpoint.")
+    kind = raw.get("type")
+    return {**raw, "type": PLUGIN_TYPES[kind]} if kind in PLUGIN_TYPES else raw
 
 
 def decode_field(hint: Any, value: Any, where: str) -> Any:

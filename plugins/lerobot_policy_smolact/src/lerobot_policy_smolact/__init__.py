@@ -1,0 +1,6 @@
+"""smolact's policies for LeRobot; importing this makes their types known to it."""
+
+from lerobot_policy_smolact.configuration_smolandfast import SMOLANDFASTConfig
+from lerobot_policy_smolact.configuration_smolvla_fast import SmolVLAFastConfig
+
+__all__ = ["SMOLANDFASTConfig", "SmolVLAFastConfig"]
