@@ -238,7 +238,10 @@ def test_a_disk_that_fails_while_resuming_is_named_and_another_try_works(tmp_pat
     [
         ("video", 17),
         ("image", 7),
-        *(pytest.param(dtype, 1, marks=pytest.mark.slow) for dtype in ("video", "image")),
+        *(
+            pytest.param(dtype, 1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])
+            for dtype in ("video", "image")
+        ),
     ],
 )
 def test_a_power_cut_at_any_moment_costs_no_saved_episode(tmp_path: Path, dtype: str, every: int) -> None:
