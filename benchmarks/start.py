@@ -75,13 +75,16 @@ def main() -> None:
 
 MAKE = """
 import sys
+from pathlib import Path
 import numpy as np, torch
 sys.path.insert(0, "benchmarks")
 from compare_lerobot import settings
+from smolact.backbones.presets import find_vlm
 from smolact.policies.factory import make_policy, make_pre_post_processors
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-data = settings("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", 480, 640, load_vlm_weights=False)
-data["vlm_model_name"] = "smolvlm2-500m"
+vlm = Path(sys.argv[1]).parent / "vlm"
+find_vlm("smolvlm2-500m").save(vlm)  # for LeRobot, which knows no presets
+data = settings(vlm, 480, 640, load_vlm_weights=False)
 policy = make_policy(SmolVLAConfig.from_dict(data), pretrained_vlm=False).bfloat16()
 numbers = {name: np.ones(6) for name in ("mean", "std", "min", "max")}
 processors = make_pre_post_processors(policy, {"observation.state": numbers, "action": numbers})

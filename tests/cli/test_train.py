@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from smolact.cli import train
 from smolact.cli.eval import EvalConfig
 from smolact.cli.parsing import parse
 from smolact.cli.train import ProgressLine, env_flags
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.training.sections import EnvSection
-from smolact.training.tracking import Ended
+from smolact.training.tracking import Ended, Prepared
 
 
 def test_the_command_that_evaluates_names_the_same_environment(
@@ -27,8 +28,32 @@ def test_the_command_that_evaluates_names_the_same_environment(
     )
     with ProgressLine(env_flags=env_flags(env)) as line:
         line(Ended(step=3, is_complete=True, checkpoint=checkpoint))
-    said = capsys.readouterr().err.split("How good is it? ")[1]
+    told = capsys.readouterr().err
+    assert "Waited" not in told
+    said = told.split("How good is it? ")[1]
     program, command, *flags = shlex.split(said)
     assert (program, command) == ("smolact", "eval")
     again = parse(EvalConfig, flags)[0]
     assert (again.env, again.policy.path) == (env, str(checkpoint))
+
+
+def test_the_end_says_how_long_a_run_waited_for_data(capsys: pytest.CaptureFixture[str]) -> None:
+    for share in (0.02, 0.4):
+        with ProgressLine() as line:
+            line(Ended(step=3, is_complete=False, checkpoint=None, data_wait=share))
+    little, much = (line for line in capsys.readouterr().err.splitlines() if "Waited" in line)
+    assert little == "Waited for data 2% of the time."
+    assert much.startswith("Waited for data 40% of the time. More --num_workers")
+
+
+def test_what_is_made_ahead_shows_its_rate_and_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 4.0, 11.0, 12.0])
+    with ProgressLine() as line:
+        monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))
+        for done in (10, 50, 120, 130):
+            line(Prepared("keeping frames", done, 240))
+        monkeypatch.undo()
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["keeping frames: 240", "keeping frames: 120 of 240, 10/s, 0:00:12 left"]

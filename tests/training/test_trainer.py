@@ -83,7 +83,9 @@ def test_a_run_tells_its_story(straight: tuple[Path, Recorder]) -> None:
     folder, recorder = straight
     assert [event.step for event in recorder.of(Stepped)] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in recorder.of(Saved)] == [3, 6]
-    assert recorder.of(Ended) == [Ended(6, folder / "checkpoints" / "000006", True)]
+    (ended,) = recorder.of(Ended)
+    assert ended == Ended(6, folder / "checkpoints" / "000006", True)
+    assert 0 < ended.data_wait < 1
     assert "random weights" in recorder.of(Started)[0].facts["policy"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"]: line["loss"] for line in lines} == recorder.losses
@@ -537,3 +539,28 @@ def test_a_dataset_without_a_state_is_refused_before_anything_is_made(tmp_path: 
     with pytest.raises(FeatureError, match=r"needs 'observation.state', the dataset has .*observation.pose"):
         run(tmp_path / "run", "--steps=1", renamed)
     assert not (tmp_path / "run").exists()
+
+
+def test_recomputed_activations_are_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--steps=2", "--save_checkpoint=false")
+    _, plain = run(tmp_path / "plain", *flags)
+    asked = []
+    recompute = SmolVLAPolicy.recompute_activations
+    monkeypatch.setattr(
+        SmolVLAPolicy, "recompute_activations", lambda self: asked.append(1) or recompute(self)
+    )
+    _, again = run(tmp_path / "again", *flags, "--gradient_checkpointing=true")
+    assert asked and again.losses == plain.losses
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same_run_but_for_rounding(tmp_path: Path) -> None:
+    flags = ("--steps=2", "--save_checkpoint=false")
+    _, plain = run(tmp_path / "plain", *flags)
+    precision = torch.get_float32_matmul_precision()
+    try:
+        compiled = ("--policy.compile_model=true", "--policy.compile_mode=default")
+        _, found = run(tmp_path / "compiled", *flags, *compiled)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert found.losses == pytest.approx(plain.losses, rel=1e-4)

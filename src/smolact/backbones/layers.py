@@ -4,9 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
 
 
 def rotary_tables(positions: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
@@ -47,6 +53,22 @@ def split_heads(x: Tensor, head_width: int) -> Tensor:
 def merge_heads(x: Tensor) -> Tensor:
     """(B, N, L, H) to (B, L, N * H)."""
     return x.transpose(1, 2).flatten(2)
+
+
+class Recomputing(nn.Module):
+    """A stack of layers that can make their activations again in the backward pass instead of keeping them until then.
+
+    Source: Chen et al. 2016, "Training deep nets with sublinear memory cost", arXiv 1604.06174.
+    """
+
+    recomputes = False
+
+    def through(self, layer: Callable[..., T], *inputs: Any) -> T:
+        """`layer(*inputs)`; of what happens inside nothing is kept if the stack `recomputes`."""
+        if self.recomputes and torch.is_grad_enabled():
+            found: T = checkpoint(layer, *inputs, use_reentrant=False)
+            return found
+        return layer(*inputs)
 
 
 class RMSNorm(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from smolact.backbones.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolact.backbones.layers import (
     DecoderLayer,
+    Recomputing,
     RMSNorm,
     attend,
     merge_heads,
@@ -149,7 +150,7 @@ class VisionLayer(nn.Module):
         return out
 
 
-class VisionEncoder(nn.Module):
+class VisionEncoder(Recomputing):
     """The stack of layers."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -159,7 +160,7 @@ class VisionEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(I, P, D) to (I, P, D)."""
         for layer in self.layers:
-            x = layer(x)
+            x = self.through(layer, x)
         return x
 
 
@@ -221,7 +222,7 @@ def make_decoder_layer(config: TextConfig, key_value_width: int | None = None) -
     )
 
 
-class TextModel(nn.Module):
+class TextModel(Recomputing):
     """The Llama decoder, without its output layer. Only `num_layers` layers are built."""
 
     def __init__(self, config: TextConfig, num_layers: int | None = None) -> None:
@@ -243,14 +244,26 @@ class TextModel(nn.Module):
         present: list[KeyValues] = []
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
-            normed = layer.input_layernorm(hidden)
-            keys, values = rotate(layer.keys(normed), *tables), layer.values(normed)
-            if past is not None:
-                keys = torch.cat([past[index][0], keys], dim=2)
-                values = torch.cat([past[index][1], values], dim=2)
+            before = None if past is None else past[index]
+            hidden, keys, values = self.through(_through_layer, layer, hidden, tables, mask, before)
             present.append((keys, values))
-            hidden = layer.finish(hidden, attend(rotate(layer.queries(normed), *tables), keys, values, mask))
         return self.norm(hidden), present
+
+
+def _through_layer(
+    layer: DecoderLayer,
+    hidden: Tensor,
+    tables: tuple[Tensor, Tensor],
+    mask: Tensor,
+    past: KeyValues | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states behind a layer, and its keys and values with those of earlier tokens before them."""
+    normed = layer.input_layernorm(hidden)
+    keys, values = rotate(layer.keys(normed), *tables), layer.values(normed)
+    if past is not None:
+        keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+    attended = attend(rotate(layer.queries(normed), *tables), keys, values, mask)
+    return layer.finish(hidden, attended), keys, values
 
 
 def put_images(embeds: Tensor, places: Tensor, tokens: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ USAGE = (
     "smolact train --dataset.repo_id=OWNER/NAME (--policy.path=… | --policy.type=smolvla) [--NAME=VALUE …]"
 )
 INTERRUPTED = 130
+MUCH = 0.1
+"""Of a run's time; who waits longer for data hears what to do."""
 PATIENCE = 10.0
 """Seconds between two lines about the same work, where there is no terminal."""
 
@@ -188,6 +190,9 @@ class ProgressLine:
 
     def _end(self, event: Ended) -> None:
         self.bar.stop()
+        if event.data_wait is not None:
+            advice = " More --num_workers, or --dataset.cache=frames, would help." * (event.data_wait > MUCH)
+            self.console.print(f"Waited for data {event.data_wait:.0%} of the time.{advice}", soft_wrap=True)
         if event.is_complete:
             if self.ending and event.checkpoint is not None:
                 command = shlex.join(

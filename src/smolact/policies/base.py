@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smolact import durable
+from smolact.backbones.layers import Recomputing
 from smolact.backbones.presets import CONFIG_FILES, TOKENIZER_FILES, VLM_FOLDER, VLMSource, find_vlm
 from smolact.backbones.weights import WEIGHTS_FILE, load_weights, read_tensors, shapes_only, weight_files
 from smolact.errors import CheckpointError, ConfigError, NotFoundError
@@ -95,6 +96,20 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
     def completed(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
         """A checkpoint's preprocessor with what the code that wrote it did elsewhere."""
         return preprocess
+
+    def recompute_activations(self) -> None:
+        """From now on keep less for the backward pass, and make it again there: the same gradients, later, in less memory.
+
+        Raises:
+            ConfigError: the policy has no layers that can.
+        """
+        stacks = [module for module in self.modules() if isinstance(module, Recomputing)]
+        if not stacks:
+            raise ConfigError(
+                f"A '{self.name}' policy keeps its activations. Leave out --gradient_checkpointing."
+            )
+        for stack in stacks:
+            stack.recomputes = True
 
     @property
     def image_encoder(self) -> Sequence[nn.Module]:

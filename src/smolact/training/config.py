@@ -81,6 +81,11 @@ class TrainConfig:
         "Batches of every process that make one optimizer step; the global batch is printed at the start.",
         own=True,
     )
+    gradient_checkpointing: bool = setting(
+        False,
+        "Make activations again in the backward pass instead of keeping them: a third more arithmetic, much less memory.",
+        own=True,
+    )
     noise_draws: int = setting(1, "Noises and times that a sample's loss is the mean of.", own=True)
     num_workers: int = setting(4, "Processes that load data; 0 loads in the training process.")
     prefetch_factor: int = setting(4, "Batches that each worker loads ahead.")

@@ -160,7 +160,7 @@ class Trainer:
                 if saves:
                     checkpoint = self._save(step)
                     meter.restart_clock()
-        ended = Ended(self.step, checkpoint, self.step >= config.steps)
+        ended = Ended(self.step, checkpoint, self.step >= config.steps, meter.data_wait)
         self.tell(ended)
         return ended
 

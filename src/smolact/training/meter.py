@@ -19,6 +19,7 @@ class Meter:
         self.samples_per_step = samples_per_step
         self.bad_in_a_row = 0
         self.bad_steps = 0
+        self._all_waited = self._all_seconds = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -72,6 +73,8 @@ class Meter:
             "samples_per_second": len(self._steps) * self.samples_per_step / seconds,
             "data_wait": self._waited / seconds,
         }
+        self._all_waited += self._waited
+        self._all_seconds += seconds
         if self._good:
             losses, norms = zip(*self._good, strict=True)
             means = {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
@@ -80,3 +83,8 @@ class Meter:
             metrics["bad_steps"] = self.bad_steps
         self._clear()
         return metrics
+
+    @property
+    def data_wait(self) -> float | None:
+        """The share of the time of all readings that went by waiting for data; None before the first one."""
+        return self._all_waited / self._all_seconds if self._all_seconds else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,8 @@ class Ended:
     step: int
     checkpoint: Path | None
     is_complete: bool
+    data_wait: float | None = field(default=None, compare=False)
+    """The share of the steps' time that went by waiting for data; None where none was made."""
 
 
 @dataclass(frozen=True)

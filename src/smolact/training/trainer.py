@@ -102,6 +102,8 @@ def train(
             accelerator,
             teller(listeners, accelerator),
         )
+    if config.gradient_checkpointing:
+        start.policy.recompute_activations()
     sharded = (
         ShardedPolicy(start.policy, make_mesh(config.parallelism, accelerator))
         if config.parallelism.splits

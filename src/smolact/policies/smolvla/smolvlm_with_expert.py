@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from smolact.backbones.config import SmolVLMConfig, TextConfig
-from smolact.backbones.layers import DecoderLayer, RMSNorm, attend, rotary_tables, rotate
+from smolact.backbones.layers import DecoderLayer, Recomputing, RMSNorm, attend, rotary_tables, rotate
 from smolact.backbones.smolvlm import KeyValues, SmolVLM, make_decoder_layer
 from smolact.errors import ConfigError
 
@@ -47,7 +47,7 @@ class Expert(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class SmolVLMWithExpertModel(nn.Module):
+class SmolVLMWithExpertModel(Recomputing):
     """The VLM and the expert, and how the one reads the other.
 
     Raises:
@@ -176,16 +176,9 @@ class SmolVLMWithExpertModel(nn.Module):
         for index in range(last + 1):
             layer = layers[index]
             assert isinstance(layer, DecoderLayer)
-            normed = layer.input_layernorm(hidden)
-            keys, values = rotate(layer.keys(normed), *rotary), layer.values(normed)
-            if past is not None:
-                keys, values = (
-                    torch.cat(pair, dim=2) for pair in zip(past[index], (keys, values), strict=True)
-                )
+            before, goes_on = None if past is None else past[index], index < last
+            hidden, keys, values = self.through(_vlm_layer, layer, hidden, rotary, mask, before, goes_on)
             found.append((keys, values))
-            if index < last:  # of the last layer nothing else is ever used
-                queries = rotate(layer.queries(normed), *rotary)
-                hidden = layer.finish(hidden, attend(queries, keys, values, mask))
         return found
 
     def forward_suffix(
@@ -201,9 +194,10 @@ class SmolVLMWithExpertModel(nn.Module):
         for layer, crosses, past in zip(self.lm_expert.layers, self.cross, read, strict=True):
             assert isinstance(layer, DecoderLayer)
             if crosses:
-                hidden = self.forward_cross_attn_layer(layer, hidden, cross_rotary, cross_mask, past)
+                inputs = layer, hidden, cross_rotary, cross_mask, past
+                hidden = self.through(self.forward_cross_attn_layer, *inputs)
             else:
-                hidden = self.forward_attn_layer(layer, hidden, rotary, mask, past)
+                hidden = self.through(self.forward_attn_layer, layer, hidden, rotary, mask, past)
         normed: Tensor = self.lm_expert.norm(hidden)
         return normed
 
@@ -230,3 +224,20 @@ class SmolVLMWithExpertModel(nn.Module):
         assert isinstance(layer, DecoderLayer)
         # (B, K, P, H) -> (B, P, K * H): to the expert, the VLM's keys and values are inputs like any other.
         return layer.keys(keys.transpose(1, 2).flatten(2)), layer.values(values.transpose(1, 2).flatten(2))
+
+
+def _vlm_layer(
+    layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, past: KeyValues | None, goes_on: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states behind a layer of the VLM, and its keys and values behind those of `past` tokens.
+
+    Of the last layer that is read nothing but keys and values is ever used: without `goes_on` `hidden` stays as it is.
+    """
+    normed = layer.input_layernorm(hidden)
+    keys, values = rotate(layer.keys(normed), *rotary), layer.values(normed)
+    if past is not None:
+        keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+    if goes_on:
+        queries = rotate(layer.queries(normed), *rotary)
+        hidden = layer.finish(hidden, attend(queries, keys, values, mask))
+    return hidden, keys, values
