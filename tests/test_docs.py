@@ -43,7 +43,7 @@ from tests.evaluation.test_suite import checkpoint
 from tests.policies.smolandfast.test_policy import policy_of
 from tests.robots.conftest import STANDIN, forget_lerobot
 
-by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 OTHERS = {
     "env.episode_length": "LeRobot's, which the page says how to do without",
@@ -209,7 +209,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 # The pieces of Python, each in a world where what its page speaks of is there.
 
-ELSEWHERE = {"environments.md": "tests/envs/test_environments_page.py"}
+ELSEWHERE = {"docs/environments.md": "tests/envs/test_environments_page.py"}
 """Pages whose Python another test runs."""
 
 
@@ -251,10 +251,10 @@ def arm(home: Path) -> dict[str, Any]:
 
 WORLDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "README.md": lambda home: {},
-    "performance.md": seen,
-    "robots.md": arm,
-    "smolandfast.md": tokens,
-    "viz.md": lambda home: {},
+    "docs/performance.md": seen,
+    "docs/robots.md": arm,
+    "docs/smolandfast.md": tokens,
+    "docs/viz.md": lambda home: {},
 }
 
 
@@ -268,17 +268,16 @@ def run_python(page: Path, world: dict[str, Any], replaced: Mapping[str, str]) -
 
 
 def test_all_python_is_run_somewhere() -> None:
-    shown = {page.name for page in PAGES if blocks(page, "python")}
-    assert shown == {*WORLDS, *ELSEWHERE, "serving.md"}
+    shown = {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page, "python")}
+    assert shown == {*WORLDS, *ELSEWHERE, "docs/serving.md"}
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_python_runs(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = next(page for page in PAGES if page.name == name)
     monkeypatch.chdir(home)
     monkeypatch.syspath_prepend(str(STANDIN))
     forget_lerobot()
-    run_python(page, WORLDS[name](home), {"/dev/ttyACM0": "usb0"})
+    run_python(ROOT / name, WORLDS[name](home), {"/dev/ttyACM0": "usb0"})
     forget_lerobot()
 
 

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from smolact.datasets import edit
-from smolact.datasets.inspection import Fault, check_dataset
+from smolact.datasets.faults import Fault
+from smolact.datasets.inspection import check_dataset
 from smolact.datasets.rewrite import build
 from smolact.datasets.sources import Source
 from tests.datasets.make import write

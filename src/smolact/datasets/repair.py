@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from smolact import durable
 from smolact.datasets import aside, edit
 from smolact.datasets import format as layout
-from smolact.datasets.inspection import Progress, no_progress
+from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.lock import FolderLock
 from smolact.datasets.metadata import read_stats
 from smolact.datasets.rewrite import exchange, restore, warn_of_leftovers

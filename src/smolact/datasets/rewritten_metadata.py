@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +28,37 @@ _COUNTED_IN_V2 = ("total_chunks", "total_videos")
 _SIZES_OF_V3 = ("data_files_size_in_mb", "video_files_size_in_mb")
 
 
-def write_metadata(
-    plan: Plan,
-    folder: Path,
-    features: Mapping[str, Feature],
-    tasks: Sequence[str],
-    rows: Sequence[dict[str, Any]],
-    statistics: Sequence[Statistics],
-) -> None:
-    """Write all of `meta/` below `folder`; `rows` are what `meta/episodes` says, without statistics.
+@dataclass(frozen=True)
+class Contents:
+    """What is in the data and videos of a new dataset.
+
+    Attributes:
+        features: every column and camera.
+        tasks: by number.
+        rows: an episode each, as `meta/episodes` tells of them, without statistics.
+        statistics: an episode each.
+    """
+
+    features: Mapping[str, Feature]
+    tasks: Sequence[str]
+    rows: Sequence[dict[str, Any]]
+    statistics: Sequence[Statistics]
+
+
+def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
+    """Write all of `meta/` below `folder`, whose data and videos hold `contents`.
 
     Meant for a folder that is not in use yet: durable only once `durable.replacing_folder` has finished it.
     """
     meta = folder / "meta"
     meta.mkdir(parents=True, exist_ok=True)
-    frames = sum(row["length"] for row in rows)
+    features, rows = contents.features, contents.rows
     info = {
         **plan.sources[0].meta.info,
         "codebase_version": plan.version,
         "total_episodes": len(rows),
-        "total_frames": frames,
-        "total_tasks": len(tasks),
+        "total_frames": sum(row["length"] for row in rows),
+        "total_tasks": len(contents.tasks),
         "chunks_size": layout.FILES_PER_CHUNK,
         "splits": {"train": f"0:{len(rows)}"},
         "features": {name: feature.to_json() for name, feature in features.items()},
@@ -58,13 +69,13 @@ def write_metadata(
         for name, usual in zip(_SIZES_OF_V3, (layout.DATA_FILE_MB, layout.VIDEO_FILE_MB), strict=True):
             info.setdefault(name, usual)
         info |= {"data_path": layout.DATA_PATH, "video_path": layout.VIDEO_PATH if has_video else None}
-        _write_v3(plan, folder, features, tasks, rows, statistics)
+        _write_v3(plan, folder, contents)
     else:
         cameras = sum(feature.dtype == "video" for feature in features.values())
         info = {name: value for name, value in info.items() if name not in _SIZES_OF_V3}
         info |= {"data_path": layout.DATA_PATH_V2, "video_path": layout.VIDEO_PATH_V2 if has_video else None}
         info |= {"total_videos": cameras * len(rows), "total_chunks": -(-len(rows) // layout.FILES_PER_CHUNK)}
-        _write_v21(folder, tasks, rows, statistics)
+        _write_v21(folder, contents)
     (folder / layout.INFO).write_text(_json(info, indent=4), encoding="utf-8")
     _keep_log(plan, folder)
     _keep_image_counts(plan, folder)
@@ -98,16 +109,9 @@ def _keep_image_counts(plan: Plan, folder: Path) -> None:
         shutil.copyfile(path, folder / layout.IMAGE_COUNTS)
 
 
-def _write_v3(
-    plan: Plan,
-    folder: Path,
-    features: Mapping[str, Feature],
-    tasks: Sequence[str],
-    rows: Sequence[dict[str, Any]],
-    statistics: Sequence[Statistics],
-) -> None:
-    pq.write_table(tasks_table(tasks), folder / layout.TASKS)
-    schema = episodes_schema(features)
+def _write_v3(plan: Plan, folder: Path, contents: Contents) -> None:
+    pq.write_table(tasks_table(contents.tasks), folder / layout.TASKS)
+    schema, rows, statistics = episodes_schema(contents.features), contents.rows, contents.statistics
     for file, begin in enumerate(range(0, len(rows), ROWS_PER_FILE)):
         chunk, number = divmod(file, layout.FILES_PER_CHUNK)
         path = folder / layout.EPISODES_PATH.format(chunk_index=chunk, file_index=number)
@@ -126,13 +130,11 @@ def _write_v3(
     (folder / layout.STATS).write_text(_json(plain(found), indent=4), encoding="utf-8")
 
 
-def _write_v21(
-    folder: Path, tasks: Sequence[str], rows: Sequence[dict[str, Any]], statistics: Sequence[Statistics]
-) -> None:
+def _write_v21(folder: Path, contents: Contents) -> None:
     lines: dict[str, list[Any]] = {
-        layout.TASKS_V2: [{"task_index": number, "task": task} for number, task in enumerate(tasks)],
+        layout.TASKS_V2: [{"task_index": number, "task": task} for number, task in enumerate(contents.tasks)],
         layout.EPISODES_V2: [
-            {name: row[name] for name in ("episode_index", "tasks", "length")} for row in rows
+            {name: row[name] for name in ("episode_index", "tasks", "length")} for row in contents.rows
         ],
         layout.EPISODES_STATS_V21: [
             {
@@ -142,7 +144,7 @@ def _write_v21(
                     for feature, values in plain(stats).items()
                 },
             }
-            for row, stats in zip(rows, statistics, strict=True)
+            for row, stats in zip(contents.rows, contents.statistics, strict=True)
         ],
     }
     for name, values in lines.items():

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
 from smolact.datasets.episodes import Episodes
+from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES
-from smolact.datasets.inspection import DECODED_AT_ONCE, TIME_TOLERANCE, Progress, leading_out, no_progress
+from smolact.datasets.inspected_files import DECODED_AT_ONCE, TIME_TOLERANCE
+from smolact.datasets.inspection import leading_out
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
 from smolact.datasets.sources import Source, table_statistics
 from smolact.datasets.tables import ARROW_TYPES, column_array, column_values, read_table

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact import durable
-from smolact.datasets import format as layout
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.checks import check_features, check_frame, check_task
 from smolact.datasets.encoders import ENCODERS, choose_encoder
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.lock import FolderLock
-from smolact.datasets.publisher import Group, Publisher, as_vectors
+from smolact.datasets.publisher import Group, Publisher
 from smolact.datasets.resume import check_same, find_end, is_only_begun
-from smolact.datasets.stats import ImageStatistics, vector_statistics
+from smolact.datasets.unsaved import Place, UnsavedEpisode
 from smolact.datasets.video import VideoWriter
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import missing_folder
@@ -31,15 +29,6 @@ logger = logging.getLogger(__name__)
 
 PIX_FMT = "yuv420p"
 GOP, CRF = 2, 30
-
-
-@dataclass
-class _Episode:
-    """The frames since the last save."""
-
-    values: dict[str, list[Any]]  # a camera stored as images: PNG bytes; as video in a group: the frames
-    statistics: dict[str, ImageStatistics]
-    tasks: list[str] = field(default_factory=list)
 
 
 class DatasetWriter:
@@ -64,7 +53,7 @@ class DatasetWriter:
         self._video_keys = [name for name, feature in features.items() if feature.dtype == "video"]
         self._published = Publisher(root, fps, features, robot_type)
         self._tasks: dict[str, int] = {}
-        self._episode: _Episode | None = None
+        self._episode: UnsavedEpisode | None = None
         self._group = Group()
         self._held = contextlib.ExitStack()  # the lock
         self._closed = False
@@ -220,10 +209,7 @@ class DatasetWriter:
         if self._episode is None:
             if self._group.sealed:
                 self.commit()  # the disk refused it before
-            self._episode = _Episode(
-                {name: [] for name in self._own},
-                {name: ImageStatistics() for name, feature in self._own.items() if feature.is_image},
-            )
+            self._episode = UnsavedEpisode.begin(self._own)
         episode = self._episode
         for name, value in values.items():
             kind = self._own[name].dtype
@@ -285,7 +271,7 @@ class DatasetWriter:
             logger.warning(
                 "%s: %d frames were added but not saved as an episode; they are dropped.",
                 self.root,
-                len(self._episode.tasks),
+                len(self._episode),
             )
             self.discard_episode()
         self.commit()
@@ -332,51 +318,16 @@ class DatasetWriter:
                 self._published.episodes,
             )
 
-    def _append(self, episode: _Episode) -> None:
+    def _append(self, episode: UnsavedEpisode) -> None:
         """Turn the episode's frames into columns and a row of metadata, and add them to the group."""
-        length = len(episode.tasks)
         for task in episode.tasks:
             self._tasks.setdefault(task, len(self._tasks))
-        first, number = self.num_frames, self.num_episodes
-        steps = np.arange(length, dtype=np.int64)
-        columns: dict[str, Any] = {
-            "timestamp": (steps / self.fps).astype(np.float32),
-            "frame_index": steps,
-            "episode_index": np.full(length, number, dtype=np.int64),
-            "index": steps + first,
-            "task_index": np.array([self._tasks[task] for task in episode.tasks], dtype=np.int64),
-        }
-        for name, values in episode.values.items():
-            if self.features[name].dtype != "video":
-                columns[name] = (
-                    values if self.features[name].dtype in ("image", "string") else np.stack(values)
-                )
-        row: dict[str, Any] = {
-            "episode_index": number,
-            "tasks": list(dict.fromkeys(episode.tasks)),
-            "length": length,
-            "dataset_from_index": first,
-            "dataset_to_index": first + length,
-        }
-        for name in self._video_keys:
-            row[f"videos/{name}/from_timestamp"] = self._group.frames / self.fps
-            row[f"videos/{name}/to_timestamp"] = (self._group.frames + length) / self.fps
-        for name, feature in self.features.items():
-            if feature.dtype == "string":
-                continue
-            images = episode.statistics.get(name)
-            found = (
-                images.result()
-                if images is not None
-                else vector_statistics(as_vectors(columns, name, feature))
-            )
-            row.update(
-                {f"stats/{name}/{statistic}": found[statistic].tolist() for statistic in layout.STATISTICS}
-            )
+        place = Place(self.num_episodes, self.num_frames, self._group.frames)
+        columns = episode.columns(self.features, self.fps, place, self._tasks)
+        self._group.rows.append(episode.row(self.features, self.fps, place, columns))
         self._group.columns.append(columns)
-        self._group.rows.append(row)
         self._group.images.append(episode.statistics)
-        self._group.frames += length
+        self._group.frames += len(episode)
 
 
 def _check_episodes_per_file(number: int) -> None:
