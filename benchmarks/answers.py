@@ -87,6 +87,44 @@ def with_ratios(found: dict[str, dict[str, float]]) -> dict[str, Any]:
     }
 
 
+def training_step(
+    ours: SMOLANDFAST,
+    theirs: SmolVLMForConditionalGeneration,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    actions: int,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """Forward and backward of both sides, the vision tower frozen."""
+    (prompt, valid, pixels), batch, tokens = inputs, arguments.batch, arguments.tokens
+    prompts, masks = prompt.repeat(batch, 1), valid.repeat(batch, 1)
+    many = pixels.repeat(batch, 1, 1, 1)
+    spoken = ours.vocabulary.spoken(torch.randint(0, actions, (batch, tokens)))
+    labels = torch.cat([torch.full_like(prompts, -100), spoken], 1)
+
+    def our_step(watch: Stopwatch) -> None:
+        ours.zero_grad()
+        watch.look()
+        losses = ours(prompts, masks, many, spoken, torch.ones_like(spoken, dtype=torch.bool))
+        losses.mean().backward()
+        watch.look()
+
+    def their_step(watch: Stopwatch) -> None:
+        theirs.zero_grad()
+        watch.look()
+        theirs(
+            input_ids=torch.cat([prompts, spoken], 1),
+            attention_mask=torch.ones_like(labels),
+            pixel_values=many[:, None],
+            labels=labels,
+        ).loss.backward()
+        watch.look()
+
+    for model in (ours.vlm, theirs):
+        model.model.vision_model.requires_grad_(False)
+    steps = in_turns({"smolact": our_step, "transformers": their_step}, arguments.rounds)
+    return {"batch": batch, **with_ratios(steps)}
+
+
 def main() -> None:
     """Measure both sides."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -95,6 +133,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1, help="of the training step")
+    parser.add_argument("--answers-only", action="store_true", help="leave the training step out")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -122,9 +161,12 @@ def main() -> None:
         writer.write(prompt, valid, pixels, tokens), ours.generate(prompt, valid, pixels, grammar, tokens)
     )
 
-    def engine(watch: Stopwatch) -> None:
-        writer.watch = watch
-        writer.write(prompt, valid, pixels, tokens)
+    def writing(writer: TimedWriter) -> Callable[[Stopwatch], None]:
+        def write(watch: Stopwatch) -> None:
+            writer.watch = watch
+            writer.write(prompt, valid, pixels, tokens)
+
+        return write
 
     def plain(watch: Stopwatch) -> None:
         def choose(logits: torch.Tensor) -> torch.Tensor:
@@ -160,37 +202,19 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "load": [round(load, 1) for load in os.getloadavg()],
     }
-    sides = {"smolact": engine, "smolact, without an engine": plain, "transformers": generate}
+    rounded = TimedWriter(ours.vlm, vocabulary, grammar, dtype=torch.float32, int8=True)
+    found["megabytes of copied weights"] = {"float32": writer.held >> 20, "int8": rounded.held >> 20}
+    sides = {
+        "smolact": writing(writer),
+        "smolact, int8": writing(rounded),
+        "smolact, without an engine": plain,
+        "transformers": generate,
+    }
     found["a token after the first"] = with_ratios(in_turns(sides, arguments.rounds))
 
-    batch = arguments.batch
-    prompts, masks = prompt.repeat(batch, 1), valid.repeat(batch, 1)
-    many = pixels.repeat(batch, 1, 1, 1)
-    spoken = vocabulary.spoken(torch.randint(0, bins.n, (batch, tokens)))
-    labels = torch.cat([torch.full_like(prompts, -100), spoken], 1)
-
-    def our_step(watch: Stopwatch) -> None:
-        ours.zero_grad()
-        watch.look()
-        losses = ours(prompts, masks, many, spoken, torch.ones_like(spoken, dtype=torch.bool))
-        losses.mean().backward()
-        watch.look()
-
-    def their_step(watch: Stopwatch) -> None:
-        theirs.zero_grad()
-        watch.look()
-        theirs(
-            input_ids=torch.cat([prompts, spoken], 1),
-            attention_mask=torch.ones_like(labels),
-            pixel_values=many[:, None],
-            labels=labels,
-        ).loss.backward()
-        watch.look()
-
-    for model in (ours.vlm, theirs):
-        model.model.vision_model.requires_grad_(False)
-    steps = in_turns({"smolact": our_step, "transformers": their_step}, arguments.rounds)
-    found["a training step, float32"] = {"batch": batch, **with_ratios(steps)}
+    if not arguments.answers_only:
+        inputs = prompt, valid, pixels
+        found["a training step, float32"] = training_step(ours, theirs, inputs, bins.n, arguments)
     text = json.dumps(found, indent=2) + "\n"
     sys.stdout.write(text)
     if arguments.output:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from smolact.errors import ActionTokensError, ConfigError
+from smolact.policies.common.precision import check_int8
+from smolact.policies.common.products import Int8Weights
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.engine import SmolAndFASTEngine
 from smolact.policies.smolandfast.generation import STRIDE, ActionWriter, drawn
@@ -215,3 +217,36 @@ def test_graphs_on_a_gpu_write_the_policys_tokens(lengths: list[int]) -> None:
             assert alike(writer.write(*inputs, MOST), slow)
     finally:
         policy.to("cpu")
+
+
+@pytest.mark.parametrize("rows", [1, Int8Weights.FEW, Int8Weights.FEW + 1])
+@pytest.mark.parametrize("biased", [False, True])
+def test_weights_in_8_bits_multiply_almost_as_before(rows: int, biased: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(n, 64, generator=generator) for n in (96, rows))
+    bias = torch.randn(96, generator=generator) if biased else None
+    residual = torch.randn(rows, 96, generator=generator)
+    exact = torch.nn.functional.linear(x, weight, bias)
+    rounded = Int8Weights(weight, bias)
+    assert (rounded(x) - exact).norm() < 0.02 * exact.norm()
+    assert (rounded.onto(residual, x) - exact - residual).norm() < 0.02 * exact.norm()
+    assert sum(tensor.nbytes for tensor in rounded.tensors()) < weight.nbytes / 3
+
+
+def test_answers_in_8_bits_are_whole_and_mostly_the_same() -> None:
+    policy = policy_writing("bins")
+    inputs = prompts(policy, [5, 30, 17])
+    exact, rounded = writer_of(policy), policy.build_engine(int8=True).writer
+    answers = rounded.write(*inputs, MOST)
+    same = (answers == exact.write(*inputs, MOST)).float().mean()
+    assert answers.shape == (3, policy.chunk_shape[0] * policy.chunk_shape[1])
+    assert 0.5 < same < 1  # of random weights; and something was rounded
+    assert rounded.held < 0.5 * exact.held
+
+
+def test_8_bits_are_for_float32_on_a_cpu() -> None:
+    policy = policy_writing("bins")
+    with pytest.raises(ConfigError, match=r"not with torch\.bfloat16"):
+        policy.build_engine(int8=True, dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match="is for a CPU"):
+        check_int8(torch.device("cuda"), None)

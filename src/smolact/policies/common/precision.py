@@ -9,6 +9,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from smolact.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 _GAIN = 1.3
@@ -20,6 +22,20 @@ def quickest_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return _quickest_on_cpu() if device.type == "cpu" else torch.float32
+
+
+def check_int8(device: torch.device, dtype: torch.dtype | None) -> None:
+    """Whether weights in 8 bits work with these.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if device.type != "cpu":
+        raise ConfigError(f"int8=True is for a CPU, and the policy is on {device}. Leave it out there.")
+    if dtype not in (None, torch.float32):
+        raise ConfigError(
+            f"int8=True works with dtype=torch.float32, not with {dtype}. Leave one of them out."
+        )
 
 
 @lru_cache(maxsize=1)

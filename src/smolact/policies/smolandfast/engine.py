@@ -14,7 +14,7 @@ from torch import Tensor
 from smolact.backbones.smolvlm import SmolVLM
 from smolact.errors import ConfigError
 from smolact.policies.common.chunking import Engine
-from smolact.policies.common.precision import quickest_dtype
+from smolact.policies.common.precision import check_int8, quickest_dtype
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.generation import ActionWriter
 from smolact.policies.smolandfast.schemes import ActionTokens
@@ -33,11 +33,12 @@ class SmolAndFASTEngine(Engine):
         config: the policy's.
         vlm, vocabulary, actions, chunk_shape, inputs: the policy's parts.
         dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else float32.
+        int8: on a CPU, the text model's layers in 8 bits (about a hundredth of rounding), the rest in float32.
         temperature: 0 writes the most likely token each time; otherwise tokens are drawn, and 1 draws as the model says.
         generator: draws them, on the weights' device; PyTorch's own when None.
 
     Raises:
-        ConfigError: a temperature below 0 or not finite.
+        ConfigError: a temperature below 0 or not finite; `int8` on another device, or with another `dtype`.
     """
 
     config: SMOLANDFASTConfig
@@ -52,6 +53,7 @@ class SmolAndFASTEngine(Engine):
         inputs: Inputs,
         *,
         dtype: torch.dtype | None = None,
+        int8: bool = False,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -59,6 +61,8 @@ class SmolAndFASTEngine(Engine):
             raise ConfigError(
                 f"temperature={temperature}: expected 0 (the most likely token) or more. 1 draws as the model says."
             )
+        if int8:
+            check_int8(vlm.lm_head.weight.device, dtype)
         self.config = config
         self._actions, self._shape, self._inputs = actions, chunk_shape, inputs
         self._vlm = vlm
@@ -67,10 +71,11 @@ class SmolAndFASTEngine(Engine):
             vlm,
             vocabulary,
             actions.grammar(*chunk_shape),
+            int8=int8,
             temperature=temperature,
             generator=generator,
         )
-        self._dtype = dtype
+        self._dtype = torch.float32 if int8 else dtype
         self.reset()
         self.writer = self._packed()
 

@@ -27,7 +27,7 @@ from smolact.backbones.layers import DecoderLayer, rotary_tables
 from smolact.backbones.smolvlm import SmolVLM, put_images
 from smolact.policies.common.attention import attend_folded, block_mask, positions_of
 from smolact.policies.common.graphs import Graph
-from smolact.policies.common.products import plain_weights
+from smolact.policies.common.products import Int8Weights, plain_weights
 from smolact.policies.smolandfast.grammar import Grammar, GrammarTable, unfinished
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
 
@@ -39,7 +39,8 @@ SPARE = 4
 """Places that recording a CUDA graph writes to before it counts."""
 
 
-class Linear(NamedTuple):
+@dataclass(frozen=True)
+class Linear:
     """A product's weight, (inputs, outputs), and bias.
 
     The weight lies as it is read by a few rows: on a CPU that is up to 1.5 times as fast as PyTorch's (outputs, inputs).
@@ -56,14 +57,18 @@ class Linear(NamedTuple):
         """The product of (rows, inputs), added to (rows, outputs)."""
         return torch.addmm(residual if self.bias is None else residual + self.bias, x, self.weight)
 
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
 
 class Block(NamedTuple):
     """A decoder layer's weights: those that read the same input together, scales of norms in what follows them."""
 
-    heads: Linear
-    out: Linear
-    gate_up: Linear
-    down: Linear
+    heads: Linear | Int8Weights
+    out: Linear | Int8Weights
+    gate_up: Linear | Int8Weights
+    down: Linear | Int8Weights
 
 
 @dataclass
@@ -113,6 +118,7 @@ class ActionWriter:
         vocabulary: the words of actions.
         grammar: which of them may come.
         dtype: of weights, keys and values; rotations, scores of actions and norms' sums are float32.
+        int8: keep the weights of the text model's layers in 8 bits, on a CPU.
         temperature: 0 takes the most likely token; otherwise tokens are drawn, and 1 draws as the model says.
         generator: draws them; PyTorch's own when None. It must be of the weights' device.
     """
@@ -124,6 +130,7 @@ class ActionWriter:
         grammar: Grammar,
         *,
         dtype: torch.dtype,
+        int8: bool = False,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -136,7 +143,7 @@ class ActionWriter:
             in_precision(part, dtype)
             for part in (vlm.model.vision_model, vlm.model.connector, text.embed_tokens)
         )
-        self._blocks = [fused(cast(DecoderLayer, layer), dtype) for layer in text.layers]
+        self._blocks = [fused(cast(DecoderLayer, layer), dtype, int8) for layer in text.layers]
         words = torch.tensor([*vocabulary.words, vocabulary.end], device=device)
         head = plain_weights(vlm.lm_head)[0].detach()[words] * text.norm.weight.detach()
         self._head = Linear(head.t().to(dtype).contiguous(), None)
@@ -147,7 +154,7 @@ class ActionWriter:
         self._turned = self.config.num_attention_heads + self.config.num_key_value_heads
         self._slate: Slate | None = None
         linears = [linear for block in self._blocks for linear in block]
-        copied = [t for linear in (*linears, self._head) for t in linear if t is not None]
+        copied = [tensor for linear in (*linears, self._head) for tensor in linear.tensors()]
         own = {parameter.data_ptr() for parameter in vlm.parameters()}
         parts = nn.ModuleList([self._vision, self._connector, self._words])
         front = [parameter for parameter in parts.parameters() if parameter.data_ptr() not in own]
@@ -289,15 +296,18 @@ class ActionWriter:
         return (wide * torch.addcmul(self._eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()).to(x.dtype)
 
 
-def fused(layer: DecoderLayer, dtype: torch.dtype) -> Block:
+def fused(layer: DecoderLayer, dtype: torch.dtype, int8: bool) -> Block:
     """A layer's weights in that precision, with adapters added to them."""
 
-    def together(*layers: nn.Module, norm: Tensor | None = None) -> Linear:
+    def together(*layers: nn.Module, norm: Tensor | None = None) -> Linear | Int8Weights:
         parts = [plain_weights(part) for part in layers]
         weight = torch.cat([weight.detach() for weight, _ in parts])
-        weight = (weight if norm is None else weight * norm.detach()).t().to(dtype).contiguous()
-        bias = [bias.detach() for _, bias in parts if bias is not None]
-        return Linear(weight, torch.cat(bias).to(dtype) if bias else None)
+        weight = weight if norm is None else weight * norm.detach()
+        found = [bias.detach() for _, bias in parts if bias is not None]
+        bias = torch.cat(found).to(dtype) if found else None
+        if int8 and Int8Weights.takes(weight):
+            return Int8Weights(weight, bias)
+        return Linear(weight.t().to(dtype).contiguous(), bias)
 
     attention, mlp = layer.self_attn, layer.mlp
     return Block(

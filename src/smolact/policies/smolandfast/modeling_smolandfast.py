@@ -367,7 +367,7 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         """What only predicts with these weights, faster, and in float32 the same tokens.
 
         Args:
-            settings: `dtype`, `temperature`, `generator`; see `SmolAndFASTEngine`.
+            settings: `dtype`, `int8`, `temperature`, `generator`; see `SmolAndFASTEngine`.
 
         Raises:
             ConfigError: a setting can't work.
