@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import io
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smolact.cli.main import main
+from smolact.datasets.reader import LeRobotDataset
+from smolact.errors import ServerError
+from smolact.policies.smolvla.engine import SmolVLAEngine
+from smolact.robots.base import RobotFeatures
+from smolact.robots.sim import SimRobot
+from smolact.serving.local import LocalPolicy
 from tests.evaluation.test_suite import checkpoint
 
 SIM = ["rollout", "--robot.type=sim", "--robot.env=tabletop"]
@@ -18,7 +26,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"--policy.path={checkpoint(tmp_path_factory.mktemp('policy') / 'p', 0)}"
 
 
-@pytest.mark.parametrize("kind", ["sync", "async", "ensemble"])
+@pytest.mark.parametrize("kind", ["sync", "async", "rtc", "ensemble"])
 def test_a_policy_drives(
     policy: str, kind: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -45,6 +53,80 @@ def test_in_real_time_it_holds_the_rate_and_instructions_can_change(
     assert "From the next chunk on: push the red block to the left zone" in caplog.text
 
 
+def test_what_is_driven_is_kept_and_gone_on_with(
+    policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    root = tmp_path / "d"
+    words = [
+        *SIM,
+        policy,
+        "--policy.device=cpu",
+        "--inference.type=rtc",
+        "--inference.refill=0.5",
+        "--realtime=false",
+        "--duration=1",
+        "--video=false",
+        f"--record-to={root}",
+    ]
+    assert main([*words, "--episodes=2"]) == 0
+    assert f"2 episodes: {root}\nsuccess: 0 of 2" in capsys.readouterr().out
+    assert "episode 1: 10 frames" in caplog.text and "chunks" in caplog.text
+    assert main(words) == 2
+    assert "--resume=true" in capsys.readouterr().err
+    assert main([*words, "--resume=true"]) == 0
+    dataset = LeRobotDataset(root)
+    assert dataset.meta.episodes.length.tolist() == [10, 10, 10]
+    assert len({sample["task"] for sample in dataset}) >= 1
+    assert dataset[0]["action"].shape == (2,)
+
+
+def test_a_lost_server_ends_the_episode_and_what_was_driven_is_kept(
+    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, asked = LocalPolicy.predict_action_chunk, []
+
+    def lost(self: LocalPolicy, *arguments: Any, **settings: Any) -> Any:
+        asked.append(settings)
+        if len(asked) > 3:
+            raise ServerError("The connection is lost.")
+        return real(self, *arguments, **settings)
+
+    monkeypatch.setattr(LocalPolicy, "predict_action_chunk", lost)
+    root = tmp_path / "d"
+    words = ["--policy.device=cpu", "--realtime=false", "--video=false", f"--record-to={root}"]
+    assert main([*SIM, policy, *words, "--policy.n_action_steps=2", "--episodes=3"]) == 1
+    said = capsys.readouterr().err
+    assert "The connection is lost." in said and "The 1 finished episodes" in said
+    assert "smolact rollout" in said and "--resume=true" in said
+    assert LeRobotDataset(root).meta.episodes.length.tolist() == [6]
+
+
+def test_a_policy_that_does_not_fit_is_told_before_anything_moves_or_is_written(
+    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SIM, policy, "--policy.device=cpu", "--realtime=false", f"--record-to={tmp_path / 'd'}"]
+    monkeypatch.setattr(SimRobot, "connect", lambda self: pytest.fail("connected"))
+    real = SmolVLAEngine.__init__
+
+    def without(self: SmolVLAEngine, *arguments: Any, **settings: Any) -> None:
+        real(self, *arguments, **settings)
+        self.takes_leftover = False
+
+    monkeypatch.setattr(SmolVLAEngine, "__init__", without)
+    assert main([*words, "--inference.type=rtc"]) == 2
+    assert "'smolvla' policy can't draw actions that go on" in capsys.readouterr().err
+    monkeypatch.setattr(
+        SimRobot,
+        "features",
+        property(lambda self: RobotFeatures(("x", "y", "z"), {"observation.state": ("x",)}, {})),
+    )
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "does not fit the policy in" in said and "observation.image" in said
+    assert not (tmp_path / "d").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -57,6 +139,16 @@ def test_in_real_time_it_holds_the_rate_and_instructions_can_change(
             "refill=2",
         ),
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--duration=0"], "--duration=0"),
+        ([*SIM, "--policy.path=ws://127.0.0.1:9", "--resume"], "--record-to"),
+        (
+            [
+                *SIM,
+                "--policy.path=ws://127.0.0.1:9",
+                "--inference.type=rtc",
+                "--inference.max_guidance_weight=0",
+            ],
+            "max_guidance_weight=0",
+        ),
     ],
 )
 def test_what_is_wrong_is_told(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

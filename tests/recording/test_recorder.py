@@ -16,7 +16,7 @@ from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.video import VideoReader, VideoWriter
 from smolact.datasets.writer import DatasetWriter
-from smolact.errors import ConfigError, DatasetError, FeatureError, RobotError, WriteError
+from smolact.errors import ConfigError, DatasetError, FeatureError, RobotError, ServerError, WriteError
 from smolact.recording.builtin import ExpertTeleoperator, make_sim
 from smolact.recording.controls import Controls
 from smolact.recording.drivers import TeleoperatorDriver
@@ -282,6 +282,56 @@ def test_whatever_ends_a_recording_finished_episodes_stay_and_it_goes_on(
     assert whole(tmp_path / "d") == [5, 5, 5]
     stored = json.loads((tmp_path / "d/meta/smolact_recording.json").read_text())["episodes"]
     assert [row["episode_index"] for row in stored] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [ServerError("lost"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_unfinished_episode_is_kept_where_that_is_asked_for(
+    tmp_path: Path, error: BaseException, at: int
+) -> None:
+    session = Session(tmp_path / "d", plan(reset_time_s=0), keep_unfinished=True)
+    real = session.driver.get_action
+
+    def fails(observation: Any) -> Any:
+        if session.arm.looks == 5 + at:
+            raise error
+        return real(observation)
+
+    session.driver.get_action = fails  # type: ignore[method-assign]
+    with pytest.raises(type(error)):
+        session.run()
+    lengths = [5, at - 1] if at > 1 else [5]
+    assert whole(tmp_path / "d") == lengths and len(session.told) == len(lengths)
+    again = Session(tmp_path / "d", plan(num_episodes=1))
+    assert again.run()[0].episode_index == len(lengths)
+    assert whole(tmp_path / "d") == [*lengths, 5]
+
+
+def test_before_a_driver_knows_what_to_do_nothing_is_sent_and_nothing_kept(tmp_path: Path) -> None:
+    session = Session(tmp_path / "d", plan(num_episodes=1))
+    real = session.driver.get_action
+    session.driver.get_action = lambda seen: None if session.arm.looks < 4 else real(seen)  # type: ignore
+    session.run()
+    assert whole(tmp_path / "d") == [5]
+    assert session.arm.looks == 8 and len(session.arm.sent) == 5
+    dataset = LeRobotDataset(tmp_path / "d")
+    assert [sample["action"][0].item() for sample in dataset] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def test_a_row_has_the_instruction_that_its_action_obeys(tmp_path: Path) -> None:
+    class Told(Counting):
+        obeyed = "Grip."
+
+        def get_action(self, observation: Any) -> Any:
+            if self.count == 2:
+                self.obeyed = "Let go."
+            return super().get_action(observation)
+
+    session = Session(tmp_path / "d", plan(num_episodes=1))
+    session.recorder._driver = Told()
+    session.run()
+    tasks = [sample["task"] for sample in LeRobotDataset(tmp_path / "d")]
+    assert tasks == ["Grip."] * 2 + ["Let go."] * 3
 
 
 def test_a_full_disk_ends_the_recording_and_nothing_finished_is_lost(

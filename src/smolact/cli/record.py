@@ -23,9 +23,11 @@ from smolact.settings import refused, rest, setting
 
 if TYPE_CHECKING:
     from smolact.datasets.writer import DatasetWriter
+    from smolact.policies.factory import LoadedEngine
     from smolact.recording.log import EpisodeReport
     from smolact.recording.recorder import Driver, Status
     from smolact.robots.base import Robot, Teleoperator
+    from smolact.serving.remote import LoadedRemote
 
 logger = logging.getLogger(__name__)
 
@@ -122,18 +124,18 @@ def run(argv: Sequence[str]) -> int:
     needs_robot(argv, "record")
     config, _ = parse(RecordConfig, argv)
     _check(config)
-    again = _command_to_resume(argv)
+    again = command_to_resume("record", argv)
     try:
         with terminated_is_interrupted():
             reports = record(config)
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nStopped. {_kept(config.root)} To go on:\n  {again}\n")
+        sys.stderr.write(f"\nStopped. {kept(config.root)} To go on:\n  {again}\n")
         return INTERRUPTED
     except SmolactError:
         if (config.root / "meta/info.json").is_file():
-            sys.stderr.write(f"{_kept(config.root)} To go on when this is mended:\n  {again}\n")
+            sys.stderr.write(f"{kept(config.root)} To go on when this is mended:\n  {again}\n")
         raise
-    sys.stdout.write(_summary(config.root, reports))
+    sys.stdout.write(summary(config.root, reports))
     return DONE
 
 
@@ -152,7 +154,8 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
     teleoperator = config.teleop.make() if config.teleop.type is not None else None
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
-        writer = _open_dataset(config, robot)
+        policy = None if config.policy.path is None else _load_policy(config.policy, stack)
+        writer = open_dataset(config, robot)
         stack.enter_context(writer)
         plan = Plan(
             writer.fps,
@@ -162,8 +165,8 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             config.dataset.single_task,
             config.realtime,
         )
-        _connect(robot, writer)
-        driver = _driver(config, robot, teleoperator, stack)
+        connect_for(robot, writer)
+        driver = _driver(policy, robot, teleoperator, stack)
         by_keyboard = isinstance(teleoperator, KeyboardTeleoperator)
         controls = Controls(arrows_drive=by_keyboard)
         keys = stack.enter_context(Keys(controls.press))
@@ -225,7 +228,12 @@ def _check(config: RecordConfig) -> None:
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
 
 
-def _open_dataset(config: RecordConfig, robot: Robot) -> DatasetWriter:
+def open_dataset(config: RecordConfig, robot: Robot) -> DatasetWriter:
+    """A new dataset for this robot, or the one to go on with.
+
+    Raises:
+        SmolactError: there is one and it is not to be gone on with, it is another robot's, or the disk is too full.
+    """
     from smolact.datasets import format as layout
     from smolact.datasets.writer import DatasetWriter
     from smolact.recording.recorder import dataset_features
@@ -256,7 +264,12 @@ def _open_dataset(config: RecordConfig, robot: Robot) -> DatasetWriter:
     )
 
 
-def _connect(robot: Robot, writer: DatasetWriter) -> None:
+def connect_for(robot: Robot, writer: DatasetWriter) -> None:
+    """Connect the robot, whose features the dataset must have.
+
+    Raises:
+        ConfigError: connected, it has others; or what connecting raises.
+    """
     from smolact.datasets.format import DEFAULT_FEATURES
     from smolact.recording.recorder import dataset_features
 
@@ -271,31 +284,33 @@ def _connect(robot: Robot, writer: DatasetWriter) -> None:
         )
 
 
+def _load_policy(policy: DrivingPolicy, stack: contextlib.ExitStack) -> LoadedEngine | LoadedRemote:
+    from smolact.policies.factory import load_policy
+
+    settings = dict(policy.settings)
+    if is_server(policy.path):
+        remote = load_from_server(str(policy.path), settings)
+        stack.callback(remote.policy.close)
+        return remote
+    device = settings.pop("device", None)
+    return load_policy(str(policy.path), device=device, stats_key=policy.stats_key, engine=True, **settings)
+
+
 def _driver(
-    config: RecordConfig, robot: Robot, teleoperator: Teleoperator | None, stack: contextlib.ExitStack
+    policy: LoadedEngine | LoadedRemote | None,
+    robot: Robot,
+    teleoperator: Teleoperator | None,
+    stack: contextlib.ExitStack,
 ) -> Driver:
     from smolact.recording.drivers import PolicyDriver, TeleoperatorDriver
 
-    if teleoperator is not None:
-        stack.callback(teleoperator.disconnect)
-        teleoperator.connect(robot)
-        return TeleoperatorDriver(teleoperator)
-    from smolact.policies.factory import load_policy
-
-    settings = dict(config.policy.settings)
-    gate = getattr(robot, "gate", None)
-    if is_server(config.policy.path):
-        remote = load_from_server(str(config.policy.path), settings)
-        stack.callback(remote.policy.close)
-        return PolicyDriver(remote.policy, remote.preprocess, remote.postprocess, robot.features, gate)
-    loaded = load_policy(
-        str(config.policy.path),
-        device=settings.pop("device", None),
-        stats_key=config.policy.stats_key,
-        **settings,
-    )
-    loaded.policy.eval()
-    return PolicyDriver(loaded.policy, loaded.preprocess, loaded.postprocess, robot.features, gate)
+    if policy is not None:
+        gate = getattr(robot, "gate", None)
+        return PolicyDriver(policy.policy, policy.preprocess, policy.postprocess, robot.features, gate)
+    assert teleoperator is not None
+    stack.callback(teleoperator.disconnect)
+    teleoperator.connect(robot)
+    return TeleoperatorDriver(teleoperator)
 
 
 @contextlib.contextmanager
@@ -312,12 +327,14 @@ def terminated_is_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _command_to_resume(argv: Sequence[str]) -> str:
+def command_to_resume(command: str, argv: Sequence[str]) -> str:
+    """What to type to go on with a recording."""
     words = [word for word in argv if not word.startswith("--resume")]
-    return shlex.join(["smolact", "record", *words, "--resume=true"])
+    return shlex.join(["smolact", command, *words, "--resume=true"])
 
 
-def _kept(root: Path) -> str:
+def kept(root: Path) -> str:
+    """What of a recording is on disk."""
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
     if not (root / "meta/info.json").is_file():
@@ -338,7 +355,8 @@ def _show_line(status: Status) -> None:
     sys.stderr.flush()
 
 
-def _summary(root: Path, reports: Sequence[EpisodeReport]) -> str:
+def summary(root: Path, reports: Sequence[EpisodeReport]) -> str:
+    """What was recorded, in a few lines."""
     frames = sum(report.frames for report in reports)
     lines = [f"{len(reports)} episodes, {frames} frames: {root}"]
     judged = [report.success for report in reports if report.success is not None]

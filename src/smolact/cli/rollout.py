@@ -7,22 +7,36 @@ import logging
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED
 from smolact.cli.parsing import parse
-from smolact.cli.record import DrivingPolicy, terminated_is_interrupted
+from smolact.cli.record import (
+    DrivingPolicy,
+    RecordConfig,
+    RecordedDataset,
+    command_to_resume,
+    connect_for,
+    kept,
+    open_dataset,
+    terminated_is_interrupted,
+)
 from smolact.cli.servers import is_server, load_from_server
-from smolact.errors import ConfigError
+from smolact.errors import ConfigError, FeatureError, SmolactError
 from smolact.settings import setting
 
 if TYPE_CHECKING:
-    from smolact.recording.chunk_driver import ChunkDriver, Inference, Predicts
+    from smolact.recording.chunk_driver import ChunkDriver, Inference
     from smolact.recording.controls import Controls
+    from smolact.recording.log import EpisodeReport
     from smolact.recording.rollout import RolloutReport
+    from smolact.robots.base import Robot
+    from smolact.serving.local import LocalPolicy
+    from smolact.serving.remote import RemoteOne
 
 logger = logging.getLogger(__name__)
 
@@ -33,26 +47,44 @@ USAGE = "smolact rollout --robot.type=sim --robot.env=tabletop --policy.path=CHE
 class InferenceSection:
     """When the policy is asked for its next actions."""
 
-    type: Literal["sync", "async", "ensemble"] = setting(
+    type: Literal["sync", "async", "rtc", "ensemble"] = setting(
         "sync",
-        "sync: when the last one was carried out, and the robot holds meanwhile; async: while some are left; ensemble: all the "
-        "time, and each action is the mean of all chunks' for its tick.",
+        "sync: when the last one was carried out, and the robot holds meanwhile; async: while some are left; rtc: so, and the new "
+        "ones go on from what is left; ensemble: all the time, and each action is the mean of all chunks' for its tick.",
     )
-    refill: float = setting(0.5, "async: ask when this share of a chunk is left.")
+    refill: float | None = setting(
+        None, "async, rtc: ask when this share of a chunk is left; 0.5 when null, with rtc 1: all the time."
+    )
     merge: Literal["latest", "weighted_average", "average", "conservative"] = setting(
         "latest",
         "async: which actions count where an old and a new chunk overlap; the new ones 1, 0.7, 0.5 or 0.3.",
     )
+    schedule: Literal["exp", "linear", "ones", "zeros"] = setting(
+        "exp",
+        "rtc: how much those old actions count that are carried out if the answer is late: less and less, all, or not at all.",
+    )
+    max_guidance_weight: float = setting(5.0, "rtc: how strongly the new actions are bent at most.")
+    jacobian: bool = setting(
+        True, "rtc: bend through the network; false: in half the time, and also where the network is sure."
+    )
     deadline: float = setting(10.0, "Seconds that the robot holds for want of an answer before it stops.")
 
     def make(self, n_action_steps: int) -> Inference:
-        """As the driver takes it."""
-        from smolact.recording.chunk_driver import Inference
+        """As the driver takes it.
+
+        Raises:
+            ConfigError: a number is out of its range.
+        """
+        from smolact.recording.chunk_driver import Inference, RealTime
 
         if self.type == "sync":
             return Inference(executed=n_action_steps, deadline=self.deadline)
         if self.type == "async":
-            return Inference(self.refill, self.merge, deadline=self.deadline)
+            return Inference(0.5 if self.refill is None else self.refill, self.merge, deadline=self.deadline)
+        if self.type == "rtc":
+            real_time = RealTime(self.schedule, self.max_guidance_weight, self.jacobian)
+            refill = 1.0 if self.refill is None else self.refill
+            return Inference(refill, deadline=self.deadline, real_time=real_time)
         return Inference(1.0, "ensemble", deadline=self.deadline)
 
 
@@ -74,6 +106,28 @@ class RolloutConfig:
     realtime: bool = setting(
         True, "Hold the rate; false: a simulation that nobody watches, as fast as it goes."
     )
+    record_to: Path | None = setting(
+        None, "Keep what is driven as a dataset in this folder.", aliases=("record-to",)
+    )
+    resume: bool = setting(False, "Go on with the dataset that is there.")
+    video: bool = setting(True, "Keep cameras as video; false: as images in the tables, for small pictures.")
+    vcodec: str | None = setting(
+        None, "libsvtav1 (small files) or h264 (any player); the dataset's own on --resume."
+    )
+
+    def recording(self, root: Path) -> RecordConfig:
+        """As `smolact record` would be told."""
+        dataset = RecordedDataset(
+            root=root,
+            single_task=self.task,
+            fps=self.fps,
+            episode_time_s=self.duration,
+            reset_time_s=0.0,
+            num_episodes=self.episodes,
+            video=self.video,
+            vcodec=self.vcodec,
+        )
+        return RecordConfig(robot=self.robot, dataset=dataset, resume=self.resume, realtime=self.realtime)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -83,6 +137,30 @@ def run(argv: Sequence[str]) -> int:
         return DONE
     needs_robot(argv, "rollout")
     config, _ = parse(RolloutConfig, argv)
+    _check(config)
+    root, again = config.record_to, command_to_resume("rollout", argv)
+    try:
+        with terminated_is_interrupted():
+            reports = rollout(config)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped. The robot was let go of where it was.\n")
+        if root is not None:
+            sys.stderr.write(f"{kept(root)} To go on:\n  {again}\n")
+        return INTERRUPTED
+    except SmolactError:
+        if root is not None and (root / "meta/info.json").is_file():
+            sys.stderr.write(f"{kept(root)} To go on when this is mended:\n  {again}\n")
+        raise
+    if root is not None:
+        sys.stdout.write(f"{len(reports)} episodes: {root}\n")
+    judged = [report.success for report in reports if report.success is not None]
+    if judged:
+        sys.stdout.write(f"success: {sum(judged)} of {len(judged)}\n")
+    return DONE
+
+
+def _check(config: RolloutConfig) -> None:
+    """What is wrong is told before anything moves."""
     if config.policy.path is None:
         raise ConfigError(
             "Which policy drives? --policy.path=CHECKPOINT, or a server's address, ws://HOST:PORT."
@@ -91,26 +169,18 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"--episodes={config.episodes}, --duration={config.duration:g} and --fps must be above 0."
         )
-    config.inference.make(1)  # says what is wrong before anything moves
+    config.inference.make(1)
     if config.task is not None and not config.task.strip():
         raise ConfigError("--task is empty: say what to do, like 'Pick up the cube.'")
     if not config.realtime and config.robot.type != "sim":
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
     if config.task is None and config.robot.type != "sim":
         raise ConfigError("What is to be done? --task='Pick up the cube.'")
-    try:
-        with terminated_is_interrupted():
-            reports = rollout(config)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nStopped. The robot was let go of where it was.\n")
-        return INTERRUPTED
-    judged = [report.success for report in reports if report.success is not None]
-    if judged:
-        sys.stdout.write(f"success: {sum(judged)} of {len(judged)}\n")
-    return DONE
+    if config.resume and config.record_to is None:
+        raise ConfigError("--resume goes on with a recording: give its folder, --record-to=FOLDER.")
 
 
-def rollout(config: RolloutConfig) -> list[RolloutReport]:
+def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
     """Make robot and policy, and let the one drive the other.
 
     Raises:
@@ -118,24 +188,43 @@ def rollout(config: RolloutConfig) -> list[RolloutReport]:
     """
     from smolact.recording.chunk_driver import AnswersAtOnce, ChunkDriver, ThreadAsks
     from smolact.recording.controls import Controls
+    from smolact.recording.recorder import Plan, Recorder
     from smolact.recording.rollout import roll_out
     from smolact.robots.keys import Keys
 
     robot = config.robot.make()
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
-        policy, n_action_steps = _policy(config, stack)
+        policy = _policy(config, robot, stack)
         asks: ThreadAsks | AnswersAtOnce = AnswersAtOnce(policy)
         if config.realtime:
             asks = ThreadAsks(policy)
             stack.callback(asks.close)
-        driver = ChunkDriver(asks, config.inference.make(n_action_steps), getattr(robot, "gate", None))
-        robot.connect()
+        writer = None
+        if config.record_to is None:
+            robot.connect()
+        else:
+            writer = stack.enter_context(open_dataset(config.recording(config.record_to), robot))
+            connect_for(robot, writer)
+        # A robot knows the limits of its gate only when it is connected.
+        inference = config.inference.make(policy.schema.n_action_steps)
+        driver = ChunkDriver(asks, inference, getattr(robot, "gate", None))
         controls = Controls()
         if config.interactive:
             _listen(driver, controls)
         elif stack.enter_context(Keys(controls.press)).is_listening:
             logger.info("→: next episode · space: pause · q: stop")
+        if writer is not None:
+            plan = Plan(writer.fps, config.episodes, config.duration, 0.0, config.task, config.realtime)
+            return Recorder(
+                robot,
+                driver,
+                writer,
+                plan,
+                controls=controls,
+                on_episode=lambda report: logger.info("%s, %s", report, driver.counts),
+                keep_unfinished=True,
+            ).run()
         return roll_out(
             robot,
             driver,
@@ -149,26 +238,43 @@ def rollout(config: RolloutConfig) -> list[RolloutReport]:
         )
 
 
-def _policy(config: RolloutConfig, stack: contextlib.ExitStack) -> tuple[Predicts, int]:
-    """A policy with its processors, and how many of a chunk's actions it executes."""
+def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> LocalPolicy | RemoteOne:
+    """A policy with its processors, that fits this robot and can do what is asked for.
+
+    Raises:
+        FeatureError: it looks at something that the robot does not have, or acts in other numbers.
+        ConfigError: it can't go on from what is left of a chunk.
+    """
     from smolact.policies.factory import load_policy
     from smolact.serving.local import LocalPolicy
+    from smolact_client import Offer, SchemaMismatchError
+    from smolact_client.schema import check_offer
 
     settings = dict(config.policy.settings)
+    policy: LocalPolicy | RemoteOne
     if is_server(config.policy.path):
         remote = load_from_server(str(config.policy.path), settings).policy
         stack.callback(remote.close)
-        return remote.one(), int(remote.config.n_action_steps)  # type: ignore[attr-defined]
-    loaded = load_policy(
-        str(config.policy.path),
-        device=settings.pop("device", None),
-        stats_key=config.policy.stats_key,
-        engine=True,
-        **settings,
-    )
-    policy = LocalPolicy(*loaded)
-    policy.warm_up()
-    return policy, policy.schema.n_action_steps
+        policy = remote.one()
+    else:
+        device = settings.pop("device", None)
+        stats_key = config.policy.stats_key
+        policy = LocalPolicy(
+            *load_policy(str(config.policy.path), device=device, stats_key=stats_key, engine=True, **settings)
+        )
+    schema, features = policy.schema, robot.features
+    if config.inference.type == "rtc" and not schema.takes_leftover:
+        raise ConfigError(
+            f"A '{schema.policy}' policy can't draw actions that go on from others, as --inference.type=rtc needs. Use "
+            "--inference.type=async."
+        )
+    try:  # how numbers are called differs between datasets; how many there are must not
+        check_offer(replace(schema, names={}), Offer(features.cameras, features.vectors, features.action))
+    except SchemaMismatchError as error:
+        raise FeatureError(str(error)) from error
+    if isinstance(policy, LocalPolicy):
+        policy.warm_up()
+    return policy
 
 
 def _listen(driver: ChunkDriver, controls: Controls) -> None:

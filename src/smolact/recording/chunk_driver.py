@@ -177,6 +177,10 @@ class Counts:
     chunks: int = 0
     late: int = 0
 
+    def __str__(self) -> str:
+        held = f"held for {self.held} ticks, " * bool(self.held)
+        return f"{held}{self.chunks} chunks" + f", {self.late} actions too late" * bool(self.late)
+
 
 class _Asked(NamedTuple):
     """The question at hand: at which tick and when it was asked, for what, and whether with a leftover."""

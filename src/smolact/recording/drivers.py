@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from smolact.errors import FeatureError
 from smolact.robots.base import Observation, RobotFeatures, Teleoperator
-from smolact.types import ACTION, TASK, Batch, Policy, is_image_key
+from smolact.types import ACTION, TASK, Batch, Predictor, is_image_key
 
 
 @runtime_checkable
@@ -51,7 +51,7 @@ class PolicyDriver:
     """A policy with what stands before and behind it. What it executes of a chunk passes the gate whole, or not at all.
 
     Args:
-        policy, preprocess, postprocess: from `smolact.load_policy`.
+        policy, preprocess, postprocess: from `smolact.load_policy`; the policy, or its engine.
         features: the robot's.
         gate: the robot's, if it has one.
         clock: for the age of a chunk.
@@ -64,7 +64,7 @@ class PolicyDriver:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Predictor,
         preprocess: Callable[[Batch], Batch],
         postprocess: Callable[[torch.Tensor], torch.Tensor],
         features: RobotFeatures,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from smolact.datasets.checks import AXES, check_task
 from smolact.datasets.format import Feature
 from smolact.datasets.writer import DatasetWriter
-from smolact.errors import ConfigError, FeatureError, RobotError
+from smolact.errors import ConfigError, FeatureError, RobotError, SmolactError
 from smolact.recording.controls import Command, Controls
 from smolact.recording.encoding import QUEUE_BYTES, EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
@@ -46,9 +46,17 @@ class Driver(Protocol):
         """An episode begins."""
         ...
 
-    def get_action(self, observation: Observation) -> NDArray[Any]:
-        """The action to send now, (A,) float32."""
+    def get_action(self, observation: Observation) -> NDArray[Any] | None:
+        """The action to send now, (A,) float32; None if there is none yet: then nothing is sent and nothing kept."""
         ...
+
+
+@runtime_checkable
+class Obeys(Protocol):
+    """A driver whose instruction may change within an episode."""
+
+    obeyed: str
+    """What it was told when it decided on the action that it gave last."""
 
 
 @runtime_checkable
@@ -113,6 +121,14 @@ class Status:
     action: NDArray[Any] | None
 
 
+@dataclass
+class _Kept:
+    """Of an episode: frames that are kept, and that could not be."""
+
+    frames: int = 0
+    dropped: int = 0
+
+
 @dataclass(frozen=True)
 class _Played:
     command: Command | None
@@ -146,6 +162,7 @@ class Recorder:
         on_tick: is shown where recording is, ten times a second, in the loop: it should be quick.
         on_episode: is told of every episode that is on disk.
         queue_bytes: how much may wait for its encoding.
+        keep_unfinished: an episode that an error or Ctrl-C ends is kept up to there, as one is whose camera died.
         clock, sleep: for the pace.
     """
 
@@ -160,6 +177,7 @@ class Recorder:
         on_tick: Callable[[Status], None] | None = None,
         on_episode: Callable[[EpisodeReport], None] | None = None,
         queue_bytes: int = QUEUE_BYTES,
+        keep_unfinished: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -167,14 +185,15 @@ class Recorder:
         self._controls = controls or Controls()
         self._on_tick, self._on_episode = on_tick, on_episode
         self._queue_bytes, self._clock, self._sleep = queue_bytes, clock, sleep
+        self._keep_unfinished = keep_unfinished
         self._next_show = 0.0
-        self._dead = ""
+        self._ended_by: BaseException | None = None
         self._log = RecordingLog(writer.root, writer.num_episodes)
 
     def run(self) -> list[EpisodeReport]:
         """Record until the plan is done or somebody says stop; returns a report for each episode.
 
-        Whatever is raised, every episode that was reported is on disk; the one at hand is given up.
+        Whatever is raised, every episode that was reported is on disk; the one at hand is given up, unless it is to be kept.
 
         Raises:
             ConfigError: there is no task.
@@ -192,8 +211,8 @@ class Recorder:
                 played = self._play(number, task, encoding)
                 if played.command is Command.REDO or not played.frames:
                     encoding.discard()
-                    if self._dead:
-                        raise RobotError(self._dead)
+                    if self._ended_by is not None:
+                        raise self._ended_by
                     if played.command is Command.STOP:
                         break
                     logger.info("Episode %d is thrown away, and recorded again.", number)
@@ -225,8 +244,8 @@ class Recorder:
                     self._on_episode(report)
                 if command is Command.STOP:
                     break
-            if self._dead:
-                raise RobotError(self._dead)
+            if self._ended_by is not None:
+                raise self._ended_by
         finally:
             encoding.close()
         return reports
@@ -245,42 +264,58 @@ class Recorder:
     def _play(self, number: int, task: str, encoding: EncodingThread) -> _Played:
         """One episode; its frames are in the queue."""
         pace = Pace(self._plan.fps, self._clock, self._sleep)
+        kept = _Kept()
+        try:
+            command = self._drive(number, task, encoding, pace, kept)
+        except (SmolactError, KeyboardInterrupt) as error:
+            if not self._keep_unfinished:
+                raise
+            self._ended_by, command = error, Command.STOP
+        return _Played(command, kept.frames, kept.dropped, pace.timing())
+
+    def _drive(
+        self, number: int, task: str, encoding: EncodingThread, pace: Pace, kept: _Kept
+    ) -> Command | None:
+        """The loop of an episode; returns what a person said to its end."""
         most = max(1, round(self._plan.episode_time_s * self._plan.fps))
-        frames = dropped = 0
         stale = False
-        while frames + dropped + pace.missed < most:
+        while kept.frames + kept.dropped + pace.missed < most:
             command = self._controls.take()
             if command is not None:
-                return _Played(command, frames, dropped, pace.timing())
+                return command
             if self._plan.realtime:
                 pace.tick()
             observation = self._robot.get_observation()
             camera, age = self._oldest_picture()
             if age > DEAD_S:
-                self._dead = (
+                self._ended_by = RobotError(
                     f"The camera '{camera}' has given no picture for {age:.1f} s. The episode ended there, and what was "
                     "recorded of it is kept. See to its cable, and go on with --resume=true."
                 )
-                return _Played(Command.STOP, frames, dropped, pace.timing())
+                return Command.STOP
             if age > STALE_S and not stale:
                 stale = True
                 logger.warning("The camera '%s' is late by %.0f ms: waiting for it.", camera, 1000 * age)
             if self._controls.paused or age > STALE_S:
-                self._show(number, task, frames, dropped, pace, encoding, observation, None)
+                self._show(number, task, kept, pace, encoding, observation, None)
                 pace.pause()
                 self._sleep(PAUSE_STEP)
                 continue
-            action = self._robot.send_action(self._driver.get_action(observation))
+            wanted = self._driver.get_action(observation)
+            if wanted is None:
+                continue
+            action = self._robot.send_action(wanted)
+            task = self._driver.obeyed if isinstance(self._driver, Obeys) else task
             if encoding.add(self._frame(observation, action), task):
-                frames += 1
+                kept.frames += 1
             else:
-                dropped += 1
-                if dropped == 1:
+                kept.dropped += 1
+                if kept.dropped == 1:
                     logger.warning("Encoding can't follow: frames of episode %d are left out.", number)
-            self._show(number, task, frames, dropped, pace, encoding, observation, action)
+            self._show(number, task, kept, pace, encoding, observation, action)
             if isinstance(self._robot, EpisodicRobot) and self._robot.episode_is_over:
                 break
-        return _Played(self._controls.take(), frames, dropped, pace.timing())  # pressed in the last moment
+        return self._controls.take()  # pressed in the last moment
 
     def _oldest_picture(self) -> tuple[str, float]:
         ages = self._robot.camera_ages() if isinstance(self._robot, KnowsAges) else {}
@@ -312,15 +347,16 @@ class Recorder:
             pace.tick()
             done += not self._controls.paused
             if self._driver.drives_resets:
-                self._robot.send_action(self._driver.get_action(self._robot.get_observation()))
+                action = self._driver.get_action(self._robot.get_observation())
+                if action is not None:
+                    self._robot.send_action(action)
         return self._controls.take()
 
     def _show(
         self,
         number: int,
         task: str,
-        frames: int,
-        dropped: int,
+        kept: _Kept,
         pace: Pace,
         encoding: EncodingThread,
         observation: Observation,
@@ -332,10 +368,10 @@ class Recorder:
                 Status(
                     number,
                     task,
-                    frames,
+                    kept.frames,
                     pace.timing(),
                     encoding.waiting_bytes,
-                    dropped,
+                    kept.dropped,
                     action is None,
                     observation,
                     action,

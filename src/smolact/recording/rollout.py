@@ -35,12 +35,8 @@ class RolloutReport:
     def __str__(self) -> str:
         """One line."""
         said = {True: ", success", False: ", no success", None: ""}[self.success]
-        held = f", held for {self.counts.held} of them" if self.counts.held else ""
-        late = f", {self.counts.late} actions too late" if self.counts.late else ""
         rate = f", {self.timing.rate:.1f} a second" if self.timing and self.timing.rate else ""
-        return (
-            f"episode {self.episode}: {self.ticks} ticks{rate}{held}, {self.counts.chunks} chunks{late}{said}"
-        )
+        return f"episode {self.episode}: {self.ticks} ticks{rate}, {self.counts}{said}"
 
 
 def roll_out(

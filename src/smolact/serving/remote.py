@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -129,7 +129,9 @@ class RemoteChunks(ActsInChunks):
 
     def one(self) -> RemoteOne:
         """The same policy, asked one question at a time with a raw observation."""
-        return RemoteOne(self._client(0))
+        client = self._client(0)
+        steps = self.config.n_action_steps  # type: ignore[attr-defined]
+        return RemoteOne(client, replace(client.schema, n_action_steps=steps))
 
     def _client(self, row: int) -> RemotePolicy:
         while len(self._clients) <= row:
@@ -141,13 +143,8 @@ class RemoteChunks(ActsInChunks):
 class RemoteOne:
     """A policy on a server: one raw observation in, one chunk in the robot's units out; errors are this package's."""
 
-    def __init__(self, client: RemotePolicy) -> None:
-        self._client = client
-
-    @property
-    def schema(self) -> Schema:
-        """What it looks at and answers."""
-        return self._client.schema
+    def __init__(self, client: RemotePolicy, schema: Schema) -> None:
+        self._client, self.schema = client, schema
 
     def predict_action_chunk(
         self, observation: Mapping[str, Any], task: str | None, *, leftover: Leftover | None = None
