@@ -112,7 +112,7 @@ class RolloutConfig:
     resume: bool = setting(False, "Go on with the dataset that is there.")
     video: bool = setting(True, "Keep cameras as video; false: as images in the tables, for small pictures.")
     vcodec: str | None = setting(
-        None, "libsvtav1 (small files) or h264 (any player); the dataset's own on --resume."
+        None, "What encodes it, as `smolact record` takes it; the dataset's own on --resume."
     )
 
     def recording(self, root: Path) -> RecordConfig:
