@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import json
 import subprocess
 import sys
@@ -145,9 +146,12 @@ def test_info_counts_parameters_operations_and_memory_of_any_configuration(
 ) -> None:
     policy = ("--policy.type=smolvla", "--policy.vlm_model_name=smolvlm2-500m")
     assert main(["info", *policy, "--policy.num_steps=5", "--batch_size=8"]) == 0
-    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-    assert rows["total"].split() == ["450,046,176", "99,880,992", "train"]
-    assert rows["vision tower"].split()[1] == "0"
+    lines = capsys.readouterr().out.splitlines()
+    rows = dict(line.split("  ", 1) for line in lines if line)
+    assert rows["all"].split() == ["450,046,176", "22%", "487", "GFLOP", "1.68", "GiB"]
+    assert rows["├─ vision tower"].split()[:2] == ["86,433,024", "–"]
+    assert any(re.search(r"├─ 8 layers \(1, 3 … 15\) +48,\d+,\d+ +all +183 MiB", line) for line in lines)
+    assert rows["trains"].strip() == "99,880,992 of 450,046,176 parameters"
     assert "2 images of 512×512" in rows["FLOPs for"]
     assert rows["replan"].strip() == "528 GFLOP (vision + prefix + expert × 5)"
     assert rows["weights"].strip() == "1.68 GiB in float32, 858 MiB in bfloat16"

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from smolact.cli.parsing import Flag, Schema, flag_value
 from smolact.settings import ALIASES, DOC, REFUSED
@@ -32,12 +32,39 @@ def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> 
         argv: the words that were given; `--policy.type=NAME` among them adds the fields of that policy.
     """
     argv = [word for word in argv if word not in ("--help", "-h")]
+    groups, notes = settings_of(cls, argv)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    lines = [summary, "", f"usage: {usage}", ""]
+    for title, rows in groups.items():
+        lines.append(f"{title or 'settings'}:")
+        for row in rows:
+            lines.append(f"  --{row.name}={row.default}".ljust(42) + f"  {row.kind}")
+            lines += textwrap.wrap(row.doc, width, initial_indent="      ", subsequent_indent="      ")
+        lines.append("")
+    lines += textwrap.wrap(
+        "--config_path=FILE reads settings from YAML or JSON; flags win over it. "
+        "--debug shows the traceback of an error. " + " ".join(notes),
+        width,
+    )
+    return "\n".join(lines)
+
+
+class Row(NamedTuple):
+    """A setting as it is shown: its dotted name, its default, what kind of value it takes, and what it does."""
+
+    name: str
+    default: str
+    kind: str
+    doc: str
+
+
+def settings_of(cls: type, argv: Sequence[str] = ()) -> tuple[dict[str, list[Row]], list[str]]:
+    """A command's settings by section, and notes about settings that depend on a type. What is refused is left out."""
     schema = Schema(cls)
     groups: dict[str, list[Flag]] = {"": []}
     for flag in schema.flags.values():
         groups.setdefault(flag.name.rpartition(".")[0], []).append(flag)
     docs = _all_docs(cls)
-    more: dict[str, list[Flag]] = {}
     notes = []
     for prefix, fields_of in schema.open.items():
         chosen = {field: value for field in ("type", "path") if (value := flag_value(argv, prefix + field))}
@@ -47,34 +74,22 @@ def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> 
                 f"Further settings of --{prefix}… belong to its type: add --{prefix}type=NAME to list them."
             )
         else:
-            more[f"{prefix.rstrip('.')} ({inner.__name__})"] = list(Schema(inner, prefix).flags.values())
+            groups[f"{prefix.rstrip('.')} ({inner.__name__})"] = list(Schema(inner, prefix).flags.values())
             docs |= _all_docs(inner, prefix)
-    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    lines = [summary, "", f"usage: {usage}", ""]
-    for title, flags in [*groups.items(), *more.items()]:
-        shown = [flag for flag in flags if REFUSED not in flag.field.metadata]
-        if shown:
-            lines += [f"{title or 'settings'}:", *_rows(shown, docs, width), ""]
-    lines += textwrap.wrap(
-        "--config_path=FILE reads settings from YAML or JSON; flags win over it. "
-        "--debug shows the traceback of an error. " + " ".join(notes),
-        width,
-    )
-    return "\n".join(lines)
+    shown = {
+        title: [_row(flag, docs) for flag in flags if REFUSED not in flag.field.metadata]
+        for title, flags in groups.items()
+    }
+    return {title: rows for title, rows in shown.items() if rows}, notes
 
 
-def _rows(flags: Sequence[Flag], docs: dict[str, str], width: int) -> list[str]:
-    rows = []
-    for flag in flags:
-        default = "REQUIRED" if flag.is_required else _shown(_default(flag.field))
-        head = f"  --{flag.name}={default}".ljust(42) + f"  {_type_name(flag.hint)}"
-        doc = flag.field.metadata.get(DOC) or docs.get(flag.name, "")
-        aliases = flag.field.metadata.get(ALIASES, ())
-        if aliases:
-            doc += f" (Also: {', '.join('--' + alias for alias in aliases)}.)"
-        rows.append(head)
-        rows += textwrap.wrap(doc, width, initial_indent="      ", subsequent_indent="      ")
-    return rows
+def _row(flag: Flag, docs: dict[str, str]) -> Row:
+    doc = flag.field.metadata.get(DOC) or docs.get(flag.name, "")
+    aliases = flag.field.metadata.get(ALIASES, ())
+    if aliases:
+        doc += f" (Also: {', '.join('--' + alias for alias in aliases)}.)"
+    default = "REQUIRED" if flag.is_required else _shown(_default(flag.field))
+    return Row(flag.name, default, _type_name(flag.hint), doc)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
@@ -69,9 +69,9 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(help_text(InfoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
     config, _ = parse(InfoConfig, argv)
-    rows = sizes(config.policy, config.batch_size) if config.policy.type or config.policy.path else machine()
-    width = max(map(len, rows))
-    sys.stdout.write("".join(f"{name.ljust(width)}  {value}\n" for name, value in rows.items()))
+    asked = config.policy.type or config.policy.path
+    lines = sizes(config.policy, config.batch_size) if asked else _aligned(machine())
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 
 
@@ -91,10 +91,10 @@ def machine() -> dict[str, str]:
     return rows
 
 
-def sizes(question: PolicyQuestion, batch_size: int = 1) -> dict[str, str]:
-    """Parameters, FLOPs and memory of a policy; nothing is allocated or loaded."""
+def sizes(question: PolicyQuestion, batch_size: int = 1) -> list[str]:
+    """A policy as a tree, with parameters, FLOPs and memory; nothing is allocated or loaded."""
     from smolact.policies.factory import get_config_class
-    from smolact.policies.summary import empty_policy, summarize, table_of
+    from smolact.policies.summary import empty_policy, summarize, table_of, tree_lines
     from smolact.training.sections import policy_type_at
 
     kind = question.type or policy_type_at(str(question.path))
@@ -104,8 +104,14 @@ def sizes(question: PolicyQuestion, batch_size: int = 1) -> dict[str, str]:
         if question.path
         else config_class(**question.settings)
     )
-    rows = {"policy": kind, "vlm": config.vlm_name}
-    return rows | table_of(summarize(empty_policy(config), batch_size))
+    summary = summarize(empty_policy(config), batch_size)
+    names = {"policy": kind, "vlm": config.vlm_name}
+    return [*_aligned(names), "", *tree_lines(summary), "", *_aligned(table_of(summary))]
+
+
+def _aligned(rows: Mapping[str, str]) -> list[str]:
+    width = max(map(len, rows))
+    return [f"{name.ljust(width)}  {value}" for name, value in rows.items()]
 
 
 def _devices() -> list[str]:

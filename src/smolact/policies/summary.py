@@ -12,16 +12,8 @@ from smolact.backbones.presets import find_vlm
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.factory import get_policy_class
+from smolact.policies.tree import Branch, rows_of, tree_of
 from smolact.policies.workload import PartSize, Workload
-
-PARTS = {
-    "vision tower": ("vision_model",),
-    "connector": ("connector",),
-    "text model": ("text_model", "lm_head"),
-    "action expert": ("lm_expert",),
-}
-"""Names of a policy's parts, by what their parameters' names contain; all others are projections."""
-REST = "projections"
 
 FLOAT32, BFLOAT16 = 4, 2
 """Bytes of a number."""
@@ -32,19 +24,36 @@ class ModelSummary:
     """A policy's sizes.
 
     Attributes:
-        parts: name to size; without the total.
+        tree: what it is made of.
         workload: what one sample costs.
         batch_size: samples of a training step, on one device.
     """
 
-    parts: Mapping[str, PartSize]
+    tree: Branch
     workload: Workload
     batch_size: int
 
     @property
+    def parts(self) -> Mapping[str, PartSize]:
+        """Name to size; without the total."""
+        return {branch.name: branch.size for branch in self.tree.branches}
+
+    @property
     def total(self) -> PartSize:
         """All parts together."""
-        return sum(self.parts.values(), PartSize(0, 0))
+        return self.tree.size
+
+    @property
+    def part_flops(self) -> Mapping[str, int]:
+        """Name to FLOPs of one sample on its way to the loss; the connector's are among the vision tower's."""
+        after = self.workload.forward - self.workload.vision
+        if "action expert" in self.parts:
+            return {
+                "vision tower": self.workload.vision,
+                "text model": self.workload.prefix,
+                "action expert": after - self.workload.prefix,
+            }
+        return {"vision tower": self.workload.vision, "text model": after}
 
     @property
     def weight_bytes(self) -> int:
@@ -73,10 +82,11 @@ class ModelSummary:
 
 def summarize(policy: PreTrainedPolicy, batch_size: int = 1) -> ModelSummary:
     """The sizes of a policy, on any device, with what is frozen now."""
-    parts = count_parameters(policy)
+    tree = tree_of(policy)
+    parts = {branch.name: branch.size for branch in tree.branches}
     module = importlib.import_module(f"smolact.policies.{policy.config.type}.flops_{policy.config.type}")
     workload: Workload = module.workload(policy, parts)
-    return ModelSummary(parts, workload, batch_size)
+    return ModelSummary(tree, workload, batch_size)
 
 
 def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
@@ -91,17 +101,6 @@ def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
     vlm = find_vlm(config.vlm_name)
     with torch.device("meta"):
         return get_policy_class(config.type)(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
-
-
-def count_parameters(policy: torch.nn.Module) -> dict[str, PartSize]:
-    """The size of each part, those without parameters left out."""
-    parts = dict.fromkeys((*PARTS, REST), PartSize(0, 0))
-    for name, parameter in policy.named_parameters():
-        words = set(name.split("."))
-        part = next((part for part, marks in PARTS.items() if words & set(marks)), REST)
-        count = parameter.numel()
-        parts[part] += PartSize(count, count if parameter.requires_grad else 0)
-    return {part: size for part, size in parts.items() if size.parameters}
 
 
 def facts_of(summary: ModelSummary) -> dict[str, str]:
@@ -119,14 +118,34 @@ def facts_of(summary: ModelSummary) -> dict[str, str]:
     }
 
 
+def tree_lines(summary: ModelSummary) -> list[str]:
+    """The tree, a line a branch: parameters, the share that trains, FLOPs of the forward pass of a sample, float32 weights."""
+    work = {summary.tree.name: summary.workload.forward, **summary.part_flops}
+    table = [("", "parameters", "train", "FLOPs", "float32")]
+    for name, branch in rows_of(summary.tree):
+        count = branch.size.parameters
+        share = f"{branch.size.trained / count:.0%}" if branch.size.trained < count else "all"
+        table.append(
+            (
+                name,
+                f"{count:,}",
+                share if branch.size.trained else "–",
+                flops(work[branch.name]) if branch.name in work else "",
+                size(count * FLOAT32),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(map(str.rjust, row[1:], widths[1:]))]).rstrip() for row in table
+    ]
+
+
 def table_of(summary: ModelSummary) -> dict[str, str]:
-    """Every figure, name to text, for `smolact info`."""
+    """Every figure that is no branch's, name to text, for `smolact info`."""
     work = summary.workload
-    rows = {}
-    for part, count in {**summary.parts, "total": summary.total}.items():
-        rows[part] = f"{count.parameters:>13,}   {count.trained:>13,} train"
     readings = "" if work.prefix_once else f" × {work.denoising_steps} (use_cache=false)"
-    return rows | {
+    return {
+        "trains": f"{summary.total.trained:,} of {summary.total.parameters:,} parameters",
         "FLOPs for": work.assumed,
         "vision": flops(work.vision),
         "prefix": flops(work.prefix),

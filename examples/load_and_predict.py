@@ -1,0 +1,35 @@
+"""Load a checkpoint, show it a moment of a dataset, and get a chunk of actions in the robot's own units.
+
+python examples/load_and_predict.py outputs/demo/train outputs/demo/dataset
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+import smolact
+from smolact.types import ACTION
+
+
+def predict(checkpoint: str, root: str, index: int = 0) -> torch.Tensor:
+    """The actions (chunk, A) that the policy would take at a moment of a dataset."""
+    # Processors come with the policy: what was normalized with in training is what is undone here.
+    policy, preprocess, postprocess = smolact.load_policy(checkpoint)
+    moment = smolact.LeRobotDataset(root)[index]
+    print(f"It sees {[key for key in moment if 'image' in key]} and is told {moment['task']!r}.")
+
+    batch = preprocess(moment)  # a batch of one: tokens, normalized state, everything on the policy's device
+    policy.eval()
+    torch.manual_seed(0)  # the chunk is made of noise: another seed, another chunk
+    chunk = policy.predict_action_chunk(batch)  # (1, chunk, A), normalized
+
+    actions = postprocess(chunk)[0]
+    print(f"{len(actions)} actions; the first: {[round(value, 3) for value in actions[0].tolist()]}")
+    print(f"in the demonstration it was:   {[round(value, 3) for value in moment[ACTION].tolist()]}")
+    return actions
+
+
+if __name__ == "__main__":
+    predict(*sys.argv[1:3])

@@ -1,0 +1,79 @@
+"""An environment of one's own: registered with gymnasium, shown by an expert, kept as a dataset.
+
+    python examples/own_environment.py OUTPUT
+
+It observes `pixels` and `agent_pos`, has a `task` and tells `is_success`, so it needs no mapping file. To train on
+it: `PYTHONPATH=examples smolact train … --env.type=own_environment:mine/Lamp-v0`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact.envs.demonstrations import demonstrations
+from smolact.envs.factory import make_env
+from smolact.recording.demonstrations import record_demonstrations
+
+COLORS = {"red": (220, 50, 40), "green": (40, 170, 80), "blue": (50, 90, 220)}
+
+
+class Lamp(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
+    """Three lamps in a row; the instruction says over which one to stop."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = gymnasium.spaces.Dict(
+        pixels=gymnasium.spaces.Box(0, 255, (32, 96, 3), np.uint8),
+        agent_pos=gymnasium.spaces.Box(0, 1, (1,), np.float32),
+    )
+    action_space = gymnasium.spaces.Box(-0.1, 0.1, (1,), np.float32)  # how far to go
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Another order of lamps, another goal; all of it from the seed."""
+        super().reset(seed=seed)
+        self.lamps = [str(name) for name in self.np_random.permutation(list(COLORS))]
+        number = int(self.np_random.integers(3))
+        self.goal = (number + 0.5) / 3
+        self.place = self.np_random.uniform(0, 1, 1).astype(np.float32)
+        self.task = f"go to the {self.lamps[number]} lamp"
+        return self._observe(), {}
+
+    def step(self, action: NDArray[np.float32]) -> Any:
+        """Move, and see whether it is there."""
+        self.place = np.clip(self.place + action, 0, 1)
+        there = bool(abs(self.place[0] - self.goal) < 0.04)
+        return self._observe(), float(there), there, False, {"is_success": there}
+
+    def render(self) -> Any:
+        """The lamps, and below them where one is."""
+        picture = np.zeros((32, 96, 3), np.uint8)
+        for left, name in zip((4, 36, 68), self.lamps, strict=True):
+            picture[:20, left : left + 24] = COLORS[name]
+        picture[24:, int(self.place[0] * 91) :][:, :5] = 255
+        return picture
+
+    def _observe(self) -> Any:
+        return {"pixels": self.render(), "agent_pos": self.place}
+
+
+class LampExpert:
+    """Goes straight there."""
+
+    def act(self, env: Any) -> NDArray[np.float32]:  # noqa: D102
+        return np.clip(env.unwrapped.goal - env.unwrapped.place, -0.1, 0.1).astype(np.float32)
+
+
+gymnasium.register("mine/Lamp-v0", entry_point=Lamp, max_episode_steps=30)
+
+if __name__ == "__main__":
+    with make_env("mine/Lamp-v0") as envs:
+        shown = demonstrations(envs[0], LampExpert(), 10)
+        frames = record_demonstrations(shown, sys.argv[1], fps=10, use_videos=False)
+    print(f"{frames} frames in {sys.argv[1]}")
