@@ -78,7 +78,9 @@ def used() -> Use:
     """What this process holds now."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return Use(
-        int(status["VmRSS"].split()[0]), len(os.listdir("/proc/self/fd")), int(status["Threads"].split()[0])
+        int(status["VmRSS"].split()[0]),
+        sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        int(status["Threads"].split()[0]),
     )
 
 
@@ -162,7 +164,9 @@ def soak(requests: int, clients: int = 8, renew: int = 1000) -> dict[str, Any]:
         "sessions": 20 * clients * -(-requests // 20 // clients // renew),
         "requests a second": round(requests / seconds),
         "wrong answers": wrong,
-        "server, memory after 5% and at the end, MB": [round(one.kilobytes / 1024, 2) for one in (first, last)],
+        "server, memory after 5% and at the end, MB": [
+            round(one.kilobytes / 1024, 2) for one in (first, last)
+        ],
         "clients, memory after 5% and at the end, MB": [
             round(one.kilobytes / 1024, 2) for one in (mine, mine_last)
         ],
@@ -243,7 +247,10 @@ def _sends_too_much(url: str, stop: Any) -> None:
     """Sends 64 MiB in a message, as fast as a quarter of a core lets it."""
     large = bytes(2**26)
     while not stop.wait(0.2):
-        with contextlib.suppress(ConnectionClosed, OSError), connect(url, proxy=None, compression=None) as client:
+        with (
+            contextlib.suppress(ConnectionClosed, OSError),
+            connect(url, proxy=None, compression=None) as client,
+        ):
             client.send(large)
             client.recv()
 
@@ -254,7 +261,11 @@ def bad_neighbours(seconds: float, rounds: int = 3) -> dict[str, Any]:
     took: dict[str, list[float]] = {"alone": [], "slow reader": [], "oversize": []}
     with server() as one, RemotePolicy(one.url, timeout=30) as policy:
         for _ in range(rounds):
-            for name, neighbour in (("alone", None), ("slow reader", _never_reads), ("oversize", _sends_too_much)):
+            for name, neighbour in (
+                ("alone", None),
+                ("slow reader", _never_reads),
+                ("oversize", _sends_too_much),
+            ):
                 stop = spawn.Event()
                 process = None
                 if neighbour is not None:
@@ -313,7 +324,9 @@ def cold_start(seconds: float, clients: int = 8) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Everything, with its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("requests", type=int, nargs="?", default=1_000_000)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
@@ -329,7 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(f"server, {name}: {json.dumps(found[name], ensure_ascii=False)}\n")
         sys.stdout.flush()
         if options.output is not None:
-            options.output.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            options.output.write_text(
+                json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE
@@ -57,6 +57,9 @@ class ServeConfig:
         "127.0.0.1", "The address to listen at. Any other than this machine's own needs a token and TLS."
     )
     port: int = setting(8765, "The port; 0 for any that is free.")
+    protocol: Literal["smolact", "openpi"] = setting(
+        "smolact", "Whose clients can ask: smolact's, or openpi's (`WebsocketClientPolicy`)."
+    )
     token_file: Path | None = setting(
         None, "A file with the token that clients must bring.", aliases=("token-file",)
     )
@@ -88,13 +91,15 @@ def run(argv: Sequence[str]) -> int:
 
 
 async def _serve(config: ServeConfig, access: Access, policy: LocalPolicy) -> None:
+    from smolact.serving.openpi import OpenpiServer
     from smolact.serving.server import PolicyServer
 
     def tell(url: str) -> None:
         sys.stdout.write(announcement(url, access, policy.schema))
         sys.stdout.flush()
 
-    server = PolicyServer(policy, access, max_clients=config.max_clients, max_batch=config.max_batch)
+    kind = OpenpiServer if config.protocol == "openpi" else PolicyServer
+    server = kind(policy, access, max_clients=config.max_clients, max_batch=config.max_batch)
     serving = asyncio.ensure_future(server.run(tell))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,9 +14,10 @@ from smolact.training.sections import policy_fields
 if TYPE_CHECKING:
     from smolact.serving.remote import LoadedRemote
 
-SCHEMES = ("ws://", "wss://")
+SCHEMES = ("ws://", "wss://", "openpi+ws://", "openpi+wss://")
 HELP = (
-    "A folder, a Hub id, or the address of a server (ws://HOST:PORT, wss://HOST:PORT; see `smolact serve`)."
+    "A folder, a Hub id, or the address of a server: ws://HOST:PORT, wss://HOST:PORT (see `smolact serve`), or openpi+ws://… for "
+    "one of openpi's."
 )
 
 
@@ -32,6 +33,9 @@ class RemoteSettings:
     timeout: float = setting(30.0, "Seconds to wait for an answer.")
     n_action_steps: int | None = setting(
         None, "How many actions of a chunk are executed; as the server says when null."
+    )
+    openpi_schema: Path | None = setting(
+        None, "For an openpi server, which does not say what its policy looks at: a JSON file that does."
     )
 
 
@@ -61,6 +65,7 @@ def load_from_server(url: str, settings: Mapping[str, Any]) -> LoadedRemote:
         token=None if given.token_file is None else read_token(given.token_file),
         ca_file=given.ca_file,
         images=given.images,
+        openpi_schema=given.openpi_schema,
         timeout=given.timeout,
         n_action_steps=given.n_action_steps,
     )

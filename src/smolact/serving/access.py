@@ -15,6 +15,8 @@ from smolact.errors import ConfigError, NotFoundError, what_is_near
 logger = logging.getLogger(__name__)
 
 SHORTEST_TOKEN = 16
+SCHEMES = ("Bearer", "Api-Key")
+"""How a token is brought: ours, and openpi's."""
 _MAKE_ONE = "Make one: (umask 077; openssl rand -hex 32 > FILE)"
 
 
@@ -88,7 +90,8 @@ class Access:
         if self.token is None:
             return True
         given = hashlib.sha256((authorization or "").encode("utf-8", "replace")).digest()
-        return hmac.compare_digest(given, hashlib.sha256(f"Bearer {self.token}".encode()).digest())
+        expected = [hashlib.sha256(f"{scheme} {self.token}".encode()).digest() for scheme in SCHEMES]
+        return True in [hmac.compare_digest(given, one) for one in expected]  # all of them, in any case
 
 
 def read_token(path: Path) -> str:

@@ -14,12 +14,19 @@ from smolact.serving.server import PolicyServer
 
 
 @contextlib.contextmanager
-def serving(policy: Served, access: Access | None = None, **settings: Any) -> Iterator[str]:
+def serving(
+    policy: Served,
+    access: Access | None = None,
+    *,
+    server: type[PolicyServer] = PolicyServer,
+    **settings: Any,
+) -> Iterator[str]:
     """Serve in a thread for as long as the block runs; gives the address.
 
     Args:
         policy: what is served.
         access: any free port of this machine when not given.
+        server: which one.
         settings: as `PolicyServer` takes them.
 
     Raises:
@@ -29,7 +36,7 @@ def serving(policy: Served, access: Access | None = None, **settings: Any) -> It
     found: list[Any] = []
 
     async def live() -> None:
-        server = PolicyServer(policy, access or Access(port=0), **settings)
+        one = server(policy, access or Access(port=0), **settings)
         task = asyncio.current_task()
         assert task is not None
         found[:] = [asyncio.get_running_loop(), task]
@@ -39,7 +46,7 @@ def serving(policy: Served, access: Access | None = None, **settings: Any) -> It
             ready.set()
 
         with contextlib.suppress(asyncio.CancelledError):
-            await server.run(tell)
+            await one.run(tell)
 
     def run() -> None:
         try:

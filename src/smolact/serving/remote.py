@@ -9,7 +9,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,16 @@ from smolact.errors import FeatureError, ServerError
 from smolact.policies.common.chunking import ActsInChunks
 from smolact.policies.configuration import PolicyConfig
 from smolact.types import ACTION, TASK, FeatureType, PolicyFeature, Unsaid, is_image_key
-from smolact_client import ClientError, Leftover, ObservationError, RemotePolicy, Schema, SchemaMismatchError
+from smolact_client import (
+    ChunkPolicy,
+    ClientError,
+    Leftover,
+    ObservationError,
+    RemotePolicy,
+    Schema,
+    SchemaMismatchError,
+)
+from smolact_client.openpi import SCHEME, OpenpiPolicy, read_openpi_schema
 
 T = TypeVar("T")
 
@@ -58,9 +68,9 @@ class RemoteChunks(ActsInChunks):
     answers a batch together, as it would have been here.
 
     Args:
-        url: the server's address.
+        url: the server's address; `openpi+ws://…` for an openpi server.
         n_action_steps: how many actions of a chunk are executed; as the server says when not given.
-        settings: as `smolact_client.RemotePolicy` takes them (`token`, `images`, `timeout`, `ca_file`).
+        settings: as `connect` takes them (`token`, `images`, `timeout`, `ca_file`, `openpi_schema`).
 
     Raises:
         ServerError: it does not answer, or lets nobody in.
@@ -68,7 +78,7 @@ class RemoteChunks(ActsInChunks):
 
     def __init__(self, url: str, *, n_action_steps: int | None = None, **settings: Any) -> None:
         self._url, self._settings = url, settings
-        self._clients: list[RemotePolicy] = []
+        self._clients: list[ChunkPolicy] = []
         self.config = _config_of(self._client(0).schema, n_action_steps)
         self.reset()
 
@@ -133,17 +143,17 @@ class RemoteChunks(ActsInChunks):
         steps = self.config.n_action_steps  # type: ignore[attr-defined]
         return RemoteOne(client, replace(client.schema, n_action_steps=steps))
 
-    def _client(self, row: int) -> RemotePolicy:
+    def _client(self, row: int) -> ChunkPolicy:
         while len(self._clients) <= row:
             with _told():
-                self._clients.append(RemotePolicy(self._url, **self._settings))
+                self._clients.append(connect(self._url, **self._settings))
         return self._clients[row]
 
 
 class RemoteOne:
     """A policy on a server: one raw observation in, one chunk in the robot's units out; errors are this package's."""
 
-    def __init__(self, client: RemotePolicy, schema: Schema) -> None:
+    def __init__(self, client: ChunkPolicy, schema: Schema) -> None:
         self._client, self.schema = client, schema
 
     def predict_action_chunk(
@@ -161,6 +171,30 @@ class RemoteOne:
         """An episode begins."""
         with _told():
             self._client.reset()
+
+
+def connect(
+    url: str, *, images: Literal["raw", "jpeg"] = "raw", openpi_schema: Path | None = None, **settings: Any
+) -> ChunkPolicy:
+    """A client of the server at `url`, of smolact's or of openpi's kind.
+
+    Args:
+        url: `ws://…`, `wss://…`, or either behind `openpi+`.
+        images: how pictures are sent.
+        openpi_schema: a file that says what an openpi server's policy looks at, if the server does not.
+        settings: as either client takes them.
+
+    Raises:
+        ClientError: nobody answers, or lets nobody in, or a setting does not belong to this kind of server.
+    """
+    if not url.startswith(SCHEME):
+        if openpi_schema is not None:
+            raise ClientError(f"{url} is no openpi server's address, and tells its schema itself.")
+        return RemotePolicy(url, images=images, **settings)
+    if images != "raw":
+        raise ClientError("openpi's servers take raw pictures only: leave --policy.images out.")
+    schema, keys = (None, {}) if openpi_schema is None else read_openpi_schema(openpi_schema)
+    return OpenpiPolicy(url, schema=schema, keys=keys, **settings)
 
 
 def load_remote(url: str, *, n_action_steps: int | None = None, **settings: Any) -> LoadedRemote:

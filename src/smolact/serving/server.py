@@ -59,6 +59,8 @@ class PolicyServer:
         clock: for deadlines.
     """
 
+    session_type = Session
+
     def __init__(
         self,
         policy: Served,
@@ -146,7 +148,7 @@ class PolicyServer:
 
     def _process_request(self, socket: ServerConnection, request: Request) -> Response | None:
         path = request.path.partition("?")[0]
-        if path == "/livez":
+        if path in ("/livez", "/healthz"):
             return socket.respond(http.HTTPStatus.OK, "alive\n")
         if path == "/readyz":
             status = http.HTTPStatus.OK if self.is_ready else http.HTTPStatus.SERVICE_UNAVAILABLE
@@ -172,27 +174,11 @@ class PolicyServer:
         return None
 
     async def _handle(self, socket: ServerConnection) -> None:
-        session = Session(self.metrics.sessions + 1, socket)
+        session = self.session_type(self.metrics.sessions + 1, socket)
         self.metrics.sessions += 1
         why = "closed"
         try:
-            hello = decode(await asyncio.wait_for(_receive(socket), HELLO_S))
-            if hello.kind is not Kind.HELLO:
-                raise ProtocolError(f"The first message is {hello.kind.name}: expected HELLO.")
-            offer = handshake.read_hello(hello.fields)
-            if offer is not None:
-                check_offer(self._schema, offer)
-            session.received = hello.sequence
-            client = str(hello.fields.get("client", ""))[:80]
-            log("session_began", session=session.number, peer=_peer(socket), client=client)
-            self._sessions.add(session)
-            # From here on `_work` tells it when the policy is warm; a session's messages keep their order.
-            told = handshake.welcome(self._schema, self.limits, self.is_ready)
-            await session.send(Kind.WELCOME, fields=told)
-            while True:
-                data = await _receive(socket)
-                self.metrics.received += len(data)
-                self._take(session, decode(data))
+            await self._talk(session)
         except ConnectionClosed as error:
             why = "lost" if error.rcvd is None else "closed"
         except asyncio.TimeoutError:
@@ -207,6 +193,26 @@ class PolicyServer:
             self._drop(session)
             log("session_ended", session=session.number, why=why)
 
+    async def _talk(self, session: Session) -> None:
+        """All of a session, until its client hangs up; raises what is wrong with it."""
+        hello = decode(await asyncio.wait_for(_receive(session.socket), HELLO_S))
+        if hello.kind is not Kind.HELLO:
+            raise ProtocolError(f"The first message is {hello.kind.name}: expected HELLO.")
+        offer = handshake.read_hello(hello.fields)
+        if offer is not None:
+            check_offer(self._schema, offer)
+        session.received = hello.sequence
+        client = str(hello.fields.get("client", ""))[:80]
+        log("session_began", session=session.number, peer=_peer(session.socket), client=client)
+        self._sessions.add(session)
+        # From here on `_work` tells it when the policy is warm; a session's messages keep their order.
+        told = handshake.welcome(self._schema, self.limits, self.is_ready)
+        await session.send(Kind.WELCOME, fields=told)
+        while True:
+            data = await _receive(session.socket)
+            self.metrics.received += len(data)
+            self._take(session, decode(data))
+
     # What they ask
 
     def _take(self, session: Session, message: Message) -> None:
@@ -220,10 +226,13 @@ class PolicyServer:
             try:
                 self._ask(session, message)
             except (ObservationError, NotReadyError) as error:
-                self.metrics.questions["refused"] += 1
-                self._reply(session.tell(error, message.observation))
+                self._refuse(session, error, message.observation)
         else:
             raise ProtocolError(f"A client has no business to send {message.kind.name}.")
+
+    def _refuse(self, session: Session, error: ClientError, observation: int) -> None:
+        self.metrics.questions["refused"] += 1
+        self._reply(session.tell(error, observation))
 
     def _ask(self, session: Session, message: Message) -> None:
         task, seed, wait = (message.fields.get(name) for name in ("task", "seed", "deadline_ms"))
@@ -315,9 +324,8 @@ async def _receive(socket: ServerConnection) -> memoryview:
         if isinstance(piece, str):
             raise ProtocolError("A text came: this protocol has binary messages only.")
         if not length:
-            room = np.empty(
-                read_header(piece).total, np.uint8
-            ).data  # not zeros: pages are taken as bytes come
+            size = read_header(piece).total
+            room = np.empty(size, np.uint8).data  # not zeros: its pages are taken as bytes come
         if length + len(piece) > len(room):
             raise ProtocolError(f"A message is longer than the {len(room)} bytes that its header tells of.")
         room[length : length + len(piece)] = piece

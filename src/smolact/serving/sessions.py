@@ -43,8 +43,9 @@ class Session:
                 raise asyncio.TimeoutError
             async with self._sending:
                 self._sent += 1
-                data = encode(Message(kind, self.id, self._sent, observation, fields or {}, arrays))
-                await asyncio.wait_for(self.socket.send(data), SEND_S)
+                data = self._written(Message(kind, self.id, self._sent, observation, fields or {}, arrays))
+                if data is not None:
+                    await asyncio.wait_for(self.socket.send(data), SEND_S)
         except asyncio.TimeoutError:
             log("slow_reader", session=self.number)
             self.socket.transport.abort()
@@ -52,6 +53,10 @@ class Session:
             pass  # its handler notices
         finally:
             self._unread -= 1
+
+    def _written(self, message: Message) -> bytes | str | None:
+        """The message on this client's wire; None if that has no place for it."""
+        return encode(message)
 
     async def tell(self, error: ClientError, observation: int = 0) -> None:
         """Send what went wrong."""

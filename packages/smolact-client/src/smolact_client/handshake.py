@@ -55,20 +55,9 @@ def read_welcome(fields: Mapping[str, Any]) -> Welcome:
     Raises:
         ProtocolError: it is something else.
     """
-    schema, limits = (_map(fields.get(name), name) for name in ("schema", "limits"))
-    ranges = schema.get("action_range")
+    limits = _map(fields.get("limits"), "limits")
     return Welcome(
-        Schema(
-            policy=_text(schema.get("policy"), "policy"),
-            cameras=_each(schema, "cameras", _size),
-            vectors=_each(schema, "vectors", _count),
-            action=_count(schema.get("action"), "action"),
-            chunk_size=_count(schema.get("chunk_size"), "chunk_size"),
-            n_action_steps=_count(schema.get("n_action_steps"), "n_action_steps"),
-            names=_each(schema, "names", _names),
-            action_range=None if ranges is None else _ranges(ranges, "action_range"),
-            takes_leftover=schema.get("takes_leftover") is True,
-        ),
+        read_schema(fields.get("schema")),
         Limits(
             message_bytes=_count(limits.get("message_bytes"), "message_bytes"),
             pixels=_count(limits.get("pixels"), "pixels"),
@@ -76,6 +65,27 @@ def read_welcome(fields: Mapping[str, Any]) -> Welcome:
             deadline_s=_number(limits.get("deadline_s"), "deadline_s"),
         ),
         fields.get("ready") is True,
+    )
+
+
+def read_schema(value: Any) -> Schema:
+    """The schema in a map.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    schema = _map(value, "schema")
+    ranges = schema.get("action_range")
+    return Schema(
+        policy=_text(schema.get("policy"), "policy"),
+        cameras=_each(schema, "cameras", _size),
+        vectors=_each(schema, "vectors", _count),
+        action=_count(schema.get("action"), "action"),
+        chunk_size=_count(schema.get("chunk_size"), "chunk_size"),
+        n_action_steps=_count(schema.get("n_action_steps"), "n_action_steps"),
+        names=_each(schema, "names", _names),
+        action_range=None if ranges is None else _ranges(ranges, "action_range"),
+        takes_leftover=schema.get("takes_leftover") is True,
     )
 
 
