@@ -64,6 +64,11 @@ class Result:
     named: bool
     seconds: float
 
+    @property
+    def became(self) -> str:
+        """What a case may come to; anything else came through as an error of its own."""
+        return "a named error" if self.named else "a dataset, or a list of its faults"
+
 
 class Bench:
     """The whole datasets, and where they are damaged; `folder` should lie in memory, where the system has such a place."""

@@ -60,7 +60,7 @@ def read_by_lerobot(python: str, roots: Sequence[Path]) -> list[dict[str, Any]]:
 def test_lerobot_finds_what_we_find(tmp_path: Path, dtype: str, episodes_per_file: int) -> None:
     cameras = ("observation.image", "observation.images.wrist")
     root = write(tmp_path / "ours", dtype=dtype, cameras=cameras, episodes_per_file=episodes_per_file)
-    same_to_both(root)
+    assert_same_to_both(root)
 
 
 @with_061
@@ -76,7 +76,7 @@ def test_what_lerobot_began_and_we_went_on_with_opens_there_again(tmp_path: Path
                 frame |= {"observation.state": vectors[0], "action": vectors[1]}
                 writer.add_frame(frame, task="Something new.")
             writer.save_episode()
-    same_to_both(root)
+    assert_same_to_both(root)
 
 
 @with_061
@@ -99,13 +99,13 @@ def test_what_was_edited_opens_there(tmp_path: Path, dtype: str) -> None:
         "other": dataclasses.replace(whole, cameras=other),
         **parts,
     }
-    same_to_both(*(build(plan, tmp_path / name) for name, plan in plans.items()))
+    assert_same_to_both(*(build(plan, tmp_path / name) for name, plan in plans.items()))
 
 
 @with_061
 def test_what_was_of_version_v21_opens_there(tmp_path: Path) -> None:
     source = Source(PARITY / "dataset_v21")
-    same_to_both(build(edit.whole(source), tmp_path / "new"))
+    assert_same_to_both(build(edit.whole(source), tmp_path / "new"))
 
 
 @with_061
@@ -115,7 +115,7 @@ def test_what_was_repaired_opens_there(tmp_path: Path, lost: int) -> None:
     path = root / f"data/chunk-000/file-{lost:03d}.parquet"
     path.write_bytes(path.read_bytes()[:-10])
     assert repair(root).episodes == 2
-    same_to_both(root)
+    assert_same_to_both(root)
 
 
 @with_033
@@ -131,19 +131,19 @@ def test_what_was_made_v21_opens_in_the_lerobot_of_its_time(tmp_path: Path, dtyp
         for number, source in enumerate(old)
     ]
     both = build(dataclasses.replace(edit.delete(old[0], [1]), version="v2.1"), tmp_path / "v21_less")
-    same_to_both(*new, both, python=V21)
+    assert_same_to_both(*new, both, python=V21)
     for root, source in zip(new, old, strict=True):
         before, after = LeRobotDataset(source.meta.root), LeRobotDataset(root)
         for sample, expected in zip(after, before, strict=True):
             assert all(torch.equal(sample[key], expected[key]) for key in before.meta.camera_keys)
 
 
-def same_to_both(*roots: Path, python: str = V30) -> None:
+def assert_same_to_both(*roots: Path, python: str = V30) -> None:
     for root, theirs in zip(roots, read_by_lerobot(python, roots), strict=True):
-        _same(root, theirs)
+        _assert_same(root, theirs)
 
 
-def _same(root: Path, theirs: dict[str, Any]) -> None:
+def _assert_same(root: Path, theirs: dict[str, Any]) -> None:
     ours = LeRobotDataset(root, delta_timestamps={"action": OFFSETS})
     cameras = ours.meta.camera_keys
     assert (theirs["length"], theirs["episodes"]) == (len(ours), ours.num_episodes)

@@ -39,8 +39,10 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {**found, "v21": DATA / "dataset_v21", "v30": DATA / "dataset_v30"}
 
 
-def same_frames(made: Path, parts: Sequence[tuple[Path, Sequence[int]]], without: Sequence[str] = ()) -> None:
-    """Whether `made` holds, in order, the frames of these episodes of these datasets."""
+def assert_frames(
+    made: Path, parts: Sequence[tuple[Path, Sequence[int]]], without: Sequence[str] = ()
+) -> None:
+    """That `made` is whole and holds, in order, the frames of these episodes of these datasets."""
     assert check_dataset(made) == []
     new = LeRobotDataset(made, return_uint8=True)
     samples = iter(new)
@@ -63,14 +65,14 @@ def test_deleting_leaves_the_other_episodes_as_they_were(
 ) -> None:
     made = build(edit.delete(Source(roots[name]), [1]), tmp_path / "new")
     total = LeRobotDataset(roots[name]).num_episodes
-    same_frames(made, [(roots[name], [number for number in range(total) if number != 1])])
+    assert_frames(made, [(roots[name], [number for number in range(total) if number != 1])])
 
 
 @pytest.mark.parametrize("name", ["video", "image", "v30"])
 def test_a_whole_dataset_keeps_its_statistics(roots: dict[str, Path], tmp_path: Path, name: str) -> None:
     source = Source(roots[name])
     made = build(edit.whole(source), tmp_path / "new")
-    same_frames(made, [(roots[name], range(source.meta.total_episodes))])
+    assert_frames(made, [(roots[name], range(source.meta.total_episodes))])
     for feature, stats in Source(made).meta.stats.items():
         for statistic, value in stats.items():
             np.testing.assert_array_equal(value, source.meta.stats[feature][statistic])
@@ -89,7 +91,7 @@ def test_merging_numbers_tasks_anew_and_adds_up_statistics(roots: dict[str, Path
     other = write(tmp_path / "other", (3, 6), dtype="image", cameras=CAMERAS)
     first = build(edit.delete(Source(roots["image"]), [0, 2]), tmp_path / "second-task-only")
     made = build(edit.merge([Source(first), Source(other)]), tmp_path / "new")
-    same_frames(made, [(first, [0]), (other, [0, 1])])
+    assert_frames(made, [(first, [0]), (other, [0, 1])])
     assert list(Source(made).meta.tasks.values()) == [TASKS[1], TASKS[0]]
     values = torch.stack([sample["action"] for sample in LeRobotDataset(made)]).double().numpy()
     stats = Source(made).meta.stats["action"]
@@ -100,15 +102,15 @@ def test_merging_numbers_tasks_anew_and_adds_up_statistics(roots: dict[str, Path
 def test_datasets_of_other_versions_and_codecs_merge(roots: dict[str, Path], tmp_path: Path) -> None:
     made = build(edit.merge([Source(roots["v21"]), Source(roots["v30"])]), tmp_path / "new")
     counts = [LeRobotDataset(roots[name]).num_episodes for name in ("v21", "v30")]
-    same_frames(made, [(roots["v21"], range(counts[0])), (roots["v30"], range(counts[1]))])
+    assert_frames(made, [(roots["v21"], range(counts[0])), (roots["v30"], range(counts[1]))])
 
 
 def test_splitting_gives_every_episode_to_one_part(roots: dict[str, Path], tmp_path: Path) -> None:
     plans = edit.split(Source(roots["video"]), {"train": 0.67, "test": 0.33})
     for name, plan in plans.items():
         build(plan, tmp_path / name)
-    same_frames(tmp_path / "train", [(roots["video"], [0, 1])])
-    same_frames(tmp_path / "test", [(roots["video"], [2])])
+    assert_frames(tmp_path / "train", [(roots["video"], [0, 1])])
+    assert_frames(tmp_path / "test", [(roots["video"], [2])])
 
 
 def test_renaming_joins_tasks_and_removing_leaves_a_feature_out(
@@ -119,7 +121,7 @@ def test_renaming_joins_tasks_and_removing_leaves_a_feature_out(
     gone = ["next.done", CAMERAS[0]]
     made = build(edit.remove_features(Source(roots["video"]), gone), tmp_path / "removed")
     assert set(Source(made).meta.features) == {CAMERAS[1], "observation.state", "action", *DEFAULT_FEATURES}
-    same_frames(made, [(roots["video"], [0, 1, 2])], without=gone)
+    assert_frames(made, [(roots["video"], [0, 1, 2])], without=gone)
 
 
 def test_only_a_cut_without_a_key_frame_is_encoded_again(
@@ -220,14 +222,14 @@ def test_to_v21_and_back_gives_the_same_frames(roots: dict[str, Path], tmp_path:
     source = Source(roots[name])
     old = build(dataclasses.replace(edit.whole(source), version="v2.1"), tmp_path / "old")
     episodes = range(source.meta.total_episodes)
-    same_frames(old, [(roots[name], episodes)])
-    same_frames(build(edit.whole(Source(old)), tmp_path / "again"), [(roots[name], episodes)])
+    assert_frames(old, [(roots[name], episodes)])
+    assert_frames(build(edit.whole(Source(old)), tmp_path / "again"), [(roots[name], episodes)])
 
 
 def test_video_to_images_and_images_to_video(roots: dict[str, Path], tmp_path: Path) -> None:
     source = Source(roots["video"])
     plan = dataclasses.replace(edit.whole(source), cameras=dict.fromkeys(CAMERAS, "image"))
-    same_frames(build(plan, tmp_path / "images"), [(roots["video"], range(3))])
+    assert_frames(build(plan, tmp_path / "images"), [(roots["video"], range(3))])
     plan = dataclasses.replace(edit.whole(Source(roots["image"])), cameras=dict.fromkeys(CAMERAS, "video"))
     made = LeRobotDataset(build(plan, tmp_path / "videos"))
     for sample, before in zip(made, LeRobotDataset(roots["image"]), strict=True):
