@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from smolact.errors import ActionTokensError, CheckpointError, ConfigError, FeatureError
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.grammar import Grammar
-
-DATA = Path(__file__).parents[2] / "parity" / "data"
-FOLDERS = ("fast_tokenizer", "fast_tokenizer_small", "fast_tokenizer_wide")
+from tests.policies.smolandfast.sequences import DATA, FOLDERS, decode_many
 
 
 def reference(name: str) -> tuple[FASTTokenizer, dict[str, np.ndarray], list[list[int]]]:
@@ -75,6 +73,11 @@ def test_any_ids_are_a_chunk_or_a_named_error(name: str, data: st.DataObject) ->
         return
     assert chunk.shape == (1, *expected["chunks"].shape[1:])
     assert np.isfinite(chunk).all()
+
+
+def test_random_sequences_are_chunks_or_named_errors() -> None:
+    found = decode_many(6000, seed=0)
+    assert found["chunks"] > 500 and found["refused"] > 3000 and found.total() == 6000
 
 
 def written(grammar: Grammar, generator: torch.Generator, batch: int) -> list[list[int]]:
