@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from smolact.backbones import smolvlm
 from smolact.errors import ConfigError, FeatureError
 from smolact.policies.common.attention import block_mask
 from smolact.policies.common.flow_matching import sample_time
@@ -93,6 +94,24 @@ def test_images_keep_their_size_without_resizing(tmp_path: Path) -> None:
     assert torch.equal(again.predict_action_chunk(batch, tiny_noise()), chunk)
     with pytest.raises(FeatureError, match=r"3×8 patches.*scale_factor=2.*resize_imgs_with_padding"):
         policy.predict_action_chunk({**batch, CAMERAS[1]: torch.rand(2, 3, 24, 64)}, tiny_noise())
+
+
+def test_pictures_that_pass_the_tower_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy(train_expert_only=False, freeze_vision_encoder=False)
+    tower = policy.model.vlm_with_expert.vlm.model
+    times = torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0])
+    passes = []
+    whole = type(tower)._embed
+    monkeypatch.setattr(type(tower), "_embed", lambda self, pixels: passes.append(len(pixels)) or whole(self, pixels))  # fmt: skip
+    found = []
+    for room in (smolvlm.CACHED, 3 * 64 * 256 * 4):  # of three pictures of 64 patches, 256 wide
+        monkeypatch.setattr(smolvlm, "CACHED", room)
+        loss, _ = policy.forward(tiny_batch(5), tiny_noise(5), times)
+        loss.backward()
+        found.append((loss.detach(), {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}))
+        policy.zero_grad(set_to_none=True)
+    assert passes == [10, 3, 3, 3, 1]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
 
 
 def test_uint8_images_are_the_same_pictures() -> None:

@@ -30,6 +30,9 @@ from smolact.backbones.layers import (
 )
 from smolact.errors import FeatureError
 
+CACHED = 32 * 2**20
+"""Bytes of activations that a CPU's last cache is taken to hold."""
+
 KeyValues = tuple[Tensor, Tensor]
 """Rotated keys and values of one layer, each (B, K, S, H)."""
 
@@ -284,15 +287,27 @@ class SmolVLMModel(nn.Module):
 
     def __init__(self, config: SmolVLMConfig, num_text_layers: int | None = None) -> None:
         super().__init__()
+        self.vision_config = config.vision_config
         self.vision_model = VisionModel(config.vision_config)
         self.connector = Connector(config)
         self.text_model = TextModel(config.text_config, num_text_layers)
 
     def embed_images(self, pixels: Tensor) -> Tensor:
-        """Pixels (I, 3, height, width) in [−1, 1] to image tokens (I, T, D)."""
-        tokens: Tensor = self.connector(
-            *self.vision_model(pixels.to(self.connector.modality_projection.proj.weight))
-        )
+        """Pixels (I, 3, height, width) in [−1, 1] to image tokens (I, T, D).
+
+        On a CPU a few images at a time, so that what lies between two layers is still in its cache when it is read.
+        """
+        pixels = pixels.to(self.connector.modality_projection.proj.weight)
+        vision = self.vision_config
+        patches = (pixels.shape[-2] // vision.patch_size) * (pixels.shape[-1] // vision.patch_size)
+        widest = patches * vision.intermediate_size * pixels.element_size()  # bytes of an image inside an MLP
+        at_once = max(1, CACHED // max(1, widest))
+        if pixels.device.type != "cpu" or len(pixels) <= at_once:
+            return self._embed(pixels)
+        return torch.cat([self._embed(part) for part in pixels.split(at_once)])
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        tokens: Tensor = self.connector(*self.vision_model(pixels))
         return tokens
 
 
