@@ -1,6 +1,6 @@
 """A server under siege: a soak, clients that hang up in the middle of a frame, bad neighbours, a long cold start.
 
-    python -m tests.serving.torture [REQUESTS=1000000] [--output=FILE]
+    python -m tests.serving.torture [REQUESTS=1000000] [--hang-ups=1000] [--output=FILE]
 
 The server is a process of its own that tells its memory, descriptors and threads. Each part raises where it falls short, and
 tells what it measured.
@@ -328,11 +328,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("requests", type=int, nargs="?", default=1_000_000)
+    parser.add_argument("--hang-ups", type=int, default=1000)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
     parts = {
         "cold start": lambda: cold_start(30),
-        "hung up in the middle of a frame": lambda: hang_up(1000),
+        "hung up in the middle of a frame": lambda: hang_up(options.hang_ups),
         "bad neighbours": lambda: bad_neighbours(10),
         "soak": lambda: soak(options.requests),
     }
