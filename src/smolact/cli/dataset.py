@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from smolact.cli.main import DONE, MISUSED, Command, command_rows, find_command
+from smolact.cli.main import Command, by_name, run_group
 
-COMMANDS = {
-    command.name: command
-    for command in (
-        Command("info", "how much there is, of what, in which form", "smolact.cli.dataset_info"),
-        Command("check", "everything that training relies on, a line a fault", "smolact.cli.dataset_check"),
-        Command("repair", "what a crash left becomes whole again", "smolact.cli.dataset_repair"),
-        Command("delete", "the dataset without some of its episodes", "smolact.cli.dataset_delete"),
-        Command("filter", "the episodes whose task, length or outcome is as asked", "smolact.cli.dataset_filter"),
-        Command("split", "several datasets of one", "smolact.cli.dataset_split"),
-        Command("merge", "one dataset of several", "smolact.cli.dataset_merge"),
-        Command("rename-task", "another text for an instruction", "smolact.cli.dataset_rename_task"),
-        Command(
-            "remove-feature",
-            "the dataset without some of its cameras or columns",
-            "smolact.cli.dataset_remove_feature",
-        ),
-        Command("compact", "many small files become few", "smolact.cli.dataset_compact"),
-        Command("stats", "all statistics, computed again from the frames", "smolact.cli.dataset_stats"),
-        Command("convert", "another version; images to video and back", "smolact.cli.dataset_convert"),
-        Command(
-            "make-demos",
-            "an environment's scripted expert shows how it is done",
-            "smolact.cli.dataset_make_demos",
-        ),
-        Command(
-            "encode",
-            "what the frozen vision tower sees (or the pictures), kept ahead of a training",
-            "smolact.cli.dataset_encode",
-        ),
-        Command("viz", "look at episodes: a page for the browser, or rerun", "smolact.cli.dataset_viz"),
-        Command(
-            "preview-transforms",
-            "a picture of what training's random image changes do to a dataset's cameras",
-            "smolact.cli.dataset_preview_transforms",
-        ),
-    )
-}
+COMMANDS = by_name(
+    Command("info", "how much there is, of what, in which form", "smolact.cli.dataset_info"),
+    Command("check", "everything that training relies on, a line a fault", "smolact.cli.dataset_check"),
+    Command("repair", "what a crash left becomes whole again", "smolact.cli.dataset_repair"),
+    Command("delete", "the dataset without some of its episodes", "smolact.cli.dataset_delete"),
+    Command("filter", "the episodes whose task, length or outcome is as asked", "smolact.cli.dataset_filter"),
+    Command("split", "several datasets of one", "smolact.cli.dataset_split"),
+    Command("merge", "one dataset of several", "smolact.cli.dataset_merge"),
+    Command("rename-task", "another text for an instruction", "smolact.cli.dataset_rename_task"),
+    Command(
+        "remove-feature",
+        "the dataset without some of its cameras or columns",
+        "smolact.cli.dataset_remove_feature",
+    ),
+    Command("compact", "many small files become few", "smolact.cli.dataset_compact"),
+    Command("stats", "all statistics, computed again from the frames", "smolact.cli.dataset_stats"),
+    Command("convert", "another version; images to video and back", "smolact.cli.dataset_convert"),
+    Command(
+        "make-demos",
+        "an environment's scripted expert shows how it is done",
+        "smolact.cli.dataset_make_demos",
+    ),
+    Command(
+        "encode",
+        "what the frozen vision tower sees (or the pictures), kept ahead of a training",
+        "smolact.cli.dataset_encode",
+    ),
+    Command("viz", "look at episodes: a page for the browser, or rerun", "smolact.cli.dataset_viz"),
+    Command(
+        "preview-transforms",
+        "a picture of what training's random image changes do to a dataset's cameras",
+        "smolact.cli.dataset_preview_transforms",
+    ),
+)
 
 
 def run(argv: Sequence[str]) -> int:
     """Run one of the commands, or list them."""
-    if not argv or argv[0] in ("--help", "-h", "help"):
-        sys.stdout.write(
-            f"Look at a dataset, check it, change it.\n\nusage: smolact dataset COMMAND --name=value …\n\n{command_rows(COMMANDS)}\n\n"
-            "smolact dataset COMMAND --help lists a command's settings.\n"
-        )
-        return DONE if argv else MISUSED
-    return find_command(argv[0], COMMANDS, "dataset").run(argv[1:])
+    return run_group("dataset", "Look at a dataset, check it, change it.", COMMANDS, argv)

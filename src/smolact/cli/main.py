@@ -26,33 +26,33 @@ class Command(NamedTuple):
         return int(importlib.import_module(self.module).run(argv))
 
 
-COMMANDS = {
-    command.name: command
-    for command in (
-        Command(
-            "demo", "the whole road in minutes: demonstrations, training, evaluation", "smolact.cli.demo"
-        ),
-        Command("train", "train a policy on a dataset, or resume a run", "smolact.cli.train"),
-        Command("eval", "success rate of a policy in an environment", "smolact.cli.eval"),
-        Command(
-            "record",
-            "record a robot's episodes to a dataset, driven by hand or by a policy",
-            "smolact.cli.record",
-        ),
-        Command("serve", "answer robots elsewhere with a policy that is here", "smolact.cli.serve"),
-        Command("rollout", "let a policy drive a robot or a simulation", "smolact.cli.rollout"),
-        Command("replay", "play a recorded episode on a robot or in simulation", "smolact.cli.replay"),
-        Command("dataset", "look at a dataset; `smolact dataset` lists how", "smolact.cli.dataset"),
-        Command("train-tokenizer", "fit FAST action tokens on a dataset", "smolact.cli.train_tokenizer"),
-        Command("robot", "ports, cameras, calibration; `smolact robot` lists what", "smolact.cli.robot"),
-        Command("policy", "change a trained policy; `smolact policy` lists how", "smolact.cli.policy"),
-        Command(
-            "convert", "a SmolVLA checkpoint for LeRobot on smolact's engine, or back", "smolact.cli.convert"
-        ),
-        Command("bench", "how quickly a policy answers on this machine", "smolact.cli.bench"),
-        Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),
-    )
-}
+def by_name(*commands: Command) -> dict[str, Command]:
+    """Commands as they are looked up."""
+    return {command.name: command for command in commands}
+
+
+COMMANDS = by_name(
+    Command("demo", "the whole road in minutes: demonstrations, training, evaluation", "smolact.cli.demo"),
+    Command("train", "train a policy on a dataset, or resume a run", "smolact.cli.train"),
+    Command("eval", "success rate of a policy in an environment", "smolact.cli.eval"),
+    Command(
+        "record",
+        "record a robot's episodes to a dataset, driven by hand or by a policy",
+        "smolact.cli.record",
+    ),
+    Command("serve", "answer robots elsewhere with a policy that is here", "smolact.cli.serve"),
+    Command("rollout", "let a policy drive a robot or a simulation", "smolact.cli.rollout"),
+    Command("replay", "play a recorded episode on a robot or in simulation", "smolact.cli.replay"),
+    Command("dataset", "look at a dataset; `smolact dataset` lists how", "smolact.cli.dataset"),
+    Command("train-tokenizer", "fit FAST action tokens on a dataset", "smolact.cli.train_tokenizer"),
+    Command("robot", "ports, cameras, calibration; `smolact robot` lists what", "smolact.cli.robot"),
+    Command("policy", "change a trained policy; `smolact policy` lists how", "smolact.cli.policy"),
+    Command(
+        "convert", "a SmolVLA checkpoint for LeRobot on smolact's engine, or back", "smolact.cli.convert"
+    ),
+    Command("bench", "how quickly a policy answers on this machine", "smolact.cli.bench"),
+    Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,6 +120,17 @@ def find_command(name: str, commands: Mapping[str, Command], group: str = "") ->
             f"There is no command '{title}'.{did_you_mean(name, commands)} There are: {', '.join(commands)}."
         )
     return commands[name]
+
+
+def run_group(group: str, about: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
+    """Run one of the commands that belong to the command `group`, or list them; returns the exit code."""
+    if argv and argv[0] not in ("--help", "-h", "help"):
+        return find_command(argv[0], commands, group).run(argv[1:])
+    sys.stdout.write(
+        f"{about}\n\nusage: smolact {group} COMMAND --name=value …\n\n{command_rows(commands)}\n\n"
+        f"smolact {group} COMMAND --help lists a command's settings.\n"
+    )
+    return DONE if argv else MISUSED
 
 
 def command_rows(commands: Mapping[str, Command]) -> str:
