@@ -160,11 +160,11 @@ class LocalPolicy:
         masks = [prefix_weights(*row, self._schema.chunk_size, schedule) for row in rows]
         # A number that never moved has no scale: what rounding leaves of it would be normalized to anything.
         units = self._postprocess(torch.stack([torch.zeros_like(actions[0]), torch.ones_like(actions[0])]))
-        scale = (units[1] - units[0]).abs()
-        moves = scale > 1e-5 * (1 + units[0].abs())
+        scale, rounding = (units[1] - units[0]).abs(), 1e-5 * (1 + units[0].abs())
+        moves = scale > 10 * rounding
         weights = torch.stack(masks).to(actions.device)[..., None] * moves.to(actions.device)
         back = (self._postprocess(actions).cpu() - self._leftovers(questions)[ACTION]).abs()
-        if (back > 1e-3 * scale.cpu())[weights.cpu() > 0].any():
+        if (back > (1e-3 * scale + rounding).cpu())[weights.cpu() > 0].any():
             raise FeatureError(
                 "This policy's preprocessor does not normalize actions as its postprocessor brings them back, so that they can't be "
                 "gone on from. Its checkpoint's processor files are damaged, or of two trainings."

@@ -14,7 +14,7 @@ estimate of the chunk at x_t is x̂ = x_t − t · v(x_t, t). With the old actio
 since a step goes against v. The paper's time is τ = 1 − t and its velocity −v, with which these are its equations 2 to 4; its
 weights are equation 5. Jᵀ takes a pass back through the denoiser. It says along which directions the network can move the
 estimate at all: what a policy is sure of is not bent. LeRobot (0.6.1) computes the velocity before its input asks for a gradient,
-so that its J is the identity; `jacobian=False` does the same, in half the time.
+so that its J is the identity; `jacobian=False` does the same, in less than half the time.
 
 Source: Black, Galliker and Levine 2025, "Real-Time Execution of Action Chunking Flow Policies", arXiv 2506.07339; Pokle et al.
 2023, arXiv 2310.04432 (ΠGDM for flows).
@@ -40,7 +40,7 @@ class Guidance:
     """What a chunk is to go on from.
 
     Attributes:
-        actions: (B, C, A), those of the old chunk for the same ticks; anything where nothing is left.
+        actions: (B, C, A), those of the old chunk for the same ticks; any number where nothing is left.
         weights: (B, C, 1) or (B, C, A), from 0 to 1: how much each of them counts.
         max_weight: the bound of the guidance's weight.
         jacobian: differentiate through the denoiser.
