@@ -38,7 +38,8 @@ from matplotlib import pyplot
 CHUNK, EXECUTED, BATCH = 16, 8, 32
 COMMON = (
     "--num_workers=0",
-    "--save_freq=0",
+    "--save_freq=1000",
+    "--keep_last=1",
     "--report=false",
     "--tensorboard.enable=false",
     "--seed=0",
@@ -51,7 +52,7 @@ SMOLVLA = (
     "--policy.type=smolvla",
     "--policy.vlm_model_name=tiny",
     "--policy.train_expert_only=false",
-    "--policy.freeze_vision_encoder=true",
+    "--policy.freeze_vision_encoder=false",
     "--lr_multipliers={vlm_with_expert.vlm: 0.5}",
     "--noise_draws=2",
     "--policy.resize_imgs_with_padding=[64,64]",
@@ -65,6 +66,8 @@ SMOLANDFAST = (
     "--policy.type=smolandfast",
     "--policy.vlm_checkpoint=tiny",
     "--policy.scale_factor=2",
+    "--policy.freeze_vision_encoder=false",
+    "--policy.vision_model_optimizer_lr=5e-4",
     "--policy.text_model_optimizer_lr=1e-3",
     "--policy.connector_optimizer_lr=1e-3",
     "--policy.optimizer_lr=1e-3",
@@ -89,8 +92,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for demonstrations, runs and evaluations")
     parser.add_argument("--output", type=Path, required=True, help="the figures, as JSON")
     parser.add_argument("--plot", type=Path, help="the learning curves, as PNG")
-    parser.add_argument("--episodes", type=int, default=200, help="demonstrations")
-    parser.add_argument("--steps", type=int, default=600, help="of every training")
+    parser.add_argument("--episodes", type=int, default=300, help="demonstrations")
+    parser.add_argument("--steps", type=int, default=4000, help="of every training")
     parser.add_argument("--evaluated", type=int, default=64, help="episodes, of each policy at the end")
     parser.add_argument("--along_the_way", type=int, default=16, help="episodes of an evaluation in training")
     parser.add_argument("--expert_episodes", type=int, default=128, help="in which the expert is counted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import json
 import logging
 import typing
 from collections.abc import Mapping, Sequence
@@ -120,6 +121,10 @@ class PolicyConfig:
             if not item.metadata.get(OWN) or getattr(self, item.name) != item.default
         }
         return {"type": self.type, **values, **self.extra_fields}
+
+    def to_json_string(self) -> str:
+        """The same as text, which the callbacks of Hugging Face's Trainer log."""
+        return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
     def from_dict(cls: builtins.type[C], data: Mapping[str, Any], source: str = "the configuration") -> C:

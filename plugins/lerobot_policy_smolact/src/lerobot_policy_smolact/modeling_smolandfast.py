@@ -27,7 +27,8 @@ class SMOLANDFASTPolicy(SmolactPolicy, PreTrainedPolicy):
         if self._prompts is None:
             parts = self.inner.processor_parts()[SmolAndFASTPromptStep.registry_name]
             self._prompts = prompt_step(self.inner.config, **parts)  # type: ignore[arg-type]
-        return self._prompts(batch)
+        # LeRobot says None for an action that is not there.
+        return self._prompts({key: value for key, value in batch.items() if value is not None})
 
     def draws(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Where images are cut out in training, (B, cameras, 2) in [0, 1]."""

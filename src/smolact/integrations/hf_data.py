@@ -1,0 +1,163 @@
+"""What SmolVLA sees, in Hugging Face's form: a processor for samples, a collator for batches, and the order of a run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from smolact.datasets.collate import collate
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.reader import LeRobotDataset
+from smolact.errors import FeatureError
+from smolact.hub import find_folder
+from smolact.policies.base import CHECKPOINT_PATTERNS, PreTrainedPolicy
+from smolact.policies.configuration import PolicyConfig, find_policy
+from smolact.policies.factory import load_processors, make_pre_post_processors
+from smolact.processors.pipeline import ProcessorPipeline
+from smolact.training.stream import Order, Place
+from smolact.types import ACTION, ACTION_IS_PAD, IMAGES, STATE, TASK, Batch
+
+
+class SmolVLAProcessor:
+    """Turns what a robot or a dataset has into what the policy takes, and its answers back into the robot's units.
+
+    Attributes:
+        preprocess, postprocess: the policy's pipelines. They run on the CPU, also in a loader's workers; the trainer moves
+            what comes out.
+    """
+
+    def __init__(self, preprocess: ProcessorPipeline, postprocess: ProcessorPipeline) -> None:
+        self.preprocess, self.postprocess = preprocess, postprocess
+
+    @classmethod
+    def of(cls, policy: PreTrainedPolicy, statistics: Mapping[str, Mapping[str, Any]]) -> SmolVLAProcessor:
+        """For a policy, with the statistics of the dataset that it is to learn.
+
+        Raises:
+            StatisticsError: one that is needed is missing or not finite.
+        """
+        with _on_cpu(policy):
+            return cls(*make_pre_post_processors(policy, statistics))
+
+    @classmethod
+    def from_pretrained(cls, folder_or_id: str | Path, policy: PreTrainedPolicy) -> SmolVLAProcessor:
+        """What a checkpoint keeps.
+
+        Raises:
+            NotFoundError, HubError: it is not there.
+            CheckpointError, StatisticsError: it is damaged, or has no statistics.
+        """
+        with _on_cpu(policy):
+            return cls(*load_processors(find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS), policy))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write both pipelines, as every checkpoint has them."""
+        self.preprocess.save_pretrained(folder)
+        self.postprocess.save_pretrained(folder)
+
+    def __call__(
+        self,
+        images: Mapping[str, Any],
+        text: str,
+        state: Any,
+        actions: Any = None,
+        actions_is_pad: Any = None,
+    ) -> Batch:
+        """One sample, to be collated; nothing is normalized yet.
+
+        Args:
+            images: a picture for each camera: a PIL image, (H, W, 3) uint8, or a tensor (3, H, W). A name without a dot is
+                that of a camera: `top` is `observation.images.top`.
+            text: the instruction.
+            state: (D,), in the robot's units.
+            actions: (chunk, A), in the robot's units, for training.
+            actions_is_pad: (chunk,) bool, true behind the episode's end.
+
+        Raises:
+            FeatureError: a picture has another shape.
+        """
+        sample: Batch = {
+            name if "." in name else f"{IMAGES}.{name}": _image(name, value) for name, value in images.items()
+        }
+        sample |= {STATE: torch.as_tensor(np.asarray(state), dtype=torch.float32), TASK: text}
+        if actions is not None:
+            chunk = torch.as_tensor(np.asarray(actions), dtype=torch.float32)
+            is_pad = torch.zeros(len(chunk), dtype=torch.bool) if actions_is_pad is None else actions_is_pad
+            sample |= {ACTION: chunk, ACTION_IS_PAD: torch.as_tensor(is_pad)}
+        return sample
+
+    def data_collator(self, samples: Sequence[Batch]) -> Batch:
+        """Samples to a batch that the policy takes: stacked, normalized, the instruction as tokens."""
+        return self.preprocess(collate(samples))
+
+    def actions(self, normalized: Tensor) -> Tensor:
+        """Actions (…, A) of the policy, in the robot's units."""
+        return self.postprocess(normalized)
+
+
+def dataset_for(
+    config: PolicyConfig,
+    repo_id: str | Path,
+    root: str | Path | None = None,
+    episodes: Sequence[int] | None = None,
+) -> LeRobotDataset:
+    """A dataset whose samples have the policy's chunks of actions, images as uint8.
+
+    Raises:
+        NotFoundError, HubError, DatasetError: it is not there, or damaged.
+    """
+    fps = LeRobotDatasetMetadata(find_folder(repo_id, "dataset", root=root, patterns=["meta/**"])).fps
+    offsets = [index / fps for index in config.action_delta_indices]  # type: ignore[attr-defined]
+    return LeRobotDataset(repo_id, root, episodes, delta_timestamps={ACTION: offsets}, return_uint8=True)
+
+
+class EpochPlaces(Sampler[Place]):
+    """The places of smolact's stream, cut into epochs: the n-th batch of a run is the n-th batch of `smolact train`.
+
+    Args:
+        order: of the frames.
+        length: places of an epoch.
+    """
+
+    def __init__(self, order: Order, length: int) -> None:
+        self.order, self.length, self.epoch = order, length, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on with this one; the trainer says it, also when it resumes."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Place]:
+        first = self.epoch * self.length
+        return (Place(position, self.order.frame(position)) for position in range(first, first + self.length))
+
+
+@contextlib.contextmanager
+def _on_cpu(policy: PreTrainedPolicy) -> Iterator[None]:
+    """Within the block, pipelines that are made for the policy stay on the CPU."""
+    device, policy.config.device = policy.config.device, "cpu"
+    try:
+        yield
+    finally:
+        policy.config.device = device
+
+
+def _image(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor) and value.ndim == 3 and value.shape[0] == 3:
+        return value
+    pixels = np.asarray(value)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
+        raise FeatureError(
+            f"The picture '{name}' is {pixels.shape} {pixels.dtype}: expected a PIL image in RGB, (H, W, 3) uint8, or a tensor "
+            "(3, H, W)."
+        )
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)

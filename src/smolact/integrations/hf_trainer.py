@@ -1,0 +1,284 @@
+"""SmolVLA in Hugging Face's Trainer: their loop, callbacks and arguments, our network, data path and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
+
+from smolact.datasets.reader import LeRobotDataset
+from smolact.errors import ConfigError, optional_import
+from smolact.integrations.hf_data import EpochPlaces, SmolVLAProcessor
+from smolact.policies.base import PreTrainedPolicy
+from smolact.policies.factory import get_policy_class
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.training.data import Samples, take_drawn
+from smolact.training.optim import fit_schedule, make_optimizer, make_scheduler
+from smolact.training.stream import Epochs, seeded
+from smolact.types import ACTION, ACTION_IS_PAD
+
+transformers = optional_import("transformers", extra="hf")
+TRAINING_ARGUMENTS = "training_args.bin"
+
+
+class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
+    """Trains a policy of smolact, or an IL-Studio model that gives its own loss.
+
+    With a `LeRobotDataset` the n-th batch, with its noise and times, is that of `smolact train` with the same seed and
+    batch size. Evaluation gives the loss and, for each joint, the mean absolute error of the predicted actions in the
+    robot's units. A checkpoint opens with `smolact.load_policy`, and in LeRobot.
+
+    Args:
+        model: the policy.
+        args: `TrainingArguments`; `remove_unused_columns` must be false, since a policy takes whole batches.
+        processor: what stands before and behind the policy; needed unless batches come from `train_loader`.
+        train_loader, eval_loader: used as they are, in the place of datasets (IL-Studio's call).
+        tokenizer: taken for IL-Studio's sake; a policy brings its own.
+        others: as `transformers.Trainer` has them.
+
+    Raises:
+        ConfigError: arguments that can't work.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: Any = None,
+        *,
+        processor: SmolVLAProcessor | None = None,
+        train_loader: DataLoader[Any] | None = None,
+        eval_loader: DataLoader[Any] | None = None,
+        tokenizer: Any = None,
+        data_collator: Callable[[Any], Any] | None = None,
+        compute_metrics: Callable[[Any], dict[str, float]] | None = None,
+        **others: Any,
+    ) -> None:
+        if args is not None and args.remove_unused_columns:
+            raise ConfigError(
+                "TrainingArguments(remove_unused_columns=True) would drop images and actions, since a policy takes a whole batch. "
+                "Set remove_unused_columns=False."
+            )
+        if processor is not None:
+            data_collator = data_collator or processor.data_collator
+            names = joint_names(others.get("eval_dataset"))
+            compute_metrics = compute_metrics or ActionErrors(names)
+        super().__init__(
+            model=model, args=args, data_collator=data_collator, compute_metrics=compute_metrics, **others
+        )
+        self.processor = processor
+        self._train_loader, self._eval_loader = train_loader, eval_loader
+        self._evaluated = 0
+
+    @property
+    def policy(self) -> PreTrainedPolicy | None:
+        """The policy that trains, out of what it may be wrapped in; None if the model is another framework's."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model if isinstance(model, PreTrainedPolicy) else None
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The loader that was given, else smolact's stream of a LeRobotDataset, else the framework's."""
+        if self._train_loader is not None:
+            return self._train_loader
+        if self.policy is None or not isinstance(self.train_dataset, LeRobotDataset):
+            return super().get_train_dataloader()  # type: ignore[no-any-return]
+        args = self.args
+        samples = Samples(self.train_dataset, args.seed, self.policy.training_draws)
+        batch = self._train_batch_size
+        whole = batch * args.world_size
+        places = EpochPlaces(
+            Epochs(range(len(self.train_dataset)), args.seed),
+            max(1, len(self.train_dataset) // whole) * whole,
+        )
+        loader = DataLoader(
+            samples,
+            batch_size=batch,
+            sampler=places,
+            drop_last=True,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(args.seed),
+        )
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The loader that was given, else the framework's."""
+        if self._eval_loader is not None and eval_dataset is None:
+            return self._eval_loader
+        return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **others: Any) -> Any:
+        """The policy's loss of a batch."""
+        if self.policy is None:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **others)
+        batch, drawn = take_drawn(inputs)
+        loss, logged = model(batch, **drawn)
+        return (loss, logged) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **others: Any) -> dict[str, float]:
+        """As the framework's; the same noise each time."""
+        self._evaluated = 0
+        return super().evaluate(*args, **others)  # type: ignore[no-any-return]
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss, predicted and true actions (B, chunk, A) in the robot's units; true ones behind an episode's end are NaN."""
+        policy = self.policy
+        if policy is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)  # type: ignore[no-any-return]
+        batch, _ = take_drawn(self._prepare_inputs(inputs))
+        drawn = self._draw(policy, len(batch[ACTION]))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, _ = model(batch, **drawn)
+        if prediction_loss_only or self.processor is None:
+            return loss.detach(), None, None
+        seen = {key: value for key, value in batch.items() if key not in (ACTION, ACTION_IS_PAD)}
+        found = self.processor.actions(policy.predict_action_chunk(seen, drawn.get("noise")))
+        wanted = self.processor.actions(batch[ACTION])
+        if ACTION_IS_PAD in batch:
+            wanted = wanted.masked_fill(batch[ACTION_IS_PAD][..., None].to(wanted.device), torch.nan)
+        device = loss.device
+        return loss.detach(), found.to(device), wanted.to(device)
+
+    def _draw(self, policy: PreTrainedPolicy, number: int) -> dict[str, Tensor]:
+        """Noise and times of the next samples of an evaluation: they follow from the seed and the sample's number."""
+        draws = policy.training_draws
+        if draws is None:
+            return {}
+        first = self._evaluated + self.args.process_index * 2**32
+        self._evaluated += number
+        drawn = [draws(seeded(self.args.seed, "evaluation", first + index)) for index in range(number)]
+        return {name: torch.stack([one[name] for one in drawn]).to(self.args.device) for name in drawn[0]}
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        policy = self.policy
+        if policy is None:
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        policy.save_pretrained(folder)
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
+        torch.save(self.args, folder / TRAINING_ARGUMENTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.policy is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_policy(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.policy is None:
+            super()._load_best_model()
+        else:
+            self._load_policy(self.state.best_model_checkpoint)
+
+    def _load_policy(self, folder: str) -> None:
+        assert self.policy is not None
+        found = type(self.policy).from_pretrained(folder, config=self.policy.config, dtype=None)
+        self.policy.load_state_dict(found.state_dict())  # in place: the optimizer knows these parameters
+
+
+class ActionErrors:
+    """The mean absolute error of predicted actions, of each joint and of all: `compute_metrics` of an evaluation.
+
+    Args:
+        names: the joints', in order; numbers where they are not known.
+    """
+
+    def __init__(self, names: list[str] | None = None) -> None:
+        self.names = names
+
+    def __call__(self, prediction: Any) -> dict[str, float]:
+        """From (N, chunk, A) predicted and true actions; NaN is left out."""
+        error = np.abs(np.asarray(prediction.predictions) - np.asarray(prediction.label_ids))
+        joints = np.nanmean(error, axis=(0, 1))
+        names = self.names or [str(number) for number in range(len(joints))]
+        each = {f"action_error/{name}": float(value) for name, value in zip(names, joints, strict=True)}
+        return {"action_error": float(np.nanmean(error)), **each}
+
+
+def create_smolvla_trainer(
+    model_name_or_path: str | Path | SmolVLAConfig | PreTrainedPolicy,
+    training_args: Any,
+    train_dataset: Dataset[Any],
+    eval_dataset: Dataset[Any] | None = None,
+    data_collator: Callable[[Any], Any] | None = None,
+    *,
+    policy_recipe: bool = False,
+    **others: Any,
+) -> SmolVLATrainer:
+    """A trainer for a checkpoint, a new policy, or one that is there.
+
+    Args:
+        model_name_or_path: a checkpoint's folder or Hub id; a configuration, from which a new policy is made; or a policy.
+        training_args: `transformers.TrainingArguments`, with `remove_unused_columns=False`.
+        train_dataset: a `LeRobotDataset` (see `hf_data.dataset_for`), whose statistics the policy then normalizes with; or any
+            dataset of samples as `SmolVLAProcessor` makes them, for a checkpoint that has statistics.
+        eval_dataset: another, or None.
+        data_collator: samples to a batch; the processor's when None.
+        policy_recipe: optimizer and schedule of the policy's configuration, as `smolact train` has them, in the place of the
+            arguments'. (Set `max_grad_norm` in the arguments.)
+        others: for `SmolVLATrainer`.
+
+    Raises:
+        NotFoundError, HubError, CheckpointError: the checkpoint is not there, or damaged.
+        StatisticsError, ConfigError: statistics are missing, or arguments can't work.
+    """
+    path = model_name_or_path if isinstance(model_name_or_path, (str, Path)) else None
+    if isinstance(model_name_or_path, PreTrainedPolicy):
+        policy = model_name_or_path
+    elif isinstance(model_name_or_path, SmolVLAConfig):
+        policy = get_policy_class("smolvla")(model_name_or_path)
+    else:
+        policy = get_policy_class("smolvla").from_pretrained(model_name_or_path)
+    if isinstance(train_dataset, LeRobotDataset):
+        processor = SmolVLAProcessor.of(policy, train_dataset.meta.stats)
+    elif path is not None:
+        processor = SmolVLAProcessor.from_pretrained(path, policy)
+    else:
+        raise ConfigError(
+            "A new policy needs statistics to normalize with: give a LeRobotDataset as train_dataset, or a checkpoint."
+        )
+    if policy_recipe:
+        others.setdefault("optimizers", recipe(policy, training_args))
+    return SmolVLATrainer(
+        policy,
+        training_args,
+        processor=processor,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        data_collator=data_collator,
+        **others,
+    )
+
+
+def recipe(policy: PreTrainedPolicy, training_args: Any) -> tuple[Optimizer, LRScheduler]:
+    """AdamW and the schedule of a policy's configuration, for a run of `max_steps` steps.
+
+    Raises:
+        ConfigError: the arguments do not say how many steps there are.
+    """
+    if training_args.max_steps <= 0:
+        raise ConfigError("The policy's schedule ends with the run: set TrainingArguments(max_steps=…).")
+    config: Any = policy.config
+    optimizer = make_optimizer(policy.to(training_args.device), config.get_optimizer_preset())
+    schedule = fit_schedule(config.get_scheduler_preset(), training_args.max_steps)
+    return optimizer, make_scheduler(optimizer, schedule)
+
+
+def joint_names(dataset: Any) -> list[str] | None:
+    """What a dataset calls the numbers of an action; None if it does not say."""
+    features: Mapping[str, Any] = getattr(getattr(dataset, "meta", None), "features", {})
+    names = getattr(features.get(ACTION), "names", None)
+    if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
+        (names,) = names.values()
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) else None

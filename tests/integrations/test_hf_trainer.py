@@ -1,0 +1,174 @@
+"""SmolVLA in Hugging Face's Trainer: the losses of `smolact train`, checkpoints that open, errors of joints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import smolact
+from smolact.errors import ConfigError, FeatureError
+from tests.training.runs import DATASET, run
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (smolact[hf])")
+
+from smolact.integrations.hf_data import SmolVLAProcessor, dataset_for  # noqa: E402
+from smolact.integrations.hf_trainer import ActionErrors, SmolVLATrainer, create_smolvla_trainer  # noqa: E402
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy that has made a step, to begin from."""
+    ended, _ = run(tmp_path_factory.mktemp("base") / "run", "--steps=1")
+    assert ended.checkpoint is not None
+    return ended.checkpoint / "pretrained_model"
+
+
+def arguments(folder: Path, **more: Any) -> Any:
+    return transformers.TrainingArguments(
+        **{
+            "output_dir": str(folder),
+            "max_steps": STEPS,
+            "per_device_train_batch_size": 2,
+            "per_device_eval_batch_size": 4,
+            "remove_unused_columns": False,
+            "max_grad_norm": 10.0,
+            "seed": 1000,
+            "logging_steps": 1,
+            "save_steps": 3,
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+            **more,
+        }
+    )
+
+
+def trainer_for(base: Path, folder: Path, **more: Any) -> SmolVLATrainer:
+    config = smolact.SmolVLAConfig.from_pretrained(base)
+    return create_smolvla_trainer(
+        base,
+        arguments(folder, **more),
+        dataset_for(config, DATASET),
+        dataset_for(config, DATASET, episodes=[0]),
+        policy_recipe=True,
+    )
+
+
+def losses(trainer: SmolVLATrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def straight(base: Path, tmp_path_factory: pytest.TempPathFactory) -> SmolVLATrainer:
+    trainer = trainer_for(base, tmp_path_factory.mktemp("hf") / "run")
+    trainer.train()
+    return trainer
+
+
+def test_every_step_is_the_step_of_smolact_train(
+    base: Path, straight: SmolVLATrainer, tmp_path: Path
+) -> None:
+    ended, recorder = run(
+        tmp_path / "ours",
+        f"--steps={STEPS}",
+        "--seed=1000",
+        policy=(f"--policy.path={base}", "--policy.device=cpu"),
+    )
+    assert losses(straight) == pytest.approx(list(recorder.losses.values()), rel=2e-4)  # it logs four digits
+    assert ended.checkpoint is not None
+    ours = smolact.load_policy(ended.checkpoint, device="cpu").policy.state_dict()
+    theirs = straight.model.state_dict()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_that_was_stopped_goes_on_as_it_would_have(
+    base: Path, straight: SmolVLATrainer, tmp_path: Path
+) -> None:
+    stopped = Path(straight.args.output_dir) / "checkpoint-3"
+    again = trainer_for(base, tmp_path / "again")
+    again.train(resume_from_checkpoint=str(stopped))
+    assert losses(again)[-3:] == losses(straight)[-3:]
+    for (name, one), other in zip(
+        again.model.state_dict().items(), straight.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+def test_a_checkpoint_is_smolacts(straight: SmolVLATrainer) -> None:
+    folder = Path(straight.args.output_dir) / f"checkpoint-{STEPS}"
+    policy, preprocess, postprocess = smolact.load_policy(folder, device="cpu")
+    assert json.loads((folder / "config.json").read_text())["type"] == "smolvla"
+    seen = straight.train_dataset[0]
+    noise = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))
+    batch = preprocess({key: value for key, value in seen.items() if key.startswith(("observation", "task"))})
+    chunk = postprocess(policy.predict_action_chunk(batch, noise))
+    here = straight.model.eval().predict_action_chunk(batch, noise)
+    torch.testing.assert_close(chunk, straight.processor.actions(here), rtol=1e-5, atol=1e-5)
+
+
+def test_an_evaluation_tells_the_error_of_each_joint_and_is_repeatable(straight: SmolVLATrainer) -> None:
+    first, second = straight.evaluate(), straight.evaluate()
+    errors = {name: value for name, value in first.items() if "action_error" in name}
+    assert errors == {name: second[name] for name in errors}
+    assert first["eval_loss"] == second["eval_loss"]
+    names = json.loads((DATASET / "meta" / "info.json").read_text())["features"]["action"]["names"]
+    names = names if isinstance(names, list) else next(iter(names.values()))
+    assert set(errors) == {"eval_action_error", *(f"eval_action_error/{name}" for name in names)}
+    joints = [errors[f"eval_action_error/{name}"] for name in names]
+    assert all(value > 0 for value in joints) and errors["eval_action_error"] == pytest.approx(
+        np.mean(joints), rel=1e-5
+    )
+
+
+def test_what_lies_behind_an_episodes_end_is_no_error() -> None:
+    wanted = np.array([[[1.0, 2.0], [np.nan, np.nan]]])
+    found = np.array([[[1.5, 2.0], [9.0, 9.0]]])
+    prediction = transformers.EvalPrediction(predictions=found, label_ids=wanted)
+    assert ActionErrors(["a", "b"])(prediction) == {
+        "action_error": 0.25,
+        "action_error/a": 0.5,
+        "action_error/b": 0.0,
+    }
+
+
+def test_the_processor_makes_samples_of_pictures_words_and_numbers(base: Path) -> None:
+    from PIL import Image
+
+    policy = smolact.SmolVLAPolicy.from_pretrained(base)
+    processor = SmolVLAProcessor.from_pretrained(base, policy)
+    cameras = {key.rpartition(".")[2]: feature.shape for key, feature in policy.config.image_features.items()}
+    pixels = {
+        name: np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        for name, (_, height, width) in cameras.items()
+    }
+    state = np.zeros(policy.config.robot_state_feature.shape, np.float32)
+    one = processor({name: Image.fromarray(value) for name, value in pixels.items()}, "push", state)
+    other = processor(pixels, "push", state)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one if isinstance(one[key], Tensor))
+    batch = processor.data_collator([one, other])
+    actions = processor.actions(policy.predict_action_chunk(batch, torch.zeros(2, 4, 32)))
+    assert actions.shape == (2, 4, *policy.config.action_feature.shape)
+    with pytest.raises(FeatureError, match=r"expected a PIL image in RGB"):
+        processor({name: value[..., 0] for name, value in pixels.items()}, "push", state)
+
+
+def test_arguments_that_would_lose_images_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="remove_unused_columns=False"):
+        trainer_for(base, tmp_path, remove_unused_columns=True)
+
+
+def test_a_new_policy_needs_statistics(base: Path, tmp_path: Path) -> None:
+    config = smolact.SmolVLAConfig.from_pretrained(base)
+    with pytest.raises(ConfigError, match="statistics"):
+        create_smolvla_trainer(config, arguments(tmp_path), [])  # type: ignore[arg-type]
