@@ -206,7 +206,7 @@ class TokenizerProcessorStep(ProcessorStep):
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with the tokens of its task."""
-        texts = self._texts(data)
+        texts = instructions(data, self.task_key)
         ids, mask = self._tokenizer.encode_batch(
             texts, self.max_length, self.padding, self.padding_side, self.truncation
         )
@@ -225,26 +225,6 @@ class TokenizerProcessorStep(ProcessorStep):
         }
         return config if self.tokenizer_name is None else {**config, "tokenizer_name": self.tokenizer_name}
 
-    def _texts(self, data: Mapping[str, Any]) -> list[str]:
-        if data.get(self.task_key) is None:
-            raise FeatureError(
-                f"The batch has no '{self.task_key}': this policy needs an instruction with each observation. "
-                f"The batch has: {', '.join(sorted(data)) or 'nothing'}."
-            )
-        task = data[self.task_key]
-        texts = [task] if isinstance(task, str) else task
-        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-            raise FeatureError(
-                f"'{self.task_key}' is {task!r:.200}: expected a text, or a list of one for each sample."
-            )
-        for index, text in enumerate(texts):
-            if not text.strip() and not isinstance(text, Unsaid):
-                raise ConfigError(
-                    f"The task of sample {index} is empty: say what the robot should do, such as "
-                    "'Pick up the red cube.' (in the dataset's tasks, or the command's --task)."
-                )
-        return list(texts)
-
     def _tell_of_truncation(self, texts: Sequence[str], mask: Tensor) -> None:
         for text, is_full in zip(texts, (mask.sum(dim=1) == self.max_length).tolist(), strict=True):
             length = len(self._tokenizer.encode(text)) if is_full else 0
@@ -258,6 +238,31 @@ class TokenizerProcessorStep(ProcessorStep):
                     LENGTH_FLAG,
                 )
                 return
+
+
+def instructions(data: Mapping[str, Any], key: str = TASK) -> list[str]:
+    """The instructions of a batch, one for each sample.
+
+    Raises:
+        FeatureError: there are none, or they are not text.
+        ConfigError: one is empty, and not on purpose (`types.Unsaid`).
+    """
+    task = data.get(key)
+    if task is None:
+        raise FeatureError(
+            f"The batch has no '{key}': this policy needs an instruction with each observation. "
+            f"The batch has: {', '.join(sorted(data)) or 'nothing'}."
+        )
+    texts = [task] if isinstance(task, str) else task
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise FeatureError(f"'{key}' is {task!r:.200}: expected a text, or a list of one for each sample.")
+    for index, text in enumerate(texts):
+        if not text.strip() and not isinstance(text, Unsaid):
+            raise ConfigError(
+                f"The task of sample {index} is empty: say what the robot should do, such as "
+                "'Pick up the red cube.' (in the dataset's tasks, or the command's --task)."
+            )
+    return list(texts)
 
 
 def _open(name: str | None) -> Tokenizer:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 import smolact
-from smolact.errors import ConfigError, FeatureError
+from smolact.errors import CheckpointError, ConfigError, FeatureError
 from smolact.policies.factory import make_policy, make_pre_post_processors
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFASTPolicy, cut_out
+from smolact.policies.smolandfast.processor_smolandfast import longest_edge
 from smolact.policies.summary import summarize
 from smolact.types import ACTION_TOKENS, LANGUAGE_TOKENS, FeatureType, PolicyFeature
 
@@ -144,6 +145,28 @@ def test_splitting_shows_tiles_and_the_prompt_has_their_places() -> None:
     assert split[0].predict_action_chunk(split[1](raw)).shape == (3, 10, 2)
 
 
+@pytest.mark.parametrize(
+    ("content", "edge"),
+    [
+        (None, 256),
+        ({"size": {"longest_edge": 2048}}, 2048),
+        ({"image_processor": {"size": {"longest_edge": 192}}}, 192),
+        ({"size": {"longest_edge": 20}}, 256),
+        ({"size": None, "image_processor": None}, 256),
+    ],
+)
+def test_how_far_an_image_is_scaled_before_it_is_split_is_the_vlms(
+    tmp_path: Path, content: Any, edge: int
+) -> None:
+    path = tmp_path / "processor_config.json"
+    if content is not None:
+        path.write_text(json.dumps(content))
+    assert longest_edge(tmp_path, tile=64) == edge
+    path.write_text("{")
+    with pytest.raises(CheckpointError, match=r"processor_config\.json is damaged"):
+        longest_edge(tmp_path, tile=64)
+
+
 def test_crops_are_random_in_training_and_central_afterwards() -> None:
     images = torch.arange(5 * 6).view(1, 1, 5, 6).expand(2, 3, 5, 6).float()
     assert cut_out(images, (3, 2), None, "x")[0, 0].flatten().tolist() == [8, 9, 14, 15, 20, 21]
@@ -203,7 +226,7 @@ def test_a_batch_that_lacks_something_is_named() -> None:
         policy.forward(preprocess(without(raw, TOP, WRIST)))
     with pytest.raises(FeatureError, match=r"action\.tokens"):
         policy.forward(preprocess(without(raw, "action")))
-    with pytest.raises(FeatureError, match="expected an instruction"):
+    with pytest.raises(FeatureError, match="needs an instruction"):
         preprocess(without(raw, "task"))
     with pytest.raises(ConfigError, match="task of sample 0 is empty"):
         preprocess({**raw, "task": [" ", "a", "b"]})

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from smolact.errors import ConfigError
-from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
+from smolact.policies.common.chunk_settings import ChunkSettings
+from smolact.policies.configuration import PolicyConfig
 from smolact.settings import setting
 from smolact.types import NormalizationMode
 
@@ -26,7 +27,7 @@ def _default_normalization() -> dict[str, NormalizationMode]:
 
 
 @dataclass
-class SMOLANDFASTConfig(PolicyConfig):
+class SMOLANDFASTConfig(ChunkSettings, PolicyConfig):
     """SmolAndFAST's settings; names and defaults as in the authors' code.
 
     Raises:
@@ -35,6 +36,7 @@ class SMOLANDFASTConfig(PolicyConfig):
 
     type: ClassVar[str] = "smolandfast"
     vlm_field: ClassVar[str] = "vlm_checkpoint"
+    clip_field: ClassVar[str] = "grad_clip_norm"
     freezes: ClassVar[Mapping[str, bool]] = {"freeze_vision_encoder": True, "freeze_connector": True}
 
     chunk_size: int = setting(10, "actions that are predicted at once")
@@ -135,32 +137,3 @@ class SMOLANDFASTConfig(PolicyConfig):
                     f"normalization_mapping: {kind} is {mode.value}, and SmolAndFAST writes numbers in [-1, 1]: use MIN_MAX or "
                     "QUANTILES (--policy.normalization_mapping)."
                 )
-
-    @property
-    def observation_delta_indices(self) -> list[int]:
-        """Frames of observation that a sample holds, relative to the present one."""
-        return [0]
-
-    @property
-    def action_delta_indices(self) -> list[int]:
-        """Frames of action that a sample holds, relative to the present one."""
-        return list(range(self.chunk_size))
-
-    def get_optimizer_preset(self) -> OptimizerPreset:
-        """AdamW with this configuration's values."""
-        return OptimizerPreset(
-            lr=self.optimizer_lr,
-            betas=self.optimizer_betas,
-            eps=self.optimizer_eps,
-            weight_decay=self.optimizer_weight_decay,
-            grad_clip_norm=self.grad_clip_norm,
-        )
-
-    def get_scheduler_preset(self) -> SchedulerPreset:
-        """Warm-up and cosine with this configuration's values."""
-        return SchedulerPreset(
-            peak_lr=self.optimizer_lr,
-            decay_lr=self.scheduler_decay_lr,
-            num_warmup_steps=self.scheduler_warmup_steps,
-            num_decay_steps=self.scheduler_decay_steps,
-        )

@@ -15,15 +15,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from smolact.errors import ConfigError, FeatureError
+from smolact.files import read_json_object
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
-from smolact.policies.smolandfast.prompts import image_tokens, instruction, prompt, state_bins
+from smolact.policies.smolandfast.prompts import FETCH, image_tokens, instruction, prompt, state_bins
 from smolact.policies.smolandfast.schemes import ActionTokens
 from smolact.policies.smolandfast.tiles import grid
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
 from smolact.processors.factory import make_default_steps, make_pipelines
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.step import ProcessorStep, register_step
-from smolact.processors.tokenizer import Tokenizer
+from smolact.processors.tokenizer import Tokenizer, instructions
 from smolact.types import (
     ACTION,
     ACTION_TOKEN_MASK,
@@ -31,9 +32,7 @@ from smolact.types import (
     LANGUAGE_MASK,
     LANGUAGE_TOKENS,
     STATE,
-    TASK,
     FeatureType,
-    Unsaid,
 )
 
 logger = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ class SmolAndFASTPromptStep(ProcessorStep):
         writer = self.writer
         if writer is None:
             raise ConfigError("The prompt step has no writer: load the policy with smolact.load_policy.")
-        tasks, state = self._tasks(data), data.get(STATE)
+        tasks, state = instructions(data), data.get(STATE)
         if state is None:
             raise FeatureError(f"The batch has no '{STATE}', which SmolAndFAST writes into its prompt.")
         bins, outside = state_bins(state, self.n_state_bins)
@@ -132,21 +131,6 @@ class SmolAndFASTPromptStep(ProcessorStep):
             "max_input_seq_len": self.max_input_seq_len,
             "cameras": list(self.cameras),
         }
-
-    def _tasks(self, data: Mapping[str, Any]) -> list[str]:
-        task = data.get(TASK)
-        tasks = [task] if isinstance(task, str) else task
-        if not isinstance(tasks, (list, tuple)) or not all(isinstance(text, str) for text in tasks):
-            raise FeatureError(
-                f"'{TASK}' is {task!r:.200}: expected an instruction, or a list of one for each sample."
-            )
-        for index, text in enumerate(tasks):
-            if not text.strip() and not isinstance(text, Unsaid):
-                raise ConfigError(
-                    f"The task of sample {index} is empty: say what the robot should do, such as "
-                    "'Pick up the red cube.' (in the dataset's tasks, or the command's --task)."
-                )
-        return list(tasks)
 
     def _check_length(self, prompts: Tensor, answer: Tensor | None) -> None:
         length = prompts.shape[1] + (0 if answer is None else answer.shape[1])
@@ -214,14 +198,18 @@ def prompt_step(config: SMOLANDFASTConfig, writer: Writer | None) -> SmolAndFAST
 
 
 def longest_edge(folder: Path, tile: int) -> int:
-    """To what an image's longer side is scaled before it is split, as the VLM's processor has it; else four tiles."""
-    import json
+    """To what an image's longer side is scaled before it is split, as the VLM's processor has it; else four tiles.
 
+    Raises:
+        CheckpointError: a file is damaged.
+    """
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name
         if path.is_file():
-            found = json.loads(path.read_bytes())
-            size = found.get("image_processor", found).get("size", {}).get("longest_edge")
-            if isinstance(size, int) and size >= tile:
-                return size
+            found = read_json_object(path, FETCH)
+            inner = found.get("image_processor")
+            size = (inner if isinstance(inner, dict) else found).get("size")
+            edge = size.get("longest_edge") if isinstance(size, dict) else None
+            if isinstance(edge, int) and edge >= tile:
+                return edge
     return 4 * tile

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torch import Tensor
 
 from smolact.errors import CheckpointError
+from smolact.files import read_json_object
 
 IMAGE, FAKE, WHOLE = "<image>", "<fake_token_around_image>", "<global-img>"
 """SmolVLM's tokens: a piece of an image, what stands around an image, and the name of the whole one."""
@@ -27,6 +27,9 @@ CHAT_TEMPLATE = (
     "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """The published SmolVLM2's, for folders that come without one."""
+
+
+FETCH = "Fetch or copy it again."
 
 
 def state_bins(state: Tensor, n_bins: int) -> tuple[Tensor, int]:
@@ -91,10 +94,7 @@ def chat_template(folder: Path) -> str:
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         path = folder / name
         if path.is_file():
-            try:
-                found = json.loads(path.read_bytes()).get("chat_template")
-            except (ValueError, AttributeError, RecursionError) as error:
-                raise CheckpointError(f"{path} is damaged ({error}). Fetch or copy it again.") from error
+            found = read_json_object(path, FETCH).get("chat_template")
             if isinstance(found, str):
                 return found
     return CHAT_TEMPLATE

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from smolact.errors import ConfigError
-from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
+from smolact.policies.common.chunk_settings import ChunkSettings
+from smolact.policies.configuration import PolicyConfig
 from smolact.settings import setting
 from smolact.types import IMAGES, FeatureType, NormalizationMode, PolicyFeature
 
@@ -21,7 +22,7 @@ def _default_normalization() -> dict[str, NormalizationMode]:
 
 
 @dataclass
-class SmolVLAConfig(PolicyConfig):
+class SmolVLAConfig(ChunkSettings, PolicyConfig):
     """SmolVLA's settings; names and defaults as in LeRobot (arXiv 2506.01844).
 
     Raises:
@@ -168,32 +169,3 @@ class SmolVLAConfig(PolicyConfig):
             for index in range(self.empty_cameras)
         }
         return {**super().image_features, **{k: v for k, v in empty.items() if k not in self.input_features}}
-
-    @property
-    def observation_delta_indices(self) -> list[int]:
-        """Frames of observation that a sample holds, relative to the present one."""
-        return [0]
-
-    @property
-    def action_delta_indices(self) -> list[int]:
-        """Frames of action that a sample holds, relative to the present one."""
-        return list(range(self.chunk_size))
-
-    def get_optimizer_preset(self) -> OptimizerPreset:
-        """AdamW with this configuration's values."""
-        return OptimizerPreset(
-            lr=self.optimizer_lr,
-            betas=self.optimizer_betas,
-            eps=self.optimizer_eps,
-            weight_decay=self.optimizer_weight_decay,
-            grad_clip_norm=self.optimizer_grad_clip_norm,
-        )
-
-    def get_scheduler_preset(self) -> SchedulerPreset:
-        """Warm-up and cosine with this configuration's values."""
-        return SchedulerPreset(
-            peak_lr=self.optimizer_lr,
-            decay_lr=self.scheduler_decay_lr,
-            num_warmup_steps=self.scheduler_warmup_steps,
-            num_decay_steps=self.scheduler_decay_steps,
-        )
