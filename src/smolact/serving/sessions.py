@@ -40,19 +40,27 @@ class Session:
         self._unread += 1
         try:
             if self._unread > MOST_UNREAD:
-                raise asyncio.TimeoutError
+                self._cut_off()
             async with self._sending:
                 self._sent += 1
                 data = self._written(Message(kind, self.id, self._sent, observation, fields or {}, arrays))
                 if data is not None:
-                    await asyncio.wait_for(self.socket.send(data), SEND_S)
-        except asyncio.TimeoutError:
-            log("slow_reader", session=self.number)
-            self.socket.transport.abort()
+                    await self._send(data)
         except ConnectionClosed:
             pass  # its handler notices
         finally:
             self._unread -= 1
+
+    async def _send(self, data: bytes | str) -> None:
+        timer = asyncio.get_running_loop().call_later(SEND_S, self._cut_off)  # `wait_for` would make a task of it
+        try:
+            await self.socket.send(data)
+        finally:
+            timer.cancel()
+
+    def _cut_off(self) -> None:
+        log("slow_reader", session=self.number)
+        self.socket.transport.abort()
 
     def _written(self, message: Message) -> bytes | str | None:
         """The message on this client's wire; None if that has no place for it."""
