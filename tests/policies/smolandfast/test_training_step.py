@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from smolact.errors import ConfigError
 from smolact.policies.smolandfast import flops_smolandfast
 from smolact.policies.summary import summarize
 from smolact.types import ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGUAGE_TOKENS
 from tests.policies.smolandfast.test_policy import policy_of, samples
+from tests.training.runs import run
 
 
 def counted(work: Any) -> int:
@@ -74,3 +77,15 @@ def test_training_in_bfloat16_autocast_and_with_bfloat16_weights_is_near_float32
     assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
     for found in (mixed, lowered):
         torch.testing.assert_close(found.detach(), whole.detach(), rtol=0.02, atol=0)
+
+
+def test_the_policys_own_wish_for_ends_of_episodes_is_heeded(tmp_path: Path) -> None:
+    small = ("--policy.type=smolandfast", "--policy.vlm_checkpoint=tiny", "--policy.init=random")
+    cheap = ("--policy.scale_factor=4", "--policy.action_tokens=bins", "--policy.device=cpu", "--steps=1")
+    policy = (*small, *cheap, "--policy.chunk_size=2", "--policy.n_action_steps=2")
+    with pytest.raises(ConfigError, match="leaves nothing"):
+        run(tmp_path / "a", "--policy.drop_n_last_frames=1000", policy=policy)
+    ended, _ = run(
+        tmp_path / "b", "--policy.drop_n_last_frames=3", "--policy.crop_shape=[40, 40]", policy=policy
+    )
+    assert ended.is_complete
