@@ -160,8 +160,8 @@ def parts(message: Message) -> list[bytes | memoryview]:
 def frames(message: Message) -> bytes | list[memoryview]:
     """The bytes of a message, as a WebSocket's `send` takes them: in one frame, or in several of at most `PIECE` bytes.
 
-    A large message in one frame is copied through fresh memory four times, and the other side begins with it at its last
-    byte; pieces stay in a core's cache, and are unmasked while the next ones are on their way.
+    Each side copies a frame several times. A large one is copied through fresh memory, and the other side begins with it at its
+    last byte; pieces stay in a core's cache, and are unmasked while the next ones are on their way.
 
     Raises:
         ProtocolError: as `encode`.
