@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib
+import inspect
 import json
 import pkgutil
 import re
@@ -22,7 +24,7 @@ import smolact.cli
 from smolact.cli import parsing
 from smolact.cli.main import main
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import ConfigError, SmolactError
+from smolact.errors import ConfigError, MissingDependencyError, SmolactError
 from smolact.serving.access import Access, read_certificate, read_token
 from smolact.serving.background import serving
 from smolact.serving.local import Question
@@ -191,13 +193,22 @@ def test_settings_in_sentences_are_there(page: Path, settings: list[type], dry: 
         )
 
 
+def absent(error: ImportError | MissingDependencyError) -> bool:
+    """Whether a package of others is missing here, which is no fault of the page."""
+    return isinstance(error, MissingDependencyError) or not (error.name or "smolact").startswith("smolact")
+
+
 @by_page
 def test_names_of_ours_are_there(page: Path) -> None:
     for name in names(page):
         found: Any = importlib.import_module(name.split(".")[0])
         for part in name.split(".")[1:]:
-            if not hasattr(found, part):
-                importlib.import_module(f"{found.__name__}.{part}")
+            try:
+                if not hasattr(found, part):
+                    importlib.import_module(f"{found.__name__}.{part}")
+            except (ImportError, MissingDependencyError) as error:
+                assert absent(error), f"{page.name}: {name}: {error}"
+                break
             found = getattr(found, part)
 
 
@@ -267,9 +278,40 @@ def run_python(page: Path, world: dict[str, Any], replaced: Mapping[str, str]) -
         exec(compile(text, str(page), "exec"), world)
 
 
-def test_all_python_is_run_somewhere() -> None:
+def test_the_pages_whose_python_runs_have_some() -> None:
     shown = {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page, "python")}
-    assert shown == {*WORLDS, *ELSEWHERE, "docs/serving.md"}
+    assert shown >= {*WORLDS, *ELSEWHERE, "docs/serving.md"}
+
+
+@by_page
+def test_python_imports_and_calls_what_is_there(page: Path) -> None:
+    """All of it, also what can't run here: names that are imported, and what they are called with."""
+    for text in blocks(page, "python"):
+        tree, world = ast.parse(text, str(page)), dict[str, Any]()
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                try:
+                    exec(compile(ast.Module([node], []), str(page), "exec"), world)
+                except (ImportError, MissingDependencyError) as error:
+                    assert absent(error), f"{page.name}: {ast.unparse(node)}: {error}"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and (function := named(node.func, world)) is not None:
+                keywords = {one.arg: None for one in node.keywords if one.arg}
+                if len(keywords) == len(node.keywords) and ast.Starred not in map(type, node.args):
+                    inspect.signature(function).bind(*node.args, **keywords)
+
+
+def named(node: ast.expr, world: Mapping[str, Any]) -> Any:
+    """What an expression of names and dots stands for; None where its first name is not imported.
+
+    Raises:
+        AttributeError: there is no such thing.
+    """
+    if isinstance(node, ast.Name):
+        return world.get(node.id)
+    if isinstance(node, ast.Attribute) and (owner := named(node.value, world)) is not None:
+        return getattr(owner, node.attr)
+    return None
 
 
 @pytest.mark.parametrize("name", WORLDS)
