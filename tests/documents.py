@@ -84,7 +84,8 @@ def files(page: Path) -> Iterator[Path]:
     """What the page links to or names, of this repository."""
     text = read(page)
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-        if "://" not in target:
+        made = target.removeprefix("../").startswith("reference/")  # by scripts/docs, from the code
+        if "://" not in target and not made:
             yield (page.parent / target).resolve()
     for name in re.findall(r"(?<![\w/.])(?:benchmarks|configs|docs|packages|scripts|tests)/[\w./-]*\w", text):
         yield ROOT / name

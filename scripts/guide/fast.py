@@ -101,8 +101,8 @@ def walk(chunks: NDArray[np.float64]) -> str:
     error = np.abs(tokenizer.decode(ids) - chunk).max()
     return table(
         [
-            ["", ""],
-            ["values in the chunk", str(chunk.size)],
+            ["a chunk", ""],
+            ["values", str(chunk.size)],
             ["coefficients, low frequencies first", " ".join(map(str, coefficients.flatten()))],
             ["of them not 0", str(int((coefficients != 0).sum()))],
             [

@@ -23,14 +23,16 @@ def world(points: int = 200) -> torch.Tensor:
     return torch.cat([arc, arc * torch.tensor([-1.0, 1.0])])
 
 
-def perfect_velocity(actions: torch.Tensor):  # type: ignore[no-untyped-def]
-    """The velocity field of flow matching for these actions: what a network is trained towards."""
+def perfect_velocity(actions: torch.Tensor, width: float = 0.1):  # type: ignore[no-untyped-def]
+    """The velocity field of flow matching for these actions, each a small cloud: what a network is trained towards."""
 
     def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
-        t = max(t, 1e-3)
-        noise = (x[:, 0, None] - (1 - t) * actions[None]) / t  # the noise that each action would have needed
-        weights = torch.softmax(-noise.square().sum(-1) / 2, dim=1)[..., None]
-        return (weights * (noise - actions[None])).sum(1)[:, None]
+        away = x - (1 - t) * actions[None]  # what noise and cloud have to explain, for each action
+        spread = t**2 + ((1 - t) * width) ** 2
+        weights = torch.softmax(-away.square().sum(-1) / (2 * spread), dim=1)[..., None]
+        noise = away * t / spread
+        action = actions[None] + away * (1 - t) * width**2 / spread
+        return (weights * (noise - action)).sum(1)[:, None]
 
     return velocity
 

@@ -91,13 +91,14 @@ def row(change: dict[str, Any], first: str = "") -> list[str]:
 
 def figures(summary: ModelSummary) -> list[str]:
     kept = summary.weight_bytes + summary.gradient_bytes + summary.optimizer_bytes + summary.activation_bytes
-    return [
+    shown = [
         f"{summary.total.parameters / 1e6:.1f} M",
         f"{summary.total.trained / 1e6:.1f} M",
         size(kept),
         flops(summary.workload.forward),
         flops(summary.workload.replan),
     ]
+    return [figure.replace(" ", "\u00a0") for figure in shown]  # numbers keep their units
 
 
 def tables() -> dict[str, str]:
