@@ -37,6 +37,9 @@ ARROW_TYPES = {
     "string": pa.string(),
 }
 
+MOST_NAMED = 12
+"""Columns that an error names."""
+
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a parquet file, memory-mapped.
@@ -71,10 +74,12 @@ def read_groups(
 ) -> pa.Table:
     """Like `read_table`, of a `file` that is already open; `path` is for the messages."""
     if columns is not None:
-        missing = sorted(set(columns) - set(file.schema_arrow.names))
+        there = file.schema_arrow.names
+        missing = sorted(set(columns) - set(there))
         if missing:
+            more = f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
             raise DatasetError(
-                f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(file.schema_arrow.names)}. "
+                f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(there[:MOST_NAMED])}{more}. "
                 "The metadata does not fit the file: fetch the dataset again."
             )
     names = None if columns is None else list(columns)

@@ -1,0 +1,291 @@
+"""What a checkpoint or a dataset is, and what would go wrong when one meets the other, or an environment.
+
+Nothing is guessed: a checkpoint is loaded as an evaluation would load it, and a frame of the dataset goes through its
+processors and its network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smolact.datasets import format as layout
+from smolact.datasets.collate import collate
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.reader import LeRobotDataset
+from smolact.errors import ConfigError, SmolactError
+from smolact.files import read_json_object
+from smolact.hub import find_folder
+from smolact.policies.adapters import ADAPTER_CONFIG
+from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
+from smolact.policies.factory import LoadedPolicy, get_config_class, load_policy
+from smolact.processors.normalize import NormalizerProcessorStep
+from smolact.processors.pipeline import PREPROCESSOR
+from smolact.training.preflight import (
+    check_cameras,
+    check_env_sizes,
+    check_features,
+    check_statistics,
+    renamed_features,
+    side_by_side,
+)
+from smolact.types import ACTION, STATE, PolicyFeature, is_image_key
+
+FAR = 10.0
+"""Beyond this, normalized numbers are not those of the robot that the statistics came from."""
+
+Row = tuple[str, str]
+
+
+@dataclass
+class Finding:
+    """One thing that was looked at: whether it is well, and a sentence; of a fault also what settles it."""
+
+    is_well: bool
+    text: str
+
+
+@dataclass
+class Diagnosis:
+    """What there is, and what was found.
+
+    Attributes:
+        rows: a name and a value each; a name that is empty goes on with what is above.
+        table: both sides beside each other, where there are two.
+        findings: in the order in which they were looked at.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    table: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(finding.is_well for finding in self.findings)
+
+    def look(self, what: str, check: Callable[[], str | None]) -> bool:
+        """Run a check: what it raises is a fault, what it returns is told."""
+        try:
+            said = check()
+        except SmolactError as error:
+            self.findings.append(Finding(False, f"{what}: {error}"))
+            return False
+        self.findings.append(Finding(True, what if said is None else f"{what}: {said}"))
+        return True
+
+
+def diagnose(
+    name: str,
+    other: str | None = None,
+    *,
+    stats_key: str | None = None,
+    rename_map: Mapping[str, str] | None = None,
+) -> Diagnosis:
+    """Look at a checkpoint or a dataset, and at how it gets on with another.
+
+    Args:
+        name: a folder of either, a run's, or a Hub id of a policy.
+        other: for a checkpoint, a dataset's folder or Hub id, or an environment; for a dataset, a checkpoint.
+        stats_key: which dataset's statistics, where the checkpoint holds several.
+        rename_map: the dataset's names to the policy's.
+
+    Raises:
+        NotFoundError, HubError: `name` is not there, or is neither.
+        ConfigError: two datasets.
+    """
+    if _is_dataset(name):
+        if other is None:
+            return Diagnosis(dataset_rows(LeRobotDatasetMetadata(Path(name))))
+        if _is_dataset(other):
+            raise ConfigError(
+                f"{name} and {other} are datasets: a dataset meets a policy. Give a checkpoint --with it."
+            )
+        name, other = other, name
+    found = Diagnosis()
+    folder = find_policy(name, patterns=[CONFIG_FILE, "*.json"])
+    raw = read_config_file(folder)
+    config = get_config_class(str(raw.get("type"))).from_dict(raw, str(folder / CONFIG_FILE))
+    found.rows = policy_rows(folder, config)
+    loaded: list[LoadedPolicy] = []
+
+    def load() -> str:
+        loaded.append(load_policy(name, device="cpu", stats_key=stats_key))
+        return "weights fit the configuration, tokenizer and statistics are there"
+
+    found.look("the checkpoint opens", load)
+    if other is None:
+        return found
+    names = dict(rename_map or {})
+    if _is_environment(other):
+        _meet_environment(found, config, other)
+    else:
+        _meet_dataset(found, config, loaded, other, names)
+    return found
+
+
+def policy_rows(folder: Path, config: PolicyConfig) -> list[Row]:
+    """What a checkpoint says of itself."""
+    modes: Mapping[str, Any] = getattr(config, "normalization_mapping", {})
+    kept = (folder / "vlm" / CONFIG_FILE).is_file()
+    processors = (folder / f"{PREPROCESSOR}.json").is_file()
+    features = {**config.input_features, **config.output_features}
+    rows = [
+        ("checkpoint", str(folder)),
+        (
+            "policy",
+            f"{config.type}{', adapters (LoRA) upon another' if (folder / ADAPTER_CONFIG).is_file() else ''}",
+        ),
+        (
+            "chunk",
+            f"{getattr(config, 'chunk_size', 1)} actions, of which {getattr(config, 'n_action_steps', 1)} are carried out",
+        ),
+        ("VLM", f"{config.vlm_name} ({'kept beside it' if kept else 'fetched by its name'})"),
+        (
+            "statistics",
+            "in its processors" if processors else "among its weights (older than LeRobot's processors)",
+        ),
+    ]
+    for place, (name, feature) in enumerate(features.items()):
+        mode = modes.get(feature.type.value)
+        how = "" if mode is None or is_image_key(name) else f", {getattr(mode, 'value', mode)}"
+        rows.append(("" if place else "features", f"{name} {feature.shape}{how}"))
+    training = folder / "train_config.json"
+    if training.is_file():
+        section = read_json_object(training, "Copy the checkpoint again.").get("dataset")
+        if isinstance(section, dict) and section.get("repo_id"):
+            rows.append(("trained on", str(section["repo_id"])))
+    return rows
+
+
+def dataset_rows(meta: LeRobotDatasetMetadata) -> list[Row]:
+    """What a dataset says of itself, in short; `smolact dataset info` says more."""
+    rows = [
+        ("dataset", str(meta.root)),
+        ("version", meta.codebase_version),
+        ("size", f"{meta.total_episodes} episodes, {meta.total_frames} frames at {meta.fps:g} a second"),
+        ("tasks", f"{len(meta.tasks)}, such as {next(iter(meta.tasks.values()), '')!r}"),
+    ]
+    inputs, outputs = meta.policy_features()
+    for place, (name, feature) in enumerate({**inputs, **outputs}.items()):
+        lacking = "" if name in meta.stats else ", without statistics"
+        rows.append(("" if place else "features", f"{name} {feature.shape}{lacking}"))
+    return rows
+
+
+def _meet_environment(found: Diagnosis, config: PolicyConfig, name: str) -> None:
+    from smolact.envs.factory import make_env
+    from smolact.envs.mapping import rehearse
+
+    with make_env(name, render=None) as envs:
+        offered = envs.features
+        cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
+        found.table = side_by_side(_features(config), _shown(offered), name)
+        found.look("cameras", lambda: check_cameras(config, cameras, {}, "the environment"))
+        found.look("state and action", lambda: check_env_sizes(config, offered))
+        found.look("an episode at random tells a task and success", lambda: _quiet(rehearse(envs[0])))
+
+
+def _meet_dataset(
+    found: Diagnosis, config: PolicyConfig, loaded: list[LoadedPolicy], name: str, names: dict[str, str]
+) -> None:
+    folder = find_folder(name, "dataset")
+    meta = LeRobotDatasetMetadata(folder)
+    inputs, outputs = renamed_features(meta, names)
+    found.rows += [("", ""), *dataset_rows(meta)]
+    found.table = side_by_side(_features(config), _shown({**inputs, **outputs}), meta.root.name)
+    fits = found.look("cameras, state and action", lambda: check_features(config, meta, names))
+    found.look(
+        "the dataset's statistics, for training",
+        lambda: check_statistics(config, {names.get(key, key): value for key, value in meta.stats.items()}),
+    )
+    found.look("the chunk", lambda: _chunk(config, meta))
+    if not fits or not loaded:
+        return
+    batches: list[Mapping[str, Any]] = []
+
+    def see() -> str:
+        batches.append(loaded[0].preprocess(_frames(folder, config, names)))
+        return _ranges(loaded[0], batches[0])
+
+    if found.look("frames through the checkpoint's own statistics", see):
+        found.look("the network's loss of these frames", lambda: _loss(loaded[0], batches[0]))
+
+
+def _frames(folder: Path, config: PolicyConfig, names: Mapping[str, str]) -> dict[str, Any]:
+    """Eight frames from all over the dataset, under the policy's names."""
+    fps = LeRobotDatasetMetadata(folder).fps
+    offsets = [index / fps for index in config.action_delta_indices]  # type: ignore[attr-defined]
+    dataset = LeRobotDataset(folder, delta_timestamps={ACTION: offsets}, return_uint8=True)
+    count = min(8, len(dataset))
+    samples = dataset.__getitems__(
+        [round(place * (len(dataset) - 1) / max(1, count - 1)) for place in range(count)]
+    )
+    return {names.get(key, key): value for key, value in collate(samples).items()}
+
+
+def _ranges(loaded: LoadedPolicy, batch: Mapping[str, Any]) -> str:
+    """How far normalized numbers reach: small where the statistics are those of this robot."""
+    normalized = any(isinstance(step, NormalizerProcessorStep) for step in loaded.preprocess.steps)
+    far = {key: float(batch[key].abs().max()) for key in (STATE, ACTION) if key in batch}
+    told = ", ".join(f"{key} up to {value:.1f}" for key, value in far.items())
+    if normalized and any(value > FAR for value in far.values()):
+        raise ConfigError(
+            f"{told} after normalization, where some 3 is usual. The statistics are of another robot or other units: to use the "
+            "checkpoint as it is, pick others (--stats_key, if it holds several); to train it on this dataset, nothing is to be "
+            "done (training takes the dataset's)."
+        )
+    return told
+
+
+def _loss(loaded: LoadedPolicy, batch: Mapping[str, Any]) -> str:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loss, _ = loaded.policy(batch)
+    if not torch.isfinite(loss):
+        raise ConfigError(
+            "It is not finite: the weights are damaged, or the numbers far from what they were trained on."
+        )
+    return f"{float(loss):.3f}"
+
+
+def _chunk(config: PolicyConfig, meta: LeRobotDatasetMetadata) -> str:
+    chunk = getattr(config, "chunk_size", 1)
+    lengths = sorted(meta.episodes.length)
+    if not lengths:
+        raise ConfigError("The dataset has no episode.")
+    typical = int(lengths[len(lengths) // 2])
+    lasts = f"{chunk} actions are {chunk / meta.fps:.1f} s at {meta.fps:g} a second, an episode {typical / meta.fps:.1f} s"
+    if chunk > typical:
+        raise ConfigError(f"{lasts}: lower --policy.chunk_size and --policy.n_action_steps.")
+    return lasts
+
+
+def _features(config: PolicyConfig) -> dict[str, PolicyFeature]:
+    return {**config.input_features, **config.output_features}
+
+
+def _shown(features: Mapping[str, PolicyFeature]) -> dict[str, str]:
+    return {key: f"{key} {feature.shape}" for key, feature in features.items()}
+
+
+def _quiet(_: object) -> None:
+    return
+
+
+def _is_dataset(name: str) -> bool:
+    return (Path(name) / layout.INFO).is_file()
+
+
+def _is_environment(name: str) -> bool:
+    if Path(name).exists():
+        return False
+    import gymnasium
+
+    from smolact.envs.factory import KNOWN, env_id
+
+    return name in KNOWN or env_id(name) in gymnasium.registry

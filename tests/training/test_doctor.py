@@ -1,0 +1,90 @@
+"""A checkpoint and a dataset, looked at alone and together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from smolact.cli.main import main
+from smolact.errors import ConfigError
+from smolact.training.doctor import diagnose
+from tests.training.runs import DATASET, run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    ended, _ = run(tmp_path_factory.mktemp("run") / "run", "--steps=1")
+    assert ended.checkpoint is not None
+    return ended.checkpoint / "pretrained_model"
+
+
+def test_a_checkpoint_and_its_dataset_are_well(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(checkpoint), f"--with={DATASET}"]) == 0
+    said = capsys.readouterr().out
+    assert "smolvla" in said and "v3.0" in said and "FAULT" not in said
+    assert "normalized" not in said and "the network's loss of these frames: " in said
+    found = diagnose(str(DATASET), str(checkpoint))  # whichever comes first
+    assert found.is_well and len(found.findings) == 6
+
+
+def test_each_alone_says_what_it_is(checkpoint: Path) -> None:
+    alone = dict(diagnose(str(checkpoint)).rows)
+    assert alone["policy"] == "smolvla" and alone["VLM"].startswith("tiny")
+    dataset = dict(diagnose(str(DATASET)).rows)
+    assert dataset["version"] == "v3.0" and "4 episodes" in dataset["size"]
+
+
+def test_an_environment_of_another_robot_is_a_fault_with_both_sides(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", str(checkpoint), "--with=tabletop"]) == 1
+    said = capsys.readouterr().out
+    assert "FAULT  cameras: The policy's cameras are not in the environment" in said
+    assert (
+        "FAULT  state and action: The policy has 'observation.state' (6,), the environment has (2,)" in said
+    )
+
+
+def test_statistics_of_other_units_are_found(checkpoint: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(checkpoint, wrong)
+    (state,) = wrong.glob("policy_preprocessor_step_*_normalizer_processor.safetensors")
+    save_file(
+        {name: value / (57.3 if name.endswith("std") else 1) for name, value in load_file(state).items()},
+        state,
+    )
+    faults = [one.text for one in diagnose(str(wrong), str(DATASET)).findings if not one.is_well]
+    assert len(faults) == 1 and "after normalization, where some 3 is usual" in faults[0]
+
+
+def test_a_damaged_checkpoint_is_a_fault_and_the_rest_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    found = diagnose(str(broken), str(DATASET))
+    assert not found.findings[0].is_well and "model.safetensors" in found.findings[0].text
+    assert found.findings[1].is_well  # the configuration still says what it wants
+
+
+def test_a_camera_of_another_name_is_settled_by_the_flag_that_is_named(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    for path in (other / "config.json", other / "policy_preprocessor.json"):
+        path.write_text(path.read_text().replace("observation.images.top", "observation.images.head"))
+    fault = next(one.text for one in diagnose(str(other), str(DATASET)).findings if not one.is_well)
+    start = fault.index("--rename_map='") + len("--rename_map='")
+    names = json.loads(fault[start : fault.index("'", start)])
+    assert names == {"observation.images.top": "observation.images.head"}
+    assert diagnose(str(other), str(DATASET), rename_map=names).is_well
+
+
+def test_two_datasets_and_no_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a dataset meets a policy"):
+        diagnose(str(DATASET), str(DATASET))
+    assert main(["doctor"]) == 2
