@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ from smolact.training.preflight import (
     check_env_sizes,
     check_features,
     check_statistics,
-    renamed_features,
     side_by_side,
 )
+from smolact.training.sources import renamed_features
 from smolact.types import ACTION, STATE, PolicyFeature, is_image_key
 
 FAR = 10.0
@@ -187,7 +188,7 @@ def _meet_environment(found: Diagnosis, config: PolicyConfig, name: str) -> None
         found.table = side_by_side(_features(config), _shown(offered), name)
         found.look("cameras", lambda: check_cameras(config, cameras, {}, "the environment"))
         found.look("state and action", lambda: check_env_sizes(config, offered))
-        found.look("an episode at random tells a task and success", lambda: _quiet(rehearse(envs[0])))
+        found.look("an episode at random tells a task and success", partial(rehearse, envs[0]))
 
 
 def _meet_dataset(
@@ -271,10 +272,6 @@ def _features(config: PolicyConfig) -> dict[str, PolicyFeature]:
 
 def _shown(features: Mapping[str, PolicyFeature]) -> dict[str, str]:
     return {key: f"{key} {feature.shape}" for key, feature in features.items()}
-
-
-def _quiet(_: object) -> None:
-    return
 
 
 def _is_dataset(name: str) -> bool:
