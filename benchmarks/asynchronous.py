@@ -39,9 +39,9 @@ WAYS = {
     "async, latest": Inference(0.5, "latest"),
     "async, weighted": Inference(0.5, "weighted_average"),
     "ensemble": Inference(1.0, "ensemble"),
-    "rtc": Inference(0.5, real_time=RealTime()),
-    "rtc, asking always": Inference(1.0, real_time=RealTime()),
-    "rtc, no jacobian": Inference(0.5, real_time=RealTime(jacobian=False)),
+    "rtc": Inference(1.0, real_time=RealTime()),
+    "rtc, at half a chunk": Inference(0.5, real_time=RealTime()),
+    "rtc, at half a chunk, no Jacobian": Inference(0.5, real_time=RealTime(jacobian=False)),
 }
 
 
@@ -125,10 +125,15 @@ def measure(policy: LocalPolicy, way: Inference, delay: float, episodes: int) ->
         "tasks a minute": round(60 * done / seconds, 1),
         "held": round(sum(r.counts.held for r in reports) / sum(r.ticks for r in reports), 3),
         "jerk": round(float(np.mean(jerks)), 4),
-        "step": round(float(np.mean(driver.steps[False])), 4),
-        "border": round(float(np.mean(driver.steps[True])), 4),
+        "step": _mean(driver.steps[False]),
+        "border": _mean(driver.steps[True]),
         "inference, ms": round(1000 * float(np.median(asks.measured)), 1),
     }
+
+
+def _mean(values: list[float]) -> float | None:
+    """None where each action is of another chunk, and there is no typical step."""
+    return round(float(np.mean(values)), 4) if values else None
 
 
 def main() -> None:
@@ -177,7 +182,9 @@ def plot(cells: dict[str, dict[str, Any]], path: Path) -> None:
     titles = {
         "success, % (95% interval)": lambda one: 100 * one["success"],
         "tasks a minute": lambda one: one["tasks a minute"],
-        "step from chunk to chunk, in typical steps": lambda one: one["border"] / one["step"],
+        "step from chunk to chunk, in typical steps": lambda one: (
+            one["border"] / one["step"] if one["step"] else math.nan
+        ),
     }
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
     places = np.arange(len(DELAYS))
