@@ -304,7 +304,8 @@ class SmolVLMModel(nn.Module):
         at_once = max(1, CACHED // max(1, widest))
         if pixels.device.type != "cpu" or len(pixels) <= at_once:
             return self._embed(pixels)
-        return torch.cat([self._embed(part) for part in pixels.split(at_once)])
+        starts = range(0, len(pixels), at_once)
+        return torch.cat([self._embed(pixels[start : start + at_once]) for start in starts])
 
     def _embed(self, pixels: Tensor) -> Tensor:
         tokens: Tensor = self.connector(*self.vision_model(pixels))
