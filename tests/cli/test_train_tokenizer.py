@@ -67,7 +67,7 @@ def test_windows_are_the_samples_chunks(dataset: Path) -> None:
     [
         ([], "--dataset.root=FOLDER"),
         (["--dataset.root=DATA"], "--output=FOLDER"),
-        (["--dataset.root=DATA", "--output=OUT", "--chunk_size=1000"], "longest episode has"),
+        (["--dataset.root=DATA", "--output=OUT", "--chunk_size=1000"], "--chunk_size=1000: "),
         (["--dataset.root=DATA", "--output=OUT", "--normalization=mean_std"], "--normalization=mean_std"),
         (["--dataset.root=DATA", "--output=OUT", "--scale=0"], "--scale=0"),
         (["--dataset.root=DATA", "--output=OUT", "--scale=1000"], "Use vocab_size="),

@@ -98,13 +98,22 @@ def run(argv: Sequence[str]) -> int:
 
 
 def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArray[Any]:
-    """The dataset's chunks of actions as a policy has them, (N, T, D)."""
+    """The dataset's chunks of actions as a policy has them, (N, T, D).
+
+    Raises:
+        ConfigError: no episode is as long as a chunk.
+    """
     import numpy as np
     import torch
 
     from smolact.processors.normalize import STATISTICS_OF, normalize
     from smolact.types import ACTION, NormalizationMode
 
+    longest = int(dataset.meta.episodes.length[dataset.episodes].max())
+    if config.chunk_size > longest:
+        raise ConfigError(
+            f"--chunk_size={config.chunk_size}: {dataset.repo_id}'s longest episode has {longest} frames. Lower it."
+        )
     frames = dataset.frames_before_end(config.chunk_size - 1)
     if len(frames) > config.max_chunks:
         frames = np.sort(np.random.default_rng(config.seed).choice(frames, config.max_chunks, replace=False))
