@@ -84,8 +84,9 @@ def reading_only() -> Iterator[dict[type, None]]:
 
     forget_lerobot()
     with pytest.MonkeyPatch.context() as patch:
-        for found in pkgutil.iter_modules(smolact.cli.__path__):
-            module = importlib.import_module(f"smolact.cli.{found.name}")
+        names = [found.name for found in pkgutil.iter_modules(smolact.cli.__path__)]
+        # All before any is changed: one that is imported later would keep what is only lent here.
+        for module in [importlib.import_module(f"smolact.cli.{name}") for name in names]:
             if module is not parsing and hasattr(module, "parse"):
                 patch.setattr(module, "parse", parse)
             if hasattr(module, "needs_robot"):
