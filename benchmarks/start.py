@@ -29,20 +29,19 @@ torch.set_num_threads(int(sys.argv[3]))
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-before, began = peak(), time.perf_counter()
+before, began, busy = peak(), time.perf_counter(), time.process_time()
 if sys.argv[2] == "lerobot":
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
     from lerobot.policies.factory import make_pre_post_processors
     policy = SmolVLAPolicy.from_pretrained(sys.argv[1])
     make_pre_post_processors(policy.config, pretrained_path=sys.argv[1])
-    ready, memory = time.perf_counter() - began, peak() - before
 else:
     import smolact
     dtype = getattr(torch, sys.argv[2]) if sys.argv[2] != "policy" else None
     engine = {"dtype": dtype} if dtype else False
     loaded = smolact.load_policy(sys.argv[1], device="cpu", engine=engine)
-    ready, memory = time.perf_counter() - began, peak() - before
-print(json.dumps({"seconds": ready, "peak": memory, "torch": before}))
+ready, worked = time.perf_counter() - began, time.process_time() - busy
+print(json.dumps({"seconds": ready, "processor": worked, "peak": peak() - before, "torch": before}))
 """
 
 
@@ -55,6 +54,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="a folder that this script made, to make it once")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.checkpoint or Path(scratch) / "pretrained_model"
         if not folder.exists():
@@ -65,6 +65,8 @@ def main() -> None:
     found = {
         "command": "python benchmarks/start.py" + (" --lerobot" if arguments.lerobot else ""),
         "machine": f"{os.cpu_count()} cores, {processor_name()}",
+        "threads": arguments.threads,
+        "load before": round(load, 1),
         "rows": rows,
     }
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
@@ -124,6 +126,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         peak = statistics.median(run["peak"] for run in runs)
         rows[f"450M checkpoint, {name}"] = {
             "seconds": spread([run["seconds"] for run in runs]),
+            "seconds of the processor": spread([run["processor"] for run in runs]),
             "peak above torch, MB": round(peak / 1e6),
             "times the file": round(peak / weights, 2),
         }

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]
     theirs, ours = make_both("smolvlm2-500m", 480, 640)
     batch = make_batch(SAMPLES, CHUNK, 480, 640, 20, 1)
     with torch.no_grad():
@@ -51,10 +52,11 @@ def main() -> None:
         for policy in (theirs, ours)
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    processor: dict[str, list[float]] = {name: [] for name in sides}
     found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
     for _ in range(arguments.repeats + 1):  # the first is to warm up
         for name, (policy, data) in sides.items():
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             loss, _ = policy.forward(dict(data), noise=noise, time=times)
             loss.backward()
             if name not in found:
@@ -62,6 +64,7 @@ def main() -> None:
             optimizers[id(policy)].step()
             optimizers[id(policy)].zero_grad(set_to_none=True)
             seconds[name].append(time.perf_counter() - began)
+            processor[name].append(time.process_time() - busy)
             sys.stderr.write(f"{name}: {seconds[name][-1]:.2f} s\n")
     rows: dict[str, Any] = {}
     base = statistics.median(seconds["LeRobot"][1:])
@@ -72,6 +75,10 @@ def main() -> None:
             "spread": [round(min(timed), 2), round(max(timed), 2)],
             "samples a second": round(SAMPLES / statistics.median(timed), 2),
             "times LeRobot": round(base / statistics.median(timed), 2),
+            "seconds of the processor": round(statistics.median(processor[name][1:]), 2),
+            "times LeRobot by processor": round(
+                statistics.median(processor["LeRobot"][1:]) / statistics.median(processor[name][1:]), 2
+            ),
             "loss differs by": relative(loss, found["LeRobot"][0]),
             "gradients differ by": worst(own, found["LeRobot"][1]),
         }
@@ -79,6 +86,7 @@ def main() -> None:
         "command": "python benchmarks/training_step.py",
         "machine": f"{os.cpu_count()} cores, {processor_name()}",
         "torch": torch.__version__,
+        "load before": round(load, 1),
         "samples": SAMPLES,
         "sides": rows,
     }
