@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--repeats=5] [--frames 10000 100000 1000000] [--output=RESULTS.json] [--plot=PICTURE.png]
 
-SmolVLA on the preset `small` (18 million parameters with its expert; images of 128×128), random weights, one setting changed at a time
+SmolVLA on the preset `small` (23 million parameters with its expert; images of 128×128), random weights, one setting changed at a time
 from two cameras, chunk 50, 10 steps, 24 words. A replan is the engine's, of one observation; a training step is the expert's alone,
 four samples, forward and backward. On one thread, in seconds of the processor, which other work on the machine lengthens less than
 those on the clock. The settings take turns; medians count. Beside the figures stands what one would expect: the operations that
