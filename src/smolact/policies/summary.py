@@ -6,9 +6,8 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from smolact.backbones.presets import find_vlm
+from smolact.backbones.weights import shapes_only
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.factory import get_policy_class
@@ -99,7 +98,7 @@ def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
     if getattr(config, "compile_model", False):  # there is nothing to compile
         config = config.replace(compile_model=False)
     vlm = find_vlm(config.vlm_name)
-    with torch.device("meta"):
+    with shapes_only():
         return get_policy_class(config.type)(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
 
 
