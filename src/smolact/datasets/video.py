@@ -249,6 +249,7 @@ class VideoWriter:
         if container is not None:
             # Closing writes the file's index; that this can fail (a full disk) is no news to one who gives up.
             with contextlib.suppress(av.FFmpegError, OSError):
+                self._stream.encode(None)  # or SVT-AV1 complains of an end that it was not told
                 container.close()
         self.path.unlink(missing_ok=True)
 

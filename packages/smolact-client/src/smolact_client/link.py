@@ -241,9 +241,14 @@ async def _connect(address: Address) -> ClientConnection:
             "give that certificate (ca_file)."
         ) from error
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
+        speaks = (
+            ""
+            if isinstance(error, OSError) or address.url.startswith("wss:")
+            else " If it has TLS, say wss://."
+        )
         raise ConnectError(
             f"Nobody answers at {address.url} ({error or type(error).__name__}). Is `smolact serve` running there, "
-            "with this address and port?"
+            f"with this address and port?{speaks}"
         ) from error
 
 
@@ -251,7 +256,7 @@ def _refused(url: str, error: InvalidStatus) -> ClientError:
     status = error.response.status_code
     if status == http.HTTPStatus.UNAUTHORIZED:
         return WrongTokenError(
-            f"{url} does not take this token. Give the one that its operator chose (--token-file)."
+            f"{url} does not take this token. Give the one that its operator chose (token; --policy.token_file)."
         )
     if status == http.HTTPStatus.TOO_MANY_REQUESTS:
         return ServerFullError(f"{url} serves as many clients as it may (its --max-clients).")

@@ -197,9 +197,10 @@ class FASTTokenizer:
             if size is None:
                 raise ConfigError(f"This FAST tokenizer was made for any {name}: say which.")
             if given is not None and given != size:
+                way = f"--policy.chunk_size={own}" if name == "horizon" else "a dataset with such actions"
                 raise ConfigError(
-                    f"This FAST tokenizer was fitted on chunks of {name} {own}, and these have {given}. Set the policy's to "
-                    f"{own}, or fit another: smolact train-tokenizer."
+                    f"This FAST tokenizer was fitted on chunks of {name} {own}, and these have {given}. Use {way}, or fit "
+                    "another: smolact train-tokenizer."
                 )
             found.append(size)
         return found[0], found[1]
