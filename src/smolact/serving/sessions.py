@@ -52,7 +52,8 @@ class Session:
             self._unread -= 1
 
     async def _send(self, data: bytes | str) -> None:
-        timer = asyncio.get_running_loop().call_later(SEND_S, self._cut_off)  # `wait_for` would make a task of it
+        # `wait_for` would make a task of it.
+        timer = asyncio.get_running_loop().call_later(SEND_S, self._cut_off)
         try:
             await self.socket.send(data)
         finally:
