@@ -21,6 +21,7 @@ from smolact.policies.base import CHECKPOINT_PATTERNS, PreTrainedPolicy
 from smolact.policies.configuration import PolicyConfig, find_policy
 from smolact.policies.factory import load_processors, make_pre_post_processors
 from smolact.processors.pipeline import ProcessorPipeline
+from smolact.training.sources import chunk_timestamps
 from smolact.training.stream import Order, Place
 from smolact.types import ACTION, ACTION_IS_PAD, IMAGES, STATE, TASK, Batch
 
@@ -114,8 +115,9 @@ def dataset_for(
         NotFoundError, HubError, DatasetError: it is not there, or damaged.
     """
     fps = LeRobotDatasetMetadata(find_folder(repo_id, "dataset", root=root, patterns=["meta/**"])).fps
-    offsets = [index / fps for index in config.action_delta_indices]  # type: ignore[attr-defined]
-    return LeRobotDataset(repo_id, root, episodes, delta_timestamps={ACTION: offsets}, return_uint8=True)
+    return LeRobotDataset(
+        repo_id, root, episodes, delta_timestamps=chunk_timestamps(config, fps), return_uint8=True
+    )
 
 
 class EpochPlaces(Sampler[Place]):

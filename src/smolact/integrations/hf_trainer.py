@@ -21,6 +21,7 @@ from smolact.policies.factory import get_policy_class
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.training.data import Samples, take_drawn
 from smolact.training.optim import fit_schedule, make_optimizer, make_scheduler
+from smolact.training.preflight import part_names
 from smolact.training.stream import Epochs, seeded
 from smolact.types import ACTION, ACTION_IS_PAD
 
@@ -278,7 +279,4 @@ def recipe(policy: PreTrainedPolicy, training_args: Any) -> tuple[Optimizer, LRS
 def joint_names(dataset: Any) -> list[str] | None:
     """What a dataset calls the numbers of an action; None if it does not say."""
     features: Mapping[str, Any] = getattr(getattr(dataset, "meta", None), "features", {})
-    names = getattr(features.get(ACTION), "names", None)
-    if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
-        (names,) = names.values()
-    return [str(name) for name in names] if isinstance(names, (list, tuple)) else None
+    return part_names(getattr(features.get(ACTION), "names", None)) or None

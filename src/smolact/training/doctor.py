@@ -31,9 +31,10 @@ from smolact.training.preflight import (
     check_env_sizes,
     check_features,
     check_statistics,
+    long_chunk,
     side_by_side,
 )
-from smolact.training.sources import renamed_features
+from smolact.training.sources import chunk_timestamps, renamed_features
 from smolact.types import ACTION, STATE, PolicyFeature, is_image_key
 
 FAR = 10.0
@@ -220,8 +221,7 @@ def _meet_dataset(
 def _frames(folder: Path, config: PolicyConfig, names: Mapping[str, str]) -> dict[str, Any]:
     """Eight frames from all over the dataset, under the policy's names."""
     fps = LeRobotDatasetMetadata(folder).fps
-    offsets = [index / fps for index in config.action_delta_indices]  # type: ignore[attr-defined]
-    dataset = LeRobotDataset(folder, delta_timestamps={ACTION: offsets}, return_uint8=True)
+    dataset = LeRobotDataset(folder, delta_timestamps=chunk_timestamps(config, fps), return_uint8=True)
     count = min(8, len(dataset))
     samples = dataset.__getitems__(
         [round(place * (len(dataset) - 1) / max(1, count - 1)) for place in range(count)]
@@ -254,16 +254,10 @@ def _loss(loaded: LoadedPolicy, batch: Mapping[str, Any]) -> str:
     return f"{float(loss):.3f}"
 
 
-def _chunk(config: PolicyConfig, meta: LeRobotDatasetMetadata) -> str:
-    chunk = getattr(config, "chunk_size", 1)
-    lengths = sorted(meta.episodes.length)
-    if not lengths:
-        raise ConfigError("The dataset has no episode.")
-    typical = int(lengths[len(lengths) // 2])
-    lasts = f"{chunk} actions are {chunk / meta.fps:.1f} s at {meta.fps:g} a second, an episode {typical / meta.fps:.1f} s"
-    if chunk > typical:
-        raise ConfigError(f"{lasts}: lower --policy.chunk_size and --policy.n_action_steps.")
-    return lasts
+def _chunk(config: PolicyConfig, meta: LeRobotDatasetMetadata) -> None:
+    too_long = long_chunk(config, meta.fps, meta.episodes.length)
+    if too_long is not None:
+        raise ConfigError(too_long)
 
 
 def _features(config: PolicyConfig) -> dict[str, PolicyFeature]:

@@ -291,18 +291,22 @@ def check_tasks(source: Source) -> None:
 
 def note_chunk(policy: PolicyConfig, sources: Sequence[Source]) -> None:
     """Say it if a chunk is longer than most episodes: much of what the policy would learn is then padding."""
-    chunk, fps = getattr(policy, "chunk_size", 1), sources[0].meta.fps
-    lengths = sorted(source.meta.episodes[number].length for source in sources for number in source.episodes)
-    typical = lengths[len(lengths) // 2]
-    if chunk > typical:
-        logger.warning(
-            "A chunk of %d actions lasts %.1f s at %g frames a second, a typical episode only %.1f s. Lower "
-            "--policy.chunk_size (and --policy.n_action_steps).",
-            chunk,
-            chunk / fps,
-            fps,
-            typical / fps,
-        )
+    lengths = [source.meta.episodes[number].length for source in sources for number in source.episodes]
+    too_long = long_chunk(policy, sources[0].meta.fps, lengths)
+    if too_long is not None:
+        logger.warning("%s", too_long)
+
+
+def long_chunk(policy: PolicyConfig, fps: float, lengths: Iterable[int]) -> str | None:
+    """What to say of a chunk that is longer than most episodes; None if it is not."""
+    chunk, ordered = getattr(policy, "chunk_size", 1), sorted(lengths)
+    typical = ordered[len(ordered) // 2] if ordered else 0
+    if chunk <= typical:
+        return None
+    return (
+        f"A chunk of {chunk} actions lasts {chunk / fps:.1f} s at {fps:g} frames a second, a typical episode only "
+        f"{typical / fps:.1f} s. Lower --policy.chunk_size (and --policy.n_action_steps)."
+    )
 
 
 def match_table(policy: PolicyConfig, source: Source) -> str:
@@ -311,17 +315,17 @@ def match_table(policy: PolicyConfig, source: Source) -> str:
     names = {source.rename_map.get(key, key): key for key in source.meta.features}
     shown = {}
     for key, feature in {**inputs, **outputs}.items():
-        parts = _part_names(source.meta.features[names[key]].names) if not is_image_key(key) else ""
-        shown[key] = f"{names[key]} {feature.shape}{parts}"
+        parts = [] if is_image_key(key) else part_names(source.meta.features[names[key]].names)
+        shown[key] = f"{names[key]} {feature.shape}" + (f": {', '.join(parts)}" if parts else "")
     expected = {**policy.input_features, **policy.output_features}
     return side_by_side(expected, shown, source.section.name)
 
 
-def _part_names(names: object) -> str:
-    """The names of a vector's parts: a list, or a mapping that holds one."""
+def part_names(names: object) -> list[str]:
+    """The names of a vector's parts, which a dataset has as a list, or as a mapping that holds one; empty if it has none."""
     if isinstance(names, Mapping):
         names = next(iter(names.values()), None)
-    return f": {', '.join(map(str, names))}" if isinstance(names, (list, tuple)) and names else ""
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
 
 
 def side_by_side(expected: Mapping[str, PolicyFeature], offered: Mapping[str, str], where: str) -> str:

@@ -53,12 +53,11 @@ class Source:
 
     def open(self, policy: PolicyConfig, *, held_out: bool = False) -> LeRobotDataset:
         """Its episodes, as samples with the policy's chunks."""
-        offsets = [index / self.meta.fps for index in policy.action_delta_indices]  # type: ignore[attr-defined]
         return LeRobotDataset(
             self.section.name,
             root=self.section.root,
             episodes=self.held_out if held_out else self.episodes,
-            delta_timestamps={ACTION: offsets},
+            delta_timestamps=chunk_timestamps(policy, self.meta.fps),
             revision=self.section.revision,
             return_uint8=True,
             cameras=self.cameras(policy),
@@ -68,6 +67,11 @@ class Source:
         """The dataset's cameras that the policy reads, by their names there."""
         keys = self.meta.camera_keys
         return [key for key in keys if self.rename_map.get(key, key) in policy.input_features]
+
+
+def chunk_timestamps(policy: PolicyConfig, fps: float) -> dict[str, list[float]]:
+    """The `delta_timestamps` of a dataset whose samples have a policy's chunks of actions, in seconds."""
+    return {ACTION: [index / fps for index in policy.action_delta_indices]}  # type: ignore[attr-defined]
 
 
 def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list[Source]:
