@@ -63,7 +63,7 @@ class Address:
             )
         if parts.username or parts.password:
             raise ConnectError(
-                "An address has no name and password in it: a server takes a token (--token-file)."
+                "An address has no name and password in it: a server takes a token (token; --policy.token_file)."
             )
 
     def tls(self) -> ssl.SSLContext | None:

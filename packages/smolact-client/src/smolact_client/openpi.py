@@ -305,7 +305,9 @@ class OpenpiPolicy:
         except InvalidStatus as error:
             status = error.response.status_code
             if status in (401, 403):
-                raise WrongTokenError(f"{address.url} does not take this API key (--token-file).") from error
+                raise WrongTokenError(
+                    f"{address.url} does not take this API key (token; --policy.token_file)."
+                ) from error
             raise ConnectError(f"{address.url} answers with HTTP {status}.") from error
         except (OSError, EOFError, WebSocketException) as error:
             raise ConnectError(f"No openpi server answers at {address.url} ({error}).") from error
