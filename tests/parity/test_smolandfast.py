@@ -134,7 +134,8 @@ def test_drawn_answers_are_chunks_too(model: SMOLANDFAST) -> None:
 
     prompts: dict[str, Any] = {name: inputs[name] for name in ("prompt", "valid", "pixels")}
     found = model.generate(**prompts, grammar=FAST.grammar(), most=100, choose=draw)
-    FAST.decode([[int(token) for token in row if token >= 0] for row in found])
+    chunks = FAST.decode([[int(token) for token in row if token >= 0] for row in found])
+    assert chunks.shape == EXPECTED["actions"].shape and torch.isfinite(torch.as_tensor(chunks)).all()
 
 
 def test_an_answer_that_takes_too_long_is_a_named_error(model: SMOLANDFAST) -> None:

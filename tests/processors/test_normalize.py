@@ -137,7 +137,8 @@ def test_a_statistic_that_is_not_finite_is_an_error(bad: float) -> None:
 
 def test_statistics_that_no_mode_needs_may_be_anything_finite_or_not() -> None:
     stats = {"observation.state": {**VALUES, "max": [math.inf, 0.0]}, "unused": {"mean": [math.nan]}}
-    NormalizerProcessorStep(STATE, every_type(NormalizationMode.MEAN_STD), stats)
+    step = NormalizerProcessorStep(STATE, every_type(NormalizationMode.MEAN_STD), stats)
+    assert torch.isfinite(step({"observation.state": torch.zeros(1, 2)})["observation.state"]).all()
 
 
 def test_statistics_of_another_shape_are_an_error() -> None:

@@ -57,13 +57,14 @@ def check(
     check_sources(config, sources, statistics or dataset.meta.stats)
 
 
-def test_what_fits_passes(dataset: LeRobotDataset) -> None:
+def test_what_fits_passes_without_a_word(dataset: LeRobotDataset, caplog: pytest.LogCaptureFixture) -> None:
     check(dataset, policy())
     check(
         dataset,
         policy("camera1", "wrist"),
         rename_map={"observation.images.top": "observation.images.camera1"},
     )
+    assert not caplog.records
 
 
 def test_other_cameras_show_both_sides_and_the_map_that_settles_it(dataset: LeRobotDataset) -> None:
@@ -87,12 +88,16 @@ def test_the_map_that_is_proposed_keeps_what_was_mapped(dataset: LeRobotDataset)
     )
 
 
-def test_the_proposed_settings_do_settle_it(dataset: LeRobotDataset) -> None:
+def test_the_proposed_settings_do_settle_it(
+    dataset: LeRobotDataset, caplog: pytest.LogCaptureFixture
+) -> None:
     mapped = {
         "observation.images.top": "observation.images.camera1",
         "observation.images.wrist": "observation.images.camera2",
     }
     check(dataset, policy("camera1", "camera2", "camera3", empty_cameras=1), rename_map=mapped)
+    (told,) = caplog.messages
+    assert told.endswith("shown to the policy as masked black: observation.images.camera3.")
 
 
 def test_cameras_that_the_policy_does_not_read_are_told(
@@ -149,9 +154,12 @@ def test_statistics_must_be_there_and_finite(dataset: LeRobotDataset, change: st
         check(dataset, policy(), statistics)
 
 
-def test_statistics_of_what_is_not_normalized_are_not_needed(dataset: LeRobotDataset) -> None:
+def test_statistics_of_what_is_not_normalized_are_not_needed(
+    dataset: LeRobotDataset, caplog: pytest.LogCaptureFixture
+) -> None:
     statistics = {key: value for key, value in dataset.meta.stats.items() if "images" not in key}
     check(dataset, policy(), statistics)
+    assert not caplog.records
 
 
 def test_an_empty_task_names_the_episode_and_the_way_out(
