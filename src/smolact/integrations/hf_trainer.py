@@ -27,6 +27,8 @@ from smolact.types import ACTION, ACTION_IS_PAD
 
 transformers = optional_import("transformers", extra="hf")
 TRAINING_ARGUMENTS = "training_args.bin"
+_OF_A_GENERATOR: list[Any] = [np.zeros(0).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+"""What the state of numpy's generator is made of."""
 
 
 class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
@@ -181,6 +183,11 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
             super()._load_best_model()
         else:
             self._load_policy(self.state.best_model_checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # Transformers 4.45 reads numpy's generator with a plain torch.load, which PyTorch 2.6 and later refuse.
+        with torch.serialization.safe_globals(_OF_A_GENERATOR):
+            super()._load_rng_state(checkpoint)
 
     def _load_policy(self, folder: str) -> None:
         assert self.policy is not None

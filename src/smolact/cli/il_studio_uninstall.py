@@ -1,0 +1,19 @@
+"""`smolact il-studio uninstall`: take smolact's policies out of a checkout of IL-Studio, and put back what was there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from smolact.cli.il_studio import change_checkout
+
+
+def run(argv: Sequence[str]) -> int:
+    """Uninstall, and say what was done."""
+    return change_checkout("uninstall", (__doc__ or "").strip(), argv, _uninstall)
+
+
+def _uninstall(checkout: Path, force: bool) -> list[tuple[str, str]]:
+    from smolact.integrations.il_studio.installation import uninstall
+
+    return [(row.path, row.done) for row in uninstall(checkout, force=force)]

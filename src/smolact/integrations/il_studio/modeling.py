@@ -1,0 +1,270 @@
+"""SmolVLA and SmolAndFAST as IL-Studio calls them: transformers' `PreTrainedModel` around smolact's policies.
+
+Weights have LeRobot's names (`model.…`), so that what IL-Studio's own SmolVLA wrote opens here. The loss is that of
+`smolact train`: the mean over actions inside the episode and over the robot's own values. Nothing is normalized here: IL-Studio
+does that before and behind.
+"""
+
+# B batch, K cameras, C chunk, A action width, D state width, L tokens, M tokens of an answer.
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from smolact import durable
+from smolact.backbones.weights import WEIGHTS_FILE
+from smolact.errors import FeatureError, optional_import
+from smolact.integrations.il_studio import data_utils
+from smolact.integrations.il_studio.configuration import ILStudioConfig, SmolAndFASTConfig, SmolVLAConfig
+from smolact.integrations.il_studio.folders import find_checkpoint
+from smolact.policies.base import PreTrainedPolicy
+from smolact.policies.common.chunking import Engine
+from smolact.policies.configuration import CONFIG_FILE
+from smolact.policies.factory import get_policy_class
+from smolact.policies.smolandfast.processor_smolandfast import prompt_step
+from smolact.types import (
+    ACTION,
+    ACTION_IS_PAD,
+    ACTION_TOKEN_MASK,
+    ACTION_TOKENS,
+    IMAGES,
+    LANGUAGE_MASK,
+    LANGUAGE_TOKENS,
+    STATE,
+)
+
+transformers = optional_import("transformers", extra="hf")
+M = TypeVar("M", bound="ILStudioPolicy")
+
+
+class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-defined]
+    """A policy of smolact with the face that IL-Studio wants.
+
+    Args:
+        config: what to build. A new policy begins from its VLM's weights unless `config.load_vlm_weights` is false.
+        core: the policy, where it is there already.
+
+    Raises:
+        NotFoundError, HubError: the VLM is not there.
+        ConfigError: a combination that can't work.
+    """
+
+    config_class: ClassVar[type[ILStudioConfig]]
+    base_model_prefix = "model"
+    main_input_name = "lang_tokens"
+    data_collator: ClassVar[Any]
+    _one_at_a_time: ClassVar[threading.Lock] = threading.Lock()
+    """An engine has one set of buffers, and IL-Studio's server a thread for each robot."""
+
+    def __init__(self, config: ILStudioConfig, core: PreTrainedPolicy | None = None) -> None:
+        super().__init__(config)
+        if core is None:
+            settings = config.policy_config()
+            core = get_policy_class(settings.type)(settings, pretrained_vlm=config.load_vlm_weights)  # type: ignore[call-arg]
+        self.model = core.model
+        # Not a submodule: it has no weights but those of `model`.
+        object.__setattr__(self, "core", core)
+        self._engine: Engine | None = None
+
+    core: PreTrainedPolicy
+
+    @classmethod
+    def from_pretrained(cls: type[M], folder_or_id: str | Path, **settings: Any) -> M:
+        """Open a checkpoint of IL-Studio, whoever's SmolVLA trained it there, or of smolact or LeRobot.
+
+        Args:
+            folder_or_id: a checkpoint's folder, that of a run of IL-Studio (its last `checkpoint-N` where it did not end), or a
+                Hub id.
+            settings: to change, by the configuration's names.
+
+        Raises:
+            NotFoundError, HubError: it is not there.
+            CheckpointError: a file is damaged; `WeightsError` if weights do not fit.
+            ConfigError: it is another policy's, or a setting can't work.
+        """
+        folder = find_checkpoint(folder_or_id)
+        config = cls.config_class.from_checkpoint(folder, **settings)
+        known = config.policy_config()
+        model = cls(config, get_policy_class(known.type).from_pretrained(folder, config=known))
+        model.eval()
+        return model
+
+    def save_pretrained(
+        self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None, **_: Any
+    ) -> None:
+        """Write configuration, weights (`state_dict`, where a trainer has gathered one), and what opens them without the Hub."""
+        folder = Path(folder)
+        self.config.architectures = [type(self).__name__]
+        durable.write_text(folder / CONFIG_FILE, self.config.to_json_string())
+        self.core.save_beside(folder)
+        once = {
+            *dict(self.named_parameters()),
+            *dict(self.named_buffers()),
+        }  # a tied weight by its first name only
+        tensors = self.state_dict() if state_dict is None else state_dict
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items() if name in once}
+        with durable.replacing_file(folder / WEIGHTS_FILE) as temporary:
+            durable.save_tensors(temporary, whole, metadata={"format": "pt"})
+
+    @torch.inference_mode(False)  # an engine's buffers outlive the caller's
+    @torch.no_grad()
+    def select_action(self, obs: Mapping[str, Any]) -> Tensor:
+        """The next actions (B, C, A), normalized.
+
+        Args:
+            obs: `state` (B, D), normalized, `image` (B, K, 3, H, W), uint8 or floating point in [0, 1], and `raw_lang`: a list of
+                B, or one text for all.
+
+        Raises:
+            FeatureError: something is missing or has another size.
+            ConfigError: an instruction is empty.
+        """
+        missing = [name for name in ("state", "image", "raw_lang") if obs.get(name) is None]
+        if missing:
+            raise FeatureError(
+                f"The observation has no {', '.join(missing)}; it holds {sorted(k for k in obs if obs[k] is not None)}."
+            )
+        said = obs["raw_lang"]
+        texts = [said] * len(obs["state"]) if isinstance(said, str) else list(said)
+        if not len(texts) == len(obs["state"]) == len(obs["image"]):
+            raise FeatureError(
+                f"The observation has {len(obs['state'])} states, {len(obs['image'])} sets of pictures and {len(texts)} "
+                "instructions: expected as many of each."
+            )
+        samples = [
+            self.processor({"state": state, "image": image, "raw_lang": text})
+            for state, image, text in zip(obs["state"], obs["image"], texts, strict=True)
+        ]
+        batch = type(self).data_collator(samples)
+        actions: Tensor = self(**{name: self._moved(value) for name, value in batch.items()})["action"]
+        return actions
+
+    def reset(self) -> None:
+        """An episode begins. Nothing is kept from one to the next: IL-Studio holds the actions in hand."""
+
+    @cached_property
+    def processor(self) -> Callable[[data_utils.Sample], dict[str, Any]]:
+        """What makes samples of IL-Studio ready for the collator."""
+        raise NotImplementedError
+
+    def _predicted(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> dict[str, Tensor]:
+        with self._one_at_a_time:
+            if self.config.engine != "off" and self._engine is None:
+                self._engine = self.core.build_engine(dtype=getattr(torch, self.config.engine))
+            return {"action": (self._engine or self.core).predict_action_chunk(batch, noise)}
+
+    def _cameras(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Pictures by the names of their cameras; the first batch names them, where nobody has."""
+        if not self.config.camera_names:
+            self.config.camera_names = [f"camera{number}" for number in range(1, len(images) + 1)]
+            self.core.config.input_features.update(self.config.policy_config().input_features)
+        names = self.config.camera_names
+        if len(images) != len(names):
+            raise FeatureError(
+                f"The batch has {len(images)} cameras, the policy {len(names)}: {', '.join(names)}."
+            )
+        return {f"{IMAGES}.{name}": image for name, image in zip(names, images, strict=True)}
+
+    def _moved(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [one.to(self.device) for one in value]
+        return value.to(self.device)
+
+
+class SmolVLAPolicy(ILStudioPolicy):
+    """SmolVLA in IL-Studio."""
+
+    config_class = SmolVLAConfig
+    data_collator = staticmethod(data_utils.smolvla_collator)
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        img_masks: Sequence[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+        actions: Tensor | None = None,
+        is_pad: Tensor | None = None,
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """`{"loss"}` of a batch with actions, `{"action"}` (B, C, A) of one without.
+
+        Args:
+            images: one (B, 3, H, W) a camera, uint8 or floating point in [0, 1], of any size.
+            img_masks: one (B,) bool a camera, false where there is no picture.
+            lang_tokens: (B, L) token ids.
+            lang_masks: (B, L) bool, false where padded.
+            state: (B, D), normalized.
+            actions: (B, C, A), normalized.
+            is_pad: (B, C) bool, true behind an episode's end.
+            noise, time: (B, C, max_action_dim) and (B,); drawn when not given.
+
+        Raises:
+            FeatureError: an input has another size.
+        """
+        cameras = self._cameras(images)
+        masks = {f"{key}_padding_mask": mask for key, mask in zip(cameras, img_masks, strict=True)}
+        batch = {**cameras, **masks, STATE: state, LANGUAGE_TOKENS: lang_tokens, LANGUAGE_MASK: lang_masks}
+        if actions is None:
+            return self._predicted(batch, noise)
+        batch |= {ACTION: actions} if is_pad is None else {ACTION: actions, ACTION_IS_PAD: is_pad}
+        return {"loss": self.core.forward(batch, noise, time)[0]}
+
+    @cached_property
+    def processor(self) -> data_utils.SmolVLAProcessor:
+        """What makes samples of IL-Studio ready for the collator."""
+        tokenizer = self.core.processor_parts()["tokenizer_processor"]["tokenizer"]
+        return data_utils.SmolVLAProcessor(self.config, tokenizer)
+
+
+class SmolAndFASTPolicy(ILStudioPolicy):
+    """SmolAndFAST in IL-Studio. State and actions must be normalized to [-1, 1] (minmax or percentile)."""
+
+    config_class = SmolAndFASTConfig
+    data_collator = staticmethod(data_utils.smolandfast_collator)
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        img_masks: Sequence[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+        action_tokens: Tensor | None = None,
+        action_masks: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """`{"loss"}` of a batch with answers, `{"action"}` (B, C, A) of one without.
+
+        Args:
+            images: one (B, 3, H, W) a camera, uint8 or floating point in [0, 1].
+            img_masks, state: not read; the prompt has the state in words.
+            lang_tokens, lang_masks: prompts (B, L), padded on the left, and which of their tokens are theirs.
+            action_tokens, action_masks: answers (B, M), padded on the right, and which of their tokens are theirs.
+
+        Raises:
+            FeatureError: an input has another size.
+            ActionTokensError: a predicted answer did not end.
+        """
+        batch = {**self._cameras(images), LANGUAGE_TOKENS: lang_tokens, LANGUAGE_MASK: lang_masks}
+        if action_tokens is None or action_masks is None:
+            return self._predicted(batch)
+        crop = None
+        if self.training and self.core.training_draws is not None:
+            crop = torch.rand(len(state), len(images), 2, device=state.device)
+        batch |= {ACTION_TOKENS: action_tokens, ACTION_TOKEN_MASK: action_masks}
+        return {"loss": self.core.forward(batch, crop=crop)[0]}  # type: ignore[call-arg]
+
+    @cached_property
+    def processor(self) -> data_utils.SmolAndFASTProcessor:
+        """What makes samples of IL-Studio ready for the collator."""
+        writer = self.core.processor_parts()["smolandfast_prompt_processor"]["writer"]
+        return data_utils.SmolAndFASTProcessor(self.config, prompt_step(self.core.config, writer))  # type: ignore[arg-type]
