@@ -1,4 +1,4 @@
-"""Where a name leads: a local folder, or a repository of the Hugging Face Hub. No other module talks to the Hub."""
+"""Where a name leads: a local folder, or a repository of the Hugging Face Hub. What goes there is `uploads.py`'s."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
                 f"The {kind} '{repo_id}' could not be kept on this disk ({error.strerror}). Free some space, or choose another "
                 "place for the Hub's files: HF_HOME=FOLDER.",
             ) from error
-        status = _status(error)
+        status = status_of(error)
         if status is not None:
             reason = {
                 401: "the Hub does not accept your token (log in again with `hf auth login`)",
@@ -131,8 +131,8 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
         ) from error
 
 
-def _status(error: BaseException | None) -> int | None:
-    """The Hub's answer behind an error: the client wraps a refusal in 'not in the local cache'."""
+def status_of(error: BaseException | None) -> int | None:
+    """The Hub's answer behind an error, None where there was none: the client wraps a refusal in other errors."""
     while error is not None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is not None:

@@ -81,7 +81,16 @@ def test_it_holds_only_keys_that_lerobot_knows() -> None:
             "the type 'Blur', which is none of",
         ),
         (["--dataset.image_transforms.tfs={a: {wieght: 2}}"], "Did you mean 'weight'?"),
-        (["--policy.type=smolvla", "--policy.push_to_hub=true"], "hf upload"),
+        (["--policy.type=smolvla", "--policy.push_to_hub=true"], "--policy.repo_id=OWNER/NAME"),
+        (
+            [
+                "--policy.type=smolvla",
+                "--policy.push_to_hub=true",
+                "--policy.repo_id=a/b",
+                "--save_checkpoint=false",
+            ],
+            "--save_checkpoint=false writes none",
+        ),
         (["--policy.init=base"], "--policy.path"),
         (["--policy.type=smolvlaa"], "Did you mean 'smolvla'?"),
         (["--wandb.enable=true", "--wandb.mode=disabled"], "contradict"),

@@ -50,6 +50,7 @@ COMMANDS = by_name(
     Command(
         "convert", "a SmolVLA checkpoint for LeRobot on smolact's engine, or back", "smolact.cli.convert"
     ),
+    Command("push", "publish a checkpoint or a dataset on the Hugging Face Hub", "smolact.cli.push"),
     Command("doctor", "what a checkpoint or dataset is, and what would go wrong", "smolact.cli.doctor"),
     Command("bench", "how quickly a policy answers on this machine", "smolact.cli.bench"),
     Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),

@@ -62,7 +62,7 @@ class RecordedDataset:
     )
     push_to_hub: bool = refused(
         False,
-        "recording makes no network call. Upload what is finished: hf upload REPO_ID FOLDER --repo-type=dataset",
+        "recording makes no network call. Publish what is finished: smolact push FOLDER OWNER/NAME",
     )
     private: bool | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)
     tags: list[str] | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)

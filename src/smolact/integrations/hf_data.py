@@ -17,9 +17,10 @@ from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import FeatureError
 from smolact.hub import find_folder
-from smolact.policies.base import CHECKPOINT_PATTERNS, PreTrainedPolicy
+from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PolicyConfig, find_policy
 from smolact.policies.factory import load_processors, make_pre_post_processors
+from smolact.policies.sharing import CHECKPOINT_PATTERNS
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.training.sources import chunk_timestamps
 from smolact.training.stream import Order, Place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from smolact import durable
 from smolact.backbones.layers import Recomputing
-from smolact.backbones.presets import CONFIG_FILES, TOKENIZER_FILES, VLM_FOLDER, VLMSource, find_vlm
+from smolact.backbones.presets import VLM_FOLDER, VLMSource, find_vlm
 from smolact.backbones.weights import WEIGHTS_FILE, load_weights, read_tensors, shapes_only, weight_files
 from smolact.errors import CheckpointError, ConfigError, NotFoundError
 from smolact.policies.adapters import (
@@ -28,17 +29,13 @@ from smolact.policies.adapters import (
 )
 from smolact.policies.common.chunking import ActsInChunks, Engine
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
+from smolact.policies.sharing import CHECKPOINT_PATTERNS, contents
 from smolact.processors.legacy import is_statistics_key
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.tokenizer import Tokenizer
+from smolact.uploads import publish
 
 P = TypeVar("P", bound="PreTrainedPolicy")
-
-CHECKPOINT_PATTERNS = (
-    "*.json",
-    "*.safetensors",
-    *(f"{VLM_FOLDER}/{name}" for name in (*CONFIG_FILES, *TOKENIZER_FILES)),
-)
 
 
 class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
@@ -161,6 +158,44 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         tensors = {name: tensor.contiguous() for name, tensor in _without_aliases(self.state_dict()).items()}
         with durable.replacing_file(folder / WEIGHTS_FILE) as temporary:
             durable.save_tensors(temporary, tensors, metadata={"format": "pt"})
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        processors: Iterable[ProcessorPipeline] = (),
+        private: bool | None = None,
+        branch: str | None = None,
+        commit_message: str | None = None,
+        license: str | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> str:
+        """Publish the policy on the Hub as `save_pretrained` writes it, with a card, and return the page's address.
+
+        Args:
+            repo_id: `owner/name`; a name alone is the user's own. The repository is made if need be.
+            processors: the policy's pipelines. Without them it can't be used elsewhere as it is.
+            private: whether a new repository is to be private; the owner's default when None.
+            branch: the branch to write; the main one when None.
+            commit_message: of the commit.
+            license: a licence by the Hub's name for it; that of the configuration when None.
+            tags: for the card, besides those of the configuration.
+
+        Raises:
+            ConfigError: a name that can't be, or adapters of a policy that is on this machine only.
+            HubError: no token, no right to write, no connection. Nothing is published then.
+        """
+        with tempfile.TemporaryDirectory(prefix="smolact-") as folder:
+            self.save_pretrained(folder)
+            for processor in processors:
+                processor.save_pretrained(folder)
+            return publish(
+                contents(folder, name=repo_id, license=license, tags=tags),
+                repo_id,
+                private=private,
+                revision=branch,
+                message=commit_message,
+            )
 
     @classmethod
     def from_pretrained(

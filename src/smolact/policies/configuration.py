@@ -23,6 +23,7 @@ from smolact.types import ACTION, STATE, FeatureType, NormalizationMode, PolicyF
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+TRAIN_CONFIG = "train_config.json"
 PRETRAINED_MODEL = "pretrained_model"
 """The folder of a checkpoint that holds the policy."""
 PLUGIN_TYPES = {"smolvla_fast": "smolvla"}
@@ -69,9 +70,9 @@ class PolicyConfig:
     device: str | None = setting(None, "cuda, cuda:1, mps or cpu; the best one when not set")
     use_amp: bool = setting(False, "compute in bfloat16 where it is safe, keep float32 weights")
     use_peft: bool = setting(False, "whether adapters (LoRA) were trained")
-    push_to_hub: bool = setting(False, "upload the trained policy")
-    repo_id: str | None = setting(None, "where on the Hub to")
-    private: bool | None = setting(None, "as a private repository")
+    push_to_hub: bool = setting(False, "publish the policy on the Hub when the training is done")
+    repo_id: str | None = setting(None, "as owner/name on the Hub")
+    private: bool | None = setting(None, "in a private repository; the owner's default when null")
     tags: list[str] | None = setting(None, "tags of the model card")
     license: str | None = setting(None, "licence of the model card")
     pretrained_path: str | None = setting(None, "the checkpoint that training began from")

@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from smolact import durable
+from smolact.backbones.presets import PRESETS
 from smolact.errors import ConfigError, did_you_mean
 from smolact.files import read_json_object
-from smolact.policies.base import CHECKPOINT_PATTERNS
-from smolact.policies.configuration import CONFIG_FILE, PLUGIN_TYPES, find_policy, read_config_file
+from smolact.policies.configuration import (
+    CONFIG_FILE,
+    PLUGIN_TYPES,
+    TRAIN_CONFIG,
+    find_policy,
+    read_config_file,
+)
 from smolact.policies.factory import get_config_class
+from smolact.policies.sharing import CHECKPOINT_PATTERNS, renew_card
+from smolact.processors.pipeline import PREPROCESSOR
+from smolact.processors.step import PLUGIN_STEPS
 from smolact.settings import OWN
 
-TRAIN_CONFIG = "train_config.json"
 _AGAIN = "Copy it again, or take another checkpoint."
 
 
@@ -61,6 +69,8 @@ def convert_checkpoint(
             _put(source, target)
         _rename(temporary / CONFIG_FILE, kind)
         _rename(temporary / TRAIN_CONFIG, kind, "policy")
+        _rename_tokenizer(temporary / f"{PREPROCESSOR}.json", for_plugin=kind in PLUGIN_TYPES)
+        renew_card(temporary)
     return output
 
 
@@ -94,3 +104,16 @@ def _rename(path: Path, kind: str, section: str | None = None) -> None:
     if isinstance(policy, dict):
         policy["type"] = kind
         durable.write_json(path, whole)
+
+
+def _rename_tokenizer(path: Path, *, for_plugin: bool) -> None:
+    """Name the step that opens the tokenizer: LeRobot's own knows folders and Hub ids, the plugin's presets too."""
+    if not path.is_file():
+        return
+    whole = read_json_object(path, _AGAIN)
+    ours = {own: plugins for plugins, own in PLUGIN_STEPS.items()}
+    for step in whole.get("steps", ()):
+        name = PLUGIN_STEPS.get(step.get("registry_name"), step.get("registry_name"))
+        is_preset = step.get("config", {}).get("tokenizer_name") in PRESETS
+        step["registry_name"] = ours.get(name, name) if for_plugin and is_preset else name
+    durable.write_json(path, whole)

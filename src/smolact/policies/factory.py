@@ -155,7 +155,7 @@ def load_policy(
     """
     import torch
 
-    from smolact.policies.base import CHECKPOINT_PATTERNS
+    from smolact.policies.sharing import CHECKPOINT_PATTERNS
     from smolact.processors.steps import find_device
 
     folder = find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS, revision=revision)

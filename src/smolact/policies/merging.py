@@ -7,11 +7,12 @@ from pathlib import Path
 
 from smolact import durable
 from smolact.backbones.weights import INDEX_FILE, WEIGHTS_FILE
+from smolact.cards import CARD
 from smolact.errors import CheckpointError, ConfigError
 from smolact.policies.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from smolact.policies.base import CHECKPOINT_PATTERNS
 from smolact.policies.configuration import CONFIG_FILE, find_policy, read_config_file
 from smolact.policies.factory import get_policy_class
+from smolact.policies.sharing import CHECKPOINT_PATTERNS, renew_card
 
 _REWRITTEN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE)
 
@@ -19,7 +20,8 @@ _REWRITTEN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE, INDEX_
 def merge_checkpoint(checkpoint: str | Path, output: Path, *, revision: str | None = None) -> Path:
     """Write the policy of a checkpoint of adapters with the adapters in its weights, whole or not at all.
 
-    Everything else of the checkpoint is kept as it is: processors, `train_config.json`, the VLM's configuration and tokenizer.
+    Everything else of the checkpoint is kept as it is: processors, `train_config.json`, the VLM's configuration and tokenizer. A
+    card that nobody has worked on is written anew.
 
     Args:
         checkpoint: a folder (also a run's, whose last checkpoint is taken) or a Hub id.
@@ -46,8 +48,9 @@ def merge_checkpoint(checkpoint: str | Path, output: Path, *, revision: str | No
         )
     policy = get_policy_class(str(raw.get("type"))).from_pretrained(folder).merge_adapters()
     with durable.replacing_folder(output) as temporary:
-        for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob(CARD)]):
             if file.name not in _REWRITTEN:
                 shutil.copyfile(file, temporary / file.name)
         policy.save_pretrained(temporary)
+        renew_card(temporary)
     return output

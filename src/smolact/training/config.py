@@ -139,7 +139,9 @@ class TrainConfig:
     )
     tolerance_s: float = refused(1e-4, "frames are found by number here, not by time. Leave it out.")
     checkpoint_format: str = refused("safetensors", "checkpoints are always safetensors.")
-    save_checkpoint_to_hub: bool = refused(False, "this release does not upload. Use `hf upload`.")
+    save_checkpoint_to_hub: bool = refused(
+        False, "the last checkpoint is published (--policy.push_to_hub=true), not each. Use `smolact push`."
+    )
     checkpoint_path: Path | None = refused(
         None, "give --config_path=CHECKPOINT/pretrained_model/train_config.json."
     )
@@ -179,6 +181,10 @@ class TrainConfig:
             raise ConfigError(
                 f"--eval_steps={self.eval_steps} and --dataset.eval_split={self.dataset.eval_split} need each other: the "
                 "loss on held-out episodes, and which share of them is held out. Give both or neither."
+            )
+        if self.policy.published_as is not None and not self.save_checkpoint:
+            raise ConfigError(
+                "--policy.push_to_hub=true publishes the last checkpoint, and --save_checkpoint=false writes none. Drop one of them."
             )
         if self.wandb.enable and self.wandb.mode == "disabled":
             raise ConfigError(

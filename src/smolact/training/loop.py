@@ -44,6 +44,7 @@ from smolact.training.initialization import (
     Start,
 )
 from smolact.training.meter import Meter
+from smolact.training.provenance import Provenance
 from smolact.training.random_state import undisturbed
 from smolact.training.sharding import ShardedPolicy
 from smolact.training.signals import stop_signals
@@ -89,6 +90,8 @@ class Trainer:
     clip_norm: float
     progress: Progress
     listeners: Sequence[Listener]
+    provenance: Provenance | None = None
+    """What is kept beside each saved policy of where it comes from."""
     sharded: ShardedPolicy | None = None
     """Where the weights are split over processes."""
     validation: Validation | None = None
@@ -347,6 +350,8 @@ class Trainer:
         self.start.preprocess.save_pretrained(folder)
         self.start.postprocess.save_pretrained(folder)
         durable.write_json(folder / TRAIN_CONFIG, self.settings)
+        if self.provenance is not None:
+            self.provenance.write(folder, self.step, self.config.policy.published_as)
 
 
 def predictor(policy: PreTrainedPolicy) -> Predictor:

@@ -149,11 +149,16 @@ class PolicySection:
                 f"--policy.path={self.path} loads that checkpoint's weights, --policy.init={self.init} does not. "
                 "Drop one of them (--policy.type=NAME starts a new policy)."
             )
-        if self.settings.get("push_to_hub"):
+        if self.settings.get("push_to_hub") and not self.settings.get("repo_id"):
             raise ConfigError(
-                "--policy.push_to_hub=true can't be used: this release does not upload. When the run is done, use "
-                "`hf upload OWNER/NAME OUTPUT_DIR/checkpoints/last/pretrained_model`."
+                "--policy.push_to_hub=true publishes the trained policy: under which name? Give --policy.repo_id=OWNER/NAME, or "
+                "publish later with `smolact push RUN OWNER/NAME`."
             )
+
+    @property
+    def published_as(self) -> str | None:
+        """The id on the Hub under which the policy is published when the run is done; None if it is not."""
+        return str(self.settings["repo_id"]) if self.settings.get("push_to_hub") else None
 
 
 @dataclass

@@ -10,7 +10,10 @@ from pathlib import Path
 from smolact import durable
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.transforms import ImageTransforms
-from smolact.errors import ConfigError
+from smolact.errors import ConfigError, SmolactError
+from smolact.policies.configuration import PRETRAINED_MODEL
+from smolact.policies.sharing import contents
+from smolact.policies.summary import summarize
 from smolact.training.cache import keep
 from smolact.training.checkpoint import (
     CHECKPOINTS,
@@ -23,7 +26,7 @@ from smolact.training.config import TrainConfig, to_json
 from smolact.training.data import Samples, SeveralDraws
 from smolact.training.devices import make_accelerator
 from smolact.training.ema import ExponentialMovingAverage, check_no_average
-from smolact.training.facts import facts_of_run
+from smolact.training.facts import facts_of_run, samples_per_step
 from smolact.training.initialization import Start
 from smolact.training.loop import Trainer
 from smolact.training.opening import agreed_seed, open_run, teller
@@ -34,6 +37,7 @@ from smolact.training.preflight import (
     match_table,
     note_prompts,
 )
+from smolact.training.provenance import provenance_of
 from smolact.training.random_state import seed_everything
 from smolact.training.sections import policy_type_at
 from smolact.training.sharding import ShardedPolicy, make_mesh
@@ -47,6 +51,7 @@ from smolact.training.tracking import (
     Started,
 )
 from smolact.training.validation import Validation
+from smolact.uploads import check_repository, publish
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +77,17 @@ def train(
 
     Raises:
         SmolactError: whatever is wrong with settings, dataset, weights or checkpoint, before the first step;
-            `TrainingError` when the loss is not finite.
+            `TrainingError` when the loss is not finite. `HubError` after the last step, when everything is done and saved,
+            if the policy was to be published and could not be.
     """
     explicit = dict(explicit or {})
     if checkpoint is None:
         config.check_complete()
     accelerator = make_accelerator(config)
+    if config.policy.published_as is not None and accelerator.is_main_process:
+        private = config.policy.settings.get("private")
+        repo_id = check_repository(config.policy.published_as, "model", private=private)
+        logger.info("When the run is done its policy is published as '%s'.", repo_id)
     seed = agreed_seed(config, accelerator)
     seed_everything(seed)
     run = _run_folder(config) if checkpoint is None else checkpoint.parent.parent
@@ -118,7 +128,22 @@ def train(
         "seed": seed,
         "output_dir": str(run),
     }
-    heard = list(listeners)
+    size = summarize(start.policy).total
+    provenance = provenance_of(
+        config,
+        explicit,
+        settings,
+        sources,
+        datasets,
+        weights=start.story,
+        parameters=(size.parameters, size.trained),
+        device=accelerator.device.type,
+        processes=accelerator.num_processes,
+        samples_per_step=samples_per_step(config, accelerator),
+    )
+    if checkpoint is not None:
+        provenance.go_on(checkpoint / PRETRAINED_MODEL)
+    heard: list[Listener] = [provenance, *listeners]
     if accelerator.is_main_process and not config.check:
         durable.make_folder(run)
         heard.append(MetricsFile(run, progress.step))
@@ -139,6 +164,7 @@ def train(
         clip_norm=optimizer_settings.grad_clip_norm,
         progress=progress,
         listeners=heard,
+        provenance=provenance,
         sharded=sharded,
     )
     if config.dataset.eval_split:
@@ -169,7 +195,34 @@ def train(
     )
     if config.check:
         return Ended(progress.step, None, is_complete=True)
-    return trainer.run_to_end()
+    ended = trainer.run_to_end()
+    if ended.is_complete and ended.checkpoint is not None and accelerator.is_main_process:
+        _publish(ended.checkpoint, config)
+    return ended
+
+
+def _publish(checkpoint: Path, config: TrainConfig) -> None:
+    """Publish the trained policy, if that was asked for.
+
+    Raises:
+        SmolactError: it could not be; how to go on is in the message.
+    """
+    repo_id, private = config.policy.published_as, config.policy.settings.get("private")
+    if repo_id is None:
+        return
+    try:
+        page = publish(contents(checkpoint, name=repo_id), repo_id, private=private)
+    except SmolactError as error:
+        asked = " --private" if private else ""
+        raise type(error)(
+            f"The training is done, and its policy is in {checkpoint}; only publishing failed. {_message(error)} Publish it "
+            f"with: smolact push {checkpoint} {repo_id}{asked}"
+        ) from error
+    logger.info("Published: %s", page)
+
+
+def _message(error: SmolactError) -> str:
+    return str(error.args[-1]) if error.args else str(error)
 
 
 def _samples(

@@ -1,0 +1,130 @@
+"""`smolact push`: publish a checkpoint or a dataset on the Hugging Face Hub, with a card that says what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.parsing import parse
+from smolact.errors import ConfigError, NotFoundError, what_is_near
+from smolact.settings import setting
+
+if TYPE_CHECKING:
+    from smolact.uploads import Upload
+
+USAGE = "smolact push FOLDER OWNER/NAME [--private] [--dry-run]"
+MOST_FILES = 20
+"""That are listed; of more, how many there are."""
+
+
+@dataclass
+class PushConfig:
+    """What `smolact push` takes."""
+
+    private: bool = setting(False, "Make a new repository private; else it is as its owner's are by default.")
+    revision: str | None = setting(None, "The branch to write, made if need be; the main one when null.")
+    dry_run: bool = setting(
+        False,
+        "Show what would be published, and the card; nothing is sent or asked.",
+        aliases=("dry-run",),
+    )
+    license: str | None = setting(
+        None, "The licence, by the Hub's name for it, such as apache-2.0; for a policy its own when null."
+    )
+    tags: list[str] = setting(list, "Further tags for the card, as [a, b].")
+    results: list[Path] = setting(
+        list, "Evaluations for a policy's card, as [FOLDER, …]: what `smolact eval` had as --output_dir."
+    )
+    message: str | None = setting(None, "The commit's message.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Show what is published, publish it, and say where it is."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(PushConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return 0
+    named = [word for word in argv if not word.startswith("-")]
+    config, _ = parse(PushConfig, [word for word in argv if word.startswith("-")])
+    if len(named) != 2:
+        raise ConfigError(f"`smolact push` needs a folder and a name on the Hub: {USAGE}")
+    folder, repo_id = named
+
+    from smolact.uploads import publish
+
+    with contextlib.ExitStack() as stack:
+        upload = what_is_pushed(folder, repo_id, config, stack)
+        sys.stdout.write(listing(upload, repo_id))
+        if config.dry_run:
+            card = upload.files["README.md"]
+            assert isinstance(card, bytes)
+            sys.stdout.write(f"\n{card.decode()}\nNothing was sent: this was a dry run.\n")
+            return 0
+        sys.stdout.flush()
+        page = publish(
+            upload,
+            repo_id,
+            private=config.private or None,
+            revision=config.revision,
+            message=config.message,
+        )
+    sys.stdout.write(f"Published: {page}\n")
+    return 0
+
+
+def what_is_pushed(name: str, repo_id: str, config: PushConfig, stack: contextlib.ExitStack) -> Upload:
+    """A dataset's or a policy's files; nobody may write into a dataset until the `stack` is left.
+
+    Raises:
+        NotFoundError: there is no such folder, or neither of them is in it.
+        SmolactError: it is damaged, or not to be published.
+    """
+    from smolact.hub import local_folder
+
+    folder = local_folder(name, "dataset")
+    if folder is None:
+        raise NotFoundError(f"The folder {name} does not exist. {what_is_near(Path(name).absolute())}")
+    if (folder / "meta/info.json").is_file():
+        from smolact.datasets.lock import FolderLock
+        from smolact.datasets.sharing import contents as of_dataset
+
+        if config.results:
+            raise ConfigError("--results is for policies, and a dataset has none. Leave it out.")
+        stack.enter_context(FolderLock(folder))
+        return of_dataset(folder, name=repo_id, license=config.license, tags=config.tags)
+
+    from smolact.policies.sharing import contents, local_checkpoint, read_evaluation
+
+    checkpoint = local_checkpoint(folder)
+    return contents(
+        checkpoint,
+        name=repo_id,
+        license=config.license,
+        tags=config.tags,
+        evaluations=[read_evaluation(path, checkpoint) for path in config.results],
+    )
+
+
+def listing(upload: Upload, repo_id: str) -> str:
+    """What is published, largest first, and what is to be known about it."""
+    sizes = sorted(upload.sizes.items(), key=lambda entry: -entry[1])
+    rows = [f"  {size_text(size):>9}  {name}" for name, size in sizes[:MOST_FILES]]
+    if len(sizes) > MOST_FILES:
+        rest = sizes[MOST_FILES:]
+        rows.append(f"  {size_text(sum(size for _, size in rest)):>9}  in {len(rest)} smaller files")
+    total = size_text(sum(upload.sizes.values()))
+    tag = f", tagged {upload.tag}" if upload.tag else ""
+    lines = [f"{upload.kind} {repo_id}: {len(sizes)} files, {total}{tag}", *rows, *upload.notes]
+    return "\n".join(lines) + "\n"
+
+
+def size_text(size: int) -> str:
+    """Bytes for a person."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"

@@ -1,0 +1,115 @@
+"""What of a dataset is published: the files that its episodes are in, what it says of itself, and a card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from smolact.cards import CARD, Row, front_matter, is_as_written, signed, table, tasks
+from smolact.datasets import format as layout
+from smolact.datasets.inspection import check_dataset
+from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.errors import DatasetError
+from smolact.uploads import Upload
+
+_OWNED = ("data/**", "videos/**", "meta/**")
+
+
+def contents(
+    root: Path, *, name: str | None = None, license: str | None = None, tags: Sequence[str] | None = None
+) -> Upload:
+    """What of the dataset in folder `root` is published, and under which names; its version is its tag, as LeRobot asks.
+
+    The card is written anew, unless somebody has worked on it.
+
+    Args:
+        root: the dataset's folder.
+        name: its id on the Hub, for the card.
+        license: a licence by the Hub's name for it, such as apache-2.0.
+        tags: for the card, besides its own.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        DatasetError: the dataset is damaged, or has no episodes.
+    """
+    faults = check_dataset(root, quick=True)
+    errors = [fault for fault in faults if fault.severity == "error"]
+    if errors:
+        raise DatasetError(
+            f"{root} is damaged, and nobody could use it ({len(errors)} faults): {errors[0].place}: {errors[0].message} "
+            f"See them all: smolact dataset check --dataset.root={root}"
+        )
+    meta = LeRobotDatasetMetadata(root)
+    if not meta.total_episodes:
+        raise DatasetError(f"{root} has no episodes yet, so there is nothing to publish. Record some.")
+    of_episodes = set(meta.episodes.data_path).union(*meta.episodes.video_path.values())
+    of_itself = {
+        path.relative_to(root).as_posix()
+        for path in (root / "meta").rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    }
+    files: dict[str, Path | bytes] = {place: root / place for place in sorted(of_episodes | of_itself)}
+    notes = [str(fault) for fault in faults]
+    own = (root / CARD).read_text(encoding="utf-8") if (root / CARD).is_file() else None
+    if own is not None and not is_as_written(own):
+        notes.append(f"{CARD} is yours, and published as it is")
+        files[CARD] = own.encode()
+    else:
+        files[CARD] = dataset_card(meta, name=name, license=license, tags=tags or ()).encode()
+    return Upload("dataset", files, _OWNED, tag=meta.codebase_version, notes=tuple(notes))
+
+
+def dataset_card(
+    meta: LeRobotDatasetMetadata,
+    *,
+    name: str | None = None,
+    license: str | None = None,
+    tags: Sequence[str] = (),
+) -> str:
+    """The text of a dataset's `README.md`: what is in it, and how to use it."""
+    title = (name or meta.root.resolve().name).rpartition("/")[2]
+    head = front_matter(
+        {
+            "license": license,
+            "task_categories": ["robotics"],
+            "tags": list(dict.fromkeys(["LeRobot", *([meta.robot_type] if meta.robot_type else []), *tags])),
+            "configs": [{"config_name": "default", "data_files": "data/*/*.parquet"}],
+        }
+    )
+    minutes = meta.total_frames / meta.fps / 60
+    facts: list[Row] = [
+        ("episodes", f"{meta.total_episodes:,}"),
+        ("frames", f"{meta.total_frames:,} ({minutes:.1f} minutes)"),
+        ("frames a second", f"{meta.fps:g}"),
+        ("robot", meta.robot_type),
+        ("format", f"LeRobotDataset {meta.codebase_version}"),
+    ]
+    instructions = list(dict.fromkeys(meta.tasks.values()))
+    used = name or "FOLDER"
+    parts = [
+        head,
+        f"# {title}",
+        "Demonstrations for robots, as a LeRobot dataset: what cameras and joints showed, what was done, and the instruction.",
+        table(facts),
+        tasks(instructions),
+        "## Features\n\n" + _features(meta),
+        "## Use it\n\n```bash\n"
+        f"smolact train --dataset.repo_id={used} --policy.path=lerobot/smolvla_base\n"
+        f"lerobot-train --dataset.repo_id={used} --policy.path=lerobot/smolvla_base\n```\n\n"
+        "```python\nfrom smolact import LeRobotDataset\n\n"
+        f'dataset = LeRobotDataset("{used}")\n```',
+    ]
+    return signed("\n\n".join(part for part in parts if part) + "\n")
+
+
+def _features(meta: LeRobotDatasetMetadata) -> str:
+    lines = ["| name | kind | size | what |", "|---|---|---|---|"]
+    for name, feature in meta.features.items():
+        if name in layout.DEFAULT_FEATURES:
+            continue
+        told = feature.names
+        if feature.is_image or not isinstance(told, (list, tuple)):
+            told = []
+        size = " × ".join(map(str, feature.shape))
+        lines.append(f"| `{name}` | {feature.dtype} | {size} | {', '.join(map(str, told))} |")
+    return "\n".join(lines)

@@ -1,0 +1,166 @@
+"""Where a policy comes from, kept beside it: the data, the recipe and what was measured. Its card is made of that."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smolact import durable
+from smolact.cards import CARD, hub_id
+from smolact.datasets.reader import LeRobotDataset
+from smolact.files import read_json_object
+from smolact.policies.card import PROVENANCE
+from smolact.policies.sharing import card_of
+from smolact.training.config import TrainConfig, own_settings
+from smolact.training.sources import Source
+from smolact.training.tracking import Evaluated, Event, Measured
+
+_MEASURED = ("loss", "validation_loss")
+
+
+@dataclass
+class Provenance:
+    """What is known of a run's policy: it grows with what the run tells, and is written beside each checkpoint's policy.
+
+    Attributes:
+        facts: what does not change.
+        environment: where the run evaluates, if it does.
+        measured: the last losses and the last evaluation.
+    """
+
+    facts: Mapping[str, Any]
+    environment: str | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        """Keep what was measured."""
+        if isinstance(event, Measured):
+            self.measured |= {name: event.metrics[name] for name in _MEASURED if name in event.metrics}
+        elif isinstance(event, Evaluated):
+            found = {
+                name: value
+                for name, value in event.result.to_dict().items()
+                if name not in ("results", "seconds")
+            }
+            self.measured["evaluation"] = {"environment": self.environment, "step": event.step, **found}
+
+    def go_on(self, folder: Path) -> None:
+        """Take up what an earlier part of the run measured, as the policy in `folder` keeps it.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = folder / PROVENANCE
+        if path.is_file():
+            before = read_json_object(path, f"Remove it: only the card needs {PROVENANCE}.")
+            self.measured = {name: before[name] for name in (*_MEASURED, "evaluation") if name in before}
+
+    def write(self, folder: Path, step: int, name: str | None = None) -> None:
+        """Write `provenance.json` and the card beside a policy and its `train_config.json`; `name` is its id on the Hub."""
+        durable.write_json(folder / PROVENANCE, {**self.facts, "step": step, **self.measured})
+        durable.write_text(folder / CARD, card_of(folder, name=name))
+
+
+def provenance_of(
+    config: TrainConfig,
+    explicit: Mapping[str, str],
+    settings: Mapping[str, Any],
+    sources: Sequence[Source],
+    datasets: Sequence[LeRobotDataset],
+    *,
+    weights: str,
+    parameters: tuple[int, int],
+    device: str,
+    processes: int,
+    samples_per_step: int,
+) -> Provenance:
+    """What is known before the first step.
+
+    Args:
+        config: the run's settings.
+        explicit: which of them were set by hand: they make the command.
+        settings: what `train_config.json` holds.
+        sources: what is trained on.
+        datasets: of each source, what of it.
+        weights: where they come from, in words.
+        parameters: how many there are, and how many of them train.
+        device: its type.
+        processes: how many train together.
+        samples_per_step: of all of them.
+    """
+    total = sum(source.weight for source in sources)
+    facts = {
+        "smolact": _version("smolact"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": command_of(settings, own_settings(config) | _beginning(config), explicit),
+        "weights": weights,
+        "parameters": {"total": parameters[0], "trained": parameters[1]},
+        "device": device,
+        "processes": processes,
+        "samples_per_step": samples_per_step,
+        "datasets": [
+            _dataset(source, dataset, source.weight / total if len(sources) > 1 else None)
+            for source, dataset in zip(sources, datasets, strict=True)
+        ],
+    }
+    return Provenance({name: value for name, value in facts.items() if value is not None}, config.env.type)
+
+
+def command_of(settings: Mapping[str, Any], own: Mapping[str, Any], explicit: Mapping[str, str]) -> str:
+    """`smolact train` with every setting that was set by hand, wherever it was, and nothing else."""
+    words = ["smolact", "train"]
+    for name in explicit:
+        value = own[name] if name in own else _value_of(settings, name)
+        if name in ("resume", "output_dir", "check") or value is None:
+            continue
+        words.append(f"--{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    return shlex.join(words)
+
+
+def _beginning(config: TrainConfig) -> dict[str, Any]:
+    """How the policy began, which `train_config.json` does not keep."""
+    names = ("path", "init", "allow_frozen_random")
+    return {f"policy.{name}": getattr(config.policy, name) for name in names}
+
+
+def _value_of(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting of `train_config.json` by its dotted name."""
+    value: Any = settings
+    for part in {"eval_freq": "env_eval_freq"}.get(name, name).split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _dataset(source: Source, dataset: LeRobotDataset, share: float | None) -> dict[str, Any]:
+    section = source.section
+    named = section.repo_id if section.repo_id and not Path(section.repo_id).is_dir() else None
+    facts = {
+        "name": Path(section.repo_id or section.root or "").name,
+        "hub_id": hub_id(named),
+        "share": share,
+        "episodes": dataset.num_episodes,
+        "frames": dataset.num_frames,
+        "fps": dataset.fps,
+        "robot_type": source.meta.robot_type,
+        "cameras": [source.rename_map.get(key, key) for key in source.meta.camera_keys],
+        "tasks": list(dict.fromkeys(source.meta.tasks.values())),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from its source
+        return None

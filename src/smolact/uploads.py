@@ -1,0 +1,328 @@
+"""What goes to the Hub: whole files, in one commit, so that nobody ever sees half of them. Fetching is `hub.py`'s."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from smolact.errors import ConfigError, HubError, NotFoundError, SmolactError
+from smolact.hub import status_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+
+PATIENCE = 300.0
+"""Seconds that are waited, all in all, when the Hub asks to; its limits are counted over five minutes."""
+TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+"""What a token of the Hub looks like."""
+LOG_IN = "log in with `hf auth login`, or put a token with write permission into HF_TOKEN"
+
+_NAME = re.compile(r"(?!.*(\.\.|--))(?:([A-Za-z0-9_][\w.-]*)/)?([A-Za-z0-9_][\w.-]{0,95})(?<![.-])(?<!\.git)")
+_CLIENTS = ("requests", "urllib3", "httpx", "httpx2", "httpcore")
+"""Whose errors mean that there was no answer."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What is to be published.
+
+    Attributes:
+        kind: `model` or `dataset`.
+        files: name in the repository to a file here, or to what the file shall hold.
+        owned: patterns of names that belong to what is published: such files of an earlier version are removed there.
+        tag: moved to the new commit.
+        notes: what whoever publishes should know: what is published in another form, and what is left out.
+    """
+
+    kind: str
+    files: Mapping[str, Path | bytes]
+    owned: tuple[str, ...] = ()
+    tag: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Refuse what must not be seen.
+
+        Raises:
+            ConfigError: a file's text holds a token.
+        """
+        for name, content in self.files.items():
+            if isinstance(content, bytes) and TOKEN.search(content):
+                raise ConfigError(
+                    f"{name} holds what looks like a token of the Hub (hf_…), and would be published with it. Take it out of "
+                    "the file; if it was ever shown to others, revoke it: https://huggingface.co/settings/tokens"
+                )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Name to bytes."""
+        return {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, content in self.files.items()
+        }
+
+
+def check_repository(
+    repo_id: str, kind: str, *, private: bool | None = None, revision: str | None = None
+) -> str:
+    """See to it that `repo_id` can be written: it is made if it is not there, and nothing is sent.
+
+    Args:
+        repo_id: `owner/name`; a name alone is the user's own.
+        kind: `model` or `dataset`.
+        private: whether a new repository is to be private; the owner's default when None.
+        revision: the branch that is to be written, made if need be; the main one when None.
+
+    Returns:
+        the whole id.
+
+    Raises:
+        ConfigError: that is no name, or the repository is public and should be private.
+        HubError: no token, or one that may not write there; the Hub limits requests, or can't be reached.
+    """
+    if not _NAME.fullmatch(repo_id):
+        raise ConfigError(
+            f"'{repo_id}' can't be the name of a repository: expected owner/name of letters, digits, '-', '_' and '.', at most 96 "
+            "of them, without '--' or '..', and not '.git' at the end."
+        )
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    api = huggingface_hub.HfApi()
+    with _explained(repo_id, kind):
+        if constants.HF_HUB_OFFLINE:
+            raise HubError(
+                f"HF_HUB_OFFLINE is set, so '{repo_id}' can't be written. Unset it, or push from a machine that is online."
+            )
+        if huggingface_hub.get_token() is None:
+            raise HubError(f"To write '{repo_id}' the Hub must know who you are: {LOG_IN}.")
+        repo_id = _owned_name(repo_id, _patiently(api.whoami))
+        _patiently(lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
+        if private and not _patiently(lambda: api.repo_info(repo_id, repo_type=kind)).private:
+            raise ConfigError(
+                f"The {kind} '{repo_id}' is there and public: what is pushed to it could be seen by everybody. Make it private on "
+                "its settings page, choose another name, or drop the wish for privacy."
+            )
+        if revision is not None:
+            _patiently(lambda: api.create_branch(repo_id, branch=revision, repo_type=kind, exist_ok=True))
+        # Asks how a file would be sent, which only those are told who may send it.
+        trial = huggingface_hub.CommitOperationAdd("README.md", b"#\n")
+        _patiently(lambda: api.preupload_lfs_files(repo_id, [trial], repo_type=kind, revision=revision))
+    return repo_id
+
+
+def publish(
+    upload: Upload,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+) -> str:
+    """Put an upload's files into a repository in one commit, and return the page's address.
+
+    Large files go first and are known by their content: after an interruption the same call sends only what is missing.
+    Arguments are those of `check_repository`, which is asked first; `message` is the commit's.
+
+    Raises:
+        ConfigError, HubError: what `check_repository` raises; the connection broke; or a file changed meanwhile. Nothing is
+            published then.
+    """
+    import huggingface_hub
+
+    repo_id = check_repository(repo_id, upload.kind, private=private, revision=revision)
+    api = huggingface_hub.HfApi()
+    kind = upload.kind
+    stamps = _stamps(upload)
+    with _explained(repo_id, kind):
+        there = _patiently(lambda: list(api.list_repo_files(repo_id, repo_type=kind, revision=revision)))
+        gone = [name for name in there if name not in upload.files and _matches(name, upload.owned)]
+        for name in gone:
+            logger.info("Removed there, since it is of an earlier version: %s", name)
+        additions = [
+            huggingface_hub.CommitOperationAdd(name, content) for name, content in upload.files.items()
+        ]
+        try:
+            _patiently(
+                lambda: api.preupload_lfs_files(
+                    repo_id, additions, repo_type=kind, revision=revision, free_memory=False
+                )
+            )
+        except Exception:
+            _check_unchanged(stamps)
+            raise
+        _check_unchanged(stamps)
+        commit = _patiently(
+            lambda: api.create_commit(
+                repo_id,
+                [*additions, *map(huggingface_hub.CommitOperationDelete, gone)],
+                repo_type=kind,
+                revision=revision,
+                commit_message=message or f"Upload {kind} with smolact",
+            )
+        )
+        if upload.tag is not None:
+            _move_tag(api, repo_id, kind, upload.tag, commit.oid)
+    return page_of(repo_id, kind)
+
+
+def page_of(repo_id: str, kind: str) -> str:
+    """The address of a repository's page."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+
+
+def _owned_name(repo_id: str, me: Mapping[str, Any]) -> str:
+    """`repo_id` with its owner, who must be the user or an organisation of theirs.
+
+    Raises:
+        HubError: it is another's, or the token only reads.
+    """
+    name = str(me.get("name"))
+    owners = [name, *(str(one.get("name")) for one in me.get("orgs") or [])]
+    role = ((me.get("auth") or {}).get("accessToken") or {}).get("role")
+    if role == "read":
+        raise HubError(f"Your token only reads, and '{repo_id}' is to be written. To write, {LOG_IN}.")
+    owner = repo_id.partition("/")[0] if "/" in repo_id else name
+    if owner not in owners:
+        raise HubError(
+            f"'{repo_id}' belongs to '{owner}', and you are logged in as {name}, who may write to: {', '.join(owners)}. Choose one "
+            f"of these, or {LOG_IN}."
+        )
+    return repo_id if "/" in repo_id else f"{name}/{repo_id}"
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern fits: one without a slash fits top names only, one that ends in `/**` all that is below."""
+    return any(
+        name.startswith(pattern[:-2])
+        if pattern.endswith("/**")
+        else fnmatch.fnmatchcase(name, pattern) and "/" not in name
+        for pattern in patterns
+    )
+
+
+def _stamps(upload: Upload) -> dict[Path, tuple[int, int]]:
+    return {path: _stamp(path) for path in upload.files.values() if isinstance(path, Path)}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1, -1)
+    return status.st_size, status.st_mtime_ns
+
+
+def _check_unchanged(stamps: Mapping[Path, tuple[int, int]]) -> None:
+    changed = [path for path, stamp in stamps.items() if _stamp(path) != stamp]
+    if changed:
+        raise HubError(
+            f"{changed[0]} changed while it was sent, so nothing was published. Wait until nobody writes there, and push again."
+        )
+
+
+def _move_tag(api: HfApi, repo_id: str, kind: str, tag: str, commit: str) -> None:
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    with contextlib.suppress(RevisionNotFoundError):
+        _patiently(lambda: api.delete_tag(repo_id, tag=tag, repo_type=kind))
+    _patiently(lambda: api.create_tag(repo_id, tag=tag, revision=commit, repo_type=kind))
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """What `call` returns; where the Hub says when to come again, that is waited for, within `PATIENCE`."""
+    waited = 0.0
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            pause = _asked_to_wait(error)
+            if pause is None or waited + pause > PATIENCE:
+                raise
+            logger.warning("The Hub limits requests: going on in %.0f s, as it asks.", pause)
+            time.sleep(pause)
+            waited += pause
+
+
+def _asked_to_wait(error: BaseException) -> float | None:
+    """Seconds after which the Hub wants to be asked again; None if it did not say so."""
+    response = getattr(error, "response", None)
+    if status_of(error) not in (429, 503) or response is None:
+        return None
+    told = str(response.headers.get("Retry-After") or "")
+    if not told.isdigit():
+        reset = re.search(r"\bt=(\d+)", str(response.headers.get("RateLimit") or ""))
+        told = reset.group(1) if reset else ""
+    return float(told) + 1 if told else None
+
+
+@contextlib.contextmanager
+def _explained(repo_id: str, kind: str) -> Iterator[None]:
+    """Turn whatever the Hub's client raises within the block into an error that says what to do."""
+    try:
+        yield
+    except SmolactError:
+        raise
+    except Exception as error:  # whose, depends on the client's version and on the way that files take
+        raise _explanation(error, repo_id, kind) from error
+
+
+def _explanation(error: Exception, repo_id: str, kind: str) -> SmolactError:
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    again = "Nothing was published; pushed again, only what is missing is sent."
+    status = status_of(error)
+    if isinstance(error, RevisionNotFoundError):
+        return NotFoundError(
+            f"The {kind} '{repo_id}' has no such branch. A branch is written, not a commit. {again}"
+        )
+    if status == 404:
+        return NotFoundError(f"The {kind} '{repo_id}' is not there, or not for you: check its name. {again}")
+    if status == 429:
+        pause = _asked_to_wait(error)
+        when = "in some minutes" if pause is None else f"in {pause:.0f} s"
+        return HubError(f"The Hub limits your requests: try '{repo_id}' again {when}. {again}")
+    reason = {
+        401: f"the Hub does not accept your token: {LOG_IN} (HF_TOKEN comes first, where it is set)",
+        402: "its owner's plan has no room for it",
+        403: "your token may not write there. Give it that permission (https://huggingface.co/settings/tokens), ask an owner of "
+        f"the repository, or {LOG_IN}",
+        409: "somebody else writes to it at the same time. Wait for them",
+        412: "somebody else writes to it at the same time. Wait for them",
+    }.get(status or 0)
+    if reason is None and status is None and _no_answer(error):
+        reason = "the Hub can't be reached. Go online"
+    if reason is None:
+        said = _first_line(error)
+        reason = f"the Hub answered {status}{said}" if status else f"sending failed{said}"
+    return HubError(f"The {kind} '{repo_id}' could not be written: {reason}. {again}")
+
+
+def _no_answer(error: BaseException | None) -> bool:
+    while error is not None:
+        if type(error).__module__.split(".")[0] in _CLIENTS or isinstance(
+            error, ConnectionError | TimeoutError
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _first_line(error: Exception) -> str:
+    """What was said, in a line, and never a token."""
+    told = str(getattr(error, "server_message", None) or error).strip().splitlines()
+    line = TOKEN.sub(b"hf_...", told[0].encode()).decode() if told else ""
+    return f" ({line[:300]})" if line else ""
