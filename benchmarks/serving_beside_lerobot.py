@@ -30,12 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from lerobot.async_inference.configs import PolicyServerConfig
-from lerobot.async_inference.helpers import TimedAction, TimedObservation
-from lerobot.async_inference.policy_server import PolicyServer
-from lerobot.transport import services_pb2, services_pb2_grpc
-from lerobot.transport.utils import grpc_channel_options, send_bytes_in_chunks
 
 from serving import CAMERAS, PICTURES, RATE, STATE, measure, pictures
 
@@ -43,19 +37,21 @@ WARM_UP = 5
 SIDES = ("smolact", "LeRobot", "LeRobot, with its pause")
 
 
-class Instant(PolicyServer):  # type: ignore[misc]
-    """LeRobot's server, with a policy that answers at once."""
-
-    def _predict_action_chunk(self, observation_t: TimedObservation) -> list[TimedAction]:
-        now, first = observation_t.get_timestamp(), observation_t.get_timestep()
-        return [TimedAction(timestamp=now, timestep=first + i, action=torch.zeros(6)) for i in range(50)]
-
-
 def live(pipe: Connection, folder: str, pause: bool) -> None:
-    """The process of LeRobot's server."""
+    """The process of LeRobot's server, with a policy that answers at once."""
+    os.chdir(folder)  # its import makes a folder of logs
     import grpc
+    import torch
+    from lerobot.async_inference.configs import PolicyServerConfig
+    from lerobot.async_inference.helpers import TimedAction, TimedObservation
+    from lerobot.async_inference.policy_server import PolicyServer
+    from lerobot.transport import services_pb2_grpc
 
-    os.chdir(folder)  # it makes a folder of logs
+    class Instant(PolicyServer):  # type: ignore[misc]
+        def _predict_action_chunk(self, observation_t: TimedObservation) -> list[TimedAction]:
+            now, first = observation_t.get_timestamp(), observation_t.get_timestep()
+            return [TimedAction(timestamp=now, timestep=first + i, action=torch.zeros(6)) for i in range(50)]
+
     logging.disable(logging.WARNING)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,9 +68,13 @@ def live(pipe: Connection, folder: str, pause: bool) -> None:
     server.stop(None)
 
 
-def drive(pipe: Connection, port: int, seconds: float) -> None:
+def drive(pipe: Connection, folder: str, port: int, seconds: float) -> None:
     """The process of LeRobot's robot: tells how long each answer took."""
+    os.chdir(folder)
     import grpc
+    from lerobot.async_inference.helpers import TimedObservation
+    from lerobot.transport import services_pb2, services_pb2_grpc
+    from lerobot.transport.utils import grpc_channel_options, send_bytes_in_chunks
 
     shown = pictures()
     took = []
@@ -106,7 +106,7 @@ def lerobot(seconds: float, pause: bool) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         server = spawn.Process(target=live, args=(there, folder, pause))
         server.start()
-        robot = spawn.Process(target=drive, args=(theirs, here.recv(), seconds))
+        robot = spawn.Process(target=drive, args=(theirs, folder, here.recv(), seconds))
         robot.start()
         took: list[float] = mine.recv()
         here.send(None)
