@@ -21,7 +21,12 @@ FLOORS = {
     **dict.fromkeys(("training", "evaluation", "recording", "serving"), 3),
     **dict.fromkeys(("cli", "integrations", "__main__"), 4),
 }
-NEIGHBOURS = {("training", "evaluation"), ("recording", "serving"), ("__main__", "cli")}
+NEIGHBOURS = {
+    ("training", "evaluation"),
+    ("recording", "serving"),
+    ("cli", "integrations"),
+    ("__main__", "cli"),
+}
 """Rooms of one floor of which the first may call the second. Floor 0 builds on itself, in one direction."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 from argparse import Namespace
 from pathlib import Path
@@ -320,6 +321,18 @@ def test_it_goes_on_from_a_checkpoint_of_smolact(model: Any, tmp_path: Path) -> 
     assert torch.equal(again.model.action_in_proj.weight, model.model.action_in_proj.weight)
 
 
+def test_what_il_studios_own_smolvla_wrote_opens(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    theirs = {key: value for key, value in raw.items() if key not in ("model_type", "camera_names", "engine")}
+    (tmp_path / "config.json").write_text(json.dumps({**theirs, "device": "cuda", "rtc_config": None}))
+    shutil.rmtree(tmp_path / "vlm")
+    again = smolvla.SmolVLAPolicy.from_pretrained(tmp_path)
+    batch = batch_of(model, sample(0))
+    assert again(**batch, **draws(1))["loss"] == model(**batch, **draws(1))["loss"]
+    assert again.config.camera_names == ["camera1", "camera2"]  # the first batch has named them
+
+
 def test_another_policys_checkpoint_is_an_error(fast_model: Any, tmp_path: Path) -> None:
     fast_model.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="smolandfast_policy"):
@@ -332,10 +345,12 @@ def test_a_damaged_checkpoint_is_an_error(model: Any, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged"):
         smolvla.SmolVLAPolicy.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(NotFoundError, match="no weights"):
+        smolvla.SmolVLAPolicy.from_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
     with pytest.raises(NotFoundError, match="checkpoint-N"):
-        smolvla.SmolVLAPolicy.from_pretrained(
-            tmp_path / "vlm" / "..", vlm_model_name="tiny"
-        ) if weights.unlink() else smolvla.SmolVLAPolicy.from_pretrained(tmp_path.parent)
+        smolvla.SmolVLAPolicy.from_pretrained(tmp_path)
 
 
 # IL-Studio's call.

@@ -52,6 +52,11 @@ COMMANDS = by_name(
     ),
     Command("push", "publish a checkpoint or a dataset on the Hugging Face Hub", "smolact.cli.push"),
     Command("doctor", "what a checkpoint or dataset is, and what would go wrong", "smolact.cli.doctor"),
+    Command(
+        "il-studio",
+        "smolact in a checkout of IL-Studio; `smolact il-studio` lists how",
+        "smolact.cli.il_studio",
+    ),
     Command("bench", "how quickly a policy answers on this machine", "smolact.cli.bench"),
     Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),
 )

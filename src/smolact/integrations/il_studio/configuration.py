@@ -69,10 +69,10 @@ class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-d
         if "type" in raw:
             known = cls.settings_class.from_dict(raw, str(folder / CONFIG_FILE))
             return cls(**{**_settings_of(known), **settings})
-        if raw.get("model_type") != cls.model_type:
-            raise ConfigError(
-                f"{folder / CONFIG_FILE} is of a '{raw.get('model_type')}' model, expected '{cls.model_type}'."
-            )
+        # What IL-Studio's own SmolVLA wrote has no model_type.
+        kind = raw.get("model_type") or (cls.model_type if cls.settings_class.vlm_field in raw else None)
+        if kind != cls.model_type:
+            raise ConfigError(f"{folder / CONFIG_FILE} is of a '{kind}' model, expected '{cls.model_type}'.")
         found: C = cls.from_dict({**raw, **settings})
         return found
 
