@@ -30,6 +30,7 @@ from lerobot_policy_smolact.policy import SmolactPolicy
 import smolact
 from smolact.envs.factory import KNOWN, make_env
 from smolact.evaluation.rollout import EpisodePlan, evaluate
+from smolact.types import Unsaid
 
 SEED = 1000
 
@@ -49,7 +50,7 @@ def main() -> None:
         theirs = played_by_lerobot(arguments, "same_noise")
     runs = {
         "lerobot-eval, the same noise": theirs,
-        "smolact, told nothing": played_by_smolact(arguments, ""),
+        "smolact, told nothing": played_by_smolact(arguments, Unsaid()),
         "lerobot-eval, as it comes": played_by_lerobot(arguments, "as_it_comes"),
         f"smolact, told '{words}'": played_by_smolact(arguments, words),
     }

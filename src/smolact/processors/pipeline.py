@@ -33,7 +33,7 @@ from smolact.errors import (
     what_is_near,
 )
 from smolact.files import read_json_object, read_tensors
-from smolact.processors.step import ProcessorStep, find_step
+from smolact.processors.step import PLUGIN_STEPS, ProcessorStep, find_step
 from smolact.types import ACTION
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,8 @@ def step_names(path: Path) -> list[str]:
     Raises:
         NotFoundError, CheckpointError: it is not there, or damaged.
     """
-    return [str(entry.get("registry_name")) for entry in _read_config(path)["steps"]]
+    names = (str(entry.get("registry_name")) for entry in _read_config(path)["steps"])
+    return [PLUGIN_STEPS.get(name, name) for name in names]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

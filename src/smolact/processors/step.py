@@ -53,6 +53,9 @@ S = TypeVar("S", bound=ProcessorStep)
 
 _REGISTRY: dict[str, type[ProcessorStep]] = {}
 
+PLUGIN_STEPS = {"smolact_tokenizer_processor": "tokenizer_processor"}
+"""What our plugin calls a step in LeRobot, where LeRobot's own opens less (`plugins/lerobot_policy_smolact`)."""
+
 
 def register_step(name: str) -> Callable[[type[S]], type[S]]:
     """Make a step known to files as `name`.
@@ -85,6 +88,7 @@ def find_step(name: str) -> type[ProcessorStep]:
     Raises:
         CheckpointError: nobody registered it.
     """
+    name = PLUGIN_STEPS.get(name, name)
     if name not in _REGISTRY:
         raise CheckpointError(
             f"There is no processor step '{name}'.{did_you_mean(name, _REGISTRY)} Known steps: "

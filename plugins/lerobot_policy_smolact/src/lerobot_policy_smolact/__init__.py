@@ -1,6 +1,6 @@
-"""smolact's policies for LeRobot; importing this makes their types, and the step of their pipelines, known to it."""
+"""smolact's policies for LeRobot; importing this makes their types, and the steps of their pipelines, known to it."""
 
-from lerobot_policy_smolact import processor_smolandfast  # noqa: F401
+from lerobot_policy_smolact import processor_smolandfast, processor_smolvla_fast  # noqa: F401
 from lerobot_policy_smolact.configuration_smolandfast import SMOLANDFASTConfig
 from lerobot_policy_smolact.configuration_smolvla_fast import SmolVLAFastConfig
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from lerobot_policy_smolact.configuration_smolandfast import KIND, SMOLANDFASTConfig
 from lerobot_policy_smolact.policy import SmolactPolicy
 from smolact.policies.smolandfast.processor_smolandfast import SmolAndFASTPromptStep, prompt_step
+from smolact.types import ACTION, TASK, Unsaid
+
+logger = logging.getLogger(__name__)
 
 
 class SMOLANDFASTPolicy(SmolactPolicy, PreTrainedPolicy):
@@ -21,6 +25,7 @@ class SMOLANDFASTPolicy(SmolactPolicy, PreTrainedPolicy):
     name = KIND
     kind = KIND
     _prompts: SmolAndFASTPromptStep | None = None
+    _has_warned: bool = False
 
     def completed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with prompt and, in training, answer."""
@@ -28,7 +33,21 @@ class SMOLANDFASTPolicy(SmolactPolicy, PreTrainedPolicy):
             parts = self.inner.processor_parts()[SmolAndFASTPromptStep.registry_name]
             self._prompts = prompt_step(self.inner.config, **parts)  # type: ignore[arg-type]
         # LeRobot says None for an action that is not there.
-        return self._prompts({key: value for key, value in batch.items() if value is not None})
+        there = {key: value for key, value in batch.items() if value is not None}
+        if ACTION not in there and TASK in there:
+            there[TASK] = self._as_told(there[TASK])
+        return self._prompts(there)
+
+    def _as_told(self, tasks: str | Sequence[str]) -> list[str]:
+        """LeRobot says an empty text where an environment says nothing; smolact wants that to be on purpose."""
+        texts = [tasks] if isinstance(tasks, str) else list(tasks)
+        if not self._has_warned and not all(text.strip() for text in texts):
+            self._has_warned = True
+            logger.warning(
+                "Nobody tells the policy what to do: this environment has neither `task_description` nor `task`. The policy "
+                "is told nothing, unlike in training. `smolact eval --task='…'` tells it."
+            )
+        return [text if text.strip() else Unsaid() for text in texts]
 
     def draws(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Where images are cut out in training, (B, cameras, 2) in [0, 1]."""
