@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 TOKEN = "hf_" + "s" * 34
 REPO = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?")
@@ -281,7 +281,8 @@ def standing_in(folder: Path) -> Iterator[StandIn]:
     url = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", server.endpoint)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        for module in (constants, file_download):  # older clients keep it in both
+            patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", url, raising=False)
         patch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
         patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
         patch.setattr(constants, "HF_HUB_OFFLINE", False)

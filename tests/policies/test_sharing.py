@@ -81,6 +81,8 @@ def folder(made: Path, tmp_path: Path) -> Path:
     (policy.parent / "training_state/optimizer_state.safetensors").write_bytes(b"x")
     for name in ("train.log", ".tmp-1-x.json", "notes.txt"):
         (policy / name).write_text("x")
+    config = json.loads((policy / "config.json").read_text())
+    (policy / "config.json").write_text(json.dumps(config | {"vlm_model_name": "HuggingFaceTB/SmolVLM"}))
     training = {
         "job_name": "pusher",
         "steps": 50,
@@ -209,9 +211,12 @@ def test_lerobots_own_checkpoint_has_a_card_too() -> None:
     assert "| steps | 4 |" in card and "| frozen | the VLM |" in card
 
 
-def test_a_policy_that_lerobot_does_not_know_does_not_say_so(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"relative_step": 0.5}, {"type": "smolvla_fast"}, {"vlm_model_name": "tiny"}]
+)
+def test_a_policy_that_lerobot_does_not_know_does_not_say_so(folder: Path, changes: dict[str, Any]) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"relative_step": 0.5}))
+    (folder / "config.json").write_text(json.dumps(config | changes))
     card = published_card(folder)
     assert head_of(card)["library_name"] == "smolact" and "lerobot" not in head_of(card)["tags"]
     assert "LeRobot opens it" not in card

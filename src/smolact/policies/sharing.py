@@ -11,7 +11,7 @@ from typing import Any
 
 from smolact import durable
 from smolact.backbones.presets import CONFIG_FILES, TOKENIZER_FILES, VLM_FOLDER
-from smolact.cards import CARD, is_as_written
+from smolact.cards import CARD, hub_id, is_as_written
 from smolact.errors import ConfigError, NotFoundError
 from smolact.files import read_json_object
 from smolact.policies.adapters import ADAPTER_CONFIG
@@ -136,9 +136,10 @@ def local_checkpoint(checkpoint: str | Path) -> Path:
 
 
 def opens_in_lerobot(config: Mapping[str, Any]) -> bool:
-    """Whether LeRobot knows the policy of this `config.json` and all its settings, without a plugin."""
+    """Whether LeRobot knows the policy of this `config.json`, all its settings and its VLM, without a plugin."""
     own = [item.name for item in dataclasses.fields(SmolVLAConfig) if item.metadata.get(OWN)]
-    return config.get("type") == SmolVLAConfig.type and not any(name in config for name in own)
+    known = config.get("type") == SmolVLAConfig.type and not any(name in config for name in own)
+    return known and hub_id(config.get("vlm_model_name")) is not None
 
 
 def read_evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
