@@ -76,6 +76,7 @@ def use_it(server: subprocess.Popen[str], token: Path, folder: Path) -> None:
         (["--policy.path={policy}", "--tls-key=key.pem"], "give --tls-cert, too"),
         (["--policy.path={policy}", "--max-clients=0"], "--max_clients=0: expected 1"),
         (["--policy.path={policy}", "--tokenfile=x"], "Did you mean"),
+        (["--policy.path={policy}", "--policy.int8", "--engine=false"], "leave out --engine=false"),
     ],
 )
 def test_what_is_wrong_is_told(

@@ -198,3 +198,27 @@ def test_the_command_compares_and_shares_over_processes(
     assert alone["results"] == shared["results"]
     assert alone["conditions"].keys() == shared["conditions"].keys()
     assert main(["eval", *flags]) == 0
+
+
+def test_an_evaluation_with_weights_in_8_bits_is_one_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smolact.policies.common.products import Int8Product
+
+    products = []
+    multiply = Int8Product.__call__
+    monkeypatch.setattr(Int8Product, "__call__", lambda self, x: products.append(1) or multiply(self, x))
+    flags = [
+        f"--policy.path={checkpoint(tmp_path / 'policy', 0)}",
+        *("--policy.device=cpu", "--env.type=tabletop", "--env.kwargs={max_episode_steps: 9}"),
+        *("--eval.n_episodes=2", "--eval.batch_size=2", "--language=false", "--n_videos=0"),
+    ]
+    assert main(["eval", *flags, f"--output_dir={tmp_path / 'whole'}"]) == 0
+    assert not products
+    assert main(["eval", *flags, "--policy.int8=true", f"--output_dir={tmp_path / 'int8'}"]) == 0
+    assert products
+    capsys.readouterr()
+    assert main(["eval", *flags, f"--output_dir={tmp_path / 'int8'}"]) == 2
+    assert "other settings: policy settings" in capsys.readouterr().err
+    assert main(["eval", *flags, "--policy.int8=true", "--engine=false"]) == 2
+    assert "leave out --engine=false" in capsys.readouterr().err

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
-from smolact.cli.servers import HELP, is_server, load_from_server, policy_or_server_fields
+from smolact.cli.servers import (
+    HELP,
+    INT8,
+    engine_settings,
+    is_server,
+    load_from_server,
+    policy_or_server_fields,
+)
 from smolact.errors import ConfigError
 from smolact.settings import rest, setting
 from smolact.training.sections import EnvSection, EvalSection
@@ -39,6 +46,7 @@ class EvaluatedPolicy:
     stats_key: str | None = setting(
         None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
     )
+    int8: bool = setting(False, INT8)
     settings: dict[str, Any] = rest(policy_or_server_fields)
 
 
@@ -90,6 +98,10 @@ def run(argv: Sequence[str]) -> int:
     if config.policy.path is None or config.env.type is None:
         missing = "--policy.path=CHECKPOINT" if config.policy.path is None else "--env.type=tabletop"
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")
+    for name in config.policies:
+        engine_settings(name, config.policy.int8)
+    if config.policy.int8 and not config.engine:
+        raise ConfigError("--policy.int8=true is the engine's: leave out --engine=false.")
     if len(set(config.policies)) < len(config.policies):
         raise ConfigError("--compare names a checkpoint twice. Name each once.")
     results = evaluate_checkpoints(config)
@@ -221,11 +233,10 @@ class Processes:
 def _settings(config: EvalConfig) -> dict[str, Any]:
     """What decides an episode's result."""
     names = [str(Path(name).resolve()) if Path(name).exists() else name for name in config.policies]
+    settings = {key: str(value) for key, value in config.policy.settings.items() if key != "device"}
     return {
         "policies": names,
-        "policy settings": {
-            key: str(value) for key, value in config.policy.settings.items() if key != "device"
-        },
+        "policy settings": {**settings, "int8": "True"} if config.policy.int8 else settings,
         "stats_key": config.policy.stats_key,
         "environment": config.env.type,
         "task": config.task or config.env.task,
@@ -263,7 +274,7 @@ def _load(
             device=config.policy.settings.get("device") or device,
             stats_key=config.policy.stats_key,
             # In float32 as the policy itself, so that both play the same episodes.
-            engine={"dtype": torch.float32} if config.engine else False,
+            engine={"dtype": torch.float32, "int8": config.policy.int8} if config.engine else False,
             **_overrides(config),
         )
     offered = environments.features

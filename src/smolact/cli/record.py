@@ -16,7 +16,14 @@ from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED
 from smolact.cli.parsing import parse
-from smolact.cli.servers import HELP, is_server, load_from_server, policy_or_server_fields
+from smolact.cli.servers import (
+    HELP,
+    INT8,
+    engine_settings,
+    is_server,
+    load_from_server,
+    policy_or_server_fields,
+)
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import RECORDINGS
 from smolact.settings import refused, rest, setting
@@ -81,6 +88,7 @@ class DrivingPolicy:
     stats_key: str | None = setting(
         None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
     )
+    int8: bool = setting(False, INT8)
     settings: dict[str, Any] = rest(policy_or_server_fields)
 
 
@@ -288,12 +296,13 @@ def _load_policy(policy: DrivingPolicy, stack: contextlib.ExitStack) -> LoadedEn
     from smolact.policies.factory import load_policy
 
     settings = dict(policy.settings)
+    engine = engine_settings(policy.path, policy.int8)
     if is_server(policy.path):
         remote = load_from_server(str(policy.path), settings)
         stack.callback(remote.policy.close)
         return remote
     device = settings.pop("device", None)
-    return load_policy(str(policy.path), device=device, stats_key=policy.stats_key, engine=True, **settings)
+    return load_policy(str(policy.path), device=device, stats_key=policy.stats_key, engine=engine, **settings)
 
 
 def _driver(

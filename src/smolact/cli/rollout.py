@@ -25,7 +25,7 @@ from smolact.cli.record import (
     open_dataset,
     terminated_is_interrupted,
 )
-from smolact.cli.servers import is_server, load_from_server
+from smolact.cli.servers import engine_settings, is_server, load_from_server
 from smolact.errors import ConfigError, FeatureError, SmolactError
 from smolact.settings import setting
 
@@ -251,6 +251,7 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
     from smolact_client.schema import check_offer
 
     settings = dict(config.policy.settings)
+    engine = engine_settings(config.policy.path, config.policy.int8)
     policy: LocalPolicy | RemoteOne
     if is_server(config.policy.path):
         remote = load_from_server(str(config.policy.path), settings).policy
@@ -260,7 +261,9 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
         device = settings.pop("device", None)
         stats_key = config.policy.stats_key
         policy = LocalPolicy(
-            *load_policy(str(config.policy.path), device=device, stats_key=stats_key, engine=True, **settings)
+            *load_policy(
+                str(config.policy.path), device=device, stats_key=stats_key, engine=engine, **settings
+            )
         )
     schema, features = policy.schema, robot.features
     if config.inference.type == "rtc" and not schema.takes_leftover:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE
 from smolact.cli.parsing import parse
+from smolact.cli.servers import INT8, engine_settings
 from smolact.errors import ConfigError, SmolactError
 from smolact.settings import rest, setting
 from smolact.training.sections import policy_fields
@@ -41,6 +42,7 @@ class ServedPolicy:
     stats_key: str | None = setting(
         None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
     )
+    int8: bool = setting(False, INT8)
     settings: dict[str, Any] = rest(policy_fields)
 
 
@@ -151,7 +153,10 @@ def _load(config: ServeConfig, path: str) -> LocalPolicy:
     from smolact.policies.factory import load_policy
     from smolact.serving.local import LocalPolicy
 
-    settings: dict[str, Any] = {**config.policy.settings, "engine": config.engine}
+    if config.policy.int8 and not config.engine:
+        raise ConfigError("--policy.int8=true is the engine's: leave out --engine=false.")
+    engine = engine_settings(path, config.policy.int8) if config.engine else False
+    settings: dict[str, Any] = {**config.policy.settings, "engine": engine}
     policy, preprocess, postprocess = load_policy(
         path,
         device=settings.pop("device", None),
