@@ -178,6 +178,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def repository(self, kind: str, name: str, rest: str, body: bytes) -> None:
         found = self.server.repositories.get((kind, name))
         what, _, revision = rest.partition("/")
+        if what == "tree":
+            revision, _, below = revision.partition("/")
         if found is None:
             self.refuse(404, "RepoNotFound")
         elif self.command != "GET" and name in self.server.read_only:
@@ -214,7 +216,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             entries = [
                 {"type": "file", "path": path, "size": len(data), "oid": git_hash(data)}
                 for path, data in found.commits[commit].items()
+                if not below or path.startswith(f"{below}/")
             ]
+            if below and not entries:
+                self.refuse(404, "EntryNotFound")
+                return
             self.answer(200, entries)
         elif what in ("", "revision"):
             siblings = [{"rfilename": path} for path in found.commits[commit]]

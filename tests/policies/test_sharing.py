@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,13 +75,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
     """A checkpoint in a run, with much beside it that is nobody's business."""
-    import shutil
-
     policy = tmp_path / "run/checkpoints/000040/pretrained_model"
     shutil.copytree(made, policy)
     (policy.parent / "training_state").mkdir()
     (policy.parent / "training_state/optimizer_state.safetensors").write_bytes(b"x")
-    for name in ("train.log", ".tmp-1-x.json", "notes.txt"):
+    for name in ("train.log", ".tmp-1-x.json", "notes.txt", "keys.json", "vlm/notes.md"):
         (policy / name).write_text("x")
     config = json.loads((policy / "config.json").read_text())
     (policy / "config.json").write_text(json.dumps(config | {"vlm_model_name": "HuggingFaceTB/SmolVLM"}))
@@ -133,8 +133,8 @@ def test_only_what_belongs_to_the_policy_goes(folder: Path) -> None:
     upload = contents(folder)
     assert {"README.md", "config.json", "model.safetensors", "train_config.json"} <= upload.files.keys()
     assert "vlm/tokenizer.json" in upload.files
-    assert not [name for name in upload.files if "optimizer" in name or name.endswith((".log", ".txt"))]
-    assert "left out: .tmp-1-x.json, notes.txt, train.log" in upload.notes
+    assert not [name for name in upload.files if re.search("optimizer|notes|keys|log", name)]
+    assert "left out: .tmp-1-x.json, keys.json, notes.txt, train.log, vlm/notes.md" in upload.notes
     (folder.parents[1] / "last").symlink_to("000040")
     assert contents(folder.parents[2]).files.keys() == upload.files.keys()  # of a run, the last checkpoint
 
@@ -289,3 +289,14 @@ def test_an_evaluation_must_be_of_this_policy(folder: Path, made: Path, tmp_path
         read_evaluation(tmp_path, folder)
     with pytest.raises(NotFoundError, match="holds no evaluation"):
         read_evaluation(folder, folder)
+
+
+def test_action_tokens_go_along(tmp_path: Path) -> None:
+    from tests.policies.smolandfast.test_policy import policy_of
+
+    policy_of()[0].save_pretrained(tmp_path)
+    upload = contents(tmp_path, name="me/x")
+    assert {
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    } <= upload.files.keys()
+    assert "A SmolAndFAST policy" in published_card(tmp_path)

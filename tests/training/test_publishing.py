@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from smolact.cli.main import main
 from smolact.errors import HubError
 from smolact.policies.factory import load_policy
 from tests.hub_standin import THEIRS, Fault, StandIn, standing_in
-from tests.training.runs import run
+from tests.training.runs import QUICK, run
 
 PUSH = ("--policy.push_to_hub=true", "--policy.repo_id=me/trained")
 
@@ -80,18 +81,24 @@ def test_a_failure_at_the_end_loses_nothing(hub: StandIn, tmp_path: Path) -> Non
     ) as caught:
         run(tmp_path / "run", "--steps=1", *PUSH, "--policy.private=true")
     words = str(caught.value).rpartition("smolact push ")[2].split()
-    from smolact.cli.main import main
-
     assert main(["push", *words]) == 0
     assert "model.safetensors" in hub.model("me/trained").files
 
 
 def test_a_run_from_a_published_policy_does_not_go_where_that_one_went(hub: StandIn, tmp_path: Path) -> None:
     run(tmp_path / "run", "--steps=1", *PUSH)
-    from tests.training.runs import QUICK
-
     base = f"--policy.path={tmp_path / 'run'}"
     run(tmp_path / "more", "--steps=1", policy=(base, *QUICK, "--policy.device=cpu"))
     config = json.loads((tmp_path / "more/checkpoints/last/pretrained_model/config.json").read_text())
     assert config["push_to_hub"] is False and config["repo_id"] is None
     assert len(hub.model("me/trained").messages) == 1
+
+
+def test_a_run_that_is_resumed_can_be_published(hub: StandIn, tmp_path: Path) -> None:
+    run(tmp_path / "run", "--steps=1")
+    words = ["train", "--resume=true", f"--output_dir={tmp_path / 'run'}", "--steps=2", *PUSH]
+    assert main(words) == 0
+    card = hub.model("me/trained").files["README.md"].decode()
+    assert "| steps | 2 |" in card and "training loss, last" in card
+    assert main([*words[:-3], "--steps=3"]) == 0  # as the checkpoint says
+    assert len(hub.model("me/trained").messages) == 2

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from smolact import durable
@@ -28,8 +29,14 @@ CHECKPOINT_PATTERNS = (
 )
 """Everything that a policy is loaded from."""
 
-_FOLDERS = (VLM_FOLDER, "fast_tokenizer")
-_ALSO = (CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
+_PUBLISHED = (
+    *(CONFIG_FILE, TRAIN_CONFIG, PROVENANCE, CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
+    *("model*.safetensors", "model*.safetensors.index.json", "adapter_*.safetensors", "adapter_*.json"),
+    *("policy_*.safetensors", "policy_*.json"),
+    *(f"{VLM_FOLDER}/{name}" for name in (*CONFIG_FILES, *TOKENIZER_FILES)),
+    "fast_tokenizer/*.json",
+)
+"""Nothing else, so that what somebody put beside a policy stays where it is."""
 _OWNED = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -170,12 +177,8 @@ def read_evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
 
 
 def _is_published(place: str) -> bool:
-    path = PurePosixPath(place)
-    if any(part.startswith(".") for part in path.parts):
-        return False
-    if len(path.parts) == 1:
-        return path.suffix in (".json", ".safetensors") or place in _ALSO
-    return path.parts[0] in _FOLDERS
+    depth = place.count("/")
+    return any(fnmatch.fnmatchcase(place, one) and depth == one.count("/") for one in _PUBLISHED)
 
 
 def _check_adapters(folder: Path) -> None:
