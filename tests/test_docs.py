@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import smolact.cli
 from smolact.cli import parsing
-from smolact.cli.main import main
+from smolact.cli.main import COMMANDS, main
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, MissingDependencyError, SmolactError
 from smolact.serving.access import Access, read_certificate, read_token
@@ -146,9 +146,9 @@ def settings() -> list[type]:
 
 
 def command_names() -> Iterator[tuple[str, ...]]:
-    groups = {"dataset", "policy", "robot"}
-    for name in importlib.import_module("smolact.cli.main").COMMANDS:
-        inner = importlib.import_module(f"smolact.cli.{name}").COMMANDS if name in groups else ()
+    groups = {"dataset", "il-studio", "policy", "robot"}
+    for name in COMMANDS:
+        inner = importlib.import_module(COMMANDS[name].module).COMMANDS if name in groups else ()
         yield from ((name, one) for one in inner) if name in groups else [(name,)]
 
 

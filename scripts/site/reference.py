@@ -14,7 +14,7 @@ from smolact.cli.help import Row, settings_of
 from smolact.cli.main import COMMANDS, Command
 from smolact.policies.factory import POLICY_TYPES, get_config_class
 
-GROUPS = {"dataset": "smolact.cli.dataset", "policy": "smolact.cli.policy", "robot": "smolact.cli.robot"}
+GROUPS = {name: f"smolact.cli.{name.replace('-', '_')}" for name in ("dataset", "il-studio", "policy", "robot")}
 
 COMMAND_PAGES = {
     "settings_train": ("smolact train", ("train",)),

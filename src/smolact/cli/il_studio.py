@@ -48,7 +48,7 @@ def change_checkout(
     command: str, summary: str, argv: Sequence[str], change: Callable[[Path, bool], list[tuple[str, str]]]
 ) -> int:
     """Run a command that changes the files of one checkout, and show what became of each."""
-    usage = f"smolact il-studio {command} PATH [--force=true]"
+    usage = f"smolact il-studio {command} PATH [--force]"
     if asks_for_help(argv):
         sys.stdout.write(help_text(ForceConfig, usage, summary, argv) + "\n")
         return DONE
