@@ -72,6 +72,9 @@ def test_there_and_back_is_the_same_policy_with_the_same_file_of_weights(
             other = back / path.relative_to(here)
             same = (json.loads(one.read_text()) for one in (path, other)) if path.suffix == ".json" else None
             assert path.read_bytes() == other.read_bytes() if same is None else next(same) == next(same)
+    named = {folder: (folder / "policy_preprocessor.json").read_text() for folder in (here, fast, back)}
+    assert '"smolact_tokenizer_processor"' in named[fast]  # LeRobot's own step opens no preset
+    assert '"smolact_tokenizer_processor"' not in named[here] + named[back]
     assert torch.equal(chunk(here), chunk(fast))
     assert json.loads((here / "config.json").read_text())["type"] == "smolvla"  # what was there is as it was
 

@@ -1,4 +1,4 @@
-"""The plugin in LeRobot itself: `lerobot-train` and `lerobot-eval` with our policies, and checkpoints both ways."""
+"""The plugin in LeRobot itself: `lerobot-train`, `lerobot-eval` and `lerobot-rollout` with our policies; checkpoints both ways."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import smolact
+from smolact.policies.conversion import convert_checkpoint
+from smolact.policies.factory import get_config_class, make_policy, make_pre_post_processors
+from smolact.types import FeatureType, PolicyFeature
 from tests.training.runs import DATASET
 
 LeRobot = Callable[..., str]
@@ -59,10 +63,11 @@ def lerobot(tmp_path_factory: pytest.TempPathFactory) -> LeRobot:
     subprocess.run(
         [*install, f"--target={site}", str(ROOT / "plugins" / "lerobot_policy_smolact")], check=True
     )
-    path = os.pathsep.join(map(str, (site, ROOT / "src", ROOT / "packages" / "smolact-client" / "src")))
+    ours = (site, ROOT, ROOT / "src", ROOT / "packages" / "smolact-client" / "src")
+    path = os.pathsep.join([*map(str, ours), os.environ.get("PYTHONPATH", "")])
 
     def run(*words: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "SDL_VIDEODRIVER": "dummy"}
         done = subprocess.run([str(LEROBOT), *words], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout + done.stderr
@@ -149,8 +154,6 @@ def test_what_we_save_opens_in_lerobot_and_says_the_same(
     for part in (policy, preprocess, postprocess):
         part.save_pretrained(saved)
     if kind == "smolvla_fast":
-        from smolact.policies.conversion import convert_checkpoint
-
         saved = convert_checkpoint(saved, kind, tmp_path / "converted")
     noise = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
     ours, theirs = here(saved, noise), there(saved, noise, tmp_path, lerobot)
@@ -167,3 +170,73 @@ def test_training_goes_on_in_lerobot(trained: tuple[str, Path], lerobot: LeRobot
         "--steps=4",
     )
     assert (folder.parents[1] / "000004" / "pretrained_model" / "model.safetensors").is_file(), said[-2000:]
+
+
+def said_in_json(said: str) -> dict[str, Any]:
+    """The object that a script ends its output with."""
+    lines = said.splitlines()
+    first = max(number for number, line in enumerate(lines) if line.startswith("{"))
+    last = max(number for number, line in enumerate(lines) if line.endswith("}"))
+    found: dict[str, Any] = json.loads("\n".join(lines[first : last + 1]))
+    return found
+
+
+def test_lerobot_rollout_drives_an_arm_as_we_do(
+    trained: tuple[str, Path], tmp_path: Path, lerobot: LeRobot
+) -> None:
+    kind, folder = trained
+    script = Path(__file__).with_name("lerobot_rollout.py")
+    found = said_in_json(lerobot(str(script), str(folder), str(tmp_path)))
+    assert found["actions"] > 2
+    assert found["moved"] > 1 or kind == "smolandfast"  # which says the same thing until it has learnt more
+    assert found["from smolact's"] < 1e-5
+    assert found["motors from actions"] <= 360 / 4095  # a motor's step
+
+
+def pusht_policy(kind: str, folder: Path) -> Path:
+    """A policy for PushT that has learnt nothing, by the name that LeRobot knows."""
+    sizes: dict[str, Any] = {"chunk_size": 4, "n_action_steps": 2, "device": "cpu"}
+    own: dict[str, Any] = {
+        "vlm_model_name": "tiny",
+        "resize_imgs_with_padding": (64, 64),
+        "num_vlm_layers": 2,
+    }
+    if kind == "smolandfast":
+        own = {"vlm_checkpoint": "tiny", "scale_factor": 2, "action_tokens": "bins"}
+    config = get_config_class(kind)(
+        input_features={
+            "observation.image": PolicyFeature(FeatureType.VISUAL, (3, 96, 96)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
+        **sizes,
+        **own,
+    )
+    torch.manual_seed(0)
+    policy = make_policy(config, pretrained_vlm=False)
+    numbers = {
+        name: torch.full((2,), value)
+        for name, value in (("mean", 256.0), ("std", 60.0), ("min", 100.0), ("max", 400.0))
+    }
+    for part in (
+        policy,
+        *make_pre_post_processors(policy, {"observation.state": numbers, "action": numbers}),
+    ):
+        part.save_pretrained(folder)
+    return folder if kind == "smolandfast" else convert_checkpoint(folder, "smolvla_fast", folder / "fast")
+
+
+@pytest.mark.parametrize("kind", ["smolvla", "smolandfast"])
+def test_lerobot_eval_plays_the_same_episodes(kind: str, tmp_path: Path, lerobot: LeRobot) -> None:
+    """PushT says no task, so LeRobot tells the policy nothing: which no policy may stumble over."""
+    if "yes" not in lerobot(
+        "-c", "import importlib.util as i; print('yes' if i.find_spec('gym_pusht') else 'no')"
+    ):
+        pytest.skip("LeRobot's Python has no gym-pusht (lerobot[pusht])")
+    policy = pusht_policy(kind, tmp_path / "policy")
+    words = [f"--checkpoint={policy}", f"--folder={tmp_path}", "--episodes=2", "--steps=8"]
+    figures = tmp_path / "figures.json"
+    lerobot(str(ROOT / "benchmarks" / "lerobot_eval.py"), *words, f"--output={figures}")
+    found = json.loads(figures.read_text())
+    assert len(found["runs"]["lerobot-eval, as it comes"]["max_rewards"]) == 2
+    assert found["largest difference of an episode"]["max_rewards"] < 1e-6
