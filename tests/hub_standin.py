@@ -204,6 +204,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, {**refs, "converts": []})
         elif (commit := found.commit_of(revision or "main")) is None:
             self.refuse(404, "RevisionNotFound")
+        elif what == "tag" and json.loads(body)["tag"] in found.tags:
+            self.refuse(409)
         elif what == "tag":
             found.tags[json.loads(body)["tag"]] = commit
             self.answer(200)

@@ -95,6 +95,16 @@ def test_a_tag_moves_to_what_was_published(hub: StandIn) -> None:
     assert repository.files["meta/info.json"] == b"two"
 
 
+def test_a_tag_that_could_not_be_set_is_told_and_set_the_next_time(hub: StandIn) -> None:
+    hub.faults.append(Fault("POST .*/tag/", 500))
+    upload = Upload("dataset", {"meta/info.json": b"{}"}, tag="v3.0")
+    with pytest.raises(HubError, match=r"Its files are there, but not the tag 'v3\.0'"):
+        publish(upload, "me/d")
+    assert hub.dataset("me/d").tags == {}
+    publish(upload, "me/d")
+    assert set(hub.dataset("me/d").tags) == {"v3.0"}
+
+
 def test_pushed_again_only_what_is_missing_is_sent(hub: StandIn, upload: Upload) -> None:
     hub.faults.append(Fault("POST .*/commit/", 500))
     with pytest.raises(HubError, match="only what is missing is sent"):

@@ -27,6 +27,7 @@ TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 LOG_IN = "log in with `hf auth login`, or put a token with write permission into HF_TOKEN"
 
 _NAME = re.compile(r"(?!.*(\.\.|--))(?:([A-Za-z0-9_][\w.-]*)/)?([A-Za-z0-9_][\w.-]{0,95})(?<![.-])(?<!\.git)")
+_AGAIN = "Nothing was published; pushed again, only what is missing is sent."
 _CLIENTS = ("requests", "urllib3", "httpx", "httpx2", "httpcore")
 """Whose errors mean that there was no answer."""
 
@@ -137,7 +138,7 @@ def publish(
 
     Raises:
         ConfigError, HubError: what `check_repository` raises; the connection broke; or a file changed meanwhile. Nothing is
-            published then.
+            published then, but where the message says so.
     """
     import huggingface_hub
 
@@ -172,7 +173,9 @@ def publish(
                 commit_message=message or f"Upload {kind} with smolact",
             )
         )
-        if upload.tag is not None:
+    if upload.tag is not None:
+        left = f"Its files are there, but not the tag '{upload.tag}' by which they are found: push it again."
+        with _explained(repo_id, kind, left):
             _move_tag(api, repo_id, kind, upload.tag, commit.oid)
     return page_of(repo_id, kind)
 
@@ -270,20 +273,19 @@ def _asked_to_wait(error: BaseException) -> float | None:
 
 
 @contextlib.contextmanager
-def _explained(repo_id: str, kind: str) -> Iterator[None]:
+def _explained(repo_id: str, kind: str, again: str = _AGAIN) -> Iterator[None]:
     """Turn whatever the Hub's client raises within the block into an error that says what to do."""
     try:
         yield
     except SmolactError:
         raise
     except Exception as error:  # whose, depends on the client's version and on the way that files take
-        raise _explanation(error, repo_id, kind) from error
+        raise _explanation(error, repo_id, kind, again) from error
 
 
-def _explanation(error: Exception, repo_id: str, kind: str) -> SmolactError:
+def _explanation(error: Exception, repo_id: str, kind: str, again: str) -> SmolactError:
     from huggingface_hub.errors import RevisionNotFoundError
 
-    again = "Nothing was published; pushed again, only what is missing is sent."
     status = status_of(error)
     if isinstance(error, RevisionNotFoundError):
         return NotFoundError(
