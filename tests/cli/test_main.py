@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -104,6 +105,20 @@ def test_exit_codes(
     assert main(["train"]) == code
     shown = capsys.readouterr().err
     assert shown.strip() == ("Stopped." if code == 130 else f"error: {error.args[-1]}")
+
+
+def test_a_package_that_is_not_installed_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(words: list[str]) -> int:
+        import_module(words[0])
+        return 0
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert main(["not_installed.part"]) == 1
+    assert "Run: pip install not_installed" in capsys.readouterr().err
+    assert main(["smolact.not_there"]) == 70
+    assert "This is a bug in smolact" in capsys.readouterr().err
 
 
 def test_the_help_of_train_has_every_flag_of_the_seeds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from smolact.errors import ConfigError, SmolactError, did_you_mean
+from smolact.errors import ConfigError, MissingDependencyError, SmolactError, did_you_mean
 
 DONE, FAILED, MISUSED, BROKEN, INTERRUPTED = 0, 1, 2, 70, 130
 """Exit codes; the last is the shell's for Ctrl-C."""
@@ -85,11 +85,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if package := _missing_package(error):
+            _show(
+                MissingDependencyError(
+                    f"This needs the package '{package}', which `pip install smolact` brings and which is not installed: was smolact "
+                    f"installed with --no-deps? Run: pip install {package}"
+                )
+            )
+            return FAILED
         sys.stderr.write(
             f"This is a bug in smolact: {type(error).__name__}: {error}\n"
             "Run the command again with --debug, and report what it prints with the output of `smolact info`.\n"
         )
         return BROKEN
+
+
+def _missing_package(error: Exception) -> str | None:
+    """The package that an import did not find, unless it is ours."""
+    name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return name if name not in ("", "smolact") else None
 
 
 def _run(words: list[str]) -> int:
