@@ -219,19 +219,23 @@ def test_a_chunk_that_is_longer_than_the_policys_is_cut(model: Any) -> None:
 
 
 def test_robots_that_ask_at_once_get_their_own_answers(model: Any) -> None:
-    seen = [observation(sample(number)) for number in range(4)]
-    model.config.engine = "float32"
-    found: list[Any] = [None] * 4
+    normal = [{**sample(number), "action": None} for number in range(4)]
+    asked = [{**batch_of(model, one), "noise": draws(1)["noise"]} for one in normal]
+    alone = [model(**batch)["action"] for batch in asked]
+    together: list[list[Tensor]] = [[] for _ in asked]
 
     def ask(number: int) -> None:
-        found[number] = model.select_action(seen[number])
+        for _ in range(10):
+            together[number].append(model(**asked[number])["action"])
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(chunk.shape == (1, CHUNK, ACTIONS) and torch.isfinite(chunk).all() for chunk in found)
+    for mine, others in zip(alone, together, strict=True):
+        for other in others:
+            torch.testing.assert_close(other, mine, rtol=1e-5, atol=1e-5)
 
 
 # What is refused.
@@ -419,6 +423,22 @@ def test_the_policy_loader_opens_what_the_seeds_show(tmp_path: Path) -> None:
     assert components["model"](**collator([processor(sample(0))]))["loss"] > 0
     assert loader.get_trainer_class("smolvla") is smolvla.SmolVLATrainer
     assert loader.list_available_policies() == ["smolandfast", "smolvla"]
+
+
+def test_a_yaml_as_il_studio_ships_it_opens(tmp_path: Path) -> None:
+    raw = {
+        **{"name": "smolvla", "module_path": "policy.smolvla", "config_class": "SmolVLAPolicyConfig"},
+        **{
+            "model_class": "SmolVLAPolicy",
+            "trainer_class": None,
+            "pretrained_config": {"is_pretrained": False},
+        },
+        "model_args": {**settings(), "model_type": "smolvla_policy", "history_len": 1, "prediction_len": 50},
+    }
+    (tmp_path / "smolvla.yaml").write_text(json.dumps(raw))
+    loader = PolicyLoader(tmp_path)
+    assert loader.load_model("smolvla", Namespace())["config"].chunk_size == CHUNK
+    assert loader.get_trainer_class("smolvla") is None  # IL-Studio's own
 
 
 def test_a_file_does_not_say_what_is_run(tmp_path: Path) -> None:

@@ -57,9 +57,11 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
     """
 
     config_class: ClassVar[type[ILStudioConfig]]
+    data_collator: ClassVar[Any]
     base_model_prefix = "model"
     main_input_name = "lang_tokens"
-    data_collator: ClassVar[Any]
+    core: PreTrainedPolicy
+    """smolact's policy. Not a submodule: it has no weights but those of `model`."""
     _one_at_a_time: ClassVar[threading.Lock] = threading.Lock()
     """An engine has one set of buffers, and IL-Studio's server a thread for each robot."""
 
@@ -69,11 +71,8 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
             settings = config.policy_config()
             core = get_policy_class(settings.type)(settings, pretrained_vlm=config.load_vlm_weights)  # type: ignore[call-arg]
         self.model = core.model
-        # Not a submodule: it has no weights but those of `model`.
-        object.__setattr__(self, "core", core)
+        object.__setattr__(self, "core", core)  # past `nn.Module`, which would make it a submodule
         self._engine: Engine | None = None
-
-    core: PreTrainedPolicy
 
     @classmethod
     def from_pretrained(cls: type[M], folder_or_id: str | Path, **settings: Any) -> M:
@@ -92,7 +91,8 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
         folder = find_checkpoint(folder_or_id)
         config = cls.config_class.from_checkpoint(folder, **settings)
         known = config.policy_config()
-        model = cls(config, get_policy_class(known.type).from_pretrained(folder, config=known))
+        core = get_policy_class(known.type).from_pretrained(folder, config=known)
+        model = cls(config, core.merge_adapters())
         model.eval()
         return model
 
