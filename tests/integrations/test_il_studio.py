@@ -427,12 +427,12 @@ def test_the_policy_loader_opens_what_the_seeds_show(tmp_path: Path) -> None:
 
 def test_a_yaml_as_il_studio_ships_it_opens(tmp_path: Path) -> None:
     raw = {
-        **{"name": "smolvla", "module_path": "policy.smolvla", "config_class": "SmolVLAPolicyConfig"},
-        **{
-            "model_class": "SmolVLAPolicy",
-            "trainer_class": None,
-            "pretrained_config": {"is_pretrained": False},
-        },
+        "name": "smolvla",
+        "module_path": "policy.smolvla",
+        "config_class": "SmolVLAPolicyConfig",
+        "model_class": "SmolVLAPolicy",
+        "trainer_class": None,
+        "pretrained_config": {"is_pretrained": False},
         "model_args": {**settings(), "model_type": "smolvla_policy", "history_len": 1, "prediction_len": 50},
     }
     (tmp_path / "smolvla.yaml").write_text(json.dumps(raw))
