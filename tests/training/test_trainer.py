@@ -554,6 +554,7 @@ def test_recomputed_activations_are_the_same_run(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_a_compiled_step_is_the_same_run_but_for_rounding(tmp_path: Path) -> None:
     flags = ("--steps=2", "--save_checkpoint=false")
     _, plain = run(tmp_path / "plain", *flags)

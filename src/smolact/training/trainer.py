@@ -84,10 +84,6 @@ def train(
     if checkpoint is None:
         config.check_complete()
     accelerator = make_accelerator(config)
-    if config.policy.published_as is not None and accelerator.is_main_process:
-        private = config.policy.settings.get("private")
-        repo_id = check_repository(config.policy.published_as, "model", private=private)
-        logger.info("When the run is done its policy is published as '%s'.", repo_id)
     seed = agreed_seed(config, accelerator)
     seed_everything(seed)
     run = _run_folder(config) if checkpoint is None else checkpoint.parent.parent
@@ -102,6 +98,10 @@ def train(
     check_evaluation(start.policy.config, config)
     note_prompts(start.preprocess, (task for source in sources for task in source.meta.tasks.values()))
     check_disk(run, start.policy, config)
+    if config.policy.published_as is not None and accelerator.is_main_process:
+        private = config.policy.settings.get("private")
+        repo_id = check_repository(config.policy.published_as, "model", private=private)
+        logger.info("When the run is done its policy is published as '%s'.", repo_id)
     kept_story = None
     if not config.check:
         kept_story = keep(
