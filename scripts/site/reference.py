@@ -14,7 +14,9 @@ from smolact.cli.help import Row, settings_of
 from smolact.cli.main import COMMANDS, Command
 from smolact.policies.factory import POLICY_TYPES, get_config_class
 
-GROUPS = {name: f"smolact.cli.{name.replace('-', '_')}" for name in ("dataset", "il-studio", "policy", "robot")}
+GROUPS = {
+    name: f"smolact.cli.{name.replace('-', '_')}" for name in ("dataset", "il-studio", "policy", "robot")
+}
 
 COMMAND_PAGES = {
     "settings_train": ("smolact train", ("train",)),

@@ -99,6 +99,12 @@ def batch_of(model: Any, *samples: dict[str, Any]) -> dict[str, Any]:
     return batch
 
 
+def held(one: dict[str, Any]) -> dict[str, Any]:
+    """The sample as a LeRobot dataset has it: behind an episode's end the last action stays."""
+    last = one["action"][~one["is_pad"]][-1]
+    return {**one, "action": torch.where(one["is_pad"][:, None], last, one["action"])[:CHUNK]}
+
+
 def ours(model: Any, *samples: dict[str, Any]) -> dict[str, Any]:
     """The same samples through smolact's own processors, which leave numbers as they are."""
     config = model.core.config
@@ -117,7 +123,7 @@ def ours(model: Any, *samples: dict[str, Any]) -> dict[str, Any]:
         {
             **cameras,
             STATE: torch.stack([one["state"] for one in samples]),
-            ACTION: torch.stack([one["action"][:CHUNK] for one in samples]),
+            ACTION: torch.stack([held(one)["action"] for one in samples]),
             ACTION_IS_PAD: torch.stack([one["is_pad"][:CHUNK] for one in samples]),
             TASK: [one["raw_lang"] for one in samples],
         }
@@ -165,6 +171,13 @@ def test_the_loss_of_smolandfast_is_smolacts(fast_model: Any) -> None:
     loss = fast_model(**batch_of(fast_model, *samples))["loss"]
     expected, _ = fast_model.core(ours(fast_model, *samples))
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-6)
+
+
+def test_behind_an_episodes_end_the_last_action_stays(fast_model: Any) -> None:
+    ended = sample(2)
+    ended["action"][-2:] = 0.0  # what IL-Studio fills up with
+    one, other = batch_of(fast_model, ended), batch_of(fast_model, held(ended))
+    assert torch.equal(one["action_tokens"], other["action_tokens"])
 
 
 @pytest.mark.parametrize("kind", ["model", "fast_model"])

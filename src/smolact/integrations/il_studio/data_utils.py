@@ -110,7 +110,11 @@ def checked(sample: Sample, config: ILStudioConfig) -> dict[str, Tensor]:
         )
     pad = sample.get("is_pad")
     is_pad = torch.zeros(len(action), dtype=torch.bool) if pad is None else torch.as_tensor(pad).bool()
-    return {**found, "action": _finite(action[:chunk], "actions"), "is_pad": is_pad[:chunk]}
+    action, is_pad = _finite(action[:chunk], "actions"), is_pad[:chunk]
+    # Behind an episode's end IL-Studio puts zeros, which are a place like any other. A policy that writes all of its chunk, as
+    # SmolAndFAST does, would learn to go there; as in LeRobot's datasets, the last action stays.
+    last = max(int((~is_pad).sum()) - 1, 0)
+    return {**found, "action": torch.where(is_pad[:, None], action[last], action), "is_pad": is_pad}
 
 
 def smolvla_collator(samples: Sequence[Sample]) -> dict[str, Any]:
