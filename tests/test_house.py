@@ -15,7 +15,9 @@ import smolact_client
 SOURCE = Path(smolact.__file__).parent
 CLIENT = Path(smolact_client.__file__).parent
 FLOORS = {
-    **dict.fromkeys(("types", "cards", "errors", "durable", "files", "hub", "pages", "settings", "uploads"), 0),
+    **dict.fromkeys(
+        ("types", "cards", "errors", "durable", "files", "hub", "pages", "settings", "uploads"), 0
+    ),
     **dict.fromkeys(("datasets", "processors", "backbones", "envs", "robots"), 1),
     "policies": 2,
     **dict.fromkeys(("training", "evaluation", "recording", "serving"), 3),

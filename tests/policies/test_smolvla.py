@@ -255,6 +255,8 @@ def test_configuration_keeps_what_it_does_not_know(tmp_path: Path, caplog: pytes
         config.replace(chunksize=3)
     with pytest.raises(ConfigError, match=r"chunk_size: expected int, found 'many'"):
         SmolVLAConfig.from_dict({**data, "chunk_size": "many"})
+    with pytest.raises(ConfigError, match=r"tags: expected .*, found 3"):
+        SmolVLAConfig.from_dict({**data, "tags": 3})
     with pytest.raises(ConfigError, match=r"'pi0' policy, expected 'smolvla'"):
         SmolVLAConfig.from_dict({**data, "type": "pi0"})
 

@@ -225,7 +225,6 @@ def decode_field(hint: Any, value: Any, where: str) -> Any:
         ConfigError: it can't be read as that type; `where` says where it stood.
     """
     import draccus
-    from draccus.utils import DecodingError, ParsingError
 
     if hint == dict[str, PolicyFeature]:
         return {key: _decode_feature(item, f"{where}.{key}") for key, item in (value or {}).items()}
@@ -237,7 +236,7 @@ def decode_field(hint: Any, value: Any, where: str) -> Any:
         return dict(value)
     try:
         return draccus.decode(hint, value)
-    except (DecodingError, ParsingError, ValueError, TypeError) as error:
+    except Exception as error:  # for a list draccus raises that very class
         raise ConfigError(f"{where}: expected {_type_name(hint)}, found {value!r}.") from error
 
 
