@@ -107,6 +107,7 @@ def _command(found: tuple[str, Command]) -> str:
 def asked_help(command: Command) -> tuple[type, str, str]:
     """The class of a command's settings, an example of it and what it does: what it would print for `--help`."""
     import smolact.cli.dataset_edit as edits
+    import smolact.cli.il_studio as il_studio
 
     module = importlib.import_module(command.module)
     asked: list[Any] = []
@@ -115,15 +116,17 @@ def asked_help(command: Command) -> tuple[type, str, str]:
         asked[:] = [cls, usage, summary]
         raise _Heard
 
-    for place in (module, edits):
-        if hasattr(place, "help_text"):
-            before, place.help_text = place.help_text, heard
-            try:
-                module.run(["--help"])
-            except _Heard:
-                return asked[0], asked[1], asked[2]
-            finally:
-                place.help_text = before
+    places: list[Any] = [place for place in (module, edits, il_studio) if hasattr(place, "help_text")]
+    before = [place.help_text for place in places]
+    try:
+        for place in places:
+            place.help_text = heard
+        module.run(["--help"])
+    except _Heard:
+        return asked[0], asked[1], asked[2]
+    finally:
+        for place, kept in zip(places, before, strict=True):
+            place.help_text = kept
     raise LookupError(f"{command.module} has no table of its settings")
 
 
