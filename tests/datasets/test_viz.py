@@ -181,7 +181,8 @@ def test_a_browser_plays_seeks_and_searches(tmp_path: Path, name: str) -> None:
         assert browser.run("document.querySelector('.plot i').style.left") == f"{6.5 / 12 * 100:.4f}%"
         assert browser.run("document.querySelector('.line').textContent") == "All state"
         browser.until(
-            "[...document.querySelectorAll('video')].every(video => Math.abs(video.currentTime - .65) < .01)"
+            "[...document.querySelectorAll('video')].every(video => Math.abs(video.currentTime - .65) < .01"
+            " && !video.seeking && video.readyState >= 2)"
         )
 
         if name == "arm.html":  # a browser lets no page look into the pixels of another file
