@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
+from importlib.util import find_spec
 from typing import Any
 
 from smolact.cli.help import asks_for_help, help_text
@@ -30,12 +31,15 @@ REQUIRED = (
     "pyarrow",
     "av",
     "gymnasium",
+    "websockets",
 )
 OPTIONAL = {
-    "transformers": "exchange with transformers",
+    "transformers": "Hugging Face's Trainer, IL-Studio",
+    "peft": "adapters, --peft.method_type=lora",
+    "lerobot": "LeRobot's robots",
+    "gym_pusht": "--env.type=pusht",
     "wandb": "--wandb.enable=true",
     "trackio": "--trackio.enable=true",
-    "lerobot": "comparing with LeRobot",
     "torchcodec": "not needed: videos are decoded with PyAV",
 }
 """Packages that smolact can use, and what for."""
@@ -87,6 +91,7 @@ def machine() -> dict[str, str]:
     rows |= {name: _version(name) or "MISSING: reinstall smolact" for name in REQUIRED}
     rows["torch build"] = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     rows["devices"] = "; ".join(_devices())
+    rows["websockets"] = _websockets(rows["websockets"])
     rows |= {name: _version(name) or f"not installed ({what})" for name, what in OPTIONAL.items()}
     return rows
 
@@ -122,6 +127,11 @@ def _devices() -> list[str]:
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
         found.append(f"cuda:{index} {torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
     return found + (["mps"] if torch.backends.mps.is_available() else [])
+
+
+def _websockets(found: str) -> str:
+    is_whole = find_spec("websockets") is None or find_spec("websockets.speedups") is not None
+    return found if is_whole else f"{found}, without its C extension: pictures travel three times as slowly"
 
 
 def _version(name: str) -> str | None:
