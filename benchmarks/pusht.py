@@ -293,7 +293,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     coverage.legend(loc="upper left", fontsize=8)
     coverage.set(xlabel="step", title="Largest coverage, as a share of what succeeds", ylim=(0, 1))
     losses.set(xlabel="step", yscale="log", title="Loss (each policy's own)")
-    losses.legend(fontsize=8)
+    losses.legend(loc="upper right", fontsize=8)
     for axes in (losses, coverage):
         axes.grid(alpha=0.3)
     figure.savefig(path)
