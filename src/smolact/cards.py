@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -47,8 +48,8 @@ def tasks(instructions: Sequence[str]) -> str:
 
 
 def hub_id(name: object) -> str | None:
-    """`name` if it may be an id on the Hub: a path of this machine is none."""
-    return name if isinstance(name, str) and _HUB_ID.fullmatch(name) else None
+    """`name` if it may be an id on the Hub: what is a path here is none."""
+    return name if isinstance(name, str) and _HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
 def signed(text: str) -> str:

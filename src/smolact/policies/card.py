@@ -214,14 +214,8 @@ def _recipe(config: Json, training: Json, provenance: Json) -> str:
     ]
     command = provenance.get("command")
     typed = f"\n\n```bash\n{command}\n```" if command else ""
-    return (
-        "## Recipe\n\n"
-        + table(found)
-        + typed
-        + "\n\nEvery setting is in [train_config.json](train_config.json)."
-        if training
-        else "## Recipe\n\n" + table(found) + typed
-    )
+    more = "\n\nEvery setting is in [train_config.json](train_config.json)." if training else ""
+    return f"## Recipe\n\n{table(found)}{typed}{more}"
 
 
 def _began(config: Json) -> str | None:

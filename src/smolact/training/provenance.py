@@ -144,10 +144,9 @@ def _value_of(settings: Mapping[str, Any], name: str) -> Any:
 
 def _dataset(source: Source, dataset: LeRobotDataset, share: float | None) -> dict[str, Any]:
     section = source.section
-    named = section.repo_id if section.repo_id and not Path(section.repo_id).is_dir() else None
     facts = {
         "name": Path(section.repo_id or section.root or "").name,
-        "hub_id": hub_id(named),
+        "hub_id": hub_id(section.repo_id),
         "share": share,
         "episodes": dataset.num_episodes,
         "frames": dataset.num_frames,
