@@ -75,7 +75,7 @@ class Upload:
 
 
 def check_repository(
-    repo_id: str, kind: str, *, private: bool | None = None, revision: str | None = None
+    repo_id: str, kind: str, *, private: bool | None = None, revision: str | None = None, make: bool = True
 ) -> str:
     """See to it that `repo_id` can be written: it is made if it is not there, and nothing is sent.
 
@@ -84,6 +84,7 @@ def check_repository(
         kind: `model` or `dataset`.
         private: whether a new repository is to be private; the owner's default when None.
         revision: the branch that is to be written, made if need be; the main one when None.
+        make: make what is missing; without it a repository that is not there is only known to be the user's to make.
 
     Returns:
         the whole id.
@@ -109,13 +110,16 @@ def check_repository(
         if huggingface_hub.get_token() is None:
             raise HubError(f"To write '{repo_id}' the Hub must know who you are: {LOG_IN}.")
         repo_id = _owned_name(repo_id, _patiently(api.whoami))
-        _patiently(lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
+        if make:
+            _patiently(lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
+        elif not _patiently(lambda: api.repo_exists(repo_id, repo_type=kind)):
+            return repo_id
         if private and not _patiently(lambda: api.repo_info(repo_id, repo_type=kind)).private:
             raise ConfigError(
                 f"The {kind} '{repo_id}' is there and public: what is pushed to it could be seen by everybody. Make it private on "
                 "its settings page, choose another name, or drop the wish for privacy."
             )
-        if revision is not None:
+        if revision is not None and make:
             _patiently(lambda: api.create_branch(repo_id, branch=revision, repo_type=kind, exist_ok=True))
         # Asks how a file would be sent, which only those are told who may send it.
         trial = huggingface_hub.CommitOperationAdd("README.md", b"#\n")

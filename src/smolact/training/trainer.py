@@ -100,7 +100,9 @@ def train(
     check_disk(run, start.policy, config)
     if config.policy.published_as is not None and accelerator.is_main_process:
         private = config.policy.settings.get("private")
-        repo_id = check_repository(config.policy.published_as, "model", private=private)
+        repo_id = check_repository(
+            config.policy.published_as, "model", private=private, make=not config.check
+        )
         logger.info("When the run is done its policy is published as '%s'.", repo_id)
     kept_story = None
     if not config.check:
