@@ -98,10 +98,8 @@ def run(argv: Sequence[str]) -> int:
     if config.policy.path is None or config.env.type is None:
         missing = "--policy.path=CHECKPOINT" if config.policy.path is None else "--env.type=tabletop"
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")
-    for name in config.policies:
-        engine_settings(name, config.policy.int8)
-    if config.policy.int8 and not config.engine:
-        raise ConfigError("--policy.int8=true is the engine's: leave out --engine=false.")
+    for name in config.policies:  # before anything is written
+        engine_settings(name, config.policy.int8, engine=config.engine)
     if len(set(config.policies)) < len(config.policies):
         raise ConfigError("--compare names a checkpoint twice. Name each once.")
     results = evaluate_checkpoints(config)
@@ -269,12 +267,13 @@ def _load(
         loaded = remote = load_from_server(name, config.policy.settings)
         stack.callback(remote.policy.close)
     else:
+        engine = engine_settings(name, config.policy.int8, engine=config.engine)
         loaded = load_policy(
             name,
             device=config.policy.settings.get("device") or device,
             stats_key=config.policy.stats_key,
             # In float32 as the policy itself, so that both play the same episodes.
-            engine={"dtype": torch.float32, "int8": config.policy.int8} if config.engine else False,
+            engine={"dtype": torch.float32, **engine} if config.engine else False,
             **_overrides(config),
         )
     offered = environments.features

@@ -153,10 +153,8 @@ def _load(config: ServeConfig, path: str) -> LocalPolicy:
     from smolact.policies.factory import load_policy
     from smolact.serving.local import LocalPolicy
 
-    if config.policy.int8 and not config.engine:
-        raise ConfigError("--policy.int8=true is the engine's: leave out --engine=false.")
-    engine = engine_settings(path, config.policy.int8) if config.engine else False
-    settings: dict[str, Any] = {**config.policy.settings, "engine": engine}
+    engine = engine_settings(path, config.policy.int8, engine=config.engine)
+    settings: dict[str, Any] = {**config.policy.settings, "engine": engine if config.engine else False}
     policy, preprocess, postprocess = load_policy(
         path,
         device=settings.pop("device", None),

@@ -48,17 +48,19 @@ def is_server(name: str | None) -> bool:
     return name is not None and name.startswith(SCHEMES)
 
 
-def engine_settings(path: str | None, int8: bool) -> Literal[True] | dict[str, Any]:
-    """How `load_policy` is to make the engine.
+def engine_settings(path: str | None, int8: bool, *, engine: bool = True) -> dict[str, Any]:
+    """How `load_policy` is to make the engine of the policy at `path`.
 
     Raises:
-        ConfigError: 8 bits are wanted of a server.
+        ConfigError: 8 bits are wanted of a server, or without an engine.
     """
+    if int8 and not engine:
+        raise ConfigError("--policy.int8=true is the engine's: leave out --engine=false.")
     if int8 and is_server(path):
         raise ConfigError(
             f"--policy.int8 can't be used with {path}: the server has the weights. Give it to `smolact serve` there."
         )
-    return {"int8": True} if int8 else True
+    return {"int8": int8}
 
 
 def policy_or_server_fields(section: Mapping[str, Any]) -> type | None:
