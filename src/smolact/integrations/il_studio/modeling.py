@@ -10,6 +10,7 @@ does that before and behind.
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -149,10 +150,10 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
     def reset(self) -> None:
         """An episode begins. Nothing is kept from one to the next: IL-Studio holds the actions in hand."""
 
-    @cached_property
+    @property
+    @abstractmethod
     def processor(self) -> Callable[[data_utils.Sample], dict[str, Any]]:
         """What makes samples of IL-Studio ready for the collator."""
-        raise NotImplementedError
 
     def _predicted(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> dict[str, Tensor]:
         with self._one_at_a_time:
