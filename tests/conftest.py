@@ -1,8 +1,25 @@
-"""No test depends on how fast the machine is."""
+"""No test depends on how fast the machine is; and what tests of several folders stand on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.hub_standin import StandIn
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[StandIn]:
+    """A stand-in of the Hub that takes what is published and gives it again; `test_hub.py` has one that only refuses."""
+    from tests.hub_standin import standing_in
+
+    with standing_in(tmp_path) as server:
+        yield server

@@ -319,9 +319,12 @@ def named(node: ast.expr, world: Mapping[str, Any]) -> Any:
 def test_python_runs(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     monkeypatch.syspath_prepend(str(STANDIN))
+    world = WORLDS[name](home)
+    given = set(world)
     forget_lerobot()
-    run_python(ROOT / name, WORLDS[name](home), {"/dev/ttyACM0": "usb0"})
+    run_python(ROOT / name, world, {"/dev/ttyACM0": "usb0"})
     forget_lerobot()
+    assert set(world) - given - {"__builtins__"}  # what the page's pieces made
 
 
 class Still:

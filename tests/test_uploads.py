@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,9 @@ from huggingface_hub import constants
 from smolact.errors import ConfigError, HubError, NotFoundError, SmolactError
 from smolact.hub import find_folder
 from smolact.uploads import PATIENCE, Upload, check_repository, publish
-from tests.hub_standin import THEIRS, TOKEN, Fault, StandIn, standing_in
+from tests.hub_standin import THEIRS, TOKEN, Fault, StandIn
 
 pytestmark = THEIRS
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[StandIn]:
-    with standing_in(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,9 @@ from smolact.cli.main import main
 from smolact.datasets.lock import FolderLock
 from tests.datasets.make import write
 from tests.evaluation.test_suite import checkpoint
-from tests.hub_standin import THEIRS, TOKEN, Fault, StandIn, standing_in
+from tests.hub_standin import THEIRS, TOKEN, Fault, StandIn
 
 pytestmark = THEIRS
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[StandIn]:
-    with standing_in(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,11 @@ from smolact.datasets.writer import DatasetWriter
 from smolact.errors import DatasetError, NotFoundError
 from smolact.uploads import publish
 from tests.datasets.make import features, write
-from tests.hub_standin import THEIRS, StandIn, standing_in
+from tests.hub_standin import THEIRS, StandIn
 
 V21 = Path(__file__).parents[1] / "parity/data/dataset_v21"
 
 pytestmark = THEIRS
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[StandIn]:
-    with standing_in(tmp_path) as server:
-        yield server
 
 
 def card_of(root: Path, **options: Any) -> str:

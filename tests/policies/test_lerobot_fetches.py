@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from smolact.policies.sharing import contents as of_policy
 from smolact.policies.sharing import opens_in_lerobot
 from smolact.uploads import Upload, publish
 from tests.datasets.make import write
-from tests.hub_standin import THEIRS, StandIn, standing_in
+from tests.hub_standin import THEIRS, StandIn
 from tests.policies.test_merging import DATA, DATASET, LEROBOT, actions, distance, noise, observation
 from tests.training.runs import SMALL, run
 
@@ -27,12 +26,6 @@ pytestmark = [
         LEROBOT is None, reason="set SMOLACT_LEROBOT_PYTHON to a Python that has LeRobot 0.6.1"
     ),
 ]
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[StandIn]:
-    with standing_in(tmp_path) as server:
-        yield server
 
 
 def lerobot(hub: StandIn, home: Path, *words: object) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import yaml
 
 from smolact.cards import CARD, is_as_written
 from smolact.errors import ConfigError, NotFoundError
+from smolact.policies.card import model_card
 from smolact.policies.factory import load_policy
 from smolact.policies.sharing import card_of, contents, read_evaluation
 from tests.evaluation.test_suite import checkpoint
-from tests.hub_standin import THEIRS, TOKEN, StandIn, standing_in
+from tests.hub_standin import THEIRS, TOKEN, StandIn
 
 PARITY = Path(__file__).parents[1] / "parity/data/lerobot_checkpoint/pretrained_model"
 EVALUATION: dict[str, Any] = {
@@ -61,10 +61,12 @@ PROVENANCE: dict[str, Any] = {
 pytestmark = THEIRS
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[StandIn]:
-    with standing_in(tmp_path) as server:
-        yield server
+def test_a_folder_here_is_no_id_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ckpt/base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = {"type": "smolvla", "pretrained_path": "ckpt/base"}
+    assert "base_model" not in model_card(config, {}, {})
+    assert "base_model: me/base" in model_card({**config, "pretrained_path": "me/base"}, {}, {})
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,12 @@ import yaml
 from smolact.cli.main import main
 from smolact.errors import HubError
 from smolact.policies.factory import load_policy
-from tests.hub_standin import THEIRS, Fault, StandIn, standing_in
+from tests.hub_standin import THEIRS, Fault, StandIn
 from tests.training.runs import QUICK, run
 
 PUSH = ("--policy.push_to_hub=true", "--policy.repo_id=me/trained")
 
 pytestmark = THEIRS
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[StandIn]:
-    with standing_in(tmp_path) as server:
-        yield server
 
 
 def test_a_run_publishes_its_policy_with_a_card(
@@ -83,6 +76,14 @@ def test_a_failure_at_the_end_loses_nothing(hub: StandIn, tmp_path: Path) -> Non
     words = str(caught.value).rpartition("smolact push ")[2].split()
     assert main(["push", *words]) == 0
     assert "model.safetensors" in hub.model("me/trained").files
+
+
+def test_a_check_asks_and_makes_nothing(hub: StandIn, tmp_path: Path) -> None:
+    run(tmp_path / "run", "--steps=1", "--check", *PUSH)
+    assert hub.sent("whoami") and not hub.repositories
+    hub.role = "read"
+    with pytest.raises(HubError, match="only reads"):
+        run(tmp_path / "run", "--steps=1", "--check", *PUSH)
 
 
 def test_a_run_from_a_published_policy_does_not_go_where_that_one_went(hub: StandIn, tmp_path: Path) -> None:
