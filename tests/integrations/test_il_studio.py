@@ -29,7 +29,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 from smolact.integrations.il_studio import smolandfast, smolvla  # noqa: E402
 from smolact.integrations.il_studio.export import export_checkpoint  # noqa: E402
-from smolact.integrations.il_studio.normalization import STATISTICS_FILE  # noqa: E402
+from smolact.integrations.il_studio.normalization import STATISTICS_FILE, normalizers_of  # noqa: E402
 from smolact.integrations.il_studio.policy_loader import PolicyLoader  # noqa: E402
 from smolact.policies.factory import make_pre_post_processors  # noqa: E402
 from smolact.types import ACTION, ACTION_IS_PAD, IMAGES, STATE, TASK, NormalizationMode  # noqa: E402
@@ -577,6 +577,17 @@ def test_without_what_was_normalized_with_nothing_is_exported(model: Any, tmp_pa
     with pytest.raises(StatisticsError, match=STATISTICS_FILE):
         export_checkpoint(tmp_path / "checkpoint-1", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_normalization_that_is_not_said_is_not_taken_for_none(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "checkpoint-1")
+    (tmp_path / "checkpoint-1" / STATISTICS_FILE).write_text(json.dumps({"action": {"mode": "identity"}}))
+    with pytest.raises(StatisticsError, match="does not say how 'state' is normalized"):
+        export_checkpoint(tmp_path / "checkpoint-1", tmp_path / "out")
+    assert normalizers_of(Namespace(dataset=Namespace(action_normalizer=None, state_normalizer=None))) == {
+        "action": {"mode": "identity"},
+        "state": {"mode": "identity"},
+    }
 
 
 def test_create_smolvla_trainer_takes_the_samples_of_a_dataset(model: Any, tmp_path: Path) -> None:

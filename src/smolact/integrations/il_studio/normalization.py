@@ -44,12 +44,12 @@ def normalizers_of(loader: Any) -> dict[str, Any]:
     if dataset is None:
         return {}
     named = {"action": dataset.action_normalizer, "state": dataset.state_normalizer}
-    return {
-        what: _described(normalizer, what) for what, normalizer in named.items() if normalizer is not None
-    }
+    return {what: _described(normalizer, what) for what, normalizer in named.items()}
 
 
 def _described(normalizer: Any, what: str) -> dict[str, Any]:
+    if normalizer is None:  # the dataset leaves these numbers as they are
+        return {"mode": "identity"}
     kept = getattr(normalizer, "all_stats", {}).get(what, {})
     mask = getattr(normalizer, "mask_spec", None)
     return {
@@ -91,7 +91,11 @@ def read_normalizers(folder: Path) -> tuple[dict[str, NormalizationMode], Statis
     kept = read_json_object(path, "Train a step, which writes it again.")
     modes, statistics = {"VISUAL": NormalizationMode.IDENTITY}, {}
     for what, feature in (("STATE", STATE), ("ACTION", ACTION)):
-        modes[what], values = _translated(kept.get(what.lower(), {"mode": "identity"}), path)
+        if what.lower() not in kept:
+            raise StatisticsError(
+                f"{path} does not say how '{what.lower()}' is normalized. Train a step, which writes it again."
+            )
+        modes[what], values = _translated(kept[what.lower()], path)
         if values:
             statistics[feature] = values
     return modes, statistics
