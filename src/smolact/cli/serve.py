@@ -167,9 +167,9 @@ def _load(config: ServeConfig, path: str) -> LocalPolicy:
 def names_of_training(path: str) -> Mapping[str, tuple[str, ...]]:
     """The names of the numbers that a policy learnt from, where the dataset that its checkpoint names is still here."""
     from smolact.datasets.metadata import LeRobotDatasetMetadata
-    from smolact.policies.configuration import find_policy
+    from smolact.policies.configuration import TRAIN_CONFIG, find_policy
 
-    file = find_policy(path, patterns=["*.json"]) / "train_config.json"
+    file = find_policy(path, patterns=["*.json"]) / TRAIN_CONFIG
     try:
         root = json.loads(file.read_text(encoding="utf-8"))["dataset"]["root"]
         features = LeRobotDatasetMetadata(Path(root)).features

@@ -63,8 +63,8 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     if "resume" not in flags or str(flags["resume"] or "true").lower() in ("false", "0"):
         return list(argv), None
 
-    from smolact.policies.configuration import PRETRAINED_MODEL
-    from smolact.training.checkpoint import TRAIN_CONFIG, find_checkpoint, read_own_settings
+    from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG
+    from smolact.training.checkpoint import find_checkpoint, read_own_settings
 
     named = flags.get(CONFIG_PATH) or flags.get("output_dir")
     if not named:
@@ -88,7 +88,9 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def _recorded(path: Path) -> Mapping[str, str] | None:
-    if path.name != "train_config.json":
+    from smolact.policies.configuration import TRAIN_CONFIG
+
+    if path.name != TRAIN_CONFIG:
         return None
     from smolact.training.checkpoint import read_explicit
 

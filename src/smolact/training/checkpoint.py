@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from smolact import durable
 from smolact.errors import CheckpointError, NotFoundError, what_is_near
 from smolact.files import read_json, read_json_object, read_tensors
-from smolact.policies.configuration import PRETRAINED_MODEL, SchedulerPreset
+from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG, SchedulerPreset
 from smolact.training.random_state import random_state, restore_random_state
 from smolact.training.sharding import like
 
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 LAST = "last"
 TRAINING_STATE = "training_state"
-TRAIN_CONFIG = "train_config.json"
 
 OPTIMIZER_STATE = "optimizer_state.safetensors"
 OPTIMIZER_GROUPS = "optimizer_param_groups.json"

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from smolact.backbones.presets import VLM_FOLDER
 from smolact.datasets import format as layout
 from smolact.datasets.collate import collate
 from smolact.datasets.metadata import LeRobotDatasetMetadata
@@ -22,7 +23,13 @@ from smolact.errors import ConfigError, SmolactError
 from smolact.files import read_json_object
 from smolact.hub import find_folder
 from smolact.policies.adapters import ADAPTER_CONFIG
-from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
+from smolact.policies.configuration import (
+    CONFIG_FILE,
+    TRAIN_CONFIG,
+    PolicyConfig,
+    find_policy,
+    read_config_file,
+)
 from smolact.policies.factory import LoadedPolicy, get_config_class, load_policy
 from smolact.processors.normalize import NormalizerProcessorStep
 from smolact.processors.pipeline import PREPROCESSOR
@@ -133,7 +140,7 @@ def diagnose(
 def policy_rows(folder: Path, config: PolicyConfig) -> list[Row]:
     """What a checkpoint says of itself."""
     modes: Mapping[str, Any] = getattr(config, "normalization_mapping", {})
-    kept = (folder / "vlm" / CONFIG_FILE).is_file()
+    kept = (folder / VLM_FOLDER / CONFIG_FILE).is_file()
     processors = (folder / f"{PREPROCESSOR}.json").is_file()
     features = {**config.input_features, **config.output_features}
     rows = [
@@ -156,7 +163,7 @@ def policy_rows(folder: Path, config: PolicyConfig) -> list[Row]:
         mode = modes.get(feature.type.value)
         how = "" if mode is None or is_image_key(name) else f", {getattr(mode, 'value', mode)}"
         rows.append(("" if place else "features", f"{name} {feature.shape}{how}"))
-    training = folder / "train_config.json"
+    training = folder / TRAIN_CONFIG
     if training.is_file():
         section = read_json_object(training, "Copy the checkpoint again.").get("dataset")
         if isinstance(section, dict) and section.get("repo_id"):

@@ -22,9 +22,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from smolact import durable
 from smolact.policies.base import PreTrainedPolicy
+from smolact.policies.configuration import TRAIN_CONFIG
 from smolact.training.bad_steps import bad_steps_error
 from smolact.training.checkpoint import (
-    TRAIN_CONFIG,
     Progress,
     checkpoint_folder,
     prune_checkpoints,
