@@ -16,10 +16,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 import transformers
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
@@ -94,12 +97,14 @@ def training_step(
     actions: int,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Forward and backward of both sides, the vision tower frozen."""
+    """Forward and backward of both sides, the vision tower frozen; transformers also with the padding that SmolAndFAST's authors use."""
     (prompt, valid, pixels), batch, tokens = inputs, arguments.batch, arguments.tokens
     prompts, masks = prompt.repeat(batch, 1), valid.repeat(batch, 1)
     many = pixels.repeat(batch, 1, 1, 1)
     spoken = ours.vocabulary.spoken(torch.randint(0, actions, (batch, tokens)))
+    ids = torch.cat([prompts, spoken], 1)
     labels = torch.cat([torch.full_like(prompts, -100), spoken], 1)
+    missing = (0, max(0, arguments.padded - ids.shape[1]))
 
     def our_step(watch: Stopwatch) -> None:
         ours.zero_grad()
@@ -108,55 +113,48 @@ def training_step(
         losses.mean().backward()
         watch.look()
 
-    def their_step(watch: Stopwatch) -> None:
+    def their_step(watch: Stopwatch, padding: tuple[int, int] = (0, 0)) -> None:
         theirs.zero_grad()
         watch.look()
-        theirs(
-            input_ids=torch.cat([prompts, spoken], 1),
-            attention_mask=torch.ones_like(labels),
+        loss = theirs(
+            input_ids=F.pad(ids, padding, value=2),
+            attention_mask=F.pad(torch.ones_like(ids), padding),
             pixel_values=many[:, None],
-            labels=labels,
-        ).loss.backward()
+            labels=F.pad(labels, padding, value=-100),
+        ).loss
+        loss.backward()
         watch.look()
+        seen.append(float(loss.detach()))
 
+    seen: list[float] = []
     for model in (ours.vlm, theirs):
         model.model.vision_model.requires_grad_(False)
-    steps = in_turns({"smolact": our_step, "transformers": their_step}, arguments.rounds)
-    return {"batch": batch, **with_ratios(steps)}
+    sides = {"smolact": our_step, "transformers": their_step}
+    if missing[1]:
+        sides["transformers, padded"] = partial(their_step, padding=missing)
+    steps = in_turns(sides, arguments.rounds)
+    found = ours(prompts, masks, many, spoken, torch.ones_like(spoken, dtype=torch.bool)).mean().item()
+    off = max(abs(loss / found - 1) for loss in seen)
+    return {
+        "batch": batch,
+        "tokens": ids.shape[1],
+        "padded": ids.shape[1] + missing[1],
+        "loss differs by": off,
+        **with_ratios(steps),
+    }
 
 
-def main() -> None:
-    """Measure both sides."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--vlm", default="smolvlm2-256m")
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=1, help="of the training step")
-    parser.add_argument("--answers-only", action="store_true", help="leave the training step out")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    source = find_vlm(arguments.vlm)
-    config, size = source.config, source.config.vision_config.image_size
-    words = config.text_config.vocab_size
-    bins = Bins(256)
-    vocabulary = ActionVocabulary(tuple(range(words - 300, words - 300 - bins.n, -1)), end=2, pad=2)
-    ours = SMOLANDFAST(config, vocabulary)
-    initialize(ours, 0.02)
-    ours.eval()
-    theirs = SmolVLMForConditionalGeneration(SmolVLMConfig(**source.raw_config)).eval()
-    missing, extra = theirs.load_state_dict(ours.vlm.state_dict(), strict=False)
-    assert not extra and not [name for name in missing if "lm_head" not in name], (missing, extra)
-
-    image = torch.full((1, config.image_tokens), config.image_token_id)
-    prompt = torch.cat([image, torch.randint(100, 1000, (1, TEXT))], 1)
-    valid, pixels = torch.ones_like(prompt, dtype=torch.bool), torch.rand(1, 3, size, size) * 2 - 1
-
-    tokens = arguments.tokens
+def answers(
+    ours: SMOLANDFAST,
+    theirs: SmolVLMForConditionalGeneration,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    bins: Bins,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """Tokens of an answer, one after the other."""
+    (prompt, valid, pixels), tokens = inputs, arguments.tokens
     grammar = bins.grammar(tokens, 1)
-    writer = TimedWriter(ours.vlm, vocabulary, grammar, dtype=torch.float32)
+    writer = TimedWriter(ours.vlm, ours.vocabulary, grammar, dtype=torch.float32)
     assert torch.equal(
         writer.write(prompt, valid, pixels, tokens), ours.generate(prompt, valid, pixels, grammar, tokens)
     )
@@ -191,10 +189,68 @@ def main() -> None:
             stopping_criteria=[look],
         )
 
+    rounded = TimedWriter(ours.vlm, ours.vocabulary, grammar, dtype=torch.float32, int8=True)
+    held = {"float32": writer.held >> 20, "int8": rounded.held >> 20}
+    sides = {
+        "smolact": writing(writer),
+        "smolact, int8": writing(rounded),
+        "smolact, without an engine": plain,
+        "transformers": generate,
+    }
+    return {"megabytes of copied weights": held, **with_ratios(in_turns(sides, arguments.rounds))}
+
+
+def main() -> None:
+    """Measure both sides."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--vlm", default="smolvlm2-256m")
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=1, help="of the training step")
+    parser.add_argument(
+        "--scale-factor",
+        type=int,
+        default=4,
+        help="of the connector; 1 is the policy's default: 1024 tokens an image",
+    )
+    parser.add_argument(
+        "--padded",
+        type=int,
+        default=1536,
+        help="to how many tokens SmolAndFAST's authors pad (max_input_seq_len)",
+    )
+    parser.add_argument("--training-only", action="store_true", help="leave the answers out")
+    parser.add_argument("--answers-only", action="store_true", help="leave the training step out")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    source = find_vlm(arguments.vlm)
+    config = replace(source.config, scale_factor=arguments.scale_factor)
+    size = config.vision_config.image_size
+    words = config.text_config.vocab_size
+    bins = Bins(256)
+    vocabulary = ActionVocabulary(tuple(range(words - 300, words - 300 - bins.n, -1)), end=2, pad=2)
+    ours = SMOLANDFAST(config, vocabulary)
+    initialize(ours, 0.02)
+    ours.eval()
+    theirs = SmolVLMForConditionalGeneration(
+        SmolVLMConfig(**{**source.raw_config, "scale_factor": arguments.scale_factor})
+    ).eval()
+    missing, extra = theirs.load_state_dict(ours.vlm.state_dict(), strict=False)
+    assert not extra and not [name for name in missing if "lm_head" not in name], (missing, extra)
+
+    image = torch.full((1, config.image_tokens), config.image_token_id)
+    prompt = torch.cat([image, torch.randint(100, 1000, (1, TEXT))], 1)
+    valid, pixels = torch.ones_like(prompt, dtype=torch.bool), torch.rand(1, 3, size, size) * 2 - 1
+    inputs = prompt, valid, pixels
     found: dict[str, Any] = {
+        "command": "python benchmarks/answers.py " + " ".join(sys.argv[1:]),
         "vlm": arguments.vlm,
+        "scale_factor": arguments.scale_factor,
         "prompt": prompt.shape[1],
-        "tokens": tokens,
+        "tokens": arguments.tokens,
         "unit": "milliseconds, median",
         "threads": arguments.threads,
         "processors": os.cpu_count(),
@@ -202,18 +258,9 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "load": [round(load, 1) for load in os.getloadavg()],
     }
-    rounded = TimedWriter(ours.vlm, vocabulary, grammar, dtype=torch.float32, int8=True)
-    found["megabytes of copied weights"] = {"float32": writer.held >> 20, "int8": rounded.held >> 20}
-    sides = {
-        "smolact": writing(writer),
-        "smolact, int8": writing(rounded),
-        "smolact, without an engine": plain,
-        "transformers": generate,
-    }
-    found["a token after the first"] = with_ratios(in_turns(sides, arguments.rounds))
-
+    if not arguments.training_only:
+        found["a token after the first"] = answers(ours, theirs, inputs, bins, arguments)
     if not arguments.answers_only:
-        inputs = prompt, valid, pixels
         found["a training step, float32"] = training_step(ours, theirs, inputs, bins.n, arguments)
     text = json.dumps(found, indent=2) + "\n"
     sys.stdout.write(text)
