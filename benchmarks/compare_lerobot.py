@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import processor_name, relative
 from torch import Tensor, nn
 
 from smolact.backbones.presets import find_vlm
@@ -44,13 +45,13 @@ def features(height: int, width: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return {**cameras, **state}, {"action": {"type": "ACTION", "shape": [STATE_DIM]}}
 
 
-def settings(vlm_folder: Path, height: int, width: int, **overrides: Any) -> dict[str, Any]:
+def settings(vlm: Path | str, height: int, width: int, **overrides: Any) -> dict[str, Any]:
     inputs, outputs = features(height, width)
     return {
         "type": "smolvla",
         "input_features": inputs,
         "output_features": outputs,
-        "vlm_model_name": str(vlm_folder),
+        "vlm_model_name": str(vlm),
         "device": "cpu",
         **overrides,
     }
@@ -68,6 +69,21 @@ def make_theirs(data: dict[str, Any]) -> nn.Module:
             for key, value in data[side].items()
         }
     return TheirPolicy(TheirConfig(**data))
+
+
+def sizes_of(preset: str) -> dict[str, Any]:
+    """Pictures that a preset's images fit, and the images: 480×640 and 512×512 for SmolVLM2."""
+    size = find_vlm(preset).config.vision_config.image_size
+    return {
+        "height": size * 15 // 16,
+        "width": size * 5 // 4,
+        "resize_imgs_with_padding": (size, size),
+    }
+
+
+def make_ours(preset: str, height: int, width: int, **overrides: Any) -> SmolVLAPolicy:
+    torch.manual_seed(0)
+    return SmolVLAPolicy(SmolVLAConfig.from_dict(settings(preset, height, width, **overrides)))
 
 
 def make_both(preset: str, height: int, width: int, **overrides: Any) -> tuple[nn.Module, SmolVLAPolicy]:
@@ -94,10 +110,6 @@ def make_batch(size: int, chunk: int, height: int, width: int, tokens: int, seed
         "observation.language.attention_mask": torch.ones(size, tokens, dtype=torch.bool),
         "action": torch.randn(size, chunk, STATE_DIM, generator=generator),
     }
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).double().norm() / expected.double().norm())
 
 
 def compare_training(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -230,15 +242,6 @@ def time_alternating(
             work()
             seconds[side].append(time.perf_counter() - begin)
     return seconds, results
-
-
-def processor_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
 
 
 def main() -> None:

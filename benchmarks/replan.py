@@ -4,96 +4,46 @@ Run with the interpreter of an environment that holds LeRobot 0.6.1 (see compare
 `--without-lerobot`. `scripts/bench` does it:
 
     python benchmarks/replan.py --repeats=5 --output=benchmarks/results/replan_MACHINE.json
+    python benchmarks/replan.py --device=cuda --batch=1,8 --repeats=30 --profile=PROFILE.txt --without-lerobot
 
-SmolVLA-450M shapes, random weights, two cameras of 480×640, 20 tokens, chunk 50, 10 steps. The sides take turns. Beside the
-seconds on the clock stand those of the processor, which other work on the machine lengthens less.
+SmolVLA-450M shapes, random weights, two cameras of 480×640, 20 tokens, chunk 50, 10 steps; observations lie on the device. The sides
+take turns. Beside the seconds on the clock stand those of the processor, which other work on the machine lengthens less, or those
+between two events of the GPU. Every side says how far its chunk is from the policy's in float32, from the same noise.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import inspect
 import resource
-import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from compare_lerobot import make_batch, make_both, processor_name, relative, settings
+from compare_lerobot import make_batch, make_both, make_ours, sizes_of
+from measuring import (
+    Contest,
+    Side,
+    device_arguments,
+    precisions,
+    profiled,
+    relative,
+    setting_of,
+    table,
+    write,
+)
 
-from smolact.policies.common.precision import quickest_dtype
-from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.policies.smolvla.engine import SmolVLAEngine
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-Side = Callable[[], Tensor]
-
-
-def make_sides(arguments: argparse.Namespace) -> dict[str, Side]:
-    """Name to what predicts; "policy" is what the others are compared with."""
-    sides: dict[str, Side] = {}
-    if arguments.without_lerobot:
-        torch.manual_seed(0)
-        policy = SmolVLAPolicy(SmolVLAConfig.from_dict(settings("smolvlm2-500m", 480, 640)))
-    else:
-        theirs, policy = make_both("smolvlm2-500m", 480, 640)
-        theirs.eval()
-        sides["LeRobot"] = lambda: theirs.predict_action_chunk(dict(batch), noise=noise)
-        if quickest_dtype(torch.device("cpu")) == torch.bfloat16:
-
-            def autocast() -> Tensor:
-                with torch.autocast("cpu", torch.bfloat16):
-                    return theirs.predict_action_chunk(dict(batch), noise=noise)
-
-            sides["LeRobot, bfloat16 autocast"] = autocast
-    policy.eval()
-    batch = {key: value for key, value in make_batch(1, 50, 480, 640, 20, 0).items() if key != "action"}
-    noise = torch.randn(1, 50, 32, generator=torch.Generator().manual_seed(1))
-    sides["policy"] = lambda: policy.predict_action_chunk(batch, noise)
-    engine = policy.build_engine(dtype=torch.float32, compile=arguments.compile)
-    sides["engine, float32"] = lambda: engine.predict_action_chunk(batch, noise)
-    if quickest_dtype(torch.device("cpu")) == torch.bfloat16:
-        rounded = policy.build_engine(dtype=torch.bfloat16)
-        sides["engine, bfloat16"] = lambda: rounded.predict_action_chunk(batch, noise)
-    bytes_ = policy.build_engine(int8=True)
-    sides["engine, int8"] = lambda: bytes_.predict_action_chunk(batch, noise)
-    for steps, solver in ((5, "euler"), (2, "midpoint"), (1, "euler")) if arguments.steps else ():
-        few = policy.build_engine(dtype=torch.float32, num_steps=steps, solver=solver)
-        sides[f"engine, float32, {steps} × {solver}"] = lambda few=few: few.predict_action_chunk(batch, noise)
-    return sides
-
-
-def measure(sides: dict[str, Side], repeats: int) -> dict[str, dict[str, Any]]:
-    answers = {name: side() for name, side in sides.items()}  # which warms up, too
-    clock: dict[str, list[float]] = {name: [] for name in sides}
-    processor: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, side in sides.items():
-            began, busy = time.perf_counter(), time.process_time()
-            side()
-            clock[name].append(time.perf_counter() - began)
-            processor[name].append(time.process_time() - busy)
-    base = "LeRobot" if "LeRobot" in sides else "policy"
-    return {
-        name: {
-            "median_seconds": statistics.median(clock[name]),
-            "spread": [min(clock[name]), max(clock[name])],
-            "median_processor_seconds": statistics.median(processor[name]),
-            f"times_{base}": statistics.median(clock[base]) / statistics.median(clock[name]),
-            f"times_{base}_by_processor": statistics.median(processor[base])
-            / statistics.median(processor[name]),
-            "difference_to_policy": relative(answers[name], answers["policy"]),
-        }
-        for name in sides
-    }
+CHUNK, TOKENS = 50, 20
+BASE = "policy, float32"
 
 
 def main() -> None:
@@ -101,38 +51,161 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    device_arguments(parser)
+    parser.add_argument("--preset", default="smolvlm2-500m")
+    parser.add_argument("--batch", default="1", help="observations answered at once; several with commas")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--bfloat16", action="store_true", help="also where this machine is slow in it")
     parser.add_argument("--steps", action="store_true", help="also fewer steps and other solvers")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the float32 engine")
+    parser.add_argument("--compile", action="store_true", help="also torch.compile: minutes, at first")
     parser.add_argument("--without-lerobot", action="store_true")
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    load = os.getloadavg()[0]
-    figures = measure(make_sides(arguments), arguments.repeats)
-    for name, row in figures.items():
-        ratio, by_processor = (value for key, value in row.items() if key.startswith("times_"))
-        print(
-            f"{name:>28}: {row['median_seconds']:7.2f} s ({ratio:.2f}×), processor {row['median_processor_seconds']:7.2f} s "
-            f"({by_processor:.2f}×), difference {row['difference_to_policy']:.1e}"
-        )
-    if arguments.output:
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
-        if not arguments.without_lerobot:
-            import lerobot
+    device = arguments.device
+    theirs, ours = make_policies(arguments)
+    record = setting_of(device) | {
+        "preset": arguments.preset,
+        "base": "LeRobot" if theirs else BASE,
+        "differences": f"to '{BASE}'",
+        "figures": {},
+        "failed": {},
+        "notes": [] if theirs else ["LeRobot was left out (--without-lerobot)."],
+    }
+    engines, dtypes = Engines(ours), precisions(device, arguments.bfloat16)
+    quickest = list(dtypes)[-1]
+    for size in map(int, arguments.batch.split(",")):
+        contest = Contest(device, record["base"])
+        for name, make in sides(theirs, ours, engines, dtypes, size, arguments):
+            contest.add(name, make)
+        group = f"batch {size}"
+        record["figures"][group] = contest.measure(arguments.repeats)
+        record["failed"] |= {f"{group}, {name}": reason for name, reason in contest.failed.items()}
+        record["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        write(record, arguments.output)
+        if arguments.profile and size == 1:
+            shown = [
+                name for name in contest.sides if name.startswith(f"engine, {quickest}") and "×" not in name
+            ]
+            parts = [f"# {name}\n{profiled(contest.sides[name], device)}" for name in shown]
+            arguments.profile.write_text("\n".join(parts), encoding="utf-8")
+    sys.stdout.write(table(record) + "\n")
+    sys.exit(bool(record["failed"]))
 
-            versions["lerobot"] = lerobot.__version__
-        record = {
-            "command": "python benchmarks/replan.py " + " ".join(sys.argv[1:]),
-            "machine": f"{os.cpu_count()} cores, {processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
-            "threads": arguments.threads,
-            "load_before": round(load, 1),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "versions": versions,
-            "figures": figures,
-        }
-        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+def make_policies(arguments: argparse.Namespace) -> tuple[dict[str, nn.Module], SmolVLAPolicy]:
+    """LeRobot's by name, if it is wanted, and ours."""
+    sizes, device = sizes_of(arguments.preset), arguments.device
+    if arguments.without_lerobot:
+        return {}, make_ours(arguments.preset, **sizes).eval().to(device)
+    their, ours = make_both(arguments.preset, **sizes, device=device.type)
+    theirs = {"LeRobot": their}
+    if arguments.compile:
+        theirs["LeRobot, compile_model=true"], _ = make_both(
+            arguments.preset, **sizes, device=device.type, compile_model=True
+        )
+    return {name: policy.eval().to(device) for name, policy in theirs.items()}, ours.eval().to(device)
+
+
+class Engines:
+    """Engines of one policy, each made once."""
+
+    def __init__(self, policy: SmolVLAPolicy) -> None:
+        self._policy = policy
+        self._made: dict[str, SmolVLAEngine] = {}
+
+    def __call__(self, **settings: Any) -> SmolVLAEngine:
+        """One with these settings; whatever shape it meets is recorded where there are graphs."""
+        if str(settings) not in self._made:
+            self._made[str(settings)] = SmolVLAEngine(self._policy, capture=True, **settings)
+        return self._made[str(settings)]
+
+
+def sides(
+    theirs: Mapping[str, nn.Module],
+    ours: SmolVLAPolicy,
+    engines: Engines,
+    dtypes: Mapping[str, torch.dtype],
+    size: int,
+    arguments: argparse.Namespace,
+) -> Iterator[tuple[str, Callable[[], Side]]]:
+    """Names, and what makes each."""
+    device = arguments.device
+    drawn = make_batch(size, CHUNK, *list(sizes_of(arguments.preset).values())[:2], TOKENS, 0)
+    batch = {key: value.to(device) for key, value in drawn.items() if key != "action"}
+    noise = torch.randn(size, CHUNK, 32, generator=torch.Generator().manual_seed(1)).to(device)
+    expected = ours.predict_action_chunk(batch, noise)
+
+    def predicting(policy: Any) -> Side:
+        return compared(lambda: policy.predict_action_chunk(dict(batch), noise=noise))
+
+    def compared(work: Callable[[], Tensor], before: Callable[[], object] | None = None) -> Side:
+        if before is not None:
+            before()
+        return Side(work, before, {"chunk": relative(work(), expected)})
+
+    def autocast(policy: Any) -> Side:
+        def work() -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16):
+                chunk: Tensor = policy.predict_action_chunk(dict(batch), noise=noise)
+            return chunk.float()
+
+        return compared(work)
+
+    def in_tf32(policy: Any) -> Side:
+        def work() -> Tensor:
+            torch.set_float32_matmul_precision("high")
+            try:
+                return policy.predict_action_chunk(dict(batch), noise=noise)
+            finally:
+                torch.set_float32_matmul_precision("highest")
+
+        return compared(work)
+
+    def acting(engine: SmolVLAEngine) -> Side:
+        return compared(lambda: engine.act(batch, noise), lambda: engine.observe(batch))
+
+    def observing(engine: SmolVLAEngine) -> Side:
+        engine.observe(batch)
+        return Side(lambda: engine.observe(batch))
+
+    for name, policy in theirs.items():
+        yield name, lambda policy=policy: predicting(policy)
+        if "bfloat16" in dtypes:
+            yield f"{name}, bfloat16 autocast", lambda policy=policy: autocast(policy)
+    yield BASE, lambda: predicting(ours)
+    if device.type == "cuda":
+        yield "policy, TF32", lambda: in_tf32(ours)
+    if "bfloat16" in dtypes:
+        yield "policy, bfloat16 autocast", lambda: autocast(ours)
+    for name, settings in ways_to_build(device, dtypes, arguments):
+        yield f"engine, {name}", lambda settings=settings: predicting(engines(**settings))
+    name, dtype = list(dtypes.items())[-1]
+    yield f"engine, {name}, act alone", lambda: acting(engines(dtype=dtype))
+    yield f"engine, {name}, observe alone", lambda: observing(engines(dtype=dtype))
+
+
+def ways_to_build(
+    device: torch.device, dtypes: Mapping[str, torch.dtype], arguments: argparse.Namespace
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names of engines, and the settings of each."""
+    for name, dtype in dtypes.items():
+        yield name, {"dtype": dtype}
+        if device.type == "cuda":
+            yield f"{name}, no graphs", {"dtype": dtype, "graphs": False}
+    name, dtype = list(dtypes.items())[-1]
+    if device.type == "cpu":
+        yield "int8", {"int8": True}
+    # Engines know these from some version on, and on a GPU alone.
+    known = inspect.signature(SmolVLAEngine).parameters
+    there = [option for option in ("triton", "fp8") if option in known and device.type == "cuda"]
+    others = [{option: not known[option].default} for option in there]
+    for settings in [*others, others[0] | others[1]] if len(others) == 2 else others:
+        told = ", ".join(option if value else f"no {option}" for option, value in settings.items())
+        yield f"{name}, {told}", {"dtype": dtype, **settings}
+    if arguments.compile:
+        yield f"{name}, compiled", {"dtype": dtype, "compile": True}
+    for steps, solver in ((5, "euler"), (2, "midpoint"), (1, "euler")) if arguments.steps else ():
+        yield f"{name}, {steps} × {solver}", {"dtype": dtype, "num_steps": steps, "solver": solver}
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from compare_lerobot import processor_name
+from measuring import processor_name
 
 from smolact.datasets.writer import DatasetWriter
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig

@@ -60,7 +60,7 @@ def main() -> None:
         if not folder.exists():
             subprocess.run([sys.executable, "-c", MAKE, str(folder)], check=True)
         rows = measure(folder, arguments)
-    from compare_lerobot import processor_name
+    from measuring import processor_name
 
     found = {
         "command": "python benchmarks/start.py" + (" --lerobot" if arguments.lerobot else ""),

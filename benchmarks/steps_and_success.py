@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare_lerobot import processor_name, relative
+from measuring import processor_name, relative
 
 from smolact.envs.factory import make_env
 from smolact.evaluation.metrics import Comparison, EpisodeResult, EvaluationResult, SuccessRate

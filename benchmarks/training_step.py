@@ -1,99 +1,205 @@
 """A training step of the expert: LeRobot, smolact, and smolact with vision tokens that were kept (`--cache.features=true`).
 
     python benchmarks/training_step.py [--repeats=3] [--output=RESULTS.json]
+    python benchmarks/training_step.py --device=cuda --samples=64 --repeats=10 --checkpointing --without-lerobot
 
-With the interpreter of an environment that holds LeRobot 0.6.1 (see compare_lerobot.py). SmolVLA-450M shapes, random weights, two
-cameras of 480×640, 20 tokens, chunk 50, 4 samples; forward, backward, AdamW. The sides take turns, medians count. Beside the times
-stand how far losses and gradients are from LeRobot's, with the same noise and times.
+With the interpreter of an environment that holds LeRobot 0.6.1 (see compare_lerobot.py), or with any other and `--without-lerobot`.
+SmolVLA-450M shapes, random weights, two cameras of 480×640, 20 tokens, chunk 50, 4 samples; forward, backward, AdamW. The sides take
+turns, medians count. Beside the times stand how far losses and gradients are from the first side's in float32, with the same noise
+and times. On a GPU there are also TensorFloat-32, which LeRobot trains in, and bfloat16 autocast (`--policy.use_amp=true`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
+import contextlib
+import copy
 import sys
-import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare_lerobot import make_batch, make_both, processor_name, relative
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parent))
+from compare_lerobot import make_batch, make_both, make_ours, sizes_of
+from measuring import (
+    Contest,
+    Side,
+    device_arguments,
+    precisions,
+    profiled,
+    relative,
+    setting_of,
+    table,
+    write,
+)
+
+from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from smolact.types import VISION_TOKENS, is_image_key
 
-SAMPLES, CHUNK = 4, 50
+CHUNK, TOKENS = 50, 20
+KEPT = ", kept tokens"
+
+Batch = dict[str, Tensor]
 
 
 def main() -> None:
-    """Measure, and print a JSON object."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """Measure, and print a table."""
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    device_arguments(parser)
+    parser.add_argument("--preset", default="smolvlm2-500m")
+    parser.add_argument("--samples", type=int, default=4, help="of a batch")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--bfloat16", action="store_true", help="also where this machine is slow in it")
+    parser.add_argument("--checkpointing", action="store_true", help="also --gradient_checkpointing=true")
+    parser.add_argument(
+        "--compile", metavar="MODE", help="also --policy.compile_model=true, in this mode: minutes, at first"
+    )
+    parser.add_argument("--without-lerobot", action="store_true")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
-    theirs, ours = make_both("smolvlm2-500m", 480, 640)
-    batch = make_batch(SAMPLES, CHUNK, 480, 640, 20, 1)
-    with torch.no_grad():
-        kept = {
-            key + VISION_TOKENS if is_image_key(key) else key: ours.encode_images(value).bfloat16()
+    torch.set_num_threads(arguments.threads)
+    device, sizes = arguments.device, sizes_of(arguments.preset)
+    if arguments.without_lerobot:
+        theirs, ours = None, make_ours(arguments.preset, **sizes)
+    else:
+        theirs, ours = make_both(arguments.preset, **sizes, device=device.type)
+    policies = {
+        name: policy.to(device) for name, policy in (("LeRobot", theirs), ("smolact", ours)) if policy
+    }
+    steps = Steps(arguments)
+    contest = Contest(device)
+    for name, policy, batch, precision in sides(policies, steps, arguments):
+        contest.add(
+            name, lambda policy=policy, batch=batch, precision=precision: steps(policy(), batch, precision)
+        )
+    figures = contest.measure(arguments.repeats)
+    for row in figures.values():
+        row["samples_a_second"] = arguments.samples / row["median_seconds"]
+    first = next(iter(figures), None)
+    record = setting_of(device) | {
+        "preset": arguments.preset,
+        "samples": arguments.samples,
+        "base": first,
+        "differences": f"to '{first}'",
+        "figures": {f"a step of {arguments.samples} samples": figures},
+        "failed": contest.failed,
+        "notes": [] if theirs else ["LeRobot was left out (--without-lerobot)."],
+    }
+    write(record, arguments.output)
+    if arguments.profile:
+        shown = [name for name in contest.sides if name.startswith(f"smolact, {list(steps.dtypes)[-1]}")][:2]
+        parts = [f"# {name}\n{profiled(contest.sides[name], device)}" for name in shown]
+        arguments.profile.write_text("\n".join(parts), encoding="utf-8")
+    sys.stdout.write(table(record) + "\n")
+    sys.exit(bool(contest.failed))
+
+
+def sides(
+    policies: Mapping[str, nn.Module], steps: Steps, arguments: argparse.Namespace
+) -> Iterator[tuple[str, Callable[[], nn.Module], Batch, str]]:
+    """Name, what makes the policy, batch, precision; what others are compared with comes first."""
+    ours: Any = policies["smolact"]
+    kept = steps.keep(ours)
+    names = [*steps.dtypes]
+    if arguments.device.type == "cuda":
+        names.insert(1, "TF32")
+    for precision in names:
+        for name, policy in policies.items():
+            yield f"{name}, {precision}", lambda policy=policy: policy, steps.batch, precision
+        yield f"smolact, {precision}{KEPT}", lambda: ours, kept, precision
+    quickest = names[-1]
+    if arguments.checkpointing:
+        yield f"smolact, {quickest}, checkpointing", lambda: recomputing(ours), steps.batch, quickest
+    if arguments.compile:
+        for data in (steps.batch, kept):
+            name = f"smolact, {quickest}, compiled{KEPT if data is kept else ''}"
+            yield name, lambda: compiled(ours, arguments.compile), data, quickest
+
+
+def recomputing(policy: SmolVLAPolicy) -> SmolVLAPolicy:
+    """A copy that makes activations again in the backward pass."""
+    policy = copy.deepcopy(policy)
+    policy.recompute_activations()
+    return policy
+
+
+def compiled(policy: SmolVLAPolicy, mode: str) -> SmolVLAPolicy:
+    """A copy as `--policy.compile_model=true` makes it."""
+    config = policy.config.replace(compile_model=True, compile_mode=mode)
+    copied = SmolVLAPolicy(config, vlm=policy.vlm, pretrained_vlm=False)
+    copied.load_state_dict(policy.state_dict())
+    return copied.to(next(policy.parameters()).device)
+
+
+class Steps:
+    """Makes sides that take a step with the same samples, noise and times; knows the first one's loss and gradients."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        samples, self._device = arguments.samples, arguments.device
+        height, width, _ = sizes_of(arguments.preset).values()
+        drawn = make_batch(samples, CHUNK, height, width, TOKENS, 1)
+        self.batch: Batch = {key: value.to(self._device) for key, value in drawn.items()}
+        self.dtypes = precisions(self._device, arguments.bfloat16)
+        generator = torch.Generator().manual_seed(2)
+        self._noise = torch.randn(samples, CHUNK, 32, generator=generator).to(self._device)
+        self._times = torch.linspace(0.2, 0.8, samples).to(self._device)
+        self._optimizers: dict[nn.Module, torch.optim.Optimizer] = {}
+        self._expected: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    @torch.no_grad()
+    def keep(self, policy: SmolVLAPolicy) -> Batch:
+        """The batch with vision tokens in the place of pictures, in bfloat16 as they are kept."""
+        return {
+            key + VISION_TOKENS if is_image_key(key) else key: policy.encode_images(value).bfloat16()
             if is_image_key(key)
             else value
-            for key, value in batch.items()
+            for key, value in self.batch.items()
         }
-    noise, times = torch.randn(SAMPLES, CHUNK, 32), torch.tensor([0.2, 0.4, 0.6, 0.8])
-    sides = {"LeRobot": (theirs, batch), "smolact": (ours, batch), "smolact, kept tokens": (ours, kept)}
-    optimizers = {
-        id(policy): torch.optim.AdamW(
-            [p for p in policy.parameters() if p.requires_grad], lr=1e-9, fused=True
-        )
-        for policy in (theirs, ours)
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    processor: dict[str, list[float]] = {name: [] for name in sides}
-    found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
-    for _ in range(arguments.repeats + 1):  # the first is to warm up
-        for name, (policy, data) in sides.items():
-            began, busy = time.perf_counter(), time.process_time()
-            loss, _ = policy.forward(dict(data), noise=noise, time=times)
-            loss.backward()
-            if name not in found:
-                found[name] = loss.detach(), gradients(policy)
-            optimizers[id(policy)].step()
-            optimizers[id(policy)].zero_grad(set_to_none=True)
-            seconds[name].append(time.perf_counter() - began)
-            processor[name].append(time.process_time() - busy)
-            sys.stderr.write(f"{name}: {seconds[name][-1]:.2f} s\n")
-    rows: dict[str, Any] = {}
-    base = statistics.median(seconds["LeRobot"][1:])
-    for name, (loss, own) in found.items():
-        timed = seconds[name][1:]
-        rows[name] = {
-            "seconds a step": round(statistics.median(timed), 2),
-            "spread": [round(min(timed), 2), round(max(timed), 2)],
-            "samples a second": round(SAMPLES / statistics.median(timed), 2),
-            "times LeRobot": round(base / statistics.median(timed), 2),
-            "seconds of the processor": round(statistics.median(processor[name][1:]), 2),
-            "times LeRobot by processor": round(
-                statistics.median(processor["LeRobot"][1:]) / statistics.median(processor[name][1:]), 2
-            ),
-            "loss differs by": relative(loss, found["LeRobot"][0]),
-            "gradients differ by": worst(own, found["LeRobot"][1]),
-        }
-    result = {
-        "command": "python benchmarks/training_step.py",
-        "machine": f"{os.cpu_count()} cores, {processor_name()}",
-        "torch": torch.__version__,
-        "load before": round(load, 1),
-        "samples": SAMPLES,
-        "sides": rows,
-    }
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    if arguments.output:
-        arguments.output.write_text(text)
-    sys.stdout.write(text)
+
+    def __call__(self, policy: nn.Module, batch: Batch, precision: str) -> Side:
+        """A side, which has taken a step."""
+        if policy not in self._optimizers:
+            trained = [p for p in policy.parameters() if p.requires_grad]
+            # A rate that changes nothing: all steps start from the same weights.
+            self._optimizers[policy] = torch.optim.AdamW(trained, lr=1e-9, fused=True)
+        optimizer = self._optimizers[policy]
+
+        def differentiate() -> Tensor:
+            with computing_in(precision, self._device):
+                loss, _ = policy.forward(dict(batch), noise=self._noise, time=self._times)
+                loss.backward()
+            return loss.detach()
+
+        def step() -> None:
+            differentiate()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        loss, own = differentiate(), gradients(policy)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if self._expected is None:
+            self._expected = loss, own
+        of_loss, of_gradients = self._expected
+        differences = {"loss": relative(loss, of_loss), "gradients": worst(own, of_gradients)}
+        return Side(step, differences=differences)
+
+
+@contextlib.contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """`float32`, `TF32`, or `bfloat16` where autocast says so, as the trainer's `use_amp` does."""
+    torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def gradients(policy: nn.Module) -> dict[str, Tensor]:
@@ -101,7 +207,7 @@ def gradients(policy: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
 
 
-def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+def worst(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     """The norm of the difference of all gradients together, over the norm of what was expected."""
     both = [(found[name], gradient) for name, gradient in expected.items() if name in found]
     off = sum(float((a - b).double().square().sum()) for a, b in both)

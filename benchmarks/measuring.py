@@ -1,0 +1,280 @@
+"""What benchmarks share: sides that take turns at the same work, timed as their device needs it, and a profile of one of them.
+
+python benchmarks/measuring.py RESULTS.json …     # prints the tables of what was written
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+WARM_UPS = 3
+"""Of each side, before any is timed."""
+
+
+@dataclass
+class Side:
+    """A way to do the work.
+
+    Attributes:
+        work: what is timed, and has been run once; `before` comes before it and is not timed.
+        differences: what differs from the exact side, and by how much.
+        units: how much one call does (tokens, say), for figures by unit.
+    """
+
+    work: Callable[[], object]
+    before: Callable[[], object] | None = None
+    differences: Mapping[str, float] = field(default_factory=dict)
+    units: int = 1
+
+
+@dataclass
+class Timed:
+    """Seconds of each call: on the clock, until the answer is there; of the processor, or on a GPU between two of its events."""
+
+    clock: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    memory: int = 0
+    """Bytes on a GPU, at the peak above what lay there before."""
+
+
+class Contest:
+    """Sides of one device that take turns. One that fails is left out, and said: `failed` has its name and reason.
+
+    Args:
+        device: whose time and memory count.
+        base: the side that the others are compared with; the first one when it is not there.
+    """
+
+    def __init__(self, device: torch.device, base: str | None = None) -> None:
+        self.device, self._base = device, base
+        self.sides: dict[str, Side] = {}
+        self.failed: dict[str, str] = {}
+        self._ready: dict[str, tuple[float, int]] = {}
+
+    def add(self, name: str, make: Callable[[], Side]) -> None:
+        """Make a side, which has then run once, and note how long that takes and what GPU memory it goes on holding."""
+        with self._excusing(name):
+            held, began = allocated(self.device), time.perf_counter()
+            side = make()
+            wait_for(self.device)
+            self._ready[name] = time.perf_counter() - began, allocated(self.device) - held
+            self.sides[name] = side
+
+    def measure(self, repeats: int) -> dict[str, dict[str, Any]]:
+        """A row of figures for each side; every other round the sides come in reverse."""
+        times = {name: Timed() for name in self.sides}
+        for turn in range(-WARM_UPS if self.device.type == "cuda" else 0, repeats):
+            for name in list(self.sides) if turn % 2 else [*reversed(self.sides)]:
+                with self._excusing(name):
+                    clock, busy, memory = once(self.sides[name], self.device)
+                    if turn >= 0:
+                        times[name].clock.append(clock)
+                        times[name].busy.append(busy)
+                        times[name].memory = max(times[name].memory, memory)
+        rows = {name: self._row(name, times[name]) for name in self.sides}
+        base = rows.get(self._base or "", next(iter(rows.values()), {}))
+        for row in rows.values():
+            row["times_base"] = base["median_seconds"] / row["median_seconds"]
+            row["times_base_busy"] = base["median_busy_seconds"] / row["median_busy_seconds"]
+        return rows
+
+    def _row(self, name: str, times: Timed) -> dict[str, Any]:
+        side, (ready, held) = self.sides[name], self._ready[name]
+        clock, busy = ([seconds / side.units for seconds in some] for some in (times.clock, times.busy))
+        row = {
+            "median_seconds": statistics.median(clock),
+            "spread": [min(clock), max(clock)],
+            "median_busy_seconds": statistics.median(busy),
+            "repeats": len(clock),
+            "ready_after_seconds": ready,
+            "differences": dict(side.differences),
+        }
+        if self.device.type == "cuda":
+            row |= {"gpu_bytes_held": held, "gpu_bytes_while_working": times.memory}
+        return row
+
+    @contextlib.contextmanager
+    def _excusing(self, name: str) -> Iterator[None]:
+        # One side that can't, on a machine that is lent for half an hour, must not cost the figures of the others.
+        try:
+            yield
+        except Exception as error:
+            sys.stderr.write(f"{name} failed:\n{traceback.format_exc()}")
+            self.failed[name] = f"{type(error).__name__}: {error}"
+            self.sides.pop(name, None)
+
+
+def once(side: Side, device: torch.device) -> tuple[float, float, int]:
+    """Seconds on the clock, seconds of the device's own, and the peak of GPU memory above what lay there, of one call."""
+    if side.before is not None:
+        side.before()
+    if device.type != "cuda":
+        began, busy = time.perf_counter(), time.process_time()
+        side.work()
+        return time.perf_counter() - began, time.process_time() - busy, 0
+    torch.cuda.reset_peak_memory_stats(device)
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    held = allocated(device)
+    torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    first.record()
+    side.work()
+    last.record()
+    torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - began
+    return seconds, first.elapsed_time(last) / 1e3, torch.cuda.max_memory_allocated(device) - held
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def allocated(device: torch.device) -> int:
+    """Bytes of tensors on a GPU; 0 on a CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """The norm of the difference, over the norm of what was expected."""
+    return float((found - expected).double().norm() / expected.double().norm())
+
+
+# What it was measured on, and how it is told.
+
+
+def device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of all benchmarks that know a GPU."""
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu, or cuda")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE", help="also write what one call spends its time on"
+    )
+    parser.add_argument("--output", type=Path, help="the figures, as JSON")
+
+
+def precisions(device: torch.device, bfloat16: bool) -> dict[str, torch.dtype]:
+    """By name, the slowest first: float32, and bfloat16 where the device is quick in it or it is asked for."""
+    from smolact.policies.common.precision import quickest_dtype
+
+    wanted = bfloat16 or quickest_dtype(device) == torch.bfloat16
+    return {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if wanted else {})
+
+
+def setting_of(device: torch.device) -> dict[str, Any]:
+    """Command, machine and versions."""
+    found: dict[str, Any] = {
+        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": device.type,
+        "machine": f"{os.cpu_count()} cores, {processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "busy": "of the processor" if device.type == "cpu" else "between two events of the GPU",
+        "versions": {"python": platform.python_version()}
+        | {
+            name: str(sys.modules[name].__version__)
+            for name in ("torch", "triton", "transformers", "lerobot")
+            if hasattr(sys.modules.get(name), "__version__")
+        },
+    }
+    if device.type == "cuda":
+        facts = torch.cuda.get_device_properties(device)
+        found["gpu"] = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    return found
+
+
+def processor_name() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
+
+
+def write(record: Mapping[str, Any], output: Path | None) -> None:
+    """As JSON, whole or not at all: a benchmark that runs out of time leaves what it had."""
+    if output is not None:
+        beside = output.with_suffix(".part")
+        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(output)
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """A record's figures, to be read."""
+    lines = []
+    for group, rows in record["figures"].items():
+        lines.append(f"{group}, {record.get('gpu', record['machine'])}")
+        for name, row in rows.items():
+            off = ", ".join(f"{what} {size:.0e}" for what, size in row["differences"].items())
+            room = [row[key] / 1e6 for key in ("gpu_bytes_held", "gpu_bytes_while_working") if key in row]
+            low, high = (1e3 * seconds for seconds in row["spread"])
+            lines.append(
+                f"{name:>44} {1e3 * row['median_seconds']:10.2f} ms ({low:.2f} to {high:.2f}){row['times_base']:7.2f}×"
+                f"{row['times_base_busy']:7.2f}× busy"
+                + (f", {row['samples_a_second']:.1f} samples/s" if "samples_a_second" in row else "")
+                + (f", differs by {off}" if off else "")
+                + (f", {room[0]:.0f} + {room[1]:.0f} MB" if room else "")
+            )
+    lines += [f"FAILED {name}: {reason.splitlines()[0]}" for name, reason in record.get("failed", {}).items()]
+    return "\n".join([*lines, *record.get("notes", [])])
+
+
+# Where the time of one call goes.
+
+
+def profiled(side: Side, device: torch.device, repeats: int = 3, rows: int = 40) -> str:
+    """The kernels of one call by the time that they take, with their number, as a table; on a CPU, the operations."""
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    seconds = [once(side, device)[0] for _ in range(repeats)]
+    with profile(activities=activities) as found:
+        for _ in range(repeats):
+            once(side, device)
+    kind = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
+    # Named ranges (an optimizer's step) would count what is in them twice.
+    events = [e for e in found.key_averages() if e.device_type == kind and not e.is_user_annotation]
+    spent = {
+        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count)
+        for event in events
+    }
+    total, count = (sum(each[part] for each in spent.values()) / repeats for part in (0, 1))
+    what = "kernels and copies" if on_gpu else "operations"
+    lines = [
+        f"one call: {1e3 * statistics.median(seconds):.3f} ms on the clock without the profiler, {total / 1e3:.3f} ms in "
+        f"{count:.0f} {what}",
+        *(
+            f"  {event.count / repeats:.0f} × {event.key}"
+            for event in found.key_averages()
+            if on_gpu and event.key.startswith(("cuda", "cuLaunch")) and event.count >= repeats
+        ),
+        f"{'µs':>10} {'share':>6} {'calls':>7} {'µs each':>8}",
+    ]
+    for name, (time_spent, calls) in sorted(spent.items(), key=lambda item: -item[1][0])[:rows]:
+        share = time_spent / repeats / total if total else 0
+        lines.append(
+            f"{time_spent / repeats:10.1f} {share:6.1%} {calls / repeats:7.1f} {time_spent / calls:8.2f}  {name[:150]}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        sys.stdout.write(f"== {argument}\n{table(json.loads(Path(argument).read_text(encoding='utf-8')))}\n")
