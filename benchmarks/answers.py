@@ -1,30 +1,46 @@
 """SmolAndFAST's answers beside transformers' `generate`, and its training step beside transformers' own, on the same weights.
 
-    python benchmarks/answers.py [--vlm=smolvlm2-256m] [--tokens=32] [--rounds=3] [--threads=2] [--output=FILE]
+    python benchmarks/answers.py [--vlm=smolvlm2-256m] [--tokens=32] [--repeats=3] [--threads=2] [--output=FILE]
+    python benchmarks/answers.py --device=cuda --scale-factor=4,1 --answers=1,8 --batch=16
 
 Needs transformers beside smolact. Weights are random: what is measured does not depend on them. Each side answers the same
-prompt of one image with as many tokens, and the sides take turns. Prints medians, by the clock and of the processor (which
-other work on the machine disturbs less), and ratios.
+prompt of one image with as many tokens, and the sides take turns; a token's time is that of all after the first, divided. Beside
+the clock stands the processor, which other work on the machine disturbs less, or the time between two events of a GPU. Sides say
+how far the scores after the prompt, and losses and gradients, are from smolact's in float32.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
+import copy
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-import transformers
+from torch import Tensor
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measuring import (
+    Contest,
+    Side,
+    Stopwatch,
+    computing_in,
+    device_arguments,
+    gradients,
+    precisions,
+    profiled,
+    relative,
+    setting_of,
+    table,
+    worst,
+    write,
+)
 
 from smolact.backbones.presets import find_vlm
 from smolact.backbones.smolvlm import initialize
@@ -33,186 +49,28 @@ from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFAST
 from smolact.policies.smolandfast.schemes import Bins
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
 
-TEXT = 60
+TEXT, ACTIONS = 60, 256
+OURS, THEIRS = "smolact", "transformers"
 
-
-class Stopwatch:
-    """When tokens were written: by the clock and of the processor, in milliseconds."""
-
-    def __init__(self) -> None:
-        self.times: list[tuple[float, float]] = []
-
-    def look(self) -> None:
-        self.times.append((time.perf_counter() * 1e3, time.process_time() * 1e3))
-
-    def between(self) -> list[tuple[float, float]]:
-        """From each look to the next."""
-        return [
-            (after[0] - before[0], after[1] - before[1])
-            for before, after in zip(self.times, self.times[1:], strict=False)
-        ]
-
-
-class TimedWriter(ActionWriter):
-    """Looks at the watch after each token."""
-
-    watch = Stopwatch()
-
-    def _choose(self, hidden: torch.Tensor, slate: Slate) -> None:
-        super()._choose(hidden, slate)
-        self.watch.look()
-
-
-def in_turns(sides: dict[str, Callable[[Stopwatch], None]], rounds: int) -> dict[str, dict[str, float]]:
-    """Each side's median milliseconds between two looks; a round before them warms up."""
-    found: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-    for turn in range(rounds + 1):
-        for side in sides if turn % 2 else reversed(sides):
-            watch = Stopwatch()
-            sides[side](watch)
-            if turn:
-                found[side] += watch.between()
-    return {
-        side: {
-            kind: round(statistics.median(each[number] for each in times), 2)
-            for number, kind in enumerate(("clock", "processor"))
-        }
-        for side, times in found.items()
-    }
-
-
-def with_ratios(found: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """How many times as long transformers takes."""
-    theirs = found["transformers"]
-    return {
-        side: {**times, "ratio": {kind: round(theirs[kind] / times[kind], 2) for kind in times}}
-        for side, times in found.items()
-    }
-
-
-def training_step(
-    ours: SMOLANDFAST,
-    theirs: SmolVLMForConditionalGeneration,
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    actions: int,
-    arguments: argparse.Namespace,
-) -> dict[str, Any]:
-    """Forward and backward of both sides, the vision tower frozen; transformers also with the padding that SmolAndFAST's authors use."""
-    (prompt, valid, pixels), batch, tokens = inputs, arguments.batch, arguments.tokens
-    prompts, masks = prompt.repeat(batch, 1), valid.repeat(batch, 1)
-    many = pixels.repeat(batch, 1, 1, 1)
-    spoken = ours.vocabulary.spoken(torch.randint(0, actions, (batch, tokens)))
-    ids = torch.cat([prompts, spoken], 1)
-    labels = torch.cat([torch.full_like(prompts, -100), spoken], 1)
-    missing = (0, max(0, arguments.padded - ids.shape[1]))
-
-    def our_step(watch: Stopwatch) -> None:
-        ours.zero_grad()
-        watch.look()
-        losses = ours(prompts, masks, many, spoken, torch.ones_like(spoken, dtype=torch.bool))
-        losses.mean().backward()
-        watch.look()
-
-    def their_step(watch: Stopwatch, padding: tuple[int, int] = (0, 0)) -> None:
-        theirs.zero_grad()
-        watch.look()
-        loss = theirs(
-            input_ids=F.pad(ids, padding, value=2),
-            attention_mask=F.pad(torch.ones_like(ids), padding),
-            pixel_values=many[:, None],
-            labels=F.pad(labels, padding, value=-100),
-        ).loss
-        loss.backward()
-        watch.look()
-        seen.append(float(loss.detach()))
-
-    seen: list[float] = []
-    for model in (ours.vlm, theirs):
-        model.model.vision_model.requires_grad_(False)
-    sides = {"smolact": our_step, "transformers": their_step}
-    if missing[1]:
-        sides["transformers, padded"] = partial(their_step, padding=missing)
-    steps = in_turns(sides, arguments.rounds)
-    found = ours(prompts, masks, many, spoken, torch.ones_like(spoken, dtype=torch.bool)).mean().item()
-    off = max(abs(loss / found - 1) for loss in seen)
-    return {
-        "batch": batch,
-        "tokens": ids.shape[1],
-        "padded": ids.shape[1] + missing[1],
-        "loss differs by": off,
-        **with_ratios(steps),
-    }
-
-
-def answers(
-    ours: SMOLANDFAST,
-    theirs: SmolVLMForConditionalGeneration,
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    bins: Bins,
-    arguments: argparse.Namespace,
-) -> dict[str, Any]:
-    """Tokens of an answer, one after the other."""
-    (prompt, valid, pixels), tokens = inputs, arguments.tokens
-    grammar = bins.grammar(tokens, 1)
-    writer = TimedWriter(ours.vlm, ours.vocabulary, grammar, dtype=torch.float32)
-    assert torch.equal(
-        writer.write(prompt, valid, pixels, tokens), ours.generate(prompt, valid, pixels, grammar, tokens)
-    )
-
-    def writing(writer: TimedWriter) -> Callable[[Stopwatch], None]:
-        def write(watch: Stopwatch) -> None:
-            writer.watch = watch
-            writer.write(prompt, valid, pixels, tokens)
-
-        return write
-
-    def plain(watch: Stopwatch) -> None:
-        def choose(logits: torch.Tensor) -> torch.Tensor:
-            watch.look()
-            return logits.argmax(-1)
-
-        ours.generate(prompt, valid, pixels, grammar, tokens, choose)
-
-    def generate(watch: Stopwatch) -> None:
-        def look(ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-            watch.look()
-            return torch.zeros(len(ids), dtype=torch.bool)
-
-        theirs.generate(
-            input_ids=prompt,
-            attention_mask=valid.long(),
-            pixel_values=pixels[:, None],
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=2,
-            stopping_criteria=[look],
-        )
-
-    rounded = TimedWriter(ours.vlm, ours.vocabulary, grammar, dtype=torch.float32, int8=True)
-    held = {"float32": writer.held >> 20, "int8": rounded.held >> 20}
-    sides = {
-        "smolact": writing(writer),
-        "smolact, int8": writing(rounded),
-        "smolact, without an engine": plain,
-        "transformers": generate,
-    }
-    return {"megabytes of copied weights": held, **with_ratios(in_turns(sides, arguments.rounds))}
+Named = tuple[str, Callable[[], Side]]
 
 
 def main() -> None:
     """Measure both sides."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    device_arguments(parser)
     parser.add_argument("--vlm", default="smolvlm2-256m")
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=1, help="of the training step")
+    parser.add_argument("--tokens", type=int, default=32, help="of an answer")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--answers", default="1", help="written at once; several with commas, none: 0")
+    parser.add_argument("--batch", type=int, default=1, help="of the training step; none: 0")
     parser.add_argument(
         "--scale-factor",
-        type=int,
-        default=4,
-        help="of the connector; 1 is the policy's default: 1024 tokens an image",
+        default="4",
+        help="of the connector, several with commas; 1 is the policy's default: 1024 tokens an image",
     )
     parser.add_argument(
         "--padded",
@@ -220,52 +78,261 @@ def main() -> None:
         default=1536,
         help="to how many tokens SmolAndFAST's authors pad (max_input_seq_len)",
     )
-    parser.add_argument("--training-only", action="store_true", help="leave the answers out")
-    parser.add_argument("--answers-only", action="store_true", help="leave the training step out")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--bfloat16", action="store_true", help="also where this machine is slow in it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    source = find_vlm(arguments.vlm)
-    config = replace(source.config, scale_factor=arguments.scale_factor)
-    size = config.vision_config.image_size
-    words = config.text_config.vocab_size
-    bins = Bins(256)
-    vocabulary = ActionVocabulary(tuple(range(words - 300, words - 300 - bins.n, -1)), end=2, pad=2)
-    ours = SMOLANDFAST(config, vocabulary)
-    initialize(ours, 0.02)
-    ours.eval()
-    theirs = SmolVLMForConditionalGeneration(
-        SmolVLMConfig(**{**source.raw_config, "scale_factor": arguments.scale_factor})
-    ).eval()
-    missing, extra = theirs.load_state_dict(ours.vlm.state_dict(), strict=False)
-    assert not extra and not [name for name in missing if "lm_head" not in name], (missing, extra)
-
-    image = torch.full((1, config.image_tokens), config.image_token_id)
-    prompt = torch.cat([image, torch.randint(100, 1000, (1, TEXT))], 1)
-    valid, pixels = torch.ones_like(prompt, dtype=torch.bool), torch.rand(1, 3, size, size) * 2 - 1
-    inputs = prompt, valid, pixels
-    found: dict[str, Any] = {
-        "command": "python benchmarks/answers.py " + " ".join(sys.argv[1:]),
+    device = arguments.device
+    dtypes = precisions(device, arguments.bfloat16)
+    record = setting_of(device) | {
         "vlm": arguments.vlm,
-        "scale_factor": arguments.scale_factor,
-        "prompt": prompt.shape[1],
         "tokens": arguments.tokens,
-        "unit": "milliseconds, median",
-        "threads": arguments.threads,
-        "processors": os.cpu_count(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "load": [round(load, 1) for load in os.getloadavg()],
+        "base": f"{THEIRS}, …",
+        "differences": f"to '{OURS}' in float32",
+        "figures": {},
+        "failed": {},
     }
-    if not arguments.training_only:
-        found["a token after the first"] = answers(ours, theirs, inputs, bins, arguments)
-    if not arguments.answers_only:
-        found["a training step, float32"] = training_step(ours, theirs, inputs, bins.n, arguments)
-    text = json.dumps(found, indent=2) + "\n"
-    sys.stdout.write(text)
-    if arguments.output:
-        arguments.output.write_text(text)
+
+    def measure(group: str, base: str, sides: Iterator[Named], samples: int | None = None) -> Contest:
+        contest = Contest(device, base)
+        for name, make in sides:
+            contest.add(name, make)
+        rows = record["figures"][group] = contest.measure(arguments.repeats)
+        for row in rows.values() if samples else ():
+            row["samples_a_second"] = samples / row["median_seconds"]
+        record["failed"] |= {f"{group}, {name}": reason for name, reason in contest.failed.items()}
+        write(record, arguments.output)
+        return contest
+
+    profiles = []
+    for factor in map(int, arguments.scale_factor.split(",")):
+        models = Models.make(arguments.vlm, factor, device)
+        told = f"a prompt of {models.prompt(1).ids.shape[1]} tokens"
+        for size in map(int, arguments.answers.split(",")):
+            if size:
+                group = f"a token after the first, {told}, batch {size}"
+                found = measure(group, f"{THEIRS}, float32", answers(models, size, dtypes, arguments))
+                shown = f"{OURS}, {list(dtypes)[-1]}"
+                if arguments.profile and shown in found.sides:
+                    profiles.append(f"# an answer: {group}, {shown}\n{profiled(found.sides[shown], device)}")
+                    arguments.profile.write_text("\n".join(profiles), encoding="utf-8")
+        if arguments.batch:
+            steps = training_steps(models, dtypes, arguments)
+            group = f"a training step, {told}, batch {arguments.batch}"
+            measure(group, f"{THEIRS}, float32", steps, arguments.batch)
+    sys.stdout.write(table(record) + "\n")
+    sys.exit(bool(record["failed"]))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids (B, L), which of them count, pixels (B, 3, h, w)."""
+
+    ids: Tensor
+    valid: Tensor
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class Models:
+    """Both sides, with the same weights."""
+
+    ours: SMOLANDFAST
+    theirs: SmolVLMForConditionalGeneration
+    device: torch.device
+
+    @classmethod
+    def make(cls, vlm: str, scale_factor: int, device: torch.device) -> Models:
+        """Of a preset's shapes; the vision tower is frozen."""
+        torch.manual_seed(0)
+        source = find_vlm(vlm)
+        words = source.config.text_config.vocab_size
+        spoken = tuple(range(words - 300, words - 300 - ACTIONS, -1))
+        ours = SMOLANDFAST(
+            replace(source.config, scale_factor=scale_factor), ActionVocabulary(spoken, end=2, pad=2)
+        )
+        initialize(ours, 0.02)
+        theirs = SmolVLMForConditionalGeneration(
+            SmolVLMConfig(**{**source.raw_config, "scale_factor": scale_factor})
+        )
+        missing, extra = theirs.load_state_dict(ours.vlm.state_dict(), strict=False)
+        assert not extra and not [name for name in missing if "lm_head" not in name], (missing, extra)
+        for model in (ours.vlm, theirs):
+            model.model.vision_model.requires_grad_(False)
+        return cls(ours.eval().to(device), theirs.eval().to(device), device)
+
+    def prompt(self, size: int) -> Prompt:
+        """So many of one image and some text each."""
+        config, generator = self.ours.vlm.config, torch.Generator().manual_seed(1)
+        image = torch.full((size, config.image_tokens), config.image_token_id)
+        ids = torch.cat([image, torch.randint(100, 1000, (size, TEXT), generator=generator)], 1)
+        height = config.vision_config.image_size
+        pixels = torch.rand(size, 3, height, height, generator=generator) * 2 - 1
+        valid = torch.ones_like(ids, dtype=torch.bool)
+        return Prompt(*(part.to(self.device) for part in (ids, valid, pixels)))
+
+    @torch.no_grad()
+    def scores(self, prompt: Prompt) -> Tensor:
+        """Of the action tokens and the end after a prompt, (B, V + 1), by ours."""
+        hidden, _ = self.ours._read(self.ours.vlm.embed(prompt.ids, prompt.pixels), prompt.valid)
+        return self.ours.vlm.lm_head(hidden[:, -1])[:, self.words]
+
+    @property
+    def words(self) -> Tensor:
+        """Action tokens and the end."""
+        vocabulary = self.ours.vocabulary
+        return torch.tensor([*vocabulary.words, vocabulary.end], device=self.device)
+
+
+class TimedWriter(ActionWriter):
+    """Starts the watch again after the first token of an answer."""
+
+    watch: Stopwatch | None = None
+    graphs = True
+
+    def _advance(self, slate: Slate, seen: int) -> None:
+        if self.watch is not None:
+            self.watch.start()
+            self.watch = None
+        if self.graphs:
+            super()._advance(slate, seen)
+        else:
+            self._step(slate, seen)
+
+    @torch.inference_mode()
+    def scores(self, prompt: Prompt) -> Tensor:
+        """As `Models.scores`."""
+        slate = self._slate_for(*prompt.ids.shape)
+        return self._head(self._normed(self._read(prompt.ids, prompt.valid, prompt.pixels, slate))).float()
+
+
+def answers(
+    models: Models, size: int, dtypes: dict[str, torch.dtype], arguments: argparse.Namespace
+) -> Iterator[Named]:
+    """Tokens of answers to so many prompts, one after the other."""
+    prompt, tokens, device, ours = models.prompt(size), arguments.tokens, models.device, models.ours
+    given = prompt.ids, prompt.valid, prompt.pixels
+    grammar = Bins(ACTIONS).grammar(tokens, 1).to(device)
+    expected, written = models.scores(prompt), ours.generate(*given, grammar, tokens)
+
+    def engine(dtype: torch.dtype, graphs: bool = True, int8: bool = False) -> Side:
+        writer = TimedWriter(ours.vlm, ours.vocabulary, grammar, dtype=dtype, int8=int8)
+        writer.graphs = graphs
+
+        def work(watch: Stopwatch | None) -> Tensor:
+            writer.watch = watch
+            return writer.write(*given, tokens)
+
+        differences = {
+            "scores": relative(writer.scores(prompt), expected),
+            "tokens": float((work(None) != written).float().mean()),
+        }
+        return Side(work, differences=differences, units=tokens - 1)
+
+    def without_engine() -> Side:
+        def work(watch: Stopwatch) -> None:
+            left = iter((watch.start,))
+
+            def choose(logits: Tensor) -> Tensor:
+                chosen = logits.argmax(-1)
+                for start in left:
+                    start()
+                return chosen
+
+            ours.generate(*given, grammar, tokens, choose)
+
+        return Side(work, units=tokens - 1)
+
+    def their(dtype: torch.dtype) -> Side:
+        model = models.theirs if dtype == torch.float32 else copy.deepcopy(models.theirs).to(dtype)
+        inputs = {
+            "input_ids": prompt.ids,
+            "attention_mask": prompt.valid.long(),
+            "pixel_values": prompt.pixels[:, None].to(dtype),
+        }
+
+        def work(watch: Stopwatch) -> None:
+            left = iter((watch.start,))
+
+            def look(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+                for start in left:
+                    start()
+                return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+            wanted = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+            model.generate(**inputs, **wanted, pad_token_id=2, stopping_criteria=[look])
+
+        with torch.no_grad():
+            scores = model(**inputs).logits[:, -1, models.words].float()
+        work(Stopwatch(device))
+        return Side(work, differences={"scores": relative(scores, expected)}, units=tokens - 1)
+
+    for name, dtype in dtypes.items():
+        yield f"{OURS}, {name}", lambda dtype=dtype: engine(dtype)
+        if device.type == "cuda":
+            yield f"{OURS}, {name}, no graphs", lambda dtype=dtype: engine(dtype, graphs=False)
+        yield f"{THEIRS}, {name}", lambda dtype=dtype: their(dtype)
+    if device.type == "cpu":
+        yield f"{OURS}, int8", lambda: engine(torch.float32, int8=True)
+    yield f"{OURS}, float32, without an engine", without_engine
+
+
+def training_steps(
+    models: Models, dtypes: dict[str, torch.dtype], arguments: argparse.Namespace
+) -> Iterator[Named]:
+    """Forward and backward; transformers also with the padding that SmolAndFAST's authors use."""
+    batch, device, ours, theirs = arguments.batch, models.device, models.ours, models.theirs
+    prompt = models.prompt(batch)
+    drawn = torch.randint(0, ACTIONS, (batch, arguments.tokens), generator=torch.Generator().manual_seed(2))
+    answer = ours.vocabulary.spoken(drawn).to(device)
+    ids = torch.cat([prompt.ids, answer], 1)
+    labels = torch.cat([torch.full_like(prompt.ids, -100), answer], 1)
+    spoken = torch.ones_like(answer, dtype=torch.bool)
+
+    def our_loss() -> Tensor:
+        return ours(prompt.ids, prompt.valid, prompt.pixels, answer, spoken).mean()
+
+    def their_loss(missing: int = 0) -> Tensor:
+        padding = 0, missing
+        loss: Tensor = theirs(
+            input_ids=F.pad(ids, padding, value=2),
+            attention_mask=F.pad(torch.ones_like(ids), padding),
+            pixel_values=prompt.pixels[:, None],
+            labels=F.pad(labels, padding, value=-100),
+        ).loss
+        return loss
+
+    expected: list[tuple[Tensor, dict[str, Tensor]]] = []
+
+    def stepping(model: torch.nn.Module, loss_of: Callable[[], Tensor], precision: str) -> Side:
+        def step(_: object) -> Tensor:
+            model.zero_grad()
+            with computing_in(precision, device):
+                loss = loss_of()
+                loss.backward()
+            return loss.detach()
+
+        loss, own = step(None), gradients(model)
+        if not expected:
+            expected.append((loss, own))
+        differences = {"loss": relative(loss, expected[0][0]), "gradients": worst(own, expected[0][1])}
+        return Side(step, lambda: clear(models), differences)
+
+    names = [*dtypes]
+    if device.type == "cuda":
+        names.insert(1, "TF32")
+    missing = arguments.padded - ids.shape[1]
+    for name in names:
+        yield f"{OURS}, {name}", lambda name=name: stepping(ours.vlm, our_loss, name)
+        yield f"{THEIRS}, {name}", lambda name=name: stepping(theirs, their_loss, name)
+        if missing > 0:
+            padded = lambda name=name: stepping(theirs, lambda: their_loss(missing), name)  # noqa: E731
+            yield f"{THEIRS}, {name}, padded to {arguments.padded}", padded
+
+
+def clear(models: Models) -> None:
+    """No gradients, so that each side's memory is its own."""
+    for model in (models.ours, models.theirs):
+        model.zero_grad()
 
 
 if __name__ == "__main__":

@@ -20,11 +20,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 WARM_UPS = 3
 """Of each side, before any is timed."""
+
+
+class Stopwatch:
+    """Seconds on the clock until the answer is there; those of the processor, or between two events of a GPU; and the GPU's memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.start()
+
+    def start(self) -> None:
+        """From now on; again, to leave out what was until now."""
+        wait_for(self._device)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._held = allocated(self._device)
+            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            self._events[0].record()
+        self._began, self._busy = time.perf_counter(), time.process_time()
+
+    def stop(self) -> tuple[float, float, int]:
+        """Both kinds of seconds, and the peak of GPU memory above what lay there."""
+        if self._device.type != "cuda":
+            return time.perf_counter() - self._began, time.process_time() - self._busy, 0
+        self._events[1].record()
+        wait_for(self._device)
+        seconds = time.perf_counter() - self._began
+        busy = self._events[0].elapsed_time(self._events[1]) / 1e3
+        return seconds, busy, torch.cuda.max_memory_allocated(self._device) - self._held
 
 
 @dataclass
@@ -32,12 +60,13 @@ class Side:
     """A way to do the work.
 
     Attributes:
-        work: what is timed, and has been run once; `before` comes before it and is not timed.
+        work: what is timed, and has been run once; it may start the watch again, to be timed from there.
+        before: comes before it and is not timed.
         differences: what differs from the exact side, and by how much.
         units: how much one call does (tokens, say), for figures by unit.
     """
 
-    work: Callable[[], object]
+    work: Callable[[Stopwatch], object]
     before: Callable[[], object] | None = None
     differences: Mapping[str, float] = field(default_factory=dict)
     units: int = 1
@@ -121,24 +150,12 @@ class Contest:
 
 
 def once(side: Side, device: torch.device) -> tuple[float, float, int]:
-    """Seconds on the clock, seconds of the device's own, and the peak of GPU memory above what lay there, of one call."""
+    """What the watch says of one call."""
     if side.before is not None:
         side.before()
-    if device.type != "cuda":
-        began, busy = time.perf_counter(), time.process_time()
-        side.work()
-        return time.perf_counter() - began, time.process_time() - busy, 0
-    torch.cuda.reset_peak_memory_stats(device)
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    held = allocated(device)
-    torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    first.record()
-    side.work()
-    last.record()
-    torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - began
-    return seconds, first.elapsed_time(last) / 1e3, torch.cuda.max_memory_allocated(device) - held
+    watch = Stopwatch(device)
+    side.work(watch)
+    return watch.stop()
 
 
 def wait_for(device: torch.device) -> None:
@@ -155,6 +172,30 @@ def allocated(device: torch.device) -> int:
 def relative(found: Tensor, expected: Tensor) -> float:
     """The norm of the difference, over the norm of what was expected."""
     return float((found - expected).double().norm() / expected.double().norm())
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Of what trains, by name."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def worst(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The norm of the difference of all gradients together, over the norm of what was expected."""
+    both = [(found[name], gradient) for name, gradient in expected.items() if name in found]
+    off = sum(float((a - b).double().square().sum()) for a, b in both)
+    size = sum(float(b.double().square().sum()) for _, b in both)
+    return float((off / size) ** 0.5)
+
+
+@contextlib.contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """`float32`, `TF32`, or `bfloat16` where autocast says so, as the trainer's `use_amp` does."""
+    torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 # What it was measured on, and how it is told.

@@ -30,6 +30,7 @@ from compare_lerobot import make_batch, make_both, make_ours, sizes_of
 from measuring import (
     Contest,
     Side,
+    computing_in,
     device_arguments,
     precisions,
     profiled,
@@ -141,23 +142,13 @@ def sides(
     def compared(work: Callable[[], Tensor], before: Callable[[], object] | None = None) -> Side:
         if before is not None:
             before()
-        return Side(work, before, {"chunk": relative(work(), expected)})
+        return Side(lambda _: work(), before, {"chunk": relative(work(), expected)})
 
-    def autocast(policy: Any) -> Side:
+    def computing(policy: Any, precision: str) -> Side:
         def work() -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16):
+            with computing_in(precision, device):
                 chunk: Tensor = policy.predict_action_chunk(dict(batch), noise=noise)
             return chunk.float()
-
-        return compared(work)
-
-    def in_tf32(policy: Any) -> Side:
-        def work() -> Tensor:
-            torch.set_float32_matmul_precision("high")
-            try:
-                return policy.predict_action_chunk(dict(batch), noise=noise)
-            finally:
-                torch.set_float32_matmul_precision("highest")
 
         return compared(work)
 
@@ -166,17 +157,17 @@ def sides(
 
     def observing(engine: SmolVLAEngine) -> Side:
         engine.observe(batch)
-        return Side(lambda: engine.observe(batch))
+        return Side(lambda _: engine.observe(batch))
 
     for name, policy in theirs.items():
         yield name, lambda policy=policy: predicting(policy)
         if "bfloat16" in dtypes:
-            yield f"{name}, bfloat16 autocast", lambda policy=policy: autocast(policy)
+            yield f"{name}, bfloat16 autocast", lambda policy=policy: computing(policy, "bfloat16")
     yield BASE, lambda: predicting(ours)
     if device.type == "cuda":
-        yield "policy, TF32", lambda: in_tf32(ours)
+        yield "policy, TF32", lambda: computing(ours, "TF32")
     if "bfloat16" in dtypes:
-        yield "policy, bfloat16 autocast", lambda: autocast(ours)
+        yield "policy, bfloat16 autocast", lambda: computing(ours, "bfloat16")
     for name, settings in ways_to_build(device, dtypes, arguments):
         yield f"engine, {name}", lambda settings=settings: predicting(engines(**settings))
     name, dtype = list(dtypes.items())[-1]

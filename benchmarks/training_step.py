@@ -12,7 +12,6 @@ and times. On a GPU there are also TensorFloat-32, which LeRobot trains in, and 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import sys
 import warnings
@@ -28,12 +27,15 @@ from compare_lerobot import make_batch, make_both, make_ours, sizes_of
 from measuring import (
     Contest,
     Side,
+    computing_in,
     device_arguments,
+    gradients,
     precisions,
     profiled,
     relative,
     setting_of,
     table,
+    worst,
     write,
 )
 
@@ -176,7 +178,7 @@ class Steps:
                 loss.backward()
             return loss.detach()
 
-        def step() -> None:
+        def step(_: object) -> None:
             differentiate()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -189,30 +191,6 @@ class Steps:
         of_loss, of_gradients = self._expected
         differences = {"loss": relative(loss, of_loss), "gradients": worst(own, of_gradients)}
         return Side(step, differences=differences)
-
-
-@contextlib.contextmanager
-def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """`float32`, `TF32`, or `bfloat16` where autocast says so, as the trainer's `use_amp` does."""
-    torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
-    try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            yield
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
-def gradients(policy: nn.Module) -> dict[str, Tensor]:
-    """Of what trains, by name."""
-    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
-
-
-def worst(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """The norm of the difference of all gradients together, over the norm of what was expected."""
-    both = [(found[name], gradient) for name, gradient in expected.items() if name in found]
-    off = sum(float((a - b).double().square().sum()) for a, b in both)
-    size = sum(float(b.double().square().sum()) for _, b in both)
-    return float((off / size) ** 0.5)
 
 
 if __name__ == "__main__":
