@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from smolact.errors import ConfigError
+from smolact.errors import ConfigError, MissingDependencyError
 
 logger = logging.getLogger(__name__)
+
+_HAS_FLOAT8 = (8, 9)
+"""The compute capability of GPUs that can take float8 apart: Ada, Hopper and what came after."""
 
 _GAIN = 1.3
 """How much quicker bfloat16 has to be on a CPU before its rounding is worth it."""
@@ -35,6 +39,46 @@ def check_int8(device: torch.device, dtype: torch.dtype | None) -> None:
     if dtype not in (None, torch.float32):
         raise ConfigError(
             f"int8=True works with dtype=torch.float32, not with {dtype}. Leave one of them out."
+        )
+
+
+def check_fp8(device: torch.device) -> None:
+    """Whether weights in float8 work there: on a CPU to see what the rounding costs, on a GPU to gain by it.
+
+    Raises:
+        ConfigError: they do not.
+        MissingDependencyError: triton, whose kernels a GPU needs for them, is not there.
+    """
+    if device.type == "cpu":
+        return
+    if device.type != "cuda":
+        raise ConfigError(
+            f"fp8=True is for a GPU with CUDA (or a CPU, to see what it costs), and the policy is on {device}. Leave it out."
+        )
+    found = torch.cuda.get_device_capability(device)
+    if found < _HAS_FLOAT8:
+        raise ConfigError(
+            f"fp8=True needs a GPU of compute capability {'.'.join(map(str, _HAS_FLOAT8))} or more (Ada, Hopper), and "
+            f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, found))}. Leave it out."
+        )
+    check_kernels(device)
+
+
+def check_kernels(device: torch.device) -> None:
+    """Whether our own kernels can run there.
+
+    Raises:
+        ConfigError: it is no GPU with CUDA.
+        MissingDependencyError: triton is not there.
+    """
+    if device.type != "cuda":
+        raise ConfigError(
+            f"triton=True needs a GPU with CUDA, and the policy is on {device}. Leave it out, or move the policy there."
+        )
+    if find_spec("triton") is None:
+        raise MissingDependencyError(
+            "triton=True, and fp8=True on a GPU, need the package 'triton', which is not installed. PyTorch's builds for CUDA on "
+            "Linux bring the one that they fit; where it was taken out: pip install triton. Or leave both out."
         )
 
 

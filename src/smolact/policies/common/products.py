@@ -2,34 +2,56 @@
 
 Several layers that read the same input become one product. What stands before it linearly (a norm's scale) is multiplied
 into its weights. Adapters are added to them: the policy itself stays as it is.
+
+A product is also asked for what stands around it in a layer (`normed`, `onto`, `gated`). Here that is done beside it; on a GPU
+one kernel can do all of it (`kernels.KernelProduct`).
 """
 
-# R rows, I input width, O output width.
+# B batch, L rows (tokens), R rows, I input width, O output width, N heads, H head width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 
-class Product(Protocol):
+class Product(ABC):
     """x Wᵀ + b."""
 
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """(…, I) to (…, O)."""
-        ...
 
+    @abstractmethod
     def tensors(self) -> list[Tensor]:
         """What it holds."""
-        ...
+
+    def normed(self, x: Tensor, eps: float) -> Tensor:
+        """The product of the RMS norm of x; the norm's scale is in the weights."""
+        return self(rms_norm(x, eps))
+
+    def onto(self, residual: Tensor, x: Tensor) -> Tensor:
+        """The product of x (B, L, I), or of heads (B, L, N, H) side by side, added to `residual` (B, L, O)."""
+        return residual + self(x.flatten(2))
+
+    def gated(self, x: Tensor, eps: float) -> Tensor:
+        """silu(gate) · up of the RMS norm of x, (…, O / 2), for the product of a gate and, behind it, what it lets up."""
+        gate, up = self.normed(x, eps).chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
 
 
-class DenseProduct:
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """x (…, I) scaled to root mean square one, computed in float32."""
+    return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
+
+
+class DenseProduct(Product):
     """In the precision of its weight."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -44,7 +66,7 @@ class DenseProduct:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
 
-class Int8Product:
+class Int8Product(Product):
     """Weights rounded to 8 bits by output, inputs by row as they come; sums are exact, in 32 bits.
 
     A row of the input is scaled and shifted to unsigned bytes, which is what processors multiply with signed ones; oneDNN
@@ -75,6 +97,34 @@ class Int8Product:
     def tensors(self) -> list[Tensor]:
         """What it holds."""
         return [self.weight, self.scale, self.zeros, *([] if self.bias is None else [self.bias])]
+
+
+class Float8Product(Product):
+    """Weights rounded to float8 (e4m3: 3 bits of fraction) with a scale for each output; inputs stay as they are.
+
+    For a GPU, and weights that few rows read often: such a product takes as long as its weight takes to come, and these are half
+    of bfloat16's bytes. The kernel that gains by it is `KernelProduct`'s. Here the weight is made whole for each product, which is
+    the same numbers and no gain: so what the rounding costs can be measured on any machine.
+    Source: Micikevicius et al. 2022, "FP8 Formats for Deep Learning", arXiv 2209.05433.
+    """
+
+    LARGEST = 448.0
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.scale = weight.abs().amax(1).float().clamp_min(1e-12) / self.LARGEST
+        rounded = weight.float() / self.scale[:, None]
+        # What rounds to more than the largest number would be no number.
+        self.weight = rounded.clamp_(-self.LARGEST, self.LARGEST).to(torch.float8_e4m3fn)
+        self.bias = None if bias is None else bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, I) to (…, O)."""
+        product = F.linear(x, self.weight.to(x.dtype)) * self.scale
+        return (product if self.bias is None else product + self.bias).to(x.dtype)
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return [self.weight, self.scale, *([] if self.bias is None else [self.bias])]
 
 
 class Int8Weights:
@@ -149,14 +199,29 @@ class Packer:
     Args:
         dtype: of the weights.
         int8: round those of `pack` to 8 bits.
+        fp8: round those that few rows read often to float8.
+        kernels: multiply with those by kernels of our own, which needs triton.
         release: empty each layer that was read, so that no weight is held twice. The policy can't be used afterwards.
     """
 
-    def __init__(self, dtype: torch.dtype, *, int8: bool = False, release: bool = False) -> None:
-        self.dtype, self.int8, self.release = dtype, int8, release
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        *,
+        int8: bool = False,
+        fp8: bool = False,
+        kernels: bool = False,
+        release: bool = False,
+    ) -> None:
+        self.dtype, self.int8, self.fp8, self.kernels, self.release = dtype, int8, fp8, kernels, release
 
     def pack(
-        self, layers: Sequence[nn.Module], norm: Tensor | None = None, *, exact: bool = False
+        self,
+        layers: Sequence[nn.Module],
+        norm: Tensor | None = None,
+        *,
+        exact: bool = False,
+        often: bool = False,
     ) -> Product:
         """The layers, which read the same input, as one product, their outputs one after the other.
 
@@ -164,6 +229,7 @@ class Packer:
             layers: linear ones.
             norm: the scale (I,) of the norm before them.
             exact: never in 8 bits.
+            often: few rows read it, again and again.
         """
         parts = [plain_weights(layer) for layer in layers]
         weight = torch.cat([weight for weight, _ in parts]) if len(parts) > 1 else parts[0][0]
@@ -173,11 +239,17 @@ class Packer:
             torch.zeros(len(weight), device=weight.device) if bias is None else bias for weight, bias in parts
         ]
         bias = torch.cat(biases) if any(bias is not None for _, bias in parts) else None
-        kind = Int8Product if self.int8 and not exact else DenseProduct
-        dtype = torch.float32 if kind is Int8Product else self.dtype
+        kind = (
+            Int8Product if self.int8 and not exact else Float8Product if self.fp8 and often else DenseProduct
+        )
+        dtype = self.dtype if kind is DenseProduct else torch.float32
         product = kind(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
         self.empty(*layers)
-        return product
+        if not (self.kernels and often):
+            return product
+        from smolact.policies.common.kernels import KernelProduct  # needs triton
+
+        return KernelProduct(product)
 
     def keep(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor that is used as it is: the policy's own where precision allows."""

@@ -1,6 +1,7 @@
 """SmolVLA's weights as an engine multiplies with them, and the parts of its network as functions of tensors.
 
-What is fused: query, key and value projections; on a GPU gate and up. What is folded into weights: the scale of every RMS norm, of
+What is fused: query, key and value projections; on a GPU gate and up; and, with kernels of our own, in the expert all that stands
+around a product (`KernelProduct`), and the rotation of what is split from one (`project_into`). What is folded into weights: the scale of every RMS norm, of
 image and text embeddings, and the action projection into the MLP that follows it, whose half that sees the time becomes a
 constant for each time.
 """
@@ -21,7 +22,7 @@ from smolact.backbones.layers import merge_heads, rotate, split_heads
 from smolact.backbones.smolvlm import patch_positions, pixel_shuffle
 from smolact.policies.common.attention import attend_folded
 from smolact.policies.common.flow_matching import time_embedding
-from smolact.policies.common.products import Packer, Product, plain_weights
+from smolact.policies.common.products import Packer, Product, plain_weights, rms_norm
 from smolact.policies.smolvla.smolvlm_with_expert import Rotary
 
 Norm = tuple[Tensor, Tensor, float]
@@ -78,7 +79,7 @@ class Network:
         model, config = policy.model, policy.config
         joint, vlm = model.vlm_with_expert, model.vlm_with_expert.vlm.model
         text = joint.config.text_config
-        self.dtype = packer.dtype
+        self.dtype, self.kernels = packer.dtype, packer.kernels
         self.device = next(policy.parameters()).device
         self.head_width, self.groups = text.head_dim, text.num_attention_heads // text.num_key_value_heads
         self.heads, self.key_heads = text.num_attention_heads, text.num_key_value_heads
@@ -135,31 +136,38 @@ class Network:
 
     def _pack_expert(self, expert: Any, packer: Packer) -> None:
         self.expert = [
-            self._pack_layer(layer, packer, makes_keys=not crosses)
+            self._pack_layer(layer, packer, makes_keys=not crosses, often=True)
             for layer, crosses in zip(expert.layers, self.cross, strict=True)
         ]
 
     def _pack_layer(
-        self, layer: Any, packer: Packer, *, makes_queries: bool = True, makes_keys: bool = True
+        self,
+        layer: Any,
+        packer: Packer,
+        *,
+        makes_queries: bool = True,
+        makes_keys: bool = True,
+        often: bool = False,
     ) -> DecoderBlock:
         attention, mlp, norm = layer.self_attn, layer.mlp, layer.input_layernorm
         keys_and_values = [attention.k_proj, attention.v_proj]
         parts = [attention.q_proj] * makes_queries + keys_and_values * makes_keys
-        gates = (
-            [[mlp.gate_proj], [mlp.up_proj]] if self.device.type == "cpu" else [[mlp.gate_proj, mlp.up_proj]]
-        )
+        apart = self.device.type == "cpu" and not (packer.kernels and often)
+        gates = [[mlp.gate_proj], [mlp.up_proj]] if apart else [[mlp.gate_proj, mlp.up_proj]]
+        after = layer.post_attention_layernorm.weight
         block = DecoderBlock(
-            packer.pack(parts, norm.weight),
+            packer.pack(parts, norm.weight, often=often),
             self.heads * makes_queries,
             self.key_heads * makes_keys,
             norm.eps,
             Rest(
-                packer.pack([attention.o_proj]),
-                tuple(packer.pack(group, layer.post_attention_layernorm.weight) for group in gates),
-                packer.pack([mlp.down_proj]),
+                packer.pack([attention.o_proj], often=often),
+                tuple(packer.pack(group, after, often=often) for group in gates),
+                packer.pack([mlp.down_proj], often=often),
             )
             if makes_queries
             else None,
+            # All rows of the prefix read these, once a replan.
             None if makes_keys else (packer.pack([attention.k_proj]), packer.pack([attention.v_proj])),
         )
         packer.empty(layer)
@@ -235,14 +243,31 @@ class Network:
 
     def velocity(self, hidden: Tensor) -> Tensor:
         """The expert's last hidden states (B, C, E) to velocities (B, C, A), float32."""
-        return self.action_out(_rms(hidden, self.action_eps)).float()
+        return self.action_out.normed(hidden, self.action_eps).float()
 
     def project(self, block: DecoderBlock, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, N, L, H), keys and values (B, K, L, H), rotated; those that the block does not make are empty."""
-        projected = split_heads(block.project(_rms(hidden, block.eps)), self.head_width)
+        projected = split_heads(block.project.normed(hidden, block.eps), self.head_width)
         rotated = rotate(projected[:, : block.queries + block.keys], *rotary)
         values = projected[:, block.queries + block.keys :]
         return rotated[:, : block.queries], rotated[:, block.queries :], values
+
+    def project_into(
+        self, block: DecoderBlock, hidden: Tensor, rotary: Rotary, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """`project`, whose keys and values, if the block makes any, are written where they belong (B, K, L, H)."""
+        if not self.kernels:
+            queries, own_keys, own_values = self.project(block, hidden, rotary)
+            if block.keys:
+                keys.copy_(own_keys)
+                values.copy_(own_values)
+            return queries
+        from smolact.policies.common.kernels import split_and_rotate  # needs triton
+
+        projected = block.project.normed(hidden, block.eps)
+        queries = projected.new_empty(len(hidden), block.queries, hidden.shape[1], self.head_width)
+        split_and_rotate(projected, *rotary, queries, keys[:, : block.keys], values[:, : block.keys])
+        return queries
 
     def read(self, block: DecoderBlock, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """A cross-attention layer's own keys and values from the VLM's, all (B, K, L, H)."""
@@ -254,11 +279,14 @@ class Network:
     def finish(self, block: DecoderBlock, hidden: Tensor, attended: Tensor) -> Tensor:
         """What follows attention: output projection, residual, MLP, residual."""
         assert block.rest is not None
-        hidden = hidden + block.rest.out(merge_heads(attended))
-        normed = _rms(hidden, block.eps)
-        made = [product(normed) for product in block.rest.gates]
-        gate, up = made if len(made) == 2 else made[0].chunk(2, dim=-1)
-        return hidden + block.rest.down(F.silu(gate).mul_(up))
+        hidden = block.rest.out.onto(hidden, attended.transpose(1, 2))
+        if len(block.rest.gates) == 1:
+            inner = block.rest.gates[0].gated(hidden, block.eps)
+        else:
+            normed = rms_norm(hidden, block.eps)
+            gate, up = (product(normed) for product in block.rest.gates)
+            inner = F.silu(gate).mul_(up)
+        return block.rest.down.onto(hidden, inner)
 
     @property
     def width(self) -> int:
@@ -291,7 +319,3 @@ def _layer_norm(norm: nn.LayerNorm, packer: Packer) -> Norm:
 
 def _normalized(x: Tensor, norm: Norm) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], norm[0], norm[1], norm[2])
-
-
-def _rms(x: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)

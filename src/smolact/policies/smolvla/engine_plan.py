@@ -252,7 +252,7 @@ class Plan:
         experts = dict(zip(network.read_layers, network.expert, strict=True))
         for index, block in enumerate(network.text):
             keys, values = self._cache[index]
-            queries, keys[:, :, rows], values[:, :, rows] = network.project(block, hidden, rotary)
+            queries = network.project_into(block, hidden, rotary, keys[:, :, rows], values[:, :, rows])
             if index in self._crossed:
                 own_keys, own_values = self._crossed[index]
                 own_keys[:, :, rows], own_values[:, :, rows] = network.read(
@@ -273,13 +273,15 @@ class Plan:
         hidden = network.embed_actions(noisy, time_bias)
         for index, crosses, block in zip(network.read_layers, network.cross, network.expert, strict=True):
             rotary = self._cross_rotary if crosses else self._rotary["suffix"]
-            queries, own_keys, own_values = network.project(block, hidden, rotary)
             keys, values = self._crossed[index] if crosses else self._cache[index]
-            if not crosses and in_place:
-                keys[:, :, suffix], values[:, :, suffix] = own_keys, own_values
-            elif not crosses:
-                keys = torch.cat([keys[:, :, : self.layout.length], own_keys], dim=2)
-                values = torch.cat([values[:, :, : self.layout.length], own_values], dim=2)
+            if in_place:
+                places = keys[:, :, suffix], values[:, :, suffix]
+                queries = network.project_into(block, hidden, rotary, *places)
+            else:
+                queries, own_keys, own_values = network.project(block, hidden, rotary)
+                if not crosses:
+                    keys = torch.cat([keys[:, :, : self.layout.length], own_keys], dim=2)
+                    values = torch.cat([values[:, :, : self.layout.length], own_values], dim=2)
             bias = self._biases["cross" if crosses else "self"]
             hidden = network.finish(block, hidden, attend_folded(queries, keys, values, bias))
         return network.velocity(hidden)

@@ -1,0 +1,236 @@
+"""What surrounds a product of few rows, done inside the product: two Triton kernels in the place of some twenty small ones.
+
+    multiply            x Wᵀ; before it a norm, behind it bias, residual or silu(gate) · up; weights in float8, or whole
+    split_and_rotate    queries, keys and values of one product, rotated, each in its place
+
+A GPU takes as long to begin a small kernel as to run it, and an expert's layer is nothing but small ones, 160 times a replan. With
+these two, and attention, it is six.
+
+The norm needs no pass of its own. An RMS norm is a scale for each input, which is in the weights already (`Packer.pack`), and a
+number for each row, which may as well be multiplied behind the product: the squares are summed up while the row comes by.
+
+This module needs triton, which PyTorch's CUDA builds for Linux bring along; it is imported by engines that were asked for it.
+The plain way of everything here is `DenseProduct`, `Float8Product` and `Network.project`.
+"""
+
+# B batch, L rows (tokens), I input width, O output width, N query heads, K key/value heads, H head width.
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from smolact.policies.common.products import DenseProduct, Float8Product, Product
+
+BLOCK_OUT, BLOCK_IN, MOST_ROWS = 16, 128, 64
+"""What one program multiplies: 16 outputs, so that the 720 of an expert keep 45 programs busy; all 50 rows of a chunk, so that a
+weight is read once."""
+
+
+@triton.jit
+def _multiply(
+    x, weight, scale, bias, residual, out, rows, length, outputs, x_batch, x_row, x_head, eps,
+    NORMED: tl.constexpr, GATED: tl.constexpr, WIDTH: tl.constexpr, HEAD_WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, IN: tl.constexpr,
+):  # fmt: skip
+    o = tl.program_id(0) * OUT + tl.arange(0, OUT)
+    r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    x_rows = x + (r // length) * x_batch + (r % length) * x_row
+    total = tl.zeros((OUT, ROWS), tl.float32)
+    total_up = tl.zeros((OUT, ROWS), tl.float32)
+    squares = tl.zeros((ROWS,), tl.float32)
+    for start in range(0, WIDTH, IN):
+        i = start + tl.arange(0, IN)
+        at = i
+        if HEAD_WIDTH > 0:
+            at = (i // HEAD_WIDTH) * x_head + i % HEAD_WIDTH
+        part = tl.load(x_rows[None, :] + at[:, None], (r < rows)[None, :] & (i < WIDTH)[:, None], 0.0)
+        if NORMED:
+            squares += tl.sum(part.to(tl.float32) * part.to(tl.float32), 0)
+        # The weight is the first factor, which may lie in registers: there float8 is made whole.
+        inside = (o < outputs)[:, None] & (i < WIDTH)[None, :]
+        place = weight + o[:, None] * WIDTH + i[None, :]
+        total = tl.dot(_whole(tl.load(place, inside, 0.0), part.dtype), part, total, PRECISION)
+        if GATED:
+            up = tl.load(place + outputs * WIDTH, inside, 0.0)
+            total_up = tl.dot(_whole(up, part.dtype), part, total_up, PRECISION)
+    of_row = tl.full((ROWS,), 1.0, tl.float32)
+    if NORMED:
+        of_row = tl.rsqrt(squares / WIDTH + eps)
+    total = _finished(total, of_row, scale, bias, o, outputs)
+    if GATED:
+        total = total * tl.sigmoid(total) * _finished(total_up, of_row, scale, bias, o + outputs, 2 * outputs)
+    inside = (o < outputs)[:, None] & (r < rows)[None, :]
+    place = r[None, :] * outputs + o[:, None]
+    if residual is not None:
+        total += tl.load(residual + place, inside, 0.0).to(tl.float32)
+    tl.store(out + place, total.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def _whole(weight, dtype: tl.constexpr):
+    if weight.dtype == tl.float8e4nv:
+        weight = weight.to(
+            tl.float32
+        )  # straight to bfloat16 triton 3.6 goes on Hopper only, and fails on Ada
+    return weight.to(dtype)
+
+
+@triton.jit
+def _finished(total, of_row, scale, bias, o, outputs):
+    total = total * of_row[None, :]
+    if scale is not None:
+        total *= tl.load(scale + o, o < outputs, 0.0)[:, None]
+    if bias is not None:
+        total += tl.load(bias + o, o < outputs, 0.0).to(tl.float32)[:, None]
+    return total
+
+
+def multiply(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    eps: float | None = None,
+    gated: bool = False,
+) -> Tensor:
+    """residual + scale · (norm(x) Wᵀ) + bias, (B, L, O), computed in float32 and rounded once.
+
+    Args:
+        x: (B, L, I), or (B, L, N, H) of heads side by side; in any layout whose last dimension is dense.
+        weight: (O, I), dense; in the precision of `x` or float8.
+        scale: (O,) float32, of the weight's outputs; 1 when not given.
+        bias: (O,).
+        residual: (B, L, O).
+        eps: of the RMS norm of `x`; no norm when not given.
+        gated: `weight` is of gate and up, one below the other; the result is silu(gate) · up, (B, L, O / 2).
+    """
+    batch, length = x.shape[:2]
+    rows, heads = batch * length, x.ndim == 4
+    outputs = len(weight) // 2 if gated else len(weight)
+    out = x.new_empty(batch, length, outputs)
+    block = min(MOST_ROWS, max(16, triton.next_power_of_2(rows)))
+    with torch.cuda.device_of(x):  # triton launches where PyTorch is, not where its tensors are
+        _multiply[triton.cdiv(outputs, BLOCK_OUT), triton.cdiv(rows, block)](
+            *(x, weight, scale, bias, None if residual is None else residual.contiguous(), out),
+            *(rows, length, outputs),
+            *(x.stride(0), x.stride(1), x.stride(2) if heads else 0, 0.0 if eps is None else eps),
+            NORMED=eps is not None,
+            GATED=gated,
+            WIDTH=weight.shape[1],
+            HEAD_WIDTH=x.shape[3] if heads else 0,
+            PRECISION="ieee"
+            if x.dtype == torch.float32
+            else "tf32",  # of float32 alone: else it is not looked at
+            OUT=BLOCK_OUT,
+            ROWS=block,
+            IN=BLOCK_IN,
+            num_warps=4,
+            num_stages=3,
+        )
+    return out
+
+
+@triton.jit
+def _split_and_rotate(
+    projected, cosines, sines, queries, keys, values, length, table_batch,
+    queries_batch, queries_head, queries_row, keys_batch, keys_head, keys_row, values_batch, values_head, values_row,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
+    HEADS_BLOCK: tl.constexpr, HALF_BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    b, token = row // length, row % length
+    n, h = tl.arange(0, HEADS_BLOCK)[:, None], tl.arange(0, HALF_BLOCK)[None, :]
+    inside = (n < QUERIES + 2 * KEYS) & (h < HALF)
+    source = projected + (row * (QUERIES + 2 * KEYS) + n) * 2 * HALF + h
+    first = tl.load(source, inside, 0.0).to(tl.float32)
+    second = tl.load(source + HALF, inside, 0.0).to(tl.float32)
+    table = b * table_batch + token * HALF + h
+    rotated = n < QUERIES + KEYS
+    cosine = tl.where(rotated, tl.load(cosines + table, h < HALF, 1.0), 1.0)
+    sine = tl.where(rotated, tl.load(sines + table, h < HALF, 0.0), 0.0)
+    first, second = first * cosine - second * sine, second * cosine + first * sine
+    if QUERIES > 0:
+        place = queries + b * queries_batch + n * queries_head + token * queries_row + h
+        _put(place, first, second, inside & (n < QUERIES), HALF)
+    if KEYS > 0:
+        place = keys + b * keys_batch + (n - QUERIES) * keys_head + token * keys_row + h
+        _put(place, first, second, inside & (n >= QUERIES) & rotated, HALF)
+        place = values + b * values_batch + (n - QUERIES - KEYS) * values_head + token * values_row + h
+        _put(place, first, second, inside & (n >= QUERIES + KEYS), HALF)
+
+
+@triton.jit
+def _put(place, first, second, inside, HALF: tl.constexpr):
+    tl.store(place, first.to(place.dtype.element_ty), inside)
+    tl.store(place + HALF, second.to(place.dtype.element_ty), inside)
+
+
+def split_and_rotate(
+    projected: Tensor, cosines: Tensor, sines: Tensor, queries: Tensor, keys: Tensor, values: Tensor
+) -> None:
+    """Write the heads of one product where they belong: queries and keys rotated, values as they are.
+
+    Args:
+        projected: (B, L, (N + 2K) · H), dense.
+        cosines, sines: (B or 1, 1, L, H / 2), float32, each row's dense.
+        queries: (B, N, L, H), written; this and the others in any layout whose last dimension is dense.
+        keys, values: (B, K, L, H), written; K may be 0, as may N.
+    """
+    batch, length, _ = projected.shape
+    half = cosines.shape[-1]
+    heads = queries.shape[1] + 2 * keys.shape[1]
+    with torch.cuda.device_of(projected):
+        _split_and_rotate[(batch * length,)](
+            *(projected, cosines, sines, queries, keys, values),
+            *(length, cosines.stride(0) if len(cosines) > 1 else 0),
+            *(stride for place in (queries, keys, values) for stride in place.stride()[:3]),
+            QUERIES=queries.shape[1],
+            KEYS=keys.shape[1],
+            HALF=half,
+            HEADS_BLOCK=triton.next_power_of_2(heads),
+            HALF_BLOCK=triton.next_power_of_2(half),
+            num_warps=4,
+        )
+
+
+class KernelProduct(Product):
+    """Another product by `multiply`, with what stands around it in a layer; what may be differentiated goes that one's way.
+
+    In float8 it needs a GPU of compute capability 8.9 or more.
+    """
+
+    def __init__(self, plain: Product) -> None:
+        assert isinstance(plain, DenseProduct | Float8Product)
+        self.plain = plain
+        self._factors = plain.weight, plain.scale if isinstance(plain, Float8Product) else None, plain.bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, L, I) to (B, L, O)."""
+        return self.plain(x) if torch.is_grad_enabled() else multiply(x, *self._factors)
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return self.plain.tensors()
+
+    def normed(self, x: Tensor, eps: float) -> Tensor:
+        """The product of the RMS norm of x."""
+        if torch.is_grad_enabled():
+            return self.plain.normed(x, eps)
+        return multiply(x, *self._factors, eps=eps)
+
+    def onto(self, residual: Tensor, x: Tensor) -> Tensor:
+        """The product of x (B, L, I), or of heads (B, L, N, H) side by side, added to `residual` (B, L, O)."""
+        if torch.is_grad_enabled():
+            return self.plain.onto(residual, x)
+        return multiply(x, *self._factors, residual=residual)
+
+    def gated(self, x: Tensor, eps: float) -> Tensor:
+        """silu(gate) · up of the RMS norm of x."""
+        if torch.is_grad_enabled():
+            return self.plain.gated(x, eps)
+        return multiply(x, *self._factors, eps=eps, gated=True)
