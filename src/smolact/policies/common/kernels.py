@@ -114,7 +114,8 @@ def multiply(
     outputs = len(weight) // 2 if gated else len(weight)
     out = x.new_empty(batch, length, outputs)
     block = min(MOST_ROWS, max(16, triton.next_power_of_2(rows)))
-    with torch.cuda.device_of(x):  # triton launches where PyTorch is, not where its tensors are
+    # Triton launches where PyTorch is, not where its tensors are.
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         _multiply[triton.cdiv(outputs, BLOCK_OUT), triton.cdiv(rows, block)](
             *(x, weight, scale, bias, None if residual is None else residual.contiguous(), out),
             *(rows, length, outputs),
@@ -123,9 +124,8 @@ def multiply(
             GATED=gated,
             WIDTH=weight.shape[1],
             HEAD_WIDTH=x.shape[3] if heads else 0,
-            PRECISION="ieee"
-            if x.dtype == torch.float32
-            else "tf32",  # of float32 alone: else it is not looked at
+            # How float32 is multiplied; with others it is not looked at.
+            PRECISION="ieee" if x.dtype == torch.float32 else "tf32",
             OUT=BLOCK_OUT,
             ROWS=block,
             IN=BLOCK_IN,
@@ -184,7 +184,7 @@ def split_and_rotate(
     batch, length, _ = projected.shape
     half = cosines.shape[-1]
     heads = queries.shape[1] + 2 * keys.shape[1]
-    with torch.cuda.device_of(projected):
+    with torch.cuda.device_of(projected):  # type: ignore[no-untyped-call]
         _split_and_rotate[(batch * length,)](
             *(projected, cosines, sines, queries, keys, values),
             *(length, cosines.stride(0) if len(cosines) > 1 else 0),

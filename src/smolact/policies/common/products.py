@@ -12,7 +12,7 @@ one kernel can do all of it (`kernels.KernelProduct`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -200,7 +200,7 @@ class Packer:
         dtype: of the weights.
         int8: round those of `pack` to 8 bits.
         fp8: round those that few rows read often to float8.
-        kernels: multiply with those by kernels of our own, which needs triton.
+        kernel: makes of a product that few rows read often one that is quicker at it.
         release: empty each layer that was read, so that no weight is held twice. The policy can't be used afterwards.
     """
 
@@ -210,10 +210,10 @@ class Packer:
         *,
         int8: bool = False,
         fp8: bool = False,
-        kernels: bool = False,
+        kernel: Callable[[Product], Product] | None = None,
         release: bool = False,
     ) -> None:
-        self.dtype, self.int8, self.fp8, self.kernels, self.release = dtype, int8, fp8, kernels, release
+        self.dtype, self.int8, self.fp8, self.kernel, self.release = dtype, int8, fp8, kernel, release
 
     def pack(
         self,
@@ -243,13 +243,9 @@ class Packer:
             Int8Product if self.int8 and not exact else Float8Product if self.fp8 and often else DenseProduct
         )
         dtype = self.dtype if kind is DenseProduct else torch.float32
-        product = kind(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
+        product: Product = kind(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
         self.empty(*layers)
-        if not (self.kernels and often):
-            return product
-        from smolact.policies.common.kernels import KernelProduct  # needs triton
-
-        return KernelProduct(product)
+        return self.kernel(product) if self.kernel is not None and often else product
 
     def keep(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor that is used as it is: the policy's own where precision allows."""

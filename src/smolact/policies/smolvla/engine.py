@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import SOLVERS, sample_noise
 from smolact.policies.common.guidance import Guidance
 from smolact.policies.common.precision import check_fp8, check_int8, check_kernels, quickest_dtype
-from smolact.policies.common.products import Packer
+from smolact.policies.common.products import Packer, Product
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.engine_network import Network
 from smolact.policies.smolvla.engine_plan import Plan, Settings, Shape
@@ -180,11 +180,14 @@ class SmolVLAEngine(Engine):
             check_fp8(device)
         if self._triton:
             check_kernels(device)
+        kernel: Callable[[Product], Product] | None = None
+        if self._triton or (self._fp8 and device.type == "cuda"):
+            from smolact.policies.common.kernels import KernelProduct as kernel  # needs triton  # noqa: N813
         return Packer(
             torch.float32 if self._int8 else self._asked_dtype or quickest_dtype(device),
             int8=self._int8,
             fp8=self._fp8,
-            kernels=self._triton or (self._fp8 and device.type == "cuda"),
+            kernel=kernel,
             release=self._release,
         )
 

@@ -79,7 +79,7 @@ class Network:
         model, config = policy.model, policy.config
         joint, vlm = model.vlm_with_expert, model.vlm_with_expert.vlm.model
         text = joint.config.text_config
-        self.dtype, self.kernels = packer.dtype, packer.kernels
+        self.dtype, self.has_kernels = packer.dtype, packer.kernel is not None
         self.device = next(policy.parameters()).device
         self.head_width, self.groups = text.head_dim, text.num_attention_heads // text.num_key_value_heads
         self.heads, self.key_heads = text.num_attention_heads, text.num_key_value_heads
@@ -152,7 +152,7 @@ class Network:
         attention, mlp, norm = layer.self_attn, layer.mlp, layer.input_layernorm
         keys_and_values = [attention.k_proj, attention.v_proj]
         parts = [attention.q_proj] * makes_queries + keys_and_values * makes_keys
-        apart = self.device.type == "cpu" and not (packer.kernels and often)
+        apart = self.device.type == "cpu" and not (self.has_kernels and often)
         gates = [[mlp.gate_proj], [mlp.up_proj]] if apart else [[mlp.gate_proj, mlp.up_proj]]
         after = layer.post_attention_layernorm.weight
         block = DecoderBlock(
@@ -256,7 +256,7 @@ class Network:
         self, block: DecoderBlock, hidden: Tensor, rotary: Rotary, keys: Tensor, values: Tensor
     ) -> Tensor:
         """`project`, whose keys and values, if the block makes any, are written where they belong (B, K, L, H)."""
-        if not self.kernels:
+        if not self.has_kernels:
             queries, own_keys, own_values = self.project(block, hidden, rotary)
             if block.keys:
                 keys.copy_(own_keys)
