@@ -33,7 +33,7 @@ weight is read once."""
 def _multiply(
     x, weight, scale, bias, residual, out, rows, length, outputs, x_batch, x_row, x_head, eps,
     NORMED: tl.constexpr, GATED: tl.constexpr, WIDTH: tl.constexpr, HEAD_WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, IN: tl.constexpr,
+    OUT: tl.constexpr, ROWS: tl.constexpr, IN: tl.constexpr,
 ):  # fmt: skip
     o = tl.program_id(0) * OUT + tl.arange(0, OUT)
     r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -52,10 +52,10 @@ def _multiply(
         # The weight is the first factor, which may lie in registers: there float8 is made whole.
         inside = (o < outputs)[:, None] & (i < WIDTH)[None, :]
         place = weight + o[:, None] * WIDTH + i[None, :]
-        total = tl.dot(_whole(tl.load(place, inside, 0.0), part.dtype), part, total, PRECISION)
+        total = tl.dot(_whole(tl.load(place, inside, 0.0), part.dtype), part, total, "ieee")
         if GATED:
             up = tl.load(place + outputs * WIDTH, inside, 0.0)
-            total_up = tl.dot(_whole(up, part.dtype), part, total_up, PRECISION)
+            total_up = tl.dot(_whole(up, part.dtype), part, total_up, "ieee")
     of_row = tl.full((ROWS,), 1.0, tl.float32)
     if NORMED:
         of_row = tl.rsqrt(squares / WIDTH + eps)
@@ -124,8 +124,6 @@ def multiply(
             GATED=gated,
             WIDTH=weight.shape[1],
             HEAD_WIDTH=x.shape[3] if heads else 0,
-            # How float32 is multiplied; with others it is not looked at.
-            PRECISION="ieee" if x.dtype == torch.float32 else "tf32",
             OUT=BLOCK_OUT,
             ROWS=block,
             IN=BLOCK_IN,
