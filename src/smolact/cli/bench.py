@@ -68,6 +68,8 @@ class BenchConfig:
     batch_size: int = setting(1, "Observations that are answered at once.")
     repeats: int = setting(10, "Answers that are timed for each way; the ways take turns.")
     int8: bool = setting(False, "Time the engine with 8-bit weights, too (on a CPU).")
+    fp8: bool = setting(False, "Time the engine with the expert's weights in float8, too.")
+    triton: bool = setting(False, "Time the engine with kernels of our own for the expert, too (on a GPU).")
     compile: bool = setting(False, "Time the engine with torch.compile, too: minutes, at first.")
     threads: int = setting(0, "CPU threads; 0 leaves the number to torch.")
     output: Path | None = setting(None, "Write the figures, the machine and the versions there, as JSON.")
@@ -136,6 +138,10 @@ def measure(config: BenchConfig) -> tuple[list[Row], dict[str, Any]]:
         engines["engine, bfloat16"] = quickest
     if config.int8:
         engines["engine, int8"] = policy.build_engine(int8=True)
+    if config.fp8:
+        engines["engine, float8"] = policy.build_engine(fp8=True)
+    if config.triton:
+        engines["engine, kernels"] = policy.build_engine(triton=True)
     if config.compile:
         engines["engine, compiled"] = policy.build_engine(dtype=torch.float32, compile=True)
     for engine in engines.values():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
 from smolact.cli.servers import (
+    FP8,
     HELP,
     INT8,
     engine_settings,
@@ -47,6 +48,7 @@ class EvaluatedPolicy:
         None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
     )
     int8: bool = setting(False, INT8)
+    fp8: bool = setting(False, FP8)
     settings: dict[str, Any] = rest(policy_or_server_fields)
 
 
@@ -99,7 +101,7 @@ def run(argv: Sequence[str]) -> int:
         missing = "--policy.path=CHECKPOINT" if config.policy.path is None else "--env.type=tabletop"
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")
     for name in config.policies:  # before anything is written
-        engine_settings(name, config.policy.int8, engine=config.engine)
+        engine_settings(name, config.policy.int8, config.policy.fp8, engine=config.engine)
     if len(set(config.policies)) < len(config.policies):
         raise ConfigError("--compare names a checkpoint twice. Name each once.")
     results = evaluate_checkpoints(config)
@@ -232,9 +234,10 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
     """What decides an episode's result."""
     names = [str(Path(name).resolve()) if Path(name).exists() else name for name in config.policies]
     settings = {key: str(value) for key, value in config.policy.settings.items() if key != "device"}
+    rounded = [name for name in ("int8", "fp8") if getattr(config.policy, name)]
     return {
         "policies": names,
-        "policy settings": {**settings, "int8": "True"} if config.policy.int8 else settings,
+        "policy settings": {**settings, **dict.fromkeys(rounded, "True")},
         "stats_key": config.policy.stats_key,
         "environment": config.env.type,
         "task": config.task or config.env.task,
@@ -267,7 +270,7 @@ def _load(
         loaded = remote = load_from_server(name, config.policy.settings)
         stack.callback(remote.policy.close)
     else:
-        engine = engine_settings(name, config.policy.int8, engine=config.engine)
+        engine = engine_settings(name, config.policy.int8, config.policy.fp8, engine=config.engine)
         loaded = load_policy(
             name,
             device=config.policy.settings.get("device") or device,

@@ -17,6 +17,7 @@ from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED
 from smolact.cli.parsing import parse
 from smolact.cli.servers import (
+    FP8,
     HELP,
     INT8,
     engine_settings,
@@ -89,6 +90,7 @@ class DrivingPolicy:
         None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
     )
     int8: bool = setting(False, INT8)
+    fp8: bool = setting(False, FP8)
     settings: dict[str, Any] = rest(policy_or_server_fields)
 
 
@@ -296,7 +298,7 @@ def _load_policy(policy: DrivingPolicy, stack: contextlib.ExitStack) -> LoadedEn
     from smolact.policies.factory import load_policy
 
     settings = dict(policy.settings)
-    engine = engine_settings(policy.path, policy.int8)
+    engine = engine_settings(policy.path, policy.int8, policy.fp8)
     if is_server(policy.path):
         remote = load_from_server(str(policy.path), settings)
         stack.callback(remote.policy.close)

@@ -251,7 +251,7 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
     from smolact_client.schema import check_offer
 
     settings = dict(config.policy.settings)
-    engine = engine_settings(config.policy.path, config.policy.int8)
+    engine = engine_settings(config.policy.path, config.policy.int8, config.policy.fp8)
     policy: LocalPolicy | RemoteOne
     if is_server(config.policy.path):
         remote = load_from_server(str(config.policy.path), settings).policy

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE
 from smolact.cli.parsing import parse
-from smolact.cli.servers import INT8, engine_settings
+from smolact.cli.servers import FP8, INT8, engine_settings
 from smolact.errors import ConfigError, SmolactError
 from smolact.settings import rest, setting
 from smolact.training.sections import policy_fields
@@ -43,6 +43,7 @@ class ServedPolicy:
         None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
     )
     int8: bool = setting(False, INT8)
+    fp8: bool = setting(False, FP8)
     settings: dict[str, Any] = rest(policy_fields)
 
 
@@ -153,7 +154,7 @@ def _load(config: ServeConfig, path: str) -> LocalPolicy:
     from smolact.policies.factory import load_policy
     from smolact.serving.local import LocalPolicy
 
-    engine = engine_settings(path, config.policy.int8, engine=config.engine)
+    engine = engine_settings(path, config.policy.int8, config.policy.fp8, engine=config.engine)
     settings: dict[str, Any] = {**config.policy.settings, "engine": engine if config.engine else False}
     policy, preprocess, postprocess = load_policy(
         path,

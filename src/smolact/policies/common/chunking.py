@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smolact.errors import ConfigError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
 
 
@@ -44,6 +46,21 @@ class Engine(ActsInChunks):
     It gives what `policy.predict_action_chunk` gives from the same batch and noise. It is no `nn.Module`: nothing of it
     trains, and nothing is saved.
     """
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """Whether it can be built with settings of these names.
+
+        Raises:
+            ConfigError: there is one that it does not have.
+        """
+        parameters = inspect.signature(cls).parameters.values()
+        known = sorted(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+        for name in settings:
+            if name not in known:
+                raise ConfigError(
+                    f"{cls.__name__} has no setting '{name}'; it has {', '.join(known)}. Leave it out.{did_you_mean(name, known)}"
+                )
 
     @property
     def noise_shape(self) -> tuple[int, ...] | None:

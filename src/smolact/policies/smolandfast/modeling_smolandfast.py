@@ -245,8 +245,9 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
             settings: `dtype`, `int8`, `temperature`, `generator`; see `SmolAndFASTEngine`.
 
         Raises:
-            ConfigError: a setting can't work.
+            ConfigError: there is no such setting, or it can't work.
         """
+        SmolAndFASTEngine.check_settings(settings)
         model, inputs = self.model, partial(self._inputs, crop=None)
         return SmolAndFASTEngine(
             self.config, model.vlm, model.vocabulary, self.actions, self.chunk_shape, inputs, **settings

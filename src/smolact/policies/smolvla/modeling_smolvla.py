@@ -130,10 +130,11 @@ class SmolVLAPolicy(PreTrainedPolicy):
         """What `predict_action_chunk` gives, faster; settings are those of `smolact.policies.smolvla.engine.SmolVLAEngine`.
 
         Raises:
-            ConfigError: a setting can't work, or not on this machine.
+            ConfigError: there is no such setting, or it can't work, or not on this machine.
         """
         from smolact.policies.smolvla.engine import SmolVLAEngine
 
+        SmolVLAEngine.check_settings(settings)
         return SmolVLAEngine(self, **settings)
 
     def _get_action_chunk(
