@@ -96,7 +96,7 @@ def main() -> None:
         contest = Contest(device, base)
         for name, make in sides:
             contest.add(name, make)
-        rows = record["figures"][group] = contest.measure(arguments.repeats)
+        rows = record["figures"][group] = contest.measure(arguments.repeats, arguments.seconds)
         for row in rows.values() if samples else ():
             row["samples_a_second"] = samples / row["median_seconds"]
         record["failed"] |= {f"{group}, {name}": reason for name, reason in contest.failed.items()}
@@ -156,6 +156,10 @@ class Models:
         )
         missing, extra = theirs.load_state_dict(ours.vlm.state_dict(), strict=False)
         assert not extra and not [name for name in missing if "lm_head" not in name], (missing, extra)
+        # Under autocast some versions of transformers would put bfloat16 among float32, and fail; later ones do this.
+        theirs.model.connector.register_forward_hook(
+            lambda part, given, made: made.to(next(part.parameters()).dtype)
+        )
         for model in (ours.vlm, theirs):
             model.model.vision_model.requires_grad_(False)
         return cls(ours.eval().to(device), theirs.eval().to(device), device)

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from smolact.backbones.presets import find_vlm
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from smolact.types import FeatureType, PolicyFeature
 
 STATE_DIM = 6
 
@@ -62,13 +63,18 @@ def make_theirs(data: dict[str, Any]) -> nn.Module:
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig as TheirConfig
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy as TheirPolicy
 
-    data = {key: value for key, value in data.items() if key != "type"}
-    for side in ("input_features", "output_features"):
-        data[side] = {
-            key: PolicyFeature(FeatureType(value["type"]), tuple(value["shape"]))
-            for key, value in data[side].items()
-        }
-    return TheirPolicy(TheirConfig(**data))
+    return TheirPolicy(
+        TheirConfig(**as_objects(data, lambda kind, shape: PolicyFeature(FeatureType(kind), shape)))
+    )
+
+
+def as_objects(data: dict[str, Any], feature: Callable[[str, tuple[int, ...]], object]) -> dict[str, Any]:
+    """Settings for a constructor, from those of a file."""
+    sides = {
+        side: {key: feature(one["type"], tuple(one["shape"])) for key, one in data[side].items()}
+        for side in ("input_features", "output_features")
+    }
+    return {key: value for key, value in data.items() if key != "type"} | sides
 
 
 def sizes_of(preset: str) -> dict[str, Any]:
@@ -82,8 +88,11 @@ def sizes_of(preset: str) -> dict[str, Any]:
 
 
 def make_ours(preset: str, height: int, width: int, **overrides: Any) -> SmolVLAPolicy:
+    data = settings(preset, height, width, **overrides)
     torch.manual_seed(0)
-    return SmolVLAPolicy(SmolVLAConfig.from_dict(settings(preset, height, width, **overrides)))
+    return SmolVLAPolicy(
+        SmolVLAConfig(**as_objects(data, lambda kind, shape: PolicyFeature(FeatureType(kind), shape)))
+    )
 
 
 def make_both(preset: str, height: int, width: int, **overrides: Any) -> tuple[nn.Module, SmolVLAPolicy]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -25,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 WARM_UPS = 3
 """Of each side, before any is timed."""
+_IMPORTED = time.perf_counter()
 
 
 class Stopwatch:
@@ -105,10 +107,15 @@ class Contest:
             self._ready[name] = time.perf_counter() - began, allocated(self.device) - held
             self.sides[name] = side
 
-    def measure(self, repeats: int) -> dict[str, dict[str, Any]]:
-        """A row of figures for each side; every other round the sides come in reverse."""
+    def measure(self, repeats: int, seconds: float) -> dict[str, dict[str, Any]]:
+        """A row of figures for each side; every other round the sides come in reverse.
+
+        So many seconds after this module was imported, only the first round still begins.
+        """
         times = {name: Timed() for name in self.sides}
         for turn in range(-WARM_UPS if self.device.type == "cuda" else 0, repeats):
+            if turn > 0 and time.perf_counter() - _IMPORTED > seconds:
+                break
             for name in list(self.sides) if turn % 2 else [*reversed(self.sides)]:
                 with self._excusing(name):
                     clock, busy, memory = once(self.sides[name], self.device)
@@ -205,6 +212,7 @@ def device_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of all benchmarks that know a GPU."""
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu, or cuda")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after so many, repeat no more")
     parser.add_argument(
         "--profile", type=Path, metavar="FILE", help="also write what one call spends its time on"
     )
@@ -221,8 +229,9 @@ def precisions(device: torch.device, bfloat16: bool) -> dict[str, torch.dtype]:
 
 def setting_of(device: torch.device) -> dict[str, Any]:
     """Command, machine and versions."""
+    flags = [flag for flag in sys.argv[1:] if not flag.startswith(("--output", "--profile", "--seconds"))]
     found: dict[str, Any] = {
-        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *flags]),
         "device": device.type,
         "machine": f"{os.cpu_count()} cores, {processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
@@ -260,21 +269,21 @@ def write(record: Mapping[str, Any], output: Path | None) -> None:
 
 def table(record: Mapping[str, Any]) -> str:
     """A record's figures, to be read."""
-    lines = []
+    lines = [f"{record.get('gpu', record['machine'])}; {record['command']}"]
     for group, rows in record["figures"].items():
-        lines.append(f"{group}, {record.get('gpu', record['machine'])}")
+        lines.append(f"{group}:")
         for name, row in rows.items():
-            off = ", ".join(f"{what} {size:.0e}" for what, size in row["differences"].items())
-            room = [row[key] / 1e6 for key in ("gpu_bytes_held", "gpu_bytes_while_working") if key in row]
             low, high = (1e3 * seconds for seconds in row["spread"])
-            lines.append(
-                f"{name:>44} {1e3 * row['median_seconds']:10.2f} ms ({low:.2f} to {high:.2f}){row['times_base']:7.2f}×"
-                f"{row['times_base_busy']:7.2f}× busy"
-                + (f", {row['samples_a_second']:.1f} samples/s" if "samples_a_second" in row else "")
-                + (f", differs by {off}" if off else "")
-                + (f", {room[0]:.0f} + {room[1]:.0f} MB" if room else "")
-            )
-    lines += [f"FAILED {name}: {reason.splitlines()[0]}" for name, reason in record.get("failed", {}).items()]
+            line = f"{name:>42} {1e3 * row['median_seconds']:9.2f} ms ({low:.2f} to {high:.2f}) {row['times_base']:6.2f}×"
+            if record["device"] == "cpu":
+                line += f" ({row['times_base_busy']:.2f}× by processor)"
+            if "samples_a_second" in row:
+                line += f", {row['samples_a_second']:.1f}/s"
+            if "gpu_bytes_held" in row:
+                line += f", {row['gpu_bytes_held'] / 1e6:.0f}+{row['gpu_bytes_while_working'] / 1e6:.0f} MB"
+            off = (f"{what} {size:.0e}" for what, size in row["differences"].items())
+            lines.append(", ".join([line, *off]))
+    lines += [f"FAILED {name}: {reason.splitlines()[0]}" for name, reason in record["failed"].items()]
     return "\n".join([*lines, *record.get("notes", [])])
 
 

@@ -79,7 +79,7 @@ def main() -> None:
         for name, make in sides(theirs, ours, engines, dtypes, size, arguments):
             contest.add(name, make)
         group = f"batch {size}"
-        record["figures"][group] = contest.measure(arguments.repeats)
+        record["figures"][group] = contest.measure(arguments.repeats, arguments.seconds)
         record["failed"] |= {f"{group}, {name}": reason for name, reason in contest.failed.items()}
         record["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         write(record, arguments.output)

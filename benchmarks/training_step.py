@@ -80,7 +80,7 @@ def main() -> None:
         contest.add(
             name, lambda policy=policy, batch=batch, precision=precision: steps(policy(), batch, precision)
         )
-    figures = contest.measure(arguments.repeats)
+    figures = contest.measure(arguments.repeats, arguments.seconds)
     for row in figures.values():
         row["samples_a_second"] = arguments.samples / row["median_seconds"]
     first = next(iter(figures), None)
