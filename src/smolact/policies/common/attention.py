@@ -43,10 +43,16 @@ def attend_folded(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | 
     rows = heads // keys.shape[1] * length
     folded = queries.reshape(batch, -1, rows, width)
     attended = F.scaled_dot_product_attention(folded, keys, values, attn_mask=bias)
-    return attended.view(batch, heads, length, width)
+    # A view on a CPU; some of a GPU's ways to attend give rows and heads the other way around in memory.
+    return attended.reshape(batch, heads, length, width)
 
 
-def folded_bias(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """`attend_folded`'s bias from a mask (B, L, S) that is true where a query may look."""
-    bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
-    return bias[:, None].repeat(1, 1, groups, 1)
+def folded_bias(mask: Tensor, groups: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+    """`attend_folded`'s bias, on `device`, from a mask (B, L, S) that is true where a query may look.
+
+    Its rows begin at multiples of 8 numbers, as a GPU's attention wants them: it would pad a copy each time otherwise.
+    """
+    batch, length, seen = mask.shape
+    aligned = torch.zeros(batch, 1, groups * length, -(-seen // 8) * 8, dtype=dtype, device=device)
+    hidden = ~mask[:, None].repeat(1, 1, groups, 1)
+    return aligned[..., :seen].masked_fill_(hidden.to(aligned.device), -torch.inf)

@@ -169,7 +169,7 @@ class Plan:
         for name, part in masks.items():
             # A graph reads where it read when it was recorded, so there a mask is a mask even if it hides nothing.
             if self.settings.graphs or not part.all():
-                bias = folded_bias(part, self.network.groups, self.network.dtype).to(self.network.device)
+                bias = folded_bias(part, self.network.groups, self.network.dtype, self.network.device)
                 old_bias = self._biases.get(name)
                 self._biases[name] = bias if old_bias is None else old_bias.copy_(bias)
             else:
