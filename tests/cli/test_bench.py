@@ -24,15 +24,24 @@ def test_the_ways_to_answer_stand_beside_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "bench.json"
-    argv = ["bench", "--policy.type=smolvla", *TINY, "--repeats=2", "--int8=true", f"--output={output}"]
+    argv = [
+        "bench",
+        "--policy.type=smolvla",
+        *TINY,
+        "--repeats=2",
+        "--int8=true",
+        "--fp8=true",
+        f"--output={output}",
+    ]
     assert main(argv) == 0
     printed = capsys.readouterr().out
     found = json.loads(output.read_text())
     rows = {row["way"]: row for row in found["rows"]}
-    assert {"policy", "engine, float32", "engine, int8"} <= set(rows)
+    assert {"policy", "engine, float32", "engine, int8", "engine, float8"} <= set(rows)
     assert rows["policy"]["difference"] is None
     assert rows["engine, float32"]["difference"] <= 1e-5
     assert 1e-5 < rows["engine, int8"]["difference"] < 5e-2
+    assert 1e-5 < rows["engine, float8"]["difference"] < 2e-2
     assert all(row["median"] > 0 and row["p90"] > 0 for row in rows.values())
     assert all(way.split(",")[0] in printed for way in rows)
     assert found["machine"]["threads"] == torch.get_num_threads()
@@ -58,6 +67,7 @@ def test_what_can_not_be_measured_is_refused() -> None:
     for argv, message in (
         ([], r"needs one policy: --policy.path=CHECKPOINT, or --policy.type=smolvla"),
         (["--policy.type=smolvla", "--repeats=0"], r"--repeats=0 is too small"),
+        (["--policy.type=smolvla", *TINY, "--triton=true"], r"triton=True needs a GPU with CUDA"),
     ):
         with pytest.raises(ConfigError, match=message):
             main(["--debug", "bench", *argv])

@@ -140,6 +140,7 @@ def test_a_policy_that_does_not_fit_is_told_before_anything_moves_or_is_written(
         ),
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--duration=0"], "--duration=0"),
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--policy.int8"], "the server has the weights"),
+        ([*SIM, "--policy.path=ws://127.0.0.1:9", "--policy.fp8"], "--policy.fp8 can't be used with ws:"),
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--resume"], "--record-to"),
         (
             [

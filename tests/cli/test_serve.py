@@ -77,6 +77,7 @@ def use_it(server: subprocess.Popen[str], token: Path, folder: Path) -> None:
         (["--policy.path={policy}", "--max-clients=0"], "--max_clients=0: expected 1"),
         (["--policy.path={policy}", "--tokenfile=x"], "Did you mean"),
         (["--policy.path={policy}", "--policy.int8", "--engine=false"], "leave out --engine=false"),
+        (["--policy.path={policy}", "--policy.fp8", "--policy.int8"], "round the same weights"),
     ],
 )
 def test_what_is_wrong_is_told(

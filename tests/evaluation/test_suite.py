@@ -200,14 +200,15 @@ def test_the_command_compares_and_shares_over_processes(
     assert main(["eval", *flags]) == 0
 
 
+@pytest.mark.parametrize(("name", "kind"), [("int8", "Int8Product"), ("fp8", "Float8Product")])
 def test_an_evaluation_with_weights_in_8_bits_is_one_of_its_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smolact.policies.common.products import Int8Product
+    from smolact.policies.common import products as products_module
 
-    products = []
-    multiply = Int8Product.__call__
-    monkeypatch.setattr(Int8Product, "__call__", lambda self, x: products.append(1) or multiply(self, x))
+    products, rounded = [], getattr(products_module, kind)
+    multiply = rounded.__call__
+    monkeypatch.setattr(rounded, "__call__", lambda self, x: products.append(1) or multiply(self, x))
     flags = [
         f"--policy.path={checkpoint(tmp_path / 'policy', 0)}",
         *("--policy.device=cpu", "--env.type=tabletop", "--env.kwargs={max_episode_steps: 9}"),
@@ -215,10 +216,12 @@ def test_an_evaluation_with_weights_in_8_bits_is_one_of_its_own(
     ]
     assert main(["eval", *flags, f"--output_dir={tmp_path / 'whole'}"]) == 0
     assert not products
-    assert main(["eval", *flags, "--policy.int8=true", f"--output_dir={tmp_path / 'int8'}"]) == 0
+    assert main(["eval", *flags, f"--policy.{name}=true", f"--output_dir={tmp_path / name}"]) == 0
     assert products
     capsys.readouterr()
-    assert main(["eval", *flags, f"--output_dir={tmp_path / 'int8'}"]) == 2
+    assert main(["eval", *flags, f"--output_dir={tmp_path / name}"]) == 2
     assert "other settings: policy settings" in capsys.readouterr().err
-    assert main(["eval", *flags, "--policy.int8=true", "--engine=false"]) == 2
-    assert "leave out --engine=false" in capsys.readouterr().err
+    assert main(["eval", *flags, f"--policy.{name}=true", "--engine=false"]) == 2
+    assert f"--policy.{name}=true is the engine's: leave out --engine=false" in capsys.readouterr().err
+    assert main(["eval", *flags, "--policy.int8=true", "--policy.fp8=true"]) == 2
+    assert "round the same weights" in capsys.readouterr().err

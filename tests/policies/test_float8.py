@@ -12,6 +12,7 @@ from smolact.policies.common import precision
 from smolact.policies.common.guidance import Guidance
 from smolact.policies.common.precision import check_fp8, check_kernels
 from smolact.policies.common.products import DenseProduct, Float8Product, Product
+from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFASTPolicy
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.engine import SmolVLAEngine
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
@@ -146,6 +147,8 @@ def test_what_can_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             policy.build_engine(**settings)
+    with pytest.raises(ConfigError, match=r"SmolAndFASTEngine has no setting 'fp8'; it has dtype, gen"):
+        SMOLANDFASTPolicy.build_engine(policy, fp8=True)
     with pytest.raises(ConfigError, match=r"GPU with CUDA.*mps"):
         check_fp8(torch.device("mps"))
 

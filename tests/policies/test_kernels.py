@@ -125,3 +125,25 @@ def test_splitting_compiles_for_gpus(queries: int, keys: int) -> None:
         kernels._split_and_rotate, pointers | dict.fromkeys(places, "i32"), constants, HOPPER, num_warps=4
     )
     assert len(built.asm["cubin"]) > 0 and ".local" not in built.asm["ptx"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{}, {"fp8": True}], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_gpu_an_engine_with_kernels_gives_what_it_gives_without(
+    dtype: str, settings: dict[str, Any]
+) -> None:
+    import torch
+
+    from tests.parity.recipe import difference
+    from tests.policies.tiny import tiny_batch, tiny_noise, tiny_policy
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    policy = tiny_policy().cuda()
+    batch, noise = {key: value.cuda() for key, value in tiny_batch().items()}, tiny_noise().cuda()
+    engine = policy.build_engine(dtype=getattr(torch, dtype), triton=True, capture=True, **settings)
+    found = engine.predict_action_chunk(batch, noise)
+    expected = policy.build_engine(dtype=getattr(torch, dtype)).predict_action_chunk(batch, noise)
+    assert difference(found, expected) <= (2e-2 if settings or dtype == "bfloat16" else 1e-5)
+    assert torch.equal(engine.predict_action_chunk(batch, noise), found)

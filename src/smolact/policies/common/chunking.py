@@ -56,8 +56,9 @@ class Engine(ActsInChunks):
         """
         parameters = inspect.signature(cls).parameters.values()
         known = sorted(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         for name in settings:
-            if name not in known:
+            if name not in known and not takes_any:
                 raise ConfigError(
                     f"{cls.__name__} has no setting '{name}'; it has {', '.join(known)}. Leave it out.{did_you_mean(name, known)}"
                 )
