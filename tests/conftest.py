@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from tests.cuda_standin import CudaStandin, RealCuda
     from tests.hub_standin import StandIn
 
 settings.register_profile("unhurried", deadline=None)
@@ -23,3 +24,17 @@ def hub(tmp_path: Path) -> Iterator[StandIn]:
 
     with standing_in(tmp_path) as server:
         yield server
+
+
+@pytest.fixture
+def cuda() -> Iterator[CudaStandin | RealCuda]:
+    """The machine's CUDA device, or where there is none a stand-in that is as strict, and computes on the CPU."""
+    import torch
+
+    from tests.cuda_standin import RealCuda, cuda_standin
+
+    if torch.cuda.is_available():
+        yield RealCuda()
+        return
+    with cuda_standin() as standin:
+        yield standin

@@ -17,6 +17,7 @@ from smolact.policies.common.products import Int8Product
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from smolact.types import FeatureType, PolicyFeature
+from tests.cuda_standin import CudaStandin, RealCuda
 from tests.parity.recipe import DATA, difference, draw_weights, smolvla_batch, smolvla_case
 from tests.policies.tiny import CAMERAS, tiny_batch, tiny_noise, tiny_policy
 
@@ -379,28 +380,94 @@ def test_compiled_parts_give_the_same() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_graphs_give_the_same_and_other_shapes_are_slow_with_a_warning(
-    caplog: pytest.LogCaptureFixture,
+    cuda: CudaStandin | RealCuda, caplog: pytest.LogCaptureFixture
 ) -> None:
-    policy = tiny_policy(tokenizer_max_length=16).cuda()
+    policy = cuda.module(tiny_policy(tokenizer_max_length=16, num_steps=2))
     engine = policy.build_engine(dtype=torch.float32)
     engine.warm_up()
     for length in (3, 7, 12):
         for seed in range(2):
-            batch = {key: value.cuda() for key, value in tiny_batch(1, seed=seed).items()}
-            words = torch.arange(length, device="cuda")[None] + 10 * seed
-            batch |= {TOKENS: words, MASK: torch.ones_like(words, dtype=torch.bool)}
-            noise = tiny_noise(1).cuda()
-            expected = policy.predict_action_chunk(batch, noise)
-            assert difference(engine.predict_action_chunk(batch, noise), expected) <= 1e-4
+            words = torch.arange(length)[None] + 10 * seed
+            batch = tiny_batch(1, seed=seed) | {
+                TOKENS: words,
+                MASK: torch.ones_like(words, dtype=torch.bool),
+            }
+            batch, noise = cuda.tensors(batch), tiny_noise(1).to(cuda.device)
+            expected = policy.predict_action_chunk(batch, noise).cpu()
+            assert difference(engine.predict_action_chunk(batch, noise).cpu(), expected) <= 1e-4
             engine.observe(batch)
-            assert difference(engine.act(batch, noise), expected) <= 1e-4
+            assert difference(engine.act(batch, noise).cpu(), expected) <= 1e-4
     assert not caplog.records
-    batch = {key: value.cuda() for key, value in tiny_batch(3).items()}
-    expected = policy.predict_action_chunk(batch, tiny_noise(3).cuda())
-    assert difference(engine.predict_action_chunk(batch, tiny_noise(3).cuda()), expected) <= 1e-4
+    batch, noise = cuda.tensors(tiny_batch(3)), tiny_noise(3).to(cuda.device)
+    expected = policy.predict_action_chunk(batch, noise).cpu()
+    assert difference(engine.predict_action_chunk(batch, noise).cpu(), expected) <= 1e-4
     assert "No CUDA graph was recorded for batch 3" in caplog.text
+
+
+EULER, HALF = (torch.float32, "euler", 1e-4), (torch.bfloat16, "euler", 1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("settings", "engine_settings"),
+    [
+        ({}, EULER),
+        ({}, HALF),
+        ({}, (torch.float32, "midpoint", 1e-4)),
+        ({}, (torch.float32, "heun", 1e-4)),
+        ({"attention_mode": "self_attn"}, EULER),
+        ({"attention_mode": "self_attn"}, HALF),
+        ({"empty_cameras": 1}, EULER),
+        ({"add_image_special_tokens": True}, EULER),
+        ({"relative_step": 0.2}, EULER),
+        ({"prefix_length": 40}, EULER),
+    ],
+    ids=str,
+)
+def test_graphs_of_any_policy_give_what_the_policy_does(
+    cuda: CudaStandin | RealCuda, settings: dict[str, Any], engine_settings: tuple[torch.dtype, str, float]
+) -> None:
+    dtype, solver, within = engine_settings
+    policy = cuda.module(tiny_policy(num_steps=2, **settings))
+    engine = policy.build_engine(dtype=dtype, capture=True, solver=solver)
+    slow = policy.build_engine(dtype=torch.float32, graphs=False, solver=solver)
+    for seed in range(2):  # a graph that has the first answer in it would give it again
+        batch, noise = cuda.tensors(tiny_batch(2, seed=seed)), tiny_noise(2, seed=seed).to(cuda.device)
+        found = engine.predict_action_chunk(batch, noise).cpu().float()
+        assert difference(found, slow.predict_action_chunk(batch, noise).cpu()) <= within
+        if solver == "euler":
+            assert difference(found, policy.predict_action_chunk(batch, noise).cpu()) <= within
+
+
+def test_a_replan_waits_for_the_gpu_only_to_compare_the_instruction(cuda: CudaStandin | RealCuda) -> None:
+    if isinstance(cuda, RealCuda):
+        pytest.skip("only the stand-in counts")
+    engine = cuda.module(tiny_policy(num_steps=2)).build_engine(dtype=torch.float32, capture=True)
+    batch, noise = cuda.tensors(tiny_batch(1)), tiny_noise(1).to(cuda.device)
+    engine.predict_action_chunk(batch, noise)
+    cuda.waits.clear()
+    engine.predict_action_chunk(batch, noise)
+    assert cuda.waits == ["aten._to_copy.default"] * 2  # tokens and their mask come to the host
+    cuda.waits.clear()
+    engine.observe(batch)
+    engine.act(batch, noise)
+    assert cuda.waits == ["aten._to_copy.default"] * 2
+
+
+def test_a_training_step_does_not_wait_for_the_gpu(cuda: CudaStandin | RealCuda) -> None:
+    if isinstance(cuda, RealCuda):
+        pytest.skip("only the stand-in counts")
+    policy = tiny_policy()
+    config = policy.config
+    batch = tiny_batch(2) | {"action": torch.randn(2, config.chunk_size, config.action_feature.shape[0])}
+    noise, time = tiny_noise(2), torch.tensor([0.3, 0.8])
+    expected, _ = policy.forward(batch, noise, time)
+    on_device = cuda.module(policy), cuda.tensors(batch), noise.to(cuda.device), time.to(cuda.device)
+    cuda.waits.clear()
+    loss, _ = on_device[0].forward(*on_device[1:])
+    assert cuda.waits == []
+    assert difference(loss.detach().cpu(), expected.detach()) <= 1e-5
 
 
 @pytest.mark.parametrize("settings", [{}, {"relative_step": 0.2}], ids=str)

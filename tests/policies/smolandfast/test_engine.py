@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -15,10 +16,11 @@ from smolact.policies.common.precision import check_int8
 from smolact.policies.common.products import Int8Weights
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.engine import SmolAndFASTEngine
-from smolact.policies.smolandfast.generation import STRIDE, ActionWriter, drawn
+from smolact.policies.smolandfast.generation import LOOK_EVERY, STRIDE, ActionWriter, drawn
 from smolact.policies.smolandfast.grammar import Grammar, GrammarTable
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFASTPolicy
 from smolact.policies.smolandfast.schemes import ActionTokens, Bins, Text
+from tests.cuda_standin import CudaStandin, RealCuda
 from tests.policies.smolandfast.test_action_tokenizer import DATA, FOLDERS, written
 from tests.policies.smolandfast.test_policy import policy_of, samples
 
@@ -204,19 +206,41 @@ def test_the_longest_answer_is_known() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("scheme", ["fast", "bins"])
 @pytest.mark.parametrize("lengths", [[5], [3, 40, 17]])
-def test_graphs_on_a_gpu_write_the_policys_tokens(lengths: list[int]) -> None:
-    policy = policy_writing("fast", 3).to("cuda")
-    try:
-        inputs = [part.to("cuda") for part in prompts(policy, lengths)]
-        grammar = policy.actions.grammar(*policy.chunk_shape).to("cuda")
-        slow = policy.model.generate(*inputs, grammar, MOST)
-        writer = writer_of(policy)
-        for _ in range(2):  # as it is recorded, and as it is replayed
-            assert alike(writer.write(*inputs, MOST), slow)
-    finally:
-        policy.to("cpu")
+def test_graphs_on_a_gpu_write_the_policys_tokens(
+    cuda: CudaStandin | RealCuda, scheme: str, lengths: list[int]
+) -> None:
+    policy = cuda.module(copy.deepcopy(policy_writing(scheme, 3)))
+    inputs = [part.to(cuda.device) for part in prompts(policy, lengths)]
+    grammar = policy.actions.grammar(*policy.chunk_shape).to(cuda.device)
+    slow = policy.model.generate(*inputs, grammar, MOST).cpu()
+    writer = writer_of(policy)
+    for _ in range(2):  # as it is recorded, and as it is replayed
+        assert alike(writer.write(*inputs, MOST).cpu(), slow)
+
+
+@pytest.mark.gpu
+def test_graphs_on_a_gpu_write_in_bfloat16_and_draw(cuda: CudaStandin | RealCuda) -> None:
+    policy = cuda.module(copy.deepcopy(policy_writing("bins", 3)))
+    inputs = [part.to(cuda.device) for part in prompts(policy, [5, 9])]
+    length = policy.chunk_shape[0] * policy.chunk_shape[1]
+    for settings in ({"dtype": torch.bfloat16}, {"temperature": 0.7}):
+        answers = writer_of(policy, **settings).write(*inputs, MOST).cpu()
+        assert answers.shape == (2, length)
+        assert bool((answers >= 0).all())
+
+
+def test_tokens_are_written_without_waiting_for_each(cuda: CudaStandin | RealCuda) -> None:
+    if isinstance(cuda, RealCuda):
+        pytest.skip("only the stand-in counts")
+    policy = cuda.module(copy.deepcopy(policy_writing("bins", 3)))
+    inputs = [part.to(cuda.device) for part in prompts(policy, [5])]
+    writer = writer_of(policy)
+    writer.write(*inputs, MOST)
+    cuda.waits.clear()
+    tokens = writer.write(*inputs, MOST).shape[1]
+    assert 1 <= len(cuda.waits) <= 2 + tokens // LOOK_EVERY
 
 
 @pytest.mark.parametrize("rows", [1, Int8Weights.FEW, Int8Weights.FEW + 1])
