@@ -36,10 +36,10 @@ from measuring import (
     precisions,
     profiled,
     relative,
+    run,
     setting_of,
     table,
     worst,
-    write,
 )
 
 from smolact.backbones.presets import find_vlm
@@ -88,22 +88,15 @@ def main() -> None:
         "tokens": arguments.tokens,
         "base": f"{THEIRS}, …",
         "differences": f"to '{OURS}' in float32",
-        "figures": {},
-        "failed": {},
     }
 
     def measure(group: str, base: str, sides: Iterator[Named], samples: int | None = None) -> Contest:
         contest = Contest(device, base)
         for name, make in sides:
             contest.add(name, make)
-        rows = record["figures"][group] = contest.measure(arguments.repeats, arguments.seconds)
-        for row in rows.values() if samples else ():
-            row["samples_a_second"] = samples / row["median_seconds"]
-        record["failed"] |= {f"{group}, {name}": reason for name, reason in contest.failed.items()}
-        write(record, arguments.output)
+        run(record, group, contest, arguments, samples)
         return contest
 
-    profiles = []
     for factor in map(int, arguments.scale_factor.split(",")):
         models = Models.make(arguments.vlm, factor, device)
         told = f"a prompt of {models.prompt(1).ids.shape[1]} tokens"
@@ -113,8 +106,7 @@ def main() -> None:
                 found = measure(group, f"{THEIRS}, float32", answers(models, size, dtypes, arguments))
                 shown = f"{OURS}, {list(dtypes)[-1]}"
                 if arguments.profile and shown in found.sides:
-                    profiles.append(f"# an answer: {group}, {shown}\n{profiled(found.sides[shown], device)}")
-                    arguments.profile.write_text("\n".join(profiles), encoding="utf-8")
+                    profiled(f"{group}: an answer, {shown}", found.sides[shown], device, arguments.profile)
         if arguments.batch:
             steps = training_steps(models, dtypes, arguments)
             group = f"a training step, {told}, batch {arguments.batch}"

@@ -24,6 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from smolact.errors import ConfigError, MissingDependencyError
+from smolact.policies.common.precision import quickest_dtype
+
 WARM_UPS = 3
 """Of each side, before any is timed."""
 _IMPORTED = time.perf_counter()
@@ -85,7 +88,7 @@ class Timed:
 
 
 class Contest:
-    """Sides of one device that take turns. One that fails is left out, and said: `failed` has its name and reason.
+    """Sides of one device that take turns. `left_out` are those that this machine can't, `failed` those that should have worked.
 
     Args:
         device: whose time and memory count.
@@ -96,6 +99,7 @@ class Contest:
         self.device, self._base = device, base
         self.sides: dict[str, Side] = {}
         self.failed: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
         self._ready: dict[str, tuple[float, int]] = {}
 
     def add(self, name: str, make: Callable[[], Side]) -> None:
@@ -147,9 +151,12 @@ class Contest:
 
     @contextlib.contextmanager
     def _excusing(self, name: str) -> Iterator[None]:
-        # One side that can't, on a machine that is lent for half an hour, must not cost the figures of the others.
+        # A side that can't must not cost the figures of the others: time on a GPU is dear.
         try:
             yield
+        except (ConfigError, MissingDependencyError) as error:
+            self.left_out[name] = str(error)
+            self.sides.pop(name, None)
         except Exception as error:
             sys.stderr.write(f"{name} failed:\n{traceback.format_exc()}")
             self.failed[name] = f"{type(error).__name__}: {error}"
@@ -221,14 +228,12 @@ def device_arguments(parser: argparse.ArgumentParser) -> None:
 
 def precisions(device: torch.device, bfloat16: bool) -> dict[str, torch.dtype]:
     """By name, the slowest first: float32, and bfloat16 where the device is quick in it or it is asked for."""
-    from smolact.policies.common.precision import quickest_dtype
-
     wanted = bfloat16 or quickest_dtype(device) == torch.bfloat16
     return {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if wanted else {})
 
 
 def setting_of(device: torch.device) -> dict[str, Any]:
-    """Command, machine and versions."""
+    """A record to begin with: command, machine and versions."""
     flags = [flag for flag in sys.argv[1:] if not flag.startswith(("--output", "--profile", "--seconds"))]
     found: dict[str, Any] = {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *flags]),
@@ -247,7 +252,24 @@ def setting_of(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
         found["gpu"] = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
-    return found
+    return found | {"figures": {}, "failed": {}, "left_out": {}, "notes": []}
+
+
+def run(
+    record: dict[str, Any],
+    group: str,
+    contest: Contest,
+    arguments: argparse.Namespace,
+    samples: int | None = None,
+) -> None:
+    """Measure, and write what there is by now; with samples a second where a call takes so many."""
+    rows = contest.measure(arguments.repeats, arguments.seconds)
+    for row in rows.values() if samples else ():
+        row["samples_a_second"] = samples / row["median_seconds"]
+    record["figures"][group] = rows
+    for kind in ("failed", "left_out"):
+        record[kind] |= {f"{group}, {name}": reason for name, reason in getattr(contest, kind).items()}
+    write(record, arguments.output)
 
 
 def processor_name() -> str:
@@ -283,15 +305,20 @@ def table(record: Mapping[str, Any]) -> str:
                 line += f", {row['gpu_bytes_held'] / 1e6:.0f}+{row['gpu_bytes_while_working'] / 1e6:.0f} MB"
             off = (f"{what} {size:.0e}" for what, size in row["differences"].items())
             lines.append(", ".join([line, *off]))
-    lines += [f"FAILED {name}: {reason.splitlines()[0]}" for name, reason in record["failed"].items()]
-    return "\n".join([*lines, *record.get("notes", [])])
+    for kind in ("failed", "left_out"):
+        for reason in dict.fromkeys(record[kind].values()):
+            names = [name for name, its in record[kind].items() if its == reason]
+            lines.append(f"{kind}: {'; '.join(names)}: {reason.splitlines()[0]}")
+    return "\n".join([*lines, *record["notes"]])
 
 
 # Where the time of one call goes.
 
 
-def profiled(side: Side, device: torch.device, repeats: int = 3, rows: int = 40) -> str:
-    """The kernels of one call by the time that they take, with their number, as a table; on a CPU, the operations."""
+def profiled(
+    name: str, side: Side, device: torch.device, output: Path, repeats: int = 3, rows: int = 40
+) -> None:
+    """Add to a file the kernels of one call by the time that they take, with their number; on a CPU, the operations."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     seconds = [once(side, device)[0] for _ in range(repeats)]
@@ -308,6 +335,7 @@ def profiled(side: Side, device: torch.device, repeats: int = 3, rows: int = 40)
     total, count = (sum(each[part] for each in spent.values()) / repeats for part in (0, 1))
     what = "kernels and copies" if on_gpu else "operations"
     lines = [
+        f"# {Path(sys.argv[0]).name}: {name}",
         f"one call: {1e3 * statistics.median(seconds):.3f} ms on the clock without the profiler, {total / 1e3:.3f} ms in "
         f"{count:.0f} {what}",
         *(
@@ -317,12 +345,13 @@ def profiled(side: Side, device: torch.device, repeats: int = 3, rows: int = 40)
         ),
         f"{'µs':>10} {'share':>6} {'calls':>7} {'µs each':>8}",
     ]
-    for name, (time_spent, calls) in sorted(spent.items(), key=lambda item: -item[1][0])[:rows]:
+    for kernel, (time_spent, calls) in sorted(spent.items(), key=lambda item: -item[1][0])[:rows]:
         share = time_spent / repeats / total if total else 0
         lines.append(
-            f"{time_spent / repeats:10.1f} {share:6.1%} {calls / repeats:7.1f} {time_spent / calls:8.2f}  {name[:150]}"
+            f"{time_spent / repeats:10.1f} {share:6.1%} {calls / repeats:7.1f} {time_spent / calls:8.2f}  {kernel[:150]}"
         )
-    return "\n".join(lines) + "\n"
+    with output.open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n\n")
 
 
 if __name__ == "__main__":

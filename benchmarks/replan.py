@@ -14,7 +14,6 @@ between two events of the GPU. Every side says how far its chunk is from the pol
 from __future__ import annotations
 
 import argparse
-import inspect
 import resource
 import sys
 import warnings
@@ -35,9 +34,9 @@ from measuring import (
     precisions,
     profiled,
     relative,
+    run,
     setting_of,
     table,
-    write,
 )
 
 from smolact.policies.smolvla.engine import SmolVLAEngine
@@ -57,6 +56,9 @@ def main() -> None:
     parser.add_argument("--batch", default="1", help="observations answered at once; several with commas")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--bfloat16", action="store_true", help="also where this machine is slow in it")
+    parser.add_argument(
+        "--kernels", action="store_true", help="only engines with kernels of our own, beside those without"
+    )
     parser.add_argument("--steps", action="store_true", help="also fewer steps and other solvers")
     parser.add_argument("--compile", action="store_true", help="also torch.compile: minutes, at first")
     parser.add_argument("--without-lerobot", action="store_true")
@@ -68,8 +70,6 @@ def main() -> None:
         "preset": arguments.preset,
         "base": "LeRobot" if theirs else BASE,
         "differences": f"to '{BASE}'",
-        "figures": {},
-        "failed": {},
         "notes": [] if theirs else ["LeRobot was left out (--without-lerobot)."],
     }
     engines, dtypes = Engines(ours), precisions(device, arguments.bfloat16)
@@ -78,17 +78,12 @@ def main() -> None:
         contest = Contest(device, record["base"])
         for name, make in sides(theirs, ours, engines, dtypes, size, arguments):
             contest.add(name, make)
-        group = f"batch {size}"
-        record["figures"][group] = contest.measure(arguments.repeats, arguments.seconds)
-        record["failed"] |= {f"{group}, {name}": reason for name, reason in contest.failed.items()}
         record["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        write(record, arguments.output)
+        run(record, f"batch {size}", contest, arguments)
         if arguments.profile and size == 1:
-            shown = [
-                name for name in contest.sides if name.startswith(f"engine, {quickest}") and "×" not in name
-            ]
-            parts = [f"# {name}\n{profiled(contest.sides[name], device)}" for name in shown]
-            arguments.profile.write_text("\n".join(parts), encoding="utf-8")
+            for name, side in contest.sides.items():
+                if name.startswith(f"engine, {quickest}") and "×" not in name and "observe" not in name:
+                    profiled(name, side, device, arguments.profile)
     sys.stdout.write(table(record) + "\n")
     sys.exit(bool(record["failed"]))
 
@@ -159,40 +154,40 @@ def sides(
         engine.observe(batch)
         return Side(lambda _: engine.observe(batch))
 
-    for name, policy in theirs.items():
-        yield name, lambda policy=policy: predicting(policy)
-        if "bfloat16" in dtypes:
-            yield f"{name}, bfloat16 autocast", lambda policy=policy: computing(policy, "bfloat16")
+    quickest = list(dtypes)[-1]
     yield BASE, lambda: predicting(ours)
-    if device.type == "cuda":
-        yield "policy, TF32", lambda: computing(ours, "TF32")
-    if "bfloat16" in dtypes:
-        yield "policy, bfloat16 autocast", lambda: computing(ours, "bfloat16")
+    if not arguments.kernels:
+        for name, policy in theirs.items():
+            yield name, lambda policy=policy: predicting(policy)
+            if "bfloat16" in dtypes:
+                yield f"{name}, bfloat16 autocast", lambda policy=policy: computing(policy, "bfloat16")
+        if device.type == "cuda":
+            yield "policy, TF32", lambda: computing(ours, "TF32")
+        if "bfloat16" in dtypes:
+            yield "policy, bfloat16 autocast", lambda: computing(ours, "bfloat16")
     for name, settings in ways_to_build(device, dtypes, arguments):
         yield f"engine, {name}", lambda settings=settings: predicting(engines(**settings))
-    name, dtype = list(dtypes.items())[-1]
-    yield f"engine, {name}, act alone", lambda: acting(engines(dtype=dtype))
-    yield f"engine, {name}, observe alone", lambda: observing(engines(dtype=dtype))
+        if arguments.kernels or name == quickest:
+            yield f"engine, {name}, act alone", lambda settings=settings: acting(engines(**settings))
+        if name == quickest:
+            yield f"engine, {name}, observe alone", lambda settings=settings: observing(engines(**settings))
 
 
 def ways_to_build(
     device: torch.device, dtypes: Mapping[str, torch.dtype], arguments: argparse.Namespace
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names of engines, and the settings of each."""
-    for name, dtype in dtypes.items():
-        yield name, {"dtype": dtype}
-        if device.type == "cuda":
-            yield f"{name}, no graphs", {"dtype": dtype, "graphs": False}
     name, dtype = list(dtypes.items())[-1]
+    if arguments.kernels:
+        for options in ((), ("triton",), ("fp8",), ("triton", "fp8")):
+            yield ", ".join([name, *options]), {"dtype": dtype, **dict.fromkeys(options, True)}
+        return
+    for each, its in dtypes.items():
+        yield each, {"dtype": its}
+        if device.type == "cuda":
+            yield f"{each}, no graphs", {"dtype": its, "graphs": False}
     if device.type == "cpu":
         yield "int8", {"int8": True}
-    # Engines know these from some version on, and on a GPU alone.
-    known = inspect.signature(SmolVLAEngine).parameters
-    there = [option for option in ("triton", "fp8") if option in known and device.type == "cuda"]
-    others = [{option: not known[option].default} for option in there]
-    for settings in [*others, others[0] | others[1]] if len(others) == 2 else others:
-        told = ", ".join(option if value else f"no {option}" for option, value in settings.items())
-        yield f"{name}, {told}", {"dtype": dtype, **settings}
     if arguments.compile:
         yield f"{name}, compiled", {"dtype": dtype, "compile": True}
     for steps, solver in ((5, "euler"), (2, "midpoint"), (1, "euler")) if arguments.steps else ():

@@ -33,10 +33,10 @@ from measuring import (
     precisions,
     profiled,
     relative,
+    run,
     setting_of,
     table,
     worst,
-    write,
 )
 
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
@@ -80,26 +80,22 @@ def main() -> None:
         contest.add(
             name, lambda policy=policy, batch=batch, precision=precision: steps(policy(), batch, precision)
         )
-    figures = contest.measure(arguments.repeats, arguments.seconds)
-    for row in figures.values():
-        row["samples_a_second"] = arguments.samples / row["median_seconds"]
-    first = next(iter(figures), None)
+    first = next(iter(contest.sides), None)
     record = setting_of(device) | {
         "preset": arguments.preset,
         "samples": arguments.samples,
         "base": first,
         "differences": f"to '{first}'",
-        "figures": {f"a step of {arguments.samples} samples": figures},
-        "failed": contest.failed,
         "notes": [] if theirs else ["LeRobot was left out (--without-lerobot)."],
     }
-    write(record, arguments.output)
+    run(record, f"a step of {arguments.samples} samples", contest, arguments, arguments.samples)
     if arguments.profile:
-        shown = [name for name in contest.sides if name.startswith(f"smolact, {list(steps.dtypes)[-1]}")][:2]
-        parts = [f"# {name}\n{profiled(contest.sides[name], device)}" for name in shown]
-        arguments.profile.write_text("\n".join(parts), encoding="utf-8")
+        for name in [name for name in contest.sides if name.startswith(f"smolact, {list(steps.dtypes)[-1]}")][
+            :2
+        ]:
+            profiled(name, contest.sides[name], device, arguments.profile)
     sys.stdout.write(table(record) + "\n")
-    sys.exit(bool(contest.failed))
+    sys.exit(bool(record["failed"]))
 
 
 def sides(
