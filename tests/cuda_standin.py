@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
@@ -37,7 +38,6 @@ ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 _GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
 _CUDA, _META = 1, 14  # c10::DeviceType
-_MATH, _EFFICIENT = 0, 2  # at::SDPBackend
 
 _aten = torch.ops.aten
 _COPY, _TO = _aten.copy_.default, _aten._to_copy.default
@@ -165,8 +165,6 @@ class CudaStandin(TorchDispatchMode):
 
     def run(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """One operation."""
-        if function is _aten._fused_sdp_choice.default:  # the fused one knows no groups of heads
-            return _MATH if kwargs.get("enable_gqa") else _EFFICIENT
         tensors = _tensors_in((args, kwargs))
         reads = any(isinstance(tensor, CudaTensor) for tensor in tensors)
         target = kwargs.get("device")
@@ -240,6 +238,8 @@ def _tensors_in(value: Any) -> list[Tensor]:
 
 
 def _is_view(function: Any) -> bool:
+    if function is _aten._unsafe_view.default:  # one that does not say so
+        return True
     aliases = [one.alias_info for one in function._schema.returns if one.alias_info is not None]
     return any(not alias.is_write for alias in aliases)
 
@@ -259,15 +259,38 @@ def _attend(
     *,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the fused kernel of a GPU gives."""
-    made = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, bias, dropout, causal, scale=scale
-    )
+    """What the fused kernel of a GPU gives: rows before heads in memory."""
+    made = _plain_attention(query, key, value, bias, dropout, causal, scale=scale)
     seed = torch.zeros((), dtype=torch.int64)
-    return made, query.new_zeros(query.shape[:3], dtype=torch.float32), seed, seed.clone()
+    sums = query.new_zeros(query.shape[:3], dtype=torch.float32)
+    return made.transpose(1, 2).contiguous().transpose(1, 2), sums, seed, seed.clone()
 
 
-_INSTEAD: dict[Any, Any] = {_aten._scaled_dot_product_efficient_attention.default: _attend}
+_plain_attention = F.scaled_dot_product_attention
+_FUSED = _aten._scaled_dot_product_efficient_attention.default
+_INSTEAD: dict[Any, Any] = {_FUSED: _attend}
+
+
+def _fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **settings: Any,
+) -> Tensor:
+    """As a GPU chooses; its fused kernel knows no groups of heads."""
+    if not isinstance(query, CudaTensor) or settings.get("enable_gqa"):
+        return _plain_attention(query, key, value, attn_mask, dropout_p, is_causal, **settings)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
+    made: Tensor = _FUSED(
+        query, key, value, attn_mask, False, dropout_p, is_causal, scale=settings.get("scale")
+    )[0]
+    return made
+
+
 _standins: list[CudaStandin] = []
 
 
@@ -345,6 +368,7 @@ def cuda_standin() -> Iterator[CudaStandin]:
             patch.setattr(cuda, "graph", _recording)
             patch.setattr(torch.inference_mode, "__enter__", _enter_without_gradients)
             patch.setattr(torch.inference_mode, "__exit__", lambda self, *_: self.instead.__exit__(*_))
+            patch.setattr(F, "scaled_dot_product_attention", _fused_attention)
             for maker in ("tensor", "as_tensor"):
                 patch.setattr(torch, maker, _first_here(getattr(torch, maker)))
             yield standin
