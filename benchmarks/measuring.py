@@ -109,6 +109,7 @@ class Contest:
             side = make()
             wait_for(self.device)
             self._ready[name] = time.perf_counter() - began, allocated(self.device) - held
+            sys.stderr.write(f"{name}: ready after {self._ready[name][0]:.1f} s\n")
             self.sides[name] = side
 
     def measure(self, repeats: int, seconds: float) -> dict[str, dict[str, Any]]:
@@ -327,7 +328,8 @@ def profiled(
             once(side, device)
     kind = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
     # Named ranges (an optimizer's step) would count what is in them twice.
-    events = [e for e in found.key_averages() if e.device_type == kind and not e.is_user_annotation]
+    averages = found.key_averages()
+    events = [e for e in averages if e.device_type == kind and not e.is_user_annotation]
     spent = {
         event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count)
         for event in events
@@ -340,7 +342,7 @@ def profiled(
         f"{count:.0f} {what}",
         *(
             f"  {event.count / repeats:.0f} × {event.key}"
-            for event in found.key_averages()
+            for event in averages
             if on_gpu and event.key.startswith(("cuda", "cuLaunch")) and event.count >= repeats
         ),
         f"{'µs':>10} {'share':>6} {'calls':>7} {'µs each':>8}",

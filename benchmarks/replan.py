@@ -73,17 +73,17 @@ def main() -> None:
         "notes": [] if theirs else ["LeRobot was left out (--without-lerobot)."],
     }
     engines, dtypes = Engines(ours), precisions(device, arguments.bfloat16)
-    quickest = list(dtypes)[-1]
+    contests: list[Contest] = []
     for size in map(int, arguments.batch.split(",")):
         contest = Contest(device, record["base"])
         for name, make in sides(theirs, ours, engines, dtypes, size, arguments):
             contest.add(name, make)
         record["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         run(record, f"batch {size}", contest, arguments)
-        if arguments.profile and size == 1:
-            for name, side in contest.sides.items():
-                if name.startswith(f"engine, {quickest}") and "×" not in name and "observe" not in name:
-                    profiled(name, side, device, arguments.profile)
+        contests.append(contest)
+    for name, side in contests[0].sides.items() if arguments.profile else ():
+        if name.startswith(f"engine, {list(dtypes)[-1]}") and "×" not in name and "observe" not in name:
+            profiled(name, side, device, arguments.profile)
     sys.stdout.write(table(record) + "\n")
     sys.exit(bool(record["failed"]))
 
