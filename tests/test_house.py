@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,19 +95,27 @@ def test_no_source_file_is_too_long() -> None:
 
 def test_the_client_stands_alone() -> None:
     """A robot's computer has neither torch nor smolact; and the command's help does not load the client."""
-    code = "import smolact_client, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    code = "from smolact_client import *; import sys; print(*{name.split('.')[0] for name in sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "websockets" in found.stdout.split()
     assert not {"torch", "smolact", "pyarrow", "transformers", "rich"} & set(found.stdout.split())
     for path in CLIENT.glob("*.py"):
         assert not imports(path), path
 
 
-def test_public_names_are_sorted_and_lead_somewhere() -> None:
-    assert smolact.__all__ == sorted(smolact.__all__)
-    for name in smolact.__all__:
-        assert getattr(smolact, name).__name__ == name
+def test_a_policy_needs_no_client() -> None:
+    code = "import smolact, sys; smolact.SmolVLAPolicy; print(*{name.split('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"websockets", "av", "gymnasium", "accelerate", "draccus"} & set(found.stdout.split())
+
+
+@pytest.mark.parametrize("package", [smolact, smolact_client])
+def test_public_names_are_sorted_and_lead_somewhere(package: Any) -> None:
+    assert package.__all__ == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        smolact.nothing  # noqa: B018
+        package.nothing  # noqa: B018
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
