@@ -466,8 +466,11 @@ def test_a_training_step_does_not_wait_for_the_gpu(cuda: CudaStandin | RealCuda)
     on_device = cuda.module(policy), cuda.tensors(batch), noise.to(cuda.device), time.to(cuda.device)
     cuda.waits.clear()
     loss, _ = on_device[0].forward(*on_device[1:])
+    with torch.autocast("cuda", torch.bfloat16):
+        mixed, _ = on_device[0].forward(*on_device[1:])
     assert cuda.waits == []
     assert difference(loss.detach().cpu(), expected.detach()) <= 1e-5
+    assert 0 < difference(mixed.detach().cpu(), expected.detach()) <= 1e-2
 
 
 @pytest.mark.parametrize("settings", [{}, {"relative_step": 0.2}], ids=str)

@@ -272,14 +272,20 @@ def _through_layer(
 def put_images(embeds: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
     """Embeddings (B, L, D) with image tokens (T, D), in order, where `places` (B, L) is true.
 
+    A training step on a GPU does not wait to hear how many places there are: if they are not as many as the tokens, its
+    embeddings, and so its loss, are not numbers.
+
     Raises:
         FeatureError: there are more or fewer places than tokens.
     """
-    if int(places.sum()) != len(tokens):
+    tokens, count = tokens.to(embeds.dtype), places.sum()
+    if count.is_cuda and torch.is_grad_enabled():
+        embeds = embeds.masked_fill(count != len(tokens), torch.nan)
+    elif int(count) != len(tokens):
         raise FeatureError(
-            f"The prompt has {int(places.sum())} places for image tokens, the images give {len(tokens)}."
+            f"The prompt has {int(count)} places for image tokens, the images give {len(tokens)}."
         )
-    return embeds.masked_scatter(places[..., None], tokens.to(embeds.dtype))
+    return embeds.masked_scatter(places[..., None], tokens)
 
 
 class SmolVLMModel(nn.Module):

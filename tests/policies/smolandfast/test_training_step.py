@@ -11,10 +11,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from smolact.errors import ConfigError
+from smolact.errors import ConfigError, FeatureError
 from smolact.policies.smolandfast import flops_smolandfast
 from smolact.policies.summary import summarize
 from smolact.types import ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGUAGE_TOKENS
+from tests.cuda_standin import CudaStandin, RealCuda
 from tests.policies.smolandfast.test_policy import policy_of, samples
 from tests.training.runs import run
 
@@ -89,3 +90,25 @@ def test_the_policys_own_wish_for_ends_of_episodes_is_heeded(tmp_path: Path) -> 
         tmp_path / "b", "--policy.drop_n_last_frames=3", "--policy.crop_shape=[40, 40]", policy=policy
     )
     assert ended.is_complete
+
+
+def test_a_training_step_does_not_wait_for_the_gpu(cuda: CudaStandin | RealCuda) -> None:
+    if isinstance(cuda, RealCuda):
+        pytest.skip("only the stand-in counts")
+    policy, preprocess, _ = policy_of()
+    batch = preprocess(samples())
+    expected = policy.forward(batch)[0].detach()
+    policy, batch = cuda.module(policy), cuda.tensors(batch)
+    cuda.waits.clear()
+    loss, _ = policy.forward(batch)
+    with torch.autocast("cuda", torch.bfloat16):
+        mixed, _ = policy.forward(batch)
+    assert cuda.waits == []
+    torch.testing.assert_close(loss.detach().cpu(), expected)
+    torch.testing.assert_close(mixed.detach().cpu(), expected, rtol=0.02, atol=0)
+    tokens = batch[LANGUAGE_TOKENS].clone()
+    tokens[tokens == policy.model.vlm.config.image_token_id] = 7
+    loss, _ = policy.forward({**batch, LANGUAGE_TOKENS: tokens})  # no places for the image
+    assert not bool(loss.isfinite())
+    with torch.no_grad(), pytest.raises(FeatureError, match="has 0 places for image tokens"):
+        policy.forward({**batch, LANGUAGE_TOKENS: tokens})
