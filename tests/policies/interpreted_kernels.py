@@ -145,8 +145,15 @@ def test_an_engine_with_kernels_gives_what_it_gives_without(settings: dict[str, 
     assert fused.memory == plain.memory
 
 
+def test_float8_brings_the_kernels_along_on_a_gpu_and_not_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "check_fp8", lambda device: None)
+    engine = tiny_policy(num_vlm_layers=1).build_engine(dtype=torch.float32, fp8=True)
+    assert engine._packer(torch.device("cpu")).kernel is None
+    assert engine._packer(torch.device("cuda", 0)).kernel is KernelProduct
+
+
 @pytest.mark.usefixtures("kernels_allowed")
-def test_what_is_guided_is_differentiated_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_guided_is_differentiated_the_plain_way() -> None:
     policy = tiny_policy(num_vlm_layers=2, num_steps=1)
     batch, noise = tiny_batch(), tiny_noise()
     plain = policy.build_engine(dtype=torch.float32, fp8=True)

@@ -29,6 +29,9 @@ BLOCK_OUT, BLOCK_IN, MOST_ROWS = 16, 128, 64
 weight is read once."""
 
 
+# Arguments of kernels have no types: triton would take them for code of the GPU.
+
+
 @triton.jit
 def _multiply(
     x, weight, scale, bias, residual, out, rows, length, outputs, x_batch, x_row, x_head, eps,
@@ -72,9 +75,8 @@ def _multiply(
 @triton.jit
 def _whole(weight, dtype: tl.constexpr):
     if weight.dtype == tl.float8e4nv:
-        weight = weight.to(
-            tl.float32
-        )  # straight to bfloat16 triton 3.6 goes on Hopper only, and fails on Ada
+        # Straight to bfloat16 triton 3.6 goes on Hopper only; for Ada it fails to compile.
+        weight = weight.to(tl.float32)
     return weight.to(dtype)
 
 
