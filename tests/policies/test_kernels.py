@@ -20,18 +20,19 @@ pytestmark = [
 ]
 triton = pytest.importorskip("triton", reason="triton is not installed (it comes with PyTorch's CUDA builds)")
 
-INTERPRETED = Path(__file__).with_name("interpreted_kernels.py")
+INTERPRETED = ["interpreted_kernels.py", "smolandfast/interpreted_writer.py"]
 HOPPER, ADA, AMPERE = 90, 89, 80
 
 
 @pytest.mark.timeout(900)
-def test_in_the_interpreter_kernels_give_what_the_plain_way_gives() -> None:
+@pytest.mark.parametrize("file", INTERPRETED)
+def test_in_the_interpreter_kernels_give_what_the_plain_way_gives(file: str) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [
         sys.executable,
         "-m",
         "pytest",
-        str(INTERPRETED),
+        str(Path(__file__).parent / file),
         "-q",
         "-p",
         "no:cacheprovider",

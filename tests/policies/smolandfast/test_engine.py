@@ -231,6 +231,24 @@ def test_graphs_on_a_gpu_write_in_bfloat16_and_draw(cuda: CudaStandin | RealCuda
         assert bool((answers >= 0).all())
 
 
+@pytest.mark.gpu
+def test_kernels_of_our_own_write_the_policys_tokens(cuda: CudaStandin | RealCuda) -> None:
+    if not isinstance(cuda, RealCuda):
+        pytest.skip("needs a CUDA device; without one the interpreter runs them (interpreted_writer.py)")
+    policy = cuda.module(copy.deepcopy(policy_writing("fast", 3)))
+    inputs = [part.to(cuda.device) for part in prompts(policy, [3, 40, 17])]
+    grammar = policy.actions.grammar(*policy.chunk_shape).to(cuda.device)
+    slow = policy.model.generate(*inputs, grammar, MOST).cpu()
+    writer = writer_of(policy, triton=True)
+    for _ in range(2):
+        assert alike(writer.write(*inputs, MOST).cpu(), slow)
+
+
+def test_kernels_need_a_gpu() -> None:
+    with pytest.raises(ConfigError, match=r"triton=True needs a GPU with CUDA, and the policy is on cpu"):
+        policy_writing("bins").build_engine(triton=True)
+
+
 def test_tokens_are_written_without_waiting_for_each(cuda: CudaStandin | RealCuda) -> None:
     if isinstance(cuda, RealCuda):
         pytest.skip("only the stand-in counts")

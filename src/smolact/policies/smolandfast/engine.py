@@ -14,7 +14,7 @@ from torch import Tensor
 from smolact.backbones.smolvlm import SmolVLM
 from smolact.errors import ConfigError
 from smolact.policies.common.chunking import Engine
-from smolact.policies.common.precision import check_int8, quickest_dtype
+from smolact.policies.common.precision import check_int8, check_kernels, quickest_dtype
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.generation import ActionWriter
 from smolact.policies.smolandfast.schemes import ActionTokens
@@ -34,11 +34,14 @@ class SmolAndFASTEngine(Engine):
         vlm, vocabulary, actions, chunk_shape, inputs: the policy's parts.
         dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else float32.
         int8: on a CPU, the text model's layers in 8 bits (about a hundredth of rounding), the rest in float32.
+        triton: on a GPU, kernels of our own: less than half of the launches. They were compared with the plain way in triton's
+            interpreter, but have not run on a GPU yet; which is why they must be asked for.
         temperature: 0 writes the most likely token each time; otherwise tokens are drawn, and 1 draws as the model says.
         generator: draws them, on the weights' device; PyTorch's own when None.
 
     Raises:
-        ConfigError: a temperature below 0 or not finite; `int8` on another device, or with another `dtype`.
+        ConfigError: a temperature below 0 or not finite; `int8` on another device, or with another `dtype`; `triton` without CUDA.
+        MissingDependencyError: triton is needed and not there.
     """
 
     config: SMOLANDFASTConfig
@@ -54,6 +57,7 @@ class SmolAndFASTEngine(Engine):
         *,
         dtype: torch.dtype | None = None,
         int8: bool = False,
+        triton: bool = False,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -63,11 +67,15 @@ class SmolAndFASTEngine(Engine):
             )
         if int8:
             check_int8(vlm.lm_head.weight.device, dtype)
+        writer = ActionWriter
+        if triton:
+            check_kernels(vlm.lm_head.weight.device)
+            from smolact.policies.smolandfast.kernel_writer import KernelWriter as writer  # noqa: N813
         self.config = config
         self._actions, self._shape, self._inputs = actions, chunk_shape, inputs
         self._vlm = vlm
         self._pack = partial(
-            ActionWriter,
+            writer,
             vlm,
             vocabulary,
             actions.grammar(*chunk_shape),
