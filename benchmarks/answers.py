@@ -44,6 +44,7 @@ from measuring import (
 
 from smolact.backbones.presets import find_vlm
 from smolact.backbones.smolvlm import initialize
+from smolact.policies.common.precision import check_kernels
 from smolact.policies.smolandfast.generation import ActionWriter, Slate
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFAST
 from smolact.policies.smolandfast.schemes import Bins
@@ -78,6 +79,9 @@ def main() -> None:
         default=1536,
         help="to how many tokens SmolAndFAST's authors pad (max_input_seq_len)",
     )
+    parser.add_argument(
+        "--kernels", action="store_true", help="only engines with kernels of our own, beside those without"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="also where this machine is slow in it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -86,12 +90,12 @@ def main() -> None:
     record = setting_of(device) | {
         "vlm": arguments.vlm,
         "tokens": arguments.tokens,
-        "base": f"{THEIRS}, …",
+        "base": f"{OURS}, {list(dtypes)[-1]}" if arguments.kernels else f"{THEIRS}, float32",
         "differences": f"to '{OURS}' in float32",
     }
 
-    def measure(group: str, base: str, sides: Iterator[Named], samples: int | None = None) -> Contest:
-        contest = Contest(device, base)
+    def measure(group: str, sides: Iterator[Named], samples: int | None = None) -> Contest:
+        contest = Contest(device, record["base"])
         for name, make in sides:
             contest.add(name, make)
         run(record, group, contest, arguments, samples)
@@ -104,14 +108,14 @@ def main() -> None:
         for size in map(int, arguments.answers.split(",")):
             if size:
                 group = f"a token after the first, {told}, batch {size}"
-                found = measure(group, f"{THEIRS}, float32", answers(models, size, dtypes, arguments))
-                shown = f"{OURS}, {list(dtypes)[-1]}"
-                if shown in found.sides:
-                    quickest[f"{group}: an answer, {shown}"] = found.sides[shown]
+                found = measure(group, answers(models, size, dtypes, arguments))
+                for shown in (f"{OURS}, {list(dtypes)[-1]}", f"{OURS}, {list(dtypes)[-1]}, triton"):
+                    if shown in found.sides:
+                        quickest[f"{group}: an answer, {shown}"] = found.sides[shown]
         if arguments.batch:
             steps = training_steps(models, dtypes, arguments)
             group = f"a training step, {told}, batch {arguments.batch}"
-            measure(group, f"{THEIRS}, float32", steps, arguments.batch)
+            measure(group, steps, arguments.batch)
     for name, side in quickest.items() if arguments.profile else ():
         profiled(name, side, device, arguments.profile)
     sys.stdout.write(table(record) + "\n")
@@ -182,7 +186,7 @@ class Models:
         return torch.tensor([*vocabulary.words, vocabulary.end], device=self.device)
 
 
-class TimedWriter(ActionWriter):
+class Timed(ActionWriter):
     """Starts the watch again after the first token of an answer."""
 
     watch: Stopwatch | None = None
@@ -204,6 +208,14 @@ class TimedWriter(ActionWriter):
         return self._head(self._normed(self._read(prompt.ids, prompt.valid, prompt.pixels, slate))).float()
 
 
+def timed_kernels(device: torch.device) -> type:
+    """What `triton=True` makes an engine write with."""
+    check_kernels(device)
+    from smolact.policies.smolandfast.kernel_writer import KernelWriter
+
+    return type("TimedKernels", (Timed, KernelWriter), {})
+
+
 def answers(
     models: Models, size: int, dtypes: dict[str, torch.dtype], arguments: argparse.Namespace
 ) -> Iterator[Named]:
@@ -213,8 +225,9 @@ def answers(
     grammar = Bins(ACTIONS).grammar(tokens, 1).to(device)
     expected, written = models.scores(prompt), ours.generate(*given, grammar, tokens)
 
-    def engine(dtype: torch.dtype, graphs: bool = True, int8: bool = False) -> Side:
-        writer = TimedWriter(ours.vlm, ours.vocabulary, grammar, dtype=dtype, int8=int8)
+    def engine(dtype: torch.dtype, graphs: bool = True, int8: bool = False, triton: bool = False) -> Side:
+        made: Any = timed_kernels(device) if triton else Timed
+        writer = made(ours.vlm, ours.vocabulary, grammar, dtype=dtype, int8=int8)
         writer.graphs = graphs
 
         def work(watch: Stopwatch | None) -> Tensor:
@@ -265,6 +278,11 @@ def answers(
         work(Stopwatch(device))
         return Side(work, differences={"scores": relative(scores, expected)}, units=tokens - 1)
 
+    if arguments.kernels:
+        name, dtype = list(dtypes.items())[-1]
+        yield f"{OURS}, {name}", lambda: engine(dtype)
+        yield f"{OURS}, {name}, triton", lambda: engine(dtype, triton=True)
+        return
     for name, dtype in dtypes.items():
         yield f"{OURS}, {name}", lambda dtype=dtype: engine(dtype)
         if device.type == "cuda":
