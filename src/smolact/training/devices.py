@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -55,7 +58,25 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         )
     torch.backends.cudnn.deterministic = config.cudnn_deterministic
     torch.backends.cudnn.benchmark = not config.cudnn_deterministic
+    quicken_products(accelerator.device)
     return accelerator
+
+
+def quicken_products(device: torch.device) -> None:
+    """On a CUDA device multiply float32 with 10 bits of fraction (TF32), several times as fast: as `lerobot-train` does."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Within it float32 is multiplied as float32 everywhere: as `smolact eval` does."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def total(accelerator: Accelerator, values: Tensor) -> Tensor:
