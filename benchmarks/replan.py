@@ -99,6 +99,7 @@ def make_policies(arguments: argparse.Namespace) -> tuple[dict[str, nn.Module], 
         theirs["LeRobot, compile_model=true"], _ = make_both(
             arguments.preset, **sizes, device=device.type, compile_model=True
         )
+    torch.set_float32_matmul_precision("highest")  # `compile_model` has set it for all
     return {name: policy.eval().to(device) for name, policy in theirs.items()}, ours.eval().to(device)
 
 

@@ -179,6 +179,7 @@ class Steps:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
+        optimizer.zero_grad(set_to_none=True)  # of a side that ran out of memory, perhaps
         loss, own = differentiate(), gradients(policy)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

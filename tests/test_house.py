@@ -109,6 +109,12 @@ def test_a_policy_needs_no_client() -> None:
     assert not {"websockets", "av", "gymnasium", "accelerate", "draccus"} & set(found.stdout.split())
 
 
+def test_modules_of_the_client_are_there_without_an_import_of_their_own() -> None:
+    code = "import smolact_client; print(smolact_client.errors.ClientError.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "ClientError", done.stderr
+
+
 @pytest.mark.parametrize("package", [smolact, smolact_client])
 def test_public_names_are_sorted_and_lead_somewhere(package: Any) -> None:
     assert package.__all__ == sorted(package.__all__)

@@ -455,7 +455,7 @@ def test_a_replan_waits_for_the_gpu_only_to_compare_the_instruction(cuda: CudaSt
     assert cuda.waits == ["aten._to_copy.default"] * 2
 
 
-def test_a_training_step_does_not_wait_for_the_gpu(cuda: CudaStandin | RealCuda) -> None:
+def test_a_forward_pass_does_not_wait_for_the_gpu(cuda: CudaStandin | RealCuda) -> None:
     if isinstance(cuda, RealCuda):
         pytest.skip("only the stand-in counts")
     policy = tiny_policy()

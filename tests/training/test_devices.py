@@ -1,4 +1,4 @@
-"""How exactly float32 is multiplied: on a CPU as ever, on a GPU quickly in a step and exactly in an evaluation."""
+"""How exactly a GPU multiplies float32: quickly in a run's steps, exactly in its evaluations, and afterwards as before."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from smolact.training.devices import exact_products, quicken_products
+from smolact.training.devices import products
 
 
 @pytest.fixture(autouse=True)
 def afterwards_as_before() -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32
+    before = torch.get_float32_matmul_precision()
     yield
-    torch.backends.cuda.matmul.allow_tf32 = before
+    torch.set_float32_matmul_precision(before)
 
 
-def test_a_gpu_multiplies_quickly_and_nothing_else_changes() -> None:
-    torch.backends.cuda.matmul.allow_tf32 = False
-    quicken_products(torch.device("cpu"))
-    assert torch.get_float32_matmul_precision() == "highest"
-    quicken_products(torch.device("cuda:0"))
-    assert torch.backends.cuda.matmul.allow_tf32
+def test_a_gpu_multiplies_as_is_said_and_then_as_before() -> None:
+    for before in ("highest", "high", "medium"):
+        torch.set_float32_matmul_precision(before)
+        with products(torch.device("cuda:0"), "high"):
+            assert torch.get_float32_matmul_precision() == "high"
+            with pytest.raises(ZeroDivisionError), products(torch.device("cuda:0"), "highest"):
+                assert torch.get_float32_matmul_precision() == "highest"
+                raise ZeroDivisionError
+            assert torch.get_float32_matmul_precision() == "high"
+        assert torch.get_float32_matmul_precision() == before
 
 
-def test_an_evaluation_multiplies_exactly_and_leaves_the_run_as_it_was() -> None:
-    for quick in (True, False):
-        torch.backends.cuda.matmul.allow_tf32 = quick
-        with pytest.raises(ZeroDivisionError), exact_products():
-            assert torch.get_float32_matmul_precision() == "highest"
-            raise ZeroDivisionError
-        assert torch.backends.cuda.matmul.allow_tf32 is quick
+def test_elsewhere_nothing_changes() -> None:
+    torch.set_float32_matmul_precision("highest")
+    with products(torch.device("cpu"), "high"):
+        assert torch.get_float32_matmul_precision() == "highest"

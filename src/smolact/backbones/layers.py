@@ -30,17 +30,25 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return rotated.to(x.dtype)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
     """Softmax attention; (B, N, L, H) from keys and values (B, K, S, H), each shared by N / K query heads.
 
-    `mask` (B, L, S) is true where a query may look; each query must have at least one such key.
+    `mask` (B, L, S) is true where a query may look; each query must have at least one such key. `causal`, without a mask: each
+    of L tokens looks at itself and those before it.
     """
+    groups = queries.shape[1] // keys.shape[1]
+    if groups > 1 and mask is not None and queries.is_cuda:
+        # No fused kernel of a GPU takes shared heads and a mask, and the plain way holds all L x S weights of all heads.
+        keys, values, groups = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1), 1
     return F.scaled_dot_product_attention(
         queries,
         keys,
         values,
         attn_mask=None if mask is None else mask[:, None],
-        enable_gqa=queries.shape[1] != keys.shape[1],
+        is_causal=causal,
+        enable_gqa=groups > 1,
     )
 
 

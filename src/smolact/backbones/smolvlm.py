@@ -237,11 +237,12 @@ class TextModel(Recomputing):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, hidden: Tensor, positions: Tensor, mask: Tensor, past: list[KeyValues] | None = None
+        self, hidden: Tensor, positions: Tensor, mask: Tensor | None, past: list[KeyValues] | None = None
     ) -> tuple[Tensor, list[KeyValues]]:
         """Hidden states (B, L, D) at positions (B, L) to (B, L, D), and each layer's keys and values.
 
-        `past` holds the keys and values of earlier tokens; `mask` (B, L, past + L) is true where a token may look.
+        `past` holds the keys and values of earlier tokens; `mask` (B, L, past + L) is true where a token may look. Without one,
+        and without a past, a token looks at itself and those before it, which costs half.
         """
         tables = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
         present: list[KeyValues] = []
@@ -257,7 +258,7 @@ def _through_layer(
     layer: DecoderLayer,
     hidden: Tensor,
     tables: tuple[Tensor, Tensor],
-    mask: Tensor,
+    mask: Tensor | None,
     past: KeyValues | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states behind a layer, and its keys and values with those of earlier tokens before them."""
@@ -265,7 +266,7 @@ def _through_layer(
     keys, values = rotate(layer.keys(normed), *tables), layer.values(normed)
     if past is not None:
         keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-    attended = attend(rotate(layer.queries(normed), *tables), keys, values, mask)
+    attended = attend(rotate(layer.queries(normed), *tables), keys, values, mask, causal=mask is None)
     return layer.finish(hidden, attended), keys, values
 
 
@@ -281,11 +282,14 @@ def put_images(embeds: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
     tokens, count = tokens.to(embeds.dtype), places.sum()
     if count.is_cuda and torch.is_grad_enabled():
         embeds = embeds.masked_fill(count != len(tokens), torch.nan)
+        tokens = tokens.masked_fill(count != len(tokens), torch.nan)
     elif int(count) != len(tokens):
         raise FeatureError(
             f"The prompt has {int(count)} places for image tokens, the images give {len(tokens)}."
         )
-    return embeds.masked_scatter(places[..., None], tokens)
+    # Every place asks for its token: a scatter's way back would wait for the host to hear how many there are.
+    numbers = (places.flatten().long().cumsum(0) - 1).clamp(0, len(tokens) - 1).view_as(places)
+    return torch.where(places[..., None], tokens[numbers], embeds)
 
 
 class SmolVLMModel(nn.Module):

@@ -22,7 +22,7 @@ HELP = (
 )
 
 
-INT8 = "Keep the weights of the policy's engine in 8 bits, on a CPU: sooner, in less memory, and about a hundredth off."
+INT8 = "Keep the weights of the policy's engine in 8 bits, on a CPU: sooner, in less memory, and chunks a few hundredths off."
 FP8 = "Keep the weights of the expert in the policy's engine in float8, on a GPU of compute capability 8.9 or more; on a CPU to see what it costs."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -58,25 +59,25 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         )
     torch.backends.cudnn.deterministic = config.cudnn_deterministic
     torch.backends.cudnn.benchmark = not config.cudnn_deterministic
-    quicken_products(accelerator.device)
     return accelerator
 
 
-def quicken_products(device: torch.device) -> None:
-    """On a CUDA device multiply float32 with 10 bits of fraction (TF32), several times as fast: as `lerobot-train` does."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-
-
 @contextlib.contextmanager
-def exact_products() -> Iterator[None]:
-    """Within it float32 is multiplied as float32 everywhere: as `smolact eval` does."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+def products(device: torch.device, precision: Literal["high", "highest"]) -> Iterator[None]:
+    """Within it a CUDA device multiplies float32 in that precision; elsewhere nothing changes.
+
+    "highest" is float32, as `smolact eval` computes; "high" is TF32, with 10 bits of fraction and several times as fast, as
+    `lerobot-train` computes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.set_float32_matmul_precision(before)
 
 
 def total(accelerator: Accelerator, values: Tensor) -> Tensor:

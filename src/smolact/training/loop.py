@@ -37,7 +37,7 @@ from smolact.training.data import (
     next_batch,
     take_drawn,
 )
-from smolact.training.devices import exact_products, total
+from smolact.training.devices import products, total
 from smolact.training.ema import ExponentialMovingAverage
 from smolact.training.facts import samples_per_step
 from smolact.training.initialization import (
@@ -294,7 +294,7 @@ class Trainer:
         env, count = self.config.env, self.config.eval
         with (
             undisturbed(),
-            exact_products(),
+            products(self.accelerator.device, "highest"),
             self._averaged(),
             make_env(
                 str(env.type),

@@ -24,7 +24,7 @@ from smolact.training.checkpoint import (
 )
 from smolact.training.config import TrainConfig, to_json
 from smolact.training.data import Samples, SeveralDraws
-from smolact.training.devices import make_accelerator
+from smolact.training.devices import make_accelerator, products
 from smolact.training.ema import ExponentialMovingAverage, check_no_average
 from smolact.training.facts import facts_of_run, samples_per_step
 from smolact.training.initialization import Start
@@ -197,7 +197,8 @@ def train(
     )
     if config.check:
         return Ended(progress.step, None, is_complete=True)
-    ended = trainer.run_to_end()
+    with products(accelerator.device, "high"):
+        ended = trainer.run_to_end()
     if ended.is_complete and ended.checkpoint is not None and accelerator.is_main_process:
         _publish(ended.checkpoint, config)
     return ended

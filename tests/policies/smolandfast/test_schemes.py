@@ -68,7 +68,7 @@ def test_a_policy_learns_and_keeps_each_scheme(scheme: str, tmp_path: Path) -> N
     raw = samples()
     batch = preprocess(raw)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
-    for _ in range(80):
+    for _ in range(120):
         loss, _ = policy.forward(batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

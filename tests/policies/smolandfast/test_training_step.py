@@ -92,7 +92,7 @@ def test_the_policys_own_wish_for_ends_of_episodes_is_heeded(tmp_path: Path) -> 
     assert ended.is_complete
 
 
-def test_a_training_step_does_not_wait_for_the_gpu(cuda: CudaStandin | RealCuda) -> None:
+def test_a_forward_pass_does_not_wait_for_the_gpu(cuda: CudaStandin | RealCuda) -> None:
     if isinstance(cuda, RealCuda):
         pytest.skip("only the stand-in counts")
     policy, preprocess, _ = policy_of()

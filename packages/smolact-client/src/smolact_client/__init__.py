@@ -91,6 +91,8 @@ def __getattr__(name: str) -> Any:
     # On first use: who only wants a module of this package, as every policy does, does not import a WebSocket client.
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if f"{__name__}.{name}" in _HOME.values():
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'smolact_client' has no attribute '{name}'")
 
 

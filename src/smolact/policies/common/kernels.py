@@ -4,7 +4,7 @@
     split_and_rotate    queries, keys and values of one product, rotated, each in its place
 
 A GPU takes as long to begin a small kernel as to run it, and an expert's layer is nothing but small ones, 160 times a replan. With
-these two, and attention, it is six.
+these two, attention, and a copy that puts its rows in order, it is seven.
 
 The norm needs no pass of its own. An RMS norm is a scale for each input, which is in the weights already (`Packer.pack`), and a
 number for each row, which may as well be multiplied behind the product: the squares are summed up while the row comes by.

@@ -33,7 +33,7 @@ class SmolAndFASTEngine(Engine):
         config: the policy's.
         vlm, vocabulary, actions, chunk_shape, inputs: the policy's parts.
         dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else float32.
-        int8: on a CPU, the text model's layers in 8 bits (about a hundredth of rounding), the rest in float32.
+        int8: on a CPU, the text model's layers in 8 bits (each product about a hundredth off), the rest in float32.
         triton: on a GPU, kernels of our own: less than half of the launches. They were compared with the plain way in triton's
             interpreter, but have not run on a GPU yet; which is why they must be asked for.
         temperature: 0 writes the most likely token each time; otherwise tokens are drawn, and 1 draws as the model says.

@@ -35,8 +35,8 @@ STRIDE = 64
 """Places of the cache are looked at in such steps, so that a few CUDA graphs serve all lengths."""
 LOOK_EVERY = 8
 """On a GPU, tokens that are written between two looks at whether all answers are done: a look waits for it."""
-SPARE = 4
-"""Places that recording a CUDA graph writes to before it counts."""
+SPARE = 8
+"""Places that recording a CUDA graph writes to before it counts; a multiple of 8, as a GPU's attention wants a mask's rows."""
 
 
 @dataclass(frozen=True)

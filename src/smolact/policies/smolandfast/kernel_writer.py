@@ -1,4 +1,4 @@
-"""An `ActionWriter` whose steps run kernels of our own: seven launches a layer where there were sixteen.
+"""An `ActionWriter` whose steps run kernels of our own: eight launches a layer where there were sixteen.
 
 A token of SmolVLM2-256M reads 270 MB of weights, which an H100 does in 0.09 ms; beginning 500 small kernels takes it longer than
 that, also from a graph. Prompts, whose rows are many, are read as ever.

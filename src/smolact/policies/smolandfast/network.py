@@ -50,10 +50,15 @@ class SMOLANDFAST(nn.Module):
             answer: (B, M) token ids, the end token last, padded on the right.
             spoken: (B, M) bool, false where padded.
         """
-        before = answer[:, :-1]  # nothing comes after the last one
-        ids, known = torch.cat([prompt, before], 1), torch.cat([valid, spoken[:, :-1]], 1)
-        hidden, _ = self._read(self.vlm.embed(ids, pixels), known)
-        logits = self.vlm.lm_head(hidden[:, prompt.shape[1] - 1 :]).float()
+        # Rows are turned so that their padding comes last. Then no token has padding before it, and no mask is needed.
+        padding = (~valid).sum(1, keepdim=True)
+        ids = torch.cat([prompt, answer[:, :-1]], 1)  # nothing comes after the last one
+        places = torch.arange(ids.shape[1], device=ids.device)
+        ids = ids.gather(1, (places + padding) % len(places))
+        text = self.vlm.model.text_model
+        hidden, _ = text(self.vlm.embed(ids, pixels), places.expand(len(ids), -1), None)
+        said = places[prompt.shape[1] - 1 :] - padding  # where each answer token is foretold
+        logits = self.vlm.lm_head(hidden.gather(1, said[..., None].expand(-1, -1, hidden.shape[2]))).float()
         losses = F.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="none")
         return losses.view_as(answer) * spoken
 

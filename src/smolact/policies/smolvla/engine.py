@@ -53,7 +53,7 @@ class SmolVLAEngine(Engine):
         dtype: `torch.float32` or `torch.bfloat16`; the quicker one on this machine when not given.
         num_steps: from noise to actions; the policy's when not given.
         solver: `euler`, or `midpoint` or `heun`, which look at the network twice a step.
-        int8: on a CPU, vision tower, VLM and expert in 8 bits (about a hundredth of rounding).
+        int8: on a CPU, vision tower, VLM and expert in 8 bits (each product about a hundredth off).
         fp8: the expert's weights in float8, which a GPU of compute capability 8.9 or more reads in half of bfloat16's time, with
             kernels of our own; chunks of trained policies move by 0.2%. On a CPU the same numbers, later, to see what it costs.
         triton: on a GPU, kernels of our own for the expert: a quarter of the launches. They were compared with the plain way in
@@ -182,6 +182,10 @@ class SmolVLAEngine(Engine):
             check_kernels(device)
         kernel: Callable[[Product], Product] | None = None
         if self._triton or (self._fp8 and device.type == "cuda"):
+            if self._compile:
+                raise ConfigError(
+                    "compile=True does not go with the kernels that fp8=True brings along on a GPU. Leave one of them out."
+                )
             from smolact.policies.common.kernels import KernelProduct as kernel  # needs triton  # noqa: N813
         return Packer(
             torch.float32 if self._int8 else self._asked_dtype or quickest_dtype(device),
