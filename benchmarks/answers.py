@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +30,8 @@ from measuring import (
     Side,
     Stopwatch,
     computing_in,
-    device_arguments,
     gradients,
+    parser_of,
     precisions,
     profiled,
     relative,
@@ -58,14 +57,9 @@ Named = tuple[str, Callable[[], Side]]
 
 def main() -> None:
     """Measure both sides."""
-    warnings.filterwarnings("ignore")
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    device_arguments(parser)
+    parser = parser_of(__doc__, repeats=3)
     parser.add_argument("--vlm", default="smolvlm2-256m")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--answers", default="1", help="written at once; several with commas, none: 0")
     parser.add_argument("--batch", type=int, default=1, help="of the training step; none: 0")
     parser.add_argument(
@@ -82,7 +76,6 @@ def main() -> None:
     parser.add_argument(
         "--kernels", action="store_true", help="only engines with kernels of our own, beside those without"
     )
-    parser.add_argument("--bfloat16", action="store_true", help="also where this machine is slow in it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = arguments.device

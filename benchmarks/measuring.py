@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,8 +217,14 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
 # What it was measured on, and how it is told.
 
 
-def device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of all benchmarks that know a GPU."""
+def parser_of(description: str | None, repeats: int) -> argparse.ArgumentParser:
+    """With the flags of all benchmarks that know a GPU."""
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--bfloat16", action="store_true", help="also where this machine is slow in it")
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu, or cuda")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=math.inf, help="after so many, repeat no more")
@@ -225,6 +232,7 @@ def device_arguments(parser: argparse.ArgumentParser) -> None:
         "--profile", type=Path, metavar="FILE", help="also write what one call spends its time on"
     )
     parser.add_argument("--output", type=Path, help="the figures, as JSON")
+    return parser
 
 
 def precisions(device: torch.device, bfloat16: bool) -> dict[str, torch.dtype]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from measuring import (
     Contest,
     Side,
     computing_in,
-    device_arguments,
+    parser_of,
     precisions,
     profiled,
     relative,
@@ -47,15 +46,9 @@ BASE = "policy, float32"
 
 
 def main() -> None:
-    warnings.filterwarnings("ignore")
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    device_arguments(parser)
+    parser = parser_of(__doc__, repeats=5)
     parser.add_argument("--preset", default="smolvlm2-500m")
     parser.add_argument("--batch", default="1", help="observations answered at once; several with commas")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--bfloat16", action="store_true", help="also where this machine is slow in it")
     parser.add_argument(
         "--kernels", action="store_true", help="only engines with kernels of our own, beside those without"
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ from measuring import (
     Contest,
     Side,
     computing_in,
-    device_arguments,
     gradients,
+    parser_of,
     precisions,
     profiled,
     relative,
@@ -50,15 +49,9 @@ Batch = dict[str, Tensor]
 
 def main() -> None:
     """Measure, and print a table."""
-    warnings.filterwarnings("ignore")
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    device_arguments(parser)
+    parser = parser_of(__doc__, repeats=3)
     parser.add_argument("--preset", default="smolvlm2-500m")
     parser.add_argument("--samples", type=int, default=4, help="of a batch")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--bfloat16", action="store_true", help="also where this machine is slow in it")
     parser.add_argument("--checkpointing", action="store_true", help="also --gradient_checkpointing=true")
     parser.add_argument(
         "--compile", metavar="MODE", help="also --policy.compile_model=true, in this mode: minutes, at first"

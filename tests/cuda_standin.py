@@ -132,10 +132,18 @@ class Recording:
                 tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
 
 
-class CudaStandin(TorchDispatchMode):
-    """See the module."""
+class OnCuda:
+    """What tests ask of a device, whether it is there or not."""
 
     device = DEVICE
+
+    def tensors(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch on the device."""
+        return {key: value.to(DEVICE) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+class CudaStandin(OnCuda, TorchDispatchMode):
+    """See the module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,10 +163,6 @@ class CudaStandin(TorchDispatchMode):
             for name, buffer in part._buffers.items():
                 part._buffers[name] = None if buffer is None else buffer.to(DEVICE)
         return module
-
-    def tensors(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """A batch on the device."""
-        return {key: value.to(DEVICE) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.run(function, args, kwargs or {})
@@ -378,15 +382,9 @@ def cuda_standin() -> Iterator[CudaStandin]:
         guards[_CUDA] = before
 
 
-class RealCuda:
+class RealCuda(OnCuda):
     """The same face, of a device that is there."""
-
-    device = DEVICE
 
     def module(self, module: ModuleType) -> ModuleType:
         """On the device."""
         return module.to(DEVICE)
-
-    def tensors(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """A batch on the device."""
-        return {key: value.to(DEVICE) if isinstance(value, Tensor) else value for key, value in batch.items()}

@@ -55,44 +55,25 @@ __all__ = [
     "WrongTokenError",
 ]
 
+_MODULES = ("client", "errors", "leftover", "policy", "schema")
 _HOME = {
-    "Answer": "smolact_client.client",
-    "RemotePolicy": "smolact_client.client",
-    **dict.fromkeys(
-        (
-            "ClientError",
-            "ClosedError",
-            "ConnectError",
-            "DroppedError",
-            "MissingFeatureError",
-            "NotReadyError",
-            "ObservationError",
-            "PolicyFailedError",
-            "ProtocolError",
-            "SchemaMismatchError",
-            "ServerFullError",
-            "ServerLostError",
-            "TaskTooLongError",
-            "TimedOutError",
-            "VersionMismatchError",
-            "WrongTokenError",
-        ),
-        "smolact_client.errors",
-    ),
-    "Leftover": "smolact_client.leftover",
-    "ChunkPolicy": "smolact_client.policy",
-    "Limits": "smolact_client.schema",
-    "Offer": "smolact_client.schema",
-    "Schema": "smolact_client.schema",
+    "Answer": "client",
+    "ChunkPolicy": "policy",
+    "Leftover": "leftover",
+    "Limits": "schema",
+    "Offer": "schema",
+    "RemotePolicy": "client",
+    "Schema": "schema",
 }
+"""The module of each public name that is no error."""
 
 
 def __getattr__(name: str) -> Any:
     # On first use: who only wants a module of this package, as every policy does, does not import a WebSocket client.
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if f"{__name__}.{name}" in _HOME.values():
+    if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in __all__:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}"), name)
     raise AttributeError(f"module 'smolact_client' has no attribute '{name}'")
 
 

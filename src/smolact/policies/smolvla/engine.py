@@ -90,8 +90,6 @@ class SmolVLAEngine(Engine):
         device = next(policy.parameters()).device
         if int8 and fp8:
             raise ConfigError("int8=True and fp8=True round the same weights. Leave one of them out.")
-        if triton and compile:
-            raise ConfigError("triton=True and compile=True fuse the same operations. Leave one of them out.")
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise ConfigError(f"dtype={dtype}: expected torch.float32 or torch.bfloat16.")
         if graphs and device.type != "cuda":
@@ -176,16 +174,18 @@ class SmolVLAEngine(Engine):
         """How weights are packed there, if what was asked for works there."""
         if self._int8:
             check_int8(device, self._asked_dtype)
+        has_kernels = self._triton or (self._fp8 and device.type == "cuda")
+        if has_kernels and self._compile:
+            raise ConfigError(
+                "compile=True and kernels of our own (triton=True, or fp8=True on a GPU) fuse the same operations. "
+                "Leave one of them out."
+            )
         if self._fp8:
             check_fp8(device)
         if self._triton:
             check_kernels(device)
         kernel: Callable[[Product], Product] | None = None
-        if self._triton or (self._fp8 and device.type == "cuda"):
-            if self._compile:
-                raise ConfigError(
-                    "compile=True does not go with the kernels that fp8=True brings along on a GPU. Leave one of them out."
-                )
+        if has_kernels:
             from smolact.policies.common.kernels import KernelProduct as kernel  # needs triton  # noqa: N813
         return Packer(
             torch.float32 if self._int8 else self._asked_dtype or quickest_dtype(device),
