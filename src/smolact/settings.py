@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,12 +15,21 @@ ALIASES = "aliases"
 REFUSED = "refused"
 REST = "rest"
 OWN = "own"
+RANGE = "range"
 
 RestClass = Callable[[Mapping[str, Any]], type | None]
 """From a section's other settings to the dataclass whose fields it takes as well; None while it can't be told."""
 
 
-def setting(default: Any, doc: str, *, aliases: tuple[str, ...] = (), own: bool = False) -> Any:
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    own: bool = False,
+    least: float | None = None,
+    most: float | None = None,
+) -> Any:
     """A dataclass field with its help line.
 
     Args:
@@ -27,8 +37,9 @@ def setting(default: Any, doc: str, *, aliases: tuple[str, ...] = (), own: bool 
         doc: one line for `--help`.
         aliases: other names.
         own: ours alone: it is kept out of files that other tools read, which refuse names that they do not know.
+        least, most: the smallest and the largest number (of a tuple: each number) that `out_of_range` lets pass.
     """
-    metadata = {DOC: doc, ALIASES: aliases, OWN: own}
+    metadata = {DOC: doc, ALIASES: aliases, OWN: own, RANGE: (least, most)}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -51,3 +62,30 @@ def refused(default: Any, reason: str, *, harmless: Callable[[Any], bool] | None
 def rest(fields_of: RestClass) -> Any:
     """A `dict` field that takes every further setting of its section, typed by the dataclass that `fields_of` names."""
     return dataclasses.field(default_factory=dict, metadata={REST: fields_of})
+
+
+def out_of_range(config: Any) -> str | None:
+    """What is wrong with the first setting of a dataclass that is no number, or outside its range; None if none is."""
+    for item in dataclasses.fields(config):
+        least, most = item.metadata.get(RANGE, (None, None))
+        value = getattr(config, item.name)
+        if (least is None and most is None) or value is None:
+            continue
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        for number in numbers:
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if (
+                not is_number
+                or not math.isfinite(number)
+                or (least is not None and number < least)
+                or (most is not None and number > most)
+            ):
+                expected = (
+                    f"at least {least:g}"
+                    if most is None
+                    else f"at most {most:g}"
+                    if least is None
+                    else f"{least:g} to {most:g}"
+                )
+                return f"{item.name}={value}: expected {expected}."
+    return None

@@ -204,11 +204,9 @@ def test_a_padding_token_is_seen_by_nobody_and_sees_somebody() -> None:
             {"num_vlm_layers": 4, "num_expert_layers": 3},
             r"num_expert_layers=3 does not divide num_vlm_layers=4",
         ),
-        ({"num_vlm_layers": 0}, r"num_vlm_layers=0: expected -1 \(all\), or 1 or more"),
-        ({"empty_cameras": -1}, r"empty_cameras=-1: expected 0 or more"),
-        ({"num_steps": 0}, r"num_steps=0: expected at least 1"),
+        ({"empty_cameras": -1}, r"empty_cameras=-1: expected 0 to 32. Set --policy.empty_cameras"),
+        ({"num_steps": 0}, r"num_steps=0: expected 1 to 1000"),
         ({"use_delta_joint_actions_aloha": True}, r"not supported"),
-        ({"rtc_config": {"enabled": True}}, r"rtc_config=null"),
     ],
 )
 def test_settings_that_can_not_work_are_refused(settings: dict, message: str) -> None:

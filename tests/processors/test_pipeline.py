@@ -374,7 +374,7 @@ def test_a_normalizer_without_its_state_file_is_not_an_identity(
 ) -> None:
     change(folder / PRE, lambda config: config["steps"][5].pop("state_file"))
     with pytest.raises(StatisticsError, match=r"'observation\.state'"):
-        load(folder)
+        load(folder)(observation()[0])
 
 
 def test_the_base_models_statistics_are_picked_by_key(
@@ -389,7 +389,7 @@ def test_the_base_models_statistics_are_picked_by_key(
     }
     safetensors.torch.save_file(keyed, folder / PRE_STATE)
     with pytest.raises(StatisticsError, match=r"--policy\.stats_key=KEY.*so100, so100-red"):
-        load(folder)
+        load(folder)(observation()[0])
     data, expected = observation()
     batch = load(folder, normalizer_processor={"stats_key": "so100"})(data)
     torch.testing.assert_close(batch["observation.state"], expected["out/normalized_state"])

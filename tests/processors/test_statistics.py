@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from smolact.errors import StatisticsError
-from smolact.processors.legacy import is_statistics_key, statistics_from_old_weights
+from smolact.processors.legacy import is_statistics_key, state_of_old_weights
 from smolact.processors.normalize import NormalizerProcessorStep
-from smolact.processors.statistics import dataset_keys, rename_statistics, select_statistics
+from smolact.processors.statistics import (
+    dataset_keys,
+    fill_statistics,
+    rename_statistics,
+    require_statistics,
+    select_statistics,
+)
 from smolact.types import FeatureType, NormalizationMode, PolicyFeature
 
 
@@ -98,16 +103,65 @@ def test_the_step_takes_the_picked_dataset_and_keeps_plain_names() -> None:
     assert again.statistics == normalizer.statistics
 
 
-def test_the_step_does_not_choose_a_dataset() -> None:
-    with pytest.raises(StatisticsError, match="Pick one"):
-        step().load_state_dict(BASE_MODEL)
+def test_the_step_opens_without_choosing_a_dataset_and_keeps_them_all() -> None:
+    normalizer = step()
+    normalizer.load_state_dict(BASE_MODEL)
+    assert normalizer.state_dict() == BASE_MODEL
+    with pytest.raises(
+        StatisticsError, match=r"Pick one with --policy\.stats_key=KEY.*so100-red.*--policy\.stats="
+    ):
+        normalizer({"observation.state": one(17)})
 
 
-def test_a_picked_dataset_without_the_feature_is_an_error() -> None:
-    # What a migration left of the base model: its actions' statistics, not its state's.
-    actions_only = {key: value for key, value in BASE_MODEL.items() if ".action." in key}
-    with pytest.raises(StatisticsError, match=r"'observation\.state'.*statistics of action"):
-        step("so100").load_state_dict(actions_only)
+ACTIONS_ONLY = {key: value for key, value in BASE_MODEL.items() if ".action." in key}
+"""What a migration left of the base model: its actions' statistics, not its state's."""
+
+
+def test_a_picked_dataset_without_the_feature_is_an_error_when_it_is_used() -> None:
+    normalizer = step("so100")
+    normalizer.load_state_dict(ACTIONS_ONLY)
+    with pytest.raises(
+        StatisticsError, match=r"'observation\.state'.*none of it \(it has statistics of action\)"
+    ):
+        require_statistics(Pipeline(normalizer))
+    with pytest.raises(StatisticsError, match=r"'observation\.state'.*--policy\.stats="):
+        normalizer({"observation.state": one(17)})
+
+
+class Pipeline:
+    def __init__(self, *steps: NormalizerProcessorStep) -> None:
+        self.steps = steps
+
+
+def test_what_a_checkpoint_lacks_is_filled_and_what_it_has_stays() -> None:
+    normalizer = step("so100")
+    normalizer.load_state_dict(ACTIONS_ONLY)
+    action = normalizer.statistics["action"]["mean"].item()
+    given = {"observation.state": {"mean": [1.0], "std": [2.0]}, "action": {"mean": [99.0], "std": [99.0]}}
+    assert fill_statistics([Pipeline(normalizer)], given, "mine") == ["observation.state"]
+    assert normalizer({"observation.state": one(5)})["observation.state"].item() == 2
+    assert normalizer.statistics["action"]["mean"].item() == action
+    assert fill_statistics([Pipeline(normalizer)], given, "mine") == []
+    require_statistics(Pipeline(normalizer))
+
+
+def test_statistics_that_do_not_fill_the_gap_are_refused() -> None:
+    normalizer = step("so100")
+    normalizer.load_state_dict(ACTIONS_ONLY)
+    with pytest.raises(
+        StatisticsError, match=r"--policy\.stats=mine: it has no mean and std of 'observation\.state'"
+    ):
+        fill_statistics([Pipeline(normalizer)], {"action": {"mean": [0.0], "std": [1.0]}}, "mine")
+
+
+def test_filled_statistics_are_saved_beside_those_of_several_datasets() -> None:
+    normalizer = step()
+    normalizer.load_state_dict(ACTIONS_ONLY)
+    fill_statistics([Pipeline(normalizer)], {"observation.state": {"mean": [1.0], "std": [2.0]}}, "mine")
+    again = step()
+    again.load_state_dict(normalizer.state_dict())
+    assert again({"observation.state": one(5)})["observation.state"].item() == 2
+    assert again.state_dict().keys() == {*ACTIONS_ONLY, "observation.state.mean", "observation.state.std"}
 
 
 OLD_WEIGHTS = {
@@ -123,16 +177,27 @@ OLD_WEIGHTS = {
 FEATURES = ["observation.state", "observation.images.left_wrist", "action"]
 
 
+def among(weights: dict[str, torch.Tensor], key: str | None = None) -> dict[str, dict[str, list[float]]]:
+    """The statistics that a step finds among an older checkpoint's weights."""
+    features = {name: PolicyFeature(FeatureType.STATE, (1,)) for name in ("observation.state", "action")}
+    features["observation.images.left_wrist"] = PolicyFeature(FeatureType.VISUAL, (3, 8, 8))
+    normalizer = NormalizerProcessorStep(
+        features, {FeatureType.STATE: NormalizationMode.MEAN_STD}, stats_key=key
+    )
+    normalizer.load_state_dict(state_of_old_weights(weights))
+    require_statistics(Pipeline(normalizer))
+    return {
+        key: {name: value.flatten().tolist() for name, value in of.items()}
+        for key, of in normalizer.statistics.items()
+    }
+
+
 def test_statistics_are_found_among_older_weights() -> None:
-    found = statistics_from_old_weights(OLD_WEIGHTS, FEATURES)
-    assert {
-        key: {name: value.flatten().tolist() for name, value in of.items()} for key, of in found.items()
-    } == {
+    assert among(OLD_WEIGHTS) == {
         "observation.state": {"mean": [1], "std": [2]},
         "observation.images.left_wrist": {"mean": [1, 1, 1]},
         "action": {"mean": [3], "std": [4]},
     }
-    assert all(isinstance(value, np.ndarray) for of in found.values() for value in of.values())
 
 
 def test_only_statistics_are_told_from_weights() -> None:
@@ -146,26 +211,28 @@ def test_only_statistics_are_told_from_weights() -> None:
 
 def test_older_weights_trained_on_several_datasets_need_a_key() -> None:
     weights = {
-        f"normalize_inputs.{dataset}_buffer_observation_state.{name}": one(value)
+        f"normalize_inputs.{dataset}_buffer_{feature}.{name}": one(value)
         for dataset, value in (("so100", 1), ("so100-red", 2))
+        for feature in ("observation_state", "action")
         for name in ("mean", "std")
     }
     with pytest.raises(StatisticsError, match="so100, so100-red"):
-        statistics_from_old_weights(weights, ["observation.state"])
-    picked = statistics_from_old_weights(weights, ["observation.state"], "so100-red")
-    assert picked["observation.state"]["mean"].tolist() == [2]
+        among(weights)
+    assert among(weights, "so100-red")["observation.state"]["mean"] == [2]
 
 
 def test_statistics_that_were_never_set_are_an_error() -> None:
     weights = {**OLD_WEIGHTS, "normalize_inputs.buffer_observation_state.mean": one(math.inf)}
-    with pytest.raises(StatisticsError, match=r"mean of observation\.state.*not finite"):
-        statistics_from_old_weights(weights, FEATURES)
+    with pytest.raises(
+        StatisticsError, match=r"mean of 'observation\.state' is not finite.*--policy\.stats="
+    ):
+        among(weights)
 
 
 @pytest.mark.parametrize("layer", ["normalize_targets", "unnormalize_outputs"])
 def test_of_two_copies_the_one_that_was_set_is_taken(layer: str) -> None:
     weights = {**OLD_WEIGHTS, f"{layer}.buffer_action.mean": one(math.inf)}
-    assert statistics_from_old_weights(weights, FEATURES)["action"]["mean"].tolist() == [3]
+    assert among(weights)["action"]["mean"] == [3]
 
 
 def test_two_copies_that_differ_are_an_error() -> None:
@@ -173,9 +240,11 @@ def test_two_copies_that_differ_are_an_error() -> None:
     with pytest.raises(
         StatisticsError, match=r"two different values.*unnormalize_outputs\.buffer_action\.mean"
     ):
-        statistics_from_old_weights(weights, FEATURES)
+        among(weights)
 
 
-def test_weights_without_statistics_are_an_error() -> None:
-    with pytest.raises(StatisticsError, match="neither processor files nor statistics"):
-        statistics_from_old_weights({"model.state_proj.weight": one(1)}, FEATURES)
+def test_weights_without_statistics_are_an_error_before_they_are_used() -> None:
+    with pytest.raises(
+        StatisticsError, match=r"needs more statistics.*\n.*'observation\.state'.*\n.*'action'"
+    ):
+        among({"model.state_proj.weight": one(1)})

@@ -12,6 +12,7 @@ import torch
 from smolact.envs.factory import make_env
 from smolact.errors import FeatureError, ServerError
 from smolact.evaluation.rollout import evaluate
+from smolact.policies.embodiment import Embodiment
 from smolact.policies.factory import LoadedPolicy, load_policy
 from smolact.recording.drivers import PolicyDriver
 from smolact.robots.base import RobotFeatures
@@ -41,10 +42,13 @@ def seen(number: int) -> dict[str, Any]:
 
 
 def test_a_policy_tells_what_it_looks_at(loaded: LoadedPolicy) -> None:
-    schema = LocalPolicy(*loaded, names={"action": ("x", "y"), STATE: ("one",)}).schema
+    loaded.policy.config.of_robot(Embodiment(fps=10, names={"action": ("x", "y"), STATE: ("one",)}))
+    schema = LocalPolicy(*loaded).schema
+    loaded.policy.config.of_robot(None)
     assert (schema.policy, schema.cameras, schema.vectors) == ("smolvla", {IMAGE: (64, 64)}, {STATE: 2})
     assert (schema.action, schema.chunk_size, schema.n_action_steps) == (2, 8, 8)
     assert schema.names == {"action": ("x", "y")}  # names that do not fit belong to other data
+    assert schema.fps == 10
     assert schema.action_range is None  # the checkpoint has no min and max
 
 
@@ -147,7 +151,7 @@ def test_a_remote_policy_drives_a_robot_as_a_local_one_does(loaded: LoadedPolicy
         driven = np.stack([driver.get_action(seen(2)) for _ in range(8)])
         expected = LocalPolicy(*loaded).predict_action_chunk(seen(2), WORDS, seed=seed)
         np.testing.assert_array_equal(driven, expected)
-        with pytest.raises(FeatureError, match="was trained for another robot"):
+        with pytest.raises(FeatureError, match=r"does not fit the policy in action"):
             PolicyDriver(*remote, features=RobotFeatures(("x",), features.vectors, features.cameras))
         remote.policy.close()
 

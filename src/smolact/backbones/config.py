@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 from smolact.errors import ConfigError
 
+MOST_LAYERS, MOST_SIZE = 1000, 2**22
+"""Bounds of what a `config.json` may ask for; the largest SmolVLM has 32 layers and a vocabulary of 49280."""
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -25,6 +28,7 @@ class VisionConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
+        _check(self, "vision_config")
         if self.hidden_act != "gelu_pytorch_tanh":
             raise ConfigError(
                 f"vision_config.hidden_act is '{self.hidden_act}'; SmolVLM's vision tower uses 'gelu_pytorch_tanh'."
@@ -55,6 +59,7 @@ class TextConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
+        _check(self, "text_config")
         if self.hidden_act != "silu":
             raise ConfigError(
                 f"text_config.hidden_act is '{self.hidden_act}'; SmolVLM's text model uses 'silu'."
@@ -78,6 +83,9 @@ class SmolVLMConfig:
     image_token_id: int = 128257
     tie_word_embeddings: bool = False
 
+    def __post_init__(self) -> None:
+        _check(self, "config")
+
     @property
     def image_tokens(self) -> int:
         """How many tokens a square image of the tower's own size becomes."""
@@ -93,8 +101,8 @@ class SmolVLMConfig:
         kind = data.get("model_type")
         if kind not in ("smolvlm", "idefics3"):
             raise ConfigError(f"The VLM's config.json says model_type={kind!r}; expected 'smolvlm'.")
-        text = dict(data.get("text_config") or {})
-        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+        text, vision = _section(data, "text_config"), _section(data, "vision_config")
+        rope = _section(text, "rope_parameters") or _section(text, "rope_scaling")
         if rope.get("rope_type", rope.get("type", "default")) != "default":
             raise ConfigError(
                 f"The VLM's text_config asks for rope_type={rope.get('rope_type')!r}; expected 'default'."
@@ -105,7 +113,7 @@ class SmolVLMConfig:
             "num_key_value_heads", text.get("num_attention_heads", TextConfig.num_attention_heads)
         )
         return cls(
-            vision_config=_known(VisionConfig, data.get("vision_config") or {}),
+            vision_config=_known(VisionConfig, vision),
             text_config=_known(TextConfig, text),
             **{
                 name: data[name]
@@ -116,6 +124,34 @@ class SmolVLMConfig:
 
 
 T = TypeVar("T")
+
+
+def _section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = data.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"The VLM's config.json: {name} is {found!r:.100}, expected an object.")
+    return dict(found)
+
+
+def _check(config: Any, section: str) -> None:
+    """Raise a `ConfigError` if a field of a dataclass has another type than its default, or an impossible size."""
+    for item in fields(config):
+        value, kind = getattr(config, item.name), type(item.default)
+        if kind not in (bool, int, float, str):
+            continue
+        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        right = right or (kind is float and type(value) is int)
+        if right and kind in (int, float):
+            least = 0 if kind is float or item.name in ("head_dim", "image_token_id") else 1
+            most = MOST_LAYERS if item.name == "num_hidden_layers" else MOST_SIZE if kind is int else 1e12
+            right = least <= value <= most  # not a NaN
+            expected = f"a number from {least} to {most:g}"
+        else:
+            expected = {bool: "true or false", str: "text"}.get(kind, "a number")
+        if not right:
+            raise ConfigError(
+                f"The VLM's config.json: {section}.{item.name} is {value!r:.100}, expected {expected}."
+            )
 
 
 def _known(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -235,11 +235,14 @@ def _policy_and_batch(config: BenchConfig) -> tuple[PreTrainedPolicy, dict[str, 
         make_policy,
         make_pre_post_processors,
     )
+    from smolact.processors.statistics import fill_statistics
 
     settings = dict(config.policy.settings)
     if config.policy.path is not None:
         loaded = load_policy(config.policy.path, device=settings.pop("device", None), **settings)
         policy, preprocess = loaded.policy, loaded.preprocess
+        # What is timed does not depend on units, so a checkpoint without statistics is timed all the same.
+        fill_statistics([preprocess], _statistics(policy.config), "the numbers of a benchmark")
     else:
         features = _typical_features()
         chosen = get_config_class(str(config.policy.type))(

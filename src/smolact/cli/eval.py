@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
 from smolact.cli.servers import (
-    FP8,
-    HELP,
-    INT8,
+    RENAME_MAP,
+    ChosenPolicy,
     engine_settings,
     is_server,
+    load_chosen,
     load_from_server,
-    policy_or_server_fields,
 )
 from smolact.errors import ConfigError
-from smolact.settings import rest, setting
+from smolact.settings import setting
 from smolact.training.sections import EnvSection, EvalSection
 
 if TYPE_CHECKING:
@@ -40,29 +39,17 @@ USAGE = "smolact eval --policy.path=CHECKPOINT --env.type=tabletop [--eval.n_epi
 
 
 @dataclass
-class EvaluatedPolicy:
-    """Which policy; further settings override those of its configuration."""
-
-    path: str | None = setting(None, HELP)
-    stats_key: str | None = setting(
-        None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
-    )
-    int8: bool = setting(False, INT8)
-    fp8: bool = setting(False, FP8)
-    settings: dict[str, Any] = rest(policy_or_server_fields)
-
-
-@dataclass
 class EvalConfig:
     """What `smolact eval` takes."""
 
-    policy: EvaluatedPolicy = field(default_factory=EvaluatedPolicy)
+    policy: ChosenPolicy = field(default_factory=ChosenPolicy)
     compare: list[str] | None = setting(
         None,
         "Further checkpoints, tried in the same episodes and compared with --policy.path by a paired test.",
     )
     env: EnvSection = field(default_factory=EnvSection)
     eval: EvalSection = field(default_factory=EvalSection)
+    rename_map: dict[str, str] = setting(dict, RENAME_MAP)
     seed: int = setting(1000, "Seed of the episodes and of what the policy draws.")
     task: str | None = setting(
         None, "Tell the policy this, whatever the environment asks for (as --env.task)."
@@ -239,6 +226,8 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
         "policies": names,
         "policy settings": {**settings, **dict.fromkeys(rounded, "True")},
         "stats_key": config.policy.stats_key,
+        **({"stats": config.policy.stats} if config.policy.stats else {}),
+        **({"rename_map": config.rename_map} if config.rename_map else {}),
         "environment": config.env.type,
         "task": config.task or config.env.task,
         "mapping": None if config.env.mapping is None else config.env.mapping.read_text(),
@@ -261,27 +250,25 @@ def _load(
     """A policy with its processors, in this process or on a server; `stack` lets go of it."""
     import torch
 
-    from smolact.policies.factory import load_policy
-    from smolact.training.preflight import check_cameras, check_env_sizes
+    from smolact.policies.fit import check_cameras, check_env_sizes
+    from smolact.processors.pipeline import rename_map_of
+    from smolact.processors.statistics import require_statistics
     from smolact.types import is_image_key
 
-    loaded: Loaded
-    if is_server(name):
-        loaded = remote = load_from_server(name, config.policy.settings)
-        stack.callback(remote.policy.close)
-    else:
-        engine = engine_settings(name, config.policy.int8, config.policy.fp8, engine=config.engine)
-        loaded = load_policy(
-            name,
-            device=config.policy.settings.get("device") or device,
-            stats_key=config.policy.stats_key,
-            # In float32 as the policy itself, so that both play the same episodes.
-            engine={"dtype": torch.float32, **engine} if config.engine else False,
-            **_overrides(config),
-        )
-    offered = environments.features
+    loaded: Loaded = load_chosen(
+        config.policy,
+        stack,
+        path=name,
+        device=device,
+        # In float32 as the policy itself, so that both play the same episodes.
+        engine={"dtype": torch.float32} if config.engine else None,
+        rename_map=config.rename_map,
+    )
+    require_statistics(loaded[1], loaded[2])
+    names = rename_map_of(loaded[1])
+    offered = {names.get(key, key): feature for key, feature in environments.features.items()}
     cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
-    check_cameras(loaded[0].config, cameras, {}, where="the environment")
+    check_cameras(loaded[0].config, cameras, names, where="the environment")
     check_env_sizes(loaded[0].config, offered)
     return loaded
 

@@ -16,22 +16,14 @@ from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED
 from smolact.cli.parsing import parse
-from smolact.cli.servers import (
-    FP8,
-    HELP,
-    INT8,
-    engine_settings,
-    is_server,
-    load_from_server,
-    policy_or_server_fields,
-)
+from smolact.cli.servers import CHECK_NAMES, HELP, RENAME_MAP, ChosenPolicy, load_chosen
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import RECORDINGS
-from smolact.settings import refused, rest, setting
+from smolact.settings import refused, setting
 
 if TYPE_CHECKING:
     from smolact.datasets.writer import DatasetWriter
-    from smolact.policies.factory import LoadedEngine
+    from smolact.policies.factory import LoadedEngine, LoadedPolicy
     from smolact.recording.log import EpisodeReport
     from smolact.recording.recorder import Driver, Status
     from smolact.robots.base import Robot, Teleoperator
@@ -82,16 +74,10 @@ class RecordedDataset:
 
 
 @dataclass
-class DrivingPolicy:
+class DrivingPolicy(ChosenPolicy):
     """The policy that drives, in a teleoperator's place; further settings override those of its configuration."""
 
     path: str | None = setting(None, HELP + " Then these are evaluation episodes.")
-    stats_key: str | None = setting(
-        None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
-    )
-    int8: bool = setting(False, INT8)
-    fp8: bool = setting(False, FP8)
-    settings: dict[str, Any] = rest(policy_or_server_fields)
 
 
 @dataclass
@@ -102,6 +88,8 @@ class RecordConfig:
     teleop: TeleopSection = field(default_factory=TeleopSection)
     policy: DrivingPolicy = field(default_factory=DrivingPolicy)
     dataset: RecordedDataset = field(default_factory=RecordedDataset)
+    rename_map: dict[str, str] = setting(dict, RENAME_MAP, aliases=("dataset.rename_map",))
+    check_names: bool = setting(True, CHECK_NAMES)
     resume: bool = setting(False, "Go on with a dataset that is there.")
     realtime: bool = setting(
         True, "Hold the rate; false: a simulation that nobody watches, as fast as it goes."
@@ -156,6 +144,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         SmolactError: what any of them raises.
     """
     from smolact.recording.controls import Controls
+    from smolact.recording.drivers import check_fit, note_masked
     from smolact.recording.recorder import Plan, Recorder
     from smolact.robots.jog import KeyboardTeleoperator
     from smolact.robots.keys import Keys
@@ -164,7 +153,18 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
     teleoperator = config.teleop.make() if config.teleop.type is not None else None
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
-        policy = None if config.policy.path is None else _load_policy(config.policy, stack)
+        policy = None
+        if config.policy.path is not None:
+            policy = load_chosen(config.policy, stack, engine={}, rename_map=config.rename_map)
+            note_masked(
+                check_fit(
+                    policy.policy,
+                    policy.preprocess,
+                    policy.postprocess,
+                    robot.features,
+                    any_names=not config.check_names,
+                )
+            )
         writer = open_dataset(config, robot)
         stack.enter_context(writer)
         plan = Plan(
@@ -176,7 +176,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             config.realtime,
         )
         connect_for(robot, writer)
-        driver = _driver(policy, robot, teleoperator, stack)
+        driver = _driver(policy, robot, teleoperator, stack, any_names=not config.check_names)
         by_keyboard = isinstance(teleoperator, KeyboardTeleoperator)
         controls = Controls(arrows_drive=by_keyboard)
         keys = stack.enter_context(Keys(controls.press))
@@ -294,30 +294,21 @@ def connect_for(robot: Robot, writer: DatasetWriter) -> None:
         )
 
 
-def _load_policy(policy: DrivingPolicy, stack: contextlib.ExitStack) -> LoadedEngine | LoadedRemote:
-    from smolact.policies.factory import load_policy
-
-    settings = dict(policy.settings)
-    engine = engine_settings(policy.path, policy.int8, policy.fp8)
-    if is_server(policy.path):
-        remote = load_from_server(str(policy.path), settings)
-        stack.callback(remote.policy.close)
-        return remote
-    device = settings.pop("device", None)
-    return load_policy(str(policy.path), device=device, stats_key=policy.stats_key, engine=engine, **settings)
-
-
 def _driver(
-    policy: LoadedEngine | LoadedRemote | None,
+    policy: LoadedPolicy | LoadedEngine | LoadedRemote | None,
     robot: Robot,
     teleoperator: Teleoperator | None,
     stack: contextlib.ExitStack,
+    *,
+    any_names: bool,
 ) -> Driver:
     from smolact.recording.drivers import PolicyDriver, TeleoperatorDriver
 
     if policy is not None:
         gate = getattr(robot, "gate", None)
-        return PolicyDriver(policy.policy, policy.preprocess, policy.postprocess, robot.features, gate)
+        return PolicyDriver(
+            policy.policy, policy.preprocess, policy.postprocess, robot.features, gate, any_names=any_names
+        )
     assert teleoperator is not None
     stack.callback(teleoperator.disconnect)
     teleoperator.connect(robot)

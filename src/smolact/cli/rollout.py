@@ -25,8 +25,8 @@ from smolact.cli.record import (
     open_dataset,
     terminated_is_interrupted,
 )
-from smolact.cli.servers import engine_settings, is_server, load_from_server
-from smolact.errors import ConfigError, FeatureError, SmolactError
+from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, load_chosen
+from smolact.errors import ConfigError, SmolactError
 from smolact.settings import setting
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class RolloutConfig:
     robot: RobotSection = field(default_factory=RobotSection)
     policy: DrivingPolicy = field(default_factory=DrivingPolicy)
     inference: InferenceSection = field(default_factory=InferenceSection)
+    rename_map: dict[str, str] = setting(dict, RENAME_MAP)
+    check_names: bool = setting(True, CHECK_NAMES)
     task: str | None = setting(None, "The instruction; a simulation has one of its own when null.")
     interactive: bool = setting(
         False,
@@ -102,7 +104,9 @@ class RolloutConfig:
     )
     episodes: int = setting(1, "How many episodes.")
     duration: float = setting(60.0, "The longest episode, in seconds.")
-    fps: float | None = setting(None, "Actions a second; when null, 30, or the simulation's own.")
+    fps: float | None = setting(
+        None, "Actions a second; when null, the simulation's own, those of the policy's training, or 30."
+    )
     realtime: bool = setting(
         True, "Hold the rate; false: a simulation that nobody watches, as fast as it goes."
     )
@@ -204,6 +208,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         if config.record_to is None:
             robot.connect()
         else:
+            config.fps = rate_of(config, robot, policy.schema.fps)
             writer = stack.enter_context(open_dataset(config.recording(config.record_to), robot))
             connect_for(robot, writer)
         # A robot knows the limits of its gate only when it is connected.
@@ -228,7 +233,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         return roll_out(
             robot,
             driver,
-            fps=config.fps or getattr(getattr(robot, "env", None), "fps", None) or 30.0,
+            fps=rate_of(config, robot, policy.schema.fps),
             duration=config.duration,
             episodes=config.episodes,
             task=config.task,
@@ -238,6 +243,19 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         )
 
 
+def rate_of(config: RolloutConfig, robot: Robot, trained: float | None) -> float:
+    """Actions a second: as it was asked for, as the simulation has it, as the policy was trained, or 30."""
+    rate = config.fps or getattr(getattr(robot, "env", None), "fps", None) or trained or 30.0
+    if trained is not None and rate != trained:
+        logger.warning(
+            "Actions are sent at %g a second, and the policy was trained at %g: its motions take %.2f times as long.",
+            rate,
+            trained,
+            trained / rate,
+        )
+    return float(rate)
+
+
 def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> LocalPolicy | RemoteOne:
     """A policy with its processors, that fits this robot and can do what is asked for.
 
@@ -245,36 +263,19 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
         FeatureError: it looks at something that the robot does not have, or acts in other numbers.
         ConfigError: it can't go on from what is left of a chunk.
     """
-    from smolact.policies.factory import load_policy
+    from smolact.recording.drivers import check_robot, note_masked
     from smolact.serving.local import LocalPolicy
-    from smolact_client import Offer, SchemaMismatchError
-    from smolact_client.schema import check_offer
+    from smolact.serving.remote import LoadedRemote
 
-    settings = dict(config.policy.settings)
-    engine = engine_settings(config.policy.path, config.policy.int8, config.policy.fp8)
-    policy: LocalPolicy | RemoteOne
-    if is_server(config.policy.path):
-        remote = load_from_server(str(config.policy.path), settings).policy
-        stack.callback(remote.close)
-        policy = remote.one()
-    else:
-        device = settings.pop("device", None)
-        stats_key = config.policy.stats_key
-        policy = LocalPolicy(
-            *load_policy(
-                str(config.policy.path), device=device, stats_key=stats_key, engine=engine, **settings
-            )
-        )
-    schema, features = policy.schema, robot.features
+    loaded = load_chosen(config.policy, stack, engine={}, rename_map=config.rename_map)
+    policy = loaded.policy.one() if isinstance(loaded, LoadedRemote) else LocalPolicy(*loaded)
+    schema = policy.schema
     if config.inference.type == "rtc" and not schema.takes_leftover:
         raise ConfigError(
             f"A '{schema.policy}' policy can't draw actions that go on from others, as --inference.type=rtc needs. Use "
             "--inference.type=async."
         )
-    try:  # how numbers are called differs between datasets; how many there are must not
-        check_offer(replace(schema, names={}), Offer(features.cameras, features.vectors, features.action))
-    except SchemaMismatchError as error:
-        raise FeatureError(str(error)) from error
+    note_masked(check_robot(replace(schema, any_names=not config.check_names), robot.features))
     if isinstance(policy, LocalPolicy):
         policy.warm_up()
     return policy

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE
 from smolact.cli.parsing import parse
-from smolact.cli.servers import FP8, INT8, engine_settings
-from smolact.errors import ConfigError, SmolactError
+from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, is_server, load_chosen
+from smolact.errors import ConfigError
 from smolact.settings import rest, setting
 from smolact.training.sections import policy_fields
 
@@ -35,15 +34,10 @@ USAGE = (
 
 
 @dataclass
-class ServedPolicy:
+class ServedPolicy(ChosenPolicy):
     """Which policy; further settings override those of its configuration."""
 
     path: str | None = setting(None, "The checkpoint: a folder or a Hub id. Clients can't choose another.")
-    stats_key: str | None = setting(
-        None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
-    )
-    int8: bool = setting(False, INT8)
-    fp8: bool = setting(False, FP8)
     settings: dict[str, Any] = rest(policy_fields)
 
 
@@ -52,6 +46,8 @@ class ServeConfig:
     """What `smolact serve` takes."""
 
     policy: ServedPolicy = field(default_factory=ServedPolicy)
+    rename_map: dict[str, str] = setting(dict, RENAME_MAP)
+    check_names: bool = setting(True, CHECK_NAMES)
     engine: bool = setting(
         True,
         "Answer with the policy's engine: the same actions, sooner. --engine=false takes the policy itself.",
@@ -151,31 +147,14 @@ def _access(config: ServeConfig) -> Access:
 
 
 def _load(config: ServeConfig, path: str) -> LocalPolicy:
-    from smolact.policies.factory import load_policy
     from smolact.serving.local import LocalPolicy
 
-    engine = engine_settings(path, config.policy.int8, config.policy.fp8, engine=config.engine)
-    settings: dict[str, Any] = {**config.policy.settings, "engine": engine if config.engine else False}
-    policy, preprocess, postprocess = load_policy(
-        path,
-        device=settings.pop("device", None),
-        stats_key=config.policy.stats_key,
-        **settings,
-    )
-    return LocalPolicy(policy, preprocess, postprocess, names_of_training(path))
-
-
-def names_of_training(path: str) -> Mapping[str, tuple[str, ...]]:
-    """The names of the numbers that a policy learnt from, where the dataset that its checkpoint names is still here."""
-    from smolact.datasets.metadata import LeRobotDatasetMetadata
-    from smolact.policies.configuration import TRAIN_CONFIG, find_policy
-
-    file = find_policy(path, patterns=["*.json"]) / TRAIN_CONFIG
-    try:
-        root = json.loads(file.read_text(encoding="utf-8"))["dataset"]["root"]
-        features = LeRobotDatasetMetadata(Path(root)).features
-    except (OSError, ValueError, KeyError, TypeError, SmolactError):
-        logger.info("The names of joints are not known: the dataset of the policy's training is not here.")
-        return {}
-    named = {key: feature.names for key, feature in features.items()}
-    return {key: tuple(map(str, names)) for key, names in named.items() if isinstance(names, (list, tuple))}
+    if is_server(path):
+        raise ConfigError(
+            f"--policy.path={path} is a server already: serve a checkpoint, a folder or a Hub id."
+        )
+    with contextlib.ExitStack() as stack:
+        policy, preprocess, postprocess = load_chosen(
+            config.policy, stack, engine={} if config.engine else None, rename_map=config.rename_map
+        )
+    return LocalPolicy(policy, preprocess, postprocess, any_names=not config.check_names)

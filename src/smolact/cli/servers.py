@@ -1,7 +1,8 @@
-"""`--policy.path=ws://…`: a policy on a server where a command takes one."""
+"""Which policy a command runs: a checkpoint, or `--policy.path=ws://…`, a policy on a server."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smolact.errors import ConfigError
-from smolact.settings import setting
+from smolact.settings import rest, setting
 from smolact.training.sections import policy_fields
 
 if TYPE_CHECKING:
+    from smolact.policies.factory import LoadedEngine, LoadedPolicy
     from smolact.serving.remote import LoadedRemote
 
 SCHEMES = ("ws://", "wss://", "openpi+ws://", "openpi+wss://")
@@ -42,6 +44,72 @@ class RemoteSettings:
     openpi_schema: Path | None = setting(
         None, "For an openpi server, which does not say what its policy looks at: a JSON file that does."
     )
+
+
+@dataclass
+class ChosenPolicy:
+    """Which policy; further settings override those of its configuration."""
+
+    path: str | None = setting(None, HELP)
+    stats_key: str | None = setting(
+        None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
+    )
+    stats: str | None = setting(
+        None, "A dataset (folder or Hub id) whose statistics are taken for what the checkpoint lacks."
+    )
+    int8: bool = setting(False, INT8)
+    fp8: bool = setting(False, FP8)
+    settings: dict[str, Any] = rest(lambda section: policy_or_server_fields(section))
+
+
+RENAME_MAP = "Names of the robot, the dataset or the environment to the policy's, as {old: new}; the checkpoint's own map when empty."
+CHECK_NAMES = "Refuse a robot whose joints have other names than those of the policy's training; false: their number must fit."
+
+
+def load_chosen(
+    policy: ChosenPolicy,
+    stack: contextlib.ExitStack,
+    *,
+    path: str | None = None,
+    device: str | None = None,
+    engine: Mapping[str, Any] | None = None,
+    rename_map: Mapping[str, str] | None = None,
+) -> LoadedPolicy | LoadedEngine | LoadedRemote:
+    """The policy that the flags choose, with its processors; `stack` hangs up on a server's.
+
+    Args:
+        policy: the flags.
+        stack: left when the policy is not used any more.
+        path: another checkpoint, with the same flags.
+        device: where it runs, unless a flag says so.
+        engine: settings of the engine that takes its place, besides those of the flags; None for the policy itself.
+        rename_map: the flag.
+
+    Raises:
+        ConfigError: a flag is for checkpoints and the policy is on a server, or 8 bits are wanted in vain.
+        SmolactError: what loading raises.
+    """
+    from smolact.policies.factory import load_policy
+
+    path, settings = str(path or policy.path), dict(policy.settings)
+    rounded = engine_settings(path, policy.int8, policy.fp8, engine=engine is not None)
+    if is_server(path):
+        given = {"policy.stats_key": policy.stats_key, "policy.stats": policy.stats, "rename_map": rename_map}
+        for name, value in given.items():
+            if value:
+                raise ConfigError(
+                    f"--{name} can't be used with {path}: the server has the processors. Give it to `smolact serve` there."
+                )
+        remote = load_from_server(path, settings)
+        stack.callback(remote.policy.close)
+        return remote
+    chosen: dict[str, Any] = {
+        "device": settings.pop("device", None) or device,
+        "stats_key": policy.stats_key,
+        "stats": policy.stats,
+        "rename_map": rename_map or None,
+    }
+    return load_policy(path, **chosen, engine=False if engine is None else {**engine, **rounded}, **settings)
 
 
 def is_server(name: str | None) -> bool:

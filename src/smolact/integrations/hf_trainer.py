@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, optional_import
 from smolact.integrations.hf_data import EpochPlaces, SmolVLAProcessor
 from smolact.policies.base import PreTrainedPolicy
+from smolact.policies.embodiment import part_names
 from smolact.policies.factory import get_policy_class
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.training.data import Samples, take_drawn
 from smolact.training.optim import fit_schedule, make_optimizer, make_scheduler
-from smolact.training.preflight import part_names
 from smolact.training.stream import Epochs, seeded
 from smolact.types import ACTION, ACTION_IS_PAD
 
@@ -202,7 +202,7 @@ class ActionErrors:
         names: the joints', in order; numbers where they are not known.
     """
 
-    def __init__(self, names: list[str] | None = None) -> None:
+    def __init__(self, names: Sequence[str] | None = None) -> None:
         self.names = names
 
     def __call__(self, prediction: Any) -> dict[str, float]:
@@ -283,7 +283,7 @@ def recipe(policy: PreTrainedPolicy, training_args: Any) -> tuple[Optimizer, LRS
     return optimizer, make_scheduler(optimizer, schedule)
 
 
-def joint_names(dataset: Any) -> list[str] | None:
+def joint_names(dataset: Any) -> tuple[str, ...] | None:
     """What a dataset calls the numbers of an action; None if it does not say."""
     features: Mapping[str, Any] = getattr(getattr(dataset, "meta", None), "features", {})
     return part_names(getattr(features.get(ACTION), "names", None)) or None

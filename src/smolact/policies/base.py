@@ -28,7 +28,7 @@ from smolact.policies.adapters import (
     save_adapters,
 )
 from smolact.policies.common.chunking import ActsInChunks, Engine
-from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
+from smolact.policies.configuration import PolicyConfig, find_policy, read_config_file
 from smolact.policies.sharing import CHECKPOINT_PATTERNS, contents
 from smolact.processors.legacy import is_statistics_key
 from smolact.processors.pipeline import ProcessorPipeline
@@ -225,8 +225,9 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         folder = find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS, revision=revision)
         raw = read_config_file(folder)
         if config is None:
-            config = cls.config_class.from_dict(raw, str(folder / CONFIG_FILE))
-        config = config.replace(**overrides)
+            config = cls.config_class.in_folder(folder, overrides)
+        elif overrides:
+            config = config.replace(**overrides)
         name = config.vlm_name
         # A VLM that was chosen anew is not the one that the checkpoint keeps.
         vlm = find_vlm(name, beside=folder if name == raw.get(config.vlm_field) else None)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,7 +17,8 @@ from smolact import durable
 from smolact.errors import ConfigError, NotFoundError, did_you_mean, what_is_near
 from smolact.files import read_json_object
 from smolact.hub import find_folder
-from smolact.settings import OWN, setting
+from smolact.policies.embodiment import Embodiment, read_embodiment
+from smolact.settings import OWN, out_of_range, setting
 from smolact.types import ACTION, STATE, FeatureType, NormalizationMode, PolicyFeature
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ PRETRAINED_MODEL = "pretrained_model"
 """The folder of a checkpoint that holds the policy."""
 PLUGIN_TYPES = {"smolvla_fast": "smolvla"}
 """What our plugin calls a policy in LeRobot, where its own name is taken (`plugins/lerobot_policy_smolact`)."""
+MAX_SIZE = 2**16
+"""The largest size in a feature's shape: of a picture's side, or of a vector."""
 C = TypeVar("C", bound="PolicyConfig")
 
 
@@ -61,8 +64,10 @@ class PolicyConfig:
     """The setting that names the VLM."""
     freezes: ClassVar[Mapping[str, bool]] = {}
     """Settings that keep a part of the policy from learning, and the value that does."""
+    in_steps: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Settings that a checkpoint's processors keep, too: the step's registered name and its field."""
 
-    n_obs_steps: int = setting(1, "observations a policy sees at once")
+    n_obs_steps: int = setting(1, "observations a policy sees at once", least=1, most=1000)
     input_features: dict[str, PolicyFeature] = setting(
         dict, "cameras and state; taken from the dataset when empty"
     )
@@ -78,8 +83,26 @@ class PolicyConfig:
     pretrained_path: str | None = setting(None, "the checkpoint that training began from")
     pretrained_revision: str | None = setting(None, "its revision on the Hub")
 
+    embodiment: ClassVar[Embodiment | None] = None
+    """The robot of its training, where that is known; kept beside the file, in `embodiment.json`."""
     extra_fields: ClassVar[Mapping[str, Any]] = {}
     """What a file held that this version does not know; written back when the configuration is saved."""
+
+    def __post_init__(self) -> None:
+        """Raise a `ConfigError` if a setting is out of range, or a feature has an impossible shape."""
+        wrong = out_of_range(self)
+        if wrong is not None:
+            raise ConfigError(f"{wrong} Set --policy.{wrong.partition('=')[0]}.")
+        for field in ("input_features", "output_features"):
+            for name, feature in getattr(self, field).items():
+                check_shape(feature.shape, f"{field}: {name}")
+        mapping: Any = getattr(self, "normalization_mapping", {})
+        modes = {
+            kind: _decode_enum(NormalizationMode, mode, f"normalization_mapping.{kind}")
+            for kind, mode in mapping.items()
+        }
+        if modes:
+            self.normalization_mapping = modes
 
     @property
     def vlm_name(self) -> str:
@@ -110,6 +133,28 @@ class PolicyConfig:
             )
         return self.output_features[ACTION]
 
+    def processor_settings(self, changed: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Fields of the processors' steps that follow from these settings: the step's registered name to its fields.
+
+        A checkpoint keeps both, and what is changed in the configuration must be changed in its processors.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        if "normalization_mapping" in changed:
+            modes = getattr(self, "normalization_mapping", {})
+            for step in ("normalizer_processor", "unnormalizer_processor"):
+                found.setdefault(step, {})["norm_map"] = dict(modes)
+        if {"input_features", "output_features"} & set(changed):
+            found.setdefault("normalizer_processor", {})["features"] = {
+                **self.input_features,
+                **self.output_features,
+            }
+            found.setdefault("unnormalizer_processor", {})["features"] = dict(self.output_features)
+        for name in changed:
+            if name in self.in_steps:
+                step, field = self.in_steps[name]
+                found.setdefault(step, {})[field] = getattr(self, name)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON holds it, `type` first.
 
@@ -128,24 +173,37 @@ class PolicyConfig:
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
-    def from_dict(cls: builtins.type[C], data: Mapping[str, Any], source: str = "the configuration") -> C:
+    def from_dict(
+        cls: builtins.type[C],
+        data: Mapping[str, Any],
+        source: str = "the configuration",
+        overrides: Mapping[str, Any] | None = None,
+    ) -> C:
         """Read what `to_dict` or LeRobot wrote. Fields that are not known are kept, with a warning.
 
+        What `overrides` has is taken instead of the file's, which is then not even read; the whole is checked once.
+
+        Args:
+            data: the object in the file.
+            source: the file, for messages.
+            overrides: settings by name.
+
         Raises:
-            ConfigError: it is another policy's, or a value can't be read.
+            ConfigError: it is another policy's, a setting does not exist, or a value can't be read or can't work.
         """
-        data = dict(data)
+        data, overrides = dict(data), dict(overrides or {})
         kind = data.pop("type", cls.type)
         if kind != cls.type:
             raise ConfigError(f"{source} is of a '{kind}' policy, expected '{cls.type}'.")
         hints = typing.get_type_hints(cls)
-        names = {item.name for item in dataclasses.fields(cls)}
+        names = [item.name for item in dataclasses.fields(cls)]
+        cls._check_names(overrides)
+        in_file = {name: value for name, value in data.items() if name in names and name not in overrides}
         known = {
-            name: decode_field(hints[name], value, f"{source}: {name}")
-            for name, value in data.items()
-            if name in names
+            name: decode_field(hints[name], value, f"{source}: {name}", f"--policy.{name}")
+            for name, value in cls.accepted(in_file, source).items()
         }
-        config = cls(**known)
+        config = cls(**{**known, **overrides})
         extra = {name: value for name, value in data.items() if name not in names}
         if extra:
             logger.warning(
@@ -154,26 +212,42 @@ class PolicyConfig:
             config.extra_fields = extra  # type: ignore[misc]  # shadows the empty class default
         return config
 
+    @classmethod
+    def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """The values of a file as this version reads them: what the reference accepts and passes over is put right, and said."""
+        return dict(values)
+
+    @classmethod
+    def _check_names(cls, overrides: Mapping[str, Any]) -> None:
+        names = [item.name for item in dataclasses.fields(cls)]
+        for name in overrides:
+            if name not in names:
+                raise ConfigError(
+                    f"A '{cls.type}' policy has no setting '{name}'.{did_you_mean(name, names)}"
+                )
+
     def replace(self: C, **overrides: Any) -> C:
         """A copy with other values, checked anew.
 
         Raises:
             ConfigError: there is no such field, or a value does not fit.
         """
-        names = [item.name for item in dataclasses.fields(self)]
-        for name in overrides:
-            if name not in names:
-                raise ConfigError(
-                    f"A '{self.type}' policy has no setting '{name}'.{did_you_mean(name, names)}"
-                )
+        self._check_names(overrides)
         copy = dataclasses.replace(self, **overrides)
         if self.extra_fields:
             copy.extra_fields = self.extra_fields  # type: ignore[misc]
-        return copy
+        return copy if self.embodiment is None else copy.of_robot(self.embodiment)
+
+    def of_robot(self: C, embodiment: Embodiment | None) -> C:
+        """The same configuration, which knows the robot of the policy's training."""
+        self.embodiment = embodiment  # type: ignore[misc]  # shadows the class default
+        return self
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` into `folder`."""
+        """Write `config.json` into `folder`, and `embodiment.json` where the robot of the training is known."""
         durable.write_json(Path(folder) / CONFIG_FILE, self.to_dict())
+        if self.embodiment is not None:
+            self.embodiment.save(Path(folder))
 
     @classmethod
     def from_pretrained(cls: builtins.type[C], folder_or_id: str | Path, **overrides: Any) -> C:
@@ -185,7 +259,13 @@ class PolicyConfig:
             ConfigError: it is another policy's, or a setting can't work.
         """
         folder = find_policy(folder_or_id, patterns=[CONFIG_FILE])
-        return cls.from_dict(read_config_file(folder), str(folder / CONFIG_FILE)).replace(**overrides)
+        return cls.in_folder(folder, overrides)
+
+    @classmethod
+    def in_folder(cls: builtins.type[C], folder: Path, overrides: Mapping[str, Any] | None = None) -> C:
+        """The same from a folder that is known to be a checkpoint's."""
+        config = cls.from_dict(read_config_file(folder), str(folder / CONFIG_FILE), overrides)
+        return config.of_robot(read_embodiment(folder))
 
 
 def find_policy(
@@ -218,45 +298,78 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     return {**raw, "type": PLUGIN_TYPES[kind]} if kind in PLUGIN_TYPES else raw
 
 
-def decode_field(hint: Any, value: Any, where: str) -> Any:
+def decode_field(hint: Any, value: Any, where: str, flag: str | None = None) -> Any:
     """A JSON value as the type that a field declares.
 
+    Args:
+        hint: the field's type.
+        value: the JSON value.
+        where: where it stood, for the message.
+        flag: the flag that settles it, for the message.
+
     Raises:
-        ConfigError: it can't be read as that type; `where` says where it stood.
+        ConfigError: it can't be read as that type.
     """
     import draccus
 
+    settle = f" Set {flag}." if flag else ""
     if hint == dict[str, PolicyFeature]:
-        return {key: _decode_feature(item, f"{where}.{key}") for key, item in (value or {}).items()}
+        found = _mapping(value or {}, where, settle)
+        return {key: _decode_feature(item, f"{where}.{key}", settle) for key, item in found.items()}
     if hint == dict[str, NormalizationMode]:
-        return {key: _decode_enum(NormalizationMode, item, f"{where}.{key}") for key, item in value.items()}
+        found = _mapping(value, where, settle)
+        return {
+            key: _decode_enum(NormalizationMode, item, f"{where}.{key}", settle)
+            for key, item in found.items()
+        }
     if hint is bool and not isinstance(value, bool):
-        raise ConfigError(f"{where}: expected true or false, found {value!r}.")
-    if isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected true or false, found {value!r:.100}.{settle}")
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, Mapping) and _takes_mapping(hint):
         return dict(value)
     try:
         return draccus.decode(hint, value)
     except Exception as error:  # for a list draccus raises that very class
-        raise ConfigError(f"{where}: expected {_type_name(hint)}, found {value!r}.") from error
+        raise ConfigError(f"{where}: expected {_type_name(hint)}, found {value!r:.100}.{settle}") from error
 
 
-def _decode_feature(value: Any, where: str) -> PolicyFeature:
+def check_shape(shape: tuple[int, ...], where: str) -> None:
+    """Raise a `ConfigError` unless `shape` is one that a feature can have: a few positive sizes of at most `MAX_SIZE`."""
+    if not 1 <= len(shape) <= 4 or not all(isinstance(size, int) and 1 <= size <= MAX_SIZE for size in shape):
+        raise ConfigError(
+            f"{where} has the shape {list(shape)!s:.100}: expected one to four sizes, each from 1 to {MAX_SIZE}."
+        )
+
+
+def _takes_mapping(hint: Any) -> bool:
+    return any((typing.get_origin(kind) or kind) in (dict, Any) for kind in (hint, *typing.get_args(hint)))
+
+
+def _mapping(value: Any, where: str, settle: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected an object {{name: …}}, found {value!r:.100}.{settle}")
+    return value
+
+
+def _decode_feature(value: Any, where: str, settle: str) -> PolicyFeature:
     if isinstance(value, PolicyFeature):
         return value
     try:
         return PolicyFeature(FeatureType(value["type"]), tuple(int(size) for size in value["shape"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
-            f"{where}: expected {{type, shape}} with a type of {[item.value for item in FeatureType]}, found {value!r}."
+            f"{where}: expected {{type, shape}} with a type of {[item.value for item in FeatureType]}, found "
+            f"{value!r:.100}.{settle}"
         ) from error
 
 
-def _decode_enum(kind: builtins.type[Enum], value: Any, where: str) -> Any:
+def _decode_enum(kind: builtins.type[Enum], value: Any, where: str, settle: str = "") -> Any:
     try:
         return kind(value)
     except ValueError as error:
         raise ConfigError(
-            f"{where}: expected one of {[item.value for item in kind]}, found {value!r}."
+            f"{where}: expected one of {[item.value for item in kind]}, found {value!r:.100}.{settle}"
         ) from error
 
 

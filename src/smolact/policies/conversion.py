@@ -75,9 +75,12 @@ def convert_checkpoint(
 
 
 def _check_lerobot_knows(folder: Path, raw: Mapping[str, Any]) -> None:
-    config = get_config_class(str(raw["type"])).from_dict(raw, str(folder / CONFIG_FILE))
-    used = config.to_dict()  # which has our own settings only where they are used
-    own = [item.name for item in dataclasses.fields(config) if item.metadata.get(OWN) and item.name in used]
+    fields = dataclasses.fields(get_config_class(str(raw["type"])))
+    own = [
+        item.name
+        for item in fields
+        if item.metadata.get(OWN) and raw.get(item.name, item.default) != item.default
+    ]
     if own:
         raise ConfigError(
             f"{folder} uses {', '.join(own)}, which LeRobot's own '{raw['type']}' does not know: it would compute something else. "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from smolact.errors import ConfigError, did_you_mean
-from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, find_policy, read_config_file
+from smolact.policies.configuration import PolicyConfig, find_policy, read_config_file
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from smolact.policies.base import PreTrainedPolicy
     from smolact.policies.common.chunking import Engine
     from smolact.processors.pipeline import ProcessorPipeline
+    from smolact.types import Statistics
+
+logger = logging.getLogger(__name__)
 
 _POLICIES = {"smolvla": "SmolVLA", "smolandfast": "SMOLANDFAST"}
 """Type name to the stem of its class names: `SmolVLAConfig` in `policies/smolvla/configuration_smolvla.py`, and so on."""
@@ -105,6 +109,8 @@ def load_policy(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     stats_key: str | None = None,
+    stats: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
+    rename_map: Mapping[str, str] | None = None,
     revision: str | None = None,
     engine: Literal[False] = False,
     **overrides: Any,
@@ -118,6 +124,8 @@ def load_policy(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     stats_key: str | None = None,
+    stats: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
+    rename_map: Mapping[str, str] | None = None,
     revision: str | None = None,
     engine: Literal[True] | Mapping[str, Any],
     **overrides: Any,
@@ -130,6 +138,8 @@ def load_policy(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     stats_key: str | None = None,
+    stats: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
+    rename_map: Mapping[str, str] | None = None,
     revision: str | None = None,
     engine: bool | Mapping[str, Any] = False,
     **overrides: Any,
@@ -142,6 +152,10 @@ def load_policy(
         device: where it runs; the best device of this machine when not given.
         dtype: of the weights; float32 when not given, and for an engine the quicker one of those that it knows.
         stats_key: which dataset's statistics, where a checkpoint holds several.
+        stats: a dataset (a folder or a Hub id), or its statistics, for what the checkpoint lacks. Without them it opens as
+            it is, and the first batch that needs one raises.
+        rename_map: names of the robot, dataset or environment to the policy's, in the place of the map that the checkpoint
+            keeps.
         revision: on the Hub.
         engine: give an engine, which only predicts, instead of the policy: true, or its settings. It takes the policy's weights.
         overrides: settings to change, by the names of the policy's configuration.
@@ -149,7 +163,7 @@ def load_policy(
     Raises:
         NotFoundError, HubError: it is not there.
         CheckpointError: a file is damaged; `WeightsError` if weights do not fit.
-        StatisticsError: statistics are missing, or one of several must be picked with `stats_key`.
+        StatisticsError: there are none for `stats_key`, or `stats` have not what is lacking.
         DeviceError: the device is not there.
         ConfigError: the policy's type is not known, or a setting can't work.
     """
@@ -161,12 +175,13 @@ def load_policy(
     folder = find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS, revision=revision)
     raw = read_config_file(folder)
     device = str(find_device(device)) if device else best_device()
-    config = get_config_class(str(raw.get("type"))).from_dict(raw, str(folder / CONFIG_FILE))
-    config = config.replace(**{**overrides, "device": device})
+    config = get_config_class(str(raw.get("type"))).in_folder(folder, {**overrides, "device": device})
     policy = get_policy_class(config.type).from_pretrained(
         folder, config=config, dtype=(dtype or torch.float32) if engine is False else None
     )
-    processors = load_processors(folder, policy, stats_key=stats_key)
+    processors = load_processors(
+        folder, policy, stats_key=stats_key, stats=stats, rename_map=rename_map, changed=overrides
+    )
     policy.to(device)
     if engine is False:
         return LoadedPolicy(policy, *processors)
@@ -178,48 +193,86 @@ def load_policy(
 
 
 def load_processors(
-    folder: Path, policy: PreTrainedPolicy, *, stats_key: str | None = None
+    folder: Path,
+    policy: PreTrainedPolicy,
+    *,
+    stats_key: str | None = None,
+    stats: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
+    rename_map: Mapping[str, str] | None = None,
+    changed: Collection[str] = (),
 ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
     """The processors that a checkpoint keeps; for an older one, made from the statistics among its weights.
 
+    Args:
+        folder: the checkpoint's.
+        policy: loaded from there.
+        stats_key, stats, rename_map: as `load_policy` takes them.
+        changed: settings of the policy that differ from the file's on purpose; steps that keep them follow.
+
     Raises:
         CheckpointError: a file is damaged.
-        StatisticsError: statistics are missing, or one of several must be picked with `stats_key`.
+        StatisticsError: there are none for `stats_key`, or `stats` have not what is lacking.
         NotFoundError: the tokenizer is not here.
     """
     from smolact.backbones.weights import read_tensors, weight_files
-    from smolact.processors.legacy import is_statistics_key, statistics_from_old_weights
-    from smolact.processors.pipeline import (
-        POSTPROCESSOR,
-        PREPROCESSOR,
-        ProcessorPipeline,
-        step_names,
-    )
+    from smolact.processors.legacy import is_statistics_key, state_of_old_weights
+    from smolact.processors.pipeline import ProcessorPipeline, processor_files, rename_map_of
+    from smolact.processors.statistics import fill_statistics, rename_statistics
 
     config = policy.config
-    files = [f"{name}.json" for name in (PREPROCESSOR, POSTPROCESSOR)]
-    if not any((folder / name).is_file() for name in files):
-        normalized = [
-            key
-            for key, feature in {**config.input_features, **config.output_features}.items()
-            if config.normalization_mapping.get(feature.type.value, "IDENTITY") != "IDENTITY"  # type: ignore[attr-defined]
-        ]
-        old = read_tensors(weight_files(folder), is_statistics_key)
-        return make_pre_post_processors(policy, statistics_from_old_weights(old, normalized, stats_key))
-    kept = step_names(folder / files[0])
-    preprocess = ProcessorPipeline.from_pretrained(
-        folder,
-        files[0],
-        overrides={
-            **{name: parts for name, parts in policy.processor_parts().items() if name in kept},
-            "device_processor": {"device": config.device or "cpu"},
-            "normalizer_processor": {"stats_key": stats_key},
-        },
-    )
-    postprocess = ProcessorPipeline.from_pretrained(
-        folder, files[1], overrides={"unnormalizer_processor": {"stats_key": stats_key}}
-    )
+    files = processor_files(folder)
+    if files is None:
+        preprocess, postprocess = make_pre_post_processors(policy, rename_map=rename_map)
+        state = state_of_old_weights(read_tensors(weight_files(folder), is_statistics_key))
+        for step in (*preprocess.steps, *postprocess.steps):
+            if step.registry_name in ("normalizer_processor", "unnormalizer_processor"):
+                step.stats_key = stats_key  # type: ignore[attr-defined]
+                step.load_state_dict(state)
+    else:
+        settings = config.processor_settings(changed)
+        for name, parts in policy.processor_parts().items():
+            settings.setdefault(name, {}).update(parts)
+        settings.setdefault("device_processor", {})["device"] = config.device or "cpu"
+        if rename_map:
+            settings["rename_observations_processor"] = {"rename_map": dict(rename_map)}
+        for name in ("normalizer_processor", "unnormalizer_processor"):
+            settings.setdefault(name, {})["stats_key"] = stats_key
+        before, behind = (folder / name for name in files)
+        preprocess = ProcessorPipeline.from_pretrained(
+            folder, before.name, overrides=_of_steps(settings, before)
+        )
+        settings["device_processor"]["device"] = "cpu"
+        postprocess = ProcessorPipeline.from_pretrained(
+            folder, behind.name, overrides=_of_steps(settings, behind)
+        )
+    if stats is not None:
+        found = stats if isinstance(stats, Mapping) else statistics_at(stats)
+        found = rename_statistics(found, rename_map_of(preprocess))
+        source = "the statistics given" if isinstance(stats, Mapping) else str(stats)
+        filled = fill_statistics((preprocess, postprocess), found, source)
+        if filled:
+            logger.info("Statistics of %s: %s.", source, ", ".join(filled))
+        else:
+            logger.warning("The checkpoint has all statistics that it needs: %s has no effect.", source)
     return policy.completed(preprocess), postprocess
+
+
+def _of_steps(settings: Mapping[str, dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
+    from smolact.processors.pipeline import step_names
+
+    return {name: settings[name] for name in step_names(path) if name in settings}
+
+
+def statistics_at(dataset: str | Path) -> Statistics:
+    """The statistics of the dataset at a folder or a Hub id.
+
+    Raises:
+        NotFoundError, HubError, DatasetError: it is not there, or damaged.
+    """
+    from smolact.datasets.metadata import LeRobotDatasetMetadata
+    from smolact.hub import find_folder
+
+    return LeRobotDatasetMetadata(find_folder(dataset, "dataset", patterns=["meta/**"])).stats
 
 
 def best_device() -> str:

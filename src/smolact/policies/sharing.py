@@ -18,6 +18,7 @@ from smolact.files import read_json_object
 from smolact.policies.adapters import ADAPTER_CONFIG
 from smolact.policies.card import PROVENANCE, model_card
 from smolact.policies.configuration import CONFIG_FILE, TRAIN_CONFIG, find_policy, read_config_file
+from smolact.policies.embodiment import EMBODIMENT
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.settings import OWN
 from smolact.uploads import Upload
@@ -30,9 +31,19 @@ CHECKPOINT_PATTERNS = (
 """Everything that a policy is loaded from."""
 
 _PUBLISHED = (
-    *(CONFIG_FILE, TRAIN_CONFIG, PROVENANCE, CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
+    *(
+        CONFIG_FILE,
+        EMBODIMENT,
+        TRAIN_CONFIG,
+        PROVENANCE,
+        CARD,
+        "LICENSE",
+        "LICENSE.md",
+        "LICENSE.txt",
+        "NOTICE",
+    ),
     *("model*.safetensors", "model*.safetensors.index.json", "adapter_*.safetensors", "adapter_*.json"),
-    *("policy_*.safetensors", "policy_*.json"),
+    *("policy_*.safetensors", "policy_*.json", "robot_p*processor*.safetensors", "robot_p*processor.json"),
     *(f"{VLM_FOLDER}/{name}" for name in (*CONFIG_FILES, *TOKENIZER_FILES)),
     "fast_tokenizer/*.json",
 )
@@ -42,6 +53,7 @@ _OWNED = (
     "*.safetensors.index.json",
     "policy_*.json",
     "adapter_*.json",
+    EMBODIMENT,
     PROVENANCE,
     TRAIN_CONFIG,
 )
@@ -52,6 +64,8 @@ _SETTINGS = (
     ADAPTER_CONFIG,
     "policy_preprocessor.json",
     "policy_postprocessor.json",
+    "robot_preprocessor.json",
+    "robot_postprocessor.json",
     f"{VLM_FOLDER}/{CONFIG_FILE}",
 )
 """Files of ours in which a path of this machine may stand."""

@@ -8,14 +8,12 @@ normalize_inputs.so100-red_buffer_observation_state.mean    trained on several d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from smolact.errors import StatisticsError
-from smolact.processors.statistics import select_statistics
-from smolact.types import Statistics
 
 _LAYERS = (
     "normalize_inputs",
@@ -35,21 +33,17 @@ def is_statistics_key(key: str) -> bool:
     return _STATISTIC.fullmatch(key) is not None
 
 
-def statistics_from_old_weights(
-    tensors: Mapping[str, Tensor], features: Iterable[str], key: str | None = None
-) -> Statistics:
-    """The statistics that an older checkpoint kept among its weights.
+def state_of_old_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The statistics that an older checkpoint kept among its weights, as a processor's state file would have them.
 
     The layers for targets and for outputs each kept the action's: where one was never set (infinite), the other is
     taken.
 
     Args:
         tensors: the content of `model.safetensors`; weights are passed over.
-        features: the policy's inputs and outputs.
-        key: which dataset, where it was trained on several.
 
     Raises:
-        StatisticsError: there are none, those of a feature were never set, two copies differ, or a key must be picked.
+        StatisticsError: two copies of one differ.
     """
     state: dict[str, Tensor] = {}
     for key_in_file, tensor in tensors.items():
@@ -64,24 +58,7 @@ def statistics_from_old_weights(
                 f"The weights hold two different values of '{match['name']}', one of them as '{key_in_file}': neither "
                 "can be trusted. Train on a dataset, which brings statistics of its own."
             )
-    if not state:
-        raise StatisticsError(
-            "The checkpoint has neither processor files nor statistics among its weights (expected tensors such as "
-            f"{_LAYERS[0]}.buffer_observation_state.mean). Train on a dataset, which brings statistics of its own."
-        )
-    wanted = tuple(features)
-    selected = select_statistics(state, key, wanted)
-    for feature in wanted:
-        for statistic, tensor in selected.get(feature, {}).items():
-            if not _is_finite(tensor):
-                raise StatisticsError(
-                    f"The {statistic} of {feature} among the checkpoint's weights is not finite: it was never set. "
-                    "Train on a dataset, which brings statistics of its own."
-                )
-    return {
-        feature: {name: value.float().numpy() for name, value in of.items()}
-        for feature, of in selected.items()
-    }
+    return state
 
 
 def _is_finite(tensor: Tensor) -> bool:

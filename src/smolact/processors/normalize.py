@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from smolact.errors import ConfigError, FeatureError, StatisticsError
-from smolact.processors.statistics import STATS_KEY_FLAG, select_statistics
+from smolact.processors.statistics import (
+    STATS_FLAG,
+    STATS_KEY_FLAG,
+    dataset_keys,
+    select_statistics,
+    undecided_statistics,
+)
 from smolact.processors.step import ProcessorStep, register_step
 from smolact.processors.steps import to_float_image
 from smolact.types import FeatureType, NormalizationMode, PolicyFeature
@@ -68,8 +74,8 @@ class _StatisticsStep(ProcessorStep):
         stats_key: which dataset's statistics to take from a state file that holds several.
 
     Raises:
-        StatisticsError: a statistic that is needed is missing, not finite, or of another shape than its feature. When
-            neither `stats` nor a state file gave any, at the first batch.
+        StatisticsError: a statistic that is needed is missing, not finite, or of another shape than its feature: with
+            `stats` when the step is made, with those of a state file, or none, at the first batch.
         ConfigError: features or modes that do not exist.
     """
 
@@ -95,9 +101,14 @@ class _StatisticsStep(ProcessorStep):
             self.normalize_observation_keys = set(self.normalize_observation_keys)
         self._statistics: dict[str, dict[str, Tensor]] = {}
         self._on_device: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
+        self._undecided: dict[str, Tensor] = {}
+        self._datasets_of: dict[str, tuple[str, ...]] = {}
         self._given = bool(stats)
         if stats:
             self._take({feature: _as_tensors(feature, values) for feature, values in stats.items()})
+            for key in self.features:
+                if self._mode(key) is not NormalizationMode.IDENTITY:
+                    self._checked_pair(key)
 
     def get_config(self) -> dict[str, Any]:
         """Everything but the statistics, which are tensors, and `stats_key`, which has done its work by then."""
@@ -114,19 +125,61 @@ class _StatisticsStep(ProcessorStep):
         return config
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`FEATURE.STATISTIC` to tensor, of every feature."""
-        return {
+        """`FEATURE.STATISTIC` to tensor, of every feature; while none of several datasets is picked, theirs as they came."""
+        return {name: tensor.clone() for name, tensor in self._undecided.items()} | {
             f"{feature}.{name}": tensor.clone()
             for feature, values in self._statistics.items()
             for name, tensor in values.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the statistics of a state file, unless the step was made with its own."""
+        """Take the statistics of a state file, unless the step was made with its own.
+
+        Whether they are complete is asked when they are used, or by `require_statistics`.
+
+        Raises:
+            StatisticsError: the file has no dataset `stats_key`.
+        """
         if self._given:
             return
-        selected = select_statistics(state, self.stats_key, self.features)
+        if self.stats_key is None and len(dataset_keys(state)) > 1:
+            self._undecided = dict(state)
+            selected, self._datasets_of = undecided_statistics(state, self.features)
+        else:
+            selected = select_statistics(state, self.stats_key, self.features)
         self._take({feature: _as_tensors(feature, values) for feature, values in selected.items()})
+
+    def statistics_problems(self) -> dict[str, str]:
+        """Each feature whose statistics can't be used, and a sentence that says why and what settles it."""
+        problems = {}
+        for key in self.features:
+            if self._mode(key) is not NormalizationMode.IDENTITY:
+                try:
+                    self._checked_pair(key)
+                except StatisticsError as error:
+                    problems[key] = str(error)
+        return problems
+
+    def fill(self, statistics: Mapping[str, Mapping[str, Any]], source: str) -> list[str]:
+        """Take what is lacking from `statistics` of `source`; returns the features that lacked it.
+
+        Raises:
+            StatisticsError: `source` has not what is lacking, or of another shape.
+        """
+        lacking = list(self.statistics_problems())
+        for key in lacking:
+            wanted = STATISTICS_OF[self._mode(key)]
+            values = statistics.get(key, {})
+            if any(name not in values for name in wanted):
+                raise StatisticsError(
+                    f"{STATS_FLAG}={source}: it has no {' and '.join(wanted)} of '{key}', which the checkpoint lacks; it has "
+                    f"statistics of {', '.join(statistics) or 'nothing'}. Give another dataset, or the names of this one with "
+                    f'--rename_map=\'{{"NAME": "{key}"}}\'.'
+                )
+            self._statistics[key] = _as_tensors(key, values)
+            self._checked_pair(key)
+        self._on_device = {}
+        return lacking
 
     @property
     def statistics(self) -> dict[str, dict[str, Tensor]]:
@@ -138,9 +191,6 @@ class _StatisticsStep(ProcessorStep):
 
     def _take(self, statistics: dict[str, dict[str, Tensor]]) -> None:
         self._statistics, self._on_device = statistics, {}
-        for key in self.features:
-            if self._mode(key) is not NormalizationMode.IDENTITY:
-                self._checked_pair(key)
 
     def _mode(self, key: str) -> NormalizationMode:
         feature_type, only = self.features[key].type, self.normalize_observation_keys
@@ -159,22 +209,27 @@ class _StatisticsStep(ProcessorStep):
         feature, mode, values = self.features[key], self._mode(key), self._statistics.get(key, {})
         missing = [name for name in STATISTICS_OF[mode] if name not in values]
         if missing:
-            here = (
-                f"has only its {', '.join(values)}"
-                if values
-                else f"has statistics of {', '.join(self._statistics) or 'nothing'}"
-            )
+            needs = f"'{key}' is normalized with {mode.value}, which needs its {' and '.join(STATISTICS_OF[mode])}"
+            if key in self._datasets_of:
+                datasets = self._datasets_of[key]
+                raise StatisticsError(
+                    f"{needs}: the checkpoint has those of {len(datasets)} datasets, and which of them has your robot's units "
+                    f"can't be known. Pick one with {STATS_KEY_FLAG}=KEY; the keys are: {', '.join(datasets)}. Or take those of "
+                    f"a dataset of your robot: {STATS_FLAG}=FOLDER_OR_HUB_ID."
+                )
+            here = f"only its {', '.join(values)}" if values else "none of it"
+            others = f" (it has statistics of {', '.join(self._statistics)})" if self._statistics else ""
             raise StatisticsError(
-                f"'{key}' is normalized with {mode.value}, which needs its {' and '.join(STATISTICS_OF[mode])}, but the checkpoint or dataset {here}. "
-                "Train on a dataset, which brings its statistics; or, if the checkpoint keeps them by dataset, pick "
-                f"one with {STATS_KEY_FLAG}=KEY; or, if the policy takes '{key}' as it is, set its mode to IDENTITY."
+                f"{needs}, and the checkpoint or dataset has {here}{others}. Take those of a dataset of your robot: "
+                f"{STATS_FLAG}=FOLDER_OR_HUB_ID."
             )
         pair = tuple(values[name] for name in STATISTICS_OF[mode])
         for name, tensor in zip(STATISTICS_OF[mode], pair, strict=True):
             if not torch.isfinite(tensor).all():
                 raise StatisticsError(
                     f"The {name} of '{key}' is not finite ({tensor.flatten().tolist()[:8]}): it was never set, or the "
-                    "data holds a NaN. Compute the dataset's statistics again, or train on another dataset."
+                    "data holds a NaN. Compute the dataset's statistics again (smolact dataset stats), or take those of another "
+                    f"dataset of your robot: {STATS_FLAG}=FOLDER_OR_HUB_ID."
                 )
         if feature.type is FeatureType.VISUAL:
             pair = tuple(
@@ -184,7 +239,7 @@ class _StatisticsStep(ProcessorStep):
             if not _fits(tensor.shape, feature.shape):
                 raise StatisticsError(
                     f"The {name} of '{key}' has the shape {tuple(tensor.shape)}, the feature {feature.shape}: these are "
-                    f"the statistics of another robot. Train on a dataset, or pick others with {STATS_KEY_FLAG}=KEY."
+                    f"the statistics of another robot. Take those of a dataset of your robot: {STATS_FLAG}=FOLDER_OR_HUB_ID."
                 )
         return pair[0], pair[1]
 

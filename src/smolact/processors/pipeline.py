@@ -33,13 +33,18 @@ from smolact.errors import (
     what_is_near,
 )
 from smolact.files import read_json_object, read_tensors
-from smolact.processors.step import PLUGIN_STEPS, ProcessorStep, find_step
+from smolact.processors.step import ProcessorStep, find_step, own_name
 from smolact.types import ACTION
 
 log = logging.getLogger(__name__)
 
 PREPROCESSOR = "policy_preprocessor"
 POSTPROCESSOR = "policy_postprocessor"
+_FILES = (
+    (f"{PREPROCESSOR}.json", f"{POSTPROCESSOR}.json"),
+    ("robot_preprocessor.json", "robot_postprocessor.json"),
+)
+"""What a checkpoint calls its two files; the second pair is LeRobot's of August 2025."""
 
 _AGAIN = "Copy or download the checkpoint again."
 
@@ -143,6 +148,35 @@ class ProcessorPipeline:
         return pipeline
 
 
+def processor_files(folder: Path) -> tuple[str, str] | None:
+    """The names of a checkpoint's two processor files; None if it has neither (it is older than they are)."""
+    return next((names for names in _FILES if any((folder / name).is_file() for name in names)), None)
+
+
+def rename_map_of(preprocess: Any) -> dict[str, str]:
+    """The names that a preprocessor gives to those of a robot, dataset or environment; empty if it renames nothing."""
+    found: dict[str, str] = {}
+    for step in getattr(preprocess, "steps", ()):
+        found |= getattr(step, "rename_map", {})
+    return found
+
+
+def rename_map_in(folder: Path) -> dict[str, str]:
+    """The same of the preprocessor that a checkpoint keeps, which is not made for it.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    files = processor_files(folder)
+    entries = [] if files is None else _read_config(folder / files[0])["steps"]
+    found: dict[str, str] = {}
+    for entry in entries:
+        names = entry.get("config", {}).get("rename_map") if isinstance(entry.get("config"), dict) else None
+        if isinstance(names, dict):
+            found |= {str(old): str(new) for old, new in names.items()}
+    return found
+
+
 def step_names(path: Path) -> list[str]:
     """The registered names of the steps that a file has.
 
@@ -150,7 +184,7 @@ def step_names(path: Path) -> list[str]:
         NotFoundError, CheckpointError: it is not there, or damaged.
     """
     names = (str(entry.get("registry_name")) for entry in _read_config(path)["steps"])
-    return [PLUGIN_STEPS.get(name, name) for name in names]
+    return [own_name(name) for name in names]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from smolact.errors import StatisticsError, did_you_mean
 
 STATS_KEY_FLAG = "--policy.stats_key"
+STATS_FLAG = "--policy.stats"
 
 _OF_DATASET = re.compile(r"(?:(?P<dataset>.+?)[._])?buffer[._](?P<feature>(?:observation|action)(?:[._].+)?)")
 
@@ -32,7 +33,7 @@ def dataset_keys(state: Mapping[str, Tensor]) -> tuple[str, ...]:
 def select_statistics(
     state: Mapping[str, Tensor], key: str | None = None, features: Iterable[str] = ()
 ) -> dict[str, dict[str, Tensor]]:
-    """The statistics in a state file, by feature; those of one dataset where it holds several.
+    """The statistics in a state file, by feature; those of one dataset where it holds several, and those of none.
 
     Args:
         state: `FEATURE.STATISTIC`, or `DATASET.buffer.FEATURE.STATISTIC`, to tensor.
@@ -60,6 +61,78 @@ def select_statistics(
             "(Training takes the statistics of its dataset and needs no key.)"
         )
     chosen = datasets[0] if key is None and datasets else key
+    return {**_of_dataset(state, None, features), **_of_dataset(state, chosen, features)}
+
+
+def undecided_statistics(
+    state: Mapping[str, Tensor], features: Iterable[str] = ()
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, tuple[str, ...]]]:
+    """What a state file says while none of its several datasets is picked.
+
+    Returns:
+        the statistics that belong to no dataset, by feature; and of each other feature the datasets that have some.
+    """
+    plain = _of_dataset(state, None, features)
+    own_name = {_canonical(feature): feature for feature in features}
+    keyed: dict[str, set[str]] = defaultdict(set)
+    for dataset, feature, _, _ in _parsed(state):
+        if dataset is not None:
+            keyed[own_name.get(_canonical(feature), feature)].add(dataset)
+    return plain, {feature: tuple(sorted(of)) for feature, of in keyed.items() if feature not in plain}
+
+
+def require_statistics(*pipelines: Any) -> None:
+    """Raise unless every normalizer of these pipelines has the statistics that it needs.
+
+    What predicts in a robot's units asks this before it starts; a checkpoint opens without.
+
+    Raises:
+        StatisticsError: some are missing, never set, or of one of several datasets; it names the flags that settle it.
+    """
+    problems: dict[str, str] = {}
+    for pipeline in pipelines:
+        for step in getattr(pipeline, "steps", ()):
+            if hasattr(step, "statistics_problems"):
+                problems |= step.statistics_problems()
+    if len(problems) == 1:
+        raise StatisticsError(f"{next(iter(problems.values()))} {_IN_TRAINING}")
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems.values())
+        raise StatisticsError(
+            f"The policy needs more statistics to predict in a robot's units:{lines}\n{_IN_TRAINING}"
+        )
+
+
+def fill_statistics(
+    pipelines: Iterable[Any], statistics: Mapping[str, Mapping[str, Any]], source: str
+) -> list[str]:
+    """Give normalizers the statistics that they lack; those that a checkpoint has stay.
+
+    Args:
+        pipelines: the preprocessor and the postprocessor.
+        statistics: feature (under the policy's name) to statistic to array.
+        source: what they are of, for the message.
+
+    Returns:
+        the features that were filled.
+
+    Raises:
+        StatisticsError: they have not what is lacking either, or of another shape.
+    """
+    filled: list[str] = []
+    for pipeline in pipelines:
+        for step in getattr(pipeline, "steps", ()):
+            if hasattr(step, "fill"):
+                filled += step.fill(statistics, source)
+    return list(dict.fromkeys(filled))
+
+
+_IN_TRAINING = "(Training takes the statistics of its dataset.)"
+
+
+def _of_dataset(
+    state: Mapping[str, Tensor], chosen: str | None, features: Iterable[str]
+) -> dict[str, dict[str, Tensor]]:
     own_name = {_canonical(feature): feature for feature in features}
     selected: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for dataset, feature, statistic, tensor in _parsed(state):

@@ -55,6 +55,8 @@ _REGISTRY: dict[str, type[ProcessorStep]] = {}
 
 PLUGIN_STEPS = {"smolact_tokenizer_processor": "tokenizer_processor"}
 """What our plugin calls a step in LeRobot, where LeRobot's own opens less (`plugins/lerobot_policy_smolact`)."""
+OLDER_STEPS = {"rename_processor": "rename_observations_processor"}
+"""What LeRobot called a step before, in August 2025."""
 
 
 def register_step(name: str) -> Callable[[type[S]], type[S]]:
@@ -82,13 +84,18 @@ def registered_steps() -> tuple[str, ...]:
     return tuple(sorted(_REGISTRY))
 
 
+def own_name(name: str) -> str:
+    """The name under which a step is registered here, whoever wrote it down."""
+    return {**PLUGIN_STEPS, **OLDER_STEPS}.get(name, name)
+
+
 def find_step(name: str) -> type[ProcessorStep]:
     """The class that was registered as `name`.
 
     Raises:
         CheckpointError: nobody registered it.
     """
-    name = PLUGIN_STEPS.get(name, name)
+    name = own_name(name)
     if name not in _REGISTRY:
         raise CheckpointError(
             f"There is no processor step '{name}'.{did_you_mean(name, _REGISTRY)} Known steps: "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,8 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from smolact.errors import FeatureError
+from smolact.processors.statistics import require_statistics
 from smolact.robots.base import Observation, RobotFeatures, Teleoperator
-from smolact.types import ACTION, TASK, Batch, Predictor, is_image_key
+from smolact.serving.local import schema_of
+from smolact.types import TASK, Batch, Predictor, is_image_key
+from smolact_client.errors import SchemaMismatchError
+from smolact_client.schema import Names, Offer, Schema, check_offer
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -55,9 +63,11 @@ class PolicyDriver:
         features: the robot's.
         gate: the robot's, if it has one.
         clock: for the age of a chunk.
+        any_names: whether the robot's joints may have other names than those of the policy's training.
 
     Raises:
         FeatureError: the policy needs a camera or numbers that the robot does not have, or acts in other numbers.
+        StatisticsError: the policy lacks statistics to predict in the robot's units.
     """
 
     drives_resets = False
@@ -70,34 +80,15 @@ class PolicyDriver:
         features: RobotFeatures,
         gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        any_names: bool = False,
     ) -> None:
         self._policy, self._preprocess, self._postprocess = policy, preprocess, postprocess
         self._gate, self._clock = gate, clock
         self._executed = max(1, int(getattr(policy.config, "n_action_steps", None) or 1))
         self._chunk: deque[NDArray[np.float32]] = deque()
         self._task = ""
-        self._size = len(features.action)
-        has = {
-            **{key: len(names) for key, names in features.vectors.items()},
-            **dict.fromkeys(features.cameras),
-        }
-        rename: dict[str, str] = {}
-        for step in getattr(preprocess, "steps", ()):
-            rename |= getattr(step, "rename_map", {})
-        offered = {rename.get(key, key) for key in has}
-        wanted = dict(getattr(policy.config, "input_features", None) or {})
-        missing = [key for key in wanted if key not in offered]
-        if missing:
-            raise FeatureError(
-                f"The policy looks at {', '.join(wanted)}, and the robot has {', '.join(has)}: {', '.join(missing)} is missing. "
-                "Name the robot's cameras as in the policy's training (--robot.cameras)."
-            )
-        action = dict(getattr(policy.config, "output_features", None) or {}).get(ACTION)
-        if action is not None and tuple(action.shape) != (self._size,):
-            raise FeatureError(
-                f"The policy gives {action.shape[0]} numbers as an action, and the robot takes {self._size}: "
-                f"{', '.join(features.action)}. It was trained for another robot."
-            )
+        check_fit(policy, preprocess, postprocess, features, any_names=any_names)
 
     def begin(self, task: str) -> None:
         """Forget the last episode's chunk, and obey this instruction."""
@@ -126,6 +117,48 @@ class PolicyDriver:
                 values = self._gate.admit(values, age=self._clock() - began)
             self._chunk.extend(values)
         return self._chunk.popleft()
+
+
+def check_fit(
+    policy: Predictor,
+    preprocess: Callable[[Batch], Batch],
+    postprocess: Callable[[torch.Tensor], torch.Tensor],
+    features: RobotFeatures,
+    *,
+    any_names: bool = False,
+) -> Names:
+    """Raise unless a policy can drive a robot with these features; returns the cameras that it does without.
+
+    Raises:
+        FeatureError: they do not fit together; the message has a table of both sides, and what settles it.
+        StatisticsError: the policy lacks statistics to predict in the robot's units.
+    """
+    require_statistics(preprocess, postprocess)
+    schema: Schema | None = getattr(policy, "schema", None)
+    if schema is None and getattr(policy.config, "output_features", None):
+        schema = schema_of(policy.config, preprocess, postprocess)
+    if schema is None:  # a policy of one's own may say nothing
+        return ()
+    return check_robot(replace(schema, any_names=any_names), features)
+
+
+def check_robot(schema: Schema, features: RobotFeatures) -> Names:
+    """Raise unless a robot has what a policy looks at, and takes what it gives; returns the cameras that it does without.
+
+    Raises:
+        FeatureError: they do not fit together; the message has a table of both sides, and what settles it.
+    """
+    offer = Offer(features.cameras, features.vectors, features.action, features.units)
+    try:
+        return check_offer(schema, offer)
+    except SchemaMismatchError as error:
+        raise FeatureError(str(error)) from error
+
+
+def note_masked(cameras: Names) -> None:
+    """Say which of a policy's cameras a robot does not have."""
+    if cameras:
+        logger.warning("Not on the robot, shown to the policy as masked black: %s.", ", ".join(cameras))
 
 
 def _batch_of(observation: Observation) -> Batch:

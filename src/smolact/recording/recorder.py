@@ -144,7 +144,12 @@ def dataset_features(robot: RobotFeatures, *, video: bool = True) -> dict[str, F
         for key, size in robot.cameras.items()
     }
     vectors = {
-        key: Feature("float32", (len(names),), list(names))
+        key: Feature(
+            "float32",
+            (len(names),),
+            list(names),
+            {"units": list(robot.units[key])} if key in robot.units else {},
+        )
         for key, names in {**robot.vectors, ACTION: robot.action}.items()
     }
     return {**cameras, **vectors}

@@ -24,12 +24,14 @@ class RobotFeatures:
         vectors: batch key to the names of its numbers, such as `observation.state: (shoulder_pan.pos, …)`.
         cameras: batch key to (height, width).
         limits: (lowest, highest) of each number of the action, where the robot tells.
+        units: `action`, or a batch key of `vectors`, to the units of its numbers, where the robot tells: `degrees`, …
     """
 
     action: tuple[str, ...]
     vectors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     limits: tuple[tuple[float, float], ...] | None = None
+    units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @runtime_checkable

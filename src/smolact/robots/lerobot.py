@@ -18,9 +18,16 @@ from numpy.typing import NDArray
 from smolact.errors import FeatureError, RobotError, did_you_mean
 from smolact.robots.base import Observation, Robot, RobotFeatures
 from smolact.robots.lerobot_drivers import ROBOT, TELEOPERATOR, make_driver, translated
-from smolact.robots.lerobot_hardware import closes_at_once, connect, known_ranges, parts, release
+from smolact.robots.lerobot_hardware import (
+    closes_at_once,
+    connect,
+    known_ranges,
+    known_units,
+    parts,
+    release,
+)
 from smolact.robots.safety import MAX_AGE_S, Gate, make_limits
-from smolact.types import IMAGES, STATE
+from smolact.types import ACTION, IMAGES, STATE
 
 MAX_STEP = 30.0
 """Degrees, or percent of the range, that a joint may move in one tick: above what a hand does, below a jump."""
@@ -251,10 +258,13 @@ def features_of(driver: Any, who: str) -> RobotFeatures:
                 "switch it off (use_depth: false) and give width, height and fps of every camera."
             )
     state = named_numbers(seen)
+    action = named_numbers(taken)
+    units = {key: known_units(driver, names) for key, names in ((STATE, state), (ACTION, action))}
     return RobotFeatures(
-        action=named_numbers(taken),
+        action=action,
         vectors={STATE: state} if state else {},
         cameras={key: (shape[0], shape[1]) for key, shape in cameras.items()},
+        units={key: found for key, found in units.items() if found},
     )
 
 

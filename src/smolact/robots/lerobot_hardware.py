@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,16 @@ def _motor_range(bus: Any, motor: str, details: Any) -> tuple[float, float] | No
         (measured.range_max - measured.range_min) / 2 * 360 / (resolution - 1)
     )  # 0° is the middle of its range
     return (-half, half) if half > 0 else None
+
+
+def known_units(driver: Any, names: Sequence[str]) -> tuple[str, ...]:
+    """The unit of each number, where a driver's motors say it of all: `degrees`, `range_m100_100`, `range_0_100`."""
+    units = {
+        f"{prefix}{motor}.pos": _norm_mode(details)
+        for prefix, part in parts(driver)
+        for motor, details in (getattr(getattr(part, "bus", None), "motors", None) or {}).items()
+    }
+    return tuple(units[name] for name in names) if all(units.get(name) for name in names) else ()
 
 
 def _norm_mode(details: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from smolact.errors import FeatureError
 from smolact.policies.common.chunking import Engine
 from smolact.policies.common.guidance import Guidance, prefix_weights
 from smolact.policies.configuration import PolicyConfig
-from smolact.types import ACTION, IMAGES, TASK, Batch, Predictor, Unsaid, is_image_key
+from smolact.policies.embodiment import Embodiment
+from smolact.policies.fit import absent_cameras, placeholders, real_cameras
+from smolact.processors.pipeline import rename_map_of
+from smolact.processors.statistics import require_statistics
+from smolact.types import ACTION, TASK, Batch, Predictor, Unsaid, is_image_key
 from smolact_client.leftover import Leftover, check_leftover
 from smolact_client.protocol import Array
 from smolact_client.schema import Limits, Names, Schema, check_observation
-
-_NOT_THERE = f"{IMAGES}.empty_camera_"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class LocalPolicy:
 
     Args:
         policy, preprocess, postprocess: from `smolact.load_policy`; the policy, or its engine, is put into evaluation mode.
-        names: of the numbers of a vector or of `action`, where they are known.
+        any_names: whether a robot's joints may have other names than those of the policy's training.
+
+    Raises:
+        StatisticsError: statistics that it needs to answer in a robot's units are missing.
     """
 
     def __init__(
@@ -49,13 +54,16 @@ class LocalPolicy:
         policy: Predictor,
         preprocess: Callable[[Batch], Batch],
         postprocess: Callable[[Tensor], Tensor],
-        names: Mapping[str, Names] | None = None,
+        *,
+        any_names: bool = False,
     ) -> None:
+        require_statistics(preprocess, postprocess)
         self._policy, self._preprocess, self._postprocess = policy, preprocess, postprocess
         if isinstance(policy, torch.nn.Module):
             policy.eval()
         takes_leftover = bool(getattr(policy, "takes_leftover", False))
-        self._schema = schema_of(policy.config, preprocess, postprocess, names or {}, takes_leftover)
+        schema = schema_of(policy.config, preprocess, postprocess)
+        self._schema = replace(schema, takes_leftover=takes_leftover, any_names=any_names)
 
     @property
     def schema(self) -> Schema:
@@ -183,27 +191,24 @@ class LocalPolicy:
         return {"noise": torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)}
 
 
-def schema_of(
-    config: PolicyConfig,
-    preprocess: Any,
-    postprocess: Any,
-    names: Mapping[str, Names],
-    takes_leftover: bool = False,
-) -> Schema:
+def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any) -> Schema:
     """What a policy looks at, under the names that its preprocessor takes, and answers."""
-    back: dict[str, str] = {}
-    for step in getattr(preprocess, "steps", ()):
-        back |= {new: old for old, new in getattr(step, "rename_map", {}).items()}
-    cameras, vectors = {}, {}
-    for key, feature in config.input_features.items():
-        if is_image_key(key):
-            if not key.startswith(_NOT_THERE):  # black and masked: the policy sees to it
-                cameras[back.get(key, key)] = (int(feature.shape[1]), int(feature.shape[2]))
-        else:
-            vectors[back.get(key, key)] = int(feature.shape[0])
+    back = {new: old for old, new in rename_map_of(preprocess).items()}
+    cameras = {back.get(key, key): _size(feature.shape) for key, feature in real_cameras(config).items()}
+    vectors = {
+        back.get(key, key): int(feature.shape[0])
+        for key, feature in config.input_features.items()
+        if not is_image_key(key)
+    }
     action = int(config.output_features[ACTION].shape[0])
     chunk = int(getattr(config, "chunk_size", 1))
-    known = {**vectors, ACTION: action}
+    size_of = {**vectors, ACTION: action}
+    known = getattr(config, "embodiment", None) or Embodiment()
+
+    def fitting(lists: Mapping[str, Names]) -> dict[str, Names]:
+        named = {back.get(key, key): names for key, names in lists.items()}
+        return {key: names for key, names in named.items() if len(names) == size_of.get(key)}
+
     return Schema(
         policy=config.type,
         cameras=cameras,
@@ -211,10 +216,18 @@ def schema_of(
         action=action,
         chunk_size=chunk,
         n_action_steps=int(getattr(config, "n_action_steps", chunk)),
-        names={key: tuple(names[key]) for key in names if len(names[key]) == known.get(key)},
+        names=fitting(known.names),
         action_range=_range_of(postprocess, action),
-        takes_leftover=takes_leftover,
+        absent_cameras=absent_cameras(config),
+        placeholders=placeholders(config),
+        units=fitting(known.units),
+        fps=known.fps,
     )
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) of a camera's feature, channels first or last."""
+    return (shape[1], shape[2]) if shape[0] <= 4 < shape[2] else (shape[0], shape[1])
 
 
 def _range_of(postprocess: Any, size: int) -> tuple[tuple[float, float], ...] | None:

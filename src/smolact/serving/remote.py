@@ -42,6 +42,7 @@ class RemoteConfig(PolicyConfig):
     type: ClassVar[str] = "remote"
     chunk_size: int = 1
     n_action_steps: int = 1
+    empty_cameras: int = 0
     served: str = field(default="", metadata={"help": "its type there"})
 
 
@@ -79,7 +80,8 @@ class RemoteChunks(ActsInChunks):
     def __init__(self, url: str, *, n_action_steps: int | None = None, **settings: Any) -> None:
         self._url, self._settings = url, settings
         self._clients: list[ChunkPolicy] = []
-        self.config = _config_of(self._client(0).schema, n_action_steps)
+        self.schema = self._client(0).schema
+        self.config = _config_of(self.schema, n_action_steps)
         self.reset()
 
     @torch.no_grad()
@@ -218,6 +220,7 @@ def _config_of(schema: Schema, n_action_steps: int | None) -> RemoteConfig:
         output_features={ACTION: PolicyFeature(FeatureType.ACTION, (schema.action,))},
         chunk_size=schema.chunk_size,
         n_action_steps=schema.n_action_steps if n_action_steps is None else n_action_steps,
+        empty_cameras=schema.absent_cameras,
         served=schema.policy,
     )
 

@@ -199,11 +199,12 @@ class PolicyServer:
         if hello.kind is not Kind.HELLO:
             raise ProtocolError(f"The first message is {hello.kind.name}: expected HELLO.")
         offer = handshake.read_hello(hello.fields)
-        if offer is not None:
-            check_offer(self._schema, offer)
+        absent = () if offer is None else check_offer(self._schema, offer)
         session.received = hello.sequence
         client = str(hello.fields.get("client", ""))[:80]
         log("session_began", session=session.number, peer=_peer(session.socket), client=client)
+        if absent:
+            log("cameras_masked", session=session.number, cameras=" ".join(absent))
         self._sessions.add(session)
         # From here on `_work` tells it when the policy is warm; a session's messages keep their order.
         told = handshake.welcome(self._schema, self.limits, self.is_ready)
@@ -249,7 +250,7 @@ class PolicyServer:
             check_leftover(self._schema, leftover)
         if not self.is_ready:
             raise NotReadyError("The policy is warming up.")
-        sizes = tuple((name, picture_size(arrays[name])) for name in self._schema.cameras)
+        sizes = tuple((name, picture_size(arrays[name])) for name in self._schema.cameras if name in arrays)
         kind = sizes, None if leftover is None else leftover.kind
         now = self._clock()
         most = self.limits.deadline_s

@@ -30,16 +30,16 @@ from smolact.policies.configuration import (
     find_policy,
     read_config_file,
 )
+from smolact.policies.embodiment import embodiment_of
 from smolact.policies.factory import LoadedPolicy, get_config_class, load_policy
+from smolact.policies.fit import check_cameras, check_env_sizes, check_names, side_by_side
 from smolact.processors.normalize import NormalizerProcessorStep
-from smolact.processors.pipeline import PREPROCESSOR
+from smolact.processors.pipeline import processor_files, rename_map_in
+from smolact.processors.statistics import fill_statistics, require_statistics
 from smolact.training.preflight import (
-    check_cameras,
-    check_env_sizes,
     check_features,
     check_statistics,
     long_chunk,
-    side_by_side,
 )
 from smolact.training.sources import chunk_timestamps, renamed_features
 from smolact.types import ACTION, STATE, PolicyFeature, is_image_key
@@ -52,10 +52,19 @@ Row = tuple[str, str]
 
 @dataclass
 class Finding:
-    """One thing that was looked at: whether it is well, and a sentence; of a fault also what settles it."""
+    """One thing that was looked at: whether it is well, and a sentence; of a fault also what settles it.
+
+    A note is no fault, and is to be known before the policy drives.
+    """
 
     is_well: bool
     text: str
+    is_note: bool = False
+
+    @property
+    def label(self) -> str:
+        """One word."""
+        return "note" if self.is_note else "ok" if self.is_well else "FAULT"
 
 
 @dataclass
@@ -77,6 +86,15 @@ class Diagnosis:
         """Whether nothing is wrong."""
         return all(finding.is_well for finding in self.findings)
 
+    def note(self, what: str, check: Callable[[], None], well: str) -> None:
+        """Run a check whose failure is no fault of what is looked at: what it raises is told."""
+        try:
+            check()
+        except SmolactError as error:
+            self.findings.append(Finding(True, f"{what}: {error}", is_note=True))
+        else:
+            self.findings.append(Finding(True, f"{what}: {well}"))
+
     def look(self, what: str, check: Callable[[], str | None]) -> bool:
         """Run a check: what it raises is a fault, what it returns is told."""
         try:
@@ -93,7 +111,9 @@ def diagnose(
     other: str | None = None,
     *,
     stats_key: str | None = None,
+    stats: str | None = None,
     rename_map: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Diagnosis:
     """Look at a checkpoint or a dataset, and at how it gets on with another.
 
@@ -101,7 +121,9 @@ def diagnose(
         name: a folder of either, a run's, or a Hub id of a policy.
         other: for a checkpoint, a dataset's folder or Hub id, or an environment; for a dataset, a checkpoint.
         stats_key: which dataset's statistics, where the checkpoint holds several.
-        rename_map: the dataset's names to the policy's.
+        stats: a dataset whose statistics are taken for what the checkpoint lacks.
+        rename_map: the dataset's or environment's names to the policy's; the checkpoint's own when there are none.
+        settings: of the policy, over those of its configuration.
 
     Raises:
         NotFoundError, HubError: `name` is not there, or is neither.
@@ -118,20 +140,22 @@ def diagnose(
     found = Diagnosis()
     folder = find_policy(name, patterns=[CONFIG_FILE, "*.json"])
     raw = read_config_file(folder)
-    config = get_config_class(str(raw.get("type"))).from_dict(raw, str(folder / CONFIG_FILE))
+    config = get_config_class(str(raw.get("type"))).in_folder(folder, settings)
     found.rows = policy_rows(folder, config)
     loaded: list[LoadedPolicy] = []
 
     def load() -> str:
-        loaded.append(load_policy(name, device="cpu", stats_key=stats_key))
-        return "weights fit the configuration, tokenizer and statistics are there"
+        chosen: dict[str, Any] = {"stats_key": stats_key, "stats": stats, "rename_map": rename_map or None}
+        loaded.append(load_policy(name, **{**(settings or {}), "device": "cpu"}, **chosen))
+        return "weights fit the configuration, the tokenizer is there"
 
-    found.look("the checkpoint opens", load)
+    names = dict(rename_map or rename_map_in(folder))
+    if found.look("the checkpoint opens", load):
+        found.note("statistics", partial(require_statistics, *loaded[0][1:]), "there are all that it needs")
     if other is None:
         return found
-    names = dict(rename_map or {})
     if _is_environment(other):
-        _meet_environment(found, config, other)
+        _meet_environment(found, config, other, names)
     else:
         _meet_dataset(found, config, loaded, other, names)
     return found
@@ -141,7 +165,7 @@ def policy_rows(folder: Path, config: PolicyConfig) -> list[Row]:
     """What a checkpoint says of itself."""
     modes: Mapping[str, Any] = getattr(config, "normalization_mapping", {})
     kept = (folder / VLM_FOLDER / CONFIG_FILE).is_file()
-    processors = (folder / f"{PREPROCESSOR}.json").is_file()
+    processors = processor_files(folder) is not None
     features = {**config.input_features, **config.output_features}
     rows = [
         ("checkpoint", str(folder)),
@@ -163,6 +187,11 @@ def policy_rows(folder: Path, config: PolicyConfig) -> list[Row]:
         mode = modes.get(feature.type.value)
         how = "" if mode is None or is_image_key(name) else f", {getattr(mode, 'value', mode)}"
         rows.append(("" if place else "features", f"{name} {feature.shape}{how}"))
+    robot = config.embodiment
+    if robot is not None:
+        rate = "" if robot.fps is None else f", {robot.fps:g} frames a second"
+        rows.append(("robot", f"{robot.robot_type or 'of no type'}{rate}"))
+        rows += [("", f"{key}: {', '.join(names)}") for key, names in robot.names.items()]
     training = folder / TRAIN_CONFIG
     if training.is_file():
         section = read_json_object(training, "Copy the checkpoint again.").get("dataset")
@@ -186,15 +215,15 @@ def dataset_rows(meta: LeRobotDatasetMetadata) -> list[Row]:
     return rows
 
 
-def _meet_environment(found: Diagnosis, config: PolicyConfig, name: str) -> None:
+def _meet_environment(found: Diagnosis, config: PolicyConfig, name: str, names: Mapping[str, str]) -> None:
     from smolact.envs.factory import make_env
     from smolact.envs.mapping import rehearse
 
     with make_env(name, render=None) as envs:
-        offered = envs.features
+        offered = {names.get(key, key): feature for key, feature in envs.features.items()}
         cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
         found.table = side_by_side(_features(config), _shown(offered), name)
-        found.look("cameras", lambda: check_cameras(config, cameras, {}, "the environment"))
+        found.look("cameras", lambda: check_cameras(config, cameras, names, "the environment"))
         found.look("state and action", lambda: check_env_sizes(config, offered))
         found.look("an episode at random tells a task and success", partial(rehearse, envs[0]))
 
@@ -208,6 +237,10 @@ def _meet_dataset(
     found.rows += [("", ""), *dataset_rows(meta)]
     found.table = side_by_side(_features(config), _shown({**inputs, **outputs}), meta.root.name)
     fits = found.look("cameras, state and action", lambda: check_features(config, meta, names))
+    robot = embodiment_of([(meta, names)])
+    found.look(
+        "names and units of joints", lambda: check_names(config, robot.names, robot.units, meta.root.name)
+    )
     found.look(
         "the dataset's statistics, for training",
         lambda: check_statistics(config, {names.get(key, key): value for key, value in meta.stats.items()}),
@@ -217,9 +250,13 @@ def _meet_dataset(
         return
     batches: list[Mapping[str, Any]] = []
 
+    own = {names.get(key, key): values for key, values in meta.stats.items()}
+
     def see() -> str:
+        filled = fill_statistics(loaded[0][1:], own, str(meta.root))
         batches.append(loaded[0].preprocess(_frames(folder, config, names)))
-        return _ranges(loaded[0], batches[0])
+        whose = f" (of {', '.join(filled)} the dataset's, which the checkpoint lacks)" if filled else ""
+        return _ranges(loaded[0], batches[0]) + whose
 
     if found.look("frames through the checkpoint's own statistics", see):
         found.look("the network's loss of these frames", lambda: _loss(loaded[0], batches[0]))
@@ -244,7 +281,7 @@ def _ranges(loaded: LoadedPolicy, batch: Mapping[str, Any]) -> str:
     if normalized and any(value > FAR for value in far.values()):
         raise ConfigError(
             f"{told} after normalization, where some 3 is usual. The statistics are of another robot or other units: to use the "
-            "checkpoint as it is, pick others (--stats_key, if it holds several); to train it on this dataset, nothing is to be "
+            "checkpoint as it is, pick others (--policy.stats_key, if it holds several); to train it on this dataset, nothing is to be "
             "done (training takes the dataset's)."
         )
     return told

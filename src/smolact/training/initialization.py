@@ -69,10 +69,10 @@ def policy_config_of(
     section = config.policy
     if section.path is not None:
         kind = section.type or policy_type_at(section.path)
-        base: PolicyConfig = get_config_class(kind).from_pretrained(section.path)
         # Where the base was published is not where this one goes.
         published: dict[str, Any] = {"push_to_hub": False, "repo_id": None, "private": None}
         values: dict[str, Any] = {**published, "pretrained_path": str(section.path), **section.settings}
+        base: PolicyConfig = get_config_class(kind).from_pretrained(section.path, **values)
         for name, dataset in (("input_features", inputs), ("output_features", outputs)):
             # The names are the checkpoint's, the sizes this dataset's: states and actions are padded anyway.
             mine = getattr(base, name) or dataset

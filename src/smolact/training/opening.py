@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,11 @@ import torch
 from accelerate import Accelerator
 
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import ConfigError
+from smolact.errors import ConfigError, FeatureError
+from smolact.policies.configuration import PolicyConfig, find_policy
+from smolact.policies.embodiment import Embodiment, embodiment_of
+from smolact.policies.fit import check_names
+from smolact.processors.pipeline import rename_map_in
 from smolact.training.cache import keep
 from smolact.training.checkpoint import Progress, read_progress
 from smolact.training.config import TrainConfig
@@ -21,6 +27,8 @@ from smolact.training.preflight import check_sources
 from smolact.training.random_state import seed_everything
 from smolact.training.sources import Source, find_sources, shared_features, training_statistics
 from smolact.training.tracking import Listener, Prepared
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,43 @@ def open_run(
         for index, source in enumerate(sources)
         if config.dataset.eval_split and source.held_out
     }
+    robot = embodiment_of([(source.meta, source.rename_map) for source in sources])
+    _note_other_robot(start.policy.config, robot)
+    start.policy.config.of_robot(robot)
     return Opened(start, progress, sources, datasets, held_out)
+
+
+def _note_other_robot(policy: PolicyConfig, robot: Embodiment) -> None:
+    """Say it if a policy goes on to learn from another robot than before: that is meant, or it is a mistake."""
+    try:
+        check_names(policy, robot.names, robot.units, "the dataset")
+    except FeatureError as error:
+        logger.warning("%s\nThe training goes on: the policy learns the dataset's.", error)
+
+
+def with_saved_names(config: TrainConfig) -> TrainConfig:
+    """The same settings with the rename map of the checkpoint that a training begins from, unless one is given.
+
+    Of that map what the datasets have is taken; where they have the policy's own names, those are.
+
+    Raises:
+        SmolactError: checkpoint or datasets are not there, or damaged.
+    """
+    if config.rename_map or config.policy.path is None:
+        return config
+    saved = rename_map_in(find_policy(config.policy.path, patterns=["*.json"]))
+    if not saved:
+        return config
+    there = {key for source in find_sources(config.dataset, {}) for key in source.meta.features}
+    names = {old: new for old, new in saved.items() if old in there and new not in there}
+    if not names:
+        return config
+    logger.info(
+        "Names are mapped as in the training of %s: %s.",
+        config.policy.path,
+        ", ".join(f"{old} → {new}" for old, new in names.items()),
+    )
+    return dataclasses.replace(config, rename_map=names)
 
 
 def encode(
@@ -96,6 +140,7 @@ def encode(
     config.check_complete()
     if not (config.cache.features or config.dataset.cache):
         raise ConfigError("What is to be kept? Give --cache.features=true or --dataset.cache=frames.")
+    config = with_saved_names(config)
     accelerator = make_accelerator(config)
     seed_everything(agreed_seed(config, accelerator))  # towers of random weights are those of the run
     opened = open_run(config, explicit or {}, accelerator)

@@ -14,6 +14,8 @@ from torch import nn
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, WriteError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
+from smolact.policies.embodiment import part_names
+from smolact.policies.fit import check_cameras, check_env_sizes, side_by_side
 from smolact.processors.normalize import STATISTICS_OF
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.tokenizer import TokenizerProcessorStep
@@ -83,7 +85,7 @@ def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
     with make_env(env.type, task=env.task, mapping=env.mapping, render=None, **env.kwargs) as environment:
         offered = {config.rename_map.get(key, key): feature for key, feature in environment.features.items()}
         cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
-        check_cameras(policy, cameras, {}, "the environment")
+        check_cameras(policy, cameras, config.rename_map, "the environment")
         check_env_sizes(policy, offered)
         if is_used:
             rehearse(environment[0])
@@ -160,67 +162,6 @@ def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> 
         raise ConfigError(f"--rename_map leads two features to '{twice[0]}'. Give each a name of its own.")
 
 
-def check_cameras(
-    policy: PolicyConfig,
-    offered: Mapping[str, PolicyFeature],
-    rename_map: Mapping[str, str],
-    where: str = "the dataset",
-) -> None:
-    """Check that the policy's cameras are there, but for `empty_cameras` that it may do without.
-
-    Args:
-        policy: its configuration.
-        offered: the cameras that there are, already renamed.
-        rename_map: how they were renamed.
-        where: what has them, for the message.
-
-    Raises:
-        FeatureError: cameras are missing; the message shows both sides and the map that would settle it.
-    """
-    expected = {key: feature for key, feature in policy.input_features.items() if is_image_key(key)}
-    missing = [key for key in expected if key not in offered]
-    unused = [key for key in offered if key not in expected]
-    if not expected:
-        raise FeatureError(
-            f"The policy expects no camera; {where} has {', '.join(offered) or 'none either'}. A vision-language-action "
-            "policy needs one: choose data with cameras, or set --policy.input_features."
-        )
-    if len(missing) <= getattr(policy, "empty_cameras", 0) and len(missing) < len(expected):
-        if missing:
-            logger.warning("Not in %s, shown to the policy as masked black: %s.", where, ", ".join(missing))
-        if unused:
-            logger.warning("In %s, not read by the policy: %s.", where, ", ".join(unused))
-        return
-    back = {target: source for source, target in rename_map.items()}
-    shown = {key: f"{back.get(key, key)} {feature.shape}" for key, feature in offered.items()}
-    table = side_by_side(expected, shown, where)
-    ways = _ways_out(policy, missing, unused, rename_map, where)
-    raise FeatureError(
-        f"The policy's cameras are not in {where}: {', '.join(missing)}.\n{table}\nSettle it with {ways}."
-    )
-
-
-def _ways_out(
-    policy: PolicyConfig,
-    missing: Sequence[str],
-    unused: Sequence[str],
-    rename_map: Mapping[str, str],
-    where: str,
-) -> str:
-    back = {target: source for source, target in rename_map.items()}
-    proposal = {back.get(source, source): target for source, target in zip(unused, missing, strict=False)}
-    cameras = sum(is_image_key(key) for key in policy.input_features)
-    left = len(missing) - len(proposal)
-    ways = []
-    if proposal:
-        full = {source: target for source, target in rename_map.items() if source not in proposal} | proposal
-        flag = f"--rename_map='{json.dumps(full)}'" if where == "the dataset" else "--env.mapping=FILE"
-        ways.append(f"{flag} (check which camera is which)")
-    if left and left < cameras and hasattr(policy, "empty_cameras"):
-        ways.append(f"--policy.empty_cameras={left} (masked black in place of the rest)")
-    return " and ".join(ways) or f"{'data' if where == 'the dataset' else 'an environment'} that has them"
-
-
 def check_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> None:
     """Raise a `FeatureError` if state or action is missing, or larger than what the policy can take."""
     wanted = {**policy.input_features, **policy.output_features}
@@ -240,20 +181,6 @@ def check_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> N
             raise FeatureError(
                 f"'{key}' has {shape[0]} values in the dataset, the policy takes {most} at most. Raise --policy.{limit} "
                 "(a pretrained policy can't be widened: its weights have that size)."
-            )
-
-
-def check_env_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> None:
-    """Raise a `FeatureError` if state or action of an environment are missing or of another size than the policy's."""
-    for key, feature in {**policy.input_features, **policy.output_features}.items():
-        if is_image_key(key):
-            continue
-        found = offered.get(key)
-        if found is None or found.shape != feature.shape:
-            raise FeatureError(
-                f"The policy has '{key}' {feature.shape}, the environment "
-                f"{'has none' if found is None else f'has {found.shape}'}. It was trained for another robot or task: choose "
-                "the environment that its demonstrations came from, or map names with --env.mapping=FILE."
             )
 
 
@@ -319,25 +246,3 @@ def match_table(policy: PolicyConfig, source: Source) -> str:
         shown[key] = f"{names[key]} {feature.shape}" + (f": {', '.join(parts)}" if parts else "")
     expected = {**policy.input_features, **policy.output_features}
     return side_by_side(expected, shown, source.section.name)
-
-
-def part_names(names: object) -> list[str]:
-    """The names of a vector's parts, which a dataset has as a list, or as a mapping that holds one; empty if it has none."""
-    if isinstance(names, Mapping):
-        names = next(iter(names.values()), None)
-    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
-
-
-def side_by_side(expected: Mapping[str, PolicyFeature], offered: Mapping[str, str], where: str) -> str:
-    """Two columns: what the policy expects, and what there is for it; then what is there and not read.
-
-    Args:
-        expected: name to feature.
-        offered: name to text.
-        where: what offers them.
-    """
-    rows = [("the policy expects", f"{where} has")]
-    rows += [(f"{key} {feature.shape}", offered.get(key, "—")) for key, feature in expected.items()]
-    rows += [("—", text) for key, text in offered.items() if key not in expected]
-    width = max(len(left) for left, _ in rows)
-    return "\n".join(f"  {left.ljust(width)}   {right}" for left, right in rows)

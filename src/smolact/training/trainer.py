@@ -29,7 +29,7 @@ from smolact.training.ema import ExponentialMovingAverage, check_no_average
 from smolact.training.facts import facts_of_run, samples_per_step
 from smolact.training.initialization import Start
 from smolact.training.loop import Trainer
-from smolact.training.opening import agreed_seed, open_run, teller
+from smolact.training.opening import agreed_seed, open_run, teller, with_saved_names
 from smolact.training.optim import make_optimizer, make_scheduler, note_new_schedule, optimization_of
 from smolact.training.preflight import (
     check_disk,
@@ -83,6 +83,7 @@ def train(
     explicit = dict(explicit or {})
     if checkpoint is None:
         config.check_complete()
+        config = with_saved_names(config)
     accelerator = make_accelerator(config)
     seed = agreed_seed(config, accelerator)
     seed_everything(seed)

@@ -41,6 +41,7 @@ def read_hello(fields: Mapping[str, Any]) -> Offer | None:
         _each(offer, "cameras", _size),
         _each(offer, "vectors", _names),
         _names(offer.get("action", []), "action"),
+        _each(offer, "units", _names),
     )
 
 
@@ -86,6 +87,11 @@ def read_schema(value: Any) -> Schema:
         names=_each(schema, "names", _names),
         action_range=None if ranges is None else _ranges(ranges, "action_range"),
         takes_leftover=schema.get("takes_leftover") is True,
+        absent_cameras=_whole(schema.get("absent_cameras", 0), "absent_cameras"),
+        placeholders=_whole(schema.get("placeholders", 0), "placeholders"),
+        units=_each(schema, "units", _names),
+        any_names=schema.get("any_names") is True,
+        fps=None if schema.get("fps") is None else _number(schema["fps"], "fps"),
     )
 
 
@@ -123,6 +129,10 @@ def _count(value: Any, name: str) -> int:
     if type(value) is not int or not 1 <= value < 2**31:
         raise _wrong(value, name, "a positive number")
     return value
+
+
+def _whole(value: Any, name: str) -> int:
+    return 0 if type(value) is int and value == 0 else _count(value, name)
 
 
 def _number(value: Any, name: str) -> float:

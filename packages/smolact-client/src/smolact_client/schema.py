@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,8 @@ class Schema:
     Attributes:
         policy: its type, such as `smolvla`.
         cameras: name to (height, width) that it was trained with; pictures of other sizes are resized there.
+        absent_cameras: how many of them an observation may lack; the policy sees them masked.
+        placeholders: how many further cameras it has that no robot has (`empty_camera_0`, …).
         vectors: name to how many numbers, such as `observation.state: 6`.
         action: how many numbers an action has.
         chunk_size: how many actions an answer has.
@@ -59,6 +61,9 @@ class Schema:
         names: of the numbers of a vector or of `action`, where they are known.
         action_range: (lowest, highest) of each number of the action in the data of its training, where they are known.
         takes_leftover: whether its answer can go on from what is left of the last one (`leftover.py`).
+        units: of the numbers of a vector or of `action`, where they are known.
+        any_names: whether a robot's numbers may have other names than those of the policy's training.
+        fps: actions a second in its training, where that is known.
     """
 
     policy: str
@@ -70,6 +75,11 @@ class Schema:
     names: Mapping[str, Names] = field(default_factory=dict)
     action_range: tuple[tuple[float, float], ...] | None = None
     takes_leftover: bool = False
+    absent_cameras: int = 0
+    placeholders: int = 0
+    units: Mapping[str, Names] = field(default_factory=dict)
+    any_names: bool = False
+    fps: float | None = None
 
     @property
     def inputs(self) -> Names:
@@ -85,39 +95,96 @@ class Offer:
         cameras: name to (height, width).
         vectors: name to the names of its numbers.
         action: names of the numbers that it takes.
+        units: of the numbers of a vector or of `action`, where they are known.
     """
 
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     vectors: Mapping[str, Names] = field(default_factory=dict)
     action: Names = ()
+    units: Mapping[str, Names] = field(default_factory=dict)
 
 
-def check_offer(schema: Schema, offer: Offer) -> None:
+def missing_cameras(
+    expected: Iterable[str], offered: Container[str], may_be_absent: int
+) -> tuple[Names, bool]:
+    """Which of a policy's cameras are not there, and whether it does without: one must be there, `may_be_absent` need not."""
+    wanted = tuple(expected)
+    missing = tuple(name for name in wanted if name not in offered)
+    return missing, not missing or (len(missing) <= may_be_absent and len(missing) < len(wanted))
+
+
+def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists name the same joints in the same order, by today's or by LeRobot's older names."""
+    return [_joint(name) for name in one] == [_joint(name) for name in other]
+
+
+def same_in_another_order(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists name the same joints in another order: each number would move another joint."""
+    return not same_names(one, other) and sorted(map(_joint, one)) == sorted(map(_joint, other))
+
+
+def _joint(name: str) -> str:
+    # LeRobot's datasets of 2024 have main_shoulder_pan where those of today have shoulder_pan.pos.
+    return name.lower().removesuffix(".pos").removeprefix("main_")
+
+
+def check_offer(schema: Schema, offer: Offer) -> Names:
     """Compare what a policy needs with what a robot has; more cameras and vectors than needed are no fault.
 
+    Returns:
+        the cameras that the robot does not have, and the policy does without.
+
     Raises:
-        SchemaMismatchError: they do not fit together; the message has a table of both sides.
+        SchemaMismatchError: they do not fit together; the message has a table of both sides, and what settles it.
     """
     rows: list[Row] = []
+    missing, does_without = missing_cameras(schema.cameras, offer.cameras, schema.absent_cameras)
     for name, size in schema.cameras.items():
         has = offer.cameras.get(name)
-        rows.append((name, _size(size), "—" if has is None else _size(has), has is not None))
+        shown = _size(has) if has else "— (masked)" if does_without else "—"
+        rows.append((name, _size(size), shown, has is not None or does_without))
+    other_names = False
     for name, count in (*schema.vectors.items(), (ACTION, schema.action)):
         found = offer.action if name == ACTION else offer.vectors.get(name, ())
-        known = schema.names.get(name)
-        fits = len(found) == count and (known is None or known == found)
+        known, fits = schema.names.get(name), len(found) == count
+        if fits and known is not None and not same_names(known, found):
+            permuted = same_in_another_order(known, found)
+            fits = schema.any_names and not permuted
+            other_names |= not permuted
         rows.append((name, _numbers(count, known), _numbers(len(found), found) if found else "—", fits))
+        units, theirs = schema.units.get(name), offer.units.get(name)
+        if units and theirs and units != theirs:
+            rows.append((f"{name}, units", ", ".join(units), ", ".join(theirs), False))
     extra: list[Row] = [
         (name, "—", "not looked at", True) for name in offer.cameras if name not in schema.cameras
     ]
     if all(fits for *_, fits in rows):
-        return
+        return missing
     table = _table([("", "the policy", "the robot", True), *rows, *extra])
     wrong = ", ".join(name for name, *_, fits in rows if not fits)
     raise SchemaMismatchError(
-        f"The robot does not fit the policy in {wrong}:\n{table}\n"
-        "Name the robot's cameras and joints as in the policy's training, or serve the policy that belongs to this robot."
+        f"The robot does not fit the policy in {wrong}:\n{table}\n{' '.join(_ways_out(schema, offer, other_names))}"
     )
+
+
+def _ways_out(schema: Schema, offer: Offer, other_names: bool) -> list[str]:
+    """What settles it, with the flags of the command that loads the policy (`smolact rollout`, `record` or `serve`)."""
+    ways = []
+    missing, does_without = missing_cameras(schema.cameras, offer.cameras, schema.absent_cameras)
+    if not does_without:
+        unused = [name for name in offer.cameras if name not in schema.cameras]
+        renamed = dict(zip(unused, missing, strict=False))
+        if renamed:
+            pairs = ", ".join(f'"{old}": "{new}"' for old, new in renamed.items())
+            ways.append(f"Cameras: --rename_map='{{{pairs}}}' (check which is which).")
+        left = len(missing) - len(renamed)
+        if 0 < left < len(schema.cameras):
+            ways.append(
+                f"Without {left} of its cameras: --policy.empty_cameras={schema.placeholders + left}."
+            )
+    if other_names:
+        ways.append("If the joints are the same under other names: --check_names=false.")
+    return [*ways, "Otherwise take the policy that was trained on this robot."]
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -144,7 +211,8 @@ def check_observation(schema: Schema, limits: Limits, arrays: Mapping[str, Array
         TaskTooLongError: the instruction is too long.
         ObservationError: another shape, dtype or name, a number that is not finite, no instruction.
     """
-    missing = [name for name in schema.inputs if name not in arrays]
+    cameras, does_without = missing_cameras(schema.cameras, arrays, schema.absent_cameras)
+    missing = [*(() if does_without else cameras), *(name for name in schema.vectors if name not in arrays)]
     if missing:
         raise MissingFeatureError(
             f"The observation lacks {', '.join(missing)}. The policy looks at {', '.join(schema.inputs)}; "

@@ -67,7 +67,12 @@ class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-d
         """
         raw = read_config_file(folder)
         if "type" in raw:
-            known = cls.settings_class.from_dict(raw, str(folder / CONFIG_FILE))
+            hints = typing.get_type_hints(cls.settings_class)
+            own = setting_names(cls.settings_class)
+            given = {
+                name: _typed(hints[name], value, name) for name, value in settings.items() if name in own
+            }
+            known = cls.settings_class.from_dict(raw, str(folder / CONFIG_FILE), given)
             return cls(**{**_settings_of(known), **settings})
         # What IL-Studio's own SmolVLA wrote has no model_type.
         kind = raw.get("model_type") or (cls.model_type if cls.settings_class.vlm_field in raw else None)

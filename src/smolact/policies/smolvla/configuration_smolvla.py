@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +12,10 @@ from smolact.policies.common.chunk_settings import ChunkSettings
 from smolact.policies.configuration import PolicyConfig
 from smolact.settings import setting
 from smolact.types import IMAGES, FeatureType, NormalizationMode, PolicyFeature
+
+logger = logging.getLogger(__name__)
+
+ATTENTION_MODES = ("cross_attn", "self_attn")
 
 
 def _default_normalization() -> dict[str, NormalizationMode]:
@@ -35,41 +40,54 @@ class SmolVLAConfig(ChunkSettings, PolicyConfig):
         "train_expert_only": True,
         "train_state_proj": False,
     }
+    in_steps: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "tokenizer_max_length": ("tokenizer_processor", "max_length"),
+        "pad_language_to": ("tokenizer_processor", "padding"),
+    }
 
-    chunk_size: int = setting(50, "actions that are predicted at once")
-    n_action_steps: int = setting(50, "actions that are executed before the next prediction")
+    chunk_size: int = setting(50, "actions that are predicted at once", least=1, most=10_000)
+    n_action_steps: int = setting(
+        50, "actions that are executed before the next prediction", least=1, most=10_000
+    )
     normalization_mapping: dict[str, NormalizationMode] = setting(
         _default_normalization, "how each type of feature is normalized"
     )
 
-    max_state_dim: int = setting(32, "state values; a shorter state is padded with zeros")
-    max_action_dim: int = setting(32, "action values; a shorter action is padded with zeros")
+    max_state_dim: int = setting(32, "state values; a shorter state is padded with zeros", least=1, most=4096)
+    max_action_dim: int = setting(
+        32, "action values; a shorter action is padded with zeros", least=1, most=4096
+    )
     resize_imgs_with_padding: tuple[int, int] | None = setting(
-        (512, 512), "(width, height) that images are fitted into; null leaves them as they are"
+        (512, 512),
+        "(width, height) that images are fitted into; null leaves them as they are",
+        least=1,
+        most=4096,
     )
     empty_cameras: int = setting(
-        0, "cameras of the base model that are missing here and shown as masked black"
+        0, "cameras of the base model that are missing here and shown as masked black", least=0, most=32
     )
     adapt_to_pi_aloha: bool = setting(False, "convert Aloha joints to those of the pi runtime")
     use_delta_joint_actions_aloha: bool = setting(False, "not supported, here or in LeRobot")
-    tokenizer_max_length: int = setting(48, "tokens of an instruction; a longer one is cut")
-    num_steps: int = setting(10, "Euler steps from noise to actions")
+    tokenizer_max_length: int = setting(
+        48, "tokens of an instruction; a longer one is cut", least=1, most=4096
+    )
+    num_steps: int = setting(10, "Euler steps from noise to actions", least=1, most=1000)
     use_cache: bool = setting(True, "compute the prefix once a chunk, not once a step")
 
     freeze_vision_encoder: bool = setting(True, "do not train the vision tower")
     train_expert_only: bool = setting(True, "do not train the VLM")
     train_state_proj: bool = setting(True, "train the projection of the state")
 
-    optimizer_lr: float = setting(1e-4, "peak learning rate")
-    optimizer_betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's betas")
-    optimizer_eps: float = setting(1e-8, "AdamW's epsilon")
-    optimizer_weight_decay: float = setting(1e-10, "AdamW's weight decay")
-    optimizer_grad_clip_norm: float = setting(10.0, "largest norm of the gradient")
-    scheduler_warmup_steps: int = setting(1_000, "steps of linear warm-up")
+    optimizer_lr: float = setting(1e-4, "peak learning rate", least=0, most=1e3)
+    optimizer_betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's betas", least=0, most=1)
+    optimizer_eps: float = setting(1e-8, "AdamW's epsilon", least=0, most=1)
+    optimizer_weight_decay: float = setting(1e-10, "AdamW's weight decay", least=0, most=1e3)
+    optimizer_grad_clip_norm: float = setting(10.0, "largest norm of the gradient", least=0)
+    scheduler_warmup_steps: int = setting(1_000, "steps of linear warm-up", least=0, most=10**9)
     scheduler_decay_steps: int = setting(
-        30_000, "steps until the final rate; follows --steps unless it is set"
+        30_000, "steps until the final rate; follows --steps unless it is set", least=0, most=10**9
     )
-    scheduler_decay_lr: float = setting(2.5e-6, "final learning rate")
+    scheduler_decay_lr: float = setting(2.5e-6, "final learning rate", least=0, most=1e3)
 
     vlm_model_name: str = setting(
         "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
@@ -78,27 +96,61 @@ class SmolVLAConfig(ChunkSettings, PolicyConfig):
     load_vlm_weights: bool = setting(False, "begin from the VLM's weights")
     add_image_special_tokens: bool = setting(False, "put SmolVLM's image tokens around each camera")
     attention_mode: str = setting("cross_attn", "how the expert reads the VLM: cross_attn or self_attn")
-    prefix_length: int = setting(-1, "pad images, text and state to this many tokens; -1 does not")
-    pad_language_to: str = setting("longest", "pad instructions to the batch's longest, or to max_length")
-    num_expert_layers: int = setting(-1, "layers of the expert; -1 is as many as the VLM's")
-    num_vlm_layers: int = setting(
-        16, "the VLM's first layers that are used; -1 uses all, as does a number above what it has"
+    prefix_length: int = setting(
+        -1, "pad images, text and state to this many tokens; -1 or 0 does not", most=10**5
     )
-    self_attn_every_n_layers: int = setting(2, "in cross_attn mode, every n-th layer is self-attention")
-    expert_width_multiplier: float = setting(0.75, "width of the expert over that of the VLM")
-    min_period: float = setting(4e-3, "shortest period of the time embedding")
-    max_period: float = setting(4.0, "longest period of the time embedding")
+    pad_language_to: str = setting("longest", "pad instructions to the batch's longest, or to max_length")
+    num_expert_layers: int = setting(-1, "layers of the expert; -1 or 0 is as many as the VLM's", most=1000)
+    num_vlm_layers: int = setting(
+        16,
+        "the VLM's first layers that are used; -1 or 0 uses all, as does a number above what it has",
+        most=1000,
+    )
+    self_attn_every_n_layers: int = setting(
+        2, "in cross_attn mode, every n-th layer is self-attention", most=1000
+    )
+    expert_width_multiplier: float = setting(
+        0.75, "width of the expert over that of the VLM", least=1e-6, most=16
+    )
+    min_period: float = setting(4e-3, "shortest period of the time embedding", least=1e-9, most=1e9)
+    max_period: float = setting(4.0, "longest period of the time embedding", least=1e-9, most=1e9)
     rtc_config: dict[str, Any] | None = setting(
-        None, "real-time chunking, as LeRobot stores it; kept, not used"
+        None,
+        "real-time chunking, as LeRobot stores it; kept, not used (see --inference.type=rtc of `smolact rollout`)",
     )
     relative_step: float = setting(
         0.0,
         "above 0: learn the chunk's action k as (action - state) / ((k + 1) * relative_step), all of them normalized; for "
         "actions that are positions of what the state tells",
         own=True,
+        least=0,
+        most=1e6,
     )
     compile_model: bool = setting(False, "torch.compile")
     compile_mode: str = setting("max-autotune", "its mode")
+
+    @classmethod
+    def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """The file's values; `n_obs_steps`, the spelling of the attention mode and RTC have no effect in the reference."""
+        values = dict(values)
+        if values.get("n_obs_steps", 1) != 1:
+            logger.warning(
+                "%s: n_obs_steps=%r is taken as 1: SmolVLA sees one observation, in LeRobot too.",
+                source,
+                values.pop("n_obs_steps"),
+            )
+        rtc = values.get("rtc_config")
+        if isinstance(rtc, Mapping) and rtc.get("enabled"):
+            logger.info(
+                "%s: rtc_config.enabled is kept and has no effect here: `smolact rollout --inference.type=rtc` chunks in "
+                "real time.",
+                source,
+            )
+        mode = values.get("attention_mode")
+        if isinstance(mode, str) and mode not in ATTENTION_MODES:  # the reference looks for "cross" in it
+            values["attention_mode"] = ATTENTION_MODES["cross" not in mode]
+            logger.warning("%s: attention_mode=%r is %s.", source, mode, values["attention_mode"])
+        return values
 
     def __post_init__(self) -> None:
         if self.n_obs_steps != 1:
@@ -106,15 +158,7 @@ class SmolVLAConfig(ChunkSettings, PolicyConfig):
                 f"n_obs_steps={self.n_obs_steps}: SmolVLA sees one observation; its prefix holds one image a camera "
                 "and one state. Leave --policy.n_obs_steps at 1."
             )
-        for name in ("chunk_size", "n_action_steps", "num_steps", "max_state_dim", "max_action_dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)}: expected at least 1. Raise --policy.{name}."
-                )
-        if self.relative_step < 0:
-            raise ConfigError(
-                f"relative_step={self.relative_step}: expected 0 (absolute actions) or more. Set --policy.relative_step."
-            )
+        super().__post_init__()
         if self.n_action_steps > self.chunk_size:
             raise ConfigError(
                 f"n_action_steps={self.n_action_steps} is more than chunk_size={self.chunk_size}: a chunk can't supply "
@@ -123,17 +167,17 @@ class SmolVLAConfig(ChunkSettings, PolicyConfig):
         if self.use_delta_joint_actions_aloha:
             raise ConfigError(
                 "use_delta_joint_actions_aloha=true is not supported (nor is it in LeRobot). "
-                "Leave --policy.use_delta_joint_actions_aloha at false."
+                "Set --policy.use_delta_joint_actions_aloha=false."
             )
-        for name, least in (("num_vlm_layers", -1), ("num_expert_layers", -1), ("empty_cameras", 0)):
-            value = getattr(self, name)
-            if value < least or (value == 0 and least < 0):
-                expected = "0 or more" if least == 0 else "-1 (all), or 1 or more"
-                raise ConfigError(f"{name}={value}: expected {expected}. Set --policy.{name}.")
-        if self.attention_mode not in ("cross_attn", "self_attn"):
-            raise ConfigError(f"attention_mode='{self.attention_mode}': expected cross_attn or self_attn.")
+        if self.attention_mode not in ATTENTION_MODES:
+            raise ConfigError(
+                f"attention_mode='{self.attention_mode}': expected {' or '.join(ATTENTION_MODES)}. "
+                "Set --policy.attention_mode."
+            )
         if self.pad_language_to not in ("longest", "max_length"):
-            raise ConfigError(f"pad_language_to='{self.pad_language_to}': expected longest or max_length.")
+            raise ConfigError(
+                f"pad_language_to='{self.pad_language_to}': expected longest or max_length. Set --policy.pad_language_to."
+            )
         if (
             self.num_expert_layers > 0
             and self.num_vlm_layers > 0
@@ -143,23 +187,11 @@ class SmolVLAConfig(ChunkSettings, PolicyConfig):
                 f"num_expert_layers={self.num_expert_layers} does not divide num_vlm_layers={self.num_vlm_layers}: each "
                 "expert layer reads one of equally many VLM layers. Change --policy.num_expert_layers."
             )
-        if self.resize_imgs_with_padding is not None and min(self.resize_imgs_with_padding) < 1:
+        if self.min_period >= self.max_period:
             raise ConfigError(
-                f"resize_imgs_with_padding={self.resize_imgs_with_padding}: expected (width, height)."
+                f"min_period={self.min_period}, max_period={self.max_period}: the first must be the smaller one. Set "
+                "--policy.min_period and --policy.max_period."
             )
-        if self.expert_width_multiplier <= 0 or not 0 < self.min_period < self.max_period:
-            raise ConfigError(
-                f"expert_width_multiplier={self.expert_width_multiplier}, min_period={self.min_period}, "
-                f"max_period={self.max_period}: expected a positive width and 0 < min_period < max_period."
-            )
-        if self.rtc_config is not None and self.rtc_config.get("enabled"):
-            raise ConfigError(
-                "rtc_config.enabled is true, but this version does not do real-time chunking. "
-                "Set --policy.rtc_config=null."
-            )
-        self.normalization_mapping = {
-            kind: NormalizationMode(mode) for kind, mode in self.normalization_mapping.items()
-        }
 
     @property
     def image_features(self) -> dict[str, PolicyFeature]:
