@@ -13,6 +13,7 @@ from torch import Tensor
 
 import smolact
 from smolact.errors import ConfigError, FeatureError
+from tests import published
 from tests.training.runs import DATASET, run
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (smolact[hf])")
@@ -86,9 +87,12 @@ def test_every_step_is_the_step_of_smolact_train(
     assert losses(straight) == pytest.approx(list(recorder.losses.values()), rel=2e-4)  # it logs four digits
     assert ended.checkpoint is not None
     ours = smolact.load_policy(ended.checkpoint, device="cpu").policy.state_dict()
-    theirs = straight.model.state_dict()
+    before, theirs = smolact.load_policy(base, device="cpu").policy.state_dict(), straight.model.state_dict()
     for name, tensor in ours.items():
-        torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=1e-6)
+        # AdamW divides a gradient by its own size, so where that is nearly nothing rounding decides a weight's step:
+        # what must agree is the update of a tensor as a whole.
+        update = (tensor - before[name]).norm()
+        assert (theirs[name] - tensor).norm() <= 1e-3 * update, name
 
 
 def test_a_run_that_was_stopped_goes_on_as_it_would_have(
@@ -161,6 +165,40 @@ def test_the_processor_makes_samples_of_pictures_words_and_numbers(base: Path) -
     assert actions.shape == (2, 4, *policy.config.action_feature.shape)
     with pytest.raises(FeatureError, match=r"expected a PIL image in RGB"):
         processor({name: value[..., 0] for name, value in pixels.items()}, "push", state)
+
+
+def test_cameras_names_and_the_robot_are_those_of_every_training(base: Path, tmp_path: Path) -> None:
+    """The base of three cameras on a dataset of two: the same rule, map and embodiment as `smolact train`."""
+    cameras = {
+        f"observation.images.{old}": f"observation.images.{new}" for old, new in (("top", 1), ("wrist", 2))
+    }
+    folder = published.finetune_of_base(tmp_path / "base")
+    as_base = published.as_the_base(folder)
+    data = dataset_for(smolact.SmolVLAConfig.from_pretrained(as_base), DATASET)
+    with pytest.raises(FeatureError, match=r"policy's cameras are not in the dataset.*camera1"):
+        create_smolvla_trainer(as_base, arguments(tmp_path / "run"), data)
+    names = {old: f"observation.images.camera{new[-1]}" for old, new in cameras.items()}
+    policy = smolact.SmolVLAPolicy.from_pretrained(as_base, empty_cameras=1)
+    trainer = create_smolvla_trainer(
+        policy, arguments(tmp_path / "run", max_steps=1, save_steps=1), data, rename_map=names
+    )
+    trainer.train()
+    saved = smolact.load_policy(tmp_path / "run" / "checkpoint-1", device="cpu")
+    assert saved.policy.config.embodiment is not None
+    assert saved.policy.config.embodiment.cameras == {new: old for old, new in names.items()}
+    assert len(saved.policy.config.embodiment.names["action"]) == 6
+    again = create_smolvla_trainer(
+        smolact.SmolVLAPolicy.from_pretrained(tmp_path / "run" / "checkpoint-1"),
+        arguments(tmp_path / "again"),
+        data,
+        rename_map=names,
+    )
+    assert again.policy is not None and again.policy.config.empty_cameras == 1
+    by_saved_map = create_smolvla_trainer(
+        tmp_path / "run" / "checkpoint-1", arguments(tmp_path / "third"), data
+    )
+    assert by_saved_map.processor is not None
+    assert by_saved_map.processor.preprocess.steps[0].rename_map == names  # type: ignore[attr-defined]
 
 
 def test_arguments_that_would_lose_images_are_refused(base: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from smolact.integrations.il_studio import smolandfast, smolvla  # noqa: E402
 from smolact.integrations.il_studio.export import export_checkpoint  # noqa: E402
 from smolact.integrations.il_studio.normalization import STATISTICS_FILE, normalizers_of  # noqa: E402
 from smolact.integrations.il_studio.policy_loader import PolicyLoader  # noqa: E402
+from smolact.policies.embodiment import Embodiment  # noqa: E402
 from smolact.policies.factory import make_pre_post_processors  # noqa: E402
 from smolact.types import ACTION, ACTION_IS_PAD, IMAGES, STATE, TASK, NormalizationMode  # noqa: E402
 
@@ -336,6 +337,34 @@ def test_it_goes_on_from_a_checkpoint_of_smolact(model: Any, tmp_path: Path) -> 
     again = smolvla.SmolVLAPolicy.from_pretrained(tmp_path, action_dim=6)
     assert (again.config.action_dim, again.config.state_dim) == (6, STATES)
     assert torch.equal(again.model.action_in_proj.weight, model.model.action_in_proj.weight)
+
+
+def test_a_policy_that_may_lack_cameras_takes_the_samples_of_its_training(model: Any, tmp_path: Path) -> None:
+    """A fine-tune of three cameras on a robot with two: LeRobot's placeholder and the camera that was not there."""
+    model.core.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    shape = {"type": "VISUAL", "shape": [3, 48, 64]}
+    raw["input_features"] |= {f"observation.images.{name}": shape for name in ("elbow", "empty_camera_0")}
+    (tmp_path / "config.json").write_text(json.dumps({**raw, "empty_cameras": 2}))
+    by_number = smolvla.SmolVLAPolicy.from_pretrained(tmp_path)
+    assert by_number.config.camera_names == ["top", "wrist", "elbow"]
+    assert torch.isfinite(by_number(**batch_of(by_number, sample(0)), **draws(1))["loss"])
+    with pytest.raises(FeatureError, match="with 3 cameras"):
+        by_number.processor(sample(0, cameras=4))
+    Embodiment(cameras={f"observation.images.{name}": name for name in ("top", "wrist")}).save(tmp_path)
+    by_name = smolvla.SmolVLAPolicy.from_pretrained(tmp_path)
+    assert by_name.config.camera_names == ["top", "wrist"]
+    batch = batch_of(by_name, sample(0))
+    assert by_name(**batch, **draws(1))["loss"] == by_number(**batch, **draws(1))["loss"]
+
+
+def test_a_value_of_the_base_opens_and_a_setting_goes_over_it(model: Any, tmp_path: Path) -> None:
+    model.core.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**raw, "num_expert_layers": 0, "num_steps": 10**12}))
+    with pytest.raises(ConfigError, match=r"num_steps=1000000000000"):
+        smolvla.SmolVLAPolicy.from_pretrained(tmp_path)
+    assert smolvla.SmolVLAPolicy.from_pretrained(tmp_path, num_steps="3").config.num_steps == 3
 
 
 def test_what_il_studios_own_smolvla_wrote_opens(model: Any, tmp_path: Path) -> None:

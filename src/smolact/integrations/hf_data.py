@@ -39,14 +39,19 @@ class SmolVLAProcessor:
         self.preprocess, self.postprocess = preprocess, postprocess
 
     @classmethod
-    def of(cls, policy: PreTrainedPolicy, statistics: Mapping[str, Mapping[str, Any]]) -> SmolVLAProcessor:
-        """For a policy, with the statistics of the dataset that it is to learn.
+    def of(
+        cls,
+        policy: PreTrainedPolicy,
+        statistics: Mapping[str, Mapping[str, Any]],
+        rename_map: Mapping[str, str] | None = None,
+    ) -> SmolVLAProcessor:
+        """For a policy, with the statistics of the dataset that it is to learn, and its names to the policy's.
 
         Raises:
             StatisticsError: one that is needed is missing or not finite.
         """
         with _on_cpu(policy):
-            return cls(*make_pre_post_processors(policy, statistics))
+            return cls(*make_pre_post_processors(policy, statistics, rename_map=rename_map))
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | Path, policy: PreTrainedPolicy) -> SmolVLAProcessor:

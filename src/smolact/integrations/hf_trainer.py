@@ -17,13 +17,17 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, optional_import
 from smolact.integrations.hf_data import EpochPlaces, SmolVLAProcessor
 from smolact.policies.base import PreTrainedPolicy
-from smolact.policies.embodiment import part_names
+from smolact.policies.configuration import find_policy
+from smolact.policies.embodiment import embodiment_of, part_names
 from smolact.policies.factory import get_policy_class
+from smolact.policies.fit import check_cameras, usable_names
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.processors.pipeline import rename_map_in, rename_map_of
 from smolact.training.data import Samples, take_drawn
 from smolact.training.optim import fit_schedule, make_optimizer, make_scheduler
+from smolact.training.sources import renamed_features
 from smolact.training.stream import Epochs, seeded
-from smolact.types import ACTION, ACTION_IS_PAD
+from smolact.types import ACTION, ACTION_IS_PAD, is_image_key
 
 transformers = optional_import("transformers", extra="hf")
 TRAINING_ARGUMENTS = "training_args.bin"
@@ -75,6 +79,8 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
         super().__init__(
             model=model, args=args, data_collator=data_collator, compute_metrics=compute_metrics, **others
         )
+        if processor is not None and self.policy is not None:
+            _meet(self.policy, processor, others.get("train_dataset"))
         self.processor = processor
         self._train_loader, self._eval_loader = train_loader, eval_loader
         self._evaluated = 0
@@ -195,6 +201,23 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
         self.policy.load_state_dict(found.state_dict())  # in place: the optimizer knows these parameters
 
 
+def _meet(policy: PreTrainedPolicy, processor: SmolVLAProcessor, dataset: Any) -> None:
+    """Check that the policy's cameras are in a LeRobotDataset, whose robot the policy's checkpoint is to name.
+
+    Raises:
+        FeatureError: cameras are missing.
+    """
+    if isinstance(dataset, LeRobotDataset):
+        names = rename_map_of(processor.preprocess)
+        cameras = {
+            key: feature
+            for key, feature in renamed_features(dataset.meta, names)[0].items()
+            if is_image_key(key)
+        }
+        check_cameras(policy.config, cameras, names)
+        policy.config.of_robot(embodiment_of([(dataset.meta, names)]))
+
+
 class ActionErrors:
     """The mean absolute error of predicted actions, of each joint and of all: `compute_metrics` of an evaluation.
 
@@ -221,6 +244,7 @@ def create_smolvla_trainer(
     eval_dataset: Dataset[Any] | None = None,
     data_collator: Callable[[Any], Any] | None = None,
     *,
+    rename_map: Mapping[str, str] | None = None,
     policy_recipe: bool = False,
     **others: Any,
 ) -> SmolVLATrainer:
@@ -233,6 +257,7 @@ def create_smolvla_trainer(
             dataset of samples as `SmolVLAProcessor` makes them, for a checkpoint that has statistics.
         eval_dataset: another, or None.
         data_collator: samples to a batch; the processor's when None.
+        rename_map: the dataset's names to the policy's; the checkpoint's own map when None.
         policy_recipe: optimizer and schedule of the policy's configuration, as `smolact train` has them, in the place of the
             arguments'. (Set `max_grad_norm` in the arguments.)
         others: for `SmolVLATrainer`.
@@ -240,6 +265,7 @@ def create_smolvla_trainer(
     Raises:
         NotFoundError, HubError, CheckpointError: the checkpoint is not there, or damaged.
         StatisticsError, ConfigError: statistics are missing, or arguments can't work.
+        FeatureError: the dataset lacks cameras of the policy.
     """
     path = model_name_or_path if isinstance(model_name_or_path, (str, Path)) else None
     if isinstance(model_name_or_path, PreTrainedPolicy):
@@ -249,7 +275,10 @@ def create_smolvla_trainer(
     else:
         policy = get_policy_class("smolvla").from_pretrained(model_name_or_path)
     if isinstance(train_dataset, LeRobotDataset):
-        processor = SmolVLAProcessor.of(policy, train_dataset.meta.stats)
+        if rename_map is None and path is not None:
+            saved = rename_map_in(find_policy(path, patterns=["*.json"]))
+            rename_map = usable_names(saved, train_dataset.meta.features)
+        processor = SmolVLAProcessor.of(policy, train_dataset.meta.stats, rename_map)
     elif path is not None:
         processor = SmolVLAProcessor.from_pretrained(path, policy)
     else:

@@ -21,6 +21,11 @@ logger = logging.getLogger(__name__)
 _PLACEHOLDER = f"{IMAGES}.empty_camera_"
 
 
+def usable_names(saved: Mapping[str, str], features: Collection[str]) -> dict[str, str]:
+    """What of a checkpoint's rename map leads from a dataset's features to names that it has not itself."""
+    return {old: new for old, new in saved.items() if old in features and new not in features}
+
+
 def real_cameras(config: PolicyConfig) -> dict[str, PolicyFeature]:
     """The cameras that a robot can have, without LeRobot's placeholders (`observation.images.empty_camera_0`, …)."""
     return {

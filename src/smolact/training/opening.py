@@ -16,7 +16,7 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, FeatureError
 from smolact.policies.configuration import PolicyConfig, find_policy
 from smolact.policies.embodiment import Embodiment, embodiment_of
-from smolact.policies.fit import check_names
+from smolact.policies.fit import check_names, usable_names
 from smolact.processors.pipeline import rename_map_in
 from smolact.training.cache import keep
 from smolact.training.checkpoint import Progress, read_progress
@@ -108,7 +108,7 @@ def with_saved_names(config: TrainConfig) -> TrainConfig:
     if not saved:
         return config
     there = {key for source in find_sources(config.dataset, {}) for key in source.meta.features}
-    names = {old: new for old, new in saved.items() if old in there and new not in there}
+    names = usable_names(saved, there)
     if not names:
         return config
     logger.info(

@@ -13,9 +13,12 @@ import yaml
 from smolact.errors import ConfigError, optional_import
 from smolact.integrations.il_studio.fields import ENGINES, OWN, refuse_misspelt, setting_names
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, decode_field, read_config_file
+from smolact.policies.embodiment import read_embodiment
+from smolact.policies.fit import real_cameras
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolvla import configuration_smolvla
 from smolact.types import ACTION, IMAGES, STATE, FeatureType, PolicyFeature
+from smolact_client.schema import missing_cameras
 
 transformers = optional_import("transformers", extra="hf")
 C = TypeVar("C", bound="ILStudioConfig")
@@ -73,6 +76,7 @@ class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-d
                 name: _typed(hints[name], value, name) for name, value in settings.items() if name in own
             }
             known = cls.settings_class.from_dict(raw, str(folder / CONFIG_FILE), given)
+            known.of_robot(read_embodiment(folder))
             return cls(**{**_settings_of(known), **settings})
         # What IL-Studio's own SmolVLA wrote has no model_type.
         kind = raw.get("model_type") or (cls.model_type if cls.settings_class.vlm_field in raw else None)
@@ -80,6 +84,12 @@ class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-d
             raise ConfigError(f"{folder / CONFIG_FILE} is of a '{kind}' model, expected '{cls.model_type}'.")
         found: C = cls.from_dict({**raw, **settings})
         return found
+
+    def takes(self, cameras: int) -> bool:
+        """Whether a sample may have so many pictures: those of the policy's first cameras, if it may lack some."""
+        names = list(self.camera_names)
+        absent = getattr(self, "empty_cameras", 0)
+        return not names or (cameras <= len(names) and missing_cameras(names, names[:cameras], absent)[1])
 
     def policy_config(self) -> PolicyConfig:
         """The same as smolact's policies take it."""
@@ -124,7 +134,10 @@ def _settings_of(config: PolicyConfig) -> dict[str, Any]:
         settings["state_dim"] = state.shape[0]
     if ACTION in config.output_features:
         settings["action_dim"] = config.action_feature.shape[0]
-    cameras = [key for key, feature in config.input_features.items() if feature.type is FeatureType.VISUAL]
+    robot = config.embodiment
+    trained = set() if robot is None else set(robot.cameras)
+    # A sample has the pictures that the training had; the policy masks the others as it did there.
+    cameras = [key for key in real_cameras(config) if not trained or key in trained]
     return {**settings, "camera_names": [key.removeprefix(f"{IMAGES}.") for key in cameras]}
 
 

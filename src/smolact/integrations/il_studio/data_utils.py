@@ -163,10 +163,9 @@ def _pictures(value: Any, config: ILStudioConfig) -> Tensor:
             "give pictures."
         )
     images = torch.as_tensor(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value)
-    cameras = len(config.camera_names) or len(images)
-    if images.ndim != 4 or images.shape[1] != 3 or len(images) != cameras:
+    if images.ndim != 4 or images.shape[1] != 3 or not config.takes(len(images)):
         raise FeatureError(
-            f"A sample's image is {tuple(images.shape)}: expected (cameras, 3, height, width), with {cameras} cameras "
+            f"A sample's image is {tuple(images.shape)}: expected (cameras, 3, height, width), with {len(config.camera_names)} cameras "
             f"({', '.join(config.camera_names) or 'of any name'}). Set --policy.camera_names, or the dataset's or environment's."
         )
     if images.dtype == torch.uint8:

@@ -167,11 +167,11 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
             self.config.camera_names = [f"camera{number}" for number in range(1, len(images) + 1)]
             self.core.config.input_features.update(self.config.policy_config().input_features)
         names = self.config.camera_names
-        if len(images) != len(names):
+        if not self.config.takes(len(images)):
             raise FeatureError(
                 f"The batch has {len(images)} cameras, the policy {len(names)}: {', '.join(names)}."
             )
-        return {f"{IMAGES}.{name}": image for name, image in zip(names, images, strict=True)}
+        return {f"{IMAGES}.{name}": image for name, image in zip(names, images, strict=False)}
 
     def _moved(self, value: Any) -> Any:
         if isinstance(value, list):
