@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,13 +115,22 @@ def missing_cameras(
 
 
 def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists name the same joints in the same order, by today's or by LeRobot's older names."""
+    """Whether two lists name the same joints in the same order, by today's or by LeRobot's older names.
+
+    Names that only count (`state_0, state_1, …`, as a simulation has them) say nothing, and agree with any.
+    """
+    if len(one) == len(other) and (_only_counts(one) or _only_counts(other)):
+        return True
     return [_joint(name) for name in one] == [_joint(name) for name in other]
 
 
 def same_in_another_order(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two lists name the same joints in another order: each number would move another joint."""
     return not same_names(one, other) and sorted(map(_joint, one)) == sorted(map(_joint, other))
+
+
+def _only_counts(names: Sequence[str]) -> bool:
+    return all(re.fullmatch(rf"[a-z_]*?_?{number}", name.lower()) for number, name in enumerate(names))
 
 
 def _joint(name: str) -> str:
