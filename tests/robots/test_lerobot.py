@@ -48,6 +48,7 @@ def test_numbers_and_pictures_have_the_names_that_lerobot_stores(calibrated: Pat
     assert robot.name == "so_follower"
     assert robot.features.action == robot.features.vectors[STATE] == ("shoulder_pan.pos", "gripper.pos")
     assert robot.features.cameras == {FRONT: (4, 6)}
+    assert robot.features.units == dict.fromkeys(("action", STATE), ("degrees", "range_0_100"))
     low, high = np.array(robot.features.limits).T
     np.testing.assert_allclose([low, high], [[-90, 0], [90, 100]], atol=0.1)
 
