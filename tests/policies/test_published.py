@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import smolact
 from smolact.cli.main import main
-from smolact.errors import ConfigError, StatisticsError
+from smolact.errors import ConfigError, NotFoundError, StatisticsError
 from tests import published
 from tests.parity.recipe import DATA
 from tests.policies.test_checkpoint import inputs
@@ -183,6 +183,14 @@ def test_doctor_takes_the_flags_that_it_names(
     flags = ["--policy.stats_key=so100", f"--policy.stats={DATASET}"]
     assert main(["doctor", str(folders["base"]), *flags]) == 0
     assert "statistics: there are all that it needs" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_shards_only_says_how_to_merge_them(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(folders["finetune_of_base"], folder, ignore=shutil.ignore_patterns("model*"))
+    (folder / "pytorch_model_fsdp_0").mkdir()
+    with pytest.raises(NotFoundError, match=r"lerobot-convert-dcp --checkpoint_dir=CHECKPOINT"):
+        smolact.load_policy(folder, device="cpu")
 
 
 def test_statistics_that_were_never_set_do_not_keep_a_checkpoint_from_opening(

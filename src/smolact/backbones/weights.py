@@ -36,6 +36,11 @@ def weight_files(folder: Path) -> list[Path]:
             if pickled
             else ""
         )
+        if any(folder.glob("pytorch_model_fsdp_*")):
+            hint = (
+                " It holds the shards of a training on several GPUs, which are read with pickles: let LeRobot merge them "
+                "(lerobot-convert-dcp --checkpoint_dir=CHECKPOINT), or train with --checkpoint_format=safetensors_dcp there."
+            )
         raise NotFoundError(
             f"{folder} has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}.{hint} {what_is_near(folder / '_')}"
         )
