@@ -99,7 +99,7 @@ def test_a_folder_of_weights_is_read_safely(vlm_folder: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match=r"names the shard"):
         weight_files(folder)
     index.write_text("[]")
-    with pytest.raises(CheckpointError, match=r"index.json is damaged"):
+    with pytest.raises(CheckpointError, match=r"index.json holds list"):
         weight_files(folder)
     index.unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")

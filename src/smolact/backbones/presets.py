@@ -7,7 +7,6 @@ a checkpoint of them opens without the Hub.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Any
 
 from smolact import durable
 from smolact.backbones.config import SmolVLMConfig
-from smolact.errors import CheckpointError, HubError, NotFoundError, did_you_mean
+from smolact.errors import HubError, NotFoundError, did_you_mean
+from smolact.files import read_json_object
 from smolact.hub import find_folder
 
 ASSETS = Path(__file__).parent / "assets"
@@ -197,12 +197,5 @@ def _from_folder(name: str, folder: Path) -> VLMSource:
     path = folder / "config.json"
     if not path.is_file():
         raise NotFoundError(f"The VLM folder {folder} has no config.json.")
-    try:
-        raw = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch or copy it again.") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(
-            f"{path} holds {type(raw).__name__}, expected an object. Fetch or copy it again."
-        )
+    raw = read_json_object(path, "Fetch or copy it again.")
     return VLMSource(name, SmolVLMConfig.from_dict(raw), raw, folder)

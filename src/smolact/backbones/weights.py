@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from smolact.errors import CheckpointError, NotFoundError, WeightsError, what_is_near
+from smolact.files import read_json_object
+from smolact.openable import check_own
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -45,9 +46,9 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder} has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}.{hint} {what_is_near(folder / '_')}"
         )
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(read_json_object(index, "Fetch it again.")["weight_map"].values()))
         paths = [folder / str(name) for name in names]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index} is damaged ({error}). Fetch it again.") from error
     for path in paths:
         if path.parent != folder or not path.is_file():
@@ -68,6 +69,7 @@ def read_tensors(
     tensors: dict[str, Tensor] = {}
     for path in files:
         try:
+            check_own(path)
             with safe_open(path, framework="pt") as file:
                 tensors.update({name: file.get_tensor(name) for name in file.keys() if wanted(name)})  # noqa: SIM118
         except (SafetensorError, OSError, RuntimeError) as error:

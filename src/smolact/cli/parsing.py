@@ -196,7 +196,7 @@ def read_file(path: Path) -> Iterator[Given]:
         kind = "a folder" if path.is_dir() else "not there"
         raise NotFoundError(f"The configuration file {path} is {kind}. {what_is_near(path.absolute())}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
             json.loads(text)
             text = text.replace("\t", " ")  # JSON has no tabs but between tokens; YAML takes none there

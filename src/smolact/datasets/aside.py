@@ -12,6 +12,7 @@ from pathlib import Path
 
 from smolact import durable
 from smolact.datasets import format as layout
+from smolact.openable import leads_out
 
 FOLDER = "unfinished-{number:03d}"
 _TEMPORARY_VIDEOS = re.compile(r"tmp[a-z0-9_]{8}")  # where LeRobot encodes an episode
@@ -27,6 +28,7 @@ def strays(root: Path, used: set[Path]) -> list[Path]:
     found = [
         path
         for folder in ("data", "videos", layout.EPISODES_FOLDER)
+        if leads_out(root, root / folder) is None
         for path in sorted((root / folder).rglob("*"))
         if path.is_file() and path not in used and (path.suffix in (".parquet", ".mp4") or is_litter(path))
     ]

@@ -147,9 +147,10 @@ def read_episodes_v2(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
     """
     source, total = root / layout.EPISODES_V2, info["total_episodes"]
     lines = layout.read_json_lines(source)
-    by_index = {row["episode_index"]: row for row in lines if type(row.get("episode_index")) is int}
-    rows = [by_index[number] for number in sorted(by_index) if 0 <= number < total]
-    _check_complete([row["episode_index"] for row in rows], total, root, source)
+    by_index = {layout.whole_number(row.get("episode_index")): row for row in lines}
+    numbers = sorted(number for number in by_index if number is not None and 0 <= number < total)
+    _check_complete(numbers, total, root, source)
+    rows = [by_index[number] for number in numbers]
     length = whole_numbers([row.get("length") for row in rows], source, "length")
     chunk_size = info.get("chunks_size", layout.FILES_PER_CHUNK)
     if type(chunk_size) is not int or chunk_size < 1:
@@ -199,9 +200,10 @@ def whole_numbers(values: Sequence[Any], place: Path, name: str) -> Ints:
     Raises:
         DatasetError: they are not that.
     """
-    if not all(type(value) is int and 0 <= value < 2**62 for value in values):
+    numbers = [layout.whole_number(value) for value in values]
+    if not all(number is not None and 0 <= number < 2**62 for number in numbers):
         raise DatasetError(f"{place}: '{name}' must hold whole numbers from 0 up. Fetch the dataset again.")
-    return np.array(values, dtype=np.int64)
+    return np.array(numbers, dtype=np.int64)
 
 
 def _seconds(values: Sequence[Any], place: Path) -> NDArray[np.float64]:

@@ -7,16 +7,17 @@ v3.0   many episodes a file, meta/episodes/*/*.parquet
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from smolact.errors import DatasetError
+from smolact.files import parse_json, parse_json_lines, read_bytes
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 WRITTEN_VERSION = "v3.0"
@@ -41,6 +42,7 @@ FILES_PER_CHUNK = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 
+MOST_CHANNELS = 4
 MOST_VALUES = 2**26  # of one frame's feature: a picture of 4096 × 4096 in colour, and room to spare
 IMAGE_DTYPES = ("image", "video")
 STATISTICS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
@@ -66,11 +68,25 @@ class Feature:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """A camera's (C, H, W), whichever order `shape` is in: `names` decides, then which end looks like channels."""
-        first, second, third = self.shape
-        names = [str(name) for name in self.names] if isinstance(self.names, (list, tuple)) else []
-        channels_first = names[0].startswith("channel") if len(names) == 3 else first <= 4 < third
-        return (first, second, third) if channels_first else (third, first, second)
+        """A camera's (C, H, W), in whichever order `shape` is: its sizes say where the channels are, or else `names` do."""
+        names = [name.lower() for name in flat_names(self.names)]
+        axes = ["".join(axis for axis in "hw" if name.startswith(axis)) or "c" for name in names]
+        named = axes if sorted(axes) == ["c", "h", "w"] else None
+        few = [size <= MOST_CHANNELS for size in self.shape]
+        if few[0] != few[2]:  # a height or width of so few pixels is nobody's
+            channels = 0 if few[0] else 2
+        else:
+            channels = 0 if named is not None and named[0] == "c" else 2
+        height, width = (axis for axis in range(3) if axis != channels)
+        if named is not None and named[channels] == "c" and named[height] == "w":
+            height, width = width, height
+        return self.shape[channels], self.shape[height], self.shape[width]
+
+    @property
+    def dimension_names(self) -> list[str]:
+        """A name for each number of the feature, in order; none where `names` does not give each its own."""
+        names = flat_names(self.names)
+        return names if len(names) == math.prod(self.shape) and len(set(names)) == len(names) else []
 
     def to_json(self) -> dict[str, Any]:
         """What `info.json` says of this feature."""
@@ -100,7 +116,9 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
             f"{problem}needs a 'dtype' (text); found {value!r:.200}. Repair the file or fetch it again."
         )
     shape = value.get("shape", [1])
-    if not isinstance(shape, (list, tuple)) or not all(type(size) is int and size >= 0 for size in shape):
+    if isinstance(shape, (list, tuple)):
+        shape = [size if (whole := whole_number(size)) is None else whole for size in shape]
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise DatasetError(
             f"{problem}needs a 'shape' (a list of sizes); found {shape!r:.200}. Repair the file or fetch it again."
         )
@@ -149,17 +167,45 @@ def fill_template(template: Any, source: Path, **values: int | str) -> PurePosix
     return PurePosixPath(path)
 
 
+def as_number(value: Any) -> int | float | None:
+    """A number of JSON, also if it is written as text; None for anything else."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(value)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number, also if it is written as 1000.0 or as text; None for anything else."""
+    number = as_number(value)
+    return int(number) if number is not None and (type(number) is int or float(number).is_integer()) else None
+
+
+def flat_names(names: Any) -> list[str]:
+    """The names that `info.json` gives the numbers (or axes) of a feature, in order, in whichever form: a list, a mapping of lists
+    ({"motors": [...]}), a mapping of name to place, or any of these in another; none for null.
+    """
+    if isinstance(names, Mapping):
+        if names and all(type(place) is int for place in names.values()):
+            return [str(name) for name in sorted(names, key=lambda name: names[name])]
+        return [name for group in names.values() for name in flat_names(group)]
+    if isinstance(names, (list, tuple)):
+        return [name for group in names for name in flat_names(group)]
+    return [] if names is None else [str(names)]
+
+
 def read_json(path: Path, strict: bool = False) -> Any:
     """The content of a JSON file; NaN and infinity, which Python writes and JSON has not, pass unless `strict`.
 
     Raises:
         DatasetError: it is not there, or not JSON.
     """
-    return _parse(_read_text(path), path, refused=_refuse if strict else None)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+    data = _read(path)
+    try:
+        return parse_json(data, finite=strict)
+    except ValueError as error:
+        raise _not_json(path, error) from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -168,38 +214,38 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         DatasetError: it is not there, or a line is not a JSON object.
     """
+    data = _read(path)
+    try:
+        values = parse_json_lines(data)
+    except ValueError as error:
+        raise _not_json(path, error) from error
     rows = []
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        row = _parse(line, path, number)
+    for number, row in values:
         if not isinstance(row, dict):
             raise DatasetError(
-                f"{path}, line {number}: expected a JSON object, found {row!r:.100}. Fetch it again."
+                f"{path}, line {number}: expected a JSON object, found {row!r:.100}. Fetch it again, or mend that line."
             )
         rows.append(row)
     return rows
 
 
-def _read_text(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DatasetError(
             f"{path} is missing: this is not a (whole) LeRobot dataset of version {', '.join(VERSIONS)}. "
             "Check the folder, or fetch the dataset again."
         ) from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text: it is damaged. Fetch it again.") from error
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read ({error.strerror or error}). Restore the file.") from error
 
 
-def _parse(
-    text: str, path: Path, line: int | None = None, refused: Callable[[str], None] | None = None
-) -> Any:
-    try:
-        return json.loads(text, parse_constant=refused)
-    except (ValueError, RecursionError) as error:
-        place = f"line {line}: " if line is not None else ""
-        raise DatasetError(
-            f"{path} is not valid JSON ({place}{error}): it is damaged. Fetch it again."
-        ) from error
+def _not_json(path: Path, error: ValueError) -> DatasetError:
+    if isinstance(error, UnicodeDecodeError):
+        return DatasetError(
+            f"{path} is not UTF-8 text (byte {error.start}): it is damaged. Fetch it again, or save it as UTF-8 if it was edited by hand."
+        )
+    return DatasetError(
+        f"{path} is not valid JSON ({error}): it is damaged. Fetch it again, or mend that place if it was edited by hand."
+    )

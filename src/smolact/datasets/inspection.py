@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from smolact import durable
 from smolact.datasets import format as layout
+from smolact.datasets.confined import unfit
 from smolact.datasets.faults import Fault, Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES, IMAGE_DTYPES
 from smolact.datasets.inspected_files import data_faults, video_faults
@@ -31,15 +32,11 @@ def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no
         NotFoundError: there is no such folder.
     """
     root = Path(root)
-    # What leads out of the folder must not even be opened.
-    escaping = list(leading_out(root, (path.relative_to(root) for path in root.glob("meta/**/*"))))
-    if escaping:
-        return escaping
+    # What must not even be opened is all that is told.
+    if root.is_dir() and (faults := list(unfit(root))):
+        return faults
     try:
         meta = LeRobotDatasetMetadata(root)
-        escaping = list(leading_out(root, map(Path, sorted(_files(meta)))))
-        if escaping:
-            return escaping
         faults = list(_metadata(meta))
     except DatasetError as error:
         return [Fault("error", "meta", str(error))]
@@ -51,21 +48,6 @@ def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no
     known = {name: np.concatenate(parts) for name, parts in columns.items()}
     faults += _statistics(meta, known if not any(fault.severity == "error" for fault in faults) else {})
     return faults
-
-
-def leading_out(root: Path, places: Iterable[Path]) -> Iterator[Fault]:
-    """Those of `places`, relative to `root`, that links lead out of it."""
-    inside = [root.resolve()]
-    if root.parent.name == "snapshots":  # the Hub's cache: links to its blobs
-        inside.append(root.resolve().parent.parent / "blobs")
-    for place in places:
-        target = (root / place).resolve()
-        if not any(target.is_relative_to(folder) for folder in inside):
-            yield Fault(
-                "error",
-                place.as_posix(),
-                f"leads out of the dataset's folder, to {target}. Do not use this dataset, or put the file itself there.",
-            )
 
 
 def _files(meta: LeRobotDatasetMetadata) -> set[str]:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from smolact.datasets import format as layout
+from smolact.datasets.confined import META, check_confined, entries_of
 from smolact.datasets.episodes import read_episodes_v2, read_episodes_v3
-from smolact.datasets.format import Feature
+from smolact.datasets.format import Feature, whole_number
+from smolact.datasets.info import read_info, version_of
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import column_values, read_table
 from smolact.errors import DatasetError
@@ -22,6 +24,7 @@ class LeRobotDatasetMetadata:
 
     Attributes:
         info: the whole `meta/info.json`, with the keys that we do not know.
+        codebase_version: which of `format.VERSIONS` its layout is; `info` has it as it is written.
         features: name to `Feature`, in the dataset's order.
         tasks: task index to instruction.
         episodes: the table of episodes.
@@ -30,16 +33,18 @@ class LeRobotDatasetMetadata:
 
     Raises:
         NotFoundError: there is no such folder.
-        DatasetError: the metadata is missing, damaged, of an unknown version, or leads out of the folder.
+        DatasetError: the metadata is missing, damaged, of an unknown version; or a file leads out of the folder, or is a pipe or a
+            device.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise missing_folder(self.root, "dataset")
+        check_confined(self.root, META)
         self._info_path = self.root / layout.INFO
-        self.info = _read_info(self._info_path)
-        self.codebase_version: str = self.info["codebase_version"]
+        self.info = read_info(self._info_path)
+        self.codebase_version = version_of(self.info, self._info_path)
         self.fps: float = self.info["fps"]
         self.robot_type: str | None = self.info.get("robot_type")
         self.total_episodes: int = self.info["total_episodes"]
@@ -54,6 +59,11 @@ class LeRobotDatasetMetadata:
             },
         }
         self._read_tables()
+        self.check_files()
+
+    def check_files(self) -> None:
+        """Raise a `DatasetError` if one of the dataset's files must not be opened: a link out of its folder, or no regular file."""
+        check_confined(self.root, entries_of(self.episodes))
 
     def _read_tables(self) -> None:
         if self.codebase_version == "v3.0":
@@ -110,41 +120,16 @@ class LeRobotDatasetMetadata:
             )
 
 
-def _read_info(path: Path) -> dict[str, Any]:
-    info = layout.read_json(path, strict=True)
-    problem = f"{path} "
-    if not isinstance(info, dict):
-        raise DatasetError(
-            f"{problem}must hold a JSON object, found {type(info).__name__}. Fetch the dataset again."
-        )
-    version = info.get("codebase_version")
-    if version not in layout.VERSIONS:
-        raise DatasetError(
-            f"{problem}says codebase_version {version!r}; known are {', '.join(layout.VERSIONS)}. "
-            "Convert the dataset with the LeRobot that made it, or update smolact."
-        )
-    fps = info.get("fps")
-    if not isinstance(fps, (int, float)) or isinstance(fps, bool) or not 0 < fps < float("inf"):
-        raise DatasetError(f"{problem}needs 'fps', frames a second above 0; found {fps!r}. Repair the file.")
-    for name in ("total_episodes", "total_frames"):
-        if type(info.get(name)) is not int or info[name] < 0:
-            raise DatasetError(
-                f"{problem}needs '{name}', a count; found {info.get(name)!r}. Repair the file."
-            )
-    if not isinstance(info.get("features"), dict):
-        raise DatasetError(f"{problem}needs 'features', a JSON object; found {info.get('features')!r:.100}.")
-    return info
-
-
 def _read_tasks_v2(root: Path) -> dict[int, str]:
     path = root / layout.TASKS_V2
     tasks = {}
     for row in layout.read_json_lines(path):
-        if type(row.get("task_index")) is not int or not isinstance(row.get("task"), str):
+        index = whole_number(row.get("task_index"))
+        if index is None or not isinstance(row.get("task"), str):
             raise DatasetError(
                 f"{path}: expected {{task_index, task}}, found {row!r:.200}. Fetch the dataset again."
             )
-        tasks[row["task_index"]] = row["task"]
+        tasks[index] = row["task"]
     return tasks
 
 
@@ -161,10 +146,11 @@ def read_tasks_v3(root: Path) -> dict[int, str]:
         raise DatasetError(
             f"{path} has columns {table.column_names}, expected task and task_index. Fetch it again."
         )
-    pairs = list(zip(column_values(table, "task_index", path), column_values(table, text, path), strict=True))
-    if not all(type(index) is int and isinstance(task, str) for index, task in pairs):
+    numbers = [whole_number(value) for value in column_values(table, "task_index", path)]
+    tasks = column_values(table, text, path)
+    if None in numbers or not all(isinstance(task, str) for task in tasks):
         raise DatasetError(f"{path} must map task_index (integers) to task (text). Fetch it again.")
-    return dict(pairs)
+    return {index: task for index, task in zip(numbers, tasks, strict=True) if index is not None}
 
 
 def read_stats(path: Path) -> Statistics:
@@ -178,7 +164,7 @@ def read_stats(path: Path) -> Statistics:
 
 def _read_episode_stats(path: Path, episodes: int) -> Statistics:
     lines = layout.read_json_lines(path)
-    rows = {row["episode_index"]: row.get("stats") for row in lines if type(row.get("episode_index")) is int}
+    rows = {whole_number(row.get("episode_index")): row.get("stats") for row in lines}
     missing = [number for number in range(episodes) if number not in rows]
     if missing:
         raise DatasetError(

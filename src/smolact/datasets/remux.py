@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.errors import VideoError
+from smolact.openable import check_regular
 
 MOST_DELAY = 16  # frames that a decoder may hold back; H.264's and HEVC's limit
 
@@ -146,6 +147,7 @@ def open_video(path: Path) -> Iterator[Any]:
         VideoError: it is not there, damaged, or has no picture.
     """
     try:
+        check_regular(path)
         container: Any = av.open(str(path))
     except FileNotFoundError as error:
         raise VideoError(f"{path} is missing. Fetch the dataset again, or restore this file.") from error

@@ -19,6 +19,7 @@ from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics
 from smolact.datasets.tables import column_array, column_values, open_parquet, read_groups, read_table
 from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
+from smolact.openable import linked_folders
 from smolact.types import Statistics
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ def find_end(root: Path) -> Found:
 
     Raises:
         NotFoundError: there is no such folder.
-        ConfigError: it is of an older version.
-        DatasetError: it is damaged.
+        ConfigError: it is of an older version, or belongs to the Hub's cache.
+        DatasetError: it is damaged, or has links to folders.
         WriteError: the disk refused to put something aside.
     """
     meta = LeRobotDatasetMetadata(root)
@@ -66,6 +67,17 @@ def find_end(root: Path) -> Found:
         raise ConfigError(
             f"{root} is a dataset of version {meta.codebase_version}, and recording goes on only in "
             f"{layout.WRITTEN_VERSION}. Convert it first: smolact dataset convert --help"
+        )
+    if root.resolve().parent.name == "snapshots":
+        raise ConfigError(
+            f"{root} is a copy that the Hub's cache keeps, and nothing is recorded into it. Make one of your own: smolact "
+            f"dataset compact --dataset.root={root} --output=FOLDER"
+        )
+    linked = linked_folders(root, ("data", "videos", "meta"))
+    if linked:
+        raise DatasetError(
+            f"{root / linked[0]} is a link to another folder of the dataset: what is recorded could overwrite what is there. Make "
+            f"the dataset anew, without links: smolact dataset compact --dataset.root={root}"
         )
     chunk_size = meta.info.get("chunks_size", layout.FILES_PER_CHUNK)
     if type(chunk_size) is not int or chunk_size < 1:
@@ -159,7 +171,12 @@ def is_only_begun(folder: Path) -> bool:
     entries = list(folder.iterdir())
     return bool(entries) and all(
         aside.is_litter(entry)
-        or (entry.name == "meta" and entry.is_dir() and all(map(aside.is_litter, entry.iterdir())))
+        or (
+            entry.name == "meta"
+            and entry.is_dir()
+            and not entry.is_symlink()
+            and all(map(aside.is_litter, entry.iterdir()))
+        )
         for entry in entries
     )
 

@@ -16,11 +16,13 @@ from smolact.datasets import format as layout
 from smolact.datasets.aside import is_litter
 from smolact.datasets.edit import Plan
 from smolact.datasets.faults import Progress, no_progress
+from smolact.datasets.info import read_info
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.lock import FolderLock
 from smolact.datasets.rewritten_files import write_files
 from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.errors import ConfigError, DatasetError
+from smolact.openable import leads_out
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def replace(plan: Plan, quick: bool = False, progress: Progress = no_progress) -
     """
     (source,) = plan.sources
     with FolderLock(source.meta.root):
-        if layout.read_json(source.meta.root / layout.INFO) != source.meta.info:
+        if read_info(source.meta.root / layout.INFO) != source.meta.info:
             raise DatasetError(
                 f"{source.meta.root} was changed by another process meanwhile. Run this again."
             )
@@ -126,16 +128,32 @@ def restore(root: Path) -> bool:
 
 
 def _carry_folders(root: Path, fresh: Path, leave: Collection[Path]) -> None:
-    """Take along the folders that are no part of the format, such as what a recorder has put aside."""
-    for path in root.iterdir():
-        if path.is_dir() and path.name not in _REMADE and path not in leave and not is_litter(path):
-            shutil.copytree(path, fresh / path.name, symlinks=True)
+    """Take along what is no part of the format, such as what a recorder has put aside: folders, and links as links."""
+    for path in sorted(root.iterdir()):
+        if path.name in _REMADE or path in leave or is_litter(path):
+            continue
+        if path.is_symlink() and leads_out(root, path) is not None:
+            (fresh / path.name).symlink_to(path.readlink())
+        elif path.is_dir():
+            shutil.copytree(path, fresh / path.name, symlinks=True, ignore=_left_behind)
+        else:
+            _left_behind(str(root), [path.name])
+
+
+def _left_behind(folder: str, names: list[str]) -> list[str]:
+    """Those that are neither files nor folders nor links, and can't be taken along, which is said."""
+    paths = [Path(folder, name) for name in names]
+    special = [path for path in paths if not (path.is_symlink() or path.is_file() or path.is_dir())]
+    for path in special:
+        logger.warning("%s is neither a file nor a folder, and is not taken along.", path)
+    return [path.name for path in special]
 
 
 def _build_in(plan: Plan, folder: Path, quick: bool, progress: Progress) -> None:
     with durable.named_errors(folder):
-        for path in plan.sources[0].meta.root.iterdir():
-            if len(plan.sources) == 1 and path.is_file() and not is_litter(path):
+        root = plan.sources[0].meta.root
+        for path in root.iterdir() if len(plan.sources) == 1 else ():
+            if path.is_file() and not is_litter(path) and leads_out(root, path) is None:
                 shutil.copy2(path, folder / path.name)
         write_metadata(plan, folder, write_files(plan, folder, progress))
     errors = [fault for fault in check_dataset(folder, quick, progress) if fault.severity == "error"]

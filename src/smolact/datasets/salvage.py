@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
+from smolact.datasets.confined import check_inside, unfit
 from smolact.datasets.episodes import Episodes
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspected_files import DECODED_AT_ONCE, TIME_TOLERANCE
-from smolact.datasets.inspection import leading_out
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
 from smolact.datasets.sources import Source, table_statistics
 from smolact.datasets.tables import ARROW_TYPES, column_array, column_values, read_table
@@ -128,6 +128,9 @@ class _Bare(LeRobotDatasetMetadata):
         self.tasks, self.stats = {}, {}
         self.episodes = Episodes(np.zeros(0, dtype=np.int64), [], [], {}, {}, {})
 
+    def check_files(self) -> None:
+        """Each is looked at by itself: one that must not be opened costs only its own episodes."""
+
 
 def find_whole(root: Path, quick: bool = False, progress: Progress = no_progress) -> Salvage:
     """Look at every episode that any metadata of the dataset in `root` tells of.
@@ -140,11 +143,14 @@ def find_whole(root: Path, quick: bool = False, progress: Progress = no_progress
     Raises:
         NotFoundError: there is no such folder.
         ConfigError: it is of an older version.
-        DatasetError: `info.json` is not there or damaged, or links of `meta` lead out of the folder.
+        DatasetError: `info.json` is not there or damaged, or something of `meta`, or a folder, must not be opened.
     """
-    for fault in leading_out(root, (path.relative_to(root) for path in root.glob("meta/*"))):
-        raise DatasetError(f"{root / fault.place}: {fault.message}")
     meta = _Bare(root)
+    for fault in unfit(root):
+        if (
+            root / fault.place
+        ).is_dir():  # the files in there may be whole, and are not this dataset's to move
+            raise DatasetError(f"{root / fault.place} {fault.message}")
     if meta.codebase_version != layout.WRITTEN_VERSION:
         raise ConfigError(
             f"{root} is a dataset of version {meta.codebase_version}, and only {layout.WRITTEN_VERSION} is mended. See what "
@@ -178,7 +184,7 @@ def _read_rows(found: Salvage) -> list[Row]:
         if path.name.startswith("."):
             continue
         try:
-            _check_inside(meta.root, path.relative_to(meta.root).as_posix())
+            check_inside(meta.root, path.relative_to(meta.root).as_posix())
             table = read_table(path)
             columns = {name: column_values(read_table(path, wanted), name, path) for name in wanted}
             statistics = table_statistics(table, path)
@@ -252,7 +258,7 @@ def _check_data(found: Salvage, rows: list[Row], quick: bool, progress: Progress
     for place, group in _by_file(rows, lambda row: row.data):
         path = meta.root / place
         try:
-            _check_inside(meta.root, place)
+            check_inside(meta.root, place)
             table = read_table(path, names)
             counters = {name: column_array(table, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
         except DatasetError as error:
@@ -317,7 +323,7 @@ def _check_videos(found: Salvage, key: str, rows: list[Row], quick: bool, progre
     meta, whole, done = found.meta, list[Row](), 0
     for place, group in _by_file(rows, lambda row: row.videos[key][0]):
         try:
-            _check_inside(meta.root, place)
+            check_inside(meta.root, place)
             reader = VideoReader(meta.root / place)
         except DatasetError as error:
             found.lost.append(f"{_cause(error)} {_named(group)}")
@@ -368,8 +374,3 @@ def _named(rows: list[Row]) -> str:
 def _cause(error: DatasetError) -> str:
     """What is wrong, without the advice to get the file elsewhere: nobody else has what was just recorded."""
     return str(error).partition(" Fetch ")[0]
-
-
-def _check_inside(root: Path, place: str) -> None:
-    if not (root / place).resolve().is_relative_to(root.resolve()):
-        raise DatasetError(f"{place} leads out of the dataset's folder and was not opened.")

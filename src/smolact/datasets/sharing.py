@@ -7,6 +7,7 @@ from pathlib import Path
 
 from smolact.cards import CARD, Row, front_matter, is_as_written, signed, table, tasks
 from smolact.datasets import format as layout
+from smolact.datasets.confined import check_confined
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import DatasetError
@@ -30,7 +31,7 @@ def contents(
 
     Raises:
         NotFoundError: there is no such folder.
-        DatasetError: the dataset is damaged, or has no episodes.
+        DatasetError: the dataset is damaged, has no episodes, or its card is a link out of its folder.
     """
     faults = check_dataset(root, quick=True)
     errors = [fault for fault in faults if fault.severity == "error"]
@@ -50,6 +51,7 @@ def contents(
     }
     files: dict[str, Path | bytes] = {place: root / place for place in sorted(of_episodes | of_itself)}
     notes = [str(fault) for fault in faults]
+    check_confined(root, (CARD,))
     own = (root / CARD).read_text(encoding="utf-8") if (root / CARD).is_file() else None
     if own is not None and not is_as_written(own):
         notes.append(f"{CARD} is yours, and published as it is")

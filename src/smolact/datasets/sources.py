@@ -108,7 +108,10 @@ def _episode_statistics(meta: LeRobotDatasetMetadata) -> list[Statistics]:
     path = meta.root / layout.EPISODES_STATS_V21
     if not path.exists():
         return []
-    rows = {row.get("episode_index"): row.get("stats") for row in layout.read_json_lines(path)}
+    rows = {
+        layout.whole_number(row.get("episode_index")): row.get("stats")
+        for row in layout.read_json_lines(path)
+    }
     return [_to_arrays(rows.get(number) or {}, path) for number in range(meta.total_episodes)]
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from smolact import durable
 from smolact.errors import DatasetError
+from smolact.openable import check_regular
 
 Ints = NDArray[np.int64]
 
@@ -50,7 +51,11 @@ class FrameStore:
         self._arrays, self._sums = folder / f"{name}.arrays", folder / f"{name}.checksums"
         durable.make_folder(folder)
         for path, size in ((self._arrays, frames * self.bytes_of_one), (self._sums, frames * 4)):
-            with durable.named_errors(path), path.open("ab") as file:
+            with durable.named_errors(path):
+                if path.exists():
+                    check_regular(path)
+                file = path.open("ab")
+            with durable.named_errors(path), file:
                 if file.tell() != size:  # new, or cut off: what is missing has no checksum, or a wrong one
                     file.truncate(size)
         self._mapped: NDArray[Any] | None = None

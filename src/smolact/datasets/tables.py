@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from smolact.datasets.format import STATISTICS, WRITTEN_VERSION, Feature
 from smolact.errors import DatasetError
+from smolact.openable import check_regular
 
 _DAMAGE = (
     pa.ArrowException,
@@ -48,6 +49,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         DatasetError: it is not there, or not parquet.
     """
     try:
+        check_regular(path)
         return pq.ParquetFile(path, memory_map=True)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DatasetError(f"{path} is missing. Fetch the dataset again, or restore this file.") from error

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from smolact.datasets.encoders import ENCODERS, check_encoder, encoder_options, quiet_encoder
 from smolact.errors import ConfigError, VideoError, WriteError
+from smolact.openable import check_regular
 
 Image = NDArray[np.uint8]
 
@@ -87,6 +88,7 @@ class VideoReader:
 
     def _open(self) -> None:
         try:
+            check_regular(self.path)
             self._container = av.open(str(self.path), **_LENIENT)
             if not self._container.streams.video or self._stream.codec_context is None:
                 raise VideoError(

@@ -19,6 +19,7 @@ from smolact.errors import ConfigError
 from smolact.evaluation.conditions import PLAIN, SWAPPED, Condition
 from smolact.evaluation.metrics import Comparison, EpisodeResult, EvaluationResult
 from smolact.evaluation.rollout import Postprocessor, Preprocessor, evaluate, plan_episodes
+from smolact.files import parse_json_lines, read_json_object
 from smolact.types import Predictor
 
 SETTINGS = "evaluation.json"
@@ -56,7 +57,7 @@ class EpisodeLog:
         durable.make_folder(self.folder)
         path = self.folder / SETTINGS
         if path.is_file():
-            kept = json.loads(path.read_text())
+            kept = read_json_object(path, "Choose another --output_dir, or remove it.")
             different = [name for name in self.settings if kept.get(name) != self.settings[name]]
             if different:
                 raise ConfigError(
@@ -111,8 +112,7 @@ class EpisodeLog:
                 text = text[: text.rfind("\n") + 1]
                 if path.name == f"episodes_{self.share.rank}.jsonl":
                     durable.write_text(path, text)
-            for line in text.splitlines():
-                yield json.loads(line)
+            yield from (line for _, line in parse_json_lines(text.encode()))
 
 
 def run_suite(

@@ -21,7 +21,7 @@ from smolact.policies.configuration import (
     read_config_file,
 )
 from smolact.policies.factory import get_config_class
-from smolact.policies.sharing import CHECKPOINT_PATTERNS, renew_card
+from smolact.policies.sharing import CHECKPOINT_PATTERNS, files_of, renew_card
 from smolact.processors.pipeline import PREPROCESSOR
 from smolact.processors.step import PLUGIN_STEPS
 from smolact.settings import OWN
@@ -63,7 +63,7 @@ def convert_checkpoint(
     if kind not in PLUGIN_TYPES:
         _check_lerobot_knows(folder, raw)
     with durable.replacing_folder(output) as temporary:
-        for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for source in files_of(folder):
             target = temporary / source.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             _put(source, target)

@@ -12,7 +12,7 @@ from smolact.errors import CheckpointError, ConfigError
 from smolact.policies.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from smolact.policies.configuration import CONFIG_FILE, find_policy, read_config_file
 from smolact.policies.factory import get_policy_class
-from smolact.policies.sharing import CHECKPOINT_PATTERNS, renew_card
+from smolact.policies.sharing import CHECKPOINT_PATTERNS, files_of, renew_card
 
 _REWRITTEN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE)
 
@@ -48,8 +48,9 @@ def merge_checkpoint(checkpoint: str | Path, output: Path, *, revision: str | No
         )
     policy = get_policy_class(str(raw.get("type"))).from_pretrained(folder).merge_adapters()
     with durable.replacing_folder(output) as temporary:
-        for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob(CARD)]):
-            if file.name not in _REWRITTEN:
+        for file in files_of(folder):
+            kept = file.suffix in (".json", ".safetensors") or file.name == CARD
+            if file.parent == folder and kept and file.name not in _REWRITTEN:
                 shutil.copyfile(file, temporary / file.name)
         policy.save_pretrained(temporary)
         renew_card(temporary)

@@ -13,8 +13,9 @@ from typing import Any
 from smolact import durable
 from smolact.backbones.presets import CONFIG_FILES, TOKENIZER_FILES, VLM_FOLDER
 from smolact.cards import CARD, hub_id, is_as_written
-from smolact.errors import ConfigError, NotFoundError
+from smolact.errors import CheckpointError, ConfigError, NotFoundError
 from smolact.files import read_json_object
+from smolact.openable import own_files
 from smolact.policies.adapters import ADAPTER_CONFIG
 from smolact.policies.card import PROVENANCE, model_card
 from smolact.policies.configuration import CONFIG_FILE, TRAIN_CONFIG, find_policy, read_config_file
@@ -102,7 +103,7 @@ def contents(
     _check_adapters(folder)
     files: dict[str, Path | bytes] = {}
     left = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in files_of(folder):
         place = path.relative_to(folder).as_posix()
         if _is_published(place):
             files[place] = path
@@ -124,6 +125,18 @@ def contents(
     else:
         files[CARD] = _card(files, name, evaluations).encode()
     return Upload("model", files, _OWNED, notes=tuple(notes))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All files of a checkpoint, which may be copied or published.
+
+    Raises:
+        CheckpointError: one is a link out of the folder, or no regular file.
+    """
+    try:
+        return own_files(folder)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} can't be read ({error.strerror}). {_AGAIN}") from error
 
 
 def card_of(folder: Path, *, name: str | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor
 
 from smolact.errors import CheckpointError, ConfigError, FeatureError, NotFoundError, what_is_near
+from smolact.files import read_json_object
+from smolact.openable import check_own
 from smolact.processors.step import ProcessorStep, register_step
 from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, TASK, Unsaid
 
@@ -59,6 +60,7 @@ class Tokenizer:
                 f"There is no tokenizer in {folder}: {path} is missing. {what_is_near(path.absolute())}"
             )
         try:
+            check_own(path)
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare `Exception`
             raise CheckpointError(f"{path} is not a tokenizer ({error}). Fetch or copy it again.") from error
@@ -279,17 +281,7 @@ def _open(name: str | None) -> Tokenizer:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch or copy it again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(value).__name__}, expected an object. Fetch or copy it again."
-        )
-    return value
+    return read_json_object(path, "Fetch or copy it again.") if path.exists() else {}
 
 
 def _token_text(token: Any) -> str | None:

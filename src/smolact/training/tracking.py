@@ -106,8 +106,8 @@ class MetricsFile:
     def __init__(self, run: Path, step: int = 0) -> None:
         self.path = run / METRICS
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            durable.write_text(self.path, "".join(line for line in lines if _step_of(line) <= step))
+            lines = self.path.read_text(encoding="utf-8").split("\n")
+            durable.write_text(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def __call__(self, event: Event) -> None:
         """Write the event, if it has numbers."""

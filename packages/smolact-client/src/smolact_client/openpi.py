@@ -327,7 +327,7 @@ def read_openpi_schema(path: Path) -> tuple[Schema, dict[str, str]]:
         ClientError: there is no such file, or it says something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ClientError(f"{path} is no file with JSON ({error}).") from error
     keys = found.pop("keys", {}) if isinstance(found, dict) else None

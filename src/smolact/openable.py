@@ -1,0 +1,118 @@
+"""Which files of a folder that somebody brought may be opened: regular files that lie inside it.
+
+A link may lead anywhere on the disk, and opening a pipe or a device may wait for ever or have effects. The one exception is the
+Hub's cache, where a snapshot's files are links into the `blobs` folder of their own repository.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: Path) -> None:
+    """Raise an `OSError` unless `path` is a regular file or a link to one."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, and only regular files are opened", str(path))
+
+
+def check_own(path: Path, folder: Path | None = None) -> None:
+    """Raise an `OSError` unless `path` is a regular file of `folder`, its own folder when None."""
+    check_regular(path)
+    if path.is_symlink() and (target := leads_out(folder or path.parent, path)) is not None:
+        raise OSError(
+            errno.EPERM,
+            f"it is a link out of its folder, to {target}, and such files are not opened: put the file itself there",
+            str(path),
+        )
+
+
+def own_files(folder: Path) -> list[Path]:
+    """All files below `folder`, in order.
+
+    Raises:
+        OSError: one is no regular file, or a link that leads out of the folder.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.exists() and not path.is_dir())
+    for path in found:
+        check_own(path, folder)
+    return found
+
+
+def leads_out(folder: Path, path: Path) -> Path | None:
+    """Where `path`, below `folder`, is in truth, if links lead it out of the folder; None if they do not."""
+    inside, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    return None if _is_inside(target, inside, _blobs(inside)) else target
+
+
+def faults_below(root: Path, names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """What of the entries `names` of the folder `root`, and of all below them, must not be opened.
+
+    Yields:
+        its place relative to `root`, and what is wrong, to go on the sentence that the place begins.
+    """
+    inside = Path(os.path.realpath(root))
+    blobs = _blobs(inside)
+    walked: set[Path] = set()
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(folder) as entries:
+            listed = [entry for entry in entries if folder != root or entry.name in names]
+        for entry in sorted(listed, key=lambda entry: entry.name):
+            path = Path(entry.path)
+            if entry.is_symlink():
+                path = Path(os.path.realpath(path))
+                if not _is_inside(path, inside, blobs):
+                    yield _place(entry.path, root), f"leads out of the folder, to {path}"
+                    continue
+                if not path.exists():
+                    continue  # a link to nothing: who needs the file will miss it by name
+            if entry.is_dir():
+                if path not in walked:
+                    walked.add(path)
+                    folders.append(path)
+            elif not entry.is_file():
+                yield _place(entry.path, root), f"is {_kind(path.stat().st_mode)}, no regular file"
+
+
+def linked_folders(root: Path, names: Collection[str]) -> list[str]:
+    """Which of the entries `names` of the folder `root`, and of all folders below them, are links to folders."""
+    found = []
+    for folder, below, _ in os.walk(root):
+        if Path(folder) == root:
+            below[:] = [name for name in below if name in names]
+        linked = [name for name in below if Path(folder, name).is_symlink()]
+        found += [Path(folder, name).relative_to(root).as_posix() for name in linked]
+    return sorted(found)
+
+
+def _place(path: str, root: Path) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _blobs(inside: Path) -> Path | None:
+    """The `blobs` of the repository whose snapshot `inside` is, or lies in; None if it is none."""
+    snapshots = (part for part in (inside, *inside.parents) if part.parent.name == "snapshots")
+    return next((part.parent.parent / "blobs" for part in snapshots), None)
+
+
+def _is_inside(target: Path, inside: Path, blobs: Path | None) -> bool:
+    return target.is_relative_to(inside) or (blobs is not None and target.parent == blobs)
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "something special")
