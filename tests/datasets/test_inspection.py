@@ -124,7 +124,7 @@ def test_what_lies_outside_the_root_is_not_opened(root: Path, tmp_path: Path) ->
     (root / FIRST).rename(outside)
     (root / FIRST).symlink_to(outside)
     (fault,) = check_dataset(root)
-    assert fault.place == FIRST and "leads out of the dataset's folder" in fault.message
+    assert fault.place == FIRST and "leads out of the folder" in fault.message
 
 
 def test_leftovers_are_warnings(root: Path) -> None:

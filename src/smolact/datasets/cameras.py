@@ -183,7 +183,7 @@ def _bytes_of(column: Any) -> int:
 
 
 class ImageCamera:
-    """A camera stored as PNG or JPEG in the data files: `paths` and `first_rows` say where each episode begins."""
+    """A camera stored as PNG or JPEG in the data files: `paths` and `rows` say where each episode's frames are."""
 
     def __init__(
         self,
@@ -191,17 +191,17 @@ class ImageCamera:
         feature: Feature,
         columns: Columns,
         paths: Mapping[int, str],
-        first_rows: Mapping[int, int],
+        rows: Mapping[int, Ints],
     ) -> None:
         self._key, self._shape = key, feature.image_shape
-        self._columns, self._paths, self._first = columns, paths, first_rows
+        self._columns, self._paths, self._rows = columns, paths, rows
 
     def frames(self, episodes: Ints, numbers: Ints) -> Image:
         """See `Camera`."""
         channels, height, width = self._shape
         images: Image = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
         for place, (episode, number) in enumerate(zip(episodes.tolist(), numbers.tolist(), strict=True)):
-            path, row = self._paths[episode], self._first[episode] + number
+            path, row = self._paths[episode], int(self._rows[episode][number])
             (data,) = self._columns.images(path, self._key, [row])
             images[place] = decode_image(data, (height, width), f"{path}, row {row}, '{self._key}'")
         return images

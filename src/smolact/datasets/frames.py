@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.rows import EpisodeRows
 from smolact.datasets.tables import ARROW_TYPES, column_array, column_values, read_table
 from smolact.errors import DatasetError
 
@@ -24,51 +24,53 @@ class Frames:
     Attributes:
         columns: name to array (frames, …): float32, int64, bool, or objects (text).
         starts: (episodes + 1,), where each chosen episode begins, and the end.
-        first_row: the row of each episode's first frame in its data file.
+        rows: the rows of each episode in its data file, by frame.
     """
 
     columns: dict[str, NDArray[Any]]
     starts: Ints
-    first_row: dict[int, int]
+    rows: dict[int, Ints]
 
 
 def load_frames(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> Frames:
-    """Read the rows of `episodes` (ascending).
+    """Read the rows of `episodes` (ascending), in whatever order files, episodes and frames lie.
 
     Raises:
         DatasetError: a file is missing or damaged, or does not hold what the metadata says.
     """
     names = [name for name, feature in meta.features.items() if not feature.is_image]
+    by_file: dict[str, list[int]] = {}
+    for episode in episodes:
+        by_file.setdefault(meta.episodes.data_path[episode], []).append(episode)
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-    first_row: dict[int, int] = {}
-    for path, group in groupby(episodes, key=meta.episodes.data_path.__getitem__):
-        chosen = list(group)
+    rows: dict[int, Ints] = {}
+    for path, chosen in by_file.items():
         file = meta.root / path
         table = read_table(file, names)
-        where = column_array(table, "episode_index", (1,), file).reshape(-1)
-        edges = np.concatenate([[0], np.flatnonzero(np.diff(where)) + 1, [len(where)]])
-        rows_of = {int(where[start]): (int(start), int(end)) for start, end in pairwise(edges) if end > start}
-        steps = column_array(table, "frame_index", (1,), file).reshape(-1)
-        spans = []
+        there = EpisodeRows(table, file)
         for episode in chosen:
-            start, end = rows_of.get(episode, (0, 0))
-            length = int(meta.episodes.length[episode])
-            if end - start != length or (steps[start:end] != np.arange(length)).any():
-                raise DatasetError(
-                    f"{file}: episode {episode} should have {length} frames, numbered from 0; found {end - start}. "
-                    "The file does not fit the metadata, or is cut off: fetch the dataset again."
-                )
-            first_row[episode] = start
-            spans.append(slice(start, end))
+            rows[episode] = there.whole(episode, int(meta.episodes.length[episode]))
+        wanted = np.concatenate([rows[episode] for episode in chosen])
+        as_it_is = len(wanted) == len(table) and (wanted == np.arange(len(table))).all()
         for name in names:
             column = _column(meta, table, name, file)
-            whole = len(spans) == len(rows_of)
-            parts[name].append(column if whole else np.concatenate([column[span] for span in spans]))
-    lengths = meta.episodes.length[list(episodes)]
+            parts[name].append(column if as_it_is else column[wanted])
     columns = {
         name: np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for name, arrays in parts.items()
     }
-    return Frames(columns, np.concatenate([[0], np.cumsum(lengths)]), first_row)
+    lengths = meta.episodes.length[list(episodes)]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    as_read = [episode for chosen in by_file.values() for episode in chosen]
+    if as_read != list(episodes):  # a file has episodes from before and after another's
+        ends = np.cumsum(meta.episodes.length[as_read])
+        end_of = dict(zip(as_read, ends.tolist(), strict=True))
+        places = [
+            np.arange(end_of[episode] - length, end_of[episode])
+            for episode, length in zip(episodes, lengths.tolist(), strict=True)
+        ]
+        order = np.concatenate(places)
+        columns = {name: column[order] for name, column in columns.items()}
+    return Frames(columns, starts, rows)
 
 
 def _column(meta: LeRobotDatasetMetadata, table: Any, name: str, file: Any) -> NDArray[Any]:

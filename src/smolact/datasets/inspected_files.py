@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby, pairwise
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from smolact.datasets.cameras import Columns, decode_image
 from smolact.datasets.faults import Fault, Progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.rows import EpisodeRows
 from smolact.datasets.stats import LARGEST
 from smolact.datasets.tables import ARROW_TYPES, column_array, read_table
 from smolact.datasets.video import VideoReader
@@ -29,14 +30,36 @@ def data_faults(
 ) -> Iterator[Fault]:
     """Look at every data file; fill `columns` with what statistics are of."""
     done = 0
-    for place, group in groupby(range(meta.total_episodes), key=meta.episodes.data_path.__getitem__):
-        episodes = list(group)
+    by_file: dict[str, list[int]] = {}
+    for episode, place in enumerate(meta.episodes.data_path):
+        by_file.setdefault(place, []).append(episode)
+    indices: dict[str, NDArray[Any]] = {}
+    for place, episodes in by_file.items():
         try:
-            yield from _data_file(meta, place, episodes, quick, columns)
+            yield from _data_file(meta, place, episodes, quick, columns, indices)
         except DatasetError as error:
             yield Fault("error", place, str(error))
         done += len(episodes)
         progress("data", done, meta.total_episodes)
+    if sum(map(len, indices.values())) == meta.total_frames:
+        yield from _order(indices)
+
+
+def _order(indices: Mapping[str, NDArray[Any]]) -> Iterator[Fault]:
+    """Whether the rows of all files, in the order of their names, are in the order of the frames: LeRobot goes by their place."""
+    first = 0
+    for place, index in sorted(indices.items()):
+        wanted = np.arange(first, first + len(index))
+        first += len(index)
+        if (index != wanted).any():
+            row = int(np.flatnonzero(index != wanted)[0])
+            yield Fault(
+                "warning",
+                place,
+                f"its rows are in another order than the frames: index is {index[row]} in row {row}, expected {wanted[row]}. They "
+                "are read in their right order here; LeRobot, which goes by their place, would mix up episodes. smolact dataset "
+                "compact puts them in order.",
+            )
 
 
 def _data_file(
@@ -45,11 +68,14 @@ def _data_file(
     episodes: list[int],
     quick: bool,
     columns: dict[str, list[NDArray[Any]]],
+    indices: dict[str, NDArray[Any]],
 ) -> Iterator[Fault]:
     path = meta.root / place
     names = [name for name in meta.features if name not in meta.camera_keys]
     table = read_table(path, names)
     counters = {name: column_array(table, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
+    rows_of = EpisodeRows(table, path)
+    indices[place] = counters["index"]
     length = int(meta.episodes.length[episodes].sum())
     if table.num_rows != length:
         yield Fault(
@@ -59,7 +85,7 @@ def _data_file(
             "Restore the file, or keep the episodes that are whole: smolact dataset repair.",
         )
     for episode in episodes:
-        rows = np.flatnonzero(counters["episode_index"] == episode)
+        rows = rows_of.of(episode)
         yield from _episode(meta, place, episode, {name: value[rows] for name, value in counters.items()})
     for name in names:
         feature = meta.features[name]

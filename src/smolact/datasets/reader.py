@@ -81,7 +81,7 @@ class LeRobotDataset(Dataset[Batch]):
         self._columns, self._starts = frames.columns, frames.starts
         self._numbers = np.array(self.episodes, dtype=np.int64)
         self._check_tasks()
-        self._cameras = self._make_cameras(frames.first_row)
+        self._cameras = self._make_cameras(frames.rows)
         self._kept: dict[str, Kept] = {}
         self.decodes = bool(self._camera_keys)
         shift = first_frames(self.meta)[self._numbers] - self._starts[:-1]
@@ -249,7 +249,7 @@ class LeRobotDataset(Dataset[Batch]):
                 f"{len(self.meta.tasks)} tasks). The metadata is damaged: fetch the dataset again."
             )
 
-    def _make_cameras(self, first_row: dict[int, int]) -> dict[str, Camera]:
+    def _make_cameras(self, rows: dict[int, Ints]) -> dict[str, Camera]:
         table = self.meta.episodes
         videos, columns = Videos(self.meta.root), Columns(self.meta.root)
         cameras: dict[str, Camera] = {}
@@ -261,7 +261,7 @@ class LeRobotDataset(Dataset[Batch]):
             cameras[key] = VideoCamera(key, self.features[key], videos, paths, first)
         for key in filter(self._camera_keys.__contains__, self.meta.image_keys):
             paths = {number: table.data_path[number] for number in self.episodes}
-            cameras[key] = ImageCamera(key, self.features[key], columns, paths, first_row)
+            cameras[key] = ImageCamera(key, self.features[key], columns, paths, rows)
         return cameras
 
 

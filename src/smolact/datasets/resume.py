@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.episodes import whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.rows import EpisodeRows
 from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics
 from smolact.datasets.tables import column_array, column_values, open_parquet, read_groups, read_table
 from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
@@ -256,17 +259,20 @@ def _statistics(meta: LeRobotDatasetMetadata) -> tuple[Running, Statistics]:
 
 def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStatistics]) -> None:
     """An episode at a time, as they were written, so that the histograms are those of an uninterrupted writer."""
-    lengths: dict[str, list[int]] = {}
-    for number, name in enumerate(meta.episodes.data_path):
-        lengths.setdefault(name, []).append(int(meta.episodes.length[number]))
-    for relative, of_file in lengths.items():
+    place_of, lengths = meta.episodes.data_path, meta.episodes.length
+    frames_of: Counter[str] = Counter()
+    for place, length in zip(place_of, lengths.tolist(), strict=True):
+        frames_of[place] += length
+    for relative, episodes in groupby(range(meta.total_episodes), key=place_of.__getitem__):
         path = meta.root / relative
         table = read_table(path, list(vectors))
-        if table.num_rows != sum(of_file):
+        there = EpisodeRows(table, path)
+        if table.num_rows != frames_of[relative]:
             raise DatasetError(
-                f"{path} has {table.num_rows} frames, and its episodes have {sum(of_file)}. Mend the dataset first: "
+                f"{path} has {table.num_rows} frames, and its episodes have {frames_of[relative]}. Mend the dataset first: "
                 f"smolact dataset repair --dataset.root={meta.root}"
             )
+        rows = [there.whole(episode, int(lengths[episode])) for episode in episodes]
         for name, running in vectors.items():
             values = column_array(table, name, meta.features[name].shape, path)
             if not np.isfinite(values).all() or (np.abs(values.astype(np.float64)) > LARGEST).any():
@@ -274,10 +280,8 @@ def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStat
                     f"{path}: '{name}' is not finite, or beyond {LARGEST:g}. Delete that episode: smolact dataset check "
                     f"--dataset.root={meta.root}"
                 )
-            start = 0
-            for length in of_file:
-                running.update(values[start : start + length])
-                start += length
+            for of_episode in rows:
+                running.update(values[of_episode])
 
 
 def _image_counts(meta: LeRobotDatasetMetadata) -> dict[str, ImageStatistics]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
@@ -22,6 +21,7 @@ from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspected_files import DECODED_AT_ONCE, TIME_TOLERANCE
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
+from smolact.datasets.rows import EpisodeRows, taken
 from smolact.datasets.sources import Source, table_statistics
 from smolact.datasets.tables import ARROW_TYPES, column_array, column_values, read_table
 from smolact.datasets.video import VideoReader
@@ -261,15 +261,19 @@ def _check_data(found: Salvage, rows: list[Row], quick: bool, progress: Progress
             check_inside(meta.root, place)
             table = read_table(path, names)
             counters = {name: column_array(table, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
+            rows_of = EpisodeRows(table, path)
         except DatasetError as error:
             found.lost.append(f"{_cause(error)} {_named(group)}")
             continue
         found.frames[place] = table.num_rows
+        is_in_order = bool((np.diff(counters["index"]) > 0).all())
         for row in sorted(group, key=lambda row: len(row.tasks)):  # one task alone says what its number means
             try:
-                _check_rows(found, row, table, counters)
+                part = taken(table, rows_of.of(row.number))
+                _check_rows(found, row, part)
+                row.in_place &= is_in_order
                 if not quick:
-                    _check_images(meta, row, table, counters)
+                    _check_images(meta, row, part)
                 whole.append(row)
             except DatasetError as error:
                 found.lost.append(f"{place}, episode {row.number}: {_cause(error)}")
@@ -278,14 +282,14 @@ def _check_data(found: Salvage, rows: list[Row], quick: bool, progress: Progress
     return whole
 
 
-def _check_rows(found: Salvage, row: Row, table: pa.Table, counters: dict[str, NDArray[Any]]) -> None:
+def _check_rows(found: Salvage, row: Row, part: pa.Table) -> None:
+    """Look at the rows of an episode, which are in order of `frame_index`."""
     meta = found.meta
     path = meta.root / row.data
-    places = np.flatnonzero(counters["episode_index"] == row.number)
-    if len(places) != row.length or places[-1] - places[0] != row.length - 1:
-        raise DatasetError(f"expected {row.length} rows together, found {len(places)}.")
+    if part.num_rows != row.length:
+        raise DatasetError(f"expected {row.length} rows, found {part.num_rows}.")
     steps = np.arange(row.length)
-    values = {name: column[places] for name, column in counters.items()}
+    values = {name: column_array(part, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
     if (values["frame_index"] != steps).any():
         raise DatasetError("frame_index does not count from 0.")
     late = np.abs(values["timestamp"].astype(np.float64) - steps / meta.fps)
@@ -297,7 +301,6 @@ def _check_rows(found: Salvage, row: Row, table: pa.Table, counters: dict[str, N
             raise DatasetError(f"task_index {sorted(used - meta.tasks.keys())[0]} is no task that is known.")
         meta.tasks[used.pop()] = row.tasks[0]
         found.learned = True
-    part = table.slice(int(places[0]), row.length)
     for name, feature in meta.features.items():
         if feature.is_image or feature.dtype == "string" or feature.dtype not in ARROW_TYPES:
             continue
@@ -307,13 +310,9 @@ def _check_rows(found: Salvage, row: Row, table: pa.Table, counters: dict[str, N
     row.in_place = bool((values["index"] == steps + row.edges[0]).all())
 
 
-def _check_images(
-    meta: LeRobotDatasetMetadata, row: Row, table: pa.Table, counters: dict[str, NDArray[Any]]
-) -> None:
-    first = int(np.flatnonzero(counters["episode_index"] == row.number)[0])
+def _check_images(meta: LeRobotDatasetMetadata, row: Row, part: pa.Table) -> None:
     for key in meta.image_keys:
-        column = table.slice(first, row.length).select([key])
-        for value in column_values(column, key, meta.root / row.data):
+        for value in column_values(part.select([key]), key, meta.root / row.data):
             data = value.get("bytes") if isinstance(value, dict) else None
             decode_image(data, meta.features[key].image_shape[1:], key)
 

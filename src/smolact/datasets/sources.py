@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.remux import Cut
-from smolact.datasets.tables import column_array, column_values, read_table
+from smolact.datasets.rows import EpisodeRows, taken
+from smolact.datasets.tables import column_values, read_table
 from smolact.datasets.video import Image, VideoReader
 from smolact.errors import DatasetError
 from smolact.types import Statistics
@@ -33,7 +33,7 @@ class Source:
     def __init__(self, root: str | Path) -> None:
         self.meta = LeRobotDatasetMetadata(root)
         self._statistics = _episode_statistics(self.meta)
-        self._open: tuple[str, pa.Table, NDArray[Any]] | None = None
+        self._open: tuple[str, pa.Table, EpisodeRows] | None = None
 
     def statistics(self, episode: int) -> Statistics:
         """What the metadata keeps of an episode's statistics; empty where it keeps none."""
@@ -44,7 +44,7 @@ class Source:
         return episode
 
     def table(self, episode: int) -> pa.Table:
-        """The rows of an episode, all columns.
+        """The rows of an episode in order, all columns.
 
         Raises:
             DatasetError: the file is damaged, or has not as many rows as the metadata says.
@@ -53,20 +53,10 @@ class Source:
         path = self.meta.root / place
         if self._open is None or self._open[0] != place:
             whole = read_table(path)
-            if "episode_index" not in whole.column_names:
-                raise DatasetError(f"{path} has no column 'episode_index'. Fetch the dataset again.")
-            self._open = place, whole, column_array(whole, "episode_index", (1,), path).reshape(-1)
-        _, whole, numbers = self._open
-        rows, length = (
-            np.flatnonzero(numbers == self.number_in_file(episode)),
-            int(self.meta.episodes.length[episode]),
-        )
-        if len(rows) != length or rows[-1] - rows[0] != length - 1:
-            raise DatasetError(
-                f"{path}: episode {episode} should have {length} rows together, found {len(rows)}. See what is wrong: "
-                f"smolact dataset check --dataset.root={self.meta.root}"
-            )
-        return whole.slice(int(rows[0]), length)
+            self._open = place, whole, EpisodeRows(whole, path)
+        _, whole, rows = self._open
+        length = int(self.meta.episodes.length[episode])
+        return taken(whole, rows.whole(self.number_in_file(episode), length, name=episode))
 
     def cut(self, key: str, episode: int) -> Cut:
         """Where an episode lies in the video of camera `key`."""

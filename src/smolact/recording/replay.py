@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.rows import NUMBERS, EpisodeRows
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import ConfigError, FeatureError
 from smolact.recording.pace import Pace, Timing
@@ -33,8 +34,8 @@ def read_actions(root: Path, episode: int) -> tuple[NDArray[np.float32], float]:
     if ACTION not in meta.features:
         raise FeatureError(f"{root} has no '{ACTION}' to replay; it has {', '.join(meta.features)}.")
     path = meta.root / meta.episodes.data_path[episode]
-    table = read_table(path, [ACTION, "episode_index"])
-    mine = column_array(table, "episode_index", (1,), path) == episode
+    table = read_table(path, [ACTION, *NUMBERS])
+    mine = EpisodeRows(table, path).whole(episode, int(meta.episodes.length[episode]))
     actions = column_array(table, ACTION, meta.features[ACTION].shape, path)[mine]
     return np.asarray(actions, np.float32), meta.fps
 

@@ -1,0 +1,66 @@
+"""Which rows of a data file are an episode's, in which order: its numbers say so, never the place where a row lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from smolact.datasets.tables import column_array
+from smolact.errors import DatasetError
+
+Ints = NDArray[np.int64]
+NUMBERS = ("episode_index", "frame_index")
+
+
+class EpisodeRows:
+    """The rows of each episode in one data file.
+
+    Args:
+        table: with the columns `NUMBERS`.
+        file: for messages.
+
+    Raises:
+        DatasetError: these columns are not there, or hold no numbers.
+    """
+
+    def __init__(self, table: pa.Table, file: Path) -> None:
+        self.file, self.count = file, table.num_rows
+        episodes, self._steps = (column_array(table, name, (1,), file).reshape(-1) for name in NUMBERS)
+        self._order = np.lexsort((self._steps, episodes)).astype(np.int64)
+        self._episodes = episodes[self._order]
+
+    def of(self, episode: int) -> Ints:
+        """The rows (n,) of an episode, by `frame_index`."""
+        first, end = np.searchsorted(self._episodes, [episode, episode + 1])
+        return self._order[first:end]
+
+    def whole(self, episode: int, length: int, name: int | None = None) -> Ints:
+        """The rows (length,) of an episode.
+
+        Args:
+            episode: its number in the file.
+            length: how many it must have.
+            name: its number for the message, if it is another.
+
+        Raises:
+            DatasetError: it has not `length` rows whose `frame_index` counts from 0.
+        """
+        rows = self.of(episode)
+        if len(rows) != length or (self._steps[rows] != np.arange(length)).any():
+            number = episode if name is None else name
+            raise DatasetError(
+                f"{self.file}: episode {number} should have {length} frames, numbered from 0; found {len(rows)}. "
+                "The file does not fit the metadata, or is cut off: fetch the dataset again. See all that is wrong: smolact dataset "
+                "check"
+            )
+        return rows
+
+
+def taken(table: pa.Table, rows: Ints) -> pa.Table:
+    """These rows of a table, in this order; without a copy where they lie together."""
+    if len(rows) and (np.diff(rows) == 1).all():
+        return table.slice(int(rows[0]), len(rows))
+    return table.take(pa.array(rows))
