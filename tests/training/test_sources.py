@@ -132,9 +132,9 @@ def test_versions_mix_and_samples_are_those_of_the_datasets() -> None:
 @pytest.mark.parametrize(
     ("difference", "part"),
     [
-        ({"dims": 7}, r"action: \[6\].*\[7\]"),
-        ({"fps": 20}, "frames a second: 10.* 20"),
-        ({"size": 48}, r"images.top: \[32, 32, 3\]"),
+        ({"dims": 7}, r"'action' has the shape \(6,\) in .* and \(7,\) in"),
+        ({"fps": 20}, "10 frames a second in .*, 20 in"),
+        ({"size": 48}, r"images.top' has the shape \(3, 32, 32\) in"),
     ],
 )
 def test_datasets_of_different_robots_are_refused_with_what_differs(

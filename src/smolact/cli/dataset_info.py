@@ -81,15 +81,15 @@ def describe(meta: LeRobotDatasetMetadata) -> list[tuple[str, str]]:
 
 
 def _feature(feature: Feature) -> str:
+    from smolact.datasets.format import flat_names
+
     if feature.is_image:
         _, height, width = feature.image_shape
         codec = feature.info.get("video.codec")
         return f"{width} × {height}, {feature.dtype}" + (f" ({codec})" if codec else "")
-    names = feature.names
-    if isinstance(names, dict):
-        names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
+    names = flat_names(feature.names)
     shape = " × ".join(map(str, feature.shape)) or "1"
-    return f"{feature.dtype}, {shape}" + (f" ({', '.join(map(str, names))})" if names else "")
+    return f"{feature.dtype}, {shape}" + (f" ({', '.join(names)})" if names else "")
 
 
 def _megabytes(root: Path) -> str:

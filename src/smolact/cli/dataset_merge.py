@@ -19,6 +19,13 @@ class MergeConfig:
 
     datasets: list[str] | None = setting(None, "The datasets, in order: folders or Hub ids.")
     output: Path | None = setting(None, "A new folder for the result.")
+    reorder_names: bool = setting(
+        False,
+        "Where a dataset has the first one's joints (the same names) in another order, put their numbers into the first one's.",
+    )
+    robot_type: str | None = setting(
+        None, "What the new dataset says of its robot, if the datasets name different ones."
+    )
     quick: bool = setting(False, "Do not decode the pictures of the result when it is checked.")
 
 
@@ -33,5 +40,6 @@ def run(argv: Sequence[str]) -> int:
     from smolact.datasets.edit import merge
 
     sources = [open_source(WhichDataset(repo_id=name)) for name in config.datasets or []]
-    carry_out(merge(sources), config.output, config.quick)
+    plan = merge(sources, reorder_names=config.reorder_names, robot_type=config.robot_type)
+    carry_out(plan, config.output, config.quick)
     return 0

@@ -255,7 +255,9 @@ def open_dataset(config: RecordConfig, robot: Robot) -> DatasetWriter:
     fps = dataset.fps
     there = (root / layout.INFO).is_file()
     if there and config.resume:
-        writer = DatasetWriter.resume(root, fps=fps, features=features, video_codec=dataset.vcodec)
+        writer = DatasetWriter.resume(
+            root, fps=fps, features=features, robot_type=robot.name, video_codec=dataset.vcodec
+        )
         logger.info("Going on with %s: %d episodes are there.", root, writer.num_episodes)
         check_space(
             root, estimate_bytes(features, writer.fps * dataset.episode_time_s * dataset.num_episodes)

@@ -135,12 +135,7 @@ def joint_names(dataset: LeRobotDataset) -> list[str]:
     from smolact.types import ACTION
 
     feature = dataset.features[ACTION]
-    names = feature.names
-    if isinstance(names, dict):
-        names = [name for each in names.values() for name in each]
-    return (
-        list(names) if names and len(names) == feature.shape[0] else [str(n) for n in range(feature.shape[0])]
-    )
+    return feature.dimension_names or [str(number) for number in range(feature.shape[0])]
 
 
 def show(

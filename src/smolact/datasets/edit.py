@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.alike import differences, order_of_names, told
+from smolact.datasets.format import DEFAULT_FEATURES, Feature, flat_names
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.sources import Source
+from smolact.datasets.sources import ReorderedSource, Source
 from smolact.errors import ConfigError, FeatureError, did_you_mean
 
 
@@ -22,6 +23,7 @@ class Plan:
         renamed: task to new task.
         removed: features that are left out.
         cameras: camera to the dtype, `image` or `video`, that it is to be stored as.
+        robot_type: what it says of its robot; what the first source says when None.
         recompute: compute all statistics from the frames, rather than take the episodes' from the metadata.
         version: of the format.
     """
@@ -31,6 +33,7 @@ class Plan:
     renamed: Mapping[str, str] = field(default_factory=dict)
     removed: frozenset[str] = frozenset()
     cameras: Mapping[str, str] = field(default_factory=dict)
+    robot_type: str | None = None
     recompute: bool = False
     version: str = "v3.0"
 
@@ -50,8 +53,10 @@ class Plan:
                 other = source.meta.features[name].info
                 info = {key: value for key, value in info.items() if other.get(key) == value}
             dtype = self.cameras.get(name, feature.dtype)
+            named = (source.meta.features[name].names for source in self.sources)
+            names = feature.names if feature.is_image else next(filter(flat_names, named), feature.names)
             kept[name] = dataclasses.replace(
-                feature, dtype=dtype, info=info if dtype == feature.dtype else {}
+                feature, dtype=dtype, names=names, info=info if dtype == feature.dtype else {}
             )
         return kept
 
@@ -115,36 +120,66 @@ def split(source: Source, parts: Mapping[str, float | Sequence[int]]) -> dict[st
     return {name: keep(source, numbers) for name, numbers in chosen.items()}
 
 
-def merge(sources: Sequence[Source]) -> Plan:
+def merge(sources: Sequence[Source], *, reorder_names: bool = False, robot_type: str | None = None) -> Plan:
     """Several datasets, one after the other; tasks of the same text become one.
 
+    Args:
+        sources: the datasets.
+        reorder_names: put the numbers of vectors that have the first dataset's names in another order into its order.
+        robot_type: what the new dataset says of its robot; must be given where its sources name different ones.
+
     Raises:
-        ConfigError: fewer than two, or another rate.
-        FeatureError: their features differ.
+        ConfigError: fewer than two, another rate, or robots of different names.
+        FeatureError: their features differ, in kind, size, or the names of their numbers; all differences are listed.
     """
     if len(sources) < 2:
         raise ConfigError("Merging needs two datasets or more.")
     first = sources[0].meta
+    merged = [sources[0]]
     for source in sources[1:]:
         meta = source.meta
         if meta.fps != first.fps:
             raise ConfigError(
                 f"{meta.root} has {meta.fps:g} frames a second and {first.root} {first.fps:g}: one dataset has one rate."
             )
-        wrong = sorted(first.features.keys() ^ meta.features.keys())
-        wrong += [
-            name
-            for name in first.features
-            if name in meta.features and _kind(first.features[name]) != _kind(meta.features[name])
-        ]
-        if wrong:
-            raise FeatureError(
-                f"{meta.root} and {first.root} differ in '{wrong[0]}': {_shown(meta, wrong[0])} against "
-                f"{_shown(first, wrong[0])}. Remove it (smolact dataset remove-feature), or convert one of them."
-            )
-    return Plan(
-        tuple(sources), tuple(pair for number, source in enumerate(sources) for pair in _all(number, source))
-    )
+        orders = {
+            name: order
+            for name in first.features.keys() & meta.features.keys()
+            if (order := order_of_names(meta.features[name], first.features[name])) is not None
+        }
+        merged.append(ReorderedSource(source, orders, first.features) if reorder_names and orders else source)
+        _check_mergeable(first, merged[-1].meta, "" if reorder_names else ", ".join(sorted(orders)))
+    robots = list(dict.fromkeys(source.meta.robot_type for source in sources if source.meta.robot_type))
+    if robot_type is None and len(robots) > 1:
+        raise ConfigError(
+            f"The datasets are of different robots: {', '.join(robots)}. Merge what one robot did; if it is one robot under several "
+            f"names, say which the new dataset has: --robot_type={robots[0]}"
+        )
+    pairs = tuple(pair for number, source in enumerate(merged) for pair in _all(number, source))
+    return Plan(tuple(merged), pairs, robot_type=robot_type or next(iter(robots), None))
+
+
+def _check_mergeable(first: LeRobotDatasetMetadata, meta: LeRobotDatasetMetadata, reorderable: str) -> None:
+    """Raise a `FeatureError` unless the features of two datasets are the same; `reorderable` are those of another order."""
+    sides = f"in {meta.root}", f"in {first.root}"
+    wrong = [
+        f"'{name}' is in {first.root if name in first.features else meta.root} only"
+        for name in sorted(first.features.keys() ^ meta.features.keys())
+    ]
+    for name in first.features.keys() & meta.features.keys():
+        wrong += told(name, differences(meta.features[name], first.features[name]), *sides)
+    if not wrong:
+        return
+    remedy = "Leave a feature out (smolact dataset remove-feature), or convert one of them (smolact dataset convert)."
+    if reorderable:
+        remedy = f"The names of {reorderable} are the same in another order: --reorder_names=true puts the numbers into the first one's. {remedy}"
+    elif any(" has the names " in line for line in wrong):
+        remedy = (
+            "Merge datasets of one robot. Only if both lists mean the same joints, in the same order: write one of them into both "
+            f"meta/info.json. {remedy}"
+        )
+    listed = "".join(f"\n  {line}" for line in sorted(wrong))
+    raise FeatureError(f"{meta.root} and {first.root} differ in{listed}\n{remedy}")
 
 
 def filter_episodes(source: Source, wanted: Callable[[int], bool]) -> Plan:
@@ -205,12 +240,3 @@ def check_episodes(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> Non
 
 def _all(number: int, source: Source) -> tuple[tuple[int, int], ...]:
     return tuple((number, episode) for episode in range(source.meta.total_episodes))
-
-
-def _kind(feature: Feature) -> tuple[str, tuple[int, ...]]:
-    return feature.dtype, feature.image_shape if feature.is_image else feature.shape
-
-
-def _shown(meta: LeRobotDatasetMetadata, name: str) -> str:
-    feature = meta.features.get(name)
-    return f"{feature.dtype} {feature.shape}" if feature else "no such feature"

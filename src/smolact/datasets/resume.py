@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from smolact.datasets import aside
 from smolact.datasets import format as layout
+from smolact.datasets.alike import another_robot, differences, told
 from smolact.datasets.episodes import whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
@@ -133,9 +133,12 @@ def put_aside(meta: LeRobotDatasetMetadata, tables: list[Path]) -> list[Path]:
 
 
 def check_same(
-    meta: LeRobotDatasetMetadata, fps: float | None, features: Mapping[str, Feature] | None
+    meta: LeRobotDatasetMetadata,
+    fps: float | None,
+    features: Mapping[str, Feature] | None,
+    robot_type: str | None = None,
 ) -> None:
-    """Whether what is to be recorded fits what is there.
+    """Whether what is to be recorded fits what is there; of a robot of another name and the same joints there is a warning.
 
     Raises:
         ConfigError: other frames a second.
@@ -156,16 +159,20 @@ def check_same(
         if name not in there
     ]
     for name in there.keys() & features.keys():
-        old, new = _description(there[name]), _description(features[name])
-        wrong += [
-            f"'{name}' has {what} {before} in the dataset and {now} now"
-            for (what, before), now in zip(old.items(), new.values(), strict=True)
-            if before != now and None not in (before, now)
-        ]
+        wrong += told(name, differences(there[name], features[name]), "in the dataset", "now")
     if wrong:
         raise FeatureError(
             f"{meta.root} can't be continued with this robot: {'; '.join(sorted(wrong))}. Connect what it was recorded "
             "with, or record into another folder."
+        )
+    if another_robot(meta.robot_type, robot_type):
+        logger.warning(
+            "%s was recorded with '%s', and goes on with '%s', whose joints have the same names. Its episodes should mean the same "
+            "on both; info.json keeps saying '%s'.",
+            meta.root,
+            meta.robot_type,
+            robot_type,
+            meta.robot_type,
         )
 
 
@@ -182,15 +189,6 @@ def is_only_begun(folder: Path) -> bool:
         )
         for entry in entries
     )
-
-
-def _description(feature: Feature) -> dict[str, Any]:
-    names = feature.names
-    if isinstance(names, Mapping):  # older datasets: {"motors": [...]}
-        names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
-    shape = feature.image_shape if feature.is_image else feature.shape
-    named = None if feature.is_image or not names else list(names)
-    return {"the dtype": feature.dtype, "the shape": tuple(shape), "the names": named}
 
 
 def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:

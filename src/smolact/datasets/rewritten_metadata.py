@@ -56,6 +56,7 @@ def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
     info = {
         **plan.sources[0].meta.info,
         "codebase_version": plan.version,
+        "robot_type": plan.robot_type or plan.sources[0].meta.robot_type,
         "total_episodes": len(rows),
         "total_frames": sum(row["length"] for row in rows),
         "total_tasks": len(contents.tasks),

@@ -8,6 +8,7 @@ from pathlib import Path
 from smolact.cards import CARD, Row, front_matter, is_as_written, signed, table, tasks
 from smolact.datasets import format as layout
 from smolact.datasets.confined import check_confined
+from smolact.datasets.format import flat_names
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import DatasetError
@@ -109,9 +110,7 @@ def _features(meta: LeRobotDatasetMetadata) -> str:
     for name, feature in meta.features.items():
         if name in layout.DEFAULT_FEATURES:
             continue
-        told = feature.names
-        if feature.is_image or not isinstance(told, (list, tuple)):
-            told = []
+        told = [] if feature.is_image else flat_names(feature.names)
         size = " × ".join(map(str, feature.shape))
-        lines.append(f"| `{name}` | {feature.dtype} | {size} | {', '.join(map(str, told))} |")
+        lines.append(f"| `{name}` | {feature.dtype} | {size} | {', '.join(told)} |")
     return "\n".join(lines)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pyarrow as pa
 
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
+from smolact.datasets.format import Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.remux import Cut
 from smolact.datasets.rows import EpisodeRows, taken
-from smolact.datasets.tables import column_values, read_table
+from smolact.datasets.tables import column_array, column_values, read_table, to_column
 from smolact.datasets.video import Image, VideoReader
 from smolact.errors import DatasetError
 from smolact.types import Statistics
@@ -80,6 +82,51 @@ class Source:
             data = value.get("bytes") if isinstance(value, dict) else None
             where = f"{path}, episode {episode}, row {row}, '{key}'"
             yield decode_image(data, feature.image_shape[1:], where)
+
+
+class ReorderedSource(Source):
+    """A dataset with the numbers of some vectors in another order, in its rows, statistics and names alike.
+
+    Args:
+        source: the dataset as it is.
+        orders: feature to which of its numbers comes first, second, …
+        features: those with the names that it then has.
+    """
+
+    def __init__(
+        self, source: Source, orders: Mapping[str, Sequence[int]], features: Mapping[str, Feature]
+    ) -> None:
+        super().__init__(source.meta.root)
+        self._orders = orders
+        for name in orders:
+            self.meta.features[name] = replace(self.meta.features[name], names=features[name].names)
+        self.meta.stats = self._reordered(self.meta.stats)
+
+    def statistics(self, episode: int) -> Statistics:
+        """See `Source`."""
+        return self._reordered(super().statistics(episode))
+
+    def table(self, episode: int) -> pa.Table:
+        """See `Source`."""
+        table = super().table(episode)
+        path = self.meta.root / self.meta.episodes.data_path[episode]
+        for name, order in self._orders.items():
+            feature = self.meta.features[name]
+            values = column_array(table, name, feature.shape, path)[:, order]
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, to_column(feature, values))
+        return table
+
+    def _reordered(self, statistics: Statistics) -> Statistics:
+        changed = {
+            name: {
+                statistic: value if statistic == "count" else value[list(self._orders[name])]
+                for statistic, value in values.items()
+            }
+            for name, values in statistics.items()
+            if name in self._orders
+        }
+        return {**statistics, **changed}
 
 
 def decode(cut: Cut) -> Iterator[Image]:

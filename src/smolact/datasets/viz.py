@@ -193,14 +193,8 @@ def signal_names(meta: LeRobotDatasetMetadata) -> dict[str, list[str]]:
 
 
 def dimension_names(feature: Feature) -> list[str]:
-    """The name of each number of a feature, from a list, or from a mapping of lists; "" where it has none."""
-    size = int(np.prod(feature.shape, dtype=np.int64))
-    names = feature.names
-    if isinstance(names, dict):
-        names = [each for group in names.values() for each in (group if isinstance(group, list) else [group])]
-    if not isinstance(names, (list, tuple)) or len(names) != size or len(set(map(str, names))) != size:
-        return [""] * size
-    return [str(name) for name in names]
+    """The name of each number of a feature; "" where it has none."""
+    return feature.dimension_names or [""] * int(np.prod(feature.shape, dtype=np.int64))
 
 
 def plots(signals: dict[str, list[str]]) -> list[dict[str, Any]]:

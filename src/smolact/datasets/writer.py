@@ -126,6 +126,7 @@ class DatasetWriter:
         *,
         fps: float | None = None,
         features: Mapping[str, Feature | Mapping[str, Any]] | None = None,
+        robot_type: str | None = None,
         video_codec: str | None = None,
         episodes_per_file: int = 1,
     ) -> DatasetWriter:
@@ -136,7 +137,7 @@ class DatasetWriter:
 
         Args:
             root: the folder.
-            fps, features: what will be recorded, to be compared with what is there; None for whatever is there.
+            fps, features, robot_type: what will be recorded, to be compared with what is there; None for whatever is there.
             video_codec: None for the codec that the dataset has.
             episodes_per_file: as in `create`.
 
@@ -150,7 +151,7 @@ class DatasetWriter:
         _check_episodes_per_file(episodes_per_file)
         with contextlib.ExitStack() as held:
             held.enter_context(FolderLock(Path(root)))
-            writer = cls._go_on(Path(root), fps, features, video_codec, episodes_per_file)
+            writer = cls._go_on(Path(root), fps, features, robot_type, video_codec, episodes_per_file)
             writer._held = held.pop_all()
         return writer
 
@@ -160,11 +161,12 @@ class DatasetWriter:
         root: Path,
         fps: float | None,
         features: Mapping[str, Feature | Mapping[str, Any]] | None,
+        robot_type: str | None,
         video_codec: str | None,
         episodes_per_file: int,
     ) -> DatasetWriter:
         found = find_end(root)
-        check_same(found.meta, fps, None if features is None else check_features(features))
+        check_same(found.meta, fps, None if features is None else check_features(features), robot_type)
         own = check_features(found.meta.features)
         formats = {own[key].info.get("video.codec", "av1") for key in found.meta.video_keys}
         codec = choose_encoder(video_codec, _sizes(own), formats)

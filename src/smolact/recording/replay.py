@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact.datasets.alike import differences, told
+from smolact.datasets.format import Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import NUMBERS, EpisodeRows
 from smolact.datasets.tables import column_array, read_table
@@ -46,14 +48,16 @@ def check_fits(root: Path, robot: Robot) -> None:
     Raises:
         FeatureError: another number of them, or other names.
     """
-    feature = LeRobotDatasetMetadata(root).features[ACTION]
     mine = robot.features.action
-    names = tuple(feature.names) if isinstance(feature.names, list) else mine
-    if feature.shape != (len(mine),) or names != mine:
-        raise FeatureError(
-            f"{root} holds actions of {', '.join(map(str, names))} {feature.shape}, and the robot '{robot.name}' takes "
-            f"{', '.join(mine)}. Replay it on the robot that it was recorded with."
-        )
+    named = not isinstance(robot, EpisodicRobot)  # an environment's numbers are only counted
+    found = differences(
+        LeRobotDatasetMetadata(root).features[ACTION],
+        Feature("float32", (len(mine),), list(mine) if named else None),
+        dtype=False,
+    )
+    if found:
+        told_of = told(ACTION, found, f"in {root}", f"on the robot '{robot.name}'")
+        raise FeatureError(f"{'; '.join(told_of)}. Replay it on the robot that it was recorded with.")
 
 
 def replay(

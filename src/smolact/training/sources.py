@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.data import Dataset
 
+from smolact.datasets.alike import differences, order_of_names, told
+from smolact.datasets.format import Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.stats import aggregate
@@ -273,27 +275,43 @@ def _sample_keys(source: Source) -> set[str]:
 
 
 def _check_mixture(sources: Sequence[Source]) -> None:
-    """Raise a `FeatureError` if datasets can't be mixed: another rate, or a feature of another size than the first's."""
+    """Raise a `FeatureError` if datasets can't be mixed: another rate, or a feature of another size or other names than the first's."""
     first = sources[0]
     for other in sources[1:]:
-        shared = _sample_keys(first) & _sample_keys(other)
-        here, there = (_shape(source, shared) for source in (first, other))
-        if here != there:
-            rows = "\n".join(
-                f"  {key}: {here.get(key, 'none')} in {first.section.name}, {there.get(key, 'none')} in {other.section.name}"
-                for key in dict.fromkeys([*here, *there])
-                if here.get(key) != there.get(key)
+        shared = (_sample_keys(first) & _sample_keys(other)) | {STATE, ACTION}
+        here, there = (_named_features(source, shared) for source in (first, other))
+        names = first.section.name, other.section.name
+        rows = []
+        if first.meta.fps != other.meta.fps:
+            rows.append(
+                f"  {first.meta.fps:g} frames a second in {names[0]}, {other.meta.fps:g} in {names[1]}"
+            )
+        for key in dict.fromkeys([*here, *there]):
+            if key in here and key in there:
+                found = differences(here[key], there[key], dtype=False)
+                rows += [f"  {line}" for line in told(key, found, f"in {names[0]}", f"in {names[1]}")]
+            else:
+                rows.append(f"  '{key}' is in {names[key not in here]} only")
+        if rows:
+            listed = "\n".join(rows)
+            permuted = any(
+                order_of_names(there[key], here[key]) is not None for key in here.keys() & there.keys()
+            )
+            remedy = (
+                f" The same names in another order are put in order by: smolact dataset merge --datasets=[{names[0]}, {names[1]}] "
+                "--reorder_names=true --output=FOLDER"
             )
             raise FeatureError(
-                f"--dataset.mix: {first.section.name} and {other.section.name} can't be mixed, since they differ in\n{rows}\n"
-                "Mix datasets of one robot, or rename features with --rename_map."
+                f"--dataset.mix: {names[0]} and {names[1]} can't be mixed, since they differ:\n{listed}\n"
+                f"Mix datasets of one robot, or rename features with --rename_map.{remedy * permuted}"
             )
 
 
-def _shape(source: Source, keys: Collection[str]) -> dict[str, object]:
-    described: dict[str, object] = {"frames a second": source.meta.fps}
-    for key, feature in source.meta.features.items():
-        name = source.rename_map.get(key, key)
-        if name in keys or key in (STATE, ACTION):
-            described[name] = f"{list(feature.shape)} {feature.names or ''}".strip()
-    return described
+def _named_features(source: Source, keys: Collection[str]) -> dict[str, Feature]:
+    """The features of a dataset among `keys`, under the policy's names; state and action also under their own."""
+    renamed = {
+        source.rename_map.get(key, key): (key, feature) for key, feature in source.meta.features.items()
+    }
+    return {
+        name: feature for name, (key, feature) in renamed.items() if name in keys or key in (STATE, ACTION)
+    }
