@@ -135,8 +135,8 @@ class VideoCamera:
             found = self._videos.reader(path).frames(inside)
             if found.shape[1:] != images.shape[1:]:
                 raise VideoError(
-                    f"{path} has frames of (height, width, channels) {found.shape[1:]}, but meta/info.json says "
-                    f"{images.shape[1:]} for '{self._key}'. Repair info.json, or fetch the dataset again."
+                    f"{path} has frames of (height, width, channels) {found.shape[1:]}, and other videos of '{self._key}' have "
+                    f"{images.shape[1:]}. Fetch the dataset again, or delete the episodes of one of them: smolact dataset delete"
                 )
             images[places] = found
         return images

@@ -12,7 +12,7 @@ import math
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -68,9 +68,23 @@ class Feature:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """A camera's (C, H, W), in whichever order `shape` is: its sizes say where the channels are, or else `names` do."""
+        """A camera's (C, H, W), in whichever order `shape` is."""
+        channels, height, width = self._axes()
+        return self.shape[channels], self.shape[height], self.shape[width]
+
+    def resized(self, height: int, width: int) -> Feature:
+        """The same camera with pictures of another size."""
+        shape = list(self.shape)
+        for axis, size in zip(self._axes()[1:], (height, width), strict=True):
+            shape[axis] = size
+        sizes = {"video.height": height, "video.width": width}
+        info = {name: sizes.get(name, value) for name, value in self.info.items()}
+        return replace(self, shape=tuple(shape), info=info)
+
+    def _axes(self) -> tuple[int, int, int]:
+        """Where in a camera's `shape` channels, height and width are: sizes say where the channels are, or else `names` do."""
         names = [name.lower() for name in flat_names(self.names)]
-        axes = ["".join(axis for axis in "hw" if name.startswith(axis)) or "c" for name in names]
+        axes = [name[:1] if name[:1] in "hw" else "c" for name in names]
         named = axes if sorted(axes) == ["c", "h", "w"] else None
         few = [size <= MOST_CHANNELS for size in self.shape]
         if few[0] != few[2]:  # a height or width of so few pixels is nobody's
@@ -80,7 +94,7 @@ class Feature:
         height, width = (axis for axis in range(3) if axis != channels)
         if named is not None and named[channels] == "c" and named[height] == "w":
             height, width = width, height
-        return self.shape[channels], self.shape[height], self.shape[width]
+        return channels, height, width
 
     @property
     def dimension_names(self) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.datasets import format as layout
 from smolact.datasets.cameras import Columns, decode_image
 from smolact.datasets.faults import Fault, Progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
@@ -220,7 +219,8 @@ def _video_file(
                 yield Fault(
                     "error",
                     place,
-                    f"its frames are {shape[1]} × {shape[2]}, but {layout.INFO} says {height} × {width}. Restore the file.",
+                    f"its frames are {shape[1]} × {shape[2]}, and those of the camera's first video {height} × {width}. Restore the "
+                    "file, or delete its episodes: smolact dataset delete.",
                 )
                 return
     finally:

@@ -80,6 +80,15 @@ def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
             yield Fault(
                 "warning", layout.INFO, f"feature '{name}' has the dtype '{feature.dtype}', not known here."
             )
+    for name in meta.video_keys:
+        said, found = meta.said_size(name), meta.features[name].image_shape[1:]
+        if said != found:
+            yield Fault(
+                "warning",
+                layout.INFO,
+                f"says that '{name}' is {said[0]} × {said[1]} (height × width), but its video is {found[0]} × {found[1]}, which is "
+                "used. smolact dataset compact writes it there.",
+            )
     if meta.codebase_version == "v3.0":
         yield from _edges(meta)
 

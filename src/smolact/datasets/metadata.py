@@ -12,6 +12,7 @@ from smolact.datasets.confined import META, check_confined, entries_of
 from smolact.datasets.episodes import read_episodes_v2, read_episodes_v3
 from smolact.datasets.format import Feature, whole_number
 from smolact.datasets.info import read_info, version_of
+from smolact.datasets.sizes import first_size, tell_other_size
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import column_values, read_table
 from smolact.errors import DatasetError
@@ -59,11 +60,27 @@ class LeRobotDatasetMetadata:
             },
         }
         self._read_tables()
-        self.check_files()
+        self.look_at_files()
 
-    def check_files(self) -> None:
-        """Raise a `DatasetError` if one of the dataset's files must not be opened: a link out of its folder, or no regular file."""
+    def look_at_files(self) -> None:
+        """See that the files that are here may be opened, and take the size of each camera from its video.
+
+        `info.json` may say another size, which LeRobot never looks at; that is told, and the video's is used.
+
+        Raises:
+            DatasetError: one is a link out of the folder, or no regular file.
+        """
         check_confined(self.root, entries_of(self.episodes))
+        for key in self.video_keys:
+            size = first_size(self.root, self.episodes.video_path[key])
+            if size is not None and size != self.features[key].image_shape[1:]:
+                tell_other_size(self._info_path, key, self.features[key].image_shape[1:], size)
+                self.features[key] = self.features[key].resized(*size)
+
+    def said_size(self, key: str) -> tuple[int, int]:
+        """The (height, width) of a camera that `info.json` says."""
+        _, height, width = layout.parse_feature(key, self.info["features"][key], self._info_path).image_shape
+        return height, width
 
     def _read_tables(self) -> None:
         if self.codebase_version == "v3.0":

@@ -233,7 +233,7 @@ class LeRobotDataset(Dataset[Batch]):
                 self.meta.root.name
             )  # the Hub's folders are named by commit: metadata and data stay together
             find_folder(self.repo_id, "dataset", patterns=sorted(paths), revision=commit)
-            self.meta.check_files()
+            self.meta.look_at_files()
         missing = sorted(path for path in paths if not (self.meta.root / path).is_file())
         if missing:
             raise DatasetError(

@@ -22,10 +22,12 @@ from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspected_files import DECODED_AT_ONCE, TIME_TOLERANCE
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
 from smolact.datasets.rows import EpisodeRows, taken
+from smolact.datasets.sizes import first_size
 from smolact.datasets.sources import Source, table_statistics
 from smolact.datasets.tables import ARROW_TYPES, column_array, column_values, read_table
 from smolact.datasets.video import VideoReader
 from smolact.errors import ConfigError, DatasetError
+from smolact.openable import leads_out
 from smolact.types import Statistics
 
 NAMES = ("episode_index", "tasks", "length", "data/chunk_index", "data/file_index")
@@ -128,7 +130,7 @@ class _Bare(LeRobotDatasetMetadata):
         self.tasks, self.stats = {}, {}
         self.episodes = Episodes(np.zeros(0, dtype=np.int64), [], [], {}, {}, {})
 
-    def check_files(self) -> None:
+    def look_at_files(self) -> None:
         """Each is looked at by itself: one that must not be opened costs only its own episodes."""
 
 
@@ -210,11 +212,13 @@ def _row(
 ) -> Row:
     problem = f"{path}, row {position}: "
     counts = [name for name in value if name.endswith("_index")] + ["length"]
+    whole = {name: layout.whole_number(value[name]) for name in counts}
     if (
-        not all(type(value[name]) is int and 0 <= value[name] < 2**62 for name in counts)
-        or not value["length"]
+        not all(number is not None and 0 <= number < 2**62 for number in whole.values())
+        or not whole["length"]
     ):
         raise DatasetError(f"{problem}expected whole numbers, found {[value[name] for name in counts]}.")
+    value = {**value, **whole}
     tasks = value["tasks"]
     if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) and t.strip() for t in tasks):
         raise DatasetError(f"{problem}expected a list of tasks, found {tasks!r:.100}.")
@@ -320,6 +324,11 @@ def _check_images(meta: LeRobotDatasetMetadata, row: Row, part: pa.Table) -> Non
 def _check_videos(found: Salvage, key: str, rows: list[Row], quick: bool, progress: Progress) -> list[Row]:
     """Those of the episodes of which camera `key` has all frames."""
     meta, whole, done = found.meta, list[Row](), 0
+    places = sorted({row.videos[key][0] for row in rows})
+    inside = [place for place in places if not leads_out(meta.root, meta.root / place)]
+    sizes = [size for place in inside if (size := first_size(meta.root, [place])) is not None]
+    if sizes and meta.features[key].image_shape[1:] not in sizes:  # then info.json is wrong, not every video
+        meta.features[key] = meta.features[key].resized(*sizes[0])
     for place, group in _by_file(rows, lambda row: row.videos[key][0]):
         try:
             check_inside(meta.root, place)
