@@ -15,7 +15,7 @@ import pytest
 
 from smolact.datasets.format import fill_template
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import DatasetError, VideoError
+from smolact.errors import DatasetError
 from tests.datasets.make import write
 
 DATA = Path(__file__).parent.parent / "parity" / "data"
@@ -222,14 +222,6 @@ def test_what_an_unfinished_write_left_is_ignored(v30: Path) -> None:
     pq.write_table(later, episodes / "file-001.parquet")  # published, but info.json never said so
     (episodes / ".tmp-1234-file-002.parquet").write_bytes(b"half")
     assert LeRobotDataset(v30).num_episodes == 4
-
-
-def test_a_video_of_another_size_or_length_is_named(v30: Path) -> None:
-    info = json.loads((v30 / "meta/info.json").read_text())
-    info["features"]["observation.images.top"]["shape"] = [96, 64, 3]
-    change_info(v30, **info)
-    with pytest.raises(VideoError, match=r"file-000\.mp4 has frames of .*\(64, 96, 3\).*\(96, 64, 3\)"):
-        LeRobotDataset(v30)[0]
 
 
 def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:

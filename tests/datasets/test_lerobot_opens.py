@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -100,6 +101,23 @@ def test_what_was_edited_opens_there(tmp_path: Path, dtype: str) -> None:
         **parts,
     }
     assert_same_to_both(*(build(plan, tmp_path / name) for name, plan in plans.items()))
+
+
+@with_061
+def test_what_was_put_in_order_opens_there(tmp_path: Path) -> None:
+    """Joints of another order, rows of another order, a later version, and numbers as text."""
+    root = write(tmp_path / "set", (5, 4, 6), episodes_per_file=3)
+    other = Path(shutil.copytree(root, tmp_path / "other"))
+    path = other / "meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"]["observation.state"]["names"] = ["d", "b", "a", "c"]
+    info |= {"codebase_version": "v3.1", "fps": "10", "chunks_size": 1000.0, "robot_type": "arm"}
+    path.write_text(json.dumps(info))
+    data = other / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(data).take(list(range(14, -1, -1))), data)
+    sources = [Source(root), Source(other)]
+    made = build(edit.merge(sources, reorder_names=True), tmp_path / "merged")
+    assert_same_to_both(made, build(edit.whole(sources[1]), tmp_path / "compact"))
 
 
 @with_061
