@@ -54,8 +54,8 @@ def own_files(folder: Path) -> list[Path]:
 
 def leads_out(folder: Path, path: Path) -> Path | None:
     """Where `path`, below `folder`, is in truth, if links lead it out of the folder; None if they do not."""
-    inside, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    return None if _is_inside(target, inside, _blobs(inside)) else target
+    inside, target = os.path.realpath(folder), os.path.realpath(path)
+    return None if _is_inside(target, inside, _blobs(inside)) else Path(target)
 
 
 def faults_below(root: Path, names: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -64,29 +64,47 @@ def faults_below(root: Path, names: Collection[str]) -> Iterator[tuple[str, str]
     Yields:
         its place relative to `root`, and what is wrong, to go on the sentence that the place begins.
     """
-    inside = Path(os.path.realpath(root))
+    inside, where = os.path.realpath(root), _Links()
     blobs = _blobs(inside)
-    walked: set[Path] = set()
-    folders = [root]
+    walked: set[str] = set()
+    folders = [str(root)]
     while folders:
         folder = folders.pop()
         with os.scandir(folder) as entries:
-            listed = [entry for entry in entries if folder != root or entry.name in names]
+            listed = [entry for entry in entries if folder != str(root) or entry.name in names]
         for entry in sorted(listed, key=lambda entry: entry.name):
-            path = Path(entry.path)
+            path, mode = entry.path, 0
             if entry.is_symlink():
-                path = Path(os.path.realpath(path))
+                path = where(path)
                 if not _is_inside(path, inside, blobs):
                     yield _place(entry.path, root), f"leads out of the folder, to {path}"
                     continue
-                if not path.exists():
+                try:
+                    mode = os.stat(path).st_mode  # noqa: PTH116
+                except OSError:
                     continue  # a link to nothing: who needs the file will miss it by name
-            if entry.is_dir():
+            if stat.S_ISDIR(mode) if mode else entry.is_dir():
                 if path not in walked:
                     walked.add(path)
                     folders.append(path)
-            elif not entry.is_file():
-                yield _place(entry.path, root), f"is {_kind(path.stat().st_mode)}, no regular file"
+            elif not (stat.S_ISREG(mode) if mode else entry.is_file()):
+                yield _place(entry.path, root), f"is {_kind(Path(path).stat().st_mode)}, no regular file"
+
+
+class _Links:
+    """Where links lead: as `os.path.realpath` says it, but each folder is resolved once. Snapshots have thousands of links into one."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def __call__(self, link: str) -> str:
+        folder, name = os.path.split(os.path.join(os.path.dirname(link), os.readlink(link)))  # noqa: PTH115, PTH118, PTH120
+        if name in ("", ".", ".."):
+            return os.path.realpath(link)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        target = os.path.join(self._folders[folder], name)  # noqa: PTH118
+        return os.path.realpath(target) if os.path.islink(target) else target  # noqa: PTH114
 
 
 def linked_folders(root: Path, names: Collection[str]) -> list[str]:
@@ -104,14 +122,14 @@ def _place(path: str, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _blobs(inside: Path) -> Path | None:
+def _blobs(inside: str) -> str | None:
     """The `blobs` of the repository whose snapshot `inside` is, or lies in; None if it is none."""
-    snapshots = (part for part in (inside, *inside.parents) if part.parent.name == "snapshots")
-    return next((part.parent.parent / "blobs" for part in snapshots), None)
+    snapshots = (part for part in (Path(inside), *Path(inside).parents) if part.parent.name == "snapshots")
+    return next((str(part.parent.parent / "blobs") for part in snapshots), None)
 
 
-def _is_inside(target: Path, inside: Path, blobs: Path | None) -> bool:
-    return target.is_relative_to(inside) or (blobs is not None and target.parent == blobs)
+def _is_inside(target: str, inside: str, blobs: str | None) -> bool:
+    return target == inside or target.startswith(inside + os.sep) or os.path.dirname(target) == blobs  # noqa: PTH120
 
 
 def _kind(mode: int) -> str:

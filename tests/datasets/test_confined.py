@@ -11,11 +11,17 @@ from pathlib import Path
 import pytest
 
 from smolact.cli.main import main
+from smolact.datasets.format import read_json, read_json_lines
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.remux import Index
+from smolact.datasets.store import FrameStore
+from smolact.datasets.tables import open_parquet
+from smolact.datasets.video import VideoReader
 from smolact.datasets.writer import DatasetWriter
-from smolact.errors import ConfigError, DatasetError
+from smolact.errors import ConfigError, DatasetError, WriteError
 from smolact.hub import find_folder
+from smolact.training.tracking import MetricsFile
 from tests.datasets.damages import contents
 from tests.datasets.fuzz import watching
 from tests.datasets.make import record, write
@@ -119,6 +125,20 @@ def test_a_pipe_is_named_and_not_opened(root: Path, place: str) -> None:
     assert fault.place == place and "is a pipe (FIFO), no regular file" in fault.message
     with pytest.raises(DatasetError, match="no regular file"):
         DatasetWriter.resume(root)
+
+
+def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    os.mkfifo(path)
+    for look in (VideoReader, Index, open_parquet, read_json, read_json_lines):
+        with pytest.raises(DatasetError, match="only regular files are opened"):
+            look(path)  # type: ignore[operator]
+    os.mkfifo(tmp_path / "top.arrays")
+    with pytest.raises(WriteError, match="only regular files are opened"):
+        FrameStore(tmp_path, "top", (3,), "uint8", 2)
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(WriteError, match="only regular files are opened"):
+        MetricsFile(tmp_path)
 
 
 def test_links_that_stay_inside_and_a_root_that_is_a_link_are_read(root: Path, tmp_path: Path) -> None:

@@ -28,8 +28,13 @@ class EpisodeRows:
 
     def __init__(self, table: pa.Table, file: Path) -> None:
         self.file, self.count = file, table.num_rows
-        episodes, self._steps = (column_array(table, name, (1,), file).reshape(-1) for name in NUMBERS)
-        self._order = np.lexsort((self._steps, episodes)).astype(np.int64)
+        columns = (column_array(table, name, (1,), file).reshape(-1) for name in NUMBERS)
+        episodes, self._steps = (
+            column if column.dtype.kind == "f" else column.astype(np.int64, copy=False) for column in columns
+        )
+        further = np.diff(episodes)
+        in_order = ((further > 0) | ((further == 0) & (np.diff(self._steps) > 0))).all()
+        self._order: Ints = np.arange(self.count) if in_order else np.lexsort((self._steps, episodes))
         self._episodes = episodes[self._order]
 
     def of(self, episode: int) -> Ints:

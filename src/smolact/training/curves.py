@@ -68,7 +68,7 @@ def read_metrics(run: Path) -> dict[str, Series]:
     path = run / METRICS
     found: dict[str, dict[float, float]] = {}
     newest = -math.inf
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
         line = _parsed(text)
         step = line.pop("step", math.nan)
         if not 0 <= step <= LARGEST_STEP:

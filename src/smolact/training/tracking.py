@@ -10,6 +10,7 @@ from typing import Any
 
 from smolact import durable
 from smolact.errors import optional_import
+from smolact.files import read_bytes
 from smolact.training.sections import TrackioSection, WandBSection
 
 METRICS = "metrics.jsonl"
@@ -106,7 +107,8 @@ class MetricsFile:
     def __init__(self, run: Path, step: int = 0) -> None:
         self.path = run / METRICS
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").split("\n")
+            with durable.named_errors(self.path):
+                lines = read_bytes(self.path).decode().split("\n")
             durable.write_text(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def __call__(self, event: Event) -> None:
