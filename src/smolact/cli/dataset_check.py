@@ -30,12 +30,17 @@ def run(argv: Sequence[str]) -> int:
     config, _ = parse(CheckConfig, argv)
     folder = dataset_folder(config.dataset)
 
+    from smolact.datasets.depth import depth_story
     from smolact.datasets.inspection import check_dataset
+    from smolact.datasets.metadata import LeRobotDatasetMetadata
 
     with progress_bar() as progress:
         faults = check_dataset(folder, config.quick, progress)
     for fault in faults:
         sys.stdout.write(f"{fault}\n")
+    if not any(fault.severity == "error" and fault.place.startswith("meta") for fault in faults):
+        story = depth_story(LeRobotDatasetMetadata(folder))
+        sys.stdout.write(f"{story}\n" if story else "")
     errors = sum(fault.severity == "error" for fault in faults)
     what = "whole" if not faults else f"{errors} errors, {len(faults) - errors} warnings"
     sys.stdout.write(f"{folder}: {what}{' (pictures not decoded)' if config.quick else ''}\n")

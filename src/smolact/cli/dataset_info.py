@@ -63,7 +63,7 @@ def describe(meta: LeRobotDatasetMetadata) -> list[tuple[str, str]]:
         ("duration", f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds:.1f} s"),
         ("size on disk", _megabytes(meta.root)),
     ]
-    groups = {"cameras": meta.camera_keys}
+    groups = {"cameras": meta.color_keys, "depth cameras": meta.depth_keys}
     groups["features"] = [
         name for name in meta.features if name not in {*meta.camera_keys, *DEFAULT_FEATURES}
     ]
@@ -86,7 +86,9 @@ def _feature(feature: Feature) -> str:
     if feature.is_image:
         _, height, width = feature.image_shape
         codec = feature.info.get("video.codec")
-        return f"{width} × {height}, {feature.dtype}" + (f" ({codec})" if codec else "")
+        told = [codec, feature.info.get("video.pix_fmt") if feature.is_depth else None]
+        how = ", ".join(str(one) for one in told if one)
+        return f"{width} × {height}, {feature.dtype}" + (f" ({how})" if how else "")
     names = flat_names(feature.names)
     shape = " × ".join(map(str, feature.shape)) or "1"
     return f"{feature.dtype}, {shape}" + (f" ({', '.join(names)})" if names else "")

@@ -94,7 +94,7 @@ def read_pictures(
         raise ConfigError("Which dataset? Give --dataset.repo_id=OWNER/NAME or --dataset.root=FOLDER.")
     folder = find_folder(name, "dataset", root=section.root, patterns=["meta/**"], revision=section.revision)
     meta = LeRobotDatasetMetadata(folder)
-    if not meta.camera_keys:
+    if not meta.color_keys:
         raise ConfigError(f"{name} has no camera: its features are {', '.join(meta.features)}.")
     total = meta.total_frames
     chosen = frames or sorted({total * part // 6 for part in (1, 3, 5)})
@@ -102,12 +102,17 @@ def read_pictures(
     if outside:
         raise ConfigError(f"--frames has {outside[0]}: {name} has {total} frames, numbered 0 to {total - 1}.")
     episodes = np.searchsorted(meta.episodes.to_index, chosen, side="right")
-    pictures: dict[str, dict[int, Tensor]] = {key: {} for key in meta.camera_keys}
+    pictures: dict[str, dict[int, Tensor]] = {key: {} for key in meta.color_keys}
     for number, episode in zip(chosen, episodes.tolist(), strict=True):
         dataset = LeRobotDataset(
-            name, root=section.root, episodes=[episode], revision=section.revision, return_uint8=True
+            name,
+            root=section.root,
+            episodes=[episode],
+            revision=section.revision,
+            return_uint8=True,
+            cameras=meta.color_keys,
         )
         sample = dataset[number - int(meta.episodes.from_index[episode])]
-        for key in meta.camera_keys:
+        for key in meta.color_keys:
             pictures[key][number] = sample[key]
     return pictures

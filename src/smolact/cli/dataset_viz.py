@@ -6,6 +6,7 @@ opens rerun, where that is installed.
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
 from smolact.settings import setting
+
+logger = logging.getLogger(__name__)
 
 USAGE = "smolact dataset viz --dataset.root=FOLDER --html [--episodes=0:10] [--output=page.html | --output=FOLDER]"
 FIRST = 10
@@ -62,9 +65,13 @@ def run(argv: Sequence[str]) -> int:
         import_rerun()  # before a dataset is fetched in vain
     folder = dataset_folder(config.dataset)
 
+    from smolact.datasets.depth import depth_story
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
-    total = LeRobotDatasetMetadata(folder).total_episodes
+    meta = LeRobotDatasetMetadata(folder)
+    total, story = meta.total_episodes, depth_story(meta)
+    if story is not None:
+        logger.info("%s", story)
     output = config.output or (Path(f"{folder.resolve().name}.html") if config.html else None)
     whole = output is not None and output.suffix not in (".html", ".rrd")
     episodes = chosen_episodes(config.episodes or (":" if whole else f":{FIRST}"), total)

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from smolact.datasets.depth import meaning
 from smolact.datasets.format import Feature, flat_names
 
 
 class Difference(NamedTuple):
-    """What of a feature differs, and what each side says: the dtype, the shape, or the names of its numbers."""
+    """What of a feature differs, and what each side says: dtype, shape, names of its numbers, meaning of depth, units."""
 
     what: str
     here: Any
@@ -60,4 +61,6 @@ def _described(feature: Feature) -> dict[str, Any]:
         "the dtype": feature.dtype,
         "the shape": tuple(shape),
         "the names": names if names and len(names) == math.prod(feature.shape) else None,
+        "the depth": {name: value for name, value in meaning(feature).items() if value is not None},
+        "the units": feature.info.get("units"),
     }

@@ -6,11 +6,12 @@ parent still reads there), a pickled source travels empty; either opens its own 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -213,23 +214,48 @@ def decode_image(data: bytes | None, size: tuple[int, int], where: str) -> Image
     Raises:
         DatasetError: there is no image, it is damaged, or of another size than (height, width) `size`.
     """
+    with _opened(data, size, where, ("PNG", "JPEG")) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def check_depth_image(data: bytes | None, shape: tuple[int, int, int], where: str) -> None:
+    """See that an image of a depth camera is whole; its numbers stay as they are.
+
+    Raises:
+        DatasetError: there is no image, it is damaged, or of another (channels, height, width) than `shape`.
+    """
+    with _opened(data, shape[1:], where, ("PNG", "TIFF", "JPEG")) as picture:
+        picture.load()
+        found = len(picture.getbands())
+    if found != shape[0]:
+        raise DatasetError(
+            f"{where} is an image of {found} channels, but meta/info.json says {shape[0]}: it is not the depth that was "
+            "recorded. Fetch the dataset again, or leave the camera out: smolact dataset remove-feature"
+        )
+
+
+@contextlib.contextmanager
+def _opened(
+    data: bytes | None, size: tuple[int, int], where: str, formats: tuple[str, ...]
+) -> Iterator[Pillow.Image]:
+    """An image whose size is checked before it is decoded."""
     if not data:
         raise DatasetError(
             f"{where} holds no image: it names a file outside the dataset. Fetch the dataset again."
         )
     try:
-        with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        with Pillow.open(io.BytesIO(data), formats=formats) as picture:
             if picture.size != size[::-1]:
                 raise DatasetError(
                     f"{where} is an image of (height, width) {picture.size[::-1]}, but meta/info.json says {size}. "
                     "Repair info.json, or fetch the dataset again."
                 )
-            return np.asarray(picture.convert("RGB"))
+            yield picture
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(
-            f"{where} is not a whole PNG or JPEG ({error}). Fetch the dataset again."
+            f"{where} is not a whole {' or '.join(formats)} ({error}). Fetch the dataset again."
         ) from error
 
 

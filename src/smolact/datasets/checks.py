@@ -45,9 +45,10 @@ def check_features(features: Mapping[str, Feature | Mapping[str, Any]]) -> dict[
                 "single number is (1,)."
             )
         if feature.is_image:
-            if len(feature.shape) != 3 or feature.image_shape[0] != 3:
+            if len(feature.shape) != 3 or feature.image_shape[0] != 3 or feature.is_depth:
                 raise ConfigError(
-                    f"Camera '{name}' has the shape {feature.shape}: expected (height, width, 3)."
+                    f"Camera '{name}' has the shape {feature.shape}{' and is marked as depth' * feature.is_depth}: expected "
+                    "(height, width, 3), in colour. Depth is not recorded."
                 )
             _, height, width = feature.image_shape
             feature = Feature(feature.dtype, (height, width, 3), list(AXES), feature.info)

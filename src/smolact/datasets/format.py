@@ -45,6 +45,10 @@ VIDEO_FILE_MB = 200
 MOST_CHANNELS = 4
 MOST_VALUES = 2**26  # of one frame's feature: a picture of 4096 × 4096 in colour, and room to spare
 IMAGE_DTYPES = ("image", "video")
+DEPTH_MARKERS = ("is_depth_map", "video.is_depth_map")
+"""What marks a depth camera, in a feature's `info` or in its older `video_info`; the first is the newer name."""
+DEPTH_MEANING = ("depth_unit", "video.depth_min", "video.depth_max", "video.shift", "video.use_log")
+"""What in a depth camera's `info` says which distance a stored number is."""
 STATISTICS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
@@ -65,6 +69,15 @@ class Feature:
     def is_image(self) -> bool:
         """Whether this is a camera, stored as video or as images."""
         return self.dtype in IMAGE_DTYPES
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether this is a depth camera: one that is marked as such, or has a single channel.
+
+        Its numbers are distances of more than 8 bits. Nothing here reads them: they are copied, never decoded to pictures.
+        """
+        is_marked = any(self.info.get(marker) for marker in DEPTH_MARKERS)
+        return self.is_image and (is_marked or 1 in (self.shape[0], self.shape[-1]))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -144,8 +157,12 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
         raise DatasetError(
             f"{problem}has the shape {list(shape)}, more than {MOST_VALUES} values a frame. Repair the file or fetch it again."
         )
-    info = value.get("info") or value.get("video_info") or {}  # v2.0 has the second name
-    return Feature(value["dtype"], tuple(shape), value.get("names"), info if isinstance(info, dict) else {})
+    told = [value.get(name) for name in ("video_info", "info")]  # v2.0 has the first name
+    parts = [part for part in told if isinstance(part, dict)]
+    info = {name: of for part in parts for name, of in part.items()}
+    if any(part.get(marker) for part in parts for marker in DEPTH_MARKERS):
+        info[DEPTH_MARKERS[0]] = True  # whatever the other names say
+    return Feature(value["dtype"], tuple(shape), value.get("names"), info)
 
 
 def fill_template(template: Any, source: Path, **values: int | str) -> PurePosixPath:

@@ -47,7 +47,7 @@ class FrameCache:
 
     Args:
         meta: the dataset's.
-        cameras: whose pictures; all of them when None.
+        cameras: whose pictures; all but depth cameras when None.
         fit: (width, height) that pictures are scaled down to, in their own proportions: smaller, and no longer exact to the
             bit (rounded to whole numbers). None keeps them as they are.
         folder: where; a folder beside the dataset when None.
@@ -69,7 +69,7 @@ class FrameCache:
         name = f"frames-{fingerprint(meta)}" + (f"-{fit[0]}x{fit[1]}" if fit else "")
         self.folder = (folder or folder_beside(meta.root)) / name
         self.stores = {}
-        for key in meta.camera_keys if cameras is None else cameras:
+        for key in meta.color_keys if cameras is None else cameras:
             channels, height, width = meta.features[key].image_shape
             height, width = _inner((height, width), fit)
             shape = (channels, height, width)

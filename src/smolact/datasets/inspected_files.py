@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.datasets.cameras import Columns, decode_image
+from smolact.datasets import format as layout
+from smolact.datasets.cameras import Columns, check_depth_image, decode_image
+from smolact.datasets.depth import bits_of
 from smolact.datasets.faults import Fault, Progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
@@ -157,12 +159,35 @@ def _images(root: Path, place: str, name: str, feature: Feature, rows: int) -> I
     height, width = feature.image_shape[1:]
     columns = Columns(root)
     for row in range(rows):
+        where = f"{place}, row {row}, '{name}'"
         try:
-            decode_image(
-                columns.images(place, name, [row])[0], (height, width), f"{place}, row {row}, '{name}'"
-            )
+            (data,) = columns.images(place, name, [row])
+            if feature.is_depth:
+                check_depth_image(data, feature.image_shape, where)
+            else:
+                decode_image(data, (height, width), where)
         except DatasetError as error:
             yield Fault("error", f"{place}, row {row}", str(error))
+
+
+def _layout(place: str, feature: Feature, size: tuple[int, int], pixel_format: str) -> Iterator[Fault]:
+    """Whether frames of a video are as large, and of a depth camera as fine, as the metadata says."""
+    height, width = feature.image_shape[1:]
+    if size != (height, width):
+        yield Fault(
+            "error",
+            place,
+            f"its frames are {size[0]} × {size[1]}, and those of the camera's first video {height} × {width}. Restore the "
+            "file, or delete its episodes: smolact dataset delete.",
+        )
+    told = feature.info.get("video.pix_fmt")
+    if feature.is_depth and isinstance(told, str) and bits_of(pixel_format) < bits_of(told):
+        yield Fault(
+            "error",
+            place,
+            f"its depth has {bits_of(pixel_format)} bits ({pixel_format}), but {layout.INFO} says {told}: what made the file "
+            "has rounded the depth. Restore the file.",
+        )
 
 
 def video_faults(meta: LeRobotDatasetMetadata, key: str, quick: bool, progress: Progress) -> Iterator[Fault]:
@@ -212,16 +237,11 @@ def _video_file(
             )
         if quick:
             return
-        height, width = meta.features[key].image_shape[1:]
+        feature = meta.features[key]
+        layouts: set[tuple[int, int, str]] = set()
         for start in range(0, len(reader), DECODED_AT_ONCE):
-            shape = reader.frames(np.arange(start, min(start + DECODED_AT_ONCE, len(reader)))).shape
-            if shape[1:3] != (height, width):
-                yield Fault(
-                    "error",
-                    place,
-                    f"its frames are {shape[1]} × {shape[2]}, and those of the camera's first video {height} × {width}. Restore the "
-                    "file, or delete its episodes: smolact dataset delete.",
-                )
-                return
+            layouts |= reader.layouts(np.arange(start, min(start + DECODED_AT_ONCE, len(reader))))
+        for found_height, found_width, pixel_format in sorted(layouts):
+            yield from _layout(place, feature, (found_height, found_width), pixel_format)
     finally:
         reader.close()

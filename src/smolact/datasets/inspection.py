@@ -152,6 +152,8 @@ def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) 
         if feature.dtype == "string" or feature.dtype not in (*IMAGE_DTYPES, *ARROW_TYPES):
             continue
         stats = meta.stats.get(name, {})
+        if feature.is_depth and not stats:
+            continue  # nothing here reads depth, or could compute them
         missing = [statistic for statistic in ("min", "max", "mean", "std") if statistic not in stats]
         if missing:
             severity: Literal["error", "warning"] = "warning" if name in DEFAULT_FEATURES else "error"

@@ -100,8 +100,18 @@ class LeRobotDatasetMetadata:
 
     @property
     def camera_keys(self) -> list[str]:
-        """The cameras, however they are stored."""
+        """The cameras, however they are stored; depth cameras too."""
         return [name for name, feature in self.features.items() if feature.is_image]
+
+    @property
+    def color_keys(self) -> list[str]:
+        """The cameras that give pictures in colour: what a policy can look at."""
+        return [name for name in self.camera_keys if not self.features[name].is_depth]
+
+    @property
+    def depth_keys(self) -> list[str]:
+        """The depth cameras (see `Feature.is_depth`)."""
+        return [name for name in self.camera_keys if self.features[name].is_depth]
 
     @property
     def video_keys(self) -> list[str]:
@@ -114,10 +124,13 @@ class LeRobotDatasetMetadata:
         return [name for name, feature in self.features.items() if feature.dtype == "image"]
 
     def policy_features(self) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
-        """What a policy can take in and give out: cameras as (3, H, W), state and environment state; the action."""
+        """What a policy can take in and give out: cameras as (3, H, W), state and environment state; the action.
+
+        Depth cameras are left out.
+        """
         inputs = {
             name: PolicyFeature(FeatureType.VISUAL, self.features[name].image_shape)
-            for name in self.camera_keys
+            for name in self.color_keys
         }
         for name, kind in ((STATE, FeatureType.STATE), (ENVIRONMENT_STATE, FeatureType.ENV)):
             if name in self.features:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smolact.datasets.cameras import Camera, Columns, ImageCamera, VideoCamera, Videos
+from smolact.datasets.depth import depth_story
 from smolact.datasets.format import Feature
 from smolact.datasets.frames import load_frames
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError, DatasetError, did_you_mean
 from smolact.hub import find_folder, local_folder
 from smolact.types import TASK, VISION_TOKENS, Batch
+
+logger = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 Kept = Callable[[Ints], Tensor]
@@ -42,7 +46,8 @@ class LeRobotDataset(Dataset[Batch]):
             last frame stands in. An offset must be a whole number of frames.
         revision: branch, tag or commit on the Hub.
         return_uint8: give images as uint8, a quarter of the bytes to move; divide by 255 on the device.
-        cameras: those that samples have; all of them when None. Of others nothing is fetched or decoded.
+        cameras: those that samples have; all of them when None. Of others nothing is fetched or decoded. A depth camera can't be
+            one of them.
 
     Attributes:
         frame_numbers: (num_frames,), where each sample's frame is among those of all episodes, chosen or not.
@@ -287,12 +292,21 @@ def _chosen(episodes: Sequence[int] | None, meta: LeRobotDatasetMetadata) -> lis
 
 def _chosen_cameras(cameras: Sequence[str] | None, meta: LeRobotDatasetMetadata) -> list[str]:
     for key in cameras or ():
+        if key in meta.depth_keys:
+            raise ConfigError(
+                f"cameras names '{key}', a depth camera of {meta.root}: depth is not read. Leave it out."
+            )
         if key not in meta.camera_keys:
             raise ConfigError(
                 f"cameras names '{key}', which {meta.root} does not have; it has {', '.join(meta.camera_keys)}."
                 f"{did_you_mean(key, meta.camera_keys)}"
             )
-    return meta.camera_keys if cameras is None else list(cameras)
+    if cameras is not None:
+        return list(cameras)
+    story = depth_story(meta)
+    if story is not None:
+        logger.info("%s: %s", meta.root, story)
+    return meta.color_keys
 
 
 def frame_offsets(key: str, seconds: Sequence[float], fps: float, features: Mapping[str, Feature]) -> Ints:
@@ -306,6 +320,8 @@ def frame_offsets(key: str, seconds: Sequence[float], fps: float, features: Mapp
             f"delta_timestamps names '{key}', which the dataset does not have; it has {', '.join(features)}."
             f"{did_you_mean(key, features)}"
         )
+    if features[key].is_depth:
+        raise ConfigError(f"delta_timestamps names '{key}', a depth camera: depth is not read. Leave it out.")
     offsets = np.asarray(seconds, dtype=np.float64)
     if offsets.ndim != 1 or not offsets.size or not np.isfinite(offsets).all():
         raise ConfigError(

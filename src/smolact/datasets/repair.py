@@ -215,7 +215,11 @@ class _Work:
 
     def _are_known(self) -> bool:
         """Whether the rows of `meta/episodes` say enough to compute the statistics of all."""
-        wanted = [name for name, feature in self.found.meta.features.items() if feature.dtype != "string"]
+        wanted = [
+            name
+            for name, feature in self.found.meta.features.items()
+            if feature.dtype != "string" and not feature.is_depth
+        ]
         return all(
             {"min", "max", "mean", "std", "count"} <= row.statistics.get(name, {}).keys()
             and all(np.isfinite(value).all() for value in row.statistics[name].values())

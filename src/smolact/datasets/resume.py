@@ -15,6 +15,7 @@ import pyarrow as pa
 from smolact.datasets import aside
 from smolact.datasets import format as layout
 from smolact.datasets.alike import another_robot, differences, told
+from smolact.datasets.depth import without
 from smolact.datasets.episodes import whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
@@ -61,7 +62,7 @@ def find_end(root: Path) -> Found:
 
     Raises:
         NotFoundError: there is no such folder.
-        ConfigError: it is of an older version, or belongs to the Hub's cache.
+        ConfigError: it is of an older version, belongs to the Hub's cache, or has depth cameras.
         DatasetError: it is damaged, or has links to folders.
         WriteError: the disk refused to put something aside.
     """
@@ -81,6 +82,11 @@ def find_end(root: Path) -> Found:
         raise DatasetError(
             f"{root / linked[0]} is a link to another folder of the dataset: what is recorded could overwrite what is there. Make "
             f"the dataset anew, without links: smolact dataset compact --dataset.root={root}"
+        )
+    if meta.depth_keys:
+        raise ConfigError(
+            f"{root} has depth cameras ({', '.join(meta.depth_keys)}), and depth is not recorded here. Record into another "
+            f"folder, or go on in a copy without depth. {without(meta, meta.depth_keys)}"
         )
     chunk_size = meta.info.get("chunks_size", layout.FILES_PER_CHUNK)
     if type(chunk_size) is not int or chunk_size < 1:

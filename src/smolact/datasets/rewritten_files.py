@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import encode_image
+from smolact.datasets.depth import check_no_depth, without
 from smolact.datasets.edit import Plan
 from smolact.datasets.encoders import choose_encoder
 from smolact.datasets.faults import Progress
@@ -50,6 +51,8 @@ class _Rewriter:
         first = plan.sources[0].meta
         self.fps, self.info = first.fps, first.info
         self.schema = _schema(plan, self.features)
+        for source in plan.sources:
+            check_no_depth(source.meta, list(plan.cameras), "storing it as another kind of picture")
         self.rows: list[dict[str, Any]] = []
         self.statistics: list[Statistics] = []
         self.tasks = _tasks(plan)
@@ -130,12 +133,19 @@ class _Rewriter:
         return table
 
     def _episode_statistics(self, source: Source, episode: int, table: pa.Table) -> Statistics:
-        kept = {} if self.plan.recompute else source.statistics(episode)
+        of_source = source.statistics(episode)
+        kept = {
+            name: values
+            for name, values in of_source.items()
+            if not self.plan.recompute or name in source.meta.depth_keys
+        }
         found: Statistics = {}
         for name, feature in self.features.items():
             known = _usable(kept.get(name, {}), feature)
             complete = all(statistic in known for statistic in layout.STATISTICS)
-            if feature.is_image:
+            if feature.is_depth:  # what they say is in the unit of the sensor, not in that of what is stored
+                found |= {name: known} if known else {}
+            elif feature.is_image:
                 if not {"min", "max", "mean", "std", "count"} <= known.keys():
                     known = self._image_statistics(source, name, episode)
                 found[name] = known
@@ -173,6 +183,8 @@ class _Rewriter:
                     span = index.packets(cut)
                 used = index
                 if span is None or used is None:
+                    if feature.is_depth:
+                        raise _not_cut(source, name, episode)
                     self._encode(encoded, source, name, episode, feature)
                     used = Index(encoded)
                     span = used.packets(Cut(encoded, 0, self.rows[number]["length"]))
@@ -236,6 +248,14 @@ class _Rewriter:
         """Bytes of a file."""
         value = self.info.get(name, usual)
         return 2**20 * (value if isinstance(value, (int, float)) and value > 0 else usual)
+
+
+def _not_cut(source: Source, name: str, episode: int) -> DatasetError:
+    return DatasetError(
+        f"{source.meta.root}: episode {episode} can't be cut out of its video of '{name}' as it is (it does not begin with a "
+        f"key frame, or ends among frames that need a later one), and encoding depth again would change it. "
+        f"{without(source.meta, [name])}"
+    )
 
 
 def _tasks(plan: Plan) -> list[str]:

@@ -128,6 +128,9 @@ def _write_v3(plan: Plan, folder: Path, contents: Contents) -> None:
     found = aggregate(statistics)
     if same:  # the whole's own statistics are better than what its episodes' come to: quantiles do not add up
         found = {name: source.stats.get(name, value) for name, value in found.items()}
+    if plan.is_whole:  # those of depth can't be computed here, and some datasets have none of single episodes
+        kept = [name for name in source.depth_keys if name in contents.features and name in source.stats]
+        found |= {name: source.stats[name] for name in kept}
     (folder / layout.STATS).write_text(_json(plain(found), indent=4), encoding="utf-8")
 
 

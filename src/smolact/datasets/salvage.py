@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from smolact.datasets import format as layout
-from smolact.datasets.cameras import decode_image
+from smolact.datasets.cameras import check_depth_image, decode_image
 from smolact.datasets.confined import check_inside, unfit
 from smolact.datasets.episodes import Episodes
 from smolact.datasets.faults import Progress, no_progress
@@ -318,7 +318,10 @@ def _check_images(meta: LeRobotDatasetMetadata, row: Row, part: pa.Table) -> Non
     for key in meta.image_keys:
         for value in column_values(part.select([key]), key, meta.root / row.data):
             data = value.get("bytes") if isinstance(value, dict) else None
-            decode_image(data, meta.features[key].image_shape[1:], key)
+            if meta.features[key].is_depth:
+                check_depth_image(data, meta.features[key].image_shape, key)
+            else:
+                decode_image(data, meta.features[key].image_shape[1:], key)
 
 
 def _check_videos(found: Salvage, key: str, rows: list[Row], quick: bool, progress: Progress) -> list[Row]:
@@ -360,9 +363,9 @@ def _check_frames(
     if end > len(reader):
         raise DatasetError(f"its frames end at {end}, but the file has {len(reader)}.")
     for start in () if quick else range(first, end, DECODED_AT_ONCE):
-        found = reader.frames(np.arange(start, min(start + DECODED_AT_ONCE, end))).shape
-        if found[1:3] != shape[1:]:
-            raise DatasetError(f"its frames are {found[1]} × {found[2]}, expected {shape[1]} × {shape[2]}.")
+        for height, width, _ in reader.layouts(np.arange(start, min(start + DECODED_AT_ONCE, end))):
+            if (height, width) != shape[1:]:
+                raise DatasetError(f"its frames are {height} × {width}, expected {shape[1]} × {shape[2]}.")
     return end
 
 

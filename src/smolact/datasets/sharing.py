@@ -112,5 +112,6 @@ def _features(meta: LeRobotDatasetMetadata) -> str:
             continue
         told = [] if feature.is_image else flat_names(feature.names)
         size = " × ".join(map(str, feature.shape))
-        lines.append(f"| `{name}` | {feature.dtype} | {size} | {', '.join(told)} |")
+        kind = feature.dtype + " (depth)" * feature.is_depth
+        lines.append(f"| `{name}` | {kind} | {size} | {', '.join(told)} |")
     return "\n".join(lines)

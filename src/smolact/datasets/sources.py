@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
+from smolact.datasets.depth import check_no_depth
 from smolact.datasets.format import Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.remux import Cut
@@ -70,8 +71,10 @@ class Source:
         """The pictures of camera `key` in an episode, (H, W, 3) uint8.
 
         Raises:
+            ConfigError: it is a depth camera.
             DatasetError: one can't be decoded.
         """
+        check_no_depth(self.meta, [key], "a picture")
         feature = self.meta.features[key]
         if feature.dtype == "video":
             yield from decode(self.cut(key, episode))

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -24,6 +24,7 @@ from smolact.errors import ConfigError, VideoError, WriteError
 from smolact.openable import check_regular
 
 Image = NDArray[np.uint8]
+Read = TypeVar("Read")
 
 
 # Text in a container that is no UTF-8 is nobody's loss; from 19 on PyAV thinks so too and has no such argument.
@@ -60,31 +61,53 @@ class VideoReader:
             VideoError: a number is past the end, or the file can't be decoded there.
         """
         wanted = np.asarray(numbers, dtype=np.int64)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise VideoError(
-                f"{self.path} has {len(self)} frames, but frame {int(wanted.max())} is asked for: the file is cut off "
-                "or is not the one that the metadata describes. Fetch it again."
-            )
         unique, back = np.unique(wanted, return_inverse=True)
-        with self._lock:
-            if self._container is None:
-                self._open()
-            try:
-                images = [self._frame(int(number)) for number in unique]
-                stacked: Image = np.stack(images) if images else np.empty((0, 0, 0, 3), dtype=np.uint8)
-            except BaseException as error:
-                self._close()
-                if isinstance(error, (av.FFmpegError, ValueError)) and not isinstance(error, VideoError):
-                    raise self._damaged(error) from error
-                raise
+
+        def stack() -> Image:
+            images = [self._picture(self._frame(int(number))) for number in unique]
+            return np.stack(images) if images else np.empty((0, 0, 0, 3), dtype=np.uint8)
+
+        stacked = self._reading(unique, stack)
         return (
             stacked if len(unique) == len(wanted) and (back == np.arange(len(back))).all() else stacked[back]
         )
+
+    def layouts(self, numbers: Sequence[int] | NDArray[np.int64]) -> set[tuple[int, int, str]]:
+        """What frames of these numbers there are, as (height, width, FFmpeg's pixel format): decoded, and not converted.
+
+        Raises:
+            VideoError: as `frames` does.
+        """
+        wanted = np.unique(np.asarray(numbers, dtype=np.int64))
+
+        def look() -> set[tuple[int, int, str]]:
+            frames = (self._frame(int(number)) for number in wanted)
+            return {(frame.height, frame.width, frame.format.name) for frame in frames}
+
+        return self._reading(wanted, look)
 
     def close(self) -> None:
         """Close the file; asked for a frame, the reader opens it again."""
         with self._lock:
             self._close()
+
+    def _reading(self, wanted: NDArray[np.int64], read: Callable[[], Read]) -> Read:
+        """What `read` gives of the frames `wanted` (ascending); the file is closed when it fails."""
+        if wanted.size and (wanted[0] < 0 or wanted[-1] >= len(self)):
+            raise VideoError(
+                f"{self.path} has {len(self)} frames, but frame {int(wanted[-1])} is asked for: the file is cut off "
+                "or is not the one that the metadata describes. Fetch it again."
+            )
+        with self._lock:
+            if self._container is None:
+                self._open()
+            try:
+                return read()
+            except BaseException as error:
+                self._close()
+                if isinstance(error, (av.FFmpegError, ValueError)) and not isinstance(error, VideoError):
+                    raise self._damaged(error) from error
+                raise
 
     def _open(self) -> None:
         try:
@@ -115,7 +138,10 @@ class VideoReader:
             self._container.close()
             self._container = None
 
-    def _frame(self, number: int) -> Image:
+    def _picture(self, frame: Any) -> Image:
+        return np.asarray(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
+
+    def _frame(self, number: int) -> Any:
         key = int(np.searchsorted(self._keys, number, side="right")) - 1
         start = int(self._keys[key]) if key >= 0 else 0
         if not start <= self._next <= number:
@@ -128,7 +154,7 @@ class VideoReader:
             if frame.pts > target:
                 break
             self._next = number + 1
-            return np.asarray(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
+            return frame
         self._next = -1
         raise VideoError(
             f"{self.path}: frame {number} of {len(self)} is not where the file's index says: it is damaged or cut off. "

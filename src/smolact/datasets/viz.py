@@ -79,7 +79,7 @@ def write_page(
             progress("episodes", done, len(chosen))
         episode = describe_episode(source, number, list(signals))
         size += len(episode["numbers"])
-        for place, key in enumerate(source.meta.camera_keys):
+        for place, key in enumerate(source.meta.color_keys):
             film = films.film(key, number)
             name = f"episode_{number:06d}_{place}"
             if alone:
@@ -122,7 +122,7 @@ def page(
     """The page, as text."""
     data = {
         "fps": meta.fps,
-        "cameras": [key.removeprefix("observation.images.") for key in meta.camera_keys],
+        "cameras": [key.removeprefix("observation.images.") for key in meta.color_keys],
         "plots": plots(signals),
         "columns": sum(map(len, signals.values())),
         "episodes": episodes,

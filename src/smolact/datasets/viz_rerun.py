@@ -95,7 +95,7 @@ def _log(rerun: Any, stream: Any, source: Source, number: int) -> None:
         name: (names, column_array(table, name, meta.features[name].shape, path).reshape(table.num_rows, -1))
         for name, names in signal_names(meta).items()
     }
-    cameras = {key: source.images(key, number) for key in meta.camera_keys}
+    cameras = {key: source.images(key, number) for key in meta.color_keys}
     for frame in range(table.num_rows):
         stream.set_time("frame", sequence=frame)
         stream.set_time("time", duration=frame / meta.fps)

@@ -212,6 +212,8 @@ def dataset_rows(meta: LeRobotDatasetMetadata) -> list[Row]:
     for place, (name, feature) in enumerate({**inputs, **outputs}.items()):
         lacking = "" if name in meta.stats else ", without statistics"
         rows.append(("" if place else "features", f"{name} {feature.shape}{lacking}"))
+    if meta.depth_keys:
+        rows.append(("depth cameras", f"{', '.join(meta.depth_keys)}: not read"))
     return rows
 
 
@@ -264,8 +266,9 @@ def _meet_dataset(
 
 def _frames(folder: Path, config: PolicyConfig, names: Mapping[str, str]) -> dict[str, Any]:
     """Eight frames from all over the dataset, under the policy's names."""
-    fps = LeRobotDatasetMetadata(folder).fps
-    dataset = LeRobotDataset(folder, delta_timestamps=chunk_timestamps(config, fps), return_uint8=True)
+    meta = LeRobotDatasetMetadata(folder)
+    offsets = chunk_timestamps(config, meta.fps)
+    dataset = LeRobotDataset(folder, delta_timestamps=offsets, return_uint8=True, cameras=meta.color_keys)
     count = min(8, len(dataset))
     samples = dataset.__getitems__(
         [round(place * (len(dataset) - 1) / max(1, count - 1)) for place in range(count)]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from smolact.datasets.depth import depth_story
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, WriteError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
@@ -56,9 +57,24 @@ def check_features(policy: PolicyConfig, meta: LeRobotDatasetMetadata, rename_ma
         FeatureError: a camera, state or action is missing or does not fit.
     """
     check_rename_map(rename_map, list(meta.features))
+    note_depth(meta, rename_map)
     inputs, outputs = renamed_features(meta, rename_map)
     check_cameras(policy, {key: value for key, value in inputs.items() if is_image_key(key)}, rename_map)
     check_sizes(policy, {**inputs, **outputs})
+
+
+def note_depth(meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]) -> None:
+    """Say which cameras are left out since they are depth cameras; raise a `ConfigError` if the map leads one to the policy."""
+    story = depth_story(meta)
+    if story is None:
+        return
+    led = [key for key in rename_map if key in meta.depth_keys]
+    if led:
+        raise ConfigError(
+            f"--rename_map leads '{led[0]}' to the policy, and it is a depth camera: no policy reads depth. Leave it out of "
+            f"the map; cameras in colour are {', '.join(meta.color_keys) or 'none'}."
+        )
+    logger.warning("%s", story)
 
 
 def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:

@@ -152,7 +152,7 @@ def _dataset(source: Source, dataset: LeRobotDataset, share: float | None) -> di
         "frames": dataset.num_frames,
         "fps": dataset.fps,
         "robot_type": source.meta.robot_type,
-        "cameras": [source.rename_map.get(key, key) for key in source.meta.camera_keys],
+        "cameras": [source.rename_map.get(key, key) for key in source.meta.color_keys],
         "tasks": list(dict.fromkeys(source.meta.tasks.values())),
     }
     return {name: value for name, value in facts.items() if value is not None}

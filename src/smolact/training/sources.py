@@ -67,7 +67,7 @@ class Source:
 
     def cameras(self, policy: PolicyConfig) -> list[str]:
         """The dataset's cameras that the policy reads, by their names there."""
-        keys = self.meta.camera_keys
+        keys = self.meta.color_keys
         return [key for key in keys if self.rename_map.get(key, key) in policy.input_features]
 
 
@@ -198,7 +198,7 @@ def training_statistics(sources: Sequence[Source], *, imagenet: bool) -> Statist
 
 def _with_imagenet(meta: LeRobotDatasetMetadata, names: Mapping[str, str], *, imagenet: bool) -> Statistics:
     statistics: Statistics = {names.get(key, key): dict(values) for key, values in meta.stats.items()}
-    for key in meta.camera_keys if imagenet else ():
+    for key in meta.color_keys if imagenet else ():
         name = names.get(key, key)
         mean, std = (np.array(values).reshape(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         statistics[name] = {**statistics.get(name, {}), "mean": mean, "std": std}
@@ -270,7 +270,8 @@ def order_of(
 
 
 def _sample_keys(source: Source) -> set[str]:
-    names = {source.rename_map.get(key, key) for key in source.meta.features}
+    read = [key for key in source.meta.features if key not in source.meta.depth_keys]
+    names = {source.rename_map.get(key, key) for key in read}
     return names | {name + VISION_TOKENS for name in names if is_image_key(name)} | {ACTION_IS_PAD}
 
 
