@@ -58,12 +58,12 @@ def test_accumulated_batches_are_one_large_batch(alone: Path, tmp_path: Path) ->
     check_same(tmp_path / "run", alone)
 
 
-def run_two(folder: Path, *argv: str) -> str:
+def run_two(folder: Path, *argv: str, root: Path = DATASET) -> str:
     """Train with two processes, and give what they said."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
         *("-m", "smolact", "train", *argv),
-        *(f"--dataset.root={DATASET}", f"--output_dir={folder}", "--num_workers=0", "--save_freq=2"),
+        *(f"--dataset.root={root}", f"--output_dir={folder}", "--num_workers=0", "--save_freq=2"),
     ]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240

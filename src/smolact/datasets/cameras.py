@@ -133,7 +133,10 @@ class VideoCamera:
             by_file.setdefault(self._paths[episode], []).append(place)
         for path, places in by_file.items():
             inside = np.array([self._first[int(episodes[place])] for place in places]) + numbers[places]
-            found = self._videos.reader(path).frames(inside)
+            try:
+                found = self._videos.reader(path).frames(inside)
+            except VideoError as error:
+                raise VideoError(f"'{self._key}': {error}") from error
             if found.shape[1:] != images.shape[1:]:
                 raise VideoError(
                     f"{path} has frames of (height, width, channels) {found.shape[1:]}, and other videos of '{self._key}' have "

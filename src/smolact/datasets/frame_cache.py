@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +28,14 @@ from smolact.datasets.cameras import Camera
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset, first_frames
 from smolact.datasets.store import FrameStore
+from smolact.datasets.unreadable import Unreadable, refusal
 from smolact.datasets.video import Image
-from smolact.errors import WriteError
+from smolact.errors import DatasetError, WriteError
 
 Ints = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 """Told what is done, and how many of how many."""
-Load = Callable[["Runs"], Iterable[tuple[str, Ints, Tensor]]]
+Load = Callable[["Runs"], Iterable["Piece"]]
 """Gives the items of a dataset, in order."""
 
 RUN = 32
@@ -85,6 +86,7 @@ class FrameCache:
         processes: int = 1,
         load: Load | None = None,
         progress: Progress | None = None,
+        unreadable: list[Unreadable] | None = None,
     ) -> int:
         """Keep a dataset's pictures as far as there is room, and let it take them from here.
 
@@ -93,6 +95,7 @@ class FrameCache:
             rank, processes: of several processes, each makes a part; all have to be through before samples are read.
             load: gets what is decoded one by one, by other processes if it likes.
             progress: told of what is looked at and made.
+            unreadable: as for `fill`; `leave_out` has to be told what all processes found.
 
         Returns:
             of how many of its frames the pictures are kept.
@@ -112,6 +115,7 @@ class FrameCache:
             prepare=None if self.fit is None else partial(scaled, fit=self.fit),
             load=load,
             progress=progress,
+            unreadable=unreadable,
         )
         self.is_kept[dataset.frame_numbers[frames]] = True
         for key, store in self.stores.items():
@@ -119,6 +123,10 @@ class FrameCache:
             dataset.replace_camera(key, kept)
         dataset.decodes &= len(frames) < dataset.num_frames
         return len(frames)
+
+    def leave_out(self, unreadable: Sequence[Unreadable]) -> None:
+        """Frames that could not be read are not kept: whoever asks for one hears why."""
+        self.is_kept[[self._starts[one.episode] + one.frame for one in unreadable]] = False
 
 
 @dataclass
@@ -154,6 +162,7 @@ def fill(
     prepare: Callable[[Tensor], Tensor] | None = None,
     load: Load | None = None,
     progress: Progress | None = None,
+    unreadable: list[Unreadable] | None = None,
 ) -> int:
     """Put into stores what is not there yet, and return how many arrays that were.
 
@@ -165,9 +174,10 @@ def fill(
         prepare: called with the pictures before, in the process that decoded them.
         load: gets what is decoded one by one, by other processes if it likes.
         progress: told of what is looked at and made.
+        unreadable: takes the frames that can't be read, of which nothing is put in; None to stop at the first one.
 
     Raises:
-        DatasetError: a picture can't be read.
+        DatasetError: a picture can't be read, and there is no list for that.
         WriteError: the disk is full or refused. What was made until then is kept.
     """
     say: Progress = progress or (lambda what, done, of: None)
@@ -182,15 +192,29 @@ def fill(
     _check_room(next(iter(stores.values())).folder if stores else dataset.meta.root, needed)
     total, done = sum(len(run) for _, run in runs), 0
     wanted = Runs(dataset, runs, prepare)
-    for key, run, pictures in map(wanted.__getitem__, range(len(runs))) if load is None else load(wanted):
-        stores[key].write(numbers[run], make(key, pictures))
-        done += len(run)
+    for piece in map(wanted.__getitem__, range(len(runs))) if load is None else load(wanted):
+        if piece.unreadable and unreadable is None:
+            raise refusal(piece.unreadable)
+        if unreadable is not None:
+            unreadable += piece.unreadable
+        if piece.pictures is not None:
+            stores[piece.camera].write(numbers[piece.frames], make(piece.camera, piece.pictures))
+        done += len(piece.frames) + len(piece.unreadable)
         say(f"keeping frames of {len(stores)} camera{'s' * (len(stores) > 1)}", done, total)
     return total
 
 
-class Runs(Dataset[tuple[str, Ints, Tensor]]):
-    """Cameras, frames in a row, and their pictures (n, 3, H, W)."""
+class Piece(NamedTuple):
+    """Frames (n,) of a camera that lie together, their pictures (n, 3, H, W), None for no frames, and those that can't be read."""
+
+    camera: str
+    frames: Ints
+    pictures: Tensor | None
+    unreadable: list[Unreadable]
+
+
+class Runs(Dataset[Piece]):
+    """What cameras saw, a run of frames at a time."""
 
     def __init__(
         self,
@@ -203,10 +227,26 @@ class Runs(Dataset[tuple[str, Ints, Tensor]]):
     def __len__(self) -> int:
         return len(self.runs)
 
-    def __getitem__(self, index: int) -> tuple[str, Ints, Tensor]:
+    def __getitem__(self, index: int) -> Piece:
         key, frames = self.runs[index]
-        pictures = self.dataset.pictures(key, frames)
-        return key, frames, pictures if self.prepare is None else self.prepare(pictures)
+        unreadable: list[Unreadable] = []
+        try:
+            pictures: Tensor | None = self.dataset.pictures(key, frames)
+        except DatasetError:
+            frames, pictures = self._one_by_one(key, frames, unreadable)
+        if pictures is not None and self.prepare is not None:
+            pictures = self.prepare(pictures)
+        return Piece(key, frames, pictures, unreadable)
+
+    def _one_by_one(self, key: str, frames: Ints, unreadable: list[Unreadable]) -> tuple[Ints, Tensor | None]:
+        found: dict[int, Tensor] = {}
+        for frame in frames.tolist():
+            try:
+                found[frame] = self.dataset.pictures(key, np.array([frame]))
+            except DatasetError as error:
+                unreadable.append(self.dataset.unreadable(frame, error))
+        pictures = torch.cat(list(found.values())) if found else None
+        return np.array(list(found), dtype=np.int64), pictures
 
 
 def _runs(frames: Ints) -> Iterator[Ints]:

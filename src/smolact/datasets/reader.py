@@ -19,6 +19,7 @@ from smolact.datasets.depth import depth_story
 from smolact.datasets.format import Feature
 from smolact.datasets.frames import load_frames
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.unreadable import Unreadable
 from smolact.errors import ConfigError, DatasetError, did_you_mean
 from smolact.hub import find_folder, local_folder
 from smolact.types import TASK, VISION_TOKENS, Batch
@@ -151,6 +152,12 @@ class LeRobotDataset(Dataset[Batch]):
         owners = np.searchsorted(self._starts, frames, side="right") - 1
         found = self._cameras[key].frames(self._numbers[owners], frames - self._starts[owners])
         return torch.from_numpy(found).permute(0, 3, 1, 2)
+
+    def unreadable(self, index: int, error: DatasetError) -> Unreadable:
+        """The sample `index`, which raised `error`, with its place."""
+        row = self._row(index)
+        slot = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return Unreadable(self.meta.root, self.episodes[slot], row - int(self._starts[slot]), str(error))
 
     def replace_camera(self, key: str, change: Callable[[Camera], Camera]) -> None:
         """Take the pictures of camera `key` from what `change` makes of it."""

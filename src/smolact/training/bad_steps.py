@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from smolact import durable
-from smolact.datasets.collate import collate
 from smolact.errors import TrainingError
-from smolact.training.data import Samples
+from smolact.training.data import Samples, batch_of
 from smolact.training.stream import SampleStream
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ def bad_steps_error(
     ]
     path = run / f"bad_batch_{step:06d}.safetensors"
     if keep:
-        collated = collate(batch)
+        collated = batch_of(batch)
         tensors = {key: value.contiguous() for key, value in collated.items() if isinstance(value, Tensor)}
         with durable.replacing_file(path) as temporary:
             durable.save_tensors(temporary, tensors, metadata={"task": json.dumps(collated.get("task"))})

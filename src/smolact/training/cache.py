@@ -7,7 +7,8 @@ What is kept is named by what it was made of (dataset, tower, settings), so anot
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,16 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smolact.datasets.frame_cache import FrameCache, Progress, fill, fingerprint, folder_beside
-from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.reader import LeRobotDataset, first_frames
 from smolact.datasets.store import FrameStore
-from smolact.errors import ConfigError
+from smolact.datasets.unreadable import Unreadable, refusal
+from smolact.errors import ConfigError, DatasetError
 from smolact.policies.base import PreTrainedPolicy
+from smolact.training.bad_samples import of_all
 from smolact.training.config import TrainConfig
 from smolact.training.data import loaded
 from smolact.training.devices import total
 from smolact.training.preflight import gigabytes
 from smolact.training.sources import Source
 from smolact.types import NormalizationMode
+
+logger = logging.getLogger(__name__)
 
 LARGEST_FLOAT8 = torch.finfo(torch.float8_e4m3fn).max
 
@@ -118,6 +123,7 @@ def _keep_pictures(
     cache = FrameCache(
         source.meta, source.cameras(policy.config), fit, config.cache.folder, config.cache.max_gb * 1e9
     )
+    unreadable = _place_for_unreadable(config)
     kept = sum(
         cache.keep(
             dataset,
@@ -125,9 +131,11 @@ def _keep_pictures(
             processes=accelerator.num_processes,
             load=partial(loaded, config=config),
             progress=progress,
+            unreadable=unreadable,
         )
         for dataset in datasets
     )
+    cache.leave_out(_checked(config, accelerator, unreadable))
     share = kept / sum(map(len, datasets))
     size = kept * sum(store.bytes_of_one for store in cache.stores.values())
     rest = "" if share == 1 else f" ({share:.0%}; the others are decoded each time: raise --cache.max_gb)"
@@ -154,7 +162,7 @@ def _keep_features(
     folder = folder / f"features-{fingerprint(source.meta)}-{tower_fingerprint(policy, config, accelerator)}"
     stores: dict[str, FrameStore] = {}
     for key in cameras:
-        one = encode(key, datasets[0].pictures(key, np.zeros(1, dtype=np.int64)))
+        one = encode(key, torch.zeros((1, *source.meta.features[key].image_shape), dtype=torch.uint8))
         stores[key] = FrameStore(folder, key, one.shape[1:], one.dtype, source.meta.total_frames)
     size = sum(map(len, datasets)) * sum(store.bytes_of_one for store in stores.values())
     if size > config.cache.max_gb * 1e9:
@@ -162,26 +170,59 @@ def _keep_features(
             f"The vision tokens of {source.section.name} take {size / 1e9:.1f} GB, more than --cache.max_gb="
             f"{config.cache.max_gb:g}. Raise it, use fewer episodes (--dataset.episodes), or leave out --cache.features."
         )
+    unreadable = _place_for_unreadable(config)
     was_training = policy.training
     policy.eval()
     for dataset in datasets:
         frames = np.array_split(np.arange(len(dataset)), accelerator.num_processes)[accelerator.process_index]
-        fill(stores, dataset, frames, encode, load=partial(loaded, config=config), progress=progress)
-        for key, store in stores.items():
-            dataset.replace_pictures(key, KeptTokens(store, kind))
-        dataset.decodes = False
+        load = partial(loaded, config=config)
+        fill(stores, dataset, frames, encode, load=load, progress=progress, unreadable=unreadable)
     policy.train(was_training)
+    starts = first_frames(source.meta)
+    lacking = {
+        int(starts[one.episode]) + one.frame: one.reason for one in _checked(config, accelerator, unreadable)
+    }
+    for dataset in datasets:
+        for key, store in stores.items():
+            dataset.replace_pictures(key, KeptTokens(store, kind, lacking))
+        dataset.decodes = False
     return f"vision tokens of {sum(map(len, datasets))} frames, {gigabytes(size)} in {folder}"
 
 
-class KeptTokens:
-    """Reads tokens (n, T, D) out of a store."""
+def _place_for_unreadable(config: TrainConfig) -> list[Unreadable] | None:
+    """Where frames go that can't be read; None if one of them stops what has not begun."""
+    return None if config.dataset.max_bad_samples is None else []
 
-    def __init__(self, store: FrameStore, kind: str) -> None:
-        self.store, self.kind = store, kind
+
+def _checked(
+    config: TrainConfig, accelerator: Accelerator, unreadable: list[Unreadable] | None
+) -> list[Unreadable]:
+    """The frames that no process could read, if they are not more than may be left out."""
+    found = of_all(accelerator, unreadable or [])
+    if len({one.place for one in found}) > (config.dataset.max_bad_samples or 0):
+        raise refusal(found)
+    if found:
+        logger.warning(
+            "%d frames can't be read, and are not kept; others will take their places.", len(found)
+        )
+    return found
+
+
+class KeptTokens:
+    """Reads tokens (n, T, D) out of a store; `lacking` says of which frames there are none, and why."""
+
+    def __init__(self, store: FrameStore, kind: str, lacking: Mapping[int, str] | None = None) -> None:
+        self.store, self.kind, self.lacking = store, kind, dict(lacking or {})
 
     def __call__(self, frames: NDArray[np.int64]) -> Tensor:
-        """Those of frames (n,)."""
+        """Those of frames (n,).
+
+        Raises:
+            DatasetError: there are none of one of them, since its picture can't be read.
+        """
+        for frame in self.lacking and frames.tolist():
+            if frame in self.lacking:
+                raise DatasetError(self.lacking[frame])
         return unpacked(self.store.read(frames), self.kind)
 
 

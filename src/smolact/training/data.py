@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from smolact.datasets.collate import collate
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import SmolactError, TrainingError
+from smolact.datasets.unreadable import Unreadable
+from smolact.errors import DatasetError, SmolactError, TrainingError
 from smolact.training.config import TrainConfig
 from smolact.training.sources import MixedDataset
 from smolact.training.stream import Epochs, Order, Place, SampleStream, seeded
@@ -29,6 +30,10 @@ T = TypeVar("T")
 Draws = Callable[[torch.Generator], dict[str, Tensor]]
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
+SUBSTITUTES = 16
+"""Frames that are tried in the place of one that can't be read; if none of them can be read either, the dataset is gone."""
+UNREADABLE = "unreadable"
+"""What could not be read of a sample, or of a batch, as a list of `Unreadable`."""
 DRAWN = "drawn."
 """What a sample's own generator drew for the policy's `forward` is in the batch under this prefix."""
 
@@ -42,6 +47,8 @@ class Samples(Dataset[Batch]):
         draws: the policy's `training_draws`.
         augment: called with each image (3, H, W) and the sample's generator.
         order: of the frames; all of them, epoch after epoch, when None.
+        tolerant: where a frame can't be read, another takes its place (`Order.substitute`) and the sample lists what could not be
+            read under `UNREADABLE`.
     """
 
     def __init__(
@@ -51,7 +58,10 @@ class Samples(Dataset[Batch]):
         draws: Draws | None = None,
         augment: Augmentation | None = None,
         order: Order | None = None,
+        *,
+        tolerant: bool = False,
     ) -> None:
+        self.tolerant = tolerant
         self.dataset, self.seed, self.draws, self.augment = dataset, seed, draws, augment
         self.order = order or Epochs(range(len(dataset)), seed)
 
@@ -59,9 +69,33 @@ class Samples(Dataset[Batch]):
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[Place]) -> list[Batch]:
-        """Several samples at once, as a DataLoader asks for them."""
-        samples = self.dataset.__getitems__([place.frame for place in places])
+        """Several samples at once, as a DataLoader asks for them.
+
+        Raises:
+            DatasetError: a frame can't be read; if `tolerant`, neither can any that might take its place.
+        """
+        try:
+            samples = self.dataset.__getitems__([place.frame for place in places])
+        except DatasetError:
+            if not self.tolerant:
+                raise
+            return [self._readable(place) for place in places]
         return [self._finish(sample, place.position) for sample, place in zip(samples, places, strict=True)]
+
+    def _readable(self, place: Place) -> Batch:
+        """The sample at a place, or that of another frame in its place."""
+        frame, unreadable = place.frame, list[Unreadable]()
+        for attempt in range(SUBSTITUTES + 1):
+            try:
+                (sample,) = self.dataset.__getitems__([frame])
+            except DatasetError as error:
+                if attempt == SUBSTITUTES:
+                    raise
+                unreadable.append(self.dataset.unreadable(frame, error))
+                frame = self.order.substitute(place.position, attempt)
+            else:
+                break
+        return self._finish(sample, place.position) | ({UNREADABLE: unreadable} if unreadable else {})
 
     def _finish(self, sample: Batch, position: int) -> Batch:
         finished = dict(sample)
@@ -73,6 +107,15 @@ class Samples(Dataset[Batch]):
             drawn = self.draws(seeded(self.seed, "draws", position))
             finished |= {DRAWN + name: value for name, value in drawn.items()}
         return finished
+
+
+def batch_of(samples: Sequence[Batch]) -> Batch:
+    """Samples to a batch; `UNREADABLE` is in it where one of them has it."""
+    unreadable = [one for sample in samples for one in sample.get(UNREADABLE, ())]
+    if not unreadable:
+        return collate(samples)
+    bare = [{key: value for key, value in sample.items() if key != UNREADABLE} for sample in samples]
+    return collate(bare) | {UNREADABLE: unreadable}
 
 
 @dataclass(frozen=True)
@@ -116,7 +159,7 @@ def make_loader(
         samples,
         batch_size=config.batch_size,
         sampler=stream,
-        collate_fn=collate,
+        collate_fn=batch_of,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(samples.seed),  # or it would draw from the policy's
         **({} if is_light else workers),

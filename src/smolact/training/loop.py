@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,43 +21,25 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from smolact import durable
+from smolact.datasets.unreadable import Unreadable
+from smolact.errors import DatasetError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import TRAIN_CONFIG
+from smolact.training.bad_samples import BadSamples, of_all
 from smolact.training.bad_steps import bad_steps_error
-from smolact.training.checkpoint import (
-    Progress,
-    checkpoint_folder,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from smolact.training.checkpoint import Progress, checkpoint_folder, prune_checkpoints, save_checkpoint
 from smolact.training.config import TrainConfig, own_settings
-from smolact.training.data import (
-    Samples,
-    make_loader,
-    next_batch,
-    take_drawn,
-)
+from smolact.training.data import UNREADABLE, Samples, make_loader, next_batch, take_drawn
 from smolact.training.devices import products, total
 from smolact.training.ema import ExponentialMovingAverage
 from smolact.training.facts import samples_per_step
-from smolact.training.initialization import (
-    Start,
-)
+from smolact.training.initialization import Start
 from smolact.training.meter import Meter
 from smolact.training.provenance import Provenance
 from smolact.training.random_state import undisturbed
 from smolact.training.sharding import ShardedPolicy
 from smolact.training.signals import stop_signals
-from smolact.training.tracking import (
-    Ended,
-    Evaluated,
-    Event,
-    Failed,
-    Listener,
-    Measured,
-    Saved,
-    Stepped,
-)
+from smolact.training.tracking import Ended, Evaluated, Event, Failed, Listener, Measured, Saved, Stepped
 from smolact.training.validation import Validation
 from smolact.types import Batch, Predictor
 
@@ -96,6 +78,7 @@ class Trainer:
     """Where the weights are split over processes."""
     validation: Validation | None = None
     ema: ExponentialMovingAverage | None = None
+    bad_samples: BadSamples = field(default_factory=BadSamples)
 
     def __post_init__(self) -> None:
         """Hand the model to accelerate, unless it is split already."""
@@ -136,13 +119,14 @@ class Trainer:
         with stop_signals() as received:
             stops = False
             while self.step < config.steps and not stops:
-                loss, norm, waited, stops = self._step(batches, bool(received))
+                loss, norm, waited, stops = self._step_or_save(batches, bool(received))
                 self.step += 1
                 step = self.step
                 meter.add(step, loss, norm, waited)
                 self.tell(Stepped(step))
                 if self.accelerator.num_processes == 1:  # several have to agree first, in the next step
                     stops = bool(received)
+                stops = stops or self.bad_samples.is_over
                 is_last = step == config.steps or stops
                 saves = config.save_checkpoint and (is_last or _is_due(step, config.save_freq))
                 validates = self.validation is not None and (_is_due(step, config.eval_steps) or is_last)
@@ -152,9 +136,12 @@ class Trainer:
                     self._check_finite(meter)
                 if measures:
                     metrics = meter.read(max(group["lr"] for group in self.optimizer.param_groups))
+                    if len(self.bad_samples):
+                        metrics["bad_samples"] = len(self.bad_samples)
                     if validates and self.validation is not None:
                         with self._averaged():
                             metrics["validation_loss"] = self.validation.loss(self.start, self.accelerator)
+                        self.bad_samples.add(self.validation.unreadable, step)
                         meter.restart_clock()
                     self.tell(Measured(step, metrics))
                 if config.env.type is not None and (_is_due(step, config.eval_freq) and not stops):
@@ -163,6 +150,9 @@ class Trainer:
                 if saves:
                     checkpoint = self._save(step)
                     meter.restart_clock()
+        if self.bad_samples.is_over and self.step < config.steps:
+            raise self.bad_samples.error(self.step, checkpoint)
+        self.bad_samples.note()
         ended = Ended(self.step, checkpoint, self.step >= config.steps, meter.data_wait)
         self.tell(ended)
         return ended
@@ -182,6 +172,19 @@ class Trainer:
         """The weights that the run is for: their moving average where there is one."""
         return contextlib.nullcontext() if self.ema is None else self.ema.swapped(self.start.policy)
 
+    def _step_or_save(self, batches: Iterator[Batch], stop: bool) -> tuple[Tensor, Tensor, float, bool]:
+        """`_step`; where no frame can be read any more, the run is saved as it was before."""
+        try:
+            return self._step(batches, stop)
+        except DatasetError:
+            begins = (
+                self.step == self.progress.step
+            )  # or the processes wait for each other in what they have in common
+            if self.config.save_checkpoint and not begins and self.accelerator.num_processes == 1:
+                self.optimizer.zero_grad(set_to_none=True)
+                self._save(self.step)
+            raise
+
     def _step(self, batches: Iterator[Batch], stop: bool) -> tuple[Tensor, Tensor, float, bool]:
         """One update: the global loss and gradient norm (on the device), seconds of waiting, and whether to stop.
 
@@ -190,13 +193,15 @@ class Trainer:
         with smaller ones, and accumulated batches give the same.
         """
         device, parts = self.accelerator.device, self.config.gradient_accumulation_steps
-        totals = torch.zeros(3, device=device)
+        totals = torch.zeros(4, device=device)
         waited = 0.0
+        unreadable: list[Unreadable] = []
         for part in range(parts):
             waiting = time.perf_counter()
             with record_function("data"):
                 batch, drawn = take_drawn(next_batch(batches))
                 waited += time.perf_counter() - waiting
+                unreadable += batch.pop(UNREADABLE, ())
             with record_function("preprocess"):
                 inputs = self.start.preprocess(batch)
                 arguments = {name: value.to(device, non_blocking=True) for name, value in drawn.items()}
@@ -206,14 +211,16 @@ class Trainer:
                     loss, counted = self._model(inputs, **arguments, reduction="sum")
                 with record_function("backward"):
                     loss.backward()
-            totals += torch.stack(
-                (loss.detach().float(), counted["entries"].float(), torch.zeros_like(totals[0]))
-            )
+            totals[:2] += torch.stack((loss.detach().float(), counted["entries"].float()))
         processes = self.accelerator.num_processes
         if processes > 1:
             totals[2] += stop  # processes get a signal at different steps, and must stop at the same
+            totals[3] += len(unreadable)
             totals = total(self.accelerator, totals)
-            stop = bool(totals[2] > 0)
+            stop, is_bad = (totals[2:] > 0).tolist()
+            if is_bad:
+                unreadable = of_all(self.accelerator, unreadable)
+        self.bad_samples.add(unreadable, self.step + 1, is_first=self.step == 0)
         with record_function("optimizer"):
             mean, norm = self._update(totals[0], totals[1].clamp_min(1))
         return mean, norm, waited, stop
@@ -334,7 +341,7 @@ class Trainer:
                 optimizer=optimizer,
                 scheduler=self.scheduler,
                 save_policy=partial(self._save_policy, policy),
-                save_more=None if self.ema is None else partial(self.ema.save, policy=self.start.policy),
+                save_more=self._save_more,
                 explicit=self.explicit,
                 own_settings=own_settings(self.config),
                 processes=self.accelerator.num_processes,
@@ -344,6 +351,12 @@ class Trainer:
         checkpoint = checkpoint_folder(self.run, step)
         self.tell(Saved(step, checkpoint))
         return checkpoint
+
+    def _save_more(self, folder: Path) -> None:
+        if self.ema is not None:
+            self.ema.save(folder, policy=self.start.policy)
+        if len(self.bad_samples):
+            self.bad_samples.save(folder)
 
     def _save_policy(self, policy: PreTrainedPolicy, folder: Path) -> None:
         with self._averaged():

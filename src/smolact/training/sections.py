@@ -64,6 +64,12 @@ class DatasetSection:
         "takes, which needs less room and rounds them (resized). See --cache.max_gb.",
         own=True,
     )
+    max_bad_samples: int | None = setting(
+        None,
+        "So many frames that can't be read may be left out of a run, others in their place; one more stops it, saved. When null "
+        "16, but none that is found before the first step.",
+        own=True,
+    )
     drop_n_last_frames: int | None = setting(
         None, "Leave out so many frames at the end of each episode; the policy's choice when null.", own=True
     )
@@ -71,6 +77,7 @@ class DatasetSection:
     def __post_init__(self) -> None:
         """Check the episode lists, the split and the mixture."""
         at_least("dataset.drop_n_last_frames", self.drop_n_last_frames or 0, 0)
+        at_least("dataset.max_bad_samples", self.max_bad_samples or 0, 0)
         self.repo_id, self.root = self.repo_id or None, self.root or None
         one = self.repo_id or self.root
         if self.mix and one:

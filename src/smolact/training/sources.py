@@ -14,7 +14,8 @@ from smolact.datasets.format import Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.stats import aggregate
-from smolact.errors import ConfigError, FeatureError, did_you_mean
+from smolact.datasets.unreadable import Unreadable
+from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
 from smolact.hub import find_folder
 from smolact.policies.configuration import PolicyConfig
 from smolact.processors.steps import RenameObservationsProcessorStep
@@ -241,6 +242,11 @@ class MixedDataset(Dataset[Batch]):
             for place, sample in zip(mine, found, strict=True):
                 samples[place] = self._renames[owner](sample)
         return [{key: value for key, value in sample.items() if key in self._shared} for sample in samples]
+
+    def unreadable(self, index: int, error: DatasetError) -> Unreadable:
+        """The sample `index`, which raised `error`, with its place in its own dataset."""
+        owner = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.datasets[owner].unreadable(index - int(self.starts[owner]), error)
 
 
 def open_sources(

@@ -30,6 +30,10 @@ class Order(Protocol):
         """The number of a frame; positions count from 0 without end."""
         ...
 
+    def substitute(self, position: int, attempt: int) -> int:
+        """The number of another frame, for a position whose own can't be read; attempts count from 0."""
+        ...
+
 
 class Epochs:
     """Every frame once an epoch, epoch after epoch, each in an order of its own.
@@ -51,6 +55,11 @@ class Epochs:
             self._epoch = epoch
             self._order = torch.randperm(len(self.frames), generator=seeded(self.seed, self.purpose, epoch))
         return int(self.frames[int(self._order[offset])])
+
+    def substitute(self, position: int, attempt: int) -> int:
+        """Any frame, drawn for this position and attempt."""
+        generator = seeded(self.seed, f"{self.purpose}, substitute {attempt}", position)
+        return int(self.frames[int(torch.randint(len(self.frames), (), generator=generator))])
 
 
 class Mixture:
@@ -84,6 +93,11 @@ class Mixture:
         """The frame at a position, as its order numbers it."""
         turn, number = self.turn(position)
         return self.orders[turn].frame(number)
+
+    def substitute(self, position: int, attempt: int) -> int:
+        """A frame of the order whose turn it is."""
+        turn, number = self.turn(position)
+        return self.orders[turn].substitute(number, attempt)
 
     def turn(self, position: int) -> tuple[int, int]:
         """Whose turn it is, and how often it has been before."""

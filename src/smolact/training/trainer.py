@@ -14,6 +14,7 @@ from smolact.errors import ConfigError, SmolactError
 from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.policies.sharing import contents
 from smolact.policies.summary import summarize
+from smolact.training.bad_samples import BadSamples
 from smolact.training.cache import keep
 from smolact.training.checkpoint import (
     CHECKPOINTS,
@@ -169,12 +170,14 @@ def train(
         listeners=heard,
         provenance=provenance,
         sharded=sharded,
+        bad_samples=BadSamples(config.dataset.max_bad_samples),
     )
     if config.dataset.eval_split:
         kept = Samples(
             open_sources([sources[index] for index in opened.held_out], list(opened.held_out.values())),
             seed,
             start.policy.training_draws,
+            tolerant=True,
         )
         trainer.validation = Validation(kept, config.max_eval_samples, config.batch_size)
     if config.ema.enable:
@@ -182,6 +185,7 @@ def train(
         trainer.ema = ExponentialMovingAverage(start.policy, config.ema.decay, warmup=config.ema.warmup)
     if checkpoint is not None:
         load_training_state(checkpoint, optimizer, scheduler)
+        trainer.bad_samples.load(checkpoint / TRAINING_STATE)
         if trainer.ema is None:
             check_no_average(checkpoint / TRAINING_STATE)
         else:
@@ -250,6 +254,7 @@ def _samples(
         draws,
         ImageTransforms(changes) if changes.enable else None,
         order_of(sources, datasets, seed, dropped),
+        tolerant=True,
     )
 
 

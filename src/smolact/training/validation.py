@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from smolact.datasets.collate import collate
-from smolact.training.data import Samples, take_drawn
+from smolact.datasets.unreadable import Unreadable
+from smolact.training.bad_samples import of_all
+from smolact.training.data import UNREADABLE, Samples, batch_of, take_drawn
 from smolact.training.devices import total
 from smolact.training.initialization import Start
 from smolact.training.stream import Place
@@ -22,12 +23,16 @@ class Validation:
         samples: of the held-out dataset.
         most: how many samples, evenly spread; 0 takes all.
         batch_size: of a process.
+
+    Attributes:
+        unreadable: what the last computation could not read, on any process.
     """
 
     def __init__(self, samples: Samples, most: int, batch_size: int) -> None:
         count = len(samples.dataset)
         frames = np.unique(np.linspace(0, count - 1, min(most or count, count)).round().astype(int))
         self.samples, self.batch_size = samples, batch_size
+        self.unreadable: list[Unreadable] = []
         self.places = [Place(position, int(frame)) for position, frame in enumerate(frames)]
 
     @torch.no_grad()
@@ -37,16 +42,19 @@ class Validation:
         totals = torch.zeros(2, device=device)
         own = self.places[accelerator.process_index :: accelerator.num_processes]
         longest = math.ceil(len(self.places) / accelerator.num_processes)
+        unreadable: list[Unreadable] = []
         policy.eval()
         # Weights that are split are gathered by all processes together: each computes as many batches as any other.
         for first in range(0, longest, self.batch_size):
             mine = own[first : first + self.batch_size]
-            batch, drawn = take_drawn(collate(self.samples.__getitems__(mine or self.places[:1])))
+            batch, drawn = take_drawn(batch_of(self.samples.__getitems__(mine or self.places[:1])))
+            unreadable += batch.pop(UNREADABLE, ())
             arguments = {name: value.to(device) for name, value in drawn.items()}
             with accelerator.autocast():
                 loss, counted = policy(start.preprocess(batch), **arguments, reduction="sum")
             if mine:
                 totals += torch.stack((loss.float(), counted["entries"].float()))
         policy.train()
+        self.unreadable = of_all(accelerator, unreadable)
         sums, entries = total(accelerator, totals).tolist()
         return float(sums / max(entries, 1))
