@@ -53,7 +53,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("marked", MARKED.values(), ids=MARKED)
-@pytest.mark.parametrize("shape", [(32, 48, 1), (1, 32, 48)])
+@pytest.mark.parametrize("shape", [(64, 96, 1), (1, 64, 96)])
 def test_a_depth_camera_is_recognized_and_left_out_of_samples(
     tmp_path: Path, marked: dict[str, Any], shape: tuple[int, ...]
 ) -> None:
@@ -243,7 +243,7 @@ def test_a_cut_that_would_encode_depth_again_is_refused(
 def test_check_finds_depth_that_was_rounded(video: Path, images: Path, tmp_path: Path) -> None:
     rounded = shutil.copytree(video, tmp_path / "video")
     path = rounded / LeRobotDatasetMetadata(rounded).episodes.video_path[DEPTH][0]
-    with VideoWriter(path, make.FPS, 48, 32, "hevc") as writer:
+    with VideoWriter(path, make.FPS, 96, 64, "h264") as writer:
         for number in range(7):
             writer.write(np.repeat((distances(0, number)[..., None] >> 4).astype(np.uint8), 3, axis=2))
     (fault,) = [fault for fault in check_dataset(rounded) if fault.severity == "error"]
@@ -253,7 +253,7 @@ def test_check_finds_depth_that_was_rounded(video: Path, images: Path, tmp_path:
     path = colored / LeRobotDatasetMetadata(colored).episodes.data_path[1]
     table = pq.read_table(path)
     buffer = io.BytesIO()
-    Image.fromarray(np.zeros((32, 48, 3), dtype=np.uint8)).save(buffer, format="PNG")
+    Image.fromarray(np.zeros((64, 96, 3), dtype=np.uint8)).save(buffer, format="PNG")
     rows = table[DEPTH].to_pylist()
     rows[2]["bytes"] = buffer.getvalue()
     index = table.column_names.index(DEPTH)
