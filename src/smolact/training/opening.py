@@ -134,12 +134,6 @@ def _resumed(
     config: TrainConfig, explicit: Mapping[str, str], checkpoint: Path, device: str
 ) -> tuple[Start, Progress]:
     """The policy of a checkpoint and where its run stands, with the policy settings that were given as flags."""
-    progress = read_progress(checkpoint)
-    if progress.step >= config.steps:
-        raise ConfigError(
-            f"{checkpoint} is of step {progress.step} and the run has --steps={config.steps}: nothing is left to do. "
-            "Give more --steps to train on."
-        )
     if explicit.get("rename_map", "").startswith("--"):
         raise ConfigError(
             "--rename_map can't change when a run is resumed: the checkpoint's map is used. Drop it."
@@ -155,4 +149,4 @@ def _resumed(
         raise ConfigError(
             f"{fixed[0]} can't change when a run is resumed: its adapters are there already. Drop it."
         )
-    return start_resumed(checkpoint, given, device), progress
+    return start_resumed(checkpoint, given, device), read_progress(checkpoint)
