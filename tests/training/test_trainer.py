@@ -197,7 +197,7 @@ def test_ctrl_c_finishes_the_step_saves_and_the_run_resumes(tmp_path: Path) -> N
 def test_a_second_signal_stops_at_once() -> None:
     with pytest.raises(KeyboardInterrupt), stop_signals() as stopped:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopped == [signal.SIGTERM]
+        assert stopped.received == [signal.SIGTERM]
         os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -147,7 +147,9 @@ def train(
         settings.save_checkpoint = False
         settings.report = False
         rates: list[float] = []
-        train_policy(settings, explicit, listeners=[lambda event: _collect(event, rates)])
+        ended = train_policy(settings, explicit, listeners=[lambda event: _collect(event, rates)])
+    if ended.is_stopped:
+        raise KeyboardInterrupt
     samples_per_second = rates[-1]  # the first measurement warms up
     steps = max(30, round((until - time.monotonic()) * samples_per_second / BATCH_SIZE))
     console.print(f"This machine does {samples_per_second:.0f} samples/s: {steps} steps.", markup=False)
@@ -156,7 +158,7 @@ def train(
     began = time.monotonic()
     with ProgressLine(ending=False) as line:
         ended = train_policy(settings, explicit, listeners=[line, lambda event: _collect(event, rates)])
-    if not ended.is_complete:
+    if ended.is_stopped:  # it may have been the last step
         raise KeyboardInterrupt
     seconds = time.monotonic() - began
     return {

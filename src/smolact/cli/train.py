@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
 
     with ProgressLine(env_flags=env_flags(config.env)) as line:
         ended = train(config, explicit, checkpoint=checkpoint, listeners=[line])
-    return 0 if ended.is_complete else INTERRUPTED
+    return INTERRUPTED if ended.is_stopped else 0
 
 
 def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:

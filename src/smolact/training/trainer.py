@@ -223,8 +223,12 @@ def _train(
     if accelerator.is_main_process:
         if ended.checkpoint is not None or ended.is_complete:
             forget_begun(run)
-        if ended.is_complete and ended.checkpoint is not None:
+        if ended.is_complete and ended.checkpoint is not None and not ended.is_stopped:
             _publish(ended.checkpoint, config)
+        elif ended.is_complete and config.policy.published_as is not None:
+            logger.warning(
+                "Stopped before the policy was published. %s", _how_to_publish(ended.checkpoint, config)
+            )
     return ended
 
 
@@ -263,12 +267,16 @@ def _publish(checkpoint: Path, config: TrainConfig) -> None:
     try:
         page = publish(contents(checkpoint, name=repo_id), repo_id, private=private)
     except SmolactError as error:
-        asked = " --private" if private else ""
         raise type(error)(
-            f"The training is done, and its policy is in {checkpoint}; only publishing failed. {_message(error)} Publish it "
-            f"with: smolact push {checkpoint} {repo_id}{asked}"
+            f"The training is done, and its policy is in {checkpoint}; only publishing failed. {_message(error)} "
+            f"{_how_to_publish(checkpoint, config)}"
         ) from error
     logger.info("Published: %s", page)
+
+
+def _how_to_publish(checkpoint: Path | None, config: TrainConfig) -> str:
+    asked = " --private" if config.policy.settings.get("private") else ""
+    return f"Publish it with: smolact push {checkpoint} {config.policy.published_as}{asked}"
 
 
 def _message(error: SmolactError) -> str:
