@@ -117,7 +117,14 @@ def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArr
     import numpy as np
     import torch
 
-    from smolact.processors.normalize import STATISTICS_OF, normalize
+    from smolact.processors.normalize import (
+        MINIMUM_AND_MAXIMUM,
+        STATISTICS_OF,
+        is_degenerate,
+        normalize,
+        tell_degenerate,
+        with_usable_quantiles,
+    )
     from smolact.types import ACTION, NormalizationMode
 
     longest = int(dataset.meta.episodes.length[dataset.episodes].max())
@@ -136,7 +143,11 @@ def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArr
             f"The dataset has no statistic '{missing[0]}' of '{ACTION}', which --normalization={config.normalization} needs. "
             f"Use --normalization={'min_max' if mode is NormalizationMode.QUANTILES else 'quantiles'}, or compute it."
         )
-    low, high = (torch.as_tensor(kept[name], dtype=torch.float32) for name in STATISTICS_OF[mode])
+    values = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in kept.items()}
+    mask = is_degenerate(values, mode)
+    if mask is not None:
+        tell_degenerate(ACTION, mode, mask, MINIMUM_AND_MAXIMUM)
+    low, high = (with_usable_quantiles(values, mode)[name] for name in STATISTICS_OF[mode])
     actions = torch.from_numpy(dataset.windows(ACTION, config.chunk_size, frames)).float()
     return normalize(actions, (low, high), mode).numpy()
 
