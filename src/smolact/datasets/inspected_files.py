@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,21 @@ DECODED_AT_ONCE = 32
 
 
 def data_faults(
-    meta: LeRobotDatasetMetadata, quick: bool, progress: Progress, columns: dict[str, list[NDArray[Any]]]
+    meta: LeRobotDatasetMetadata,
+    quick: bool,
+    progress: Progress,
+    columns: dict[str, list[NDArray[Any]]],
+    only: Collection[int] | None = None,
 ) -> Iterator[Fault]:
-    """Look at every data file; fill `columns` with what statistics are of."""
+    """Look at every data file, or at those of the episodes `only`; fill `columns` with what statistics are of."""
     done = 0
     for place, group in groupby(range(meta.total_episodes), key=meta.episodes.data_path.__getitem__):
         episodes = list(group)
+        looked_at = episodes if only is None else [episode for episode in episodes if episode in only]
+        if not looked_at:
+            continue
         try:
-            yield from _data_file(meta, place, episodes, quick, columns)
+            yield from _data_file(meta, place, episodes, looked_at, quick, columns)
         except DatasetError as error:
             yield Fault("error", place, str(error))
         done += len(episodes)
@@ -43,6 +50,7 @@ def _data_file(
     meta: LeRobotDatasetMetadata,
     place: str,
     episodes: list[int],
+    looked_at: list[int],
     quick: bool,
     columns: dict[str, list[NDArray[Any]]],
 ) -> Iterator[Fault]:
@@ -58,7 +66,7 @@ def _data_file(
             f"has {table.num_rows} rows, but the episodes {episodes[0]} to {episodes[-1]} in it have {length} frames. "
             "Restore the file, or keep the episodes that are whole: smolact dataset repair.",
         )
-    for episode in episodes:
+    for episode in looked_at:
         rows = np.flatnonzero(counters["episode_index"] == episode)
         yield from _episode(meta, place, episode, {name: value[rows] for name, value in counters.items()})
     for name in names:
@@ -70,6 +78,8 @@ def _data_file(
         fine = np.isfinite(values)
         if values.dtype == np.float64:  # smaller kinds do not reach so far
             fine &= np.abs(values) <= LARGEST
+        if len(looked_at) < len(episodes):
+            fine[~np.isin(counters["episode_index"], looked_at)] = True
         if not fine.all():
             row = int(np.flatnonzero(~fine.reshape(len(values), -1).all(axis=1))[0])
             yield Fault(
@@ -77,6 +87,7 @@ def _data_file(
                 place,
                 f"'{name}' is not finite (or beyond {LARGEST:g}) in row {row} (episode {counters['episode_index'][row]}). Delete that episode: "
                 f"smolact dataset delete --episodes=[{counters['episode_index'][row]}].",
+                name,
             )
     for name in [] if quick else meta.image_keys:
         yield from _images(meta.root, place, name, meta.features[name], table.num_rows)

@@ -16,6 +16,7 @@ from smolact.training.cache import keep
 from smolact.training.checkpoint import Progress, read_progress
 from smolact.training.config import TrainConfig
 from smolact.training.devices import make_accelerator, total
+from smolact.training.faults import check_faults
 from smolact.training.initialization import Start, policy_config_of, start_new, start_resumed
 from smolact.training.preflight import check_sources
 from smolact.training.random_state import seed_everything
@@ -72,6 +73,8 @@ def open_run(
         for index, source in enumerate(sources)
         if config.dataset.eval_split and source.held_out
     }
+    for source in sources:  # their files are there now
+        check_faults(start.policy.config, source, config.dataset)
     return Opened(start, progress, sources, datasets, held_out)
 
 
