@@ -126,8 +126,11 @@ def test_an_evaluation_in_a_training_is_left_at_once(tmp_path: Path) -> None:
     flags = (f"--dataset.root={made}", *SMALL, *QUICK, f"--output_dir={folder}", "--steps=2")
     endless = ("--env.type=tabletop", "--eval_freq=1", "--eval.n_episodes=1000000")
     with command("train", *flags, *endless) as child:
-        read_until(child, "step 1/2")
-        time.sleep(1)
-        child.send_signal(signal.SIGINT)
-        assert child.wait(PATIENCE) == 130
+        try:
+            read_until(child, "step 1/2")
+            time.sleep(1)
+            child.send_signal(signal.SIGINT)
+            assert child.wait(PATIENCE) == 130
+        finally:
+            child.kill()
     assert (folder / "checkpoints" / "000001").is_dir()

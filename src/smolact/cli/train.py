@@ -55,7 +55,9 @@ def run(argv: Sequence[str]) -> int:
 def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     """With `--resume`, the flags with the checkpoint's own settings put beneath them, and that checkpoint.
 
-    A run that was stopped before its first checkpoint has none: its flags are those that it was begun with, beneath these.
+    The checkpoint is the link `last` where the flags name the run and no other checkpoint: it may lead to another one by the time
+    that the run's folder is held. A run that was stopped before its first checkpoint has none: its flags are those that it was
+    begun with, beneath these.
 
     Raises:
         ConfigError: nothing says which run, or the flags say two.
