@@ -17,7 +17,11 @@ SOURCE = Path(smolact.__file__).parent
 CLIENT = Path(smolact_client.__file__).parent
 FLOORS = {
     **dict.fromkeys(
-        ("types", "cards", "errors", "durable", "files", "hub", "openable", "pages", "settings", "uploads"), 0
+        (
+            *("types", "cards", "errors", "durable", "files", "hub", "lock", "openable", "pages"),
+            *("settings", "uploads"),
+        ),
+        0,
     ),
     **dict.fromkeys(("datasets", "processors", "backbones", "envs", "robots"), 1),
     "policies": 2,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smolact.cli import demo
 from smolact.cli.main import main
+from smolact.training.tracking import Measured
 from tests.pages import Page
 
 PROMISED = {
@@ -42,3 +46,29 @@ def test_the_demo_leaves_what_it_promises(
 
     assert main(["demo", f"--output={folder}"]) != 0
     assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rates", [1, 6])
+def test_the_demo_stops_while_it_measures_this_machine_and_in_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rates: int
+) -> None:
+    """Two rates are the measurement's; then come 40 steps, of which each tenth gives one."""
+    monkeypatch.setattr(demo, "PROBE", 20)
+    monkeypatch.setattr(demo, "BATCH_SIZE", 4)
+    monkeypatch.setattr(demo, "DEMONSTRATIONS_AT_LEAST", 3)
+    monkeypatch.setattr(demo, "EPISODES_PER_MINUTE", 1)
+    collect, settings = demo._collect, demo.training_settings
+    monkeypatch.setattr(
+        demo, "training_settings", lambda *given, steps=40: settings(*given[:3], 20 if steps == 20 else 40)
+    )
+
+    def press(event: Any, measured: list[float]) -> None:
+        collect(event, measured)
+        if isinstance(event, Measured) and len(measured) == rates:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(demo, "_collect", press)
+    folder = tmp_path / "demo"
+    assert main(["demo", "--minutes=0.05", f"--output={folder}"]) == 130
+    assert (folder / "train").exists() == (rates > 2)
+    assert not (folder / "evaluation").exists() and not (folder / ".lock").exists()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from smolact.cli.main import main
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.writer import DatasetWriter
 from smolact.envs.demonstrations import demonstrations
 from smolact.envs.experts import expert_for
 from smolact.envs.factory import env_id, make_env
@@ -80,3 +81,22 @@ def test_what_can_not_work_is_said(
     assert main(["train-tokenizer", *given]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_number_that_moves_seldom_keeps_its_motion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its quantiles are the same number, and the whole alphabet would go into it."""
+    features = {"action": {"dtype": "float32", "shape": (2,)}}
+    with DatasetWriter.create(tmp_path / "d", fps=10, features=features) as writer:
+        for number in range(600):
+            action = np.array([np.sin(number / 20), 200 < number < 204], np.float32)
+            writer.add_frame({"action": action}, task="Grip it.")
+        writer.save_episode()
+    flags = [f"--dataset.root={tmp_path / 'd'}", f"--output={tmp_path / 'out'}", "--chunk_size=8"]
+    assert main(["train-tokenizer", *flags, "--normalization=quantiles", "--vocab_size=400"]) == 0
+    assert "of the numbers 1 lie together" in caplog.text
+    tokenizer = FASTTokenizer.load(tmp_path / "out")
+    grips = np.stack([np.zeros(8), [-1, -1, 1, 1, 1, -1, -1, -1]], axis=1)[None]
+    decoded = tokenizer.decode(tokenizer.encode(grips))[0, :, 1]
+    assert ((decoded > 0) == (grips[0, :, 1] > 0)).all()

@@ -180,7 +180,7 @@ def test_a_resumed_run_goes_on_with_what_is_kept(root: Path, tmp_path: Path) -> 
         ["--resume=true", f"--output_dir={tmp_path / 'run'}", "--steps=4"]
     )
     config, explicit = parse(TrainConfig, flags, recorded=_recorded)
-    assert config.cache.features and ended.checkpoint == checkpoint
+    assert config.cache.features and checkpoint is not None and ended.checkpoint == checkpoint.resolve()
     recorder = Recorder()
     train(config, explicit, checkpoint=checkpoint, listeners=[recorder])
     assert made(recorder) == 0 and set(recorder.losses) == {3, 4}

@@ -66,10 +66,19 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(help_text(DemoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
     config, _ = parse(DemoConfig, argv)
-    if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
-        raise ConfigError(
-            f"{config.output} is not empty, and a demo needs a folder of its own. Remove it, or give --output=FOLDER."
-        )
+    from smolact.lock import is_unused, writing_into
+
+    with writing_into(config.output, instead="choose another --output"):
+        if not is_unused(config.output):
+            raise ConfigError(
+                f"{config.output} is not empty, and a demo needs a folder of its own. Remove it, or give --output=FOLDER."
+            )
+        go_the_road(config)
+    return 0
+
+
+def go_the_road(config: DemoConfig) -> None:
+    """Demonstrations, training, evaluation, and a page of it all, in `config.output`."""
     from rich.console import Console
 
     began = time.monotonic()
@@ -98,7 +107,6 @@ def run(argv: Sequence[str]) -> int:
     durable.write_json(config.output / "metrics.json", metrics)
     write_page(config, results, shown, metrics, run_folder, checkpoint)
     show(console, config, results, metrics, checkpoint)
-    return 0
 
 
 def make_demonstrations(config: DemoConfig, folder: Path, console: Console) -> dict[str, Any]:
@@ -139,7 +147,9 @@ def train(
         settings.save_checkpoint = False
         settings.report = False
         rates: list[float] = []
-        train_policy(settings, explicit, listeners=[lambda event: _collect(event, rates)])
+        ended = train_policy(settings, explicit, listeners=[lambda event: _collect(event, rates)])
+    if ended.is_stopped:
+        raise KeyboardInterrupt
     samples_per_second = rates[-1]  # the first measurement warms up
     steps = max(30, round((until - time.monotonic()) * samples_per_second / BATCH_SIZE))
     console.print(f"This machine does {samples_per_second:.0f} samples/s: {steps} steps.", markup=False)
@@ -148,7 +158,7 @@ def train(
     began = time.monotonic()
     with ProgressLine(ending=False) as line:
         ended = train_policy(settings, explicit, listeners=[line, lambda event: _collect(event, rates)])
-    if not ended.is_complete:
+    if ended.is_stopped:  # it may have been the last step
         raise KeyboardInterrupt
     seconds = time.monotonic() - began
     return {

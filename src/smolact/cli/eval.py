@@ -91,17 +91,22 @@ def run(argv: Sequence[str]) -> int:
         engine_settings(name, config.policy.int8, config.policy.fp8, engine=config.engine)
     if len(set(config.policies)) < len(config.policies):
         raise ConfigError("--compare names a checkpoint twice. Name each once.")
-    results = evaluate_checkpoints(config)
-    if results is None:  # of several processes, the first one speaks
-        return 0
-    sys.stdout.write(summary(results))
-    if config.output_dir is not None:
-        from smolact import durable
-        from smolact.evaluation.suite import to_json
+    with contextlib.ExitStack() as held:
+        if config.output_dir is not None and int(os.environ.get("RANK", 0)) == 0:
+            from smolact.lock import writing_into
 
-        path = config.output_dir / "metrics.json"
-        durable.write_json(path, to_json(results))
-        sys.stdout.write(f"\n{path}\n{config.output_dir / 'report.html'}\n")
+            held.enter_context(writing_into(config.output_dir, instead="choose another --output_dir"))
+        results = evaluate_checkpoints(config)
+        if results is None:  # of several processes, the first one speaks
+            return 0
+        sys.stdout.write(summary(results))
+        if config.output_dir is not None:
+            from smolact import durable
+            from smolact.evaluation.suite import to_json
+
+            path = config.output_dir / "metrics.json"
+            durable.write_json(path, to_json(results))
+            sys.stdout.write(f"\n{path}\n{config.output_dir / 'report.html'}\n")
     return 0
 
 

@@ -49,11 +49,15 @@ def run(argv: Sequence[str]) -> int:
 
     with ProgressLine(env_flags=env_flags(config.env)) as line:
         ended = train(config, explicit, checkpoint=checkpoint, listeners=[line])
-    return 0 if ended.is_complete else INTERRUPTED
+    return INTERRUPTED if ended.is_stopped else 0
 
 
 def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     """With `--resume`, the flags with the checkpoint's own settings put beneath them, and that checkpoint.
+
+    The checkpoint is the link `last` where the flags name the run and no other checkpoint: it may lead to another one by the time
+    that the run's folder is held. A run that was stopped before its first checkpoint has none: its flags are those that it was
+    begun with, beneath these.
 
     Raises:
         ConfigError: nothing says which run, or the flags say two.
@@ -64,15 +68,19 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
         return list(argv), None
 
     from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG
-    from smolact.training.checkpoint import find_checkpoint, read_own_settings
+    from smolact.training.checkpoint import CHECKPOINTS, LAST, find_checkpoint, read_own_settings
+    from smolact.training.run_folder import flags_of_begun, is_begun
 
+    run = flags.get("output_dir")
+    if run and is_begun(Path(str(run))):
+        logging.getLogger(__name__).info("%s was stopped before its first checkpoint, and begins anew.", run)
+        return [*([] if CONFIG_PATH in flags else flags_of_begun(Path(str(run)))), *argv], None
     named = flags.get(CONFIG_PATH) or flags.get("output_dir")
     if not named:
         raise ConfigError(
             "Which run is to be resumed? Give --output_dir=RUN or --config_path=…/train_config.json."
         )
     checkpoint = find_checkpoint(Path(str(named)))
-    run = flags.get("output_dir")
     if run and Path(str(run)).resolve() != checkpoint.parent.parent:
         raise ConfigError(
             f"--output_dir={run} is not the run of --config_path={named}, and a run goes on in its own folder. Drop "
@@ -84,7 +92,10 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
         for flag in read_flags(argv)
         if flag.name not in (CONFIG_PATH, "output_dir")
     ]
-    return [f"--{CONFIG_PATH}={checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG}", *own, *kept], checkpoint
+    settings = [f"--{CONFIG_PATH}={checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG}", *own, *kept]
+    last = checkpoint.parent / LAST
+    is_last = CONFIG_PATH not in flags and checkpoint.parent.name == CHECKPOINTS and last.exists()
+    return settings, last if is_last and last.resolve() == checkpoint else checkpoint
 
 
 def _recorded(path: Path) -> Mapping[str, str] | None:

@@ -73,16 +73,28 @@ def run(argv: Sequence[str]) -> int:
     if source is None or config.output is None:
         missing = "--dataset.root=FOLDER" if source is None else "--output=FOLDER"
         raise ConfigError(f"`smolact train-tokenizer` needs {missing}: {USAGE}")
-    if config.output.exists() and any(config.output.iterdir()):
-        raise ConfigError(f"{config.output} is not empty. Choose another --output, or remove it.")
+    from smolact.lock import is_unused, writing_into
 
+    with writing_into(config.output, instead="choose another --output"):
+        if not is_unused(config.output):
+            raise ConfigError(f"{config.output} is not empty. Choose another --output, or remove it.")
+        fit(config, str(source), config.output)
+    return 0
+
+
+def fit(config: TokenizerConfig, source: str, output: Path) -> None:
+    """Fit a tokenizer on the dataset `source`, save it to the folder `output`, and print what it comes to.
+
+    Raises:
+        SmolactError: what the dataset, its chunks and the disk raise.
+    """
     from smolact import durable
     from smolact.datasets.reader import LeRobotDataset
     from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
     from smolact.policies.smolandfast.tokenizer_report import TokenizerReport
 
     dataset = LeRobotDataset(
-        str(source),
+        source,
         root=config.dataset.root,
         episodes=config.dataset.episodes,
         revision=config.dataset.revision,
@@ -91,10 +103,9 @@ def run(argv: Sequence[str]) -> int:
     tokenizer = FASTTokenizer.fit(chunks, scale=config.scale, vocab_size=config.vocab_size)
     report = TokenizerReport.of(tokenizer, chunks)
     names = joint_names(dataset)
-    tokenizer.save(config.output)
-    durable.write_bytes(config.output / PICTURE, report.picture(names))
+    tokenizer.save(output)
+    durable.write_bytes(output / PICTURE, report.picture(names))
     show(config, tokenizer, report, names, len(chunks))
-    return 0
 
 
 def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArray[Any]:
@@ -106,7 +117,14 @@ def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArr
     import numpy as np
     import torch
 
-    from smolact.processors.normalize import STATISTICS_OF, normalize
+    from smolact.processors.normalize import (
+        MINIMUM_AND_MAXIMUM,
+        STATISTICS_OF,
+        is_degenerate,
+        normalize,
+        tell_degenerate,
+        with_usable_quantiles,
+    )
     from smolact.types import ACTION, NormalizationMode
 
     longest = int(dataset.meta.episodes.length[dataset.episodes].max())
@@ -125,7 +143,11 @@ def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArr
             f"The dataset has no statistic '{missing[0]}' of '{ACTION}', which --normalization={config.normalization} needs. "
             f"Use --normalization={'min_max' if mode is NormalizationMode.QUANTILES else 'quantiles'}, or compute it."
         )
-    low, high = (torch.as_tensor(kept[name], dtype=torch.float32) for name in STATISTICS_OF[mode])
+    values = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in kept.items()}
+    mask = is_degenerate(values, mode)
+    if mask is not None:
+        tell_degenerate(ACTION, mode, mask, MINIMUM_AND_MAXIMUM)
+    low, high = (with_usable_quantiles(values, mode)[name] for name in STATISTICS_OF[mode])
     actions = torch.from_numpy(dataset.windows(ACTION, config.chunk_size, frames)).float()
     return normalize(actions, (low, high), mode).numpy()
 

@@ -22,11 +22,13 @@ class Fault:
         severity: an `error` keeps training from what it relies on, a `warning` does not.
         place: the file, relative to the dataset's root, or the episode in it.
         message: what was expected, what was found, what to do.
+        feature: whose values or statistics it is about; None for what every sample relies on.
     """
 
     severity: Literal["error", "warning"]
     place: str
     message: str
+    feature: str | None = None
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.place}: {self.message}"

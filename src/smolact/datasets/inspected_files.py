@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,24 @@ DECODED_AT_ONCE = 32
 
 
 def data_faults(
-    meta: LeRobotDatasetMetadata, quick: bool, progress: Progress, columns: dict[str, list[NDArray[Any]]]
+    meta: LeRobotDatasetMetadata,
+    quick: bool,
+    progress: Progress,
+    columns: dict[str, list[NDArray[Any]]],
+    only: Collection[int] | None = None,
 ) -> Iterator[Fault]:
-    """Look at every data file; fill `columns` with what statistics are of."""
+    """Look at every data file, or at those of the episodes `only`; fill `columns` with what statistics are of."""
     done = 0
     by_file: dict[str, list[int]] = {}
     for episode, place in enumerate(meta.episodes.data_path):
         by_file.setdefault(place, []).append(episode)
     indices: dict[str, NDArray[Any]] = {}
     for place, episodes in by_file.items():
+        looked_at = episodes if only is None else [episode for episode in episodes if episode in only]
+        if not looked_at:
+            continue
         try:
-            yield from _data_file(meta, place, episodes, quick, columns, indices)
+            yield from _data_file(meta, place, episodes, looked_at, quick, columns, indices)
         except DatasetError as error:
             yield Fault("error", place, str(error))
         done += len(episodes)
@@ -67,6 +74,7 @@ def _data_file(
     meta: LeRobotDatasetMetadata,
     place: str,
     episodes: list[int],
+    looked_at: list[int],
     quick: bool,
     columns: dict[str, list[NDArray[Any]]],
     indices: dict[str, NDArray[Any]],
@@ -85,7 +93,7 @@ def _data_file(
             f"has {table.num_rows} rows, but the episodes {episodes[0]} to {episodes[-1]} in it have {length} frames. "
             "Restore the file, or keep the episodes that are whole: smolact dataset repair.",
         )
-    for episode in episodes:
+    for episode in looked_at:
         rows = rows_of.of(episode)
         yield from _episode(meta, place, episode, {name: value[rows] for name, value in counters.items()})
     for name in names:
@@ -97,6 +105,8 @@ def _data_file(
         fine = np.isfinite(values)
         if values.dtype == np.float64:  # smaller kinds do not reach so far
             fine &= np.abs(values) <= LARGEST
+        if len(looked_at) < len(episodes):
+            fine[~np.isin(counters["episode_index"], looked_at)] = True
         if not fine.all():
             row = int(np.flatnonzero(~fine.reshape(len(values), -1).all(axis=1))[0])
             yield Fault(
@@ -104,6 +114,7 @@ def _data_file(
                 place,
                 f"'{name}' is not finite (or beyond {LARGEST:g}) in row {row} (episode {counters['episode_index'][row]}). Delete that episode: "
                 f"smolact dataset delete --episodes=[{counters['episode_index'][row]}].",
+                name,
             )
     for name in [] if quick else meta.image_keys:
         yield from _images(meta.root, place, name, meta.features[name], table.num_rows)

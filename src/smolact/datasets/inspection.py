@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,26 @@ def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no
     known = {name: np.concatenate(parts) for name, parts in columns.items()}
     faults += _statistics(meta, known if not any(fault.severity == "error" for fault in faults) else {})
     return faults
+
+
+def errors_of_training(
+    meta: LeRobotDatasetMetadata, episodes: Collection[int], features: Collection[str]
+) -> list[Fault]:
+    """Those errors of `check_dataset` that a training would meet: of metadata, tables and statistics; pictures are trusted.
+
+    Args:
+        meta: the dataset's.
+        episodes: what is trained on; whether statistics fit the values is looked at only if these are all.
+        features: whose values and statistics are used.
+    """
+    columns: dict[str, list[NDArray[Any]]] = {}
+    faults = [*_metadata(meta), *data_faults(meta, True, no_progress, columns, episodes)]
+    whole = len(set(episodes)) == meta.total_episodes and not any(one.severity == "error" for one in faults)
+    known = {name: np.concatenate(parts) for name, parts in columns.items() if name in features}
+    faults += _statistics(meta, known if whole else {})
+    return [
+        one for one in faults if one.severity == "error" and (one.feature is None or one.feature in features)
+    ]
 
 
 def _files(meta: LeRobotDatasetMetadata) -> set[str]:
@@ -157,7 +177,7 @@ def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) 
         missing = [statistic for statistic in ("min", "max", "mean", "std") if statistic not in stats]
         if missing:
             severity: Literal["error", "warning"] = "warning" if name in DEFAULT_FEATURES else "error"
-            yield Fault(severity, where, f"has no {', '.join(missing)} of '{name}'. {again}")
+            yield Fault(severity, where, f"has no {', '.join(missing)} of '{name}'. {again}", name)
             continue
         shape = (feature.image_shape[0], 1, 1) if feature.is_image else (feature.shape or (1,))
         wrong = [statistic for statistic in missing or stats if not np.isfinite(stats[statistic]).all()]
@@ -168,6 +188,7 @@ def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) 
                 where,
                 f"'{name}' has {wrong[0]} {stats[wrong[0]].tolist()!r:.80}, expected finite numbers of the shape {shape}. "
                 f"{again}",
+                name,
             )
             continue
         slack = 1e-4 * np.maximum(stats["max"] - stats["min"], 1e-6) + 1e-6 * np.abs(stats["mean"])
@@ -177,10 +198,13 @@ def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) 
             | (stats["std"] < 0)
         ).any():
             yield Fault(
-                "error", where, f"'{name}' has a mean outside its min and max, or a negative std. {again}"
+                "error",
+                where,
+                f"'{name}' has a mean outside its min and max, or a negative std. {again}",
+                name,
             )
         elif name in columns and not _fit(stats, columns[name].astype(np.float64), slack):
-            yield Fault("error", where, f"'{name}' has other values than its statistics say. {again}")
+            yield Fault("error", where, f"'{name}' has other values than its statistics say. {again}", name)
 
 
 def _fit(stats: Any, values: NDArray[np.float64], slack: NDArray[np.float64]) -> bool:

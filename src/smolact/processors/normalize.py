@@ -6,10 +6,11 @@ statistic is missing, this raises.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from smolact.processors.statistics import (
 from smolact.processors.step import ProcessorStep, register_step
 from smolact.processors.steps import to_float_image
 from smolact.types import FeatureType, NormalizationMode, PolicyFeature
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_OF: dict[NormalizationMode, tuple[str, ...]] = {
     NormalizationMode.IDENTITY: (),
@@ -55,6 +58,60 @@ def unnormalize(x: Tensor, pair: tuple[Tensor, Tensor], mode: NormalizationMode,
     return (x + 1) / 2 * _span(pair, eps) + low
 
 
+NOTHING = 1e-3
+"""Quantiles that are less than this share of the whole range apart say where a value rests, not where it moves."""
+
+MINIMUM_AND_MAXIMUM = "so minimum and maximum are used for them"
+
+
+def is_degenerate(values: Mapping[str, Tensor], mode: NormalizationMode) -> Tensor | None:
+    """Of which numbers of a feature the quantiles of `mode` lie together, while minimum and maximum do not.
+
+    A gripper that moves in 3 of 600 frames has the same q01 and q99, and a range of zero would make 2e8 of it when it moves.
+
+    Args:
+        values: the feature's statistics.
+        mode: how it is normalized.
+
+    Returns:
+        a mask of the statistics' shape; None for modes without quantiles, and where minimum or maximum are not known.
+    """
+    if mode not in (NormalizationMode.QUANTILES, NormalizationMode.QUANTILE10):
+        return None
+    names = (*STATISTICS_OF[mode], "min", "max")
+    if any(name not in values or values[name].shape != values[names[0]].shape for name in names):
+        return None
+    low, high, least, most = (values[name] for name in names)
+    whole = most - least
+    return torch.isfinite(whole) & (whole > 0) & (high - low <= NOTHING * whole)
+
+
+def with_usable_quantiles(values: Mapping[str, Tensor], mode: NormalizationMode) -> dict[str, Tensor]:
+    """Statistics whose quantiles are minimum and maximum where `is_degenerate`, and as they were everywhere else.
+
+    They are saved like this, so that whoever opens the checkpoint, LeRobot too, normalizes as in training.
+    """
+    mask = is_degenerate(values, mode)
+    if mask is None or not mask.any():
+        return dict(values)
+    low, high = STATISTICS_OF[mode]
+    return {
+        **values,
+        low: torch.where(mask, values["min"], values[low]),
+        high: torch.where(mask, values["max"], values[high]),
+    }
+
+
+def tell_degenerate(key: str, mode: NormalizationMode, mask: Tensor, consequence: str) -> None:
+    """Say of which numbers of the feature `key` the quantiles lie together, and what follows from that."""
+    if mask.any():
+        numbers = ", ".join(map(str, mask.flatten().nonzero().flatten().tolist()))
+        low, high = STATISTICS_OF[mode]
+        logger.warning(
+            "'%s': %s and %s of the numbers %s lie together, %s.", key, low, high, numbers, consequence
+        )
+
+
 def _span(pair: tuple[Tensor, Tensor], eps: float) -> Tensor:
     low, high = pair
     span = high - low
@@ -70,6 +127,8 @@ class _StatisticsStep(ProcessorStep):
         norm_map: feature type to mode; a type that is not in it is not normalized.
         stats: feature to statistic to array. None: they come from the state file, or the step is not used.
         eps: added to a standard deviation; takes the place of a range that is zero.
+            Quantiles that lie together give way to minimum and maximum (see `with_usable_quantiles`). A state file's are taken
+            as they are: its policy was trained with them.
         normalize_observation_keys: only these observations; None for all.
         stats_key: which dataset's statistics to take from a state file that holds several.
 
@@ -85,6 +144,8 @@ class _StatisticsStep(ProcessorStep):
     eps: float = 1e-8
     normalize_observation_keys: set[str] | None = None
     stats_key: str | None = None
+    tells: ClassVar[bool] = False
+    """Whether it says what is odd about statistics: one of the two directions does."""
 
     def __post_init__(self, stats: Mapping[str, Mapping[str, Any]] | None) -> None:
         self.features = _read_features(self.features)
@@ -105,7 +166,14 @@ class _StatisticsStep(ProcessorStep):
         self._datasets_of: dict[str, tuple[str, ...]] = {}
         self._given = bool(stats)
         if stats:
-            self._take({feature: _as_tensors(feature, values) for feature, values in stats.items()})
+            given = {feature: _as_tensors(feature, values) for feature, values in stats.items()}
+            self._tell(given, MINIMUM_AND_MAXIMUM)
+            self._take(
+                {
+                    key: with_usable_quantiles(values, self._mode(key)) if key in self.features else values
+                    for key, values in given.items()
+                }
+            )
             for key in self.features:
                 if self._mode(key) is not NormalizationMode.IDENTITY:
                     self._checked_pair(key)
@@ -147,7 +215,9 @@ class _StatisticsStep(ProcessorStep):
             selected, self._datasets_of = undecided_statistics(state, self.features)
         else:
             selected = select_statistics(state, self.stats_key, self.features)
-        self._take({feature: _as_tensors(feature, values) for feature, values in selected.items()})
+        kept = {feature: _as_tensors(feature, values) for feature, values in selected.items()}
+        self._tell(kept, "and they stay as they are, since the checkpoint was trained with them")
+        self._take(kept)
 
     def statistics_problems(self) -> dict[str, str]:
         """Each feature whose statistics can't be used, and a sentence that says why and what settles it."""
@@ -176,7 +246,9 @@ class _StatisticsStep(ProcessorStep):
                     f"statistics of {', '.join(statistics) or 'nothing'}. Give another dataset, or the names of this one with "
                     f'--rename_map=\'{{"NAME": "{key}"}}\'.'
                 )
-            self._statistics[key] = _as_tensors(key, values)
+            given = _as_tensors(key, values)
+            self._tell({key: given}, MINIMUM_AND_MAXIMUM)
+            self._statistics[key] = with_usable_quantiles(given, self._mode(key))
             self._checked_pair(key)
         self._on_device = {}
         return lacking
@@ -191,6 +263,19 @@ class _StatisticsStep(ProcessorStep):
 
     def _take(self, statistics: dict[str, dict[str, Tensor]]) -> None:
         self._statistics, self._on_device = statistics, {}
+
+    def _tell(self, statistics: Mapping[str, Mapping[str, Tensor]], consequence: str) -> None:
+        for key, values in statistics.items() if self.tells else ():
+            mode = self._mode(key) if key in self.features else NormalizationMode.IDENTITY
+            if mode not in (NormalizationMode.QUANTILES, NormalizationMode.QUANTILE10):
+                continue
+            mask = is_degenerate(values, mode)
+            if mask is not None:
+                tell_degenerate(key, mode, mask, consequence)
+            elif all(name in values for name in STATISTICS_OF[mode]):
+                low, high = (values[name] for name in STATISTICS_OF[mode])
+                unknown = "and minimum and maximum are not known: whatever the policy says, they stay there"
+                tell_degenerate(key, mode, low == high, unknown)
 
     def _mode(self, key: str) -> NormalizationMode:
         feature_type, only = self.features[key].type, self.normalize_observation_keys
@@ -267,6 +352,8 @@ class NormalizerProcessorStep(_StatisticsStep):
 
     A floating-point feature keeps its dtype.
     """
+
+    tells: ClassVar[bool] = True
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The batch in the policy's range."""

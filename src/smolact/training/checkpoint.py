@@ -197,8 +197,8 @@ def find_checkpoint(path: Path) -> Path:
             )
     if (path / "metrics.jsonl").is_file():
         raise NotFoundError(
-            f"The run {path} was stopped before its first checkpoint, so there is nothing to go on from. Start it again, in "
-            "another folder or after removing this one."
+            f"The run {path} has no checkpoint, so there is nothing to go on from, and the folder holds more than a run leaves "
+            "that was stopped before its first one. Start it again in another folder (--output_dir)."
         )
     raise NotFoundError(f"There is no checkpoint at {path}. {what_is_near(path.absolute())}")
 

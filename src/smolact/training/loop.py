@@ -38,8 +38,17 @@ from smolact.training.meter import Meter
 from smolact.training.provenance import Provenance
 from smolact.training.random_state import undisturbed
 from smolact.training.sharding import ShardedPolicy
-from smolact.training.signals import stop_signals
-from smolact.training.tracking import Ended, Evaluated, Event, Failed, Listener, Measured, Saved, Stepped
+from smolact.training.signals import Stopped, StopRequest, stop_signals
+from smolact.training.tracking import (
+    Ended,
+    Evaluated,
+    Event,
+    Failed,
+    Listener,
+    Measured,
+    Saved,
+    Stepped,
+)
 from smolact.training.validation import Validation
 from smolact.types import Batch, Predictor
 
@@ -93,6 +102,8 @@ class Trainer:
     def run_to_end(self) -> Ended:
         """Train until `config.steps`, or until SIGINT or SIGTERM: the step under way is finished and saved.
 
+        What is no step is left at once: waiting for data, a validation, an evaluation.
+
         Raises:
             TrainingError: too many steps in a row were not finite; the last checkpoint is from before.
         """
@@ -116,16 +127,25 @@ class Trainer:
         self._model.train()
         meter = Meter(self.samples_per_step)
         checkpoint: Path | None = None
-        with stop_signals() as received:
+        saved = self.progress.step
+        with stop_signals() as stop:
             stops = False
             while self.step < config.steps and not stops:
-                loss, norm, waited, stops = self._step_or_save(batches, bool(received))
+                try:
+                    loss, norm, waited, stops = self._step_or_save(batches, stop)
+                except Stopped:  # before the batch was there: the step is not begun
+                    self.optimizer.zero_grad(set_to_none=True)
+                    if self.step == self.progress.step:
+                        checkpoint = checkpoint_folder(self.run, self.step) if self.step else None
+                    elif config.save_checkpoint and self.step > saved:
+                        checkpoint = self._save(self.step)
+                    break
                 self.step += 1
                 step = self.step
                 meter.add(step, loss, norm, waited)
                 self.tell(Stepped(step))
                 if self.accelerator.num_processes == 1:  # several have to agree first, in the next step
-                    stops = bool(received)
+                    stops = bool(stop)
                 stops = stops or self.bad_samples.is_over
                 is_last = step == config.steps or stops
                 saves = config.save_checkpoint and (is_last or _is_due(step, config.save_freq))
@@ -138,22 +158,22 @@ class Trainer:
                     metrics = meter.read(max(group["lr"] for group in self.optimizer.param_groups))
                     if len(self.bad_samples):
                         metrics["bad_samples"] = len(self.bad_samples)
-                    if validates and self.validation is not None:
-                        with self._averaged():
-                            metrics["validation_loss"] = self.validation.loss(self.start, self.accelerator)
-                        self.bad_samples.add(self.validation.unreadable, step)
+                    if validates and not stops:
+                        metrics |= self._validate(stop)
+                        if self.validation is not None:
+                            self.bad_samples.add(self.validation.unreadable, step)
                         meter.restart_clock()
                     self.tell(Measured(step, metrics))
                 if config.env.type is not None and (_is_due(step, config.eval_freq) and not stops):
-                    self._evaluate(step)
+                    self._evaluate(step, stop)
                     meter.restart_clock()
                 if saves:
-                    checkpoint = self._save(step)
+                    checkpoint, saved = self._save(step), step
                     meter.restart_clock()
         if self.bad_samples.is_over and self.step < config.steps:
             raise self.bad_samples.error(self.step, checkpoint)
         self.bad_samples.note()
-        ended = Ended(self.step, checkpoint, self.step >= config.steps, meter.data_wait)
+        ended = Ended(self.step, checkpoint, self.step >= config.steps, meter.data_wait, bool(stop))
         self.tell(ended)
         return ended
 
@@ -172,7 +192,9 @@ class Trainer:
         """The weights that the run is for: their moving average where there is one."""
         return contextlib.nullcontext() if self.ema is None else self.ema.swapped(self.start.policy)
 
-    def _step_or_save(self, batches: Iterator[Batch], stop: bool) -> tuple[Tensor, Tensor, float, bool]:
+    def _step_or_save(
+        self, batches: Iterator[Batch], stop: StopRequest
+    ) -> tuple[Tensor, Tensor, float, bool]:
         """`_step`; where no frame can be read any more, the run is saved as it was before."""
         try:
             return self._step(batches, stop)
@@ -185,12 +207,15 @@ class Trainer:
                 self._save(self.step)
             raise
 
-    def _step(self, batches: Iterator[Batch], stop: bool) -> tuple[Tensor, Tensor, float, bool]:
+    def _step(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[Tensor, Tensor, float, bool]:
         """One update: the global loss and gradient norm (on the device), seconds of waiting, and whether to stop.
 
         The loss is the mean over the valid entries of the whole global batch. How many these are is known when the last
         part is through, so gradients are gathered of sums and divided then: one process with a large batch, several
         with smaller ones, and accumulated batches give the same.
+
+        Raises:
+            Stopped: a signal came before the batch was there. Several processes go through the step, and agree in it.
         """
         device, parts = self.accelerator.device, self.config.gradient_accumulation_steps
         totals = torch.zeros(4, device=device)
@@ -198,7 +223,7 @@ class Trainer:
         unreadable: list[Unreadable] = []
         for part in range(parts):
             waiting = time.perf_counter()
-            with record_function("data"):
+            with record_function("data"), stop.leaving(self.accelerator.num_processes == 1):
                 batch, drawn = take_drawn(next_batch(batches))
                 waited += time.perf_counter() - waiting
                 unreadable += batch.pop(UNREADABLE, ())
@@ -212,18 +237,18 @@ class Trainer:
                 with record_function("backward"):
                     loss.backward()
             totals[:2] += torch.stack((loss.detach().float(), counted["entries"].float()))
-        processes = self.accelerator.num_processes
-        if processes > 1:
-            totals[2] += stop  # processes get a signal at different steps, and must stop at the same
+        stops = False
+        if self.accelerator.num_processes > 1:
+            totals[2] += bool(stop)  # processes get a signal at different steps, and must stop at the same
             totals[3] += len(unreadable)
             totals = total(self.accelerator, totals)
-            stop, is_bad = (totals[2:] > 0).tolist()
+            stops, is_bad = (totals[2:] > 0).tolist()
             if is_bad:
                 unreadable = of_all(self.accelerator, unreadable)
         self.bad_samples.add(unreadable, self.step + 1, is_first=self.step == 0)
         with record_function("optimizer"):
             mean, norm = self._update(totals[0], totals[1].clamp_min(1))
-        return mean, norm, waited, stop
+        return mean, norm, waited, stops
 
     def _update(self, loss: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
         """Change the weights by what the gradients of a summed loss say: its mean over `entries`, and the gradient norm."""
@@ -288,17 +313,26 @@ class Trainer:
     def _progress(self, step: int) -> Progress:
         return Progress(step, self._first_place(step + 1), self.config.batch_size)
 
-    def _evaluate(self, step: int) -> None:
+    def _validate(self, stop: StopRequest) -> dict[str, float]:
+        """The loss on what is held out, by its name; nothing where a signal came meanwhile."""
+        assert self.validation is not None
+        with self._averaged():
+            loss = self.validation.loss(self.start, self.accelerator, lambda: bool(stop))
+        return {} if loss is None else {"validation_loss": loss}
+
+    def _evaluate(self, step: int, stop: StopRequest) -> None:
         policy, _ = self._whole()
         if self.accelerator.is_main_process:
-            self._evaluate_here(step, policy.to(self.accelerator.device.type))
+            self._evaluate_here(step, policy.to(self.accelerator.device.type), stop)
         self.accelerator.wait_for_everyone()
 
-    def _evaluate_here(self, step: int, policy: PreTrainedPolicy) -> None:
+    def _evaluate_here(self, step: int, policy: PreTrainedPolicy, stop: StopRequest) -> None:
         from smolact.envs.factory import make_env
+        from smolact.evaluation.metrics import EvaluationResult
         from smolact.evaluation.rollout import evaluate
 
         env, count = self.config.env, self.config.eval
+        result: EvaluationResult | None = None
         with (
             undisturbed(),
             products(self.accelerator.device, "highest"),
@@ -311,6 +345,8 @@ class Trainer:
                 render=None,
                 **env.kwargs,
             ) as environments,
+            contextlib.suppress(Stopped),
+            stop.leaving(),
         ):
             result = evaluate(
                 predictor(policy),
@@ -322,6 +358,8 @@ class Trainer:
                 video_folder=self.run / "videos" / f"step_{step:06d}",
                 n_videos=min(MOST_FILMS, count.n_episodes) if environments.draws else 0,
             )
+        if result is None:
+            return
         low, high = result.success.interval
         rates = {
             "success_rate": result.success.rate,

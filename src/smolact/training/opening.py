@@ -22,6 +22,7 @@ from smolact.training.cache import keep
 from smolact.training.checkpoint import Progress, read_progress
 from smolact.training.config import TrainConfig
 from smolact.training.devices import make_accelerator, total
+from smolact.training.faults import check_faults
 from smolact.training.initialization import Start, policy_config_of, start_new, start_resumed
 from smolact.training.preflight import check_sources
 from smolact.training.random_state import seed_everything
@@ -80,6 +81,8 @@ def open_run(
         for index, source in enumerate(sources)
         if config.dataset.eval_split and source.held_out
     }
+    for source in sources:  # their files are there now
+        check_faults(start.policy.config, source, config.dataset)
     robot = embodiment_of([(source.meta, source.rename_map) for source in sources])
     _note_other_robot(start.policy.config, robot)
     start.policy.config.of_robot(robot)
@@ -179,12 +182,6 @@ def _resumed(
     config: TrainConfig, explicit: Mapping[str, str], checkpoint: Path, device: str
 ) -> tuple[Start, Progress]:
     """The policy of a checkpoint and where its run stands, with the policy settings that were given as flags."""
-    progress = read_progress(checkpoint)
-    if progress.step >= config.steps:
-        raise ConfigError(
-            f"{checkpoint} is of step {progress.step} and the run has --steps={config.steps}: nothing is left to do. "
-            "Give more --steps to train on."
-        )
     if explicit.get("rename_map", "").startswith("--"):
         raise ConfigError(
             "--rename_map can't change when a run is resumed: the checkpoint's map is used. Drop it."
@@ -200,4 +197,4 @@ def _resumed(
         raise ConfigError(
             f"{fixed[0]} can't change when a run is resumed: its adapters are there already. Drop it."
         )
-    return start_resumed(checkpoint, given, device), progress
+    return start_resumed(checkpoint, given, device), read_progress(checkpoint)

@@ -117,13 +117,23 @@ def provenance_of(
 
 def command_of(settings: Mapping[str, Any], own: Mapping[str, Any], explicit: Mapping[str, str]) -> str:
     """`smolact train` with every setting that was set by hand, wherever it was, and nothing else."""
-    words = ["smolact", "train"]
+    return shlex.join(["smolact", "train", *flags_of(settings, own, explicit)])
+
+
+def flags_by_hand(config: TrainConfig, explicit: Mapping[str, str], settings: Mapping[str, Any]) -> list[str]:
+    """The flags that give a run the settings that were set by hand; where it writes is not among them."""
+    return flags_of(settings, own_settings(config) | _beginning(config), explicit)
+
+
+def flags_of(settings: Mapping[str, Any], own: Mapping[str, Any], explicit: Mapping[str, str]) -> list[str]:
+    """A flag for each setting that was set by hand, its value taken from those that are ours alone or from `settings`."""
+    flags = []
     for name in explicit:
         value = own[name] if name in own else _value_of(settings, name)
         if name in ("resume", "output_dir", "check") or value is None:
             continue
-        words.append(f"--{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
-    return shlex.join(words)
+        flags.append(f"--{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    return flags
 
 
 def _beginning(config: TrainConfig) -> dict[str, Any]:

@@ -70,6 +70,12 @@ class DatasetSection:
         "16, but none that is found before the first step.",
         own=True,
     )
+    allow_faults: bool = setting(
+        False,
+        "Train although the dataset has what `smolact dataset check` calls errors: values that are not finite, statistics of other "
+        "data.",
+        own=True,
+    )
     drop_n_last_frames: int | None = setting(
         None, "Leave out so many frames at the end of each episode; the policy's choice when null.", own=True
     )

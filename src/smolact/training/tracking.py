@@ -79,6 +79,8 @@ class Ended:
     is_complete: bool
     data_wait: float | None = field(default=None, compare=False)
     """The share of the steps' time that went by waiting for data; None where none was made."""
+    is_stopped: bool = False
+    """Whether a signal asked to stop; it may have come in the last step, so that the run is complete nevertheless."""
 
 
 @dataclass(frozen=True)

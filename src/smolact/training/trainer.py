@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from smolact import durable
+from accelerate import Accelerator
+
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.transforms import ImageTransforms
-from smolact.errors import ConfigError, SmolactError
+from smolact.errors import SmolactError
 from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.policies.sharing import contents
 from smolact.policies.summary import summarize
 from smolact.training.bad_samples import BadSamples
 from smolact.training.cache import keep
 from smolact.training.checkpoint import (
-    CHECKPOINTS,
     TRAINING_STATE,
     load_training_state,
+    read_progress,
     read_schedule,
-    remove_unfinished,
 )
 from smolact.training.config import TrainConfig, to_json
 from smolact.training.data import Samples, SeveralDraws
@@ -38,14 +39,14 @@ from smolact.training.preflight import (
     match_table,
     note_prompts,
 )
-from smolact.training.provenance import provenance_of
+from smolact.training.provenance import flags_by_hand, provenance_of
 from smolact.training.random_state import seed_everything
+from smolact.training.run_folder import forget_begun, newest, note_begun, refuse_used, taking
 from smolact.training.sections import policy_type_at
 from smolact.training.sharding import ShardedPolicy, make_mesh
 from smolact.training.sources import Source, open_sources, order_of
 from smolact.training.trackers import make_trackers
 from smolact.training.tracking import (
-    METRICS,
     Ended,
     Listener,
     MetricsFile,
@@ -87,13 +88,32 @@ def train(
         config = with_saved_names(config)
     accelerator = make_accelerator(config)
     seed = agreed_seed(config, accelerator)
-    seed_everything(seed)
     run = _run_folder(config) if checkpoint is None else checkpoint.parent.parent
-    if accelerator.is_main_process:
-        if checkpoint is None:
-            _refuse_used(run)
-        else:
-            remove_unfinished(run)
+    with contextlib.ExitStack() as held:
+        if accelerator.is_main_process and config.check:
+            if checkpoint is None:
+                refuse_used(run, anew=config.resume)
+        elif accelerator.is_main_process:
+            held.enter_context(taking(run, resumes=checkpoint is not None, anew=config.resume))
+        if checkpoint is not None:
+            checkpoint = newest(checkpoint)
+            progress = read_progress(checkpoint)
+            if progress.step >= config.steps:
+                return _complete(config, checkpoint, progress.step, accelerator, listeners)
+        return _train(config, explicit, checkpoint, run, seed, accelerator, listeners)
+
+
+def _train(
+    config: TrainConfig,
+    explicit: Mapping[str, str],
+    checkpoint: Path | None,
+    run: Path,
+    seed: int,
+    accelerator: Accelerator,
+    listeners: Sequence[Listener],
+) -> Ended:
+    """`train` with its folder held."""
+    seed_everything(seed)
     opened = open_run(config, explicit, accelerator, checkpoint)
     start, progress = opened.start, opened.progress
     sources, datasets = opened.sources, opened.datasets
@@ -106,6 +126,13 @@ def train(
             config.policy.published_as, "model", private=private, make=not config.check
         )
         logger.info("When the run is done its policy is published as '%s'.", repo_id)
+    optimizer_settings, schedule = optimization_of(start.policy.config, config, explicit)
+    settings = to_json(config, start.policy.config, optimizer_settings, schedule) | {
+        "seed": seed,
+        "output_dir": str(run),
+    }
+    if checkpoint is None and accelerator.is_main_process and not config.check:
+        note_begun(run, flags_by_hand(config, explicit, settings))
     kept_story = None
     if not config.check:
         kept_story = keep(
@@ -123,15 +150,10 @@ def train(
         if config.parallelism.splits
         else None
     )
-    optimizer_settings, schedule = optimization_of(start.policy.config, config, explicit)
     if checkpoint is not None:
         note_new_schedule(read_schedule(checkpoint), schedule, progress.step)
     optimizer = make_optimizer(start.policy, optimizer_settings, config.lr_multipliers)
     scheduler = make_scheduler(optimizer, schedule)
-    settings = to_json(config, start.policy.config, optimizer_settings, schedule) | {
-        "seed": seed,
-        "output_dir": str(run),
-    }
     size = summarize(start.policy).total
     provenance = provenance_of(
         config,
@@ -149,7 +171,6 @@ def train(
         provenance.go_on(checkpoint / PRETRAINED_MODEL)
     heard: list[Listener] = [provenance, *listeners]
     if accelerator.is_main_process and not config.check:
-        durable.make_folder(run)
         heard.append(MetricsFile(run, progress.step))
         tags = [start.policy.config.type, config.dataset.name, f"seed {seed}"]
         name = config.run_name(start.policy.config.type)
@@ -204,8 +225,38 @@ def train(
         return Ended(progress.step, None, is_complete=True)
     with products(accelerator.device, "high"):
         ended = trainer.run_to_end()
-    if ended.is_complete and ended.checkpoint is not None and accelerator.is_main_process:
-        _publish(ended.checkpoint, config)
+    if accelerator.is_main_process:
+        if ended.checkpoint is not None or ended.is_complete:
+            forget_begun(run)
+        if ended.is_complete and ended.checkpoint is not None and not ended.is_stopped:
+            _publish(ended.checkpoint, config)
+        elif ended.is_complete and config.policy.published_as is not None:
+            logger.warning(
+                "Stopped before the policy was published. %s", _how_to_publish(ended.checkpoint, config)
+            )
+    return ended
+
+
+def _complete(
+    config: TrainConfig,
+    checkpoint: Path,
+    step: int,
+    accelerator: Accelerator,
+    listeners: Sequence[Listener],
+) -> Ended:
+    """Say that a run which is to be resumed has done all its steps; what is left to do may be to publish its policy."""
+    ended = Ended(step, checkpoint, is_complete=True)
+    if accelerator.is_main_process:
+        logger.info(
+            "The run is complete: %s is of step %d, and the run has --steps=%d. Give more --steps to train on.",
+            checkpoint,
+            step,
+            config.steps,
+        )
+        for listener in listeners:
+            listener(ended)
+        if not config.check:
+            _publish(checkpoint, config)
     return ended
 
 
@@ -221,12 +272,16 @@ def _publish(checkpoint: Path, config: TrainConfig) -> None:
     try:
         page = publish(contents(checkpoint, name=repo_id), repo_id, private=private)
     except SmolactError as error:
-        asked = " --private" if private else ""
         raise type(error)(
-            f"The training is done, and its policy is in {checkpoint}; only publishing failed. {_message(error)} Publish it "
-            f"with: smolact push {checkpoint} {repo_id}{asked}"
+            f"The training is done, and its policy is in {checkpoint}; only publishing failed. {_message(error)} "
+            f"{_how_to_publish(checkpoint, config)}"
         ) from error
     logger.info("Published: %s", page)
+
+
+def _how_to_publish(checkpoint: Path | None, config: TrainConfig) -> str:
+    asked = " --private" if config.policy.settings.get("private") else ""
+    return f"Publish it with: smolact push {checkpoint} {config.policy.published_as}{asked}"
 
 
 def _message(error: SmolactError) -> str:
@@ -261,16 +316,3 @@ def _samples(
 def _run_folder(config: TrainConfig) -> Path:
     kind = config.policy.type or policy_type_at(str(config.policy.path))
     return config.run_folder(kind, datetime.datetime.now())
-
-
-def _refuse_used(run: Path) -> None:
-    if (run / METRICS).is_file() and not any((run / CHECKPOINTS).glob("[0-9]*")):
-        raise ConfigError(
-            f"--output_dir={run} holds a run that was stopped before its first checkpoint, so there is nothing to go on "
-            "from. Remove the folder, or choose another."
-        )
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise ConfigError(
-            f"--output_dir={run} holds something already. Continue that run with --resume=true --output_dir={run}, or "
-            "choose another folder."
-        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from smolact.datasets.unreadable import Unreadable
 from smolact.training.bad_samples import of_all
@@ -36,8 +38,16 @@ class Validation:
         self.places = [Place(position, int(frame)) for position, frame in enumerate(frames)]
 
     @torch.no_grad()
-    def loss(self, start: Start, accelerator: Accelerator) -> float:
-        """The mean over all valid entries, the same number on every process."""
+    def loss(
+        self, start: Start, accelerator: Accelerator, stops: Callable[[], bool] = lambda: False
+    ) -> float | None:
+        """The mean over all valid entries, the same number on every process.
+
+        Args:
+            start: the policy with its processors.
+            accelerator: the run's.
+            stops: asked before each batch; when it says so on one process, all give up, and there is no mean (None).
+        """
         policy, device = start.policy, accelerator.device
         totals = torch.zeros(2, device=device)
         own = self.places[accelerator.process_index :: accelerator.num_processes]
@@ -46,6 +56,12 @@ class Validation:
         policy.eval()
         # Weights that are split are gathered by all processes together: each computes as many batches as any other.
         for first in range(0, longest, self.batch_size):
+            asked: Tensor | bool = stops()
+            if accelerator.num_processes > 1:  # each has to know what the others say
+                asked = total(accelerator, torch.tensor(float(asked), device=device)) > 0
+            if asked:
+                policy.train()
+                return None
             mine = own[first : first + self.batch_size]
             batch, drawn = take_drawn(batch_of(self.samples.__getitems__(mine or self.places[:1])))
             unreadable += batch.pop(UNREADABLE, ())

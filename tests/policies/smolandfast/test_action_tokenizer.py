@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smolact.errors import ActionTokensError, CheckpointError, ConfigError, FeatureError
-from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
+from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer, _dct
 from smolact.policies.smolandfast.grammar import Grammar
 from tests.policies.smolandfast.sequences import DATA, FOLDERS, decode_many
 
@@ -157,11 +158,47 @@ def test_chunks_that_do_not_fit_are_refused() -> None:
         tokenizer.encode(expected["chunks"][:, 1:])
     with pytest.raises(FeatureError, match="not finite"):
         tokenizer.encode(expected["chunks"] * np.nan)
-    with pytest.raises(FeatureError, match="normalized"):
-        tokenizer.encode(expected["chunks"] * 1e6)
-    assert (
-        len(tokenizer.encode(expected["chunks"] - 50)) == 64
-    )  # below the smallest: floored, as in the reference
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("size", [3.0, 40.0, 1e6, 1e30])
+def test_what_can_not_be_written_becomes_the_nearest_and_is_told_once(
+    name: str, size: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer, expected, ids = reference(name)
+    chunks = expected["chunks"].copy()
+    chunks[3] *= size
+    chunks[5, 2:] = size
+    coefficients = np.around(_dct(chunks.shape[1]) @ chunks * tokenizer.scale).reshape(len(chunks), -1)
+    coefficients = coefficients.clip(-(2**40), 2**40)
+    able = np.flatnonzero(tokenizer._encoder._writable) + tokenizer.min_token
+    nearest = able[np.abs(coefficients[[3, 5], :, None] - able).argmin(-1)]
+    lacking = int((np.abs(nearest - coefficients[[3, 5]]) > 0).sum())
+
+    found = tokenizer.encode(chunks)
+    assert tokenizer.replaced == lacking
+    assert [found[n] for n in range(len(ids)) if n not in (3, 5)] == [
+        ids[n] for n in range(len(ids)) if n not in (3, 5)
+    ]
+    decoded = tokenizer.decode(found)
+    spelled = np.around(_dct(chunks.shape[1]) @ decoded[[3, 5]] * tokenizer.scale).reshape(2, -1)
+    np.testing.assert_allclose(spelled, nearest, atol=1e-3 * tokenizer.scale)
+    assert [tokenizer.encode(chunk[None])[0] for chunk in chunks] == found  # one by one is another way
+    assert tokenizer.encode(np.tile(chunks, (2, 1, 1))) == found * 2
+    if lacking:
+        assert caplog.text.count("coefficients can't be written") == 1
+        away = float(re.search(r"up to (\S+) off, of a normalized range of 2", caplog.text)[1])  # type: ignore[index]
+        assert away == pytest.approx(np.abs(decoded - chunks)[[3, 5]].max(), rel=0.01)
+        with pytest.raises(FeatureError, match=rf"{lacking} of .* can't be written"):
+            tokenizer.encode(chunks, strict=True)
+    assert tokenizer.encode(expected["chunks"], strict=True) == ids
+
+
+def test_below_the_smallest_is_the_smallest_as_in_the_reference() -> None:
+    tokenizer, expected, _ = reference("fast_tokenizer")
+    tokens = tokenizer.encode(expected["chunks"] - 50)
+    first = tokenizer._codes(tokens, expected["chunks"][0].size).reshape(64, -1)[:, :6]
+    assert (first == np.flatnonzero(tokenizer._encoder._writable)[0]).all()
 
 
 @pytest.mark.parametrize(

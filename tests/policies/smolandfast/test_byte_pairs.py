@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from smolact.errors import FeatureError
 from smolact.policies.smolandfast import byte_pairs
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.byte_pairs import BatchEncoder
@@ -145,7 +144,11 @@ def test_other_tokenizers_encode_themselves(change: Any) -> None:
     assert encoder._pairs is None
 
 
-def test_a_byte_that_no_token_has_is_said() -> None:
-    tokenizer, expected, _ = reference("fast_tokenizer_small")
-    with pytest.raises(FeatureError, match="fitted on smaller actions"):
-        tokenizer.encode(expected["chunks"] * 40)
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_character_that_can_not_be_written_becomes_the_nearest(name: str) -> None:
+    encoder = TOKENIZERS[name]._encoder
+    able = np.flatnonzero(encoder._writable)
+    numbers = np.concatenate([np.arange(-300, 3000), [-(2**52), 2**52, 0xD800, 0xDFFF, 2**21]])[None]
+    found = encoder.nearest(numbers)[0].astype(np.int64)
+    assert (np.abs(found - numbers[0]) == np.abs(able[:, None] - numbers).min(0)).all()
+    assert encoder._writable[found].all()

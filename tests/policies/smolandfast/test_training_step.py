@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from smolact.errors import ConfigError, FeatureError
 from smolact.policies.smolandfast import flops_smolandfast
+from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.summary import summarize
 from smolact.types import ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGUAGE_TOKENS
 from tests.cuda_standin import CudaStandin, RealCuda
@@ -112,3 +114,19 @@ def test_a_forward_pass_does_not_wait_for_the_gpu(cuda: CudaStandin | RealCuda) 
     assert not bool(loss.isfinite())
     with torch.no_grad(), pytest.raises(FeatureError, match="has 0 places for image tokens"):
         policy.forward({**batch, LANGUAGE_TOKENS: tokens})
+
+
+def test_a_training_goes_on_with_actions_that_its_tokenizer_was_not_fitted_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chunks = np.random.default_rng(0).uniform(-0.05, 0.05, (50, 10, 6))
+    FASTTokenizer.fit(chunks, scale=10, vocab_size=64).save(tmp_path / "fast")
+    small = ("--policy.type=smolandfast", "--policy.vlm_checkpoint=tiny", "--policy.init=random")
+    more = (
+        f"--policy.fast_tokenizer_path={tmp_path / 'fast'}",
+        "--policy.chunk_size=10",
+        "--policy.device=cpu",
+    )
+    ended, _ = run(tmp_path / "run", "--steps=3", policy=(*small, *more, "--policy.n_action_steps=10"))
+    assert ended.is_complete
+    assert caplog.text.count("coefficients can't be written") == 1

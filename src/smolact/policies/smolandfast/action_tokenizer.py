@@ -11,6 +11,7 @@ Models". The folder is the reference processor's; no code in it is run.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,10 +30,15 @@ from smolact.policies.smolandfast.byte_pairs import BatchEncoder
 from smolact.policies.smolandfast.grammar import Grammar
 from smolact.policies.smolandfast.words import FIRST_SURROGATE, Codes, byte_of_character
 
+logger = logging.getLogger(__name__)
+
 Chunks = NDArray[np.floating[Any]]
 
 CONFIG, TOKENIZER = "processor_config.json", "tokenizer.json"
 PROCESSOR = "UniversalActionProcessor"
+
+_HUGE = 2.0**52  # still a whole number when a tokenizer's smallest is taken from it
+_FIT = "Fit a tokenizer on this dataset (smolact train-tokenizer), and give its folder as --policy.fast_tokenizer_path."
 
 
 class FASTTokenizer:
@@ -42,6 +48,7 @@ class FASTTokenizer:
         scale: of the coefficients before rounding: the finer, the more tokens.
         min_token: what is added to a character to give its coefficient.
         horizon, dim: of the chunks that it was fitted on, T and D; None if it was made for any.
+        replaced: how many coefficients could not be written so far, and were replaced by the nearest that can be.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class FASTTokenizer:
     ) -> None:
         self._tokenizer = tokenizer
         self.scale, self.min_token, self.horizon, self.dim = scale, min_token, horizon, dim
+        self.replaced = 0
 
     @classmethod
     def fit(cls, chunks: Chunks, *, scale: float = 10, vocab_size: int = 1024) -> FASTTokenizer:
@@ -155,17 +163,41 @@ class FASTTokenizer:
         """How many token ids there are."""
         return int(self._tokenizer.get_vocab_size())
 
-    def encode(self, chunks: Chunks) -> list[list[int]]:
+    def encode(self, chunks: Chunks, *, strict: bool = False) -> list[list[int]]:
         """Token ids of chunks (N, T, D), normalized.
 
-        Coefficients below those that the tokenizer was fitted on become the smallest of them, as in the reference.
+        A coefficient that the tokenizer can't write, since it was fitted on smaller actions, becomes the nearest that it can: below
+        its smallest that is the reference's way too. That is counted (`replaced`) and told once, with the error that it makes.
+
+        Args:
+            chunks: the actions.
+            strict: such a coefficient is an error.
 
         Raises:
-            FeatureError: the chunks are not (N, T, D) of the tokenizer's T and D, or not finite.
+            FeatureError: the chunks are not (N, T, D) of the tokenizer's T and D, or not finite; or see `strict`.
         """
         chunks = _checked(chunks)
         self.shape(*chunks.shape[1:])
-        return self._encoder.encode(_codes(_coefficients(chunks, self.scale), self.min_token))
+        numbers = _coefficients(chunks, self.scale) - self.min_token
+        codes = self._encoder.nearest(numbers)
+        wrong = codes != numbers
+        if wrong.any():
+            found = self._unwritable(chunks, codes, wrong)
+            if strict:
+                raise FeatureError(f"{found} {_FIT}")
+            if not self.replaced:
+                logger.warning("%s The nearest that can be are taken (told once). %s", found, _FIT)
+            self.replaced += int(wrong.sum())
+        return self._encoder.encode(codes)
+
+    def _unwritable(self, chunks: NDArray[np.float64], codes: Codes, wrong: NDArray[np.bool_]) -> str:
+        """How many coefficients are wrong, and how far off the actions are that are written in place of theirs."""
+        rows = wrong.any(1)
+        away = np.abs(self._actions(codes[rows], *chunks.shape[1:]) - chunks[rows]).max((0, 1))
+        return (
+            f"{wrong.sum()} of {wrong.size} coefficients can't be written with this FAST tokenizer, which was fitted on other "
+            f"actions: number {away.argmax()} of an action is up to {away.max():.3g} off, of a normalized range of 2."
+        )
 
     def decode(
         self, ids: Sequence[Sequence[int]], horizon: int | None = None, dim: int | None = None
@@ -181,9 +213,7 @@ class FASTTokenizer:
             ConfigError: T or D are not known, or not those of the tokenizer.
         """
         steps, size = self.shape(horizon, dim)
-        waves = (self._codes(ids, steps * size) + self.min_token).reshape(-1, steps, size) / self.scale
-        chunks: NDArray[np.float64] = _dct(steps).T @ waves
-        return chunks.astype(np.float32)
+        return self._actions(self._codes(ids, steps * size), steps, size).astype(np.float32)
 
     def shape(self, horizon: int | None = None, dim: int | None = None) -> tuple[int, int]:
         """T and D of a chunk: the tokenizer's own, or the ones given where it has none.
@@ -218,6 +248,12 @@ class FASTTokenizer:
             for state in range(len(_STATES)):
                 following[state, token], ends[state, token] = _run(state, spelled)
         return Grammar.of(torch.from_numpy(following), torch.from_numpy(ends), steps * size)
+
+    def _actions(self, codes: NDArray[np.integer[Any]], steps: int, size: int) -> NDArray[np.float64]:
+        """The chunks (N, T, D) that characters spell."""
+        waves = (codes.astype(np.int64) + self.min_token).reshape(-1, steps, size) / self.scale
+        chunks: NDArray[np.float64] = _dct(steps).T @ waves
+        return chunks
 
     def _codes(self, ids: Sequence[Sequence[int]], expected: int) -> NDArray[np.int64]:
         """The characters that ids spell, of all chunks one after the other."""
@@ -302,7 +338,7 @@ def _checked(chunks: Chunks) -> NDArray[np.float64]:
 def _coefficients(chunks: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
     """(N, T · D), low frequencies first."""
     waves: NDArray[np.float64] = _dct(chunks.shape[1]) @ chunks
-    return np.around(waves * scale).astype(np.int64).reshape(len(chunks), -1)
+    return np.around(waves * scale).clip(-_HUGE, _HUGE).astype(np.int64).reshape(len(chunks), -1)
 
 
 def _codes(coefficients: NDArray[np.int64], low: int) -> Codes:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from smolact.errors import FeatureError
+from smolact.errors import ConfigError
 from smolact.policies.smolandfast.words import (
     CUT,
     Codes,
@@ -57,6 +57,7 @@ class BatchEncoder:
         has = tokens >= 0
         has[-1] = True
         self._writable: NDArray[np.bool_] = np.all(has[bytes_of_characters()], 0)
+        self._characters: Ints = np.flatnonzero(self._writable)
         settings = json.loads(tokenizer.to_str())
         plain = _is_plain(settings) and sorted(vocabulary.values()) == list(range(len(vocabulary)))
         self._pairs = (
@@ -65,17 +66,27 @@ class BatchEncoder:
             else None
         )
 
-    def encode(self, codes: Codes) -> list[list[int]]:
-        """Ids of texts (N, L), given as characters' numbers.
+    def nearest(self, numbers: Ints) -> Codes:
+        """For whole numbers (N, L) the characters that the vocabulary can write: themselves, or the nearest ones.
+
+        Byte-pair encoding would drop a character that it has no piece for, and with it a number of the chunk.
 
         Raises:
-            FeatureError: the vocabulary lacks a byte of them.
+            ConfigError: the vocabulary can write no character.
         """
-        if not self._writable[codes].all():  # byte-pair encoding drops what it has no piece for
-            raise FeatureError(
-                "A chunk has a coefficient that this tokenizer has no token for: it was fitted on smaller actions. "
-                "Fit one on this dataset: smolact train-tokenizer."
+        able = self._characters
+        if not len(able):
+            raise ConfigError(
+                "This tokenizer has no token for any byte. Fit another: smolact train-tokenizer."
             )
+        if numbers.min() >= 0 and numbers.max() < len(self._writable) and self._writable[numbers].all():
+            return numbers.astype(np.uint32)
+        place = np.searchsorted(able, numbers)
+        above, below = able[np.minimum(place, len(able) - 1)], able[np.maximum(place - 1, 0)]
+        return np.where(np.abs(numbers - below) <= np.abs(above - numbers), below, above).astype(np.uint32)
+
+    def encode(self, codes: Codes) -> list[list[int]]:
+        """Ids of texts (N, L), given as the numbers of characters that the vocabulary can write (see `nearest`)."""
         if self._pairs is not None and len(codes) >= FEW and codes.max() < CUT:
             blocks = (codes[begin : begin + AT_ONCE] for begin in range(0, len(codes), AT_ONCE))
             return [ids for block in blocks for ids in self._pairs.encode(block)]

@@ -1,0 +1,160 @@
+"""One writer at a time: the system's own lock (flock) on a file or folder.
+
+Nothing is left of such a lock when its holder dies, however it dies. Windows has none, and some network disks have none: nobody
+is kept out there, and `PathLock.is_held` is false.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import socket
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from smolact import durable
+from smolact.errors import WriteError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+"""In a folder that is being written: who writes there, and since when. What a killed writer leaves of it keeps nobody out."""
+
+
+class PathLock:
+    """Held from when it is made until `release`, the end of its block, or the end of the process.
+
+    Args:
+        path: a folder that is there, or a file, which is made if it is not there.
+        refusal: the message for whoever comes second, made of the words that name the holder.
+
+    Attributes:
+        is_held: false where the system or the disk has no such lock.
+
+    Raises:
+        WriteError: another process holds it, or this one does already.
+    """
+
+    def __init__(self, path: Path, refusal: Callable[[str], str]) -> None:
+        self.release: Callable[[], object] = lambda: None
+        self.is_held = False
+        is_folder = path.is_dir()
+        while fcntl is not None:
+            if is_folder:
+                descriptor = os.open(path, os.O_RDONLY)
+            else:
+                with durable.named_errors(path):
+                    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = (None if is_folder else _noted(path)) or _holder(os.fstat(descriptor).st_ino)
+                os.close(descriptor)
+                raise WriteError(error.errno, refusal(holder)) from None
+            except OSError:  # this disk has no such lock
+                os.close(descriptor)
+                return
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                self.release = weakref.finalize(self, os.close, descriptor)
+                self.is_held = True
+                return
+            os.close(
+                descriptor
+            )  # meanwhile its holder has removed the file, or put another folder in its place
+
+    def __enter__(self) -> PathLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+@contextlib.contextmanager
+def writing_into(folder: Path, *, instead: str | None) -> Iterator[bool]:
+    """Be the only writer of an output folder within the block; the folder is made if it is not there.
+
+    At the end of the block `LOCK_FILE` is removed, and the folder too if it was made here and nothing was written into it.
+
+    Args:
+        folder: where the files go.
+        instead: what the second writer may do but wait, such as "choose another --output_dir".
+
+    Yields:
+        whether the others are kept out; where the disk has no locks, they are not.
+
+    Raises:
+        WriteError: another process writes there, whom the message names; or the disk is full or refused.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    durable.make_folder(folder)
+
+    def refusal(holder: str) -> str:
+        ways = ["Wait until it is done", "stop it", *([instead] if instead else [])]
+        return f"{folder} is being written by {holder}: two writers would mix their files. {', '.join(ways[:-1])}, or {ways[-1]}."
+
+    path = folder / LOCK_FILE
+    try:
+        with PathLock(path, refusal) as lock:
+            if lock.is_held:
+                _note(path)
+            else:
+                logger.info("No lock can be had in %s: see to it that nothing else writes there.", folder)
+            try:
+                yield lock.is_held
+            finally:
+                path.unlink(missing_ok=True)  # while it is held: who comes next makes another
+    finally:
+        with contextlib.suppress(OSError):  # something is in it
+            for made in missing:
+                made.rmdir()
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether nothing is in a folder but, it may be, the lock of a writer."""
+    return folder.is_dir() and all(entry.name == LOCK_FILE for entry in folder.iterdir())
+
+
+def _note(path: Path) -> None:
+    """Write into a lock's file who holds it."""
+    since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    note = {"pid": os.getpid(), "host": socket.gethostname(), "command": sys.argv, "since": since}
+    with durable.named_errors(path):
+        path.write_text(json.dumps(note), encoding="utf-8")
+
+
+def _noted(path: Path) -> str | None:
+    """Who holds a lock, as its file says; None while it says nothing."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        command = " ".join(map(str, note["command"]))
+        return f"process {note['pid']} on {note['host']} since {note['since']} ({command:.300})"
+    except (OSError, ValueError, TypeError, KeyError):  # it is just being written
+        return None
+
+
+def _holder(inode: int) -> str:
+    """Who holds the lock of a file or folder, where the system tells (Linux)."""
+    locks, unknown = Path("/proc/locks"), "another process"
+    for line in locks.read_text().splitlines() if locks.exists() else ():
+        words = line.split()  # 1: FLOCK ADVISORY WRITE 4711 fd:01:2345 0 EOF
+        if len(words) < 6 or words[1] != "FLOCK" or words[5].rpartition(":")[2] != str(inode):
+            continue
+        if words[4] == str(os.getpid()):
+            return f"process {words[4]}, which is this one (a writer that was not closed)"
+        command = Path("/proc", words[4], "cmdline")
+        named = command.read_bytes().decode(errors="replace").split("\0")[:3] if command.exists() else []
+        return f"process {words[4]} ({' '.join(named).strip()})" if any(named) else f"process {words[4]}"
+    return unknown
