@@ -206,14 +206,25 @@ def test_a_run_with_too_many_stops_saved_and_goes_on_as_if_it_had_not(
     step = read_progress(checkpoint).step
     assert 0 < step < 10
     assert str(checkpoint) in str(caught.value)
-    with pytest.raises(TrainingError):  # the limit and the count are those of the run, not of a session
-        resume(folder)
+    whole = shutil.copytree(folder, tmp_path / "again", symlinks=True)
+    with pytest.raises(TrainingError, match="2 frames"):  # the count is the run's, not a session's
+        resume(whole, "--steps=66")  # through the second epoch
     ended, recorder = resume(folder, "--dataset.max_bad_samples=2")
     assert ended.is_complete
     assert recorder.losses == {
         step: loss for step, loss in straight[1].losses.items() if step in recorder.losses
     }
     assert same_weights(folder, straight[0])
+
+
+def test_a_run_with_too_many_goes_on_when_the_dataset_is_mended(tmp_path: Path) -> None:
+    root = undamaged(tmp_path)
+    video = LeRobotDatasetMetadata(root).episodes.video_path[CAMERA][0]
+    damage(root, late_frame(6, 16))
+    with pytest.raises(TrainingError, match="Mend the dataset"):
+        run(root, tmp_path / "run", "--steps=10", "--dataset.max_bad_samples=1")
+    shutil.copyfile(DATASET / video, root / video)
+    assert resume(tmp_path / "run", "--steps=66")[0].is_complete
 
 
 def test_none_is_left_out_where_none_may_be(broken: Path, tmp_path: Path) -> None:

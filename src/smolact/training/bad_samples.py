@@ -31,20 +31,20 @@ class BadSamples:
 
     Args:
         limit: how many may be left out; None for `USUAL`, and none in the first step of a run.
+
+    Attributes:
+        found: the place of each, and why it can't be read.
+        is_over: whether one was met when there were more than may be left out. A mended dataset has none to meet.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = USUAL if limit is None else limit
         self.is_set = limit is not None
         self.found: dict[str, str] = {}
+        self.is_over = False
 
     def __len__(self) -> int:
         return len(self.found)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there are more than may be left out."""
-        return len(self.found) > self.limit
 
     def add(self, unreadable: Sequence[Unreadable], step: int, *, is_first: bool = False) -> None:
         """Take note of what a step met, the same on every process; what is new is logged.
@@ -65,6 +65,7 @@ class BadSamples:
                     self.limit,
                     one.reason,
                 )
+        self.is_over |= bool(unreadable) and len(self.found) > self.limit
 
     def note(self) -> None:
         """Name all of them at the end of a run, if there are any."""
@@ -79,8 +80,8 @@ class BadSamples:
     def error(self, step: int, checkpoint: Path | None) -> TrainingError:
         """The error of a run that stops since there are too many."""
         saved = (
-            f"Step {step} is saved: {checkpoint}. When the dataset is mended, or with a larger {FLAG}, the run goes on: smolact "
-            f"train --resume=true --output_dir={checkpoint.parent.parent}"
+            f"Step {step} is saved: {checkpoint}. Mend the dataset and go on (smolact train --resume=true "
+            f"--output_dir={checkpoint.parent.parent}), or go on with more: {FLAG}={2 * len(self.found)} beside these flags."
             if checkpoint is not None
             else "Nothing was saved, as --save_checkpoint=false asks."
         )
