@@ -100,18 +100,18 @@ class SMOLANDFASTConfig(ChunkSettings, PolicyConfig):
     vision_model_optimizer_lr: float = setting(
         2e-5, "peak learning rate of the vision tower", least=0, most=1e3
     )
-    connector_optimizer_lr: float = setting(2e-4, "peak learning rate of the connector", least=0, most=1e3)
-    text_model_optimizer_lr: float = setting(2e-4, "peak learning rate of the text model", least=0, most=1e3)
-    optimizer_lr: float = setting(2e-4, "peak learning rate of everything else", least=0, most=1e3)
+    connector_optimizer_lr: float = setting(2e-4, "peak learning rate of the connector", least=0, most=3e38)
+    text_model_optimizer_lr: float = setting(2e-4, "peak learning rate of the text model", least=0, most=3e38)
+    optimizer_lr: float = setting(2e-4, "peak learning rate of everything else", least=0, most=3e38)
     optimizer_betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's betas", least=0, most=1)
     optimizer_eps: float = setting(1e-8, "AdamW's epsilon", least=0, most=1)
-    optimizer_weight_decay: float = setting(0.01, "AdamW's weight decay", least=0, most=1e3)
+    optimizer_weight_decay: float = setting(0.01, "AdamW's weight decay", least=0, most=3e38)
     grad_clip_norm: float = setting(1.0, "largest norm of the gradient", least=0)
     scheduler_warmup_steps: int = setting(1_000, "steps of linear warm-up", least=0, most=10**9)
     scheduler_decay_steps: int = setting(
         30_000, "steps until the final rate; follows --steps unless it is set", least=0, most=10**9
     )
-    scheduler_decay_lr: float = setting(2.5e-6, "final learning rate", least=0, most=1e3)
+    scheduler_decay_lr: float = setting(2.5e-6, "final learning rate", least=0, most=3e38)
 
     @classmethod
     def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -78,16 +78,16 @@ class SmolVLAConfig(ChunkSettings, PolicyConfig):
     train_expert_only: bool = setting(True, "do not train the VLM")
     train_state_proj: bool = setting(True, "train the projection of the state")
 
-    optimizer_lr: float = setting(1e-4, "peak learning rate", least=0, most=1e3)
+    optimizer_lr: float = setting(1e-4, "peak learning rate", least=0, most=3e38)
     optimizer_betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's betas", least=0, most=1)
     optimizer_eps: float = setting(1e-8, "AdamW's epsilon", least=0, most=1)
-    optimizer_weight_decay: float = setting(1e-10, "AdamW's weight decay", least=0, most=1e3)
+    optimizer_weight_decay: float = setting(1e-10, "AdamW's weight decay", least=0, most=3e38)
     optimizer_grad_clip_norm: float = setting(10.0, "largest norm of the gradient", least=0)
     scheduler_warmup_steps: int = setting(1_000, "steps of linear warm-up", least=0, most=10**9)
     scheduler_decay_steps: int = setting(
         30_000, "steps until the final rate; follows --steps unless it is set", least=0, most=10**9
     )
-    scheduler_decay_lr: float = setting(2.5e-6, "final learning rate", least=0, most=1e3)
+    scheduler_decay_lr: float = setting(2.5e-6, "final learning rate", least=0, most=3e38)
 
     vlm_model_name: str = setting(
         "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
