@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from smolact.policies.smolandfast import byte_pairs
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.byte_pairs import BatchEncoder
-from smolact.policies.smolandfast.words import CUT, word_starts
+from smolact.policies.smolandfast.words import CUT, byte_of_character, word_starts
 from tests.policies.smolandfast.test_action_tokenizer import DATA, FOLDERS, reference
 
 ENGLISH = "it's we're 'tis  I'll\tdon't 'd 've 42's  x1 !'re\n\x1f\x1e é\x85ß\u00a0ж '"
@@ -144,9 +144,17 @@ def test_other_tokenizers_encode_themselves(change: Any) -> None:
     assert encoder._pairs is None
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+def with_gaps() -> BatchEncoder:
+    """It can write the characters 0 to 9, and every seventh up to 120."""
+    able = [*range(10), *range(10, 120, 7)]
+    names = {byte: name for name, byte in byte_of_character().items()}
+    vocabulary = {names[byte]: number for number, byte in enumerate(able)}
+    return BatchEncoder(Tokenizer(models.BPE(vocabulary, [])))
+
+
+@pytest.mark.parametrize("name", [*TOKENIZERS, "gaps"])
 def test_a_character_that_can_not_be_written_becomes_the_nearest(name: str) -> None:
-    encoder = TOKENIZERS[name]._encoder
+    encoder = with_gaps() if name == "gaps" else TOKENIZERS[name]._encoder
     able = np.flatnonzero(encoder._writable)
     numbers = np.concatenate([np.arange(-300, 3000), [-(2**52), 2**52, 0xD800, 0xDFFF, 2**21]])[None]
     found = encoder.nearest(numbers)[0].astype(np.int64)
