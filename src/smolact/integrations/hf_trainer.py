@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
+from smolact.datasets.format import flat_names
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, optional_import
 from smolact.integrations.hf_data import EpochPlaces, SmolVLAProcessor
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import find_policy
-from smolact.policies.embodiment import embodiment_of, part_names
+from smolact.policies.embodiment import embodiment_of
 from smolact.policies.factory import get_policy_class
 from smolact.policies.fit import check_cameras, usable_names
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
@@ -315,4 +316,4 @@ def recipe(policy: PreTrainedPolicy, training_args: Any) -> tuple[Optimizer, LRS
 def joint_names(dataset: Any) -> tuple[str, ...] | None:
     """What a dataset calls the numbers of an action; None if it does not say."""
     features: Mapping[str, Any] = getattr(getattr(dataset, "meta", None), "features", {})
-    return part_names(getattr(features.get(ACTION), "names", None)) or None
+    return tuple(flat_names(getattr(features.get(ACTION), "names", None))) or None

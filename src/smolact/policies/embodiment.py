@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolact import durable
+from smolact.datasets.format import flat_names
 from smolact.errors import CheckpointError
 from smolact.files import read_json_object
 from smolact.types import ACTION, OBSERVATION
@@ -97,10 +98,10 @@ def embodiment_of(parts: Sequence[tuple[LeRobotDatasetMetadata, Mapping[str, str
             own = rename_map.get(key, key)
             if key in meta.camera_keys:
                 cameras[own] = key
-            elif own.startswith((OBSERVATION, ACTION)) and (parts_of := part_names(feature.names)):
-                names[own] = parts_of
-                if units_of := part_names(feature.info.get(UNITS)):
-                    units[own] = units_of
+            elif own.startswith((OBSERVATION, ACTION)) and feature.dimension_names:
+                names[own] = tuple(feature.dimension_names)
+                if said := flat_names(feature.info.get(UNITS)):
+                    units[own] = tuple(said)
     types, rates = ({getattr(meta, name) for meta, _ in parts} for name in ("robot_type", "fps"))
     return Embodiment(
         robot_type=types.pop() if len(types) == 1 else None,
@@ -109,13 +110,6 @@ def embodiment_of(parts: Sequence[tuple[LeRobotDatasetMetadata, Mapping[str, str
         names=names,
         units=units,
     )
-
-
-def part_names(names: Any) -> Names:
-    """The names of a vector's numbers, which a dataset has as a list, or as a mapping that holds one; empty if it has none."""
-    if isinstance(names, Mapping):
-        names = next(iter(names.values()), None)
-    return tuple(str(name) for name in names) if isinstance(names, (list, tuple)) else ()
 
 
 def _lists(value: Any, where: str) -> dict[str, Names]:

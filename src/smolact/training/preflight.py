@@ -12,10 +12,10 @@ import numpy as np
 from torch import nn
 
 from smolact.datasets.depth import depth_story
+from smolact.datasets.format import flat_names
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, WriteError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
-from smolact.policies.embodiment import part_names
 from smolact.policies.fit import check_cameras, check_env_sizes, side_by_side
 from smolact.processors.normalize import STATISTICS_OF
 from smolact.processors.pipeline import ProcessorPipeline
@@ -258,7 +258,7 @@ def match_table(policy: PolicyConfig, source: Source) -> str:
     names = {source.rename_map.get(key, key): key for key in source.meta.features}
     shown = {}
     for key, feature in {**inputs, **outputs}.items():
-        parts = [] if is_image_key(key) else part_names(source.meta.features[names[key]].names)
+        parts = [] if is_image_key(key) else flat_names(source.meta.features[names[key]].names)
         shown[key] = f"{names[key]} {feature.shape}" + (f": {', '.join(parts)}" if parts else "")
     expected = {**policy.input_features, **policy.output_features}
     return side_by_side(expected, shown, source.section.name)
