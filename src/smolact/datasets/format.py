@@ -24,6 +24,8 @@ WRITTEN_VERSION = "v3.0"
 INFO = "meta/info.json"
 STATS = "meta/stats.json"
 TASKS = "meta/tasks.parquet"
+SUBTASKS = "meta/subtasks.parquet"  # LeRobot's before 0.6: what `subtask_index` numbers
+SUBTASK_INDEX = "subtask_index"
 EPISODES_FOLDER = "meta/episodes"
 IMAGE_COUNTS = "meta/smolact_image_counts.json"  # ours: what exact image statistics go on from
 RECORDING_LOG = "meta/smolact_recording.json"  # ours: how each episode was recorded, and whether it succeeded
@@ -43,6 +45,11 @@ VIDEO_FILE_MB = 200
 
 MOST_VALUES = 2**26  # of one frame's feature: a picture of 4096 × 4096 in colour, and room to spare
 IMAGE_DTYPES = ("image", "video")
+NUMBER_DTYPES = (
+    *("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64"),
+)
+LANGUAGE_DTYPE = "language"  # LeRobot's annotations: a list of records for each frame
 STATISTICS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
@@ -63,6 +70,16 @@ class Feature:
     def is_image(self) -> bool:
         """Whether this is a camera, stored as video or as images."""
         return self.dtype in IMAGE_DTYPES
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its values are numbers, which have statistics; text, annotations and what we do not know have none."""
+        return self.dtype in NUMBER_DTYPES
+
+    @property
+    def is_known(self) -> bool:
+        """Whether we know how its values are stored."""
+        return self.is_image or self.is_numeric or self.dtype == "string"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

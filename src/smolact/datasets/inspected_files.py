@@ -16,7 +16,7 @@ from smolact.datasets.faults import Fault, Progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.stats import LARGEST
-from smolact.datasets.tables import ARROW_TYPES, column_array, read_table
+from smolact.datasets.tables import column_array, read_table
 from smolact.datasets.video import VideoReader
 from smolact.errors import DatasetError
 
@@ -63,7 +63,7 @@ def _data_file(
         yield from _episode(meta, place, episode, {name: value[rows] for name, value in counters.items()})
     for name in names:
         feature = meta.features[name]
-        if feature.dtype == "string" or feature.dtype not in ARROW_TYPES:
+        if not feature.is_numeric:
             continue
         values = column_array(table, name, feature.shape, path)
         columns.setdefault(name, []).append(values.reshape(-1, *feature.shape))

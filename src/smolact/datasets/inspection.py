@@ -158,7 +158,7 @@ def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) 
     where = layout.STATS if meta.codebase_version != "v2.1" else layout.EPISODES_STATS_V21
     again = "Compute them again: smolact dataset stats."
     for name, feature in meta.features.items():
-        if feature.dtype == "string" or feature.dtype not in (*IMAGE_DTYPES, *ARROW_TYPES):
+        if not (feature.is_image or feature.is_numeric):
             continue
         stats = meta.stats.get(name, {})
         missing = [statistic for statistic in ("min", "max", "mean", "std") if statistic not in stats]

@@ -154,16 +154,25 @@ def read_tasks_v3(root: Path) -> dict[int, str]:
     Raises:
         DatasetError: it is not there, or damaged.
     """
-    path = root / layout.TASKS
+    return read_numbered(root / layout.TASKS, "task")
+
+
+def read_numbered(path: Path, name: str) -> dict[int, str]:
+    """What a table of texts says, pandas' index `name` beside a column `{name}_index`: number to text.
+
+    Raises:
+        DatasetError: it is not there, or damaged.
+    """
     table = read_table(path)
-    text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
-    if text is None or "task_index" not in table.column_names:
+    text = next((known for known in (name, "__index_level_0__") if known in table.column_names), None)
+    if text is None or f"{name}_index" not in table.column_names:
         raise DatasetError(
-            f"{path} has columns {table.column_names}, expected task and task_index. Fetch it again."
+            f"{path} has columns {table.column_names}, expected {name} and {name}_index. Fetch it again."
         )
-    pairs = list(zip(column_values(table, "task_index", path), column_values(table, text, path), strict=True))
-    if not all(type(index) is int and isinstance(task, str) for index, task in pairs):
-        raise DatasetError(f"{path} must map task_index (integers) to task (text). Fetch it again.")
+    numbers, texts = (column_values(table, column, path) for column in (f"{name}_index", text))
+    pairs = list(zip(numbers, texts, strict=True))
+    if not all(type(number) is int and isinstance(value, str) for number, value in pairs):
+        raise DatasetError(f"{path} must map {name}_index (integers) to {name} (text). Fetch it again.")
     return dict(pairs)
 
 

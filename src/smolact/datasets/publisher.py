@@ -67,7 +67,7 @@ class Publisher:
         self._statistics: Running = {
             name: ImageStatistics() if feature.is_image else VectorStatistics(feature.shape)
             for name, feature in features.items()
-            if feature.dtype != "string"
+            if feature.is_image or feature.is_numeric
         }
         self._staging = durable.temporary_beside(root / "staging")
 

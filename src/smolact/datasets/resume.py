@@ -213,9 +213,7 @@ def _next_file(meta: LeRobotDatasetMetadata, tables: list[Path], chunk_size: int
 def _statistics(meta: LeRobotDatasetMetadata) -> tuple[Running, Statistics]:
     """Statistics that go on: numbers are read again; images by their counts, or else by what `stats.json` says."""
     vectors = {
-        name: VectorStatistics(feature.shape)
-        for name, feature in meta.features.items()
-        if not feature.is_image and feature.dtype != "string"
+        name: VectorStatistics(feature.shape) for name, feature in meta.features.items() if feature.is_numeric
     }
     _read_vectors(meta, vectors)
     running: Running = dict(vectors)
