@@ -21,6 +21,7 @@ from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import build
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
+from tests.datasets.annotated import LANGUAGE, annotate, rows_of
 from tests.datasets.make import TASKS, write
 
 PARITY = Path(__file__).parent.parent / "parity/data"
@@ -100,6 +101,27 @@ def test_what_was_edited_opens_there(tmp_path: Path, dtype: str) -> None:
         **parts,
     }
     assert_same_to_both(*(build(plan, tmp_path / name) for name, plan in plans.items()))
+
+
+@with_061
+def test_annotations_open_there_after_every_edit(tmp_path: Path) -> None:
+    camera = "observation.images.top"
+    root = annotate(write(tmp_path / "set", (3, 4, 5), "image"), camera, silent=[2])
+    source = Source(root)
+    old = build(dataclasses.replace(edit.whole(source), version="v2.1"), tmp_path / "v21")
+    plans = {
+        "compact": edit.whole(source),
+        "delete": edit.delete(source, [0]),
+        "silent": edit.keep(source, [2]),  # nothing is said in it: its columns hold nothing but empty lists
+        "merge": edit.merge([source, source]),
+        "rename": edit.rename_task(source, TASKS[0], "Do it."),
+        "back": edit.whole(Source(old)),
+    }
+    made = [build(plan, tmp_path / name) for name, plan in plans.items()]
+    for path, theirs in zip(made, read_by_lerobot(V30, made), strict=True):
+        ours = [row for rows in rows_of(path, *LANGUAGE) for row in rows]
+        assert [{name: sample[name] for name in LANGUAGE} for sample in theirs["samples"]] == ours
+        _assert_same(path, theirs)
 
 
 @with_061

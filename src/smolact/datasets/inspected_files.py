@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
+from smolact.datasets.annotations import annotation_faults
 from smolact.datasets.cameras import Columns, decode_image
 from smolact.datasets.faults import Fault, Progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
@@ -58,9 +59,10 @@ def _data_file(
             f"has {table.num_rows} rows, but the episodes {episodes[0]} to {episodes[-1]} in it have {length} frames. "
             "Restore the file, or keep the episodes that are whole: smolact dataset repair.",
         )
-    for episode in episodes:
-        rows = np.flatnonzero(counters["episode_index"] == episode)
+    rows_of = [(episode, np.flatnonzero(counters["episode_index"] == episode)) for episode in episodes]
+    for episode, rows in rows_of:
         yield from _episode(meta, place, episode, {name: value[rows] for name, value in counters.items()})
+    yield from annotation_faults(meta, place, table, rows_of)
     for name in names:
         feature = meta.features[name]
         if not feature.is_numeric:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.faults import Fault, Progress, no_progress
-from smolact.datasets.format import DEFAULT_FEATURES, IMAGE_DTYPES
+from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspected_files import data_faults, video_faults
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.tables import ARROW_TYPES, column_array, read_table
+from smolact.datasets.tables import column_array, read_table
 from smolact.errors import DatasetError
 
 
@@ -94,7 +94,7 @@ def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
     if not meta.total_episodes:
         yield Fault("warning", layout.INFO, "there are no episodes yet. Record some.")
     for name, feature in meta.features.items():
-        if feature.dtype not in (*IMAGE_DTYPES, *ARROW_TYPES):
+        if not feature.is_known and feature.dtype != layout.LANGUAGE_DTYPE:
             yield Fault(
                 "warning", layout.INFO, f"feature '{name}' has the dtype '{feature.dtype}', not known here."
             )
