@@ -1,7 +1,7 @@
 """From a plan to a dataset: built beside the old one, checked, and only then put in its place.
 
-What is not named in a plan stays as it was: rows are copied, videos are cut and joined as they are. Only a cut that
-needs frames outside of it is encoded again, which is said.
+What is not named in a plan stays as it was: rows are copied, videos are cut and joined as they are, and what is no part of
+the format goes along. Only a cut that needs frames outside of it is encoded again, which is said.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smolact import durable
 from smolact.datasets import format as layout
-from smolact.datasets.aside import is_litter
+from smolact.datasets.carried import carry, carry_all
 from smolact.datasets.edit import Plan
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.inspection import check_dataset
@@ -23,8 +23,6 @@ from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
-
-_REMADE = ("data", "videos", "meta", "images")
 
 
 def build(plan: Plan, output: Path, quick: bool = False, progress: Progress = no_progress) -> Path:
@@ -44,6 +42,8 @@ def build(plan: Plan, output: Path, quick: bool = False, progress: Progress = no
     if output.exists():
         raise ConfigError(f"{output} exists already. Choose another --output, or remove it first.")
     with durable.replacing_folder(output) as folder:
+        with durable.named_errors(folder):
+            carry_all(plan.sources, folder)
         _build_in(plan, folder, quick, progress)
     return output
 
@@ -86,8 +86,9 @@ def exchange(
     warn_of_leftovers(root)
     fresh = durable.temporary_beside(root)
     with durable.replacing_folder(fresh) as folder:
+        with durable.named_errors(folder):
+            carry(source, folder, leave)
         _build_in(plan, folder, quick, progress)
-        _carry_folders(root, folder, leave)
     try:
         return durable.exchange_folders(root, fresh)
     except BaseException:
@@ -125,18 +126,8 @@ def restore(root: Path) -> bool:
     return True
 
 
-def _carry_folders(root: Path, fresh: Path, leave: Collection[Path]) -> None:
-    """Take along the folders that are no part of the format, such as what a recorder has put aside."""
-    for path in root.iterdir():
-        if path.is_dir() and path.name not in _REMADE and path not in leave and not is_litter(path):
-            shutil.copytree(path, fresh / path.name, symlinks=True)
-
-
 def _build_in(plan: Plan, folder: Path, quick: bool, progress: Progress) -> None:
     with durable.named_errors(folder):
-        for path in plan.sources[0].meta.root.iterdir():
-            if len(plan.sources) == 1 and path.is_file() and not is_litter(path):
-                shutil.copy2(path, folder / path.name)
         write_metadata(plan, folder, write_files(plan, folder, progress))
     errors = [fault for fault in check_dataset(folder, quick, progress) if fault.severity == "error"]
     if errors:

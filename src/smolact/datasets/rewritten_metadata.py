@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,14 +59,17 @@ def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
     meta = folder / "meta"
     meta.mkdir(parents=True, exist_ok=True)
     features, rows = contents.features, contents.rows
+    first, *others = (source.meta.info for source in plan.sources)
+    more = {name: value for info in reversed(others) for name, value in info.items()}
     info = {
-        **plan.sources[0].meta.info,
+        **more,
+        **first,
         "codebase_version": plan.version,
         "total_episodes": len(rows),
         "total_frames": sum(row["length"] for row in rows),
         "total_tasks": len(contents.tasks),
         "chunks_size": layout.FILES_PER_CHUNK,
-        "splits": {"train": f"0:{len(rows)}"},
+        "splits": _splits(plan),
         "features": {name: feature.to_json() for name, feature in features.items()},
     }
     has_video = any(feature.dtype == "video" for feature in features.values())
@@ -84,6 +89,25 @@ def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
     contents.subtasks.write(folder)
     _keep_log(plan, folder)
     _keep_image_counts(plan, folder)
+
+
+def _splits(plan: Plan) -> dict[str, str]:
+    """Which episodes belong to which split: those that a dataset names, as far as they are left; of several datasets all train."""
+    whole = {"train": f"0:{len(plan.episodes)}"}
+    told = plan.sources[0].meta.info.get("splits")
+    numbers = [episode for _, episode in plan.episodes]
+    if len(plan.sources) > 1 or not isinstance(told, dict) or numbers != sorted(numbers):
+        return whole
+    found, last = {}, 0
+    for name, text in told.items():
+        edges = re.fullmatch(r"(\d+):(\d+)", str(text))
+        if not edges:
+            return whole
+        last = max(last, int(edges[2]))
+        begin, end = (bisect.bisect_left(numbers, int(edge)) for edge in edges.groups())
+        if begin < end:
+            found[name] = f"{begin}:{end}"
+    return found if found and last == plan.sources[0].meta.total_episodes else whole
 
 
 def _keep_log(plan: Plan, folder: Path) -> None:
