@@ -18,6 +18,8 @@ from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import DatasetError
 
+_UNFINISHED = "a writer died, or is at work now. Go on where it ended (smolact record --resume=true), or keep what is whole: smolact dataset repair."
+
 
 def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no_progress) -> list[Fault]:
     """The faults of the dataset in folder `root`, of any version; none if it is whole.
@@ -87,6 +89,7 @@ def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
             )
     told = meta.info.get("total_tasks", len(texts))
     if told != len(texts):
+        mend = _UNFINISHED if told < len(texts) and _frames_ahead(meta) else mend
         yield Fault("warning", layout.INFO, f"says {told} tasks, but {where} lists {len(texts)}. {mend}")
     unknown = {task for tasks in meta.episodes.tasks for task in tasks} - set(texts)
     if unknown:
@@ -132,6 +135,17 @@ def _edges(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
         number += len(first)
 
 
+def _frames_ahead(meta: LeRobotDatasetMetadata) -> int:
+    """How many frames the episodes have that a writer put into `meta/episodes` before it died, and never into `info.json`."""
+    if meta.codebase_version != "v3.0":
+        return 0
+    lengths: list[int] = []
+    for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
+        if not path.name.startswith("."):
+            lengths += column_array(read_table(path, ["length"]), "length", (1,), path).reshape(-1).tolist()
+    return sum(lengths[meta.total_episodes :])
+
+
 def _strays(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
     used = _files(meta)
     for folder in ("data", "videos"):
@@ -154,6 +168,15 @@ def _strays(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
 
 def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) -> Iterator[Fault]:
     if not meta.total_episodes:
+        return
+    ahead = _frames_ahead(meta)
+    count = meta.stats.get("index", {}).get("count")
+    if ahead and count is not None and (count == meta.total_frames + ahead).all():
+        yield Fault(
+            "warning",
+            layout.STATS,
+            f"counts {ahead} frames that {layout.INFO} does not count yet: {_UNFINISHED}",
+        )
         return
     where = layout.STATS if meta.codebase_version != "v2.1" else layout.EPISODES_STATS_V21
     again = "Compute them again: smolact dataset stats."

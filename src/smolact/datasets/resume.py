@@ -16,7 +16,8 @@ from smolact.datasets import format as layout
 from smolact.datasets.episodes import whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics
+from smolact.datasets.sources import table_statistics
+from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics, aggregate
 from smolact.datasets.tables import column_array, column_values, open_parquet, read_groups, read_table
 from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
 from smolact.types import Statistics
@@ -34,6 +35,8 @@ class Found:
         meta: what it says of itself.
         tasks: its instructions, by number.
         tasks_ran_ahead: `tasks.parquet` has more than these: a writer died before it could say so in `info.json`.
+        statistics_ran_ahead: so does `stats.json`.
+        tables: the files of `meta/episodes` that are in use.
         next_file: the number of the first file that is not in use, in data, videos and `meta/episodes` alike.
         chunk_size: files a folder.
         running: statistics that can go on exactly.
@@ -44,6 +47,8 @@ class Found:
     meta: LeRobotDatasetMetadata
     tasks: list[str]
     tasks_ran_ahead: bool
+    statistics_ran_ahead: bool
+    tables: list[Path]
     next_file: int
     chunk_size: int
     running: Running
@@ -53,13 +58,12 @@ class Found:
 
 
 def find_end(root: Path) -> Found:
-    """Read the dataset in `root` to where it ends, and put aside what a writer that died has left.
+    """Read the dataset in `root` to where it ends. What a writer that died has left is not changed: see `put_aside`.
 
     Raises:
         NotFoundError: there is no such folder.
         ConfigError: it is of an older version.
         DatasetError: it is damaged.
-        WriteError: the disk refused to put something aside.
     """
     meta = LeRobotDatasetMetadata(root)
     if meta.codebase_version != layout.WRITTEN_VERSION:
@@ -73,7 +77,6 @@ def find_end(root: Path) -> Found:
             f"{root / layout.INFO}: chunks_size must be a positive integer, found {chunk_size!r}."
         )
     tables = _episode_files(meta)
-    put_aside(meta, tables)
     total = meta.info.get("total_tasks", len(meta.tasks))
     if type(total) is not int or total < 0:
         raise DatasetError(f"{root / layout.INFO}: total_tasks must be a count, found {total!r:.100}.")
@@ -83,11 +86,15 @@ def find_end(root: Path) -> Found:
             f"{root / layout.TASKS} numbers its {len(tasks)} tasks {sorted(meta.tasks)[:8]}…, and {layout.INFO} says {total} of "
             f"them: expected 0, 1, 2, … Mend it first: smolact dataset repair --dataset.root={root}"
         )
-    running, summaries = _statistics(meta)
+    counted = meta.stats.get("index", {}).get("count")
+    ahead = bool(meta.total_episodes) and counted is not None and bool((counted > meta.total_frames).all())
+    running, summaries = _statistics(meta, tables if ahead else None)
     return Found(
         meta,
         tasks[:total],
         len(tasks) > total,
+        ahead,
+        tables,
         _next_file(meta, tables, chunk_size),
         chunk_size,
         running,
@@ -97,10 +104,14 @@ def find_end(root: Path) -> Found:
     )
 
 
-def put_aside(meta: LeRobotDatasetMetadata, tables: list[Path]) -> list[Path]:
-    """Move every file that belongs to no episode into a folder of its own beside `data`, and say so; returns their new paths."""
-    root, episodes = meta.root, meta.episodes
-    used = {root / path for path in episodes.data_path} | set(tables)
+def put_aside(found: Found) -> list[Path]:
+    """Move every file that belongs to no episode into a folder of its own beside `data`, and say so; returns their new paths.
+
+    Raises:
+        WriteError: the disk refused.
+    """
+    meta, root, episodes = found.meta, found.meta.root, found.meta.episodes
+    used = {root / path for path in episodes.data_path} | set(found.tables)
     used |= {root / path for paths in episodes.video_path.values() for path in paths}
     stray = aside.strays(root, used)
     if not stray:
@@ -210,8 +221,11 @@ def _next_file(meta: LeRobotDatasetMetadata, tables: list[Path], chunk_size: int
     return last + 1
 
 
-def _statistics(meta: LeRobotDatasetMetadata) -> tuple[Running, Statistics]:
-    """Statistics that go on: numbers are read again; images by their counts, or else by what `stats.json` says."""
+def _statistics(meta: LeRobotDatasetMetadata, tables: list[Path] | None) -> tuple[Running, Statistics]:
+    """Statistics that go on: numbers are read again; images by their counts, or else by what `stats.json` says.
+
+    Where that counts frames of an episode that is not there, what `tables` say of each episode is put together instead.
+    """
     vectors = {
         name: VectorStatistics(feature.shape) for name, feature in meta.features.items() if feature.is_numeric
     }
@@ -219,19 +233,22 @@ def _statistics(meta: LeRobotDatasetMetadata) -> tuple[Running, Statistics]:
     running: Running = dict(vectors)
     summaries: Statistics = {}
     if meta.total_episodes:
-        counts = _image_counts(meta)
+        counts, together = _image_counts(meta), meta.stats
+        if tables is not None:
+            rows = [row for path in tables for row in table_statistics(read_table(path), path)]
+            together = {**meta.stats, **aggregate(rows[: meta.total_episodes])}
         for name in meta.camera_keys:
             if name in counts:
                 running[name] = counts[name]
                 continue
-            known = meta.stats.get(name, {})
+            known = together.get(name, {})
             if not known or not all(np.isfinite(value).all() for value in known.values()):
                 raise DatasetError(
                     f"{meta.root / layout.STATS} has no (finite) statistics of the camera '{name}', so they can't go on. "
                     "Compute them first: smolact dataset stats --help"
                 )
             # Others count a sample of the frames; a frame of theirs weighs as much as one of ours.
-            summaries[name] = {**meta.stats[name], "count": np.array([meta.total_frames])}
+            summaries[name] = {**known, "count": np.array([meta.total_frames])}
     return running, summaries
 
 
