@@ -14,6 +14,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.faults import Fault, Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspected_files import data_faults, video_faults
+from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import DatasetError
@@ -31,8 +32,14 @@ def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no
 
     Raises:
         NotFoundError: there is no such folder.
+        DatasetError: an edit is about to put another dataset in its place.
     """
     root = Path(root)
+    with ReadLock(root):
+        return _faults(root, quick, progress)
+
+
+def _faults(root: Path, quick: bool, progress: Progress) -> list[Fault]:
     # What leads out of the folder must not even be opened.
     escaping = list(leading_out(root, (path.relative_to(root) for path in root.glob("meta/**/*"))))
     if escaping:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from smolact.datasets.cameras import Camera, Columns, ImageCamera, VideoCamera, Videos
 from smolact.datasets.format import Feature
 from smolact.datasets.frames import load_frames
+from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError, DatasetError, did_you_mean
 from smolact.hub import find_folder, local_folder
@@ -67,6 +68,7 @@ class LeRobotDataset(Dataset[Batch]):
     ) -> None:
         folder = find_folder(repo_id, "dataset", root=root, patterns=["meta/**"], revision=revision)
         self.repo_id = str(repo_id)
+        self._held = ReadLock(folder)  # as long as this is there, no edit takes the files away
         self.meta = LeRobotDatasetMetadata(folder)
         self.episodes = _chosen(episodes, self.meta)
         self.image_transforms = image_transforms

@@ -230,7 +230,8 @@ class _Work:
 
 def _make_anew(found: Salvage, root: Path, quick: bool, progress: Progress) -> Path:
     """Make the dataset of the whole episodes and put it in place; returns where the old one is now."""
-    return exchange(edit.whole(SalvagedSource(found)), quick, progress, leave=aside.staging_folders(root))
+    plan, leave = edit.whole(SalvagedSource(found)), aside.staging_folders(root)
+    return exchange(plan, quick, progress, leave, advice="stop it")
 
 
 def _put_beside(root: Path, old: Path) -> Path:

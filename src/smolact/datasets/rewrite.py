@@ -6,6 +6,7 @@ the format goes along. Only a cut that needs frames outside of it is encoded aga
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Collection
@@ -17,7 +18,7 @@ from smolact.datasets.carried import carry, carry_all
 from smolact.datasets.edit import Plan
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.inspection import check_dataset
-from smolact.datasets.lock import FolderLock
+from smolact.datasets.lock import FolderLock, NoReaders, ReadLock
 from smolact.datasets.rewritten_files import write_files
 from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.errors import ConfigError, DatasetError
@@ -41,7 +42,9 @@ def build(plan: Plan, output: Path, quick: bool = False, progress: Progress = no
     """
     if output.exists():
         raise ConfigError(f"{output} exists already. Choose another --output, or remove it first.")
-    with durable.replacing_folder(output) as folder:
+    with contextlib.ExitStack() as held, durable.replacing_folder(output) as folder:
+        for source in plan.sources:
+            held.enter_context(ReadLock(source.meta.root))
         with durable.named_errors(folder):
             carry_all(plan.sources, folder)
         _build_in(plan, folder, quick, progress)
@@ -65,11 +68,16 @@ def replace(plan: Plan, quick: bool = False, progress: Progress = no_progress) -
 
 
 def exchange(
-    plan: Plan, quick: bool = False, progress: Progress = no_progress, leave: Collection[Path] = ()
+    plan: Plan,
+    quick: bool = False,
+    progress: Progress = no_progress,
+    leave: Collection[Path] = (),
+    advice: str = "give --output=FOLDER for the result",
 ) -> Path:
     """Like `replace`, but the old dataset is kept: returns the folder beside the new one where it is now.
 
-    The folders of the old one that `leave` names are not taken along. It is the caller's to hold the lock.
+    The folders of the old one that `leave` names are not taken along. It is the caller's to hold the writer's lock; `advice` is
+    what can be done if somebody reads the dataset.
     """
     (source,) = plan.sources
     root = source.meta.root.resolve()
@@ -84,16 +92,17 @@ def exchange(
             f"have it put aside: smolact dataset repair --dataset.root={root}"
         )
     warn_of_leftovers(root)
-    fresh = durable.temporary_beside(root)
-    with durable.replacing_folder(fresh) as folder:
-        with durable.named_errors(folder):
-            carry(source, folder, leave)
-        _build_in(plan, folder, quick, progress)
-    try:
-        return durable.exchange_folders(root, fresh)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+    with NoReaders(root, advice):
+        fresh = durable.temporary_beside(root)
+        with durable.replacing_folder(fresh) as folder:
+            with durable.named_errors(folder):
+                carry(source, folder, leave)
+            _build_in(plan, folder, quick, progress)
+        try:
+            return durable.exchange_folders(root, fresh)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
 
 
 def warn_of_leftovers(root: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
+from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.remux import Cut
 from smolact.datasets.tables import column_array, column_values, episodes_schema, read_table
@@ -26,12 +27,17 @@ _COLUMNS_V2 = ("episode_index", "tasks", "length")
 class Source:
     """The dataset in folder `root`.
 
+    Args:
+        root: the folder.
+        held: no edit may take the files away as long as this is there.
+
     Raises:
         NotFoundError: there is no such folder.
         DatasetError: it is damaged.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, held: bool = False) -> None:
+        self._held = ReadLock(Path(root)) if held else None
         self.meta = LeRobotDatasetMetadata(root)
         self._statistics, self._more = _said_of_episodes(self.meta)
         self._open: tuple[str, pa.Table, NDArray[Any]] | None = None
