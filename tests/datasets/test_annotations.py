@@ -20,9 +20,10 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import build
 from smolact.datasets.sources import Source
+from smolact.datasets.writer import DatasetWriter
 from smolact.errors import DatasetError
 from tests.datasets.annotated import LANGUAGE, annotate, declare, number_subtasks, rows_of
-from tests.datasets.make import TASKS, write
+from tests.datasets.make import TASKS, record, write
 
 CAMERA = "observation.images.top"
 PLANS: dict[str, tuple[Callable[[Source], Plan], list[int]]] = {
@@ -179,6 +180,19 @@ def test_what_other_tools_say_of_episodes_goes_with_them(tmp_path: Path, version
     assert table["subtask_names"].to_pylist() == [["reach", "grasp 0"], ["reach", "grasp 2"]]
     assert table["quality"].to_pylist() == [0.0, 1.0]
     assert check_dataset(made) == []
+
+
+def test_what_is_recorded_later_has_no_annotations_yet(annotated: Path, tmp_path: Path) -> None:
+    before = rows_of(annotated, *LANGUAGE)
+    first = annotated / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(first)
+    pq.write_table(table.append_column("undeclared", pa.array([1] * len(table))), first)
+    with DatasetWriter.resume(annotated) as writer:
+        record(writer, 4, 2)
+    assert rows_of(annotated, *LANGUAGE) == [*before, [{name: [] for name in LANGUAGE}] * 2]
+    assert check_dataset(annotated) == []
+    made = build(edit.delete(Source(annotated), [0]), tmp_path / "new")
+    assert rows_of(made, *LANGUAGE) == [*before[1:], [{name: [] for name in LANGUAGE}] * 2]
 
 
 def test_a_repair_that_makes_the_dataset_anew_keeps_annotations(annotated: Path) -> None:

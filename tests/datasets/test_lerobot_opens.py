@@ -22,7 +22,8 @@ from smolact.datasets.rewrite import build
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
 from tests.datasets.annotated import LANGUAGE, annotate, rows_of
-from tests.datasets.make import TASKS, write
+from tests.datasets.make import TASKS, record, write
+from tests.datasets.test_carried import own
 
 PARITY = Path(__file__).parent.parent / "parity/data"
 OFFSETS = [-0.1, 0.0, 0.1, 0.2]
@@ -118,6 +119,10 @@ def test_annotations_open_there_after_every_edit(tmp_path: Path) -> None:
         "back": edit.whole(Source(old)),
     }
     made = [build(plan, tmp_path / name) for name, plan in plans.items()]
+    made.append(own(shutil.copytree(root, tmp_path / "resumed")))
+    with DatasetWriter.resume(made[-1]) as writer:
+        record(writer, 3, 2)
+    made.append(build(edit.merge([Source(made[-1]), source]), tmp_path / "with files of others"))
     for path, theirs in zip(made, read_by_lerobot(V30, made), strict=True):
         ours = [row for rows in rows_of(path, *LANGUAGE) for row in rows]
         assert [{name: sample[name] for name in LANGUAGE} for sample in theirs["samples"]] == ours

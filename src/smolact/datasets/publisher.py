@@ -11,6 +11,7 @@ import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +194,16 @@ class Publisher:
         return ours if there is None or there.equals(ours) else there
 
     def _frames_table(self, columns: Mapping[str, Any]) -> pa.Table:
-        schema = self._schema(frames_schema, "frames_schema")
+        there = self._found.meta.features.items() if self._found is not None else ()
+        silent = {
+            name: pa.list_(pa.null()) for name, feature in there if feature.dtype == layout.LANGUAGE_DTYPE
+        }
+        schema = self._schema(partial(frames_schema, others=silent), "frames_schema")
         arrays = [
-            to_column(self._features[field.name], columns[field.name]).cast(field.type) for field in schema
+            to_column(self._features[field.name], columns[field.name]).cast(field.type)
+            if field.name in self._features
+            else nothing(field.type, len(columns["index"]))
+            for field in schema
         ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -242,6 +250,11 @@ class Publisher:
             "video_path": layout.VIDEO_PATH if self._video_keys else None,
             "features": {name: feature.to_json() for name, feature in self._features.items()},
         }
+
+
+def nothing(kind: pa.DataType, rows: int) -> pa.Array:
+    """A column that a recorder has nothing for, such as annotations, which are made later: empty lists, or gaps."""
+    return pa.array([[]] * rows, type=kind) if pa.types.is_list(kind) else pa.nulls(rows, kind)
 
 
 def as_vectors(columns: Mapping[str, Any], name: str, feature: Feature) -> NDArray[Any]:

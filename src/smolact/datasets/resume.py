@@ -144,7 +144,7 @@ def check_same(
         )
     if features is None:
         return
-    there = {name: feature for name, feature in meta.features.items() if name not in DEFAULT_FEATURES}
+    there = {name: meta.features[name] for name in recorded_features(meta) if name not in DEFAULT_FEATURES}
     wrong = [f"'{name}' is in the dataset and is not recorded now" for name in there if name not in features]
     wrong += [
         f"'{name}' is recorded now and is not in the dataset.{did_you_mean(name, there)}"
@@ -163,6 +163,13 @@ def check_same(
             f"{meta.root} can't be continued with this robot: {'; '.join(sorted(wrong))}. Connect what it was recorded "
             "with, or record into another folder."
         )
+
+
+def recorded_features(meta: LeRobotDatasetMetadata) -> dict[str, Feature]:
+    """The features that a recorder gives values to; annotations are made later, and are empty in what is recorded."""
+    return {
+        name: feature for name, feature in meta.features.items() if feature.dtype != layout.LANGUAGE_DTYPE
+    }
 
 
 def is_only_begun(folder: Path) -> bool:
