@@ -166,6 +166,17 @@ def test_columns_that_nobody_declared_and_kinds_that_we_do_not_know_are_copied(
     ]
 
 
+def test_what_else_is_said_of_a_feature_stays(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", (3,), "image")
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"]["action"] |= {"fps": 10, "unit": "degrees"}
+    path.write_text(json.dumps(info))
+    made = build(dataclasses.replace(edit.whole(Source(root)), version="v2.1"), tmp_path / "new")
+    made = build(edit.merge([Source(made), Source(root)]), tmp_path / "both")
+    assert json.loads((made / "meta/info.json").read_text())["features"] == info["features"]
+
+
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_what_other_tools_say_of_episodes_goes_with_them(tmp_path: Path, version: str) -> None:
     root = write(tmp_path / "set", (3, 4, 5), "image")

@@ -54,6 +54,9 @@ STATISTICS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
+_KNOWN_OF_FEATURE = ("dtype", "shape", "names", "info", "video_info")
+
+
 @dataclass(frozen=True)
 class Feature:
     """A column or camera of a dataset, as `info.json` describes it.
@@ -65,6 +68,8 @@ class Feature:
     shape: tuple[int, ...]
     names: Any = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else `info.json` says of it, such as LeRobot's `fps`."""
 
     @property
     def is_image(self) -> bool:
@@ -91,7 +96,7 @@ class Feature:
 
     def to_json(self) -> dict[str, Any]:
         """What `info.json` says of this feature."""
-        value = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
+        value = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names, **self.more}
         return {**value, "info": dict(self.info)} if self.info else value
 
 
@@ -130,7 +135,9 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
             f"{problem}has the shape {list(shape)}, more than {MOST_VALUES} values a frame. Repair the file or fetch it again."
         )
     info = value.get("info") or value.get("video_info") or {}  # v2.0 has the second name
-    return Feature(value["dtype"], tuple(shape), value.get("names"), info if isinstance(info, dict) else {})
+    more = {key: said for key, said in value.items() if key not in _KNOWN_OF_FEATURE}
+    info = info if isinstance(info, dict) else {}
+    return Feature(value["dtype"], tuple(shape), value.get("names"), info, more)
 
 
 def fill_template(template: Any, source: Path, **values: int | str) -> PurePosixPath:
