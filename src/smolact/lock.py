@@ -38,6 +38,7 @@ class PathLock:
     Args:
         path: a folder that is there, or a file, which is made if it is not there.
         refusal: the message for whoever comes second, made of the words that name the holder.
+        shared: several may hold it at once, and one that is not shared keeps all of them out.
 
     Attributes:
         is_held: false where the system or the disk has no such lock.
@@ -46,22 +47,24 @@ class PathLock:
         WriteError: another process holds it, or this one does already.
     """
 
-    def __init__(self, path: Path, refusal: Callable[[str], str]) -> None:
+    def __init__(self, path: Path, refusal: Callable[[str], str], *, shared: bool = False) -> None:
         self.release: Callable[[], object] = lambda: None
         self.is_held = False
         is_folder = path.is_dir()
-        while fcntl is not None:
+        while fcntl is not None and (
+            path.is_dir() if is_folder else not shared
+        ):  # only a writer makes a file
             if is_folder:
                 descriptor = os.open(path, os.O_RDONLY)
             else:
                 with durable.named_errors(path):
                     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 holder = (None if is_folder else _noted(path)) or _holder(os.fstat(descriptor).st_ino)
                 os.close(descriptor)
-                raise WriteError(error.errno, refusal(holder)) from None
+                raise self.error(refusal(holder), error.errno) from None
             except OSError:  # this disk has no such lock
                 os.close(descriptor)
                 return
@@ -72,6 +75,10 @@ class PathLock:
             os.close(
                 descriptor
             )  # meanwhile its holder has removed the file, or put another folder in its place
+
+    def error(self, message: str, errno: int | None) -> Exception:
+        """What whoever comes second is given."""
+        return WriteError(errno, message)
 
     def __enter__(self) -> PathLock:
         return self
@@ -146,15 +153,25 @@ def _noted(path: Path) -> str | None:
 
 
 def _holder(inode: int) -> str:
-    """Who holds the lock of a file or folder, where the system tells (Linux)."""
-    locks, unknown = Path("/proc/locks"), "another process"
-    for line in locks.read_text().splitlines() if locks.exists() else ():
-        words = line.split()  # 1: FLOCK ADVISORY WRITE 4711 fd:01:2345 0 EOF
-        if len(words) < 6 or words[1] != "FLOCK" or words[5].rpartition(":")[2] != str(inode):
-            continue
-        if words[4] == str(os.getpid()):
-            return f"process {words[4]}, which is this one (a writer that was not closed)"
-        command = Path("/proc", words[4], "cmdline")
+    """Who holds the lock of a file or folder, where the system tells (Linux); of a process and its workers, the process."""
+    locks = Path("/proc/locks")
+    lines = [line.split() for line in locks.read_text().splitlines()] if locks.exists() else []
+    holders = [  # 1: FLOCK ADVISORY WRITE 4711 fd:01:2345 0 EOF
+        words[4]
+        for words in lines
+        if len(words) > 5 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode)
+    ]
+    for number in [pid for pid in holders if _parent(pid) not in holders] or holders:
+        if number == str(os.getpid()):
+            return f"process {number}, which is this one (something that was not closed)"
+        command = Path("/proc", number, "cmdline")
         named = command.read_bytes().decode(errors="replace").split("\0")[:3] if command.exists() else []
-        return f"process {words[4]} ({' '.join(named).strip()})" if any(named) else f"process {words[4]}"
-    return unknown
+        return f"process {number} ({' '.join(named).strip()})" if any(named) else f"process {number}"
+    return "another process"
+
+
+def _parent(process: str) -> str | None:
+    """The process that began this one, where it is still there."""
+    status = Path("/proc", process, "status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((line.split()[1] for line in lines if line.startswith("PPid:")), None)

@@ -155,6 +155,15 @@ def test_an_edit_puts_back_what_a_killed_one_had_moved(
     assert [path.name for path in root.parent.iterdir()] == ["set"]
 
 
+def test_convert_without_a_version_makes_v30(root: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    assert run("convert", root, "--version=v2.1", f"--output={old}") == 0
+    assert run("convert", old) == 0
+    assert Source(old).meta.codebase_version == "v3.0"
+    assert run("convert", old, "--cameras=image") == 0
+    assert Source(old).meta.image_keys == Source(root).meta.video_keys
+
+
 @pytest.mark.parametrize(
     ("command", "flags", "part"),
     [
@@ -164,7 +173,8 @@ def test_an_edit_puts_back_what_a_killed_one_had_moved(
         ("filter", ["--task=juggle"], "Nothing would be left"),
         ("rename-task", ["--old=Push"], "--new is missing"),
         ("remove-feature", ["--features=[acton]"], "Did you mean 'action'?"),
-        ("convert", [], "To what?"),
+        ("convert", [], "is of version v3.0 already: there is nothing to convert. Give --version=v2.1"),
+        ("convert", ["--cameras=video"], "all its cameras are stored as video"),
         ("convert", ["--version=v9"], "--version=v9"),
         ("split", ["--parts={../a: 0.5}", "--output=out"], "a folder's name"),
     ],

@@ -48,6 +48,7 @@ def describe(root: str, offsets: list[float]) -> dict[str, object]:
                     for key in ("action", "action_is_pad", "observation.state", "timestamp")
                 },
                 **{key: sample[key].item() for key in ("index", "frame_index", "episode_index")},
+                **{key: sample[key] for key in ("language_persistent", "language_events") if key in sample},
                 **({"next.done": sample["next.done"].item()} if "next.done" in sample else {}),
                 **{key: sample[key].double().mean((1, 2)).tolist() for key in dataset.meta.camera_keys},
             }

@@ -22,7 +22,9 @@ from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import build
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
-from tests.datasets.make import TASKS, write
+from tests.datasets.annotated import LANGUAGE, annotate, rows_of
+from tests.datasets.make import TASKS, record, write
+from tests.datasets.test_carried import own
 
 PARITY = Path(__file__).parent.parent / "parity/data"
 OFFSETS = [-0.1, 0.0, 0.1, 0.2]
@@ -118,6 +120,31 @@ def test_what_was_put_in_order_opens_there(tmp_path: Path) -> None:
     sources = [Source(root), Source(other)]
     made = build(edit.merge(sources, reorder_names=True), tmp_path / "merged")
     assert_same_to_both(made, build(edit.whole(sources[1]), tmp_path / "compact"))
+
+
+@with_061
+def test_annotations_open_there_after_every_edit(tmp_path: Path) -> None:
+    camera = "observation.images.top"
+    root = annotate(write(tmp_path / "set", (3, 4, 5), "image"), camera, silent=[2])
+    source = Source(root)
+    old = build(dataclasses.replace(edit.whole(source), version="v2.1"), tmp_path / "v21")
+    plans = {
+        "compact": edit.whole(source),
+        "delete": edit.delete(source, [0]),
+        "silent": edit.keep(source, [2]),  # nothing is said in it: its columns hold nothing but empty lists
+        "merge": edit.merge([source, source]),
+        "rename": edit.rename_task(source, TASKS[0], "Do it."),
+        "back": edit.whole(Source(old)),
+    }
+    made = [build(plan, tmp_path / name) for name, plan in plans.items()]
+    made.append(own(shutil.copytree(root, tmp_path / "resumed")))
+    with DatasetWriter.resume(made[-1]) as writer:
+        record(writer, 3, 2)
+    made.append(build(edit.merge([Source(made[-1]), source]), tmp_path / "with files of others"))
+    for path, theirs in zip(made, read_by_lerobot(V30, made), strict=True):
+        ours = [row for rows in rows_of(path, *LANGUAGE) for row in rows]
+        assert [{name: sample[name] for name in LANGUAGE} for sample in theirs["samples"]] == ours
+        _assert_same(path, theirs)
 
 
 @with_061

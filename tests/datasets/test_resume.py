@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from smolact.datasets.inspection import check_dataset
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.repair import repair
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, DatasetError, FeatureError, NotFoundError, WriteError
 from tests.datasets.make import TASKS, features, frame, record, write
@@ -174,7 +176,19 @@ def test_after_a_kill_at_any_step_recording_goes_on(
         DatasetWriter.resume(root).close()
     assert saving > 12
     assert len(copies) > saving
-    for copy in copies:
+    ahead = [assert_whole_or_unfinished(copy) for copy in copies]
+    assert any(ahead) and not all(ahead)
+    for number, copy in enumerate(copies):
+        mended = shutil.copytree(copy, tmp_path / "mended")
+        kept = repair(mended).episodes
+        assert kept in (LeRobotDatasetMetadata(copy).total_episodes, 2)
+        assert check_dataset(mended, quick=number > 0) == []
+        assert LeRobotDatasetMetadata(mended).stats["action"]["count"] == [2, 5][kept - 1]
+        shutil.rmtree(mended)
+        shutil.copytree(copy, mended)
+        DatasetWriter.resume(mended).close()  # nothing more is recorded
+        assert check_dataset(mended, quick=True) == []
+        shutil.rmtree(mended)
         there = LeRobotDatasetMetadata(copy).total_episodes
         with caplog.at_level(logging.WARNING), DatasetWriter.resume(copy) as again:
             assert again.num_episodes == there
@@ -188,7 +202,52 @@ def test_after_a_kill_at_any_step_recording_goes_on(
             {"videos"} if dtype == "video" else set()
         )
         assert {entry.name for entry in copy.iterdir()} <= allowed
+        assert check_dataset(copy, quick=True) == []
     assert "What was left of it is now in" in caplog.text
+
+
+def test_statistics_of_others_cameras_do_not_count_an_episode_that_was_lost(tmp_path: Path) -> None:
+    """Nobody kept the counts of a camera that LeRobot recorded, and a killed writer has left it a frame of pure white."""
+    root = tmp_path / "theirs"
+    shutil.copytree(PARITY / "dataset_v30", root)
+    before = LeRobotDatasetMetadata(root).stats
+    copies: list[Path] = []
+
+    def copy_root(step: int) -> None:
+        copies.append(shutil.copytree(root, tmp_path / f"killed-{step}"))
+
+    writer = DatasetWriter.resume(root)
+    cameras = dict.fromkeys(LeRobotDatasetMetadata(root).camera_keys, np.full((64, 96, 3), 255, np.uint8))
+    vectors = {"observation.state": np.zeros(6, np.float32), "action": np.zeros(6, np.float32)}
+    writer.add_frame({**cameras, **vectors}, task="Nothing.")
+    with pytest.MonkeyPatch.context() as patch:
+        at_each_step(patch, copy_root)
+        writer.save_episode()
+    ahead = [
+        copy
+        for copy in copies
+        if LeRobotDatasetMetadata(copy).total_episodes == 4 and assert_whole_or_unfinished(copy)
+    ]
+    assert ahead
+    for copy in ahead:
+        assert LeRobotDatasetMetadata(copy).stats[TOP[0]]["max"].max() == 1.0
+        DatasetWriter.resume(copy).close()
+        after = LeRobotDatasetMetadata(copy).stats
+        for statistic in ("min", "max", "mean", "std"):
+            np.testing.assert_allclose(after[TOP[0]][statistic], before[TOP[0]][statistic], atol=1e-6)
+        assert check_dataset(copy, quick=True) == []
+
+
+def assert_whole_or_unfinished(root: Path) -> bool:
+    """That a check finds no error in what a kill left, and says of each thing what to do; whether the statistics are ahead."""
+    faults = check_dataset(root, quick=True)
+    for fault in faults:
+        assert fault.severity == "warning", fault
+        done = ("dataset repair", "Remove it when nothing writes there", "Record some")
+        assert any(what in fault.message for what in done), fault
+    ahead = [fault for fault in faults if fault.place == "meta/stats.json"]
+    assert all("does not count yet" in fault.message and "--resume=true" in fault.message for fault in ahead)
+    return bool(ahead)
 
 
 def test_a_writer_that_died_at_the_beginning_is_in_nobodys_way(tmp_path: Path) -> None:
@@ -270,6 +329,7 @@ def test_a_power_cut_at_any_moment_costs_no_saved_episode(tmp_path: Path, dtype:
                 meta = LeRobotDatasetMetadata(found)
                 assert meta.total_episodes >= least, where
                 assert not meta.total_episodes or lengths(found) == [2] * meta.total_episodes
+                assert_whole_or_unfinished(found)
                 with DatasetWriter.resume(found) as writer:
                     there = writer.num_episodes
             else:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from smolact.datasets.inspection import check_dataset
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.video import VideoWriter
@@ -393,6 +394,7 @@ def test_a_killed_recorder_loses_no_acknowledged_episode(tmp_path: Path) -> None
     found = lengths(tmp_path / "d")
     assert len(found) >= acknowledged
     assert set(found) == {3}
+    assert all(fault.severity == "warning" for fault in check_dataset(tmp_path / "d"))
 
 
 def test_what_is_written_says_what_it_is(tmp_path: Path) -> None:

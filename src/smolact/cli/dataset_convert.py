@@ -18,7 +18,7 @@ USAGE = "smolact dataset convert --dataset.root=FOLDER [--version=v2.1] [--camer
 class ConvertConfig(EditConfig):
     """What `smolact dataset convert` takes."""
 
-    version: str | None = setting(None, "v3.0 or v2.1; v3.0 when null.")
+    version: str = setting("v3.0", "v3.0 or v2.1.")
     cameras: str | None = setting(None, "image or video: how all cameras are stored; as they are when null.")
 
 
@@ -27,13 +27,11 @@ def run(argv: Sequence[str]) -> int:
     config = parse_edit(ConvertConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
-    if config.version not in (None, *VERSIONS) or config.cameras not in (None, *IMAGE_DTYPES):
+    if config.version not in VERSIONS or config.cameras not in (None, *IMAGE_DTYPES):
         raise ConfigError(
             f"--version={config.version}, --cameras={config.cameras}: expected one of {', '.join(VERSIONS)}, and one of "
             f"{', '.join(IMAGE_DTYPES)}."
         )
-    if config.version is None and config.cameras is None:
-        raise ConfigError(f"To what? Give --version or --cameras: {USAGE}")
     source = open_source(config.dataset)
 
     from smolact.datasets.edit import whole
@@ -43,6 +41,12 @@ def run(argv: Sequence[str]) -> int:
         for key in source.meta.camera_keys
         if config.cameras and source.meta.features[key].dtype != config.cameras
     }
-    plan = dataclasses.replace(whole(source), cameras=cameras, version=config.version or "v3.0")
+    if config.version == source.meta.codebase_version and not cameras:
+        stored = f", and all its cameras are stored as {config.cameras}" if config.cameras else ""
+        raise ConfigError(
+            f"{source.meta.root} is of version {config.version} already{stored}: there is nothing to convert. Give "
+            f"--version={next(name for name in VERSIONS if name != config.version)}, or --cameras=image or video: {USAGE}"
+        )
+    plan = dataclasses.replace(whole(source), cameras=cameras, version=config.version)
     carry_out(plan, config.output, config.quick)
     return 0

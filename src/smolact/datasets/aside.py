@@ -45,6 +45,11 @@ def staging_folders(root: Path) -> list[Path]:
     )
 
 
+def folders(root: Path) -> list[Path]:
+    """The folders where leftovers have been put."""
+    return sorted(path for path in root.glob(FOLDER.format(number=0).replace("000", "*")) if path.is_dir())
+
+
 def next_folder(root: Path) -> Path:
     """The first folder for leftovers that is not there yet."""
     number = 1

@@ -48,15 +48,16 @@ class Plan:
         for name, feature in self.sources[0].meta.features.items():
             if name in self.removed:
                 continue
-            info = dict(feature.info)
+            info, more = dict(feature.info), dict(feature.more)
             for source in self.sources[1:]:  # what is said of a video holds for all of them, or is not said
-                other = source.meta.features[name].info
-                info = {key: value for key, value in info.items() if other.get(key) == value}
+                other = source.meta.features[name]
+                info = {key: value for key, value in info.items() if other.info.get(key) == value}
+                more = {key: value for key, value in more.items() if other.more.get(key) == value}
             dtype = self.cameras.get(name, feature.dtype)
             named = (source.meta.features[name].names for source in self.sources)
             names = feature.names if feature.is_image else next(filter(flat_names, named), feature.names)
             kept[name] = dataclasses.replace(
-                feature, dtype=dtype, names=names, info=info if dtype == feature.dtype else {}
+                feature, dtype=dtype, names=names, info=info if dtype == feature.dtype else {}, more=more
             )
         return kept
 

@@ -25,6 +25,8 @@ WRITTEN_VERSION = "v3.0"
 INFO = "meta/info.json"
 STATS = "meta/stats.json"
 TASKS = "meta/tasks.parquet"
+SUBTASKS = "meta/subtasks.parquet"  # LeRobot's before 0.6: what `subtask_index` numbers
+SUBTASK_INDEX = "subtask_index"
 EPISODES_FOLDER = "meta/episodes"
 IMAGE_COUNTS = "meta/smolact_image_counts.json"  # ours: what exact image statistics go on from
 RECORDING_LOG = "meta/smolact_recording.json"  # ours: how each episode was recorded, and whether it succeeded
@@ -49,8 +51,16 @@ DEPTH_MARKERS = ("is_depth_map", "video.is_depth_map")
 """What marks a depth camera, in a feature's `info` or in its older `video_info`; the first is the newer name."""
 DEPTH_MEANING = ("depth_unit", "video.depth_min", "video.depth_max", "video.shift", "video.use_log")
 """What in a depth camera's `info` says which distance a stored number is."""
+NUMBER_DTYPES = (
+    *("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64"),
+)
+LANGUAGE_DTYPE = "language"  # LeRobot's annotations: a list of records for each frame
 STATISTICS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+
+
+_KNOWN_OF_FEATURE = ("dtype", "shape", "names", "info", "video_info")
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,8 @@ class Feature:
     shape: tuple[int, ...]
     names: Any = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else `info.json` says of it, such as LeRobot's `fps`."""
 
     @property
     def is_image(self) -> bool:
@@ -78,6 +90,16 @@ class Feature:
         """
         is_marked = any(self.info.get(marker) for marker in DEPTH_MARKERS)
         return self.is_image and (is_marked or 1 in (self.shape[0], self.shape[-1]))
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its values are numbers, which have statistics; text, annotations and what we do not know have none."""
+        return self.dtype in NUMBER_DTYPES
+
+    @property
+    def is_known(self) -> bool:
+        """Whether we know how its values are stored."""
+        return self.is_image or self.is_numeric or self.dtype == "string"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -117,7 +139,7 @@ class Feature:
 
     def to_json(self) -> dict[str, Any]:
         """What `info.json` says of this feature."""
-        value = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
+        value = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names, **self.more}
         return {**value, "info": dict(self.info)} if self.info else value
 
 
@@ -162,7 +184,8 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
     info = {name: of for part in parts for name, of in part.items()}
     if any(part.get(marker) for part in parts for marker in DEPTH_MARKERS):
         info[DEPTH_MARKERS[0]] = True  # whatever the other names say
-    return Feature(value["dtype"], tuple(shape), value.get("names"), info)
+    more = {key: said for key, said in value.items() if key not in _KNOWN_OF_FEATURE}
+    return Feature(value["dtype"], tuple(shape), value.get("names"), info, more)
 
 
 def fill_template(template: Any, source: Path, **values: int | str) -> PurePosixPath:

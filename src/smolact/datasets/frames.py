@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import EpisodeRows
-from smolact.datasets.tables import ARROW_TYPES, column_array, column_values, read_table
+from smolact.datasets.tables import column_array, column_values, read_table
 from smolact.errors import DatasetError
 
 Ints = NDArray[np.int64]
@@ -75,7 +75,7 @@ def load_frames(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> Frames
 
 def _column(meta: LeRobotDatasetMetadata, table: Any, name: str, file: Any) -> NDArray[Any]:
     feature = meta.features[name]
-    if feature.dtype == "string" or feature.dtype not in ARROW_TYPES:
+    if not feature.is_numeric:
         values = np.empty(len(table), dtype=object)
         values[:] = column_values(table, name, file)
         return values

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
+from smolact.datasets.annotations import annotation_faults
 from smolact.datasets.cameras import Columns, check_depth_image, decode_image
 from smolact.datasets.depth import bits_of
 from smolact.datasets.faults import Fault, Progress
@@ -18,7 +19,7 @@ from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import EpisodeRows
 from smolact.datasets.stats import LARGEST
-from smolact.datasets.tables import ARROW_TYPES, column_array, read_table
+from smolact.datasets.tables import column_array, read_table
 from smolact.datasets.video import VideoReader
 from smolact.errors import DatasetError
 
@@ -93,12 +94,13 @@ def _data_file(
             f"has {table.num_rows} rows, but the episodes {episodes[0]} to {episodes[-1]} in it have {length} frames. "
             "Restore the file, or keep the episodes that are whole: smolact dataset repair.",
         )
-    for episode in looked_at:
-        rows = rows_of.of(episode)
+    found = [(episode, rows_of.of(episode)) for episode in looked_at]
+    for episode, rows in found:
         yield from _episode(meta, place, episode, {name: value[rows] for name, value in counters.items()})
+    yield from annotation_faults(meta, place, table, found)
     for name in names:
         feature = meta.features[name]
-        if feature.dtype == "string" or feature.dtype not in ARROW_TYPES:
+        if not feature.is_numeric:
             continue
         values = column_array(table, name, feature.shape, path)
         columns.setdefault(name, []).append(values.reshape(-1, *feature.shape))

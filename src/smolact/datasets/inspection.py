@@ -13,11 +13,14 @@ from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.confined import unfit
 from smolact.datasets.faults import Fault, Progress, no_progress
-from smolact.datasets.format import DEFAULT_FEATURES, IMAGE_DTYPES
+from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspected_files import data_faults, video_faults
+from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.tables import ARROW_TYPES, column_array, read_table
+from smolact.datasets.tables import column_array, read_table
 from smolact.errors import DatasetError
+
+_UNFINISHED = "a writer died, or is at work now. Go on where it ended (smolact record --resume=true), or keep what is whole: smolact dataset repair."
 
 
 def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no_progress) -> list[Fault]:
@@ -30,11 +33,17 @@ def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no
 
     Raises:
         NotFoundError: there is no such folder.
+        DatasetError: an edit is about to put another dataset in its place.
     """
     root = Path(root)
     # What must not even be opened is all that is told.
     if root.is_dir() and (faults := list(unfit(root))):
         return faults
+    with ReadLock(root):
+        return _faults(root, quick, progress)
+
+
+def _faults(root: Path, quick: bool, progress: Progress) -> list[Fault]:
     try:
         meta = LeRobotDatasetMetadata(root)
         faults = list(_metadata(meta))
@@ -89,6 +98,7 @@ def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
             )
     told = meta.info.get("total_tasks", len(texts))
     if told != len(texts):
+        mend = _UNFINISHED if told < len(texts) and _frames_ahead(meta) else mend
         yield Fault("warning", layout.INFO, f"says {told} tasks, but {where} lists {len(texts)}. {mend}")
     unknown = {task for tasks in meta.episodes.tasks for task in tasks} - set(texts)
     if unknown:
@@ -96,7 +106,7 @@ def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
     if not meta.total_episodes:
         yield Fault("warning", layout.INFO, "there are no episodes yet. Record some.")
     for name, feature in meta.features.items():
-        if feature.dtype not in (*IMAGE_DTYPES, *ARROW_TYPES):
+        if not feature.is_known and feature.dtype != layout.LANGUAGE_DTYPE:
             yield Fault(
                 "warning", layout.INFO, f"feature '{name}' has the dtype '{feature.dtype}', not known here."
             )
@@ -143,6 +153,17 @@ def _edges(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
         number += len(first)
 
 
+def _frames_ahead(meta: LeRobotDatasetMetadata) -> int:
+    """How many frames the episodes have that a writer put into `meta/episodes` before it died, and never into `info.json`."""
+    if meta.codebase_version != "v3.0":
+        return 0
+    lengths: list[int] = []
+    for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
+        if not path.name.startswith("."):
+            lengths += column_array(read_table(path, ["length"]), "length", (1,), path).reshape(-1).tolist()
+    return sum(lengths[meta.total_episodes :])
+
+
 def _strays(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
     used = _files(meta)
     for folder in ("data", "videos"):
@@ -166,10 +187,19 @@ def _strays(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
 def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) -> Iterator[Fault]:
     if not meta.total_episodes:
         return
+    ahead = _frames_ahead(meta)
+    count = meta.stats.get("index", {}).get("count")
+    if ahead and count is not None and (count == meta.total_frames + ahead).all():
+        yield Fault(
+            "warning",
+            layout.STATS,
+            f"counts {ahead} frames that {layout.INFO} does not count yet: {_UNFINISHED}",
+        )
+        return
     where = layout.STATS if meta.codebase_version != "v2.1" else layout.EPISODES_STATS_V21
     again = "Compute them again: smolact dataset stats."
     for name, feature in meta.features.items():
-        if feature.dtype == "string" or feature.dtype not in (*IMAGE_DTYPES, *ARROW_TYPES):
+        if not (feature.is_image or feature.is_numeric):
             continue
         stats = meta.stats.get(name, {})
         if feature.is_depth and not stats:

@@ -169,18 +169,26 @@ def read_tasks_v3(root: Path) -> dict[int, str]:
     Raises:
         DatasetError: it is not there, or damaged.
     """
-    path = root / layout.TASKS
+    return read_numbered(root / layout.TASKS, "task")
+
+
+def read_numbered(path: Path, name: str) -> dict[int, str]:
+    """What a table of texts says, pandas' index `name` beside a column `{name}_index`: number to text.
+
+    Raises:
+        DatasetError: it is not there, or damaged.
+    """
     table = read_table(path)
-    text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
-    if text is None or "task_index" not in table.column_names:
+    text = next((known for known in (name, "__index_level_0__") if known in table.column_names), None)
+    if text is None or f"{name}_index" not in table.column_names:
         raise DatasetError(
-            f"{path} has columns {table.column_names}, expected task and task_index. Fetch it again."
+            f"{path} has columns {table.column_names}, expected {name} and {name}_index. Fetch it again."
         )
-    numbers = [whole_number(value) for value in column_values(table, "task_index", path)]
-    tasks = column_values(table, text, path)
-    if None in numbers or not all(isinstance(task, str) for task in tasks):
-        raise DatasetError(f"{path} must map task_index (integers) to task (text). Fetch it again.")
-    return {index: task for index, task in zip(numbers, tasks, strict=True) if index is not None}
+    numbers = [whole_number(value) for value in column_values(table, f"{name}_index", path)]
+    texts = column_values(table, text, path)
+    if None in numbers or not all(isinstance(value, str) for value in texts):
+        raise DatasetError(f"{path} must map {name}_index (integers) to {name} (text). Fetch it again.")
+    return {number: value for number, value in zip(numbers, texts, strict=True) if number is not None}
 
 
 def read_stats(path: Path) -> Statistics:

@@ -11,6 +11,7 @@ import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
-from smolact.datasets.resume import Found, Running
+from smolact.datasets.resume import Found, Running, put_aside
 from smolact.datasets.stats import ImageStatistics, VectorStatistics, aggregate
 from smolact.datasets.tables import episodes_schema, frames_schema, tasks_table, to_column
 from smolact.datasets.video import VideoWriter
@@ -67,7 +68,7 @@ class Publisher:
         self._statistics: Running = {
             name: ImageStatistics() if feature.is_image else VectorStatistics(feature.shape)
             for name, feature in features.items()
-            if feature.dtype != "string"
+            if feature.is_image or feature.is_numeric
         }
         self._staging = durable.temporary_beside(root / "staging")
 
@@ -79,7 +80,10 @@ class Publisher:
         durable.write_json(self.root / layout.INFO, self._info(0, 0, 0))
 
     def go_on(self, found: Found) -> None:
-        """Continue the dataset that is there: `found` says where it ended. Its leftovers are put aside already."""
+        """Continue the dataset that is there: `found` says where it ended. What a dead writer left is put aside.
+
+        Statistics and tasks that count the episode it lost come first: as long as that lies there, a check sees why they do.
+        """
         info = found.meta.info
         self._found, self._files, self._chunk_size = found, found.next_file, found.chunk_size
         self.episodes, self.frames, self.tasks = (
@@ -88,10 +92,14 @@ class Publisher:
             len(found.tasks),
         )
         self._statistics = {**self._statistics, **found.running}
+        if found.statistics_ran_ahead:
+            self._write_statistics(self._statistics)
+        if found.tasks_ran_ahead:
+            with durable.replacing_file(self.root / layout.TASKS) as temporary:
+                pq.write_table(tasks_table(found.tasks), temporary)
+        put_aside(found)
         with durable.named_errors(self.root):
             self._staging.mkdir()
-        if found.tasks_ran_ahead:
-            self._write_parquet(layout.TASKS, [tasks_table(found.tasks)])
 
     def staged(self, key: str) -> Path:
         """Where the video of camera `key` is to be written for the group at hand."""
@@ -111,11 +119,7 @@ class Publisher:
         self._write_parquet(place, [self._episodes_table(group, chunk, file)])
         if len(tasks) > self.tasks:
             self._write_parquet(layout.TASKS, [tasks_table(tasks)])
-        results = self._results(statistics)
-        plain = {
-            key: {name: value.tolist() for name, value in values.items()} for key, values in results.items()
-        }
-        durable.write_json(self.root / layout.STATS, plain)
+        self._write_statistics(statistics)
         episodes, frames = self.episodes + len(group.rows), self.frames + group.frames
         self._write_image_counts(statistics, episodes, frames)
         durable.write_json(self.root / layout.INFO, self._info(episodes, frames, len(tasks)))
@@ -139,11 +143,17 @@ class Publisher:
                     running.update(as_vectors(columns, name, self._features[name]))
         return together
 
+    def _write_statistics(self, statistics: Running) -> None:
+        results = self._results(statistics).items()
+        plain = {key: {name: value.tolist() for name, value in values.items()} for key, values in results}
+        durable.write_json(self.root / layout.STATS, plain)
+
     def _results(self, statistics: Running) -> Statistics:
         """The statistics of the whole dataset: exact, but for cameras whose counts an earlier writer did not keep."""
         results = {name: running.result() for name, running in statistics.items()}
         for name, before in (self._found.summaries if self._found is not None else {}).items():
-            results[name] = aggregate([{name: before}, {name: results[name]}])[name]
+            together = [{name: before}, *([{name: results[name]}] if results[name]["count"] else [])]
+            results[name] = aggregate(together)[name]
         return results
 
     def _write_image_counts(self, statistics: Running, episodes: int, frames: int) -> None:
@@ -184,9 +194,16 @@ class Publisher:
         return ours if there is None or there.equals(ours) else there
 
     def _frames_table(self, columns: Mapping[str, Any]) -> pa.Table:
-        schema = self._schema(frames_schema, "frames_schema")
+        there = self._found.meta.features.items() if self._found is not None else ()
+        silent = {
+            name: pa.list_(pa.null()) for name, feature in there if feature.dtype == layout.LANGUAGE_DTYPE
+        }
+        schema = self._schema(partial(frames_schema, others=silent), "frames_schema")
         arrays = [
-            to_column(self._features[field.name], columns[field.name]).cast(field.type) for field in schema
+            to_column(self._features[field.name], columns[field.name]).cast(field.type)
+            if field.name in self._features
+            else nothing(field.type, len(columns["index"]))
+            for field in schema
         ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -233,6 +250,11 @@ class Publisher:
             "video_path": layout.VIDEO_PATH if self._video_keys else None,
             "features": {name: feature.to_json() for name, feature in self._features.items()},
         }
+
+
+def nothing(kind: pa.DataType, rows: int) -> pa.Array:
+    """A column that a recorder has nothing for, such as annotations, which are made later: empty lists, or gaps."""
+    return pa.array([[]] * rows, type=kind) if pa.types.is_list(kind) else pa.nulls(rows, kind)
 
 
 def as_vectors(columns: Mapping[str, Any], name: str, feature: Feature) -> NDArray[Any]:

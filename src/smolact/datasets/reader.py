@@ -18,6 +18,7 @@ from smolact.datasets.cameras import Camera, Columns, ImageCamera, VideoCamera, 
 from smolact.datasets.depth import depth_story
 from smolact.datasets.format import Feature
 from smolact.datasets.frames import load_frames
+from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.unreadable import Unreadable
 from smolact.errors import ConfigError, DatasetError, did_you_mean
@@ -73,6 +74,7 @@ class LeRobotDataset(Dataset[Batch]):
     ) -> None:
         folder = find_folder(repo_id, "dataset", root=root, patterns=["meta/**"], revision=revision)
         self.repo_id = str(repo_id)
+        self._held = ReadLock(folder)  # as long as this is there, no edit takes the files away
         self.meta = LeRobotDatasetMetadata(folder)
         self.episodes = _chosen(episodes, self.meta)
         self.image_transforms = image_transforms

@@ -23,6 +23,7 @@ from smolact.datasets.lock import FolderLock
 from smolact.datasets.metadata import read_stats
 from smolact.datasets.rewrite import exchange, restore, warn_of_leftovers
 from smolact.datasets.rewritten_metadata import plain
+from smolact.datasets.rewritten_statistics import file_statistics
 from smolact.datasets.salvage import Salvage, SalvagedSource, find_whole
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import read_table, tasks_table
@@ -205,8 +206,10 @@ class _Work:
             return None
         if not self._are_known():
             return {}
+        places = list(dict.fromkeys(row.data for row in self.found.rows))
         try:
-            return aggregate([row.statistics for row in self.found.rows])
+            together = aggregate([row.statistics for row in self.found.rows])
+            return together | file_statistics(self.root, places, self.found.meta.features)
         except ValueError as error:
             raise DatasetError(
                 f"{self.root}: the episodes' statistics differ in shape ({error}). Nothing was changed. Make the dataset anew "
@@ -218,7 +221,7 @@ class _Work:
         wanted = [
             name
             for name, feature in self.found.meta.features.items()
-            if feature.dtype != "string" and not feature.is_depth
+            if (feature.is_image or feature.is_numeric) and not feature.is_depth
         ]
         return all(
             {"min", "max", "mean", "std", "count"} <= row.statistics.get(name, {}).keys()
@@ -230,7 +233,8 @@ class _Work:
 
 def _make_anew(found: Salvage, root: Path, quick: bool, progress: Progress) -> Path:
     """Make the dataset of the whole episodes and put it in place; returns where the old one is now."""
-    return exchange(edit.whole(SalvagedSource(found)), quick, progress, leave=aside.staging_folders(root))
+    plan, leave = edit.whole(SalvagedSource(found)), aside.staging_folders(root)
+    return exchange(plan, quick, progress, leave, advice="stop it")
 
 
 def _put_beside(root: Path, old: Path) -> Path:

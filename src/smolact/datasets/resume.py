@@ -20,7 +20,8 @@ from smolact.datasets.episodes import whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import EpisodeRows
-from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics
+from smolact.datasets.sources import table_statistics
+from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics, aggregate
 from smolact.datasets.tables import column_array, column_values, open_parquet, read_groups, read_table
 from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
 from smolact.openable import linked_folders
@@ -39,6 +40,8 @@ class Found:
         meta: what it says of itself.
         tasks: its instructions, by number.
         tasks_ran_ahead: `tasks.parquet` has more than these: a writer died before it could say so in `info.json`.
+        statistics_ran_ahead: so does `stats.json`.
+        tables: the files of `meta/episodes` that are in use.
         next_file: the number of the first file that is not in use, in data, videos and `meta/episodes` alike.
         chunk_size: files a folder.
         running: statistics that can go on exactly.
@@ -49,6 +52,8 @@ class Found:
     meta: LeRobotDatasetMetadata
     tasks: list[str]
     tasks_ran_ahead: bool
+    statistics_ran_ahead: bool
+    tables: list[Path]
     next_file: int
     chunk_size: int
     running: Running
@@ -58,13 +63,12 @@ class Found:
 
 
 def find_end(root: Path) -> Found:
-    """Read the dataset in `root` to where it ends, and put aside what a writer that died has left.
+    """Read the dataset in `root` to where it ends. What a writer that died has left is not changed: see `put_aside`.
 
     Raises:
         NotFoundError: there is no such folder.
         ConfigError: it is of an older version, belongs to the Hub's cache, or has depth cameras.
         DatasetError: it is damaged, or has links to folders.
-        WriteError: the disk refused to put something aside.
     """
     meta = LeRobotDatasetMetadata(root)
     if meta.codebase_version != layout.WRITTEN_VERSION:
@@ -94,7 +98,6 @@ def find_end(root: Path) -> Found:
             f"{root / layout.INFO}: chunks_size must be a positive integer, found {chunk_size!r}."
         )
     tables = _episode_files(meta)
-    put_aside(meta, tables)
     total = meta.info.get("total_tasks", len(meta.tasks))
     if type(total) is not int or total < 0:
         raise DatasetError(f"{root / layout.INFO}: total_tasks must be a count, found {total!r:.100}.")
@@ -104,11 +107,15 @@ def find_end(root: Path) -> Found:
             f"{root / layout.TASKS} numbers its {len(tasks)} tasks {sorted(meta.tasks)[:8]}…, and {layout.INFO} says {total} of "
             f"them: expected 0, 1, 2, … Mend it first: smolact dataset repair --dataset.root={root}"
         )
-    running, summaries = _statistics(meta)
+    counted = meta.stats.get("index", {}).get("count")
+    ahead = bool(meta.total_episodes) and counted is not None and bool((counted > meta.total_frames).all())
+    running, summaries = _statistics(meta, tables if ahead else None)
     return Found(
         meta,
         tasks[:total],
         len(tasks) > total,
+        ahead,
+        tables,
         _next_file(meta, tables, chunk_size),
         chunk_size,
         running,
@@ -118,10 +125,14 @@ def find_end(root: Path) -> Found:
     )
 
 
-def put_aside(meta: LeRobotDatasetMetadata, tables: list[Path]) -> list[Path]:
-    """Move every file that belongs to no episode into a folder of its own beside `data`, and say so; returns their new paths."""
-    root, episodes = meta.root, meta.episodes
-    used = {root / path for path in episodes.data_path} | set(tables)
+def put_aside(found: Found) -> list[Path]:
+    """Move every file that belongs to no episode into a folder of its own beside `data`, and say so; returns their new paths.
+
+    Raises:
+        WriteError: the disk refused.
+    """
+    meta, root, episodes = found.meta, found.meta.root, found.meta.episodes
+    used = {root / path for path in episodes.data_path} | set(found.tables)
     used |= {root / path for paths in episodes.video_path.values() for path in paths}
     stray = aside.strays(root, used)
     if not stray:
@@ -157,7 +168,7 @@ def check_same(
         )
     if features is None:
         return
-    there = {name: feature for name, feature in meta.features.items() if name not in DEFAULT_FEATURES}
+    there = {name: meta.features[name] for name in recorded_features(meta) if name not in DEFAULT_FEATURES}
     wrong = [f"'{name}' is in the dataset and is not recorded now" for name in there if name not in features]
     wrong += [
         f"'{name}' is recorded now and is not in the dataset.{did_you_mean(name, there)}"
@@ -180,6 +191,13 @@ def check_same(
             robot_type,
             meta.robot_type,
         )
+
+
+def recorded_features(meta: LeRobotDatasetMetadata) -> dict[str, Feature]:
+    """The features that a recorder gives values to; annotations are made later, and are empty in what is recorded."""
+    return {
+        name: feature for name, feature in meta.features.items() if feature.dtype != layout.LANGUAGE_DTYPE
+    }
 
 
 def is_only_begun(folder: Path) -> bool:
@@ -234,30 +252,34 @@ def _next_file(meta: LeRobotDatasetMetadata, tables: list[Path], chunk_size: int
     return last + 1
 
 
-def _statistics(meta: LeRobotDatasetMetadata) -> tuple[Running, Statistics]:
-    """Statistics that go on: numbers are read again; images by their counts, or else by what `stats.json` says."""
+def _statistics(meta: LeRobotDatasetMetadata, tables: list[Path] | None) -> tuple[Running, Statistics]:
+    """Statistics that go on: numbers are read again; images by their counts, or else by what `stats.json` says.
+
+    Where that counts frames of an episode that is not there, what `tables` say of each episode is put together instead.
+    """
     vectors = {
-        name: VectorStatistics(feature.shape)
-        for name, feature in meta.features.items()
-        if not feature.is_image and feature.dtype != "string"
+        name: VectorStatistics(feature.shape) for name, feature in meta.features.items() if feature.is_numeric
     }
     _read_vectors(meta, vectors)
     running: Running = dict(vectors)
     summaries: Statistics = {}
     if meta.total_episodes:
-        counts = _image_counts(meta)
+        counts, together = _image_counts(meta), meta.stats
+        if tables is not None:
+            rows = [row for path in tables for row in table_statistics(read_table(path), path)]
+            together = {**meta.stats, **aggregate(rows[: meta.total_episodes])}
         for name in meta.camera_keys:
             if name in counts:
                 running[name] = counts[name]
                 continue
-            known = meta.stats.get(name, {})
+            known = together.get(name, {})
             if not known or not all(np.isfinite(value).all() for value in known.values()):
                 raise DatasetError(
                     f"{meta.root / layout.STATS} has no (finite) statistics of the camera '{name}', so they can't go on. "
                     "Compute them first: smolact dataset stats --help"
                 )
             # Others count a sample of the frames; a frame of theirs weighs as much as one of ours.
-            summaries[name] = {**meta.stats[name], "count": np.array([meta.total_frames])}
+            summaries[name] = {**known, "count": np.array([meta.total_frames])}
     return running, summaries
 
 

@@ -1,11 +1,12 @@
 """From a plan to a dataset: built beside the old one, checked, and only then put in its place.
 
-What is not named in a plan stays as it was: rows are copied, videos are cut and joined as they are. Only a cut that
-needs frames outside of it is encoded again, which is said.
+What is not named in a plan stays as it was: rows are copied, videos are cut and joined as they are, and what is no part of
+the format goes along. Only a cut that needs frames outside of it is encoded again, which is said.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Collection
@@ -13,20 +14,17 @@ from pathlib import Path
 
 from smolact import durable
 from smolact.datasets import format as layout
-from smolact.datasets.aside import is_litter
+from smolact.datasets.carried import carry, carry_all
 from smolact.datasets.edit import Plan
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.info import read_info
 from smolact.datasets.inspection import check_dataset
-from smolact.datasets.lock import FolderLock
+from smolact.datasets.lock import FolderLock, NoReaders, ReadLock
 from smolact.datasets.rewritten_files import write_files
 from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.errors import ConfigError, DatasetError
-from smolact.openable import leads_out
 
 logger = logging.getLogger(__name__)
-
-_REMADE = ("data", "videos", "meta", "images")
 
 
 def build(plan: Plan, output: Path, quick: bool = False, progress: Progress = no_progress) -> Path:
@@ -45,7 +43,11 @@ def build(plan: Plan, output: Path, quick: bool = False, progress: Progress = no
     """
     if output.exists():
         raise ConfigError(f"{output} exists already. Choose another --output, or remove it first.")
-    with durable.replacing_folder(output) as folder:
+    with contextlib.ExitStack() as held, durable.replacing_folder(output) as folder:
+        for source in plan.sources:
+            held.enter_context(ReadLock(source.meta.root))
+        with durable.named_errors(folder):
+            carry_all(plan.sources, folder)
         _build_in(plan, folder, quick, progress)
     return output
 
@@ -67,11 +69,16 @@ def replace(plan: Plan, quick: bool = False, progress: Progress = no_progress) -
 
 
 def exchange(
-    plan: Plan, quick: bool = False, progress: Progress = no_progress, leave: Collection[Path] = ()
+    plan: Plan,
+    quick: bool = False,
+    progress: Progress = no_progress,
+    leave: Collection[Path] = (),
+    advice: str = "give --output=FOLDER for the result",
 ) -> Path:
     """Like `replace`, but the old dataset is kept: returns the folder beside the new one where it is now.
 
-    The folders of the old one that `leave` names are not taken along. It is the caller's to hold the lock.
+    The folders of the old one that `leave` names are not taken along. It is the caller's to hold the writer's lock; `advice` is
+    what can be done if somebody reads the dataset.
     """
     (source,) = plan.sources
     root = source.meta.root.resolve()
@@ -86,15 +93,17 @@ def exchange(
             f"have it put aside: smolact dataset repair --dataset.root={root}"
         )
     warn_of_leftovers(root)
-    fresh = durable.temporary_beside(root)
-    with durable.replacing_folder(fresh) as folder:
-        _build_in(plan, folder, quick, progress)
-        _carry_folders(root, folder, leave)
-    try:
-        return durable.exchange_folders(root, fresh)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+    with NoReaders(root, advice):
+        fresh = durable.temporary_beside(root)
+        with durable.replacing_folder(fresh) as folder:
+            with durable.named_errors(folder):
+                carry(source, folder, leave)
+            _build_in(plan, folder, quick, progress)
+        try:
+            return durable.exchange_folders(root, fresh)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
 
 
 def warn_of_leftovers(root: Path) -> None:
@@ -127,34 +136,8 @@ def restore(root: Path) -> bool:
     return True
 
 
-def _carry_folders(root: Path, fresh: Path, leave: Collection[Path]) -> None:
-    """Take along what is no part of the format, such as what a recorder has put aside: folders, and links as links."""
-    for path in sorted(root.iterdir()):
-        if path.name in _REMADE or path in leave or is_litter(path):
-            continue
-        if path.is_symlink() and leads_out(root, path) is not None:
-            (fresh / path.name).symlink_to(path.readlink())
-        elif path.is_dir():
-            shutil.copytree(path, fresh / path.name, symlinks=True, ignore=_left_behind)
-        else:
-            _left_behind(str(root), [path.name])
-
-
-def _left_behind(folder: str, names: list[str]) -> list[str]:
-    """Those that are neither files nor folders nor links, and can't be taken along, which is said."""
-    paths = [Path(folder, name) for name in names]
-    special = [path for path in paths if not (path.is_symlink() or path.is_file() or path.is_dir())]
-    for path in special:
-        logger.warning("%s is neither a file nor a folder, and is not taken along.", path)
-    return [path.name for path in special]
-
-
 def _build_in(plan: Plan, folder: Path, quick: bool, progress: Progress) -> None:
     with durable.named_errors(folder):
-        root = plan.sources[0].meta.root
-        for path in root.iterdir() if len(plan.sources) == 1 else ():
-            if path.is_file() and not is_litter(path) and leads_out(root, path) is None:
-                shutil.copy2(path, folder / path.name)
         write_metadata(plan, folder, write_files(plan, folder, progress))
     errors = [fault for fault in check_dataset(folder, quick, progress) if fault.severity == "error"]
     if errors:

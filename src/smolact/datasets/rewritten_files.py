@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from smolact import durable
 from smolact.datasets import format as layout
@@ -22,10 +20,13 @@ from smolact.datasets.encoders import choose_encoder
 from smolact.datasets.faults import Progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.remux import Cut, Index, Joiner
+from smolact.datasets.rewritten_columns import rewritten_column, rewritten_schema
 from smolact.datasets.rewritten_metadata import Contents
+from smolact.datasets.rewritten_statistics import WholeStatistics, has_all, usable
 from smolact.datasets.sources import Source
 from smolact.datasets.stats import LARGEST, ImageStatistics, vector_statistics
-from smolact.datasets.tables import ARROW_TYPES, column_array, frames_schema, to_column
+from smolact.datasets.subtasks import Subtasks
+from smolact.datasets.tables import column_array, to_column
 from smolact.datasets.video import VideoWriter
 from smolact.errors import DatasetError
 from smolact.types import Statistics
@@ -50,9 +51,11 @@ class _Rewriter:
         self.features = plan.features()
         first = plan.sources[0].meta
         self.fps, self.info = first.fps, first.info
-        self.schema = _schema(plan, self.features)
+        self.schema = rewritten_schema(plan, self.features)
         for source in plan.sources:
             check_no_depth(source.meta, list(plan.cameras), "storing it as another kind of picture")
+        self.whole = WholeStatistics(plan, self.features)
+        self.subtasks = Subtasks(plan)
         self.rows: list[dict[str, Any]] = []
         self.statistics: list[Statistics] = []
         self.tasks = _tasks(plan)
@@ -63,7 +66,7 @@ class _Rewriter:
         for number, (place, episode) in enumerate(self.plan.episodes):
             source = self.plan.sources[place]
             length = int(source.meta.episodes.length[episode])
-            row = {"episode_index": number, "length": length}
+            row = {**source.more(episode), "episode_index": number, "length": length}
             self.rows.append({**row, "dataset_from_index": first, "dataset_to_index": first + length})
             first += length
         self._data(numbers)
@@ -71,7 +74,8 @@ class _Rewriter:
         for name, feature in self.features.items():
             if feature.dtype == "video":
                 self._videos(name, feature)
-        return Contents(self.features, self.tasks, self.rows, self.statistics)
+        whole = self.whole.result(self.statistics)
+        return Contents(self.features, self.tasks, self.rows, self.statistics, whole, self.subtasks)
 
     def _data(self, numbers: dict[str, int]) -> None:
         limit = self._limit("data_files_size_in_mb", layout.DATA_FILE_MB)
@@ -80,7 +84,7 @@ class _Rewriter:
         size = 0
         try:
             for number, (place, episode) in enumerate(self.plan.episodes):
-                table = self._table(number, self.plan.sources[place], episode, numbers)
+                table = self._table(number, place, episode, numbers)
                 if writer is None or size + table.nbytes > limit or self.plan.version != "v3.0":
                     if writer is not None:
                         writer.close()
@@ -98,8 +102,9 @@ class _Rewriter:
             if writer is not None:
                 writer.close()
 
-    def _table(self, number: int, source: Source, episode: int, numbers: dict[str, int]) -> pa.Table:
+    def _table(self, number: int, place: int, episode: int, numbers: dict[str, int]) -> pa.Table:
         """The rows of an episode under their new numbers; its statistics and tasks are noted by the way."""
+        source = self.plan.sources[place]
         row, old = self.rows[number], source.table(episode)
         path = source.meta.root / source.meta.episodes.data_path[episode]
         steps = np.arange(row["length"], dtype=np.int64)
@@ -116,6 +121,9 @@ class _Rewriter:
                 [numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64
             ),
         }
+        if layout.SUBTASK_INDEX in self.features:
+            there = column_array(old, layout.SUBTASK_INDEX, (1,), path).reshape(-1)
+            new[layout.SUBTASK_INDEX] = self.subtasks.renumbered(place, there, path)
         columns = []
         for field in self.schema:
             feature = self.features.get(field.name)
@@ -124,40 +132,42 @@ class _Rewriter:
             elif feature is not None and field.name in self.plan.cameras:
                 images = source.images(field.name, episode)
                 columns.append(to_column(feature, [encode_image(image) for image in images]))
-            elif field.name in old.column_names:
-                columns.append(_cast(old.column(field.name), field, path))
             else:
-                raise DatasetError(f"{path} has no column '{field.name}'. Fetch the dataset again.")
+                columns.append(rewritten_column(old, field, self.features, path))
         table = pa.Table.from_arrays(columns, schema=self.schema)
-        self.statistics.append(self._episode_statistics(source, episode, table))
+        changed = {
+            name for name in new if (new[name] != column_array(old, name, (1,), path).reshape(-1)).any()
+        }
+        self.statistics.append(self._episode_statistics(source, episode, table, changed))
         return table
 
-    def _episode_statistics(self, source: Source, episode: int, table: pa.Table) -> Statistics:
-        of_source = source.statistics(episode)
+    def _episode_statistics(
+        self, source: Source, episode: int, table: pa.Table, changed: Collection[str]
+    ) -> Statistics:
         kept = {
             name: values
-            for name, values in of_source.items()
+            for name, values in source.statistics(episode).items()
             if not self.plan.recompute or name in source.meta.depth_keys
         }
         found: Statistics = {}
         for name, feature in self.features.items():
-            known = _usable(kept.get(name, {}), feature)
-            complete = all(statistic in known for statistic in layout.STATISTICS)
+            known = usable(kept.get(name, {}), feature)
             if feature.is_depth:  # what they say is in the unit of the sensor, not in that of what is stored
                 found |= {name: known} if known else {}
             elif feature.is_image:
                 if not {"min", "max", "mean", "std", "count"} <= known.keys():
                     known = self._image_statistics(source, name, episode)
                 found[name] = known
-            elif feature.dtype in ARROW_TYPES and feature.dtype != "string":
-                if name in ("episode_index", "index", "task_index") or not complete:
-                    values = column_array(table, name, feature.shape, self.folder)
+            elif feature.is_numeric:
+                values = column_array(table, name, feature.shape, self.folder).reshape(-1, *feature.shape)
+                self.whole.add_vectors(name, values, name in changed)
+                if name in changed or not has_all(known):
                     if not (np.abs(values.astype(np.float64)) <= LARGEST).all():
                         raise DatasetError(
                             f"{source.meta.root}, episode {episode}: '{name}' is not finite. Delete that episode: smolact "
                             f"dataset delete --episodes=[{episode}]"
                         )
-                    known = vector_statistics(values.reshape(-1, *feature.shape))
+                    known = vector_statistics(values)
                 found[name] = known
         return found
 
@@ -165,6 +175,7 @@ class _Rewriter:
         statistics = ImageStatistics()
         for image in source.images(name, episode):
             statistics.update(image)
+        self.whole.add_pictures(name, statistics)
         return statistics.result()
 
     def _videos(self, name: str, feature: Feature) -> None:
@@ -271,43 +282,3 @@ def _tasks(plan: Plan) -> list[str]:
         for _, task in sorted(source.meta.tasks.items())
     )
     return list(dict.fromkeys(plan.renamed.get(pair[1], pair[1]) for pair in listed if pair in chosen))
-
-
-def _schema(plan: Plan, features: dict[str, Feature]) -> pa.Schema:
-    unknown = [
-        name
-        for name, feature in features.items()
-        if feature.dtype not in (*ARROW_TYPES, *layout.IMAGE_DTYPES)
-    ]
-    if unknown:
-        raise DatasetError(
-            f"{plan.sources[0].meta.root}: the feature '{unknown[0]}' has the dtype '{features[unknown[0]].dtype}', which "
-            "can't be copied here. Remove it from the dataset with the tool that made it."
-        )
-    return frames_schema(features, plan.version)
-
-
-def _usable(statistics: Mapping[str, NDArray[Any]], feature: Feature) -> dict[str, NDArray[Any]]:
-    """Statistics in the shape that they must have, a camera's (C, 1, 1); none if one does not fit or is not finite."""
-    shape = (feature.image_shape[0], 1, 1) if feature.is_image else feature.shape
-    shapes = {name: (1,) if name == "count" else shape for name in statistics}
-    if any(
-        value.size != math.prod(shapes[name]) or not np.isfinite(value).all()
-        for name, value in statistics.items()
-    ):
-        return {}
-    return {name: value.reshape(shapes[name]) for name, value in statistics.items()}
-
-
-def _cast(column: Any, field: Any, path: Path) -> Any:
-    values = column.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):  # PyArrow before 17
-        values = pa.concat_arrays(values.chunks)
-    if isinstance(values, pa.ExtensionArray):
-        values = values.storage
-    try:
-        return values.cast(field.type)
-    except pa.ArrowException as error:
-        raise DatasetError(
-            f"{path}: '{field.name}' holds {values.type}, expected {field.type} ({error})."
-        ) from error

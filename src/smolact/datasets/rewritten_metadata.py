@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.edit import Plan
 from smolact.datasets.format import Feature
 from smolact.datasets.outcomes import read_log
-from smolact.datasets.stats import aggregate
+from smolact.datasets.subtasks import Subtasks
 from smolact.datasets.tables import episodes_schema, tasks_table
 from smolact.errors import DatasetError
 from smolact.types import Statistics
@@ -37,12 +39,16 @@ class Contents:
         tasks: by number.
         rows: an episode each, as `meta/episodes` tells of them, without statistics.
         statistics: an episode each.
+        whole: of all episodes together.
+        subtasks: LeRobot's, if there are any.
     """
 
     features: Mapping[str, Feature]
     tasks: Sequence[str]
     rows: Sequence[dict[str, Any]]
     statistics: Sequence[Statistics]
+    whole: Statistics
+    subtasks: Subtasks
 
 
 def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
@@ -53,15 +59,18 @@ def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
     meta = folder / "meta"
     meta.mkdir(parents=True, exist_ok=True)
     features, rows = contents.features, contents.rows
+    first, *others = (source.meta.info for source in plan.sources)
+    more = {name: value for info in reversed(others) for name, value in info.items()}
     info = {
-        **plan.sources[0].meta.info,
+        **more,
+        **first,
         "codebase_version": plan.version,
         "robot_type": plan.robot_type or plan.sources[0].meta.robot_type,
         "total_episodes": len(rows),
         "total_frames": sum(row["length"] for row in rows),
         "total_tasks": len(contents.tasks),
         "chunks_size": layout.FILES_PER_CHUNK,
-        "splits": {"train": f"0:{len(rows)}"},
+        "splits": _splits(plan),
         "features": {name: feature.to_json() for name, feature in features.items()},
     }
     has_video = any(feature.dtype == "video" for feature in features.values())
@@ -70,7 +79,7 @@ def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
         for name, usual in zip(_SIZES_OF_V3, (layout.DATA_FILE_MB, layout.VIDEO_FILE_MB), strict=True):
             info.setdefault(name, usual)
         info |= {"data_path": layout.DATA_PATH, "video_path": layout.VIDEO_PATH if has_video else None}
-        _write_v3(plan, folder, contents)
+        _write_v3(folder, contents)
     else:
         cameras = sum(feature.dtype == "video" for feature in features.values())
         info = {name: value for name, value in info.items() if name not in _SIZES_OF_V3}
@@ -78,8 +87,28 @@ def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
         info |= {"total_videos": cameras * len(rows), "total_chunks": -(-len(rows) // layout.FILES_PER_CHUNK)}
         _write_v21(folder, contents)
     (folder / layout.INFO).write_text(_json(info, indent=4), encoding="utf-8")
+    contents.subtasks.write(folder)
     _keep_log(plan, folder)
     _keep_image_counts(plan, folder)
+
+
+def _splits(plan: Plan) -> dict[str, str]:
+    """Which episodes belong to which split: those that a dataset names, as far as they are left; of several datasets all train."""
+    whole = {"train": f"0:{len(plan.episodes)}"}
+    told = plan.sources[0].meta.info.get("splits")
+    numbers = [episode for _, episode in plan.episodes]
+    if len(plan.sources) > 1 or not isinstance(told, dict) or numbers != sorted(numbers):
+        return whole
+    found, last = {}, 0
+    for name, text in told.items():
+        edges = re.fullmatch(r"(\d+):(\d+)", str(text))
+        if not edges:
+            return whole
+        last = max(last, int(edges[2]))
+        begin, end = (bisect.bisect_left(numbers, int(edge)) for edge in edges.groups())
+        if begin < end:
+            found[name] = f"{begin}:{end}"
+    return found if found and last == plan.sources[0].meta.total_episodes else whole
 
 
 def _keep_log(plan: Plan, folder: Path) -> None:
@@ -110,9 +139,11 @@ def _keep_image_counts(plan: Plan, folder: Path) -> None:
         shutil.copyfile(path, folder / layout.IMAGE_COUNTS)
 
 
-def _write_v3(plan: Plan, folder: Path, contents: Contents) -> None:
+def _write_v3(folder: Path, contents: Contents) -> None:
     pq.write_table(tasks_table(contents.tasks), folder / layout.TASKS)
     schema, rows, statistics = episodes_schema(contents.features), contents.rows, contents.statistics
+    for name in dict.fromkeys(name for row in rows for name in row if name not in schema.names):
+        schema = schema.append(pa.field(name, _type_of(name, [row.get(name) for row in rows])))
     for file, begin in enumerate(range(0, len(rows), ROWS_PER_FILE)):
         chunk, number = divmod(file, layout.FILES_PER_CHUNK)
         path = folder / layout.EPISODES_PATH.format(chunk_index=chunk, file_index=number)
@@ -123,22 +154,14 @@ def _write_v3(plan: Plan, folder: Path, contents: Contents) -> None:
             {**row, **place, **_flat(stats)} for row, stats in zip(rows[part], statistics[part], strict=True)
         ]
         pq.write_table(pa.Table.from_pylist(values, schema=schema), path, compression="snappy")
-    source = plan.sources[0].meta
-    same = plan.is_whole and source.codebase_version == "v3.0" and not plan.renamed and not plan.recompute
-    found = aggregate(statistics)
-    if same:  # the whole's own statistics are better than what its episodes' come to: quantiles do not add up
-        found = {name: source.stats.get(name, value) for name, value in found.items()}
-    if plan.is_whole:  # those of depth can't be computed here, and some datasets have none of single episodes
-        kept = [name for name in source.depth_keys if name in contents.features and name in source.stats]
-        found |= {name: source.stats[name] for name in kept}
-    (folder / layout.STATS).write_text(_json(plain(found), indent=4), encoding="utf-8")
+    (folder / layout.STATS).write_text(_json(plain(contents.whole), indent=4), encoding="utf-8")
 
 
 def _write_v21(folder: Path, contents: Contents) -> None:
     lines: dict[str, list[Any]] = {
         layout.TASKS_V2: [{"task_index": number, "task": task} for number, task in enumerate(contents.tasks)],
         layout.EPISODES_V2: [
-            {name: row[name] for name in ("episode_index", "tasks", "length")} for row in contents.rows
+            {name: value for name, value in row.items() if not _is_of_v3(name)} for row in contents.rows
         ],
         layout.EPISODES_STATS_V21: [
             {
@@ -153,6 +176,22 @@ def _write_v21(folder: Path, contents: Contents) -> None:
     }
     for name, values in lines.items():
         (folder / name).write_text("".join(_json(value) + "\n" for value in values), encoding="utf-8")
+
+
+def _is_of_v3(name: str) -> bool:
+    """Whether only v3.0 says this of an episode: where it lies in files and among all frames."""
+    return name.startswith(("data/", "videos/")) or name in ("dataset_from_index", "dataset_to_index")
+
+
+def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
+    """The type of what another tool says of episodes."""
+    try:
+        return pa.array(values).type
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"What the dataset says of its episodes as '{name}' is of several kinds, which one column can't hold ({error}). "
+            f"Make them one kind, or take it out of {layout.EPISODES_V2}."
+        ) from error
 
 
 def _flat(statistics: Statistics) -> dict[str, Any]:
@@ -181,7 +220,8 @@ def plain(statistics: Statistics) -> dict[str, dict[str, Any]]:
 def _json(value: Any, indent: int | None = None) -> str:
     try:
         return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise DatasetError(
-            f"The statistics hold a number that is not finite ({error}). Compute them again: smolact dataset stats."
+            f"The metadata holds a value that JSON does not have, such as a number that is not finite ({error}). If it is in the "
+            "statistics, compute them again: smolact dataset stats."
         ) from error

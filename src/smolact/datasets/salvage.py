@@ -23,8 +23,8 @@ from smolact.datasets.inspected_files import DECODED_AT_ONCE, TIME_TOLERANCE
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
 from smolact.datasets.rows import EpisodeRows, taken
 from smolact.datasets.sizes import first_size
-from smolact.datasets.sources import Source, table_statistics
-from smolact.datasets.tables import ARROW_TYPES, column_array, column_values, read_table
+from smolact.datasets.sources import Source, table_more, table_statistics
+from smolact.datasets.tables import column_array, column_values, read_table
 from smolact.datasets.video import VideoReader
 from smolact.errors import ConfigError, DatasetError
 from smolact.openable import leads_out
@@ -42,6 +42,7 @@ class Row:
         place: the file that the row is in, and its number there.
         data: the file of its data, relative to the root.
         videos: camera to file and number of its first frame there.
+        more: what other tools say of it.
         edges: the numbers of its first frame in the dataset and of the one after its last, as the row says.
         in_place: its counters are those that readers expect, were it in a whole dataset.
     """
@@ -54,6 +55,7 @@ class Row:
     videos: dict[str, tuple[str, int]]
     edges: tuple[Any, Any]
     statistics: Statistics
+    more: dict[str, Any]
     in_place: bool = True
 
 
@@ -115,7 +117,8 @@ class SalvagedSource(Source):
         )
         meta.total_episodes, meta.total_frames = len(rows), int(lengths.sum())
         # Not by Source's own way, which wants a dataset that is whole.
-        self.meta, self._statistics, self._open = meta, [row.statistics for row in rows], None
+        self.meta, self._open = meta, None
+        self._statistics, self._more = [row.statistics for row in rows], [row.more for row in rows]
         self._numbers = [row.number for row in rows]
 
     def number_in_file(self, episode: int) -> int:
@@ -189,7 +192,7 @@ def _read_rows(found: Salvage) -> list[Row]:
             check_inside(meta.root, path.relative_to(meta.root).as_posix())
             table = read_table(path)
             columns = {name: column_values(read_table(path, wanted), name, path) for name in wanted}
-            statistics = table_statistics(table, path)
+            statistics, more = table_statistics(table, path), table_more(table, path)
         except DatasetError as error:
             found.lost.append(_cause(error))
             continue
@@ -197,7 +200,7 @@ def _read_rows(found: Salvage) -> list[Row]:
         for position in range(table.num_rows):
             value = {name: column[position] for name, column in columns.items()}
             try:
-                row = _row(meta, path, position, value, statistics[position])
+                row = _row(meta, path, position, value, statistics[position], more[position])
             except DatasetError as error:
                 found.lost.append(_cause(error))
                 continue
@@ -208,7 +211,12 @@ def _read_rows(found: Salvage) -> list[Row]:
 
 
 def _row(
-    meta: LeRobotDatasetMetadata, path: Path, position: int, value: dict[str, Any], statistics: Statistics
+    meta: LeRobotDatasetMetadata,
+    path: Path,
+    position: int,
+    value: dict[str, Any],
+    statistics: Statistics,
+    more: dict[str, Any],
 ) -> Row:
     problem = f"{path}, row {position}: "
     counts = [name for name in value if name.endswith("_index")] + ["length"]
@@ -245,6 +253,7 @@ def _row(
         videos,
         indices,
         statistics,
+        more,
     )
 
 
@@ -306,7 +315,7 @@ def _check_rows(found: Salvage, row: Row, part: pa.Table) -> None:
         meta.tasks[used.pop()] = row.tasks[0]
         found.learned = True
     for name, feature in meta.features.items():
-        if feature.is_image or feature.dtype == "string" or feature.dtype not in ARROW_TYPES:
+        if not feature.is_numeric:
             continue
         numbers = column_array(part, name, feature.shape, path)
         if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():

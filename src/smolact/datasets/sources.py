@@ -14,33 +14,44 @@ from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
 from smolact.datasets.depth import check_no_depth
 from smolact.datasets.format import Feature
+from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.remux import Cut
 from smolact.datasets.rows import EpisodeRows, taken
-from smolact.datasets.tables import column_array, column_values, read_table, to_column
+from smolact.datasets.tables import column_array, column_values, episodes_schema, read_table, to_column
 from smolact.datasets.video import Image, VideoReader
 from smolact.errors import DatasetError
 from smolact.types import Statistics
 
 DECODED_AT_ONCE = 32
+_COLUMNS_V2 = ("episode_index", "tasks", "length")
 
 
 class Source:
     """The dataset in folder `root`.
+
+    Args:
+        root: the folder.
+        held: no edit may take the files away as long as this is there.
 
     Raises:
         NotFoundError: there is no such folder.
         DatasetError: it is damaged.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, held: bool = False) -> None:
+        self._held = ReadLock(Path(root)) if held else None
         self.meta = LeRobotDatasetMetadata(root)
-        self._statistics = _episode_statistics(self.meta)
+        self._statistics, self._more = _said_of_episodes(self.meta)
         self._open: tuple[str, pa.Table, EpisodeRows] | None = None
 
     def statistics(self, episode: int) -> Statistics:
         """What the metadata keeps of an episode's statistics; empty where it keeps none."""
         return self._statistics[episode] if self._statistics else {}
+
+    def more(self, episode: int) -> dict[str, Any]:
+        """What the metadata says of an episode beyond what the format has: other tools' annotations, such as SARM's."""
+        return self._more[episode] if self._more else {}
 
     def number_in_file(self, episode: int) -> int:
         """What the column `episode_index` says of an episode."""
@@ -142,26 +153,50 @@ def decode(cut: Cut) -> Iterator[Image]:
         reader.close()
 
 
-def _episode_statistics(meta: LeRobotDatasetMetadata) -> list[Statistics]:
+def _said_of_episodes(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
+    """The statistics of each episode, and what else is said of it that the format does not have."""
     if meta.codebase_version == "v3.0":
-        return _statistics_v3(meta)
+        return _said_v3(meta)
+    lines = {
+        layout.whole_number(row.get("episode_index")): row
+        for row in layout.read_json_lines(meta.root / layout.EPISODES_V2)
+    }
+    more = [
+        {name: value for name, value in lines[number].items() if name not in _COLUMNS_V2}
+        for number in range(meta.total_episodes)
+    ]
     path = meta.root / layout.EPISODES_STATS_V21
     if not path.exists():
-        return []
+        return [], more
     rows = {
         layout.whole_number(row.get("episode_index")): row.get("stats")
         for row in layout.read_json_lines(path)
     }
-    return [_to_arrays(rows.get(number) or {}, path) for number in range(meta.total_episodes)]
+    return [_to_arrays(rows.get(number) or {}, path) for number in range(meta.total_episodes)], more
 
 
-def _statistics_v3(meta: LeRobotDatasetMetadata) -> list[Statistics]:
-    found: list[Statistics] = []
+def _said_v3(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
+    statistics: list[Statistics] = []
+    more: list[dict[str, Any]] = []
     for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
         if path.name.startswith("."):
             continue
-        found += table_statistics(read_table(path), path)
-    return found[: meta.total_episodes]
+        table = read_table(path)
+        statistics += table_statistics(table, path)
+        more += table_more(table, path)
+    return statistics[: meta.total_episodes], more[: meta.total_episodes]
+
+
+def table_more(table: pa.Table, path: Path) -> list[dict[str, Any]]:
+    """The columns of a table of `meta/episodes` that the format does not have, a row each."""
+    known = set(episodes_schema({}).names)
+    names = [
+        name
+        for name in table.column_names
+        if name not in known and not name.startswith(("stats/", "videos/"))
+    ]
+    columns = {name: column_values(table, name, path) for name in names}
+    return [{name: columns[name][row] for name in names} for row in range(table.num_rows)]
 
 
 def table_statistics(table: pa.Table, path: Path) -> list[Statistics]:

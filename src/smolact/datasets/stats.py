@@ -1,11 +1,13 @@
 """Normalization statistics: running ones for what is being written, and their aggregation over episodes.
 
 Vectors have one value a dimension, images one a channel, (3, 1, 1) in [0, 1]. Mean, std, min, max and an image's
-quantiles are exact; a vector's quantiles come from a histogram, within about 1/2048 of its range.
+quantiles are exact (of a large image: those of a grid of its points); a vector's running quantiles come from a histogram,
+within about 1/2048 of its range, and are exact where all values are at hand (`vector_statistics`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ Float = NDArray[np.float64]
 
 BINS = 8192  # of a histogram; fewer for features of more than MOST_BINS / BINS values, to bound memory
 MOST_BINS = 2**20
+_SORTED_AT_ONCE = 2**22  # numbers, to bound memory
 LARGEST = 1e150  # numbers beyond have squares that can't be added up
 IMAGE_SIDE = (
     150  # larger images are counted on a grid of about this many points a side, from twice this size on
@@ -170,27 +173,30 @@ def grid_step(height: int, width: int) -> int:
 
 
 def vector_statistics(values: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The statistics of one episode's column, (n, *shape) with n ≥ 1, quantiles exact too (the nearest rank)."""
-    rows = np.asarray(values, dtype=np.float64)
-    ranked = np.sort(rows, axis=0)
-    quantiles = {
-        name: ranked[max(1, int(np.ceil(quantile * len(rows)))) - 1] for name, quantile in QUANTILES.items()
+    """The statistics of a column, (n, *shape) with n ≥ 1, quantiles exact too (the nearest rank)."""
+    count, shape = len(values), values.shape[1:]
+    table = values.reshape(count, math.prod(shape))
+    at_once = max(1, _SORTED_AT_ONCE // count)  # of its dimensions
+    parts = []
+    for first in range(0, max(1, table.shape[1]), at_once):
+        rows = table[:, first : first + at_once].astype(np.float64)
+        ranked = np.sort(rows, axis=0)
+        quantiles = [ranked[max(1, int(np.ceil(part * count))) - 1] for part in QUANTILES.values()]
+        parts.append([ranked[0], ranked[-1], rows.mean(axis=0), rows.std(axis=0), *quantiles])
+    names = ("min", "max", "mean", "std", *QUANTILES)
+    found = {
+        name: np.concatenate(part).reshape(shape)
+        for name, part in zip(names, zip(*parts, strict=True), strict=True)
     }
-    return {
-        "min": ranked[0],
-        "max": ranked[-1],
-        "mean": rows.mean(axis=0),
-        "std": rows.std(axis=0),
-        "count": np.array([len(rows)], dtype=np.int64),
-        **quantiles,
-    }
+    return {**found, "count": np.array([count], dtype=np.int64)}
 
 
 def aggregate(episodes: Sequence[Mapping[str, Mapping[str, NDArray[Any]]]]) -> Statistics:
     """The statistics of several episodes together, from each one's.
 
-    Mean, std, min, max and count are those of all frames; quantiles can't be had from quantiles, and are the episodes'
-    averages, weighted by length (as LeRobot 0.6.1 has them). A statistic that some episode lacks is left out.
+    Mean, std, min, max and count are those of all frames. Quantiles do not follow from quantiles: those up to q50 are the
+    lowest of the episodes', those above it the highest, which are bounds of the true ones (LeRobot's rule since 0.6.1). A
+    statistic that some episode lacks is left out.
     """
     together: Statistics = {}
     for feature in dict.fromkeys(name for episode in episodes for name in episode):
@@ -212,6 +218,10 @@ def _aggregate_feature(
         found["min"] = stacked["min"].min(axis=0)
     if "max" in shared:
         found["max"] = stacked["max"].max(axis=0)
+    for name in shared:
+        if name.startswith("q") and name[1:].isdigit():
+            bound = np.min if int(name[1:]) <= 50 else np.max
+            found[name] = np.asarray(bound(stacked[name], axis=0))
     if "count" not in shared:
         return found
     total = stacked["count"].sum(axis=0)
@@ -225,7 +235,4 @@ def _aggregate_feature(
         found["mean"] = average(stacked["mean"])
         if "std" in shared:
             found["std"] = np.sqrt(average(stacked["std"] ** 2 + (stacked["mean"] - found["mean"]) ** 2))
-    for name in shared:
-        if name.startswith("q") and name[1:].isdigit():
-            found[name] = average(stacked[name])
     return found

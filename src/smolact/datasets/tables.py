@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from smolact.datasets.format import STATISTICS, WRITTEN_VERSION, Feature
+from smolact.datasets.format import NUMBER_DTYPES, STATISTICS, WRITTEN_VERSION, Feature
 from smolact.errors import DatasetError
 from smolact.openable import check_regular
 
@@ -22,21 +22,7 @@ _DAMAGE = (
     ValueError,
 )  # what pyarrow raises on a damaged file; ValueError: names that are no text
 IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-ARROW_TYPES = {
-    "bool": pa.bool_(),
-    "int8": pa.int8(),
-    "int16": pa.int16(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "uint8": pa.uint8(),
-    "uint16": pa.uint16(),
-    "uint32": pa.uint32(),
-    "uint64": pa.uint64(),
-    "float16": pa.float16(),
-    "float32": pa.float32(),
-    "float64": pa.float64(),
-    "string": pa.string(),
-}
+ARROW_TYPES = {**{name: pa.type_for_alias(name) for name in NUMBER_DTYPES}, "string": pa.string()}
 
 MOST_NAMED = 12
 """Columns that an error names."""
@@ -192,14 +178,29 @@ def to_column(feature: Feature, values: Any) -> pa.Array:
     return pa.array(array.tolist(), type=kind)
 
 
-def frames_schema(features: Mapping[str, Feature], version: str = WRITTEN_VERSION) -> pa.Schema:
-    """The schema of a data file, with the description that the Hugging Face Hub shows it by. Videos have no column."""
+def frames_schema(
+    features: Mapping[str, Feature],
+    version: str = WRITTEN_VERSION,
+    others: Mapping[str, pa.DataType] | None = None,
+) -> pa.Schema:
+    """The schema of a data file, with the description that the Hugging Face Hub shows it by. Videos have no column.
+
+    Args:
+        features: of known types.
+        version: of the format.
+        others: columns of types that we do not know; features that are among them are not described.
+    """
+    others = others or {}
     vector = (
         "List" if version == "v3.0" else "Sequence"
     )  # its name before datasets 4, which LeRobot of v2 has
-    stored = {name: feature for name, feature in features.items() if feature.dtype != "video"}
+    stored = {
+        name: feature for name, feature in features.items() if feature.dtype != "video" and name not in others
+    }
     described = {name: _hub_feature(feature, vector) for name, feature in stored.items()}
-    schema = pa.schema([(name, column_type(feature)) for name, feature in stored.items()])
+    types = {name: column_type(feature) for name, feature in stored.items()} | dict(others)
+    order = dict.fromkeys([*filter(types.__contains__, features), *others])
+    schema = pa.schema([(name, types[name]) for name in order])
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": described}})})
 
 
@@ -225,7 +226,7 @@ def episodes_schema(features: Mapping[str, Feature]) -> pa.Schema:
             columns += [(f"videos/{name}/{index}", whole) for index in ("chunk_index", "file_index")]
             columns += [(f"videos/{name}/{edge}_timestamp", seconds) for edge in ("from", "to")]
     for name, feature in features.items():
-        if feature.dtype == "string":
+        if not (feature.is_image or feature.is_numeric):
             continue
         values = seconds
         for _ in feature.shape:
@@ -236,23 +237,24 @@ def episodes_schema(features: Mapping[str, Feature]) -> pa.Schema:
     return pa.schema(columns)
 
 
-def tasks_table(tasks: Sequence[str]) -> pa.Table:
+def tasks_table(tasks: Sequence[str], name: str = "task") -> pa.Table:
     """`meta/tasks.parquet`: what pandas would write of a frame with the index `task` and the column `task_index`."""
+    number_name = f"{name}_index"
     text = {"pandas_type": "unicode", "numpy_type": "object"}
     number = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
     described = {
-        "index_columns": ["task"],
+        "index_columns": [name],
         "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
         "columns": [
-            {"name": "task_index", "field_name": "task_index", **number},
-            {"name": "task", "field_name": "task", **text, "metadata": None},
+            {"name": number_name, "field_name": number_name, **number},
+            {"name": name, "field_name": name, **text, "metadata": None},
         ],
         "attributes": {},
         "creator": {"library": "pyarrow", "version": pa.__version__},
         "pandas_version": "2.2.0",
     }
-    schema = pa.schema([("task_index", pa.int64()), ("task", pa.string())])
-    table = pa.table({"task_index": list(range(len(tasks))), "task": list(tasks)}, schema=schema)
+    schema = pa.schema([(number_name, pa.int64()), (name, pa.string())])
+    table = pa.table({number_name: list(range(len(tasks))), name: list(tasks)}, schema=schema)
     return table.replace_schema_metadata({"pandas": json.dumps(described)})
 
 

@@ -79,7 +79,7 @@ class UnsavedEpisode:
             if feature.dtype == "video":
                 row[f"videos/{name}/from_timestamp"] = place.first_of_video / fps
                 row[f"videos/{name}/to_timestamp"] = (place.first_of_video + len(self)) / fps
-            if feature.dtype != "string":
+            if feature.is_image or feature.is_numeric:
                 images = self.statistics.get(name)
                 found = images.result() if images else vector_statistics(as_vectors(columns, name, feature))
                 row |= {f"stats/{name}/{one}": found[one].tolist() for one in layout.STATISTICS}

@@ -61,7 +61,7 @@ def write_page(
         DatasetError: it is damaged.
         WriteError: the disk is full or refused.
     """
-    source, output = Source(root), Path(output)
+    source, output = Source(root, held=True), Path(output)
     chosen = list(range(source.meta.total_episodes)) if episodes is None else list(episodes)
     outside = [number for number in chosen if not 0 <= number < source.meta.total_episodes]
     if outside or not chosen:

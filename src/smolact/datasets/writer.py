@@ -19,7 +19,7 @@ from smolact.datasets.encoders import ENCODERS, choose_encoder
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.lock import FolderLock
 from smolact.datasets.publisher import Group, Publisher
-from smolact.datasets.resume import check_same, find_end, is_only_begun
+from smolact.datasets.resume import check_same, find_end, is_only_begun, recorded_features
 from smolact.datasets.unsaved import Place, UnsavedEpisode
 from smolact.datasets.video import VideoWriter
 from smolact.errors import ConfigError, SmolactError
@@ -167,7 +167,7 @@ class DatasetWriter:
     ) -> DatasetWriter:
         found = find_end(root)
         check_same(found.meta, fps, None if features is None else check_features(features), robot_type)
-        own = check_features(found.meta.features)
+        own = check_features(recorded_features(found.meta))
         formats = {own[key].info.get("video.codec", "av1") for key in found.meta.video_keys}
         codec = choose_encoder(video_codec, _sizes(own), formats)
         writer = cls(

@@ -23,7 +23,7 @@ def estimate_bytes(features: Mapping[str, Feature], frames: float) -> int:
             _, height, width = feature.image_shape
             per_pixel = VIDEO_BYTES_PER_PIXEL if feature.dtype == "video" else PNG_BYTES_PER_PIXEL
             one += per_pixel * height * width
-        elif feature.dtype != "string":
+        elif feature.is_numeric:
             one += np.dtype(feature.dtype).itemsize * float(np.prod(feature.shape))
     return int(frames * one)
 

@@ -183,7 +183,7 @@ def training_statistics(sources: Sequence[Source], *, imagenet: bool) -> Statist
     """The statistics of what is trained on; with `imagenet`, mean and standard deviation of images are ImageNet's.
 
     Of one dataset they are its own, under its names. Of several, under the policy's names: mean and standard deviation
-    are those of the mixture, minimum and maximum those of all, quantiles averages by weight.
+    are those of the mixture, minimum and maximum those of all, quantiles bounds (`aggregate`).
     """
     if len(sources) == 1:
         return _with_imagenet(sources[0].meta, {}, imagenet=imagenet)
