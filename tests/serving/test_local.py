@@ -15,6 +15,7 @@ from smolact.evaluation.rollout import evaluate
 from smolact.policies.factory import LoadedPolicy, load_policy
 from smolact.recording.drivers import PolicyDriver
 from smolact.robots.base import RobotFeatures
+from smolact.robots.safety import Gate, make_limits
 from smolact.serving.background import serving
 from smolact.serving.local import LocalPolicy, Question
 from smolact.serving.remote import RemoteChunks, load_remote
@@ -137,9 +138,10 @@ def test_evaluation_takes_a_remote_policy(loaded: LoadedPolicy) -> None:
 
 def test_a_remote_policy_drives_a_robot_as_a_local_one_does(loaded: LoadedPolicy) -> None:
     features = RobotFeatures(("x", "y"), {STATE: ("x", "y")}, {IMAGE: (64, 64)})
+    gate = Gate(make_limits(features.action, {}, {}, float("inf")))
     with serving(LocalPolicy(*loaded)) as url:
         remote = load_remote(url, timeout=60)
-        driver = PolicyDriver(*remote, features=features)
+        driver = PolicyDriver(*remote, features=features, gate=gate)
         driver.begin(WORDS)
         torch.manual_seed(3)
         seed = int(torch.randint(2**62, (1,)))
@@ -147,8 +149,9 @@ def test_a_remote_policy_drives_a_robot_as_a_local_one_does(loaded: LoadedPolicy
         driven = np.stack([driver.get_action(seen(2)) for _ in range(8)])
         expected = LocalPolicy(*loaded).predict_action_chunk(seen(2), WORDS, seed=seed)
         np.testing.assert_array_equal(driven, expected)
+        less = RobotFeatures(("x",), features.vectors, features.cameras)
         with pytest.raises(FeatureError, match="was trained for another robot"):
-            PolicyDriver(*remote, features=RobotFeatures(("x",), features.vectors, features.cameras))
+            PolicyDriver(*remote, features=less, gate=gate)
         remote.policy.close()
 
 

@@ -316,12 +316,11 @@ def _driver(
     from smolact.recording.drivers import PolicyDriver, TeleoperatorDriver
 
     if policy is not None:
-        gate = getattr(robot, "gate", None)
-        return PolicyDriver(policy.policy, policy.preprocess, policy.postprocess, robot.features, gate)
+        return PolicyDriver(policy.policy, policy.preprocess, policy.postprocess, robot.features, robot.gate)
     assert teleoperator is not None
     stack.callback(teleoperator.disconnect)
     teleoperator.connect(robot)
-    return TeleoperatorDriver(teleoperator)
+    return TeleoperatorDriver(teleoperator, robot.gate)
 
 
 @contextlib.contextmanager

@@ -208,7 +208,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
             connect_for(robot, writer)
         # A robot knows the limits of its gate only when it is connected.
         inference = config.inference.make(policy.schema.n_action_steps)
-        driver = ChunkDriver(asks, inference, getattr(robot, "gate", None))
+        driver = ChunkDriver(asks, inference, robot.gate)
         controls = Controls()
         if config.interactive:
             _listen(driver, controls)

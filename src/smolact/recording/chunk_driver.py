@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from smolact.errors import ConfigError, FeatureError, RobotError, did_you_mean
 from smolact.recording.chunks import ChunkQueue, Delays, find_merge
-from smolact.recording.drivers import Gate
 from smolact.robots.base import Observation
+from smolact.robots.safety import Gate
 from smolact_client.leftover import HIGHEST_WEIGHT, MAX_WEIGHT, SCHEDULES, Leftover
 
 Actions = NDArray[np.float32]
@@ -197,7 +197,7 @@ class ChunkDriver:
     Args:
         asks: who is asked.
         inference: how.
-        gate: the robot's last gate, if it has one. What is due passes whole, or the chunk is refused.
+        gate: the robot's, when it is connected. What is due passes whole, or the chunk is refused.
         clock: for ages and the deadline.
 
     Attributes:
@@ -212,7 +212,7 @@ class ChunkDriver:
         self,
         asks: Asks,
         inference: Inference,
-        gate: Gate | None = None,
+        gate: Gate,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._asks, self._inference, self._gate, self._clock = asks, inference, gate, clock
@@ -285,10 +285,9 @@ class ChunkDriver:
                 f"The policy gave {chunk.shape} that is no chunk (T, A) of finite numbers. Its weights or its statistics are "
                 "damaged."
             )
-        if self._gate is not None:
-            due = self._queue.merged(chunk, asked.tick)
-            if len(due):
-                self._gate.admit(due, age=self._clock() - asked.at)
+        due = self._queue.merged(chunk, asked.tick)
+        if len(due):
+            self._gate.admit(due, age=self._clock() - asked.at)
         if asked.goes_on:
             self._delays.add(self._queue.tick - asked.tick)
         self._length, self.obeyed = len(chunk), asked.task

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from smolact.errors import FeatureError
 from smolact.robots.base import Observation, RobotFeatures, Teleoperator
+from smolact.robots.safety import Gate
 from smolact.types import ACTION, TASK, Batch, Predictor, is_image_key
 
 
@@ -22,12 +23,12 @@ class _Begins(Protocol):
 
 
 class TeleoperatorDriver:
-    """A connected teleoperator; it moves the robot between episodes, too."""
+    """A connected teleoperator, held to the limits of the robot's gate; it moves the robot between episodes, too."""
 
     drives_resets = True
 
-    def __init__(self, teleoperator: Teleoperator) -> None:
-        self._teleoperator = teleoperator
+    def __init__(self, teleoperator: Teleoperator, gate: Gate) -> None:
+        self._teleoperator, self._gate = teleoperator, gate
 
     def begin(self, task: str) -> None:
         """Tell a teleoperator that wants to know."""
@@ -35,16 +36,8 @@ class TeleoperatorDriver:
             self._teleoperator.begin()
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """What the teleoperator wants."""
-        return self._teleoperator.get_action(observation)
-
-
-class Gate(Protocol):
-    """The last gate before the motors (`robots/safety.py`)."""
-
-    def admit(self, chunk: NDArray[Any], age: float) -> NDArray[np.float32]:
-        """The chunk (T, A) as it may be executed, or an `UnsafeActionError`; `age`: seconds since what it answers."""
-        ...
+        """What the teleoperator wants, or what the gate lets pass that is nearest to it."""
+        return self._gate.nearest(self._teleoperator.get_action(observation))
 
 
 class PolicyDriver:
@@ -53,7 +46,7 @@ class PolicyDriver:
     Args:
         policy, preprocess, postprocess: from `smolact.load_policy`; the policy, or its engine.
         features: the robot's.
-        gate: the robot's, if it has one.
+        gate: the robot's, when it is connected.
         clock: for the age of a chunk.
 
     Raises:
@@ -68,7 +61,7 @@ class PolicyDriver:
         preprocess: Callable[[Batch], Batch],
         postprocess: Callable[[torch.Tensor], torch.Tensor],
         features: RobotFeatures,
-        gate: Gate | None = None,
+        gate: Gate,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy, self._preprocess, self._postprocess = policy, preprocess, postprocess
@@ -122,9 +115,7 @@ class PolicyDriver:
                 raise FeatureError(
                     "The policy gave an action that is not finite. Its weights or its statistics are damaged."
                 )
-            if self._gate is not None:
-                values = self._gate.admit(values, age=self._clock() - began)
-            self._chunk.extend(values)
+            self._chunk.extend(self._gate.admit(values, age=self._clock() - began))
         return self._chunk.popleft()
 
 

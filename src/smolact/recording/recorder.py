@@ -26,7 +26,7 @@ from smolact.recording.controls import Command, Controls
 from smolact.recording.encoding import QUEUE_BYTES, EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
 from smolact.recording.pace import Pace, Timing
-from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures
+from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures, gate_of, move
 from smolact.types import ACTION
 
 logger = logging.getLogger(__name__)
@@ -164,6 +164,9 @@ class Recorder:
         queue_bytes: how much may wait for its encoding.
         keep_unfinished: an episode that an error or Ctrl-C ends is kept up to there, as one is whose camera died.
         clock, sleep: for the pace.
+
+    Raises:
+        RobotError: the robot has no gate.
     """
 
     def __init__(
@@ -181,6 +184,7 @@ class Recorder:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        gate_of(robot)
         self._robot, self._driver, self._writer, self._plan = robot, driver, writer, plan
         self._controls = controls or Controls()
         self._on_tick, self._on_episode = on_tick, on_episode
@@ -304,7 +308,7 @@ class Recorder:
             wanted = self._driver.get_action(observation)
             if wanted is None:
                 continue
-            action = self._robot.send_action(wanted)
+            action = move(self._robot, wanted)
             task = self._driver.obeyed if isinstance(self._driver, Obeys) else task
             if encoding.add(self._frame(observation, action), task):
                 kept.frames += 1
@@ -349,7 +353,7 @@ class Recorder:
             if self._driver.drives_resets:
                 action = self._driver.get_action(self._robot.get_observation())
                 if action is not None:
-                    self._robot.send_action(action)
+                    move(self._robot, action)
         return self._controls.take()
 
     def _show(
