@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from smolact.errors import FeatureError
+from smolact.processors.observed import check_observed
 from smolact.robots.base import Observation, RobotFeatures, Teleoperator
 from smolact.robots.safety import Gate
 from smolact.types import ACTION, TASK, Batch, Predictor, is_image_key
@@ -69,7 +70,7 @@ class PolicyDriver:
         self._executed = max(1, int(getattr(policy.config, "n_action_steps", None) or 1))
         self._chunk: deque[NDArray[np.float32]] = deque()
         self._task = ""
-        self._size = len(features.action)
+        self._size, self._names = len(features.action), features.vectors
         has = {
             **{key: len(names) for key, names in features.vectors.items()},
             **dict.fromkeys(features.cameras),
@@ -103,12 +104,14 @@ class PolicyDriver:
         """The policy's next action, (A,) float32, in the robot's units; a new chunk when the last one is used up.
 
         Raises:
-            FeatureError: it is not finite.
+            FeatureError: it is not finite, or a number of the observation is nowhere near those of the training.
             UnsafeActionError: the gate refuses the chunk; nothing of it is executed.
         """
         if not self._chunk:
             began = self._clock()
-            batch = self._preprocess({**_batch_of(observation), TASK: [self._task]})
+            raw = _batch_of(observation)
+            batch = self._preprocess({**raw, TASK: [self._task]})
+            check_observed(raw, batch, self._preprocess, self._names)
             chunk = self._postprocess(self._policy.predict_action_chunk(batch))[0, : self._executed]
             values: NDArray[np.float32] = chunk.detach().float().cpu().numpy()
             if not np.isfinite(values).all():
