@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -109,6 +110,31 @@ def test_while_it_holds_it_repeats_the_last_action_and_gives_up_at_the_deadline(
         driver.get_action(see)
 
 
+def test_a_hold_is_told_when_it_happens_and_a_slow_policy_not_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    asks, now = Late(10**6), [0.0]
+    driver = ChunkDriver(asks, Inference(deadline=60.0), open_gate(), clock=lambda: now[0])
+    driver.begin("go")
+
+    def hold(seconds: float) -> str:
+        """Hold for so long, be answered, and carry that out; what was said in between."""
+        caplog.clear()
+        for _ in range(round(seconds * 10)):
+            driver.get_action({"tick": np.array([driver.counts.moved])})
+            now[0] += 0.1
+        said = caplog.text
+        asks.left = 0
+        for _ in range(LENGTH):
+            driver.get_action({"tick": np.array([driver.counts.moved])})
+        return said
+
+    assert hold(0.9) == ""
+    assert hold(3.0).count("no actions for 1.0 s, and the robot holds") == 1
+    assert "answers again, after 3.0 s" in caplog.text
+    assert hold(4.0) == ""  # it is that slow
+    assert "--inference.deadline" in hold(6.0)
+
+
 def test_what_was_asked_in_the_last_episode_is_of_no_interest() -> None:
     asks = Late(0)
     driver = ChunkDriver(asks, Inference(1.0), open_gate())
@@ -163,6 +189,8 @@ class Slow:
 
     def reset(self) -> None:
         self.resets += 1
+
+    def close(self) -> None: ...
 
 
 def test_a_thread_asks_and_its_errors_arrive() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import DONE, INTERRUPTED
+from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.servers import (
     FP8,
@@ -156,7 +156,8 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         SmolactError: what any of them raises.
     """
     from smolact.recording.controls import Controls
-    from smolact.recording.recorder import Plan, Recorder
+    from smolact.recording.plan import Plan
+    from smolact.recording.recorder import Recorder
     from smolact.robots.jog import KeyboardTeleoperator
     from smolact.robots.keys import Keys
 
@@ -175,6 +176,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             config.dataset.single_task,
             config.realtime,
         )
+        stack.enter_context(told_at_once())
         connect_for(robot, writer)
         driver = _driver(policy, robot, teleoperator, stack)
         by_keyboard = isinstance(teleoperator, KeyboardTeleoperator)
@@ -209,6 +211,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             controls=controls,
             on_tick=on_tick if shows else None,
             on_episode=lambda report: logger.info("%s", report),
+            on_failure=tell,
         )
         return recorder.run()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import DONE, INTERRUPTED
+from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.record import (
     DrivingPolicy,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from smolact.recording.rollout import RolloutReport
     from smolact.robots.base import Robot
     from smolact.serving.local import LocalPolicy
-    from smolact.serving.remote import RemoteOne
+    from smolact.serving.remote import OnePolicy
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,8 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
     """
     from smolact.recording.chunk_driver import AnswersAtOnce, ChunkDriver, ThreadAsks
     from smolact.recording.controls import Controls
-    from smolact.recording.recorder import Plan, Recorder
+    from smolact.recording.plan import Plan
+    from smolact.recording.recorder import Recorder
     from smolact.recording.rollout import roll_out
     from smolact.robots.keys import Keys
 
@@ -198,14 +199,16 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         policy = _policy(config, robot, stack)
         asks: ThreadAsks | AnswersAtOnce = AnswersAtOnce(policy)
         if config.realtime:
-            asks = ThreadAsks(policy)
+            asks = ThreadAsks(policy, policy.reset if is_server(config.policy.path) else lambda: None)
             stack.callback(asks.close)
+            stack.callback(robot.disconnect)  # before what a policy computes is waited for
         writer = None
         if config.record_to is None:
             robot.connect()
         else:
             writer = stack.enter_context(open_dataset(config.recording(config.record_to), robot))
             connect_for(robot, writer)
+        stack.enter_context(told_at_once())
         # A robot knows the limits of its gate only when it is connected.
         inference = config.inference.make(policy.schema.n_action_steps)
         driver = ChunkDriver(asks, inference, robot.gate)
@@ -223,6 +226,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
                 plan,
                 controls=controls,
                 on_episode=lambda report: logger.info("%s, %s", report, driver.counts),
+                on_failure=tell,
                 keep_unfinished=True,
             ).run()
         return roll_out(
@@ -238,7 +242,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         )
 
 
-def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> LocalPolicy | RemoteOne:
+def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> OnePolicy:
     """A policy with its processors, that fits this robot and can do what is asked for.
 
     Raises:
@@ -247,12 +251,13 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
     """
     from smolact.policies.factory import load_policy
     from smolact.serving.local import LocalPolicy
+    from smolact.serving.remote import OnePolicy
     from smolact_client import Offer, SchemaMismatchError
     from smolact_client.schema import check_offer
 
     settings = dict(config.policy.settings)
     engine = engine_settings(config.policy.path, config.policy.int8, config.policy.fp8)
-    policy: LocalPolicy | RemoteOne
+    local: LocalPolicy | None = None
     if is_server(config.policy.path):
         remote = load_from_server(str(config.policy.path), settings).policy
         stack.callback(remote.close)
@@ -260,11 +265,12 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
     else:
         device = settings.pop("device", None)
         stats_key = config.policy.stats_key
-        policy = LocalPolicy(
+        local = LocalPolicy(
             *load_policy(
                 str(config.policy.path), device=device, stats_key=stats_key, engine=engine, **settings
             )
         )
+        policy = OnePolicy(local, local.schema)
     schema, features = policy.schema, robot.features
     if config.inference.type == "rtc" and not schema.takes_leftover:
         raise ConfigError(
@@ -275,8 +281,8 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
         check_offer(replace(schema, names={}), Offer(features.cameras, features.vectors, features.action))
     except SchemaMismatchError as error:
         raise FeatureError(str(error)) from error
-    if isinstance(policy, LocalPolicy):
-        policy.warm_up()
+    if local is not None:
+        local.warm_up()
     return policy
 
 
