@@ -105,10 +105,12 @@ class Watched(ChunkDriver):
 
 def measure(policy: LocalPolicy, way: Inference, delay: float, episodes: int) -> dict[str, Any]:
     """One cell of the table."""
-    robot = make_sim("tabletop", seed=11, kwargs={"max_episode_steps": 10_000})
+    # The gate lets everything pass: ways of asking are compared, and the environment brings actions within its range.
+    anywhere = dict.fromkeys(("action_0", "action_1"), (-1e6, 1e6))
+    robot = make_sim("tabletop", seed=11, kwargs={"max_episode_steps": 10_000}, max_step=0, limits=anywhere)
     fps = float(robot.env.fps)  # type: ignore[attr-defined]
     asks = Late(policy, fps, delay)
-    driver = Watched(asks, way, clock=lambda: 0.0)
+    driver = Watched(asks, way, robot.gate, clock=lambda: 0.0)
     robot.connect()
     reports = roll_out(
         robot, driver, fps=fps, duration=SECONDS, episodes=episodes, realtime=False, on_tick=asks.tick

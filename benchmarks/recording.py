@@ -23,6 +23,7 @@ from smolact.datasets.writer import DatasetWriter
 from smolact.recording.pace import Pace
 from smolact.recording.recorder import Plan, Recorder, dataset_features
 from smolact.robots.base import RobotFeatures
+from smolact.robots.safety import Gate, make_limits
 
 FPS, HEIGHT, WIDTH, PICTURES = 30, 480, 640, 45
 CAMERAS = ("observation.images.front", "observation.images.wrist")
@@ -50,6 +51,7 @@ class Arm:
         self.features = RobotFeatures(
             JOINTS, {"observation.state": JOINTS}, dict.fromkeys(CAMERAS, (HEIGHT, WIDTH))
         )
+        self.gate = Gate(make_limits(JOINTS, {}, {}))
         self._pictures = [pictures(seed) for seed in range(len(CAMERAS))]
         self._looks = 0
 

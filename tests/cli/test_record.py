@@ -10,6 +10,7 @@ from smolact.cli.main import main
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from tests.evaluation.test_suite import checkpoint
+from tests.robots.gate import OPEN
 
 SIM = ["--robot.type=sim", "--robot.env=tabletop"]
 QUICK = [
@@ -42,6 +43,7 @@ def test_a_policy_drives_with_the_same_task(tmp_path: Path, capsys: pytest.Captu
     policy = checkpoint(tmp_path / "policy", 0)
     words = [
         *SIM,
+        *OPEN,
         f"--policy.path={policy}",
         "--policy.device=cpu",
         "--realtime=false",

@@ -17,8 +17,10 @@ from smolact.robots.base import RobotFeatures
 from smolact.robots.sim import SimRobot
 from smolact.serving.local import LocalPolicy
 from tests.evaluation.test_suite import checkpoint
+from tests.robots.gate import OPEN
 
 SIM = ["rollout", "--robot.type=sim", "--robot.env=tabletop"]
+UNTRAINED = [*SIM, *OPEN]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_a_policy_drives(
         "--episodes=2",
         "--realtime=false",
     ]
-    assert main([*SIM, policy, *words]) == 0
+    assert main([*UNTRAINED, policy, *words]) == 0
     assert "success: 0 of 2" in capsys.readouterr().out
     assert "episode 1: 10 ticks" in caplog.text
 
@@ -49,7 +51,7 @@ def test_in_real_time_it_holds_the_rate_and_instructions_can_change(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("sys.stdin", io.StringIO("push the red block to the left zone\n\n"))
     words = ["--policy.device=cpu", "--inference.type=async", "--interactive", "--duration=60"]
-    assert main([*SIM, policy, *words]) == 0  # an empty line ends the episode, long before its time
+    assert main([*UNTRAINED, policy, *words]) == 0  # an empty line ends the episode, long before its time
     assert "From the next chunk on: push the red block to the left zone" in caplog.text
 
 
@@ -59,7 +61,7 @@ def test_what_is_driven_is_kept_and_gone_on_with(
     caplog.set_level(logging.INFO)
     root = tmp_path / "d"
     words = [
-        *SIM,
+        *UNTRAINED,
         policy,
         "--policy.device=cpu",
         "--inference.type=rtc",
@@ -95,7 +97,7 @@ def test_a_lost_server_ends_the_episode_and_what_was_driven_is_kept(
     monkeypatch.setattr(LocalPolicy, "predict_action_chunk", lost)
     root = tmp_path / "d"
     words = ["--policy.device=cpu", "--realtime=false", "--video=false", f"--record-to={root}"]
-    assert main([*SIM, policy, *words, "--policy.n_action_steps=2", "--episodes=3"]) == 1
+    assert main([*UNTRAINED, policy, *words, "--policy.n_action_steps=2", "--episodes=3"]) == 1
     said = capsys.readouterr().err
     assert "The connection is lost." in said and "The 1 finished episodes" in said
     assert "smolact rollout" in said and "--resume=true" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -15,6 +16,11 @@ from smolact.robots.safety import Gate, make_limits
 from smolact_client import Leftover
 
 LENGTH = 8
+
+
+def open_gate() -> Gate:
+    """One that lets every finite number pass, at any age."""
+    return Gate(make_limits(("a", "b"), {}, {}, float("inf")))
 
 
 class Late:
@@ -50,7 +56,7 @@ class Late:
 
 
 def drive(asks: Late, inference: Inference, ticks: int = 40) -> tuple[list[np.ndarray], ChunkDriver]:
-    driver = ChunkDriver(asks, inference)
+    driver = ChunkDriver(asks, inference, open_gate())
     driver.begin("go")
     moved: list[np.ndarray] = []
     done = 0
@@ -89,7 +95,7 @@ def test_sync_carries_out_as_many_as_it_is_told() -> None:
 
 def test_while_it_holds_it_repeats_the_last_action_and_gives_up_at_the_deadline() -> None:
     asks, now = Late(10**6), [0.0]
-    driver = ChunkDriver(asks, Inference(deadline=2.0), clock=lambda: now[0])
+    driver = ChunkDriver(asks, Inference(deadline=2.0), open_gate(), clock=lambda: now[0])
     driver.begin("go")
     see = {"tick": np.array([0])}
     assert driver.get_action(see) is None
@@ -104,9 +110,34 @@ def test_while_it_holds_it_repeats_the_last_action_and_gives_up_at_the_deadline(
         driver.get_action(see)
 
 
+def test_a_hold_is_told_when_it_happens_and_a_slow_policy_not_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    asks, now = Late(10**6), [0.0]
+    driver = ChunkDriver(asks, Inference(deadline=60.0), open_gate(), clock=lambda: now[0])
+    driver.begin("go")
+
+    def hold(seconds: float) -> str:
+        """Hold for so long, be answered, and carry that out; what was said in between."""
+        caplog.clear()
+        for _ in range(round(seconds * 10)):
+            driver.get_action({"tick": np.array([driver.counts.moved])})
+            now[0] += 0.1
+        said = caplog.text
+        asks.left = 0
+        for _ in range(LENGTH):
+            driver.get_action({"tick": np.array([driver.counts.moved])})
+        return said
+
+    assert hold(0.9) == ""
+    assert hold(3.0).count("no actions for 1.0 s, and the robot holds") == 1
+    assert "answers again, after 3.0 s" in caplog.text
+    assert hold(4.0) == ""  # it is that slow
+    assert "--inference.deadline" in hold(6.0)
+
+
 def test_what_was_asked_in_the_last_episode_is_of_no_interest() -> None:
     asks = Late(0)
-    driver = ChunkDriver(asks, Inference(1.0))
+    driver = ChunkDriver(asks, Inference(1.0), open_gate())
     driver.begin("one")
     driver.get_action({"tick": np.array([0])})
     driver.task = "another"
@@ -134,7 +165,7 @@ def test_what_is_no_chunk_moves_nothing(wrong: np.ndarray) -> None:
         def answer(self) -> np.ndarray:
             return wrong
 
-    driver = ChunkDriver(Wrong(0), Inference())
+    driver = ChunkDriver(Wrong(0), Inference(), open_gate())
     driver.begin("go")
     with pytest.raises(FeatureError, match="no chunk"):
         driver.get_action({"tick": np.array([0])})
@@ -158,6 +189,8 @@ class Slow:
 
     def reset(self) -> None:
         self.resets += 1
+
+    def close(self) -> None: ...
 
 
 def test_a_thread_asks_and_its_errors_arrive() -> None:
@@ -218,7 +251,7 @@ def test_the_longest_of_the_last_delays_is_expected_and_no_more_than_is_left() -
 
 def test_another_instruction_is_held_to_what_will_be_carried_out_and_no_further() -> None:
     late = Late(0)
-    driver = ChunkDriver(late, Inference(0.75, real_time=RealTime()))
+    driver = ChunkDriver(late, Inference(0.75, real_time=RealTime()), open_gate())
     driver.begin("one")
     for tick in range(20):
         driver.task = "one" if tick < 8 else "two"
@@ -231,7 +264,7 @@ def test_another_instruction_is_held_to_what_will_be_carried_out_and_no_further(
 
 def test_an_episode_begins_with_nothing_left_and_what_is_known_of_delays() -> None:
     late = Late(1)
-    driver = ChunkDriver(late, Inference(0.5, real_time=RealTime()))
+    driver = ChunkDriver(late, Inference(0.5, real_time=RealTime()), open_gate())
     for episode in range(2):
         driver.begin("go")
         del late.leftovers[:]

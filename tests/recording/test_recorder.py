@@ -384,7 +384,7 @@ def test_a_simulation_says_its_task_ends_its_episodes_and_judges_them(tmp_path: 
     with DatasetWriter.create(tmp_path / "d", fps=10, features=features) as writer:
         reports = Recorder(
             robot,
-            TeleoperatorDriver(expert),
+            TeleoperatorDriver(expert, robot.gate),
             writer,
             Plan(10, 3, realtime=False),
             on_tick=shown.append,

@@ -82,6 +82,7 @@ class Robot:
     """Notes when it was sent what, and whether that was a new action."""
 
     clock: Clock
+    gate: Gate
     driver: ChunkDriver | None = None
     name: str = "noted"
     sent: list[tuple[float, np.ndarray, int]] = field(default_factory=list)
@@ -90,9 +91,10 @@ class Robot:
         assert self.driver is not None
         return {"tick": np.array([self.driver.counts.moved])}
 
-    def send_action(self, action: np.ndarray) -> None:
+    def send_action(self, action: np.ndarray) -> np.ndarray:
         assert self.driver is not None
         self.sent.append((self.clock(), action, self.driver.counts.moved))
+        return action
 
 
 def run_case(seed: int) -> tuple[str, float]:
@@ -107,7 +109,7 @@ def run_case(seed: int) -> tuple[str, float]:
     server = Server(clock, draw, fate, clock() + draw.uniform(0.0, 1.5))
     inference = Inference(draw.choice((0.0, 0.3, 0.7, 1.0)), "latest", deadline=DEADLINE)
     gate = Gate(make_limits(("tick", "question"), {}, float("inf"), MAX_AGE))
-    robot = Robot(clock)
+    robot = Robot(clock, gate)
     robot.driver = driver = ChunkDriver(server, inference, gate, clock)  # type: ignore[arg-type]
     ended = "went on"
     try:

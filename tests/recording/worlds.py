@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from smolact.errors import RobotError
 from smolact.robots.base import Observation, RobotFeatures
+from smolact.robots.safety import Gate, make_limits
 
 CAMERA = "observation.images.top"
 
@@ -38,6 +39,7 @@ class Arm:
             {CAMERA: (32, 48)},
             ((-1.0, 1.0), (-1.0, 1.0)),
         )
+        self.gate = Gate(make_limits(self.features.action, {}, {}))
         self.looks = 0
         self.fails_at = fails_at
         self.sent: list[NDArray[Any]] = []

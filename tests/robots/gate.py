@@ -9,6 +9,9 @@ import numpy as np
 from smolact.errors import UnsafeActionError
 from smolact.robots.safety import Limits, admit, make_limits, nearest
 
+OPEN = ["--robot.max_step=0", "--robot.limits={action_0: [-99, 99], action_1: [-99, 99]}"]
+"""A simulation's gate for policies that have learnt nothing: the environment itself brings their actions within its range."""
+
 
 def holds(limits: Limits, path: np.ndarray, position: np.ndarray | None) -> None:
     """Every number of the actions `path` (T, A) float32 is finite, within limits and a step from the one before."""

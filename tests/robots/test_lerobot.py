@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from smolact.errors import ConfigError, FeatureError, MissingDependencyError, Ro
 from smolact.robots.base import Robot, Teleoperator
 from smolact.robots.factory import make_robot, make_teleoperator, robot_types, teleoperator_types
 from smolact.robots.lerobot import LeRobotRobot, LeRobotTeleoperator
+from smolact.robots.safety import Gate, make_limits
 from smolact.types import STATE
 
 pytestmark = pytest.mark.usefixtures("lerobot")
@@ -270,9 +272,10 @@ def test_types_are_the_built_in_ones_and_lerobots() -> None:
 
 def test_a_built_in_type_is_made_by_its_maker() -> None:
     def sim(env: str, seed: int = 0) -> Any:
-        return (env, seed)
+        return SimpleNamespace(env=env, seed=seed, gate=Gate(make_limits(("a",), {}, {})))
 
-    assert make_robot("sim", {"sim": sim}, env="table") == ("table", 0)
+    made: Any = make_robot("sim", {"sim": sim}, env="table")
+    assert (made.env, made.seed) == ("table", 0)
     with pytest.raises(ConfigError, match=r"sim has no setting --robot.sed. Did you mean 'seed'"):
         make_robot("sim", {"sim": sim}, sed=1)
 

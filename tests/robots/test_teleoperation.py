@@ -9,6 +9,7 @@ import pytest
 
 from smolact.errors import ConfigError
 from smolact.robots.base import RobotFeatures
+from smolact.robots.safety import Gate, make_limits
 from smolact.robots.teleoperation import Ticks, teleoperate
 
 
@@ -26,6 +27,7 @@ class Clock:
 
 class Arm:
     name, features = "arm", RobotFeatures(action=("a",))
+    gate = Gate(make_limits(("a",), {}, {}))
 
     def __init__(self, clock: Clock, work: list[float]) -> None:
         self.clock, self.work, self.sent = clock, work, []

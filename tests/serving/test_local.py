@@ -16,6 +16,8 @@ from smolact.policies.embodiment import Embodiment
 from smolact.policies.factory import LoadedPolicy, load_policy
 from smolact.recording.drivers import PolicyDriver
 from smolact.robots.base import RobotFeatures
+from smolact.robots.safety import Gate, make_limits
+from smolact.serving.answering import Answering
 from smolact.serving.background import serving
 from smolact.serving.local import LocalPolicy, Question
 from smolact.serving.remote import RemoteChunks, load_remote
@@ -23,6 +25,7 @@ from smolact.types import TASK, Unsaid
 from smolact_client import ObservationError, RemotePolicy
 from smolact_client.policy import ChunkPolicy
 from tests.evaluation.test_suite import checkpoint
+from tests.serving.test_sessions import metric
 
 IMAGE, STATE = "observation.image", "observation.state"
 WORDS = "push the red block to the left zone"
@@ -141,9 +144,10 @@ def test_evaluation_takes_a_remote_policy(loaded: LoadedPolicy) -> None:
 
 def test_a_remote_policy_drives_a_robot_as_a_local_one_does(loaded: LoadedPolicy) -> None:
     features = RobotFeatures(("x", "y"), {STATE: ("x", "y")}, {IMAGE: (64, 64)})
+    gate = Gate(make_limits(features.action, {}, {}, float("inf")))
     with serving(LocalPolicy(*loaded)) as url:
         remote = load_remote(url, timeout=60)
-        driver = PolicyDriver(*remote, features=features)
+        driver = PolicyDriver(*remote, features=features, gate=gate)
         driver.begin(WORDS)
         torch.manual_seed(3)
         seed = int(torch.randint(2**62, (1,)))
@@ -151,8 +155,9 @@ def test_a_remote_policy_drives_a_robot_as_a_local_one_does(loaded: LoadedPolicy
         driven = np.stack([driver.get_action(seen(2)) for _ in range(8)])
         expected = LocalPolicy(*loaded).predict_action_chunk(seen(2), WORDS, seed=seed)
         np.testing.assert_array_equal(driven, expected)
+        less = RobotFeatures(("x",), features.vectors, features.cameras)
         with pytest.raises(FeatureError, match=r"does not fit the policy in action"):
-            PolicyDriver(*remote, features=RobotFeatures(("x",), features.vectors, features.cameras))
+            PolicyDriver(*remote, features=less, gate=gate)
         remote.policy.close()
 
 
@@ -195,3 +200,49 @@ def test_names_and_ranges_come_from_the_checkpoint(loaded: LoadedPolicy, tmp_pat
     schema = LocalPolicy(loaded.policy, Steps(), Steps()).schema
     assert schema.cameras == {"observation.images.front": (64, 64)}
     assert schema.action_range == ((0.0, 1.0), (-1.0, 2.0))
+
+
+NOWHERE = {IMAGE: seen(0)[IMAGE], STATE: np.array([0.5, 3e38], np.float32)}
+
+
+def test_a_state_from_nowhere_is_the_observations_fault_here_and_there(
+    loaded: LoadedPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    local = LocalPolicy(*loaded, names={STATE: ("pan", "lift")})
+    with serving(local) as url, RemotePolicy(url, timeout=60) as remote:
+        for policy in (local, remote):
+            with pytest.raises(ObservationError, match=r"'lift' of observation\.state is 3e\+38.*at fault"):
+                policy.predict_action_chunk(NOWHERE, WORDS)
+        assert metric(url, 'questions_total{outcome="failed"}') == 1
+        remote.predict_action_chunk(seen(0), WORDS)
+    assert "policy_failed" not in caplog.text and "Traceback" not in caplog.text
+
+
+def test_one_bad_observation_of_a_batch_fails_alone(loaded: LoadedPolicy) -> None:
+    local = LocalPolicy(*loaded, names={STATE: ("pan", "lift")})
+    good, bad = Question(seen(0), WORDS, 1), Question(NOWHERE, WORDS, 1)
+    answering = Answering(local, 2**20)
+    first, second, third = answering._predict([good, bad, good])
+    answering.close()
+    assert isinstance(second, ObservationError)
+    np.testing.assert_array_equal(first, third)
+
+
+def test_who_records_or_evaluates_is_told_the_same(loaded: LoadedPolicy) -> None:
+    features = RobotFeatures(("x", "y"), {STATE: ("pan", "lift")}, {IMAGE: (64, 64)})
+    driver = PolicyDriver(*loaded, features, Gate(make_limits(features.action, {}, {})))
+    driver.begin(WORDS)
+    with pytest.raises(FeatureError, match=r"'lift' of observation\.state is 3e\+38"):
+        driver.get_action(NOWHERE)
+    with make_env("tabletop", 2) as envs:
+        real = envs.reset
+
+        def broken(*arguments: Any) -> Any:
+            observations, infos = real(*arguments)
+            return {**observations, STATE: np.full_like(observations[STATE], 3e38)}, infos
+
+        envs.reset = broken  # type: ignore[method-assign]
+        with pytest.raises(
+            FeatureError, match=r"Number 0 \(counted from 0\) of observation\.state is 3e\+38"
+        ):
+            evaluate(*loaded, envs, n_episodes=2)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.main import told_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.servers import (
     RENAME_MAP,
@@ -133,6 +134,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
             render=config.output_dir is not None and config.n_videos > 0,
             **config.env.kwargs,
         ) as environments,
+        told_at_once(),
     ):
 
         def load(name: str) -> Loaded:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from smolact.errors import ConfigError, MissingDependencyError, SmolactError, did_you_mean
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SmolactError as error:
         if debug:
             raise
-        _show(error)
+        tell(error)
         return MISUSED if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         if debug:
@@ -98,6 +99,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             "Run the command again with --debug, and report what it prints with the output of `smolact info`.\n"
         )
         return BROKEN
+
+
+def tell(error: BaseException) -> None:
+    """Say what ends a command, once: when it happens, before robots, encoders and connections are let go of."""
+    if getattr(error, "was_told", False):
+        return
+    error.was_told = True  # type: ignore[attr-defined]
+    if isinstance(error, SmolactError):
+        _show(error)
+    elif isinstance(error, KeyboardInterrupt):
+        sys.stderr.write("\nStopping …\n")
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def told_at_once() -> Iterator[None]:
+    """Say what ends the block before anything around it is let go of, which may take a while."""
+    try:
+        yield
+    except BaseException as error:
+        tell(error)
+        raise
 
 
 def _missing_package(error: Exception) -> str | None:

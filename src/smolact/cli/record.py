@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import DONE, INTERRUPTED
+from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.servers import CHECK_NAMES, HELP, RENAME_MAP, ChosenPolicy, load_chosen
 from smolact.errors import ConfigError, SmolactError
@@ -145,7 +145,8 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
     """
     from smolact.recording.controls import Controls
     from smolact.recording.drivers import check_fit, note_masked
-    from smolact.recording.recorder import Plan, Recorder
+    from smolact.recording.plan import Plan
+    from smolact.recording.recorder import Recorder
     from smolact.robots.jog import KeyboardTeleoperator
     from smolact.robots.keys import Keys
 
@@ -175,6 +176,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             config.dataset.single_task,
             config.realtime,
         )
+        stack.enter_context(told_at_once())
         connect_for(robot, writer)
         driver = _driver(policy, robot, teleoperator, stack, any_names=not config.check_names)
         by_keyboard = isinstance(teleoperator, KeyboardTeleoperator)
@@ -209,6 +211,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             controls=controls,
             on_tick=on_tick if shows else None,
             on_episode=lambda report: logger.info("%s", report),
+            on_failure=tell,
         )
         return recorder.run()
 
@@ -307,14 +310,18 @@ def _driver(
     from smolact.recording.drivers import PolicyDriver, TeleoperatorDriver
 
     if policy is not None:
-        gate = getattr(robot, "gate", None)
         return PolicyDriver(
-            policy.policy, policy.preprocess, policy.postprocess, robot.features, gate, any_names=any_names
+            policy.policy,
+            policy.preprocess,
+            policy.postprocess,
+            robot.features,
+            robot.gate,
+            any_names=any_names,
         )
     assert teleoperator is not None
     stack.callback(teleoperator.disconnect)
     teleoperator.connect(robot)
-    return TeleoperatorDriver(teleoperator)
+    return TeleoperatorDriver(teleoperator, robot.gate)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import DONE
+from smolact.cli.main import DONE, told_at_once
 from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
 from smolact.settings import refused, setting
@@ -58,9 +58,10 @@ def run(argv: Sequence[str]) -> int:
     actions, fps = read_actions(root, dataset.episode)
     robot = config.robot.make()
     try:
-        check_fits(root, robot)
-        robot.connect()
-        timing = replay(robot, actions, dataset.fps or fps, dataset.episode)
+        with told_at_once():
+            check_fits(root, robot)
+            robot.connect()
+            timing = replay(robot, actions, dataset.fps or fps, dataset.episode)
         success = (
             f", {'success' if robot.is_success else 'no success'}" if isinstance(robot, EpisodicRobot) else ""
         )

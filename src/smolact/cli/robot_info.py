@@ -63,7 +63,7 @@ def _about(robot: Robot) -> Iterator[str]:
     yield f"  {ACTION} ({len(features.action)}): {', '.join(features.action)}"
     if isinstance(robot, LeRobotRobot):
         yield f"  calibration: {calibration_file(robot.driver)}"
-        limits = robot.gate.limits
-        yield "  what the gate lets pass: lowest, highest, largest step of a tick (inf: anything)"
-        for name, low, high, step in zip(limits.names, limits.low, limits.high, limits.step, strict=True):
-            yield f"    {name}: {low:g}, {high:g}, {step:g}"
+    limits = robot.gate.limits
+    yield "  what the gate lets pass: lowest, highest, largest step of a tick (inf: anything)"
+    for name, low, high, step in zip(limits.names, limits.low, limits.high, limits.step, strict=True):
+        yield f"    {name}: {low:g}, {high:g}, {step:g}"

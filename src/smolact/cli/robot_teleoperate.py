@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.main import told_at_once
 from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
 from smolact.settings import refused, setting
@@ -58,6 +59,7 @@ def run(argv: Sequence[str]) -> int:
         stack.callback(robot.disconnect)
         robot.connect()
         stack.callback(teleoperator.disconnect)
+        stack.enter_context(told_at_once())
         teleoperator.connect(robot)
         sys.stderr.write("The robot follows now. Ctrl-C ends it.\n")
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import DONE, INTERRUPTED
+from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.record import (
     DrivingPolicy,
@@ -25,7 +25,7 @@ from smolact.cli.record import (
     open_dataset,
     terminated_is_interrupted,
 )
-from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, load_chosen
+from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, is_server, load_chosen
 from smolact.errors import ConfigError, SmolactError
 from smolact.settings import setting
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from smolact.recording.rollout import RolloutReport
     from smolact.robots.base import Robot
     from smolact.serving.local import LocalPolicy
-    from smolact.serving.remote import RemoteOne
+    from smolact.serving.remote import OnePolicy
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,8 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
     """
     from smolact.recording.chunk_driver import AnswersAtOnce, ChunkDriver, ThreadAsks
     from smolact.recording.controls import Controls
-    from smolact.recording.recorder import Plan, Recorder
+    from smolact.recording.plan import Plan
+    from smolact.recording.recorder import Recorder
     from smolact.recording.rollout import roll_out
     from smolact.robots.keys import Keys
 
@@ -202,8 +203,9 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         policy = _policy(config, robot, stack)
         asks: ThreadAsks | AnswersAtOnce = AnswersAtOnce(policy)
         if config.realtime:
-            asks = ThreadAsks(policy)
+            asks = ThreadAsks(policy, policy.reset if is_server(config.policy.path) else lambda: None)
             stack.callback(asks.close)
+            stack.callback(robot.disconnect)  # before what a policy computes is waited for
         writer = None
         if config.record_to is None:
             robot.connect()
@@ -211,9 +213,10 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
             config.fps = rate_of(config, robot, policy.schema.fps)
             writer = stack.enter_context(open_dataset(config.recording(config.record_to), robot))
             connect_for(robot, writer)
+        stack.enter_context(told_at_once())
         # A robot knows the limits of its gate only when it is connected.
         inference = config.inference.make(policy.schema.n_action_steps)
-        driver = ChunkDriver(asks, inference, getattr(robot, "gate", None))
+        driver = ChunkDriver(asks, inference, robot.gate)
         controls = Controls()
         if config.interactive:
             _listen(driver, controls)
@@ -228,6 +231,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
                 plan,
                 controls=controls,
                 on_episode=lambda report: logger.info("%s, %s", report, driver.counts),
+                on_failure=tell,
                 keep_unfinished=True,
             ).run()
         return roll_out(
@@ -256,7 +260,7 @@ def rate_of(config: RolloutConfig, robot: Robot, trained: float | None) -> float
     return float(rate)
 
 
-def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> LocalPolicy | RemoteOne:
+def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> OnePolicy:
     """A policy with its processors, that fits this robot and can do what is asked for.
 
     Raises:
@@ -265,10 +269,15 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
     """
     from smolact.recording.drivers import check_robot, note_masked
     from smolact.serving.local import LocalPolicy
-    from smolact.serving.remote import LoadedRemote
+    from smolact.serving.remote import LoadedRemote, OnePolicy
 
     loaded = load_chosen(config.policy, stack, engine={}, rename_map=config.rename_map)
-    policy = loaded.policy.one() if isinstance(loaded, LoadedRemote) else LocalPolicy(*loaded)
+    local: LocalPolicy | None = None
+    if isinstance(loaded, LoadedRemote):
+        policy = loaded.policy.one()
+    else:
+        local = LocalPolicy(*loaded)
+        policy = OnePolicy(local, local.schema)
     schema = policy.schema
     if config.inference.type == "rtc" and not schema.takes_leftover:
         raise ConfigError(
@@ -276,8 +285,8 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
             "--inference.type=async."
         )
     note_masked(check_robot(replace(schema, any_names=not config.check_names), robot.features))
-    if isinstance(policy, LocalPolicy):
-        policy.warm_up()
+    if local is not None:
+        local.warm_up()
     return policy
 
 

@@ -101,9 +101,14 @@ async def _serve(config: ServeConfig, access: Access, policy: LocalPolicy) -> No
     server = kind(policy, access, max_clients=config.max_clients, max_batch=config.max_batch)
     serving = asyncio.ensure_future(server.run(tell))
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        sys.stderr.write("Stopping: what is being computed is finished, nothing else is answered.\n")
+        serving.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt there
-            loop.add_signal_handler(number, serving.cancel)
+            loop.add_signal_handler(number, stop)
     with contextlib.suppress(asyncio.CancelledError):
         await serving
 

@@ -31,6 +31,7 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.evaluation.conditions import PLAIN, Condition, Told
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.video import write_video
+from smolact.processors.observed import check_observed
 from smolact.types import ACTION, TASK, Batch, Predictor, is_image_key
 
 Preprocessor = Callable[[Batch], Batch]
@@ -100,7 +101,8 @@ def evaluate(
 
     Raises:
         ConfigError: n_episodes < 1, videos without a folder, or an environment that does not tell task or success.
-        FeatureError: the policy's actions do not fit the environment, or are not finite.
+        FeatureError: the policy's actions do not fit the environment, or are not finite; or a number that the environment
+            observes is nowhere near those of the training.
     """
     if n_episodes < 1:
         raise ConfigError(f"n_episodes={n_episodes}: an evaluation needs one episode at least.")
@@ -178,6 +180,7 @@ def _play_wave(
     while not done.all():
         raw = {**batch_of(observations), TASK: _words(told, infos)}
         batch = preprocess(raw)
+        check_observed(raw, batch, preprocess, {})
         if watch is not None:
             watch(wave, int(steps.max()), batch)
         actions = postprocess(policy.select_action(batch, **draw_noise(batch)))

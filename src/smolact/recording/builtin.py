@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ def make_sim(
     mapping: Path | None = None,
     seed: int = 0,
     kwargs: dict[str, Any] | None = None,
+    max_step: float | dict[str, float] | None = None,
+    limits: dict[str, tuple[float, float]] | None = None,
+    max_action_age: float = math.inf,
 ) -> SimRobot:
     """A simulated robot in an environment of this name.
 
@@ -31,11 +35,19 @@ def make_sim(
         mapping: a YAML file from the environment's names to batch keys.
         seed: of its scenes.
         kwargs: the environment's own settings.
+        max_step, limits, max_action_age: of its gate; see `SimRobot`.
 
     Raises:
         EnvironmentNotFoundError, MissingDependencyError, ConfigError, FeatureError: what making it raises.
     """
-    return SimRobot(make_env(env, task=task, mapping=mapping, **(kwargs or {}))[0], env, seed)
+    return SimRobot(
+        make_env(env, task=task, mapping=mapping, **(kwargs or {}))[0],
+        env,
+        seed,
+        max_step=max_step,
+        limits=limits,
+        max_action_age=max_action_age,
+    )
 
 
 class ExpertTeleoperator:

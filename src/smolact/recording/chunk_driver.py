@@ -11,6 +11,7 @@ chunking also tells what is left, and the new chunk goes on from there.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +23,16 @@ from numpy.typing import NDArray
 
 from smolact.errors import ConfigError, FeatureError, RobotError, did_you_mean
 from smolact.recording.chunks import ChunkQueue, Delays, find_merge
-from smolact.recording.drivers import Gate
 from smolact.robots.base import Observation
+from smolact.robots.safety import Gate
 from smolact_client.leftover import HIGHEST_WEIGHT, MAX_WEIGHT, SCHEDULES, Leftover
 
+logger = logging.getLogger(__name__)
+
 Actions = NDArray[np.float32]
+
+QUIET_S = 1.0
+"""A robot that holds for longer is told of."""
 
 
 class Asks(Protocol):
@@ -58,12 +64,21 @@ class Predicts(Protocol):
         """An episode begins."""
         ...
 
+    def close(self) -> None:
+        """Let go of it; a question that waits for a server fails at once."""
+        ...
+
 
 class ThreadAsks:
-    """Asks a policy in a thread."""
+    """Asks a policy in a thread.
 
-    def __init__(self, policy: Predicts) -> None:
-        self._policy = policy
+    Args:
+        policy: who is asked.
+        drop: makes a question fail at once that waits for a server, from any thread. A policy that computes here goes on.
+    """
+
+    def __init__(self, policy: Predicts, drop: Callable[[], None] = lambda: None) -> None:
+        self._policy, self._drop = policy, drop
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="smolact policy")
         self._future: Future[Actions] | None = None
 
@@ -85,10 +100,12 @@ class ThreadAsks:
         if self._future is not None:
             self._future.cancel()
             self._future = None
+        self._drop()
         self._thread.submit(self._policy.reset).result()
 
     def close(self) -> None:
-        """Let go of the thread, when it is through with what it does."""
+        """Let go of policy and thread; what is being computed here is waited for, an answer from elsewhere is not."""
+        self._policy.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
@@ -197,7 +214,7 @@ class ChunkDriver:
     Args:
         asks: who is asked.
         inference: how.
-        gate: the robot's last gate, if it has one. What is due passes whole, or the chunk is refused.
+        gate: the robot's, when it is connected. What is due passes whole, or the chunk is refused.
         clock: for ages and the deadline.
 
     Attributes:
@@ -212,7 +229,7 @@ class ChunkDriver:
         self,
         asks: Asks,
         inference: Inference,
-        gate: Gate | None = None,
+        gate: Gate,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._asks, self._inference, self._gate, self._clock = asks, inference, gate, clock
@@ -224,6 +241,8 @@ class ChunkDriver:
         self._asked: _Asked | None = None
         self._last: Actions | None = None
         self._held_since: float | None = None
+        self._patience = min(QUIET_S, inference.deadline / 2)
+        self._is_told = False
 
     def begin(self, task: str) -> None:
         """An episode begins: nothing of the last one is executed, whatever comes."""
@@ -231,6 +250,7 @@ class ChunkDriver:
         self._asks.forget()
         self._queue.clear()
         self._length, self._asked, self._last, self._held_since = 0, None, None, None
+        self._is_told = False
         self.counts = Counts()
 
     def get_action(self, observation: Observation) -> Actions | None:
@@ -250,17 +270,34 @@ class ChunkDriver:
         action = self._queue.take()
         if action is not None:
             self.counts.moved += 1
-            self._held_since, self._last = None, action
+            self._moves_again()
+            self._last = action
             return action
         self.counts.held += 1
         now = self._clock()
         self._held_since = now if self._held_since is None else self._held_since
+        if now - self._held_since > self._patience and not self._is_told:
+            self._is_told = True
+            logger.warning(
+                "The policy has given no actions for %.1f s, and the robot holds where it is. After %g s of that this ends "
+                "(--inference.deadline).",
+                now - self._held_since,
+                self._inference.deadline,
+            )
         if now - self._held_since > self._inference.deadline:
             raise RobotError(
                 f"The policy has given no actions for {now - self._held_since:.1f} s, and the robot holds where it is. See to the "
                 "policy (its server, its device), or allow more time."
             )
         return self._last
+
+    def _moves_again(self) -> None:
+        """An action is there. A policy that was as slow before is not told of again."""
+        if self._is_told and self._held_since is not None:
+            held = self._clock() - self._held_since
+            self._patience = max(self._patience, 1.5 * held)
+            logger.info("The policy answers again, after %.1f s.", held)
+        self._held_since, self._is_told = None, False
 
     def _leftover(self) -> Leftover | None:
         """What the answer to a question that is asked now is to go on from."""
@@ -285,10 +322,9 @@ class ChunkDriver:
                 f"The policy gave {chunk.shape} that is no chunk (T, A) of finite numbers. Its weights or its statistics are "
                 "damaged."
             )
-        if self._gate is not None:
-            due = self._queue.merged(chunk, asked.tick)
-            if len(due):
-                self._gate.admit(due, age=self._clock() - asked.at)
+        due = self._queue.merged(chunk, asked.tick)
+        if len(due):
+            self._gate.admit(due, age=self._clock() - asked.at)
         if asked.goes_on:
             self._delays.add(self._queue.tick - asked.tick)
         self._length, self.obeyed = len(chunk), asked.task

@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from smolact.errors import FeatureError
+from smolact.processors.observed import check_observed
 from smolact.processors.statistics import require_statistics
 from smolact.robots.base import Observation, RobotFeatures, Teleoperator
+from smolact.robots.safety import Gate
 from smolact.serving.local import schema_of
 from smolact.types import TASK, Batch, Predictor, is_image_key
 from smolact_client.errors import SchemaMismatchError
@@ -30,12 +32,12 @@ class _Begins(Protocol):
 
 
 class TeleoperatorDriver:
-    """A connected teleoperator; it moves the robot between episodes, too."""
+    """A connected teleoperator, held to the limits of the robot's gate; it moves the robot between episodes, too."""
 
     drives_resets = True
 
-    def __init__(self, teleoperator: Teleoperator) -> None:
-        self._teleoperator = teleoperator
+    def __init__(self, teleoperator: Teleoperator, gate: Gate) -> None:
+        self._teleoperator, self._gate = teleoperator, gate
 
     def begin(self, task: str) -> None:
         """Tell a teleoperator that wants to know."""
@@ -43,16 +45,8 @@ class TeleoperatorDriver:
             self._teleoperator.begin()
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """What the teleoperator wants."""
-        return self._teleoperator.get_action(observation)
-
-
-class Gate(Protocol):
-    """The last gate before the motors (`robots/safety.py`)."""
-
-    def admit(self, chunk: NDArray[Any], age: float) -> NDArray[np.float32]:
-        """The chunk (T, A) as it may be executed, or an `UnsafeActionError`; `age`: seconds since what it answers."""
-        ...
+        """What the teleoperator wants, or what the gate lets pass that is nearest to it."""
+        return self._gate.nearest(self._teleoperator.get_action(observation))
 
 
 class PolicyDriver:
@@ -61,7 +55,7 @@ class PolicyDriver:
     Args:
         policy, preprocess, postprocess: from `smolact.load_policy`; the policy, or its engine.
         features: the robot's.
-        gate: the robot's, if it has one.
+        gate: the robot's, when it is connected.
         clock: for the age of a chunk.
         any_names: whether the robot's joints may have other names than those of the policy's training.
 
@@ -78,7 +72,7 @@ class PolicyDriver:
         preprocess: Callable[[Batch], Batch],
         postprocess: Callable[[torch.Tensor], torch.Tensor],
         features: RobotFeatures,
-        gate: Gate | None = None,
+        gate: Gate,
         clock: Callable[[], float] = time.monotonic,
         *,
         any_names: bool = False,
@@ -88,6 +82,7 @@ class PolicyDriver:
         self._executed = max(1, int(getattr(policy.config, "n_action_steps", None) or 1))
         self._chunk: deque[NDArray[np.float32]] = deque()
         self._task = ""
+        self._names = features.vectors
         check_fit(policy, preprocess, postprocess, features, any_names=any_names)
 
     def begin(self, task: str) -> None:
@@ -101,21 +96,21 @@ class PolicyDriver:
         """The policy's next action, (A,) float32, in the robot's units; a new chunk when the last one is used up.
 
         Raises:
-            FeatureError: it is not finite.
+            FeatureError: it is not finite, or a number of the observation is nowhere near those of the training.
             UnsafeActionError: the gate refuses the chunk; nothing of it is executed.
         """
         if not self._chunk:
             began = self._clock()
-            batch = self._preprocess({**_batch_of(observation), TASK: [self._task]})
+            raw = _batch_of(observation)
+            batch = self._preprocess({**raw, TASK: [self._task]})
+            check_observed(raw, batch, self._preprocess, self._names)
             chunk = self._postprocess(self._policy.predict_action_chunk(batch))[0, : self._executed]
             values: NDArray[np.float32] = chunk.detach().float().cpu().numpy()
             if not np.isfinite(values).all():
                 raise FeatureError(
                     "The policy gave an action that is not finite. Its weights or its statistics are damaged."
                 )
-            if self._gate is not None:
-                values = self._gate.admit(values, age=self._clock() - began)
-            self._chunk.extend(values)
+            self._chunk.extend(self._gate.admit(values, age=self._clock() - began))
         return self._chunk.popleft()
 
 

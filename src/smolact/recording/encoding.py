@@ -44,6 +44,8 @@ class EncodingThread:
         self._room = threading.Condition()
         self._bytes = 0
         self._failure: BaseException | None = None
+        self._unwanted = threading.Event()  # frames behind the last save: nobody waits for their encoding
+        self._saves_asked = self._saves_done = 0
         self._thread: threading.Thread | None = threading.Thread(target=self._work, name="encoding")
         self._thread.start()
 
@@ -74,15 +76,18 @@ class EncodingThread:
 
     def save(self) -> Future[None]:
         """Finish the episode when its frames are written; the future is done when it is on disk, or has its error."""
+        self._saves_asked += 1
         return self._ask(self._writer.save_episode, forgives=False)
 
     def discard(self) -> None:
         """Forget the frames since the last save, and the failure that they may have met."""
+        self._unwanted.set()
         self._ask(self._writer.discard_episode, forgives=True).result()
 
     def close(self) -> None:
         """Write what is asked for, drop frames that belong to no saved episode, and end the thread."""
         if self._thread is not None:
+            self._unwanted.set()
             self._ask(self._writer.discard_episode, forgives=True)
             self._items.put(None)
             self._thread.join()
@@ -100,7 +105,9 @@ class EncodingThread:
         while (item := self._items.get()) is not None:
             if isinstance(item, _Frame):
                 try:
-                    if self._failure is None:
+                    if self._failure is None and (
+                        self._saves_done < self._saves_asked or not self._unwanted.is_set()
+                    ):
                         self._writer.add_frame(item.values, item.task)
                 except BaseException as error:  # whatever it is, it belongs to the thread that records
                     self._failure = error
@@ -110,6 +117,9 @@ class EncodingThread:
                 continue
             if item.forgives:
                 self._failure = None
+                self._unwanted.clear()
+            else:
+                self._saves_done += 1
             try:
                 if self._failure is not None:
                     raise self._failure

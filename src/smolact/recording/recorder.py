@@ -12,13 +12,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.datasets.checks import AXES, check_task
+from smolact.datasets.checks import AXES
 from smolact.datasets.format import Feature
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, FeatureError, RobotError, SmolactError
@@ -26,7 +27,8 @@ from smolact.recording.controls import Command, Controls
 from smolact.recording.encoding import QUEUE_BYTES, EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
 from smolact.recording.pace import Pace, Timing
-from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures
+from smolact.recording.plan import Plan
+from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures, gate_of, move
 from smolact.types import ACTION
 
 logger = logging.getLogger(__name__)
@@ -69,44 +71,6 @@ class KnowsAges(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to record.
-
-    Attributes:
-        fps: frames a second.
-        num_episodes: how many more.
-        episode_time_s: the longest episode.
-        reset_time_s: the longest time to set the scene back, where software can't.
-        task: the instruction; None for what the robot's scene asks for.
-        realtime: hold the rate; False: as fast as it goes, for simulations that nobody watches.
-
-    Raises:
-        ConfigError: a number is out of range.
-        FeatureError: the task is empty.
-    """
-
-    fps: float
-    num_episodes: int
-    episode_time_s: float = 60.0
-    reset_time_s: float = 60.0
-    task: str | None = None
-    realtime: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, value, least in (
-            ("fps", self.fps, 0.1),
-            ("num_episodes", self.num_episodes, 1),
-            ("episode_time_s", self.episode_time_s, 1 / max(self.fps, 0.1)),
-            ("reset_time_s", self.reset_time_s, 0),
-        ):
-            if not least <= value < float("inf"):
-                raise ConfigError(f"--dataset.{name}={value}: expected {least:g} or more.")
-        if self.task is not None:
-            check_task(self.task)
-
-
-@dataclass(frozen=True)
 class Status:
     """Where an episode is, for a display: its number, frames so far, the rate, what waits and what was left out."""
 
@@ -137,6 +101,17 @@ class _Played:
     timing: Timing
 
 
+class _Saving(NamedTuple):
+    """An episode on its way to the disk; `times` are those of its end and, when it is there, of that."""
+
+    number: int
+    task: str
+    played: _Played
+    saved: Future[None]
+    times: list[float]
+    success: bool | None
+
+
 def dataset_features(robot: RobotFeatures, *, video: bool = True) -> dict[str, Feature]:
     """The features of a dataset of this robot."""
     cameras = {
@@ -165,10 +140,14 @@ class Recorder:
         plan: what to record.
         controls: what a person says meanwhile.
         on_tick: is shown where recording is, ten times a second, in the loop: it should be quick.
-        on_episode: is told of every episode that is on disk.
+        on_episode: is told of every episode that is on disk, when it is.
+        on_failure: is told what ends the recording when it happens, before the encoder is waited for.
         queue_bytes: how much may wait for its encoding.
         keep_unfinished: an episode that an error or Ctrl-C ends is kept up to there, as one is whose camera died.
         clock, sleep: for the pace.
+
+    Raises:
+        RobotError: the robot has no gate.
     """
 
     def __init__(
@@ -181,18 +160,22 @@ class Recorder:
         controls: Controls | None = None,
         on_tick: Callable[[Status], None] | None = None,
         on_episode: Callable[[EpisodeReport], None] | None = None,
+        on_failure: Callable[[BaseException], None] = lambda error: None,
         queue_bytes: int = QUEUE_BYTES,
         keep_unfinished: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        gate_of(robot)
         self._robot, self._driver, self._writer, self._plan = robot, driver, writer, plan
         self._controls = controls or Controls()
-        self._on_tick, self._on_episode = on_tick, on_episode
+        self._on_tick, self._on_episode, self._on_failure = on_tick, on_episode, on_failure
         self._queue_bytes, self._clock, self._sleep = queue_bytes, clock, sleep
         self._keep_unfinished = keep_unfinished
         self._next_show = 0.0
         self._ended_by: BaseException | None = None
+        self._saving: _Saving | None = None
+        self._reports: list[EpisodeReport] = []
         self._log = RecordingLog(writer.root, writer.num_episodes)
 
     def run(self) -> list[EpisodeReport]:
@@ -206,7 +189,7 @@ class Recorder:
             WriteError: the disk is full or refused.
             FeatureError: a frame does not fit the dataset.
         """
-        reports: list[EpisodeReport] = []
+        reports = self._reports = []
         encoding = EncodingThread(self._writer, self._queue_bytes, wait=not self._plan.realtime)
         try:
             command: Command | None
@@ -224,36 +207,47 @@ class Recorder:
                     if self._set_back() is Command.STOP:
                         break
                     continue
-                ended = self._clock()
-                ready: list[float] = []
-                saved = encoding.save()
+                saved, ready = encoding.save(), [self._clock()]
                 saved.add_done_callback(lambda _, times=ready: times.append(self._clock()))  # type: ignore[misc]
                 success = self._robot.is_success if isinstance(self._robot, EpisodicRobot) else None
+                self._saving = _Saving(number, task, played, saved, ready, success)
                 command = played.command
                 if command is not Command.STOP and len(reports) + 1 < self._plan.num_episodes:
                     command = self._set_back()
-                saved.result()
-                report = EpisodeReport(
-                    number,
-                    task,
-                    played.frames,
-                    self._plan.fps,
-                    played.timing if self._plan.realtime else None,
-                    played.dropped,
-                    ready[0] - ended if ready else 0.0,
-                    success,
-                )
-                self._log.add(report)
-                reports.append(report)
-                if self._on_episode is not None:
-                    self._on_episode(report)
+                self._settle(wait=True)
                 if command is Command.STOP:
                     break
             if self._ended_by is not None:
                 raise self._ended_by
+        except BaseException as error:
+            self._on_failure(error)
+            raise
         finally:
             encoding.close()
         return reports
+
+    def _settle(self, *, wait: bool) -> None:
+        """Report the episode that is being saved, if it is on disk; its error is raised as soon as it is known."""
+        saving = self._saving
+        if saving is None or not (wait or saving.saved.done()):
+            return
+        self._saving = None
+        saving.saved.result()
+        played = saving.played
+        report = EpisodeReport(
+            saving.number,
+            saving.task,
+            played.frames,
+            self._plan.fps,
+            played.timing if self._plan.realtime else None,
+            played.dropped,
+            saving.times[-1] - saving.times[0],
+            saving.success,
+        )
+        self._log.add(report)
+        self._reports.append(report)
+        if self._on_episode is not None:
+            self._on_episode(report)
 
     def _begin(self, number: int) -> str:
         asked = self._robot.reset(number) if isinstance(self._robot, EpisodicRobot) else None
@@ -275,7 +269,8 @@ class Recorder:
         except (SmolactError, KeyboardInterrupt) as error:
             if not self._keep_unfinished:
                 raise
-            self._ended_by, command = error, Command.STOP
+            self._end_with(error)
+            command = Command.STOP
         return _Played(command, kept.frames, kept.dropped, pace.timing())
 
     def _drive(
@@ -293,9 +288,11 @@ class Recorder:
             observation = self._robot.get_observation()
             camera, age = self._oldest_picture()
             if age > DEAD_S:
-                self._ended_by = RobotError(
-                    f"The camera '{camera}' has given no picture for {age:.1f} s. The episode ended there, and what was "
-                    "recorded of it is kept. See to its cable, and go on with --resume=true."
+                self._end_with(
+                    RobotError(
+                        f"The camera '{camera}' has given no picture for {age:.1f} s. The episode ended there, and what was "
+                        "recorded of it is kept. See to its cable, and go on with --resume=true."
+                    )
                 )
                 return Command.STOP
             if age > STALE_S and not stale:
@@ -309,7 +306,7 @@ class Recorder:
             wanted = self._driver.get_action(observation)
             if wanted is None:
                 continue
-            action = self._robot.send_action(wanted)
+            action = move(self._robot, wanted)
             task = self._driver.obeyed if isinstance(self._driver, Obeys) else task
             if encoding.add(self._frame(observation, action), task):
                 kept.frames += 1
@@ -321,6 +318,11 @@ class Recorder:
             if isinstance(self._robot, EpisodicRobot) and self._robot.episode_is_over:
                 break
         return self._controls.take()  # pressed in the last moment
+
+    def _end_with(self, error: BaseException) -> None:
+        """The episode ends here, and the recording when it is saved."""
+        self._ended_by = error
+        self._on_failure(error)
 
     def _oldest_picture(self) -> tuple[str, float]:
         ages = self._robot.camera_ages() if isinstance(self._robot, KnowsAges) else {}
@@ -350,11 +352,12 @@ class Recorder:
             if command in (Command.FINISH, Command.STOP):
                 return command
             pace.tick()
+            self._settle(wait=False)
             done += not self._controls.paused
             if self._driver.drives_resets:
                 action = self._driver.get_action(self._robot.get_observation())
                 if action is not None:
-                    self._robot.send_action(action)
+                    move(self._robot, action)
         return self._controls.take()
 
     def _show(

@@ -16,7 +16,7 @@ from smolact.datasets.rows import NUMBERS, EpisodeRows
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import ConfigError, FeatureError
 from smolact.recording.pace import Pace, Timing
-from smolact.robots.base import EpisodicRobot, Robot
+from smolact.robots.base import EpisodicRobot, Robot, gate_of, move
 from smolact.types import ACTION
 
 
@@ -71,15 +71,20 @@ def replay(
 ) -> Timing:
     """Send the actions (T, A) at their rate to a connected robot; a simulation begins in the scene of that episode.
 
+    They pass the robot's gate together before the first of them is sent.
+
     Raises:
-        RobotError: the robot fails.
+        UnsafeActionError: the gate refuses one of them; nothing was sent.
+        RobotError: the robot fails, or has no gate.
     """
+    gate = gate_of(robot)
     if isinstance(robot, EpisodicRobot):
         robot.reset(episode)
+    gate.admit(actions)
     pace = Pace(fps, clock, sleep)
     for action in actions:
         pace.tick()
-        robot.send_action(action)
+        move(robot, action)
         if isinstance(robot, EpisodicRobot) and robot.episode_is_over:
             break
     return pace.timing()

@@ -10,7 +10,7 @@ from smolact.errors import ConfigError
 from smolact.recording.chunk_driver import ChunkDriver, Counts
 from smolact.recording.controls import Command, Controls
 from smolact.recording.pace import Pace, Timing
-from smolact.robots.base import EpisodicRobot, Robot
+from smolact.robots.base import EpisodicRobot, Robot, gate_of, move
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def roll_out(
     """
     if not fps > 0 or not duration > 0 or episodes < 1:
         raise ConfigError(f"fps={fps}, duration={duration}, episodes={episodes}: all must be above 0.")
+    gate_of(robot)
     controls = controls or Controls()
     reports = []
     for number in range(first_episode, first_episode + episodes):
@@ -93,7 +94,7 @@ def roll_out(
                 pace.tick()
             action = None if controls.paused else driver.get_action(robot.get_observation())
             if action is not None:
-                robot.send_action(action)
+                move(robot, action)
             ticks += 1
             if on_tick is not None:
                 on_tick()

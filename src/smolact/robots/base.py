@@ -1,4 +1,4 @@
-"""What a robot and a teleoperator are to smolact: four methods, and names for every number.
+"""What a robot and a teleoperator are to smolact: four methods, names for every number, and a gate.
 
 A robot under this interface speaks in batch keys: an observation is `observation.state` and further vectors as (D,)
 float32, and cameras as (H, W, 3) uint8; an action is one vector (A,) float32, in the robot's own units.
@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from smolact.errors import RobotError
+from smolact.robots.safety import Gate
 
 Observation = dict[str, NDArray[Any]]
 
@@ -46,6 +50,11 @@ class Robot(Protocol):
     @property
     def features(self) -> RobotFeatures:
         """What it sees and takes."""
+        ...
+
+    @property
+    def gate(self) -> Gate:
+        """What every action passes before the robot gets it (`smolact.robots.safety`)."""
         ...
 
     def connect(self) -> None:
@@ -112,3 +121,39 @@ class Teleoperator(Protocol):
     def disconnect(self) -> None:
         """Let go. May be called at any time, more than once."""
         ...
+
+
+def gate_of(robot: object) -> Gate:
+    """The gate of a robot.
+
+    Raises:
+        RobotError: it has none.
+    """
+    gate = getattr(robot, "gate", None)
+    if not isinstance(gate, Gate):
+        raise RobotError(
+            f"The robot '{getattr(robot, 'name', type(robot).__name__)}' has no gate, and nothing is sent to a robot without one. "
+            "Give it an attribute `gate`: Gate(make_limits(names, ranges, steps)) of smolact.robots.safety."
+        )
+    return gate
+
+
+def move(robot: Robot, action: ArrayLike) -> NDArray[np.float32]:
+    """Send an action through the robot's gate. Every loop moves a robot by this, so that none can forget the gate.
+
+    Args:
+        robot: connected.
+        action: (A,), in the robot's units.
+
+    Returns:
+        what was really sent, (A,) float32.
+
+    Raises:
+        UnsafeActionError: the gate refuses it; nothing was sent.
+        RobotError: the robot has no gate, or does not answer.
+    """
+    gate = gate_of(robot)
+    (safe,) = gate.admit(np.asarray(action)[None])
+    sent = np.array(robot.send_action(safe), np.float32)
+    gate.position = sent
+    return sent

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from smolact.errors import ConfigError, MissingDependencyError, did_you_mean
 from smolact.robots import lerobot_drivers as drivers
-from smolact.robots.base import Robot, Teleoperator
+from smolact.robots.base import Robot, Teleoperator, gate_of
 from smolact.robots.safety import MAX_AGE_S
 
 Device = TypeVar("Device")
@@ -54,9 +54,12 @@ def make_robot(type_name: str, builtin: Makers[Robot] = NOTHING, /, **settings: 
     Raises:
         ConfigError: a type or setting that there is not (what there is, and the nearest, are named), or that can't be.
         MissingDependencyError: it is no built-in type, and LeRobot is not installed.
+        RobotError: it has no gate.
     """
     if type_name in builtin:
-        return _built_in(builtin[type_name], drivers.ROBOT, type_name, settings)
+        robot = _built_in(builtin[type_name], drivers.ROBOT, type_name, settings)
+        gate_of(robot)
+        return robot
     _needs_lerobot(drivers.ROBOT, type_name, builtin)
     from smolact.robots import lerobot
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.errors import FeatureError, RobotError, did_you_mean
-from smolact.robots.base import Observation, Robot, RobotFeatures
+from smolact.robots.base import Observation, Robot, RobotFeatures, gate_of
 from smolact.robots.lerobot_drivers import ROBOT, TELEOPERATOR, make_driver, translated
 from smolact.robots.lerobot_hardware import (
     closes_at_once,
@@ -203,16 +203,14 @@ class LeRobotTeleoperator:
         self._names, self._robot = robot.features.action, robot
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """Where the hand is, (A,) float32, in the robot's units and held to its limits if it has a `gate`.
+        """Where the hand is, (A,) float32, in the robot's units and held to the limits of its gate.
 
         Raises:
             RobotError: it does not answer.
         """
         with translated(self.who, "Is it plugged in and powered?"):
             found = self.driver.get_action()
-        action = vector(found, self._names, self.who)
-        gate: Gate | None = getattr(self._robot, "gate", None)
-        return action if gate is None else gate.nearest(action)
+        return gate_of(self._robot).nearest(vector(found, self._names, self.who))
 
     def disconnect(self) -> None:
         """Let go of it, also when it is gone."""

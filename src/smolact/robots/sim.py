@@ -1,16 +1,27 @@
-"""A simulated robot: an environment under batch keys (`smolact.envs.mapping.PolicyEnv`, or anything like it)."""
+"""A simulated robot: an environment under batch keys (`smolact.envs.mapping.PolicyEnv`, or anything like it).
+
+Its actions pass a gate as those of a real robot do. The limits are those of the environment's action space. What a step is
+depends on the environment: where the action space is the space of the state as well (the tabletop, PushT), an action is the
+place to go to, and a leap is one that lies far from the place before. Anywhere else an action may be a velocity or a change,
+which says nothing about the one before it, so no step is too large unless `max_step` says so.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.errors import FeatureError, RobotError
+from smolact.errors import RobotError
 from smolact.robots.base import Observation, RobotFeatures
-from smolact.types import ACTION, TASK, is_image_key
+from smolact.robots.safety import Gate, make_limits
+from smolact.types import ACTION, STATE, TASK, is_image_key
+
+LEAP = 0.3
+"""The largest step of a place to go to, as a share of its range: the tabletop's expert takes 0.04, a hand in PushT some more."""
 
 
 class Space(Protocol):
@@ -31,6 +42,11 @@ class Environment(Protocol):
     @property
     def action_space(self) -> Space:
         """The actions' range."""
+        ...
+
+    @property
+    def observation_space(self) -> Mapping[str, Any]:
+        """Batch key to the space of what is observed."""
         ...
 
     def reset(
@@ -55,10 +71,42 @@ class SimRobot:
         env: the environment.
         name: what it is called in a dataset.
         seed: of its scenes: the same seed and the same episode give the same scene.
+        max_step: the largest change of a number of the action in one tick, for all or by name; 0 for none. None: `LEAP` of the
+            range where an action is a place to go to, none elsewhere.
+        limits: the range of some numbers of the action by name, in place of the environment's.
+        max_action_age: the oldest observation that a chunk may answer, in seconds; without end, since a simulation waits.
+
+    Attributes:
+        gate: what every action passes.
+
+    Raises:
+        ConfigError: limits that can't be, or of a number that the action does not have.
     """
 
-    def __init__(self, env: Environment, name: str, seed: int = 0) -> None:
+    def __init__(
+        self,
+        env: Environment,
+        name: str,
+        seed: int = 0,
+        *,
+        max_step: float | Mapping[str, float] | None = None,
+        limits: Mapping[str, tuple[float, float]] | None = None,
+        max_action_age: float = math.inf,
+    ) -> None:
         self.env, self._name, self._seed = env, name, seed
+        size = env.features[ACTION].shape[0]
+        names, (low, high) = _numbered(ACTION, size), _bounds(env.action_space, size)
+        # `in` asks a space of gymnasium's for an observation, not for a key.
+        state = env.observation_space.get(STATE)
+        self._acts_in_places = state is not None and np.array_equal((low, high), (state.low, state.high))
+        steps = dict(zip(names, LEAP * (high - low), strict=True)) if self._acts_in_places else {}
+        if isinstance(max_step, Mapping):
+            steps |= max_step
+        elif max_step is not None:
+            steps = dict.fromkeys(names, max_step)
+        steps = {name: math.inf if step == 0 else float(step) for name, step in steps.items()}
+        ranges = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+        self.gate = Gate(make_limits(names, ranges | dict(limits or {}), steps, max_action_age))
         self._observation: Observation | None = None
         self._over = self._success = self._closed = False
 
@@ -71,11 +119,10 @@ class SimRobot:
     def features(self) -> RobotFeatures:
         """What it sees and takes; an environment does not name its numbers, so they are counted."""
         found = {key: tuple(feature.shape) for key, feature in self.env.features.items()}
-        space, size = self.env.action_space, found[ACTION][0]
-        low, high = np.broadcast_to(space.low, (size,)), np.broadcast_to(space.high, (size,))
+        low, high = self.gate.limits.low, self.gate.limits.high
         finite = bool(np.isfinite(low).all() and np.isfinite(high).all())
         return RobotFeatures(
-            action=_numbered(ACTION, size),
+            action=self.gate.limits.names,
             vectors={
                 key: _numbered(key.rpartition(".")[2], shape[0])
                 for key, shape in found.items()
@@ -111,6 +158,10 @@ class SimRobot:
         seed = int(np.random.SeedSequence([self._seed, episode]).generate_state(1)[0])
         self._observation, info = self.env.reset(seed=seed)
         self._over = self._success = False
+        nowhere = np.full(len(self.gate.limits.names), math.nan, np.float32)
+        self.gate.position = (
+            np.array(self._observation[STATE], np.float32) if self._acts_in_places else nowhere
+        )
         return str(info[TASK]) if info.get(TASK) else None
 
     def get_observation(self) -> Observation:
@@ -124,31 +175,29 @@ class SimRobot:
         return dict(self._observation)
 
     def send_action(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Make one step, unless the episode is over. Returns the action within the environment's range, (A,) float32.
+        """Make one step, unless the episode is over. Returns the action within its limits, (A,) float32.
 
         Raises:
-            FeatureError: the action has another size, or is not finite.
+            UnsafeActionError: the action is not finite, out of limits, or too far from the last one; nothing moved.
         """
-        features = self.features
-        values = np.asarray(action, np.float32)
-        if values.shape != (len(features.action),) or not np.isfinite(values).all():
-            raise FeatureError(
-                f"The simulation '{self._name}' takes {len(features.action)} finite numbers as an action, found {action!r:.200}."
-            )
-        if features.limits is not None:
-            low, high = np.array(features.limits, np.float32).T
-            values = np.clip(values, low, high)
+        safe: NDArray[np.float32] = self.gate.admit(np.asarray(action)[None])[0]
         if not self._over:
-            self._observation, _, terminated, truncated, info = self.env.step(values)
+            self._observation, _, terminated, truncated, info = self.env.step(safe)
             self._over = terminated or truncated
             self._success = self._success or bool(info["is_success"])
-        return values
+        self.gate.position = safe
+        return safe
 
     def disconnect(self) -> None:
         """Close the environment."""
         if not self._closed:
             self._closed = True
             self.env.close()
+
+
+def _bounds(space: Space, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    low, high = (np.broadcast_to(bound, (size,)) for bound in (space.low, space.high))
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def _numbered(stem: str, size: int) -> tuple[str, ...]:

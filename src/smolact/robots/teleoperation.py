@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from smolact.errors import ConfigError
-from smolact.robots.base import Robot, Teleoperator
+from smolact.robots.base import Robot, Teleoperator, gate_of, move
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,13 @@ def teleoperate(
 
     Raises:
         ConfigError: a rate or time that is not above 0.
-        RobotError: one of them does not answer.
+        RobotError: one of them does not answer, or the robot has no gate.
     """
     if not fps > 0 or (seconds is not None and not seconds > 0):
         raise ConfigError(
             f"The rate and the time must be above 0, found {fps} ticks a second for {seconds} s."
         )
+    gate = gate_of(robot)
     begin = due = clock()
     ticks = Ticks(0, 0, 0.0)
     while seconds is None or clock() - begin < seconds:
@@ -55,7 +56,7 @@ def teleoperate(
         if late:
             due = clock()  # what was missed is not made up for: the hand is where it is now
         observation = robot.get_observation()
-        robot.send_action(teleoperator.get_action(observation))
+        move(robot, gate.nearest(teleoperator.get_action(observation)))
         due += 1 / fps
         sleep(max(0.0, due - clock()))
         ticks = Ticks(ticks.count + 1, ticks.late + late, (ticks.count + 1) / max(clock() - begin, 1e-9))

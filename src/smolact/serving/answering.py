@@ -110,10 +110,15 @@ class Answering:
             if len(chunks) != len(questions):
                 raise FeatureError(f"The policy gave {len(chunks)} chunks for {len(questions)} questions.")
             return [*chunks]
+        except ObservationError as error:
+            return [error] if len(questions) == 1 else self._one_by_one(questions)
         except Exception as error:  # whatever a policy raises, the server goes on and the log has it
             if len(questions) > 1:  # one of them may be at fault, the others are not
-                return [result for one in questions for result in self._predict([one])]
+                return self._one_by_one(questions)
             number = secrets.token_hex(4)
             logger.exception("event=policy_failed incident=%s", number)
             reason = f": {error}" if isinstance(error, FeatureError) else ""
             return [PolicyFailedError(f"The policy failed (incident {number} in the server's log){reason}")]
+
+    def _one_by_one(self, questions: Sequence[Question]) -> list[Chunk | ClientError]:
+        return [result for one in questions for result in self._predict([one])]

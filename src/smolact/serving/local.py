@@ -17,9 +17,11 @@ from smolact.policies.common.guidance import Guidance, prefix_weights
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.embodiment import Embodiment
 from smolact.policies.fit import absent_cameras, placeholders, real_cameras
+from smolact.processors.observed import check_observed
 from smolact.processors.pipeline import rename_map_of
 from smolact.processors.statistics import require_statistics
 from smolact.types import ACTION, TASK, Batch, Predictor, Unsaid, is_image_key
+from smolact_client.errors import ObservationError
 from smolact_client.leftover import Leftover, check_leftover
 from smolact_client.protocol import Array
 from smolact_client.schema import Limits, Names, Schema, check_observation
@@ -100,6 +102,7 @@ class LocalPolicy:
         """A chunk for each question; their pictures have the same sizes, and leftovers are of one kind.
 
         Raises:
+            ObservationError: a number of an observation is nowhere near what the policy was trained with.
             FeatureError: the policy gave something else than finite actions.
         """
         batch = self._batch(questions)
@@ -143,7 +146,12 @@ class LocalPolicy:
             for name in questions[0].observation
         }
         tasks = [Unsaid() if one.task is None else one.task for one in questions]
-        return self._preprocess({**arrays, **self._leftovers(questions), TASK: tasks})
+        batch = self._preprocess({**arrays, **self._leftovers(questions), TASK: tasks})
+        try:
+            check_observed(arrays, batch, self._preprocess, self._schema.names)
+        except FeatureError as error:
+            raise ObservationError(str(error)) from error
+        return batch
 
     def _leftovers(self, questions: Sequence[Question]) -> Batch:
         """What is left of each question's chunk, filled up with zeros, to be normalized with the rest of a batch."""

@@ -49,7 +49,7 @@ class OpenpiServer(PolicyServer):
 
     async def _talk(self, session: Session) -> None:
         log("session_began", session=session.number, client="openpi")
-        self._sessions.add(session)
+        self._admit(session)
         told = handshake.welcome(self._schema, self.limits, self.is_ready)
         await session.send(Kind.WELCOME, fields=told)
         async for data in session.socket:

@@ -109,7 +109,14 @@ class RemoteChunks(ActsInChunks):
             return clients[row].predict_action_chunk(rows[row], task, seed=seeds[row])
 
         with _told(), ThreadPoolExecutor(len(rows)) as threads:
-            chunks = list(threads.map(ask, range(len(rows))))
+            try:
+                chunks = list(threads.map(ask, range(len(rows))))
+            except (
+                BaseException
+            ):  # Ctrl-C, or one of them failed: nobody is interested in the others any more
+                for client in clients:
+                    client.reset()
+                raise
         return torch.from_numpy(np.stack(chunks))
 
     def forward(
@@ -135,25 +142,28 @@ class RemoteChunks(ActsInChunks):
             client.reset()
 
     def close(self) -> None:
-        """Hang up."""
-        for client in self._clients:
-            client.close()
+        """Hang up, with all of them at once."""
+        with ThreadPoolExecutor(max(1, len(self._clients))) as threads:
+            list(threads.map(lambda client: client.close(), self._clients))
 
-    def one(self) -> RemoteOne:
+    def one(self) -> OnePolicy:
         """The same policy, asked one question at a time with a raw observation."""
         client = self._client(0)
         steps = self.config.n_action_steps  # type: ignore[attr-defined]
-        return RemoteOne(client, replace(client.schema, n_action_steps=steps))
+        return OnePolicy(client, replace(client.schema, n_action_steps=steps))
 
     def _client(self, row: int) -> ChunkPolicy:
         while len(self._clients) <= row:
             with _told():
-                self._clients.append(connect(self._url, **self._settings))
+                client = connect(self._url, **self._settings)
+            if self._clients and isinstance(client, RemotePolicy):
+                client.is_silent = True  # the first one speaks for all
+            self._clients.append(client)
         return self._clients[row]
 
 
-class RemoteOne:
-    """A policy on a server: one raw observation in, one chunk in the robot's units out; errors are this package's."""
+class OnePolicy:
+    """A policy here or on a server: one raw observation in, one chunk in the robot's units out; errors are this package's."""
 
     def __init__(self, client: ChunkPolicy, schema: Schema) -> None:
         self._client, self.schema = client, schema
@@ -170,9 +180,13 @@ class RemoteOne:
             return self._client.predict_action_chunk(observation, task, leftover=leftover)
 
     def reset(self) -> None:
-        """An episode begins."""
+        """An episode begins. A question that waits for a server in another thread is dropped."""
         with _told():
             self._client.reset()
+
+    def close(self) -> None:
+        """Let go of it. A question that waits for a server in another thread fails at once."""
+        self._client.close()
 
 
 def connect(

@@ -18,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from smolact.errors import ServerError
 from smolact.serving.access import Access
 from smolact.serving.answering import Answering, Answers, Served
+from smolact.serving.budget import Metered
+from smolact.serving.door import Door, Hall, open_doors
 from smolact.serving.metrics import Metrics
 from smolact.serving.sessions import Asked, Session, log
 from smolact.serving.waiting import Waiting
@@ -34,6 +35,7 @@ from smolact_client.errors import (
     NotReadyError,
     ObservationError,
     ProtocolError,
+    ServerFullError,
     TimedOutError,
 )
 from smolact_client.leftover import LEFTOVER, check_leftover, read_leftover
@@ -81,7 +83,7 @@ class PolicyServer:
         self._waiting: Waiting[Session, Asked] = Waiting()
         self._arrived = asyncio.Event()
         self._replies: set[asyncio.Task[None]] = set()
-        self._sockets = 0
+        self._hall = Hall(2 * max_clients + 64, lambda: self.metrics.reject("too_many_sockets"))
 
     async def run(self, started: Callable[[str], None] = lambda url: None) -> None:
         """Listen, warm up, answer, until cancelled.
@@ -95,54 +97,51 @@ class PolicyServer:
         """
         answering = Answering(self._policy, self.limits.pixels)
         with contextlib.closing(answering), ThreadPoolExecutor(1, "policy") as thread:
+            doors = await open_doors(self.access.host, self.access.port, self._hall)
+            servers = [await self._serve(door) for door in doors]
             try:
-                server = await serve(
-                    self._handle,
-                    self.access.host,
-                    self.access.port,
-                    ssl=self.access.tls,
-                    process_request=self._process_request,
-                    create_connection=self._counted_connections(),
-                    origins=[None],  # a page in somebody's browser has an origin, and no business here
-                    compression=None,
-                    max_size=self.limits.message_bytes,
-                    max_queue=4,
-                    open_timeout=HELLO_S,
-                    ping_interval=PING_S,
-                    ping_timeout=PONG_S,
-                    close_timeout=1,
-                    server_header=None,
-                    logger=_quiet_logger(),
-                )
-            except OSError as error:
-                raise ServerError(
-                    f"Nothing can listen at {self.access.host}, port {self.access.port}: {error.strerror or error}. "
-                    "Choose another with --host and --port."
-                ) from error
-            async with server:
-                host, port = next(iter(server.sockets)).getsockname()[:2]
+                host, port = doors[0].getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 started(f"{'ws' if self.access.tls is None else 'wss'}://{host}:{port}")
                 await self._work(thread, answering)
+            finally:
+                for server in servers:
+                    server.close()
+                self._hall.clear()  # a handshake that nobody finishes is not waited for
+                await asyncio.gather(*(server.wait_closed() for server in servers))
+
+    async def _serve(self, door: Door) -> Server:
+        server: Server = await serve(
+            self._handle,
+            sock=door,
+            ssl=self.access.tls,
+            process_request=self._process_request,
+            create_connection=self._metered_connections(),
+            origins=[None],  # a page in somebody's browser has an origin, and no business here
+            compression=None,
+            max_size=self.limits.message_bytes,
+            max_queue=4,
+            open_timeout=HELLO_S,
+            ping_interval=PING_S,
+            ping_timeout=PONG_S,
+            close_timeout=1,
+            server_header=None,
+            logger=_quiet_logger(),
+        )
+        return server
 
     # Who comes in
 
-    def _counted_connections(self) -> type[ServerConnection]:
+    def _metered_connections(self) -> type[ServerConnection]:
         owner = self
 
-        class Counted(ServerConnection):
-            """A connection that counts from its first byte, before it said who it is."""
+        class Counted(Metered):
+            """A connection whose server counts who was cut off."""
 
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                owner._sockets += 1
-                super().connection_made(transport)
-                if owner._sockets > 2 * owner.max_clients + 64:
-                    owner.metrics.reject("too_many_sockets")
-                    self.transport.abort()
-
-            def connection_lost(self, exc: Exception | None) -> None:
-                owner._sockets -= 1
-                super().connection_lost(exc)
+            def cut_off(self) -> None:
+                owner.metrics.reject("too_many_frames")
+                log("too_many_frames", peer=_peer(self))
+                super().cut_off()
 
         return Counted
 
@@ -168,7 +167,7 @@ class PolicyServer:
             return response
         if path != "/":
             return socket.respond(http.HTTPStatus.NOT_FOUND, "There is /, /livez, /readyz and /metrics.\n")
-        if len(socket.server.connections) >= self.max_clients:
+        if len(self._sessions) >= self.max_clients:
             self.metrics.reject("full")
             return socket.respond(http.HTTPStatus.TOO_MANY_REQUESTS, "This server is full.\n")
         return None
@@ -205,7 +204,7 @@ class PolicyServer:
         log("session_began", session=session.number, peer=_peer(session.socket), client=client)
         if absent:
             log("cameras_masked", session=session.number, cameras=" ".join(absent))
-        self._sessions.add(session)
+        self._admit(session)
         # From here on `_work` tells it when the policy is warm; a session's messages keep their order.
         told = handshake.welcome(self._schema, self.limits, self.is_ready)
         await session.send(Kind.WELCOME, fields=told)
@@ -213,6 +212,17 @@ class PolicyServer:
             data = await _receive(session.socket)
             self.metrics.received += len(data)
             self._take(session, decode(data))
+
+    def _admit(self, session: Session) -> None:
+        """It has said who it is: it takes a place of a client, and none at the door.
+
+        Raises:
+            ServerFullError: others were quicker.
+        """
+        if len(self._sessions) >= self.max_clients:
+            raise ServerFullError("This server is full.")
+        self._hall.leave(session.socket.remote_address)
+        self._sessions.add(session)
 
     # What they ask
 

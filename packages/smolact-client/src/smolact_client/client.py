@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import random
 import threading
 import time
@@ -24,6 +25,7 @@ from smolact_client.errors import (
     ClientError,
     ClosedError,
     ConnectError,
+    DroppedError,
     NotReadyError,
     ObservationError,
     SchemaMismatchError,
@@ -36,7 +38,9 @@ from smolact_client.link import Address, Link
 from smolact_client.protocol import Array, Jpeg
 from smolact_client.schema import Limits, Offer, Schema, check_chunk, check_observation
 
+logger = logging.getLogger(__name__)
 VERSION = "0.1.0"
+QUIET_S = 2.0  # a question that waits for longer is told of, once, until an answer comes sooner again
 T = TypeVar("T")
 
 
@@ -68,6 +72,8 @@ class RemotePolicy:
         connect_timeout: seconds for connection and handshake.
         ready_timeout: seconds to wait at first for a policy that is warming up.
 
+    A connection that is lost, and one that is there again, are logged when they happen, unless `is_silent` is set.
+
     Raises:
         ConnectError: nobody answers; `NotReadyError` if the policy is still warming up after `ready_timeout`.
         WrongTokenError, VersionMismatchError, SchemaMismatchError: see `errors`.
@@ -91,8 +97,8 @@ class RemotePolicy:
         self._turn = threading.Lock()
         self._link: Link | None = None
         self._trouble: ClientError | None = None
-        self._late = self._sessions = 0
-        self._is_closed = self._is_fatal = False
+        self._late = self._sessions = self._episode = 0
+        self.is_silent = self._is_closed = self._is_fatal = self._is_quiet = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping, self._changed = asyncio.Event(), asyncio.Condition()
         self._first: tuple[Schema, Limits] | None = None
@@ -233,7 +239,7 @@ class RemotePolicy:
             raise ClosedError("This client was closed.")
         future = asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
         try:
-            return future.result(max(0.0, deadline - time.monotonic()))
+            return self._wait(future, deadline, timeout)
         except concurrent.futures.CancelledError as error:
             raise ClosedError("This client was closed.") from error
         except concurrent.futures.TimeoutError as error:
@@ -245,6 +251,21 @@ class RemotePolicy:
         except BaseException:  # Ctrl-C: the answer is of no use any more
             future.cancel()
             raise
+
+    def _wait(self, future: concurrent.futures.Future[T], deadline: float, timeout: float) -> T:
+        if self._first is not None and deadline - time.monotonic() > QUIET_S:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                found = future.result(QUIET_S)
+                self._is_quiet = False
+                return found
+            if not (future.done() or self._is_quiet):
+                self._is_quiet = True
+                self._say(f"No answer for {QUIET_S:g} s: waiting for {timeout:g} s in all.")
+        return future.result(max(0.0, deadline - time.monotonic()))
+
+    def _say(self, what: str) -> None:
+        if not self.is_silent:
+            logger.warning("%s: %s", self._address.url, what)
 
     def _why_late(self, timeout: float) -> ClientError:
         link, trouble = self._link, self._trouble
@@ -297,6 +318,8 @@ class RemotePolicy:
                 return
             self._sessions += 1
             self._link = link
+            if self._sessions > 1:
+                self._say("It is there again, in a new session.")
             await link.until_ready()
             if link.is_ready:
                 pauses = _pauses()
@@ -304,6 +327,7 @@ class RemotePolicy:
             await link.lost.wait()
             self._late += link.late
             self._link = None
+            self._say(f"The connection is lost ({link.reason}). A new one is being made.")
             await self._tell(ServerLostError(link.reason))
             await asyncio.sleep(next(pauses))
 
@@ -335,9 +359,14 @@ class RemotePolicy:
         return self._link is not None and self._link.is_ready
 
     async def _ask(self, fields: Mapping[str, Any], arrays: Mapping[str, Array], deadline: float) -> Answer:
+        episode = self._episode
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._has_link() or self._is_fatal)
+                await self._changed.wait_for(
+                    lambda: self._has_link() or self._is_fatal or self._episode != episode
+                )
+            if self._episode != episode:
+                raise DroppedError("The question was dropped: an episode began.")
             link = self._link
             if link is None:
                 raise self._trouble or ClientError("There is no connection.")
@@ -353,13 +382,15 @@ class RemotePolicy:
             return Answer(chunk, 0.0, waited, inference)
 
     async def _reset(self) -> None:
+        self._episode += 1
+        async with self._changed:  # a question may wait for a connection
+            self._changed.notify_all()
         if self._link is not None:
             with contextlib.suppress(ServerLostError):  # a new session has nothing to forget
                 await self._link.reset()
 
 
-_CHANCE = random.Random()
-"""Its own: what a program draws from `random` does not depend on a connection."""
+_CHANCE = random.Random()  # its own: what a program draws from `random` does not depend on a connection
 
 
 def _pauses() -> Iterator[float]:

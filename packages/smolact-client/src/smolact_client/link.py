@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import ssl
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ from smolact_client.schema import Offer
 
 PING_S = 10.0
 """How often an idle connection is tried."""
+GOODBYE_S = 0.3
+"""How long the other side may take to say goodbye."""
 PONG_S = 30.0
 """How long an answer to that may take: a server may be busy compiling."""
 
@@ -169,8 +172,10 @@ class Link:
         await self._send(Message(Kind.RESET, self._session, self._sequence))
 
     async def close(self) -> None:
-        """Hang up."""
-        await self._socket.close()
+        """Hang up; a server that does not say goodbye is not waited for."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._socket.close(), GOODBYE_S)
+        self._socket.transport.abort()
         await asyncio.wait([self._reader])
 
     async def _send(self, message: Message) -> None:

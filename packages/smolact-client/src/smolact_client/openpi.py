@@ -235,7 +235,9 @@ class OpenpiPolicy:
         return check_chunk(actions, self._schema)
 
     def reset(self) -> None:
-        """An episode begins: openpi's servers keep nothing of the last one."""
+        """An episode begins: a question that waits in another thread is given up, and its connection with it."""
+        if self._turn.locked():
+            self._hang_up()
 
     def close(self) -> None:
         """Hang up."""
