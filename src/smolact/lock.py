@@ -20,6 +20,7 @@ from types import TracebackType
 
 from smolact import durable
 from smolact.errors import WriteError
+from smolact.openable import leads_out
 
 try:
     import fcntl
@@ -39,6 +40,7 @@ class PathLock:
         path: a folder that is there, or a file, which is made if it is not there.
         refusal: the message for whoever comes second, made of the words that name the holder.
         shared: several may hold it at once, and one that is not shared keeps all of them out.
+        inside: a folder; a `path` that links lead out of it is not opened, and not locked.
 
     Attributes:
         is_held: false where the system or the disk has no such lock.
@@ -47,9 +49,18 @@ class PathLock:
         WriteError: another process holds it, or this one does already.
     """
 
-    def __init__(self, path: Path, refusal: Callable[[str], str], *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        refusal: Callable[[str], str],
+        *,
+        shared: bool = False,
+        inside: Path | None = None,
+    ) -> None:
         self.release: Callable[[], object] = lambda: None
         self.is_held = False
+        if inside is not None and leads_out(inside, path) is not None:
+            return
         is_folder = path.is_dir()
         while fcntl is not None and (
             path.is_dir() if is_folder else not shared

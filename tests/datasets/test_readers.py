@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from smolact import lock
 from smolact.cli.main import main
-from smolact.datasets import edit, lock
+from smolact.datasets import edit
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.lock import NoReaders, ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata

@@ -114,6 +114,10 @@ def _others(meta: LeRobotDatasetMetadata, leave: Collection[Path]) -> Iterator[P
         kept = [name for name in sorted(folders) if not _is_left(here / name, leave)]
         links = [name for name in kept if (here / name).is_symlink()]
         folders[:] = [name for name in kept if name not in links]
+        if here != root and here.relative_to(root).parts[0] in ("data", "videos"):
+            # A folder of the format that is a link to another one here: its rows and videos are made anew, and all else in it is
+            # taken along where it really lies.
+            links = [name for name in links if leads_out(root, here / name) is not None]
         for name in (*folders, *links, *sorted(files)):
             path = here / name
             place = path.relative_to(root)

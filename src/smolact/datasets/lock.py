@@ -49,6 +49,7 @@ class ReadLock(PathLock):
                 f"{root} is being changed by {holder}, which will put another dataset in its place. Wait until it is done."
             ),
             shared=True,
+            inside=root,
         )
 
     def error(self, message: str, errno: int | None) -> Exception:
@@ -76,4 +77,5 @@ class NoReaders(PathLock):
             lambda holder: (
                 f"{root} is being read by {holder}, whose files would be taken away. Wait until it is done, or {advice}."
             ),
+            inside=root,
         )
