@@ -283,6 +283,7 @@ def test_a_size_that_the_video_contradicts_is_told_and_the_videos_is_used(
         LeRobotDataset(root)
     assert dataset[0][TOP].shape == (3, 32, 48)
     assert dataset.meta.policy_features()[0][TOP].shape == (3, 32, 48)
+    del dataset  # who reads a dataset keeps edits out
     (told,) = [each.getMessage() for each in caplog.records]
     assert f"'{TOP}' is 64 × 96 (height × width), but its video is 32 × 48" in told
     (fault,) = check_dataset(root)
@@ -293,7 +294,6 @@ def test_a_size_that_the_video_contradicts_is_told_and_the_videos_is_used(
     path = root / "data/chunk-000/file-001.parquet"
     path.rename(tmp_path / "lost")
     assert repair(root).episodes == 3
-    del dataset  # who reads a dataset keeps edits out
     assert main(["dataset", "compact", f"--dataset.root={root}"]) == 0
     feature = json.loads((root / "meta/info.json").read_text())["features"][TOP]
     assert feature["shape"] == [32, 48, 3]

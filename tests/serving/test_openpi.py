@@ -35,7 +35,7 @@ from smolact_client import (
 )
 from smolact_client.openpi import OpenpiPolicy, pack, read_openpi_schema, unpack
 from smolact_client.policy import ChunkPolicy
-from tests.serving.worlds import CAMERA, SCHEMA, STATE, Echo, observation
+from tests.serving.worlds import CAMERA, SCHEMA, STATE, Echo, observation, until
 
 TOKEN = "0123456789abcdef"
 
@@ -348,3 +348,28 @@ def test_a_policy_of_theirs_stands_in_the_place_of_one_of_ours(tmp_path: Path) -
             load_from_server(url, {"images": "jpeg"})
     with pytest.raises(ServerError, match="tells its schema itself"):
         load_from_server("ws://127.0.0.1:1", {"openpi_schema": file})
+
+
+def test_an_answer_that_takes_long_is_told_and_a_reset_gives_it_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smolact_client.patience.QUIET_S", 0.1)
+    gate, found = threading.Event(), []
+    with (
+        serving(Echo(gate), server=OpenpiServer) as url,
+        OpenpiPolicy("openpi+" + url, timeout=600) as policy,
+    ):
+
+        def ask() -> None:
+            try:
+                policy.predict_action_chunk(observation(), "go")
+            except ServerLostError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        until(lambda: "No answer for 0.1 s: waiting for 600 s in all" in caplog.text)
+        policy.reset()
+        thread.join(60)
+        assert len(found) == 1
+        gate.set()

@@ -79,7 +79,7 @@ class RemoteChunks(ActsInChunks):
 
     def __init__(self, url: str, *, n_action_steps: int | None = None, **settings: Any) -> None:
         self._url, self._settings = url, settings
-        self._clients: list[ChunkPolicy] = []
+        self._clients: list[RemotePolicy | OpenpiPolicy] = []
         self.schema = self._client(0).schema
         self.config = _config_of(self.schema, n_action_steps)
         self.reset()
@@ -152,12 +152,11 @@ class RemoteChunks(ActsInChunks):
         steps = self.config.n_action_steps  # type: ignore[attr-defined]
         return OnePolicy(client, replace(client.schema, n_action_steps=steps))
 
-    def _client(self, row: int) -> ChunkPolicy:
+    def _client(self, row: int) -> RemotePolicy | OpenpiPolicy:
         while len(self._clients) <= row:
             with _told():
                 client = connect(self._url, **self._settings)
-            if self._clients and isinstance(client, RemotePolicy):
-                client.is_silent = True  # the first one speaks for all
+            client.patience.is_silent = bool(self._clients)  # the first one speaks for all
             self._clients.append(client)
         return self._clients[row]
 
@@ -191,7 +190,7 @@ class OnePolicy:
 
 def connect(
     url: str, *, images: Literal["raw", "jpeg"] = "raw", openpi_schema: Path | None = None, **settings: Any
-) -> ChunkPolicy:
+) -> RemotePolicy | OpenpiPolicy:
     """A client of the server at `url`, of smolact's or of openpi's kind.
 
     Args:

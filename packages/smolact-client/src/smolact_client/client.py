@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import logging
 import random
 import threading
 import time
@@ -35,12 +34,11 @@ from smolact_client.errors import (
 from smolact_client.images import QUALITY, encode_jpeg
 from smolact_client.leftover import LEFTOVER, Leftover, check_leftover
 from smolact_client.link import Address, Link
+from smolact_client.patience import Patience
 from smolact_client.protocol import Array, Jpeg
 from smolact_client.schema import Limits, Offer, Schema, check_chunk, check_observation
 
-logger = logging.getLogger(__name__)
 VERSION = "0.1.0"
-QUIET_S = 2.0  # a question that waits for longer is told of, once, until an answer comes sooner again
 T = TypeVar("T")
 
 
@@ -72,7 +70,8 @@ class RemotePolicy:
         connect_timeout: seconds for connection and handshake.
         ready_timeout: seconds to wait at first for a policy that is warming up.
 
-    A connection that is lost, and one that is there again, are logged when they happen, unless `is_silent` is set.
+    Attributes:
+        patience: logs when an answer takes long, and when the connection is lost or made anew.
 
     Raises:
         ConnectError: nobody answers; `NotReadyError` if the policy is still warming up after `ready_timeout`.
@@ -93,12 +92,13 @@ class RemotePolicy:
         ready_timeout: float = 300.0,
     ) -> None:
         self._address = Address(url, token, ca_file, connect_timeout)
+        self.patience = Patience(url)
         self._offer, self._images, self._quality, self._timeout = offer, images, quality, timeout
         self._turn = threading.Lock()
         self._link: Link | None = None
         self._trouble: ClientError | None = None
         self._late = self._sessions = self._episode = 0
-        self.is_silent = self._is_closed = self._is_fatal = self._is_quiet = False
+        self._is_closed = self._is_fatal = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping, self._changed = asyncio.Event(), asyncio.Condition()
         self._first: tuple[Schema, Limits] | None = None
@@ -239,7 +239,9 @@ class RemotePolicy:
             raise ClosedError("This client was closed.")
         future = asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
         try:
-            return self._wait(future, deadline, timeout)
+            if self._first is None:  # connecting, or warming up
+                return future.result(max(0.0, deadline - time.monotonic()))
+            return self.patience.wait(future, deadline, timeout)
         except concurrent.futures.CancelledError as error:
             raise ClosedError("This client was closed.") from error
         except concurrent.futures.TimeoutError as error:
@@ -251,21 +253,6 @@ class RemotePolicy:
         except BaseException:  # Ctrl-C: the answer is of no use any more
             future.cancel()
             raise
-
-    def _wait(self, future: concurrent.futures.Future[T], deadline: float, timeout: float) -> T:
-        if self._first is not None and deadline - time.monotonic() > QUIET_S:
-            with contextlib.suppress(concurrent.futures.TimeoutError):
-                found = future.result(QUIET_S)
-                self._is_quiet = False
-                return found
-            if not (future.done() or self._is_quiet):
-                self._is_quiet = True
-                self._say(f"No answer for {QUIET_S:g} s: waiting for {timeout:g} s in all.")
-        return future.result(max(0.0, deadline - time.monotonic()))
-
-    def _say(self, what: str) -> None:
-        if not self.is_silent:
-            logger.warning("%s: %s", self._address.url, what)
 
     def _why_late(self, timeout: float) -> ClientError:
         link, trouble = self._link, self._trouble
@@ -319,7 +306,7 @@ class RemotePolicy:
             self._sessions += 1
             self._link = link
             if self._sessions > 1:
-                self._say("It is there again, in a new session.")
+                self.patience.say("It is there again, in a new session.")
             await link.until_ready()
             if link.is_ready:
                 pauses = _pauses()
@@ -327,7 +314,7 @@ class RemotePolicy:
             await link.lost.wait()
             self._late += link.late
             self._link = None
-            self._say(f"The connection is lost ({link.reason}). A new one is being made.")
+            self.patience.say(f"The connection is lost ({link.reason}). A new one is being made.")
             await self._tell(ServerLostError(link.reason))
             await asyncio.sleep(next(pauses))
 

@@ -42,6 +42,7 @@ from smolact_client.errors import (
 from smolact_client.handshake import read_schema
 from smolact_client.leftover import Leftover
 from smolact_client.link import Address
+from smolact_client.patience import Patience
 from smolact_client.protocol import MAX_DEPTH, MAX_DIMENSIONS, MAX_KEYS, MAX_MESSAGE, MAX_TEXT, Array
 from smolact_client.schema import Limits, Schema, check_chunk, check_observation
 
@@ -150,6 +151,9 @@ class OpenpiPolicy:
         timeout: seconds for a question, unless it says otherwise.
         ca_file, connect_timeout, ready_timeout: as of `RemotePolicy`.
 
+    Attributes:
+        patience: logs when an answer takes long.
+
     Raises:
         ConnectError: nobody answers. WrongTokenError: the server wants another key.
         SchemaMismatchError: neither the server nor `schema` says what it looks at.
@@ -169,6 +173,7 @@ class OpenpiPolicy:
     ) -> None:
         self._address = Address(url.removeprefix(SCHEME), token, ca_file, connect_timeout)
         self._keys, self._timeout = dict(keys or {}), timeout
+        self.patience = Patience(url)
         self._turn = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "smolact-openpi")
         self._socket: ClientConnection | None = None
@@ -253,7 +258,7 @@ class OpenpiPolicy:
 
     def _wait(self, asked: Future[Any], seconds: float, timeout: float) -> Any:
         try:
-            return asked.result(max(0.0, seconds))
+            return self.patience.wait(asked, time.monotonic() + seconds, timeout)
         except FutureTimeoutError as error:
             if asked.done():
                 raise
