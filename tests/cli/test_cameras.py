@@ -13,8 +13,9 @@ from smolact.policies.factory import load_policy
 from smolact.serving.background import serving
 from smolact.serving.local import LocalPolicy
 from tests import published
+from tests.robots.gate import OPEN
 
-TABLE = ("--robot.type=sim", "--robot.env=tabletop", "--realtime=false")
+TABLE = ("--robot.type=sim", "--robot.env=tabletop", "--realtime=false", *OPEN)
 MAP = '--rename_map={"observation.image": "observation.images.camera1"}'
 CAMERA1 = "observation.images.camera1"
 

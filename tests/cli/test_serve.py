@@ -17,6 +17,7 @@ from smolact.cli.serve import announcement
 from smolact.serving.access import Access
 from smolact_client import RemotePolicy, Schema
 from tests.evaluation.test_suite import checkpoint
+from tests.robots.gate import OPEN
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -61,7 +62,7 @@ def use_it(server: subprocess.Popen[str], token: Path, folder: Path) -> None:
     episodes = ["--env.type=tabletop", "--eval.n_episodes=1", "--eval.batch_size=1", "--language=false"]
     assert main(["eval", *there, *episodes, f"--output_dir={folder / 'eval'}", "--n_videos=0"]) == 0
     assert (folder / "eval" / "metrics.json").is_file()
-    robot = ["--robot.type=sim", "--robot.env=tabletop", "--realtime=false"]
+    robot = ["--robot.type=sim", "--robot.env=tabletop", "--realtime=false", *OPEN]
     data = ["--dataset.num_episodes=1", "--dataset.video=false", "--dataset.episode_time_s=1"]
     assert main(["record", *there, *robot, *data, f"--dataset.root={folder / 'd'}"]) == 0
     assert main(["eval", there[0], *episodes]) == 1  # without the token

@@ -9,7 +9,7 @@ import numpy as np
 from smolact.errors import UnsafeActionError
 from smolact.robots.safety import Limits, admit, make_limits, nearest
 
-OPEN = ["--robot.max_step=0", "--robot.limits={action_0: [-99, 99], action_1: [-99, 99]}"]
+OPEN = ["--robot.max_step=0", "--robot.limits={action_0: [-9999, 9999], action_1: [-9999, 9999]}"]
 """A simulation's gate for policies that have learnt nothing: the environment itself brings their actions within its range."""
 
 

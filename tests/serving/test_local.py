@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -202,13 +203,21 @@ def test_names_and_ranges_come_from_the_checkpoint(loaded: LoadedPolicy, tmp_pat
     assert schema.action_range == ((0.0, 1.0), (-1.0, 2.0))
 
 
+@pytest.fixture
+def named(loaded: LoadedPolicy) -> Iterator[LoadedPolicy]:
+    """The policy, which knows what the numbers of its training's state are called."""
+    loaded.policy.config.of_robot(Embodiment(names={STATE: ("pan", "lift")}))
+    yield loaded
+    loaded.policy.config.of_robot(None)
+
+
 NOWHERE = {IMAGE: seen(0)[IMAGE], STATE: np.array([0.5, 3e38], np.float32)}
 
 
 def test_a_state_from_nowhere_is_the_observations_fault_here_and_there(
-    loaded: LoadedPolicy, caplog: pytest.LogCaptureFixture
+    named: LoadedPolicy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    local = LocalPolicy(*loaded, names={STATE: ("pan", "lift")})
+    local = LocalPolicy(*named)
     with serving(local) as url, RemotePolicy(url, timeout=60) as remote:
         for policy in (local, remote):
             with pytest.raises(ObservationError, match=r"'lift' of observation\.state is 3e\+38.*at fault"):
@@ -218,8 +227,8 @@ def test_a_state_from_nowhere_is_the_observations_fault_here_and_there(
     assert "policy_failed" not in caplog.text and "Traceback" not in caplog.text
 
 
-def test_one_bad_observation_of_a_batch_fails_alone(loaded: LoadedPolicy) -> None:
-    local = LocalPolicy(*loaded, names={STATE: ("pan", "lift")})
+def test_one_bad_observation_of_a_batch_fails_alone(named: LoadedPolicy) -> None:
+    local = LocalPolicy(*named)
     good, bad = Question(seen(0), WORDS, 1), Question(NOWHERE, WORDS, 1)
     answering = Answering(local, 2**20)
     first, second, third = answering._predict([good, bad, good])

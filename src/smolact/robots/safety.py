@@ -126,7 +126,10 @@ def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: flo
     wrong = (given < limits.low - slack) | (given > limits.high + slack)
     if wrong.any():
         raise _refused(
-            names, given, wrong, lambda at: f"outside its limits [{limits.low[at]:g}, {limits.high[at]:g}]"
+            names,
+            given,
+            wrong,
+            lambda at: f"outside its limits [{limits.low[at]:g}, {limits.high[at]:g}] (--robot.limits)",
         )
     safe = np.clip(given, limits.low, limits.high).astype(np.float32)
     before = _start(limits, position)
@@ -139,13 +142,13 @@ def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: flo
             wrong,
             lambda at: (
                 f"more than its largest step of {limits.step[at]:g} a tick away. Bring the robot nearer to where the "
-                "motion begins, or allow more with max_step"
+                "motion begins, or allow more with --robot.max_step"
             ),
         )
     if not (math.isfinite(age) and age <= limits.max_age):
         raise UnsafeActionError(
             f"The chunk answers an observation that is {age:.2f} s old; the most allowed is {limits.max_age:g} s "
-            "(max_age). Nothing was sent."
+            "(--robot.max_action_age). Nothing was sent."
         )
     return safe
 
