@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from smolact.datasets.stats import VectorStatistics
 from smolact.processors.factory import make_default_steps, make_pipelines
 from smolact.processors.normalize import (
-    STATISTICS_OF,
     NormalizerProcessorStep,
     UnnormalizerProcessorStep,
     normalize,
     unnormalize,
 )
 from smolact.processors.pipeline import ProcessorPipeline
+from smolact.processors.quantiles import STATISTICS_OF
 from smolact.types import FeatureType, NormalizationMode, PolicyFeature
 
 LEROBOT = os.environ.get("SMOLACT_LEROBOT_PYTHON")

@@ -117,11 +117,11 @@ def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArr
     import numpy as np
     import torch
 
-    from smolact.processors.normalize import (
+    from smolact.processors.normalize import normalize
+    from smolact.processors.quantiles import (
         MINIMUM_AND_MAXIMUM,
         STATISTICS_OF,
         is_degenerate,
-        normalize,
         tell_degenerate,
         with_usable_quantiles,
     )

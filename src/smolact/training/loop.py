@@ -30,13 +30,13 @@ from smolact.training.bad_steps import bad_steps_error
 from smolact.training.checkpoint import Progress, checkpoint_folder, prune_checkpoints, save_checkpoint
 from smolact.training.config import TrainConfig, own_settings
 from smolact.training.data import UNREADABLE, Samples, make_loader, next_batch, take_drawn
-from smolact.training.devices import products, total
+from smolact.training.devices import total
 from smolact.training.ema import ExponentialMovingAverage
+from smolact.training.env_evaluation import evaluate_in_environment, rates_of
 from smolact.training.facts import samples_per_step
 from smolact.training.initialization import Start
 from smolact.training.meter import Meter
 from smolact.training.provenance import Provenance
-from smolact.training.random_state import undisturbed
 from smolact.training.sharding import ShardedPolicy
 from smolact.training.signals import Stopped, StopRequest, stop_signals
 from smolact.training.tracking import (
@@ -50,14 +50,13 @@ from smolact.training.tracking import (
     Stepped,
 )
 from smolact.training.validation import Validation
-from smolact.types import Batch, Predictor
+from smolact.types import Batch
 
 logger = logging.getLogger(__name__)
 
 SKIPS_BAD_STEPS = ("cpu", "cuda")
 """Devices whose fused AdamW leaves everything as it is where its `found_inf` is 1, without waiting for the device."""
 
-MOST_FILMS = 3
 """Episodes of an evaluation that are filmed."""
 
 
@@ -323,51 +322,17 @@ class Trainer:
     def _evaluate(self, step: int, stop: StopRequest) -> None:
         policy, _ = self._whole()
         if self.accelerator.is_main_process:
-            self._evaluate_here(step, policy.to(self.accelerator.device.type), stop)
+            with self._averaged(), contextlib.suppress(Stopped), stop.leaving():
+                result = evaluate_in_environment(
+                    self.config,
+                    self.start,
+                    policy.to(self.accelerator.device.type),
+                    device=self.accelerator.device,
+                    seed=self.seed,
+                    video_folder=self.run / "videos" / f"step_{step:06d}",
+                )
+                self.tell(Evaluated(step, rates_of(result), result))
         self.accelerator.wait_for_everyone()
-
-    def _evaluate_here(self, step: int, policy: PreTrainedPolicy, stop: StopRequest) -> None:
-        from smolact.envs.factory import make_env
-        from smolact.evaluation.metrics import EvaluationResult
-        from smolact.evaluation.rollout import evaluate
-
-        env, count = self.config.env, self.config.eval
-        result: EvaluationResult | None = None
-        with (
-            undisturbed(),
-            products(self.accelerator.device, "highest"),
-            self._averaged(),
-            make_env(
-                str(env.type),
-                count.batch_size,
-                task=env.task,
-                mapping=env.mapping,
-                render=None,
-                **env.kwargs,
-            ) as environments,
-            contextlib.suppress(Stopped),
-            stop.leaving(),
-        ):
-            result = evaluate(
-                predictor(policy),
-                self.start.preprocess,
-                self.start.postprocess,
-                environments,
-                n_episodes=count.n_episodes,
-                seed=self.seed,
-                video_folder=self.run / "videos" / f"step_{step:06d}",
-                n_videos=min(MOST_FILMS, count.n_episodes) if environments.draws else 0,
-            )
-        if result is None:
-            return
-        low, high = result.success.interval
-        rates = {
-            "success_rate": result.success.rate,
-            "success_low": low,
-            "success_high": high,
-            "max_reward": result.mean_max_reward,
-        }
-        self.tell(Evaluated(step, rates, result))
 
     def _save(self, step: int) -> Path:
         policy, optimizer = self._whole()
@@ -404,15 +369,6 @@ class Trainer:
         durable.write_json(folder / TRAIN_CONFIG, self.settings)
         if self.provenance is not None:
             self.provenance.write(folder, self.step, self.config.policy.published_as)
-
-
-def predictor(policy: PreTrainedPolicy) -> Predictor:
-    """What predicts as the policy does with its weights of now, as quickly as can be; the policy itself if it has no engine.
-
-    In float32 whatever the machine is quick in, so that an evaluation is the one that `smolact eval` repeats.
-    """
-    has_engine = type(policy).build_engine is not PreTrainedPolicy.build_engine
-    return policy.build_engine(dtype=torch.float32) if has_engine else policy
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -17,8 +17,8 @@ from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, WriteError, did_you_mean
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.fit import check_cameras, check_env_sizes, side_by_side
-from smolact.processors.normalize import STATISTICS_OF
 from smolact.processors.pipeline import ProcessorPipeline
+from smolact.processors.quantiles import STATISTICS_OF
 from smolact.processors.tokenizer import TokenizerProcessorStep
 from smolact.training.config import TrainConfig
 from smolact.training.sources import Source, renamed_features
