@@ -57,8 +57,6 @@ logger = logging.getLogger(__name__)
 SKIPS_BAD_STEPS = ("cpu", "cuda")
 """Devices whose fused AdamW leaves everything as it is where its `found_inf` is 1, without waiting for the device."""
 
-"""Episodes of an evaluation that are filmed."""
-
 
 @dataclass
 class Trainer:
