@@ -139,3 +139,8 @@ def status_of(error: BaseException | None) -> int | None:
             return int(status)
         error = error.__cause__
     return None
+
+
+def is_snapshot(folder: Path) -> bool:
+    """Whether a folder is a snapshot that the Hub's cache keeps: of one commit, with links into its repository's `blobs`."""
+    return folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()

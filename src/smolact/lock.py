@@ -33,6 +33,33 @@ LOCK_FILE = ".lock"
 """In a folder that is being written: who writes there, and since when. What a killed writer leaves of it keeps nobody out."""
 
 
+class _Opened:
+    """An open file that is closed once, by whoever comes first."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def close(self) -> None:
+        """Close it, unless it is closed."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+_EXCLUSIVE: weakref.WeakSet[_Opened] = weakref.WeakSet()
+"""What one process alone holds. A fork has these files too, and would hold the lock when its parent is dead."""
+
+
+def _leave_to_parent() -> None:
+    """In a fork: close what its parent alone holds."""
+    for opened in list(_EXCLUSIVE):
+        opened.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 class PathLock:
     """Held from when it is made until `release`, the end of its block, or the end of the process.
 
@@ -80,7 +107,10 @@ class PathLock:
                 os.close(descriptor)
                 return
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                self.release = weakref.finalize(self, os.close, descriptor)
+                opened = _Opened(descriptor)
+                self.release = weakref.finalize(self, opened.close)
+                if not shared:
+                    _EXCLUSIVE.add(opened)
                 self.is_held = True
                 return
             os.close(
@@ -157,10 +187,22 @@ def _noted(path: Path) -> str | None:
     """Who holds a lock, as its file says; None while it says nothing."""
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
+        if note["host"] == socket.gethostname() and not _is_alive(int(note["pid"])):
+            return None
         command = " ".join(map(str, note["command"]))
         return f"process {note['pid']} on {note['host']} since {note['since']} ({command:.300})"
     except (OSError, ValueError, TypeError, KeyError):  # it is just being written
         return None
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def _holder(inode: int) -> str:

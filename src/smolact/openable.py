@@ -35,7 +35,7 @@ def check_own(path: Path, folder: Path | None = None) -> None:
     if path.is_symlink() and (target := leads_out(folder or path.parent, path)) is not None:
         raise OSError(
             errno.EPERM,
-            f"it is a link out of its folder, to {target}, and such files are not opened: put the file itself there",
+            f"it is a link out of its folder, to {target}, and such files are not opened: put the file itself there (cp -L)",
             str(path),
         )
 
@@ -76,6 +76,8 @@ def faults_below(root: Path, names: Collection[str]) -> Iterator[tuple[str, str]
             path, mode = entry.path, 0
             if entry.is_symlink():
                 path = where(path)
+                if path == inside:
+                    continue  # to the folder itself, which is looked at
                 if not _is_inside(path, inside, blobs):
                     yield _place(entry.path, root), f"leads out of the folder, to {path}"
                     continue

@@ -73,7 +73,8 @@ def out_of_range(config: Any) -> str | None:
             continue
         numbers = value if isinstance(value, (tuple, list)) else (value,)
         for number in numbers:
-            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            is_whole = isinstance(item.default, int) and not isinstance(item.default, bool)
+            is_number = isinstance(number, int if is_whole else (int, float)) and not isinstance(number, bool)
             if (
                 not is_number
                 or not math.isfinite(number)
@@ -87,5 +88,6 @@ def out_of_range(config: Any) -> str | None:
                     if least is None
                     else f"{least:g} to {most:g}"
                 )
-                return f"{item.name}={value}: expected {expected}."
+                kind = "a whole number" if is_whole else "a finite number"
+                return f"{item.name}={value}: expected {kind}, {expected}."
     return None

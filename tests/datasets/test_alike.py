@@ -205,8 +205,7 @@ def test_a_mixture_refuses_another_order_and_its_hint_leads_on(
     with pytest.raises(FeatureError, match=r"has the names \['a', 'b', 'c', 'd'\] in") as raised:
         sources([whole, permuted])
     command = str(raised.value).partition("order by: smolact ")[2].replace("FOLDER", str(tmp_path / "new"))
-    words = re.split(r" (?=--)", command)
-    assert main([*words[0].split(), *words[1:]]) == 0
+    assert main(shlex.split(command)) == 0
     say(permuted, names={"motors": ["a", "b", "c", "d"]})
     assert len(sources([whole, permuted])) == 2  # the same names in another form
     say(permuted, names=None)
@@ -265,3 +264,56 @@ def test_only_numbers_with_a_name_each_are_compared() -> None:
     assert order_of_names(Feature("float32", (2,), ["b", "a"]), named) == [1, 0]
     assert order_of_names(named, named) is None
     assert order_of_names(Feature("float32", (2,), ["a", "a"]), named) is None
+
+
+UNITS_OF = {"a": "degrees", "b": "degrees", "c": "degrees", "d": "range_0_100"}
+
+
+def in_units(root: Path, units: Mapping[str, str]) -> Path:
+    """Say of the dataset's state in which units each joint is."""
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text())
+    feature = info["features"][STATE]
+    feature["info"] = {"units": [units[name] for name in feature["names"]]}
+    path.write_text(json.dumps(info))
+    return root
+
+
+def test_units_follow_their_joints_into_another_order(whole: Path, permuted: Path, tmp_path: Path) -> None:
+    first = in_units(Path(shutil.copytree(whole, tmp_path / "first")), UNITS_OF)
+    in_units(permuted, UNITS_OF)
+    made = tmp_path / "made"
+    words = ["dataset", "merge", f"--datasets=[{first}, {permuted}]", f"--output={made}"]
+    assert main([*words, "--reorder_names=true"]) == 0
+    feature = LeRobotDatasetMetadata(made).features[STATE]
+    assert dict(zip(feature.dimension_names, feature.info["units"], strict=True)) == UNITS_OF
+    in_units(permuted, {**UNITS_OF, "c": "range_0_100", "d": "degrees"})
+    with pytest.raises(FeatureError, match="the units"):
+        merge([Source(first), Source(permuted)], reorder_names=True)
+
+
+def test_todays_and_older_names_of_joints_are_the_same(whole: Path, other: Path) -> None:
+    say(other, names=["main_a", "main_b", "main_c", "main_d"])
+    today = Feature("float32", (4,), ["a.pos", "b.pos", "c.pos", "d.pos"])
+    assert differences(LeRobotDatasetMetadata(other).features[STATE], today) == []
+    turned = Feature("float32", (4,), ["b.pos", "a.pos", "c.pos", "d.pos"])
+    assert order_of_names(LeRobotDatasetMetadata(other).features[STATE], turned) == [1, 0, 2, 3]
+
+
+def test_actions_in_other_units_are_not_replayed(other: Path) -> None:
+    path = other / "meta/info.json"
+    info = json.loads(path.read_text())
+    joints, size = info["features"]["action"]["names"], info["features"]["action"]["shape"][0]
+    names = tuple(map(str, joints)) if joints else tuple(f"joint{number}.pos" for number in range(size))
+    info["features"]["action"]["info"] = {"units": ["degrees"] * size}
+    path.write_text(json.dumps(info))
+
+    class Arm:
+        name = "arm"
+
+        def __init__(self, unit: str) -> None:
+            self.features = RobotFeatures(names, units={"action": (unit,) * size})
+
+    check_fits(other, Arm("degrees"))  # type: ignore[arg-type]
+    with pytest.raises(FeatureError, match=r"the units.*degrees.*range_m100_100"):
+        check_fits(other, Arm("range_m100_100"))  # type: ignore[arg-type]

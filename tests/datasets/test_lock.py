@@ -121,3 +121,31 @@ def test_the_command_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     with FolderLock(root):
         assert main(["dataset", "compact", f"--dataset.root={root}"]) == 1
     assert "is being written by" in capsys.readouterr().err
+
+
+def test_a_fork_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
+    """A training's forked workers may live on for a while; a supervisor begins it again at once."""
+    root = write(tmp_path / "d", (2,), "image")
+    code = (
+        "import os, sys, time; from pathlib import Path; from smolact.datasets.lock import FolderLock\n"
+        "lock = FolderLock(Path(sys.argv[1])); child = os.fork()\n"
+        "if not child:\n    print('forked', flush=True); time.sleep(60)\n"
+        "os.wait()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, str(root)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "forked\n"
+        with pytest.raises(WriteError):
+            FolderLock(root)
+        holder.kill()
+        holder.wait()
+        FolderLock(root).release()
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.stdout.close()

@@ -206,3 +206,20 @@ def test_statistics_that_were_never_set_do_not_keep_a_checkpoint_from_opening(
         loaded.postprocess(torch.zeros(1, 8, 6))
     filled = smolact.load_policy(folder, device="cpu", stats=DATASET)
     assert torch.isfinite(filled.postprocess(torch.zeros(1, 8, 6))).all()
+
+
+def test_a_flag_for_a_step_that_a_checkpoint_lacks_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(folders["finetune_of_base"], folder)
+
+    def bare(content: dict) -> None:
+        content["steps"] = [step for step in content["steps"] if "rename" not in step["registry_name"]]
+
+    published.edit(folder / "policy_preprocessor.json", bare)
+    assert smolact.load_policy(folder, device="cpu")
+    with pytest.raises(ConfigError, match=r"--rename_map is for the step 'rename_observations_processor'"):
+        smolact.load_policy(
+            folder, device="cpu", rename_map={"observation.images.top": "observation.images.camera1"}
+        )

@@ -144,7 +144,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         SmolactError: what any of them raises.
     """
     from smolact.recording.controls import Controls
-    from smolact.recording.drivers import check_fit, note_masked
+    from smolact.recording.drivers import check_fit, note_masked, rate_of_training
     from smolact.recording.plan import Plan
     from smolact.recording.recorder import Recorder
     from smolact.robots.jog import KeyboardTeleoperator
@@ -154,7 +154,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
     teleoperator = config.teleop.make() if config.teleop.type is not None else None
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
-        policy = None
+        policy, trained = None, None
         if config.policy.path is not None:
             policy = load_chosen(config.policy, stack, engine={}, rename_map=config.rename_map)
             note_masked(
@@ -166,7 +166,8 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
                     any_names=not config.check_names,
                 )
             )
-        writer = open_dataset(config, robot)
+            trained = rate_of_training(policy.policy)
+        writer = open_dataset(config, robot, trained)
         stack.enter_context(writer)
         plan = Plan(
             writer.fps,
@@ -241,8 +242,26 @@ def _check(config: RecordConfig) -> None:
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
 
 
-def open_dataset(config: RecordConfig, robot: Robot) -> DatasetWriter:
-    """A new dataset for this robot, or the one to go on with.
+def rate_of(asked: float | None, robot: Robot, trained: float | None) -> float:
+    """Actions a second: as it was asked for, as the simulation has it, as the policy was trained, or 30."""
+    rate = float(asked or getattr(getattr(robot, "env", None), "fps", None) or trained or 30.0)
+    note_rate(rate, trained)
+    return rate
+
+
+def note_rate(rate: float, trained: float | None) -> None:
+    """Say it if a policy's actions are sent at another rate than that of its training."""
+    if trained is not None and rate != trained:
+        logger.warning(
+            "Actions are sent at %g a second, and the policy was trained at %g: its motions take %.2f times as long.",
+            rate,
+            trained,
+            trained / rate,
+        )
+
+
+def open_dataset(config: RecordConfig, robot: Robot, trained: float | None = None) -> DatasetWriter:
+    """A new dataset for this robot, or the one to go on with, which keeps its rate; `trained` is that of the policy that drives.
 
     Raises:
         SmolactError: there is one and it is not to be gone on with, it is another robot's, or the disk is too full.
@@ -254,7 +273,6 @@ def open_dataset(config: RecordConfig, robot: Robot) -> DatasetWriter:
 
     root, dataset = config.root, config.dataset
     features = dataset_features(robot.features, video=dataset.video)
-    own_rate = getattr(getattr(robot, "env", None), "fps", None)
     fps = dataset.fps
     there = (root / layout.INFO).is_file()
     if there and config.resume:
@@ -262,13 +280,14 @@ def open_dataset(config: RecordConfig, robot: Robot) -> DatasetWriter:
             root, fps=fps, features=features, robot_type=robot.name, video_codec=dataset.vcodec
         )
         logger.info("Going on with %s: %d episodes are there.", root, writer.num_episodes)
+        note_rate(writer.fps, trained)
         check_space(
             root, estimate_bytes(features, writer.fps * dataset.episode_time_s * dataset.num_episodes)
         )
         return writer
     if config.resume:
         logger.info("There is no dataset in %s yet: a new one is begun.", root)
-    fps = fps or own_rate or 30.0
+    fps = rate_of(fps, robot, trained)
     check_space(root, estimate_bytes(features, fps * dataset.episode_time_s * dataset.num_episodes))
     return DatasetWriter.create(
         root,

@@ -23,6 +23,7 @@ from smolact.cli.record import (
     connect_for,
     kept,
     open_dataset,
+    rate_of,
     terminated_is_interrupted,
 )
 from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, is_server, load_chosen
@@ -210,8 +211,8 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         if config.record_to is None:
             robot.connect()
         else:
-            config.fps = rate_of(config, robot, policy.schema.fps)
-            writer = stack.enter_context(open_dataset(config.recording(config.record_to), robot))
+            recording = config.recording(config.record_to)
+            writer = stack.enter_context(open_dataset(recording, robot, policy.schema.fps))
             connect_for(robot, writer)
         stack.enter_context(told_at_once())
         # A robot knows the limits of its gate only when it is connected.
@@ -237,7 +238,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         return roll_out(
             robot,
             driver,
-            fps=rate_of(config, robot, policy.schema.fps),
+            fps=rate_of(config.fps, robot, policy.schema.fps),
             duration=config.duration,
             episodes=config.episodes,
             task=config.task,
@@ -245,19 +246,6 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
             controls=controls,
             on_episode=lambda report: logger.info("%s", report),
         )
-
-
-def rate_of(config: RolloutConfig, robot: Robot, trained: float | None) -> float:
-    """Actions a second: as it was asked for, as the simulation has it, as the policy was trained, or 30."""
-    rate = config.fps or getattr(getattr(robot, "env", None), "fps", None) or trained or 30.0
-    if trained is not None and rate != trained:
-        logger.warning(
-            "Actions are sent at %g a second, and the policy was trained at %g: its motions take %.2f times as long.",
-            rate,
-            trained,
-            trained / rate,
-        )
-    return float(rate)
 
 
 def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> OnePolicy:

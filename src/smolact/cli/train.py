@@ -73,7 +73,7 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
 
     run = flags.get("output_dir")
     if run and is_begun(Path(str(run))):
-        logging.getLogger(__name__).info("%s was stopped before its first checkpoint, and begins anew.", run)
+        logging.getLogger(__name__).info("%s holds a run without a checkpoint: it begins anew.", run)
         return [*([] if CONFIG_PATH in flags else flags_of_begun(Path(str(run)))), *argv], None
     named = flags.get(CONFIG_PATH) or flags.get("output_dir")
     if not named:

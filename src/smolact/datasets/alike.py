@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from smolact.datasets.depth import meaning
-from smolact.datasets.format import Feature, flat_names
+from smolact.datasets.format import UNITS, Feature, flat_names
+from smolact_client.schema import joint_name, same_in_another_order, same_names
 
 
 class Difference(NamedTuple):
@@ -25,11 +26,12 @@ def differences(here: Feature, there: Feature, *, dtype: bool = True) -> list[Di
         here, there: the features; cameras are compared as (C, H, W).
         dtype: whether the type of the numbers, or how pictures are stored, has to be the same.
     """
-    sides = zip(_described(here).items(), _described(there).values(), strict=True)
+    own = _described(here) | {"the units": _in_order_of(_units(here), here, there)}
+    sides = zip(own.items(), _described(there).values(), strict=True)
     return [
         Difference(what, one, other)
         for (what, one), other in sides
-        if one != other and None not in (one, other) and (dtype or what != "the dtype")
+        if None not in (one, other) and not _alike(what, one, other) and (dtype or what != "the dtype")
     ]
 
 
@@ -38,8 +40,8 @@ def order_of_names(feature: Feature, wanted: Feature) -> list[int] | None:
 
     None if it has not the same names, each once, in another order.
     """
-    own, other = feature.dimension_names, wanted.dimension_names
-    if len(feature.shape) != 1 or own == other or sorted(own) != sorted(other):
+    own, other = ([joint_name(name) for name in one.dimension_names] for one in (feature, wanted))
+    if len(feature.shape) != 1 or not same_in_another_order(own, other):
         return None
     return [own.index(name) for name in other]
 
@@ -54,6 +56,10 @@ def told(name: str, found: Sequence[Difference], here: str, there: str) -> list[
     return [f"'{name}' has {each.what} {each.here} {here} and {each.there} {there}" for each in found]
 
 
+def _alike(what: str, one: Any, other: Any) -> bool:
+    return same_names(one, other) if what == "the names" else bool(one == other)
+
+
 def _described(feature: Feature) -> dict[str, Any]:
     shape = feature.image_shape if feature.is_image else feature.shape
     names = [] if feature.is_image else flat_names(feature.names)
@@ -62,5 +68,16 @@ def _described(feature: Feature) -> dict[str, Any]:
         "the shape": tuple(shape),
         "the names": names if names and len(names) == math.prod(feature.shape) else None,
         "the depth": {name: value for name, value in meaning(feature).items() if value is not None},
-        "the units": feature.info.get("units"),
+        "the units": _units(feature),
     }
+
+
+def _units(feature: Feature) -> list[str] | None:
+    units = flat_names(feature.info.get(UNITS))
+    return units if len(units) == math.prod(feature.shape) else None
+
+
+def _in_order_of(units: list[str] | None, feature: Feature, wanted: Feature) -> list[str] | None:
+    """Units by joint, where the same joints are in another order: that is a matter of the names alone."""
+    order = order_of_names(feature, wanted)
+    return units if units is None or order is None else [units[place] for place in order]

@@ -55,6 +55,7 @@ NUMBER_DTYPES = (
     *("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64"),
     *("uint8", "uint16", "uint32", "uint64"),
 )
+UNITS = "units"  # in the `info` of a feature: of each of its numbers, such as "degrees"
 LANGUAGE_DTYPE = "language"  # LeRobot's annotations: a list of records for each frame
 STATISTICS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}

@@ -31,6 +31,7 @@ from smolact.datasets.store import FrameStore
 from smolact.datasets.unreadable import Unreadable, refusal
 from smolact.datasets.video import Image
 from smolact.errors import DatasetError, WriteError
+from smolact.hub import is_snapshot
 
 Ints = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
@@ -275,7 +276,7 @@ def _inner(size: tuple[int, int], fit: tuple[int, int] | None) -> tuple[int, int
 
 def folder_beside(root: Path) -> Path:
     """Where what is kept of the dataset in `root` lies: `NAME.cache`, so that edits and uploads pass it over."""
-    if root.parent.name == "snapshots":  # the Hub's cache: beside it all revisions would be seen as one more
+    if is_snapshot(root):  # the Hub's cache: beside it all revisions would be seen as one more
         return root.parents[1] / "smolact.cache"
     root = root.resolve()
     return root.with_name(f"{root.name}.cache")
@@ -284,7 +285,7 @@ def folder_beside(root: Path) -> Path:
 def fingerprint(meta: LeRobotDatasetMetadata) -> str:
     """A name for what a dataset holds: its metadata's bytes, and of each large file its size and both ends."""
     digest = hashlib.blake2b(digest_size=8)
-    if meta.root.parent.name == "snapshots":  # a commit, of which not all files have to be here
+    if is_snapshot(meta.root):  # a commit, of which not all files have to be here
         digest.update(meta.root.name.encode())
         return digest.hexdigest()
     for folder in ("meta", "data", "videos"):

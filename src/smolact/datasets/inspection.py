@@ -70,7 +70,7 @@ def errors_of_training(
         features: whose values and statistics are used.
     """
     columns: dict[str, list[NDArray[Any]]] = {}
-    faults = [*_metadata(meta), *data_faults(meta, True, no_progress, columns, episodes)]
+    faults = [*_metadata(meta), *data_faults(meta, True, no_progress, columns, episodes, features)]
     whole = len(set(episodes)) == meta.total_episodes and not any(one.severity == "error" for one in faults)
     known = {name: np.concatenate(parts) for name, parts in columns.items() if name in features}
     faults += _statistics(meta, known if whole else {})

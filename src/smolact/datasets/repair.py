@@ -28,6 +28,7 @@ from smolact.datasets.salvage import Salvage, SalvagedSource, find_whole
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import read_table, tasks_table
 from smolact.errors import ConfigError, DatasetError
+from smolact.hub import is_snapshot
 from smolact.types import Statistics
 
 
@@ -87,7 +88,7 @@ def repair(
         folder = root
     if folder.is_dir():
         folder = folder.resolve()
-    if folder.parent.name == "snapshots":
+    if is_snapshot(folder):
         raise ConfigError(
             f"{root} is a copy that the Hub's cache keeps. Fetch the dataset again, or copy it elsewhere."
         )

@@ -24,6 +24,7 @@ from smolact.datasets.sources import table_statistics
 from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics, aggregate
 from smolact.datasets.tables import column_array, column_values, open_parquet, read_groups, read_table
 from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
+from smolact.hub import is_snapshot
 from smolact.openable import linked_folders
 from smolact.types import Statistics
 
@@ -76,7 +77,7 @@ def find_end(root: Path) -> Found:
             f"{root} is a dataset of version {meta.codebase_version}, and recording goes on only in "
             f"{layout.WRITTEN_VERSION}. Convert it first: smolact dataset convert --help"
         )
-    if root.resolve().parent.name == "snapshots":
+    if is_snapshot(root.resolve()):
         raise ConfigError(
             f"{root} is a copy that the Hub's cache keeps, and nothing is recorded into it. Make one of your own: smolact "
             f"dataset compact --dataset.root={root} --output=FOLDER"
@@ -164,7 +165,7 @@ def check_same(
     if fps is not None and fps != meta.fps:
         raise ConfigError(
             f"{meta.root} has {meta.fps:g} frames a second, and {fps:g} are asked for: one dataset has one rate. "
-            f"Record with --dataset.fps={meta.fps:g}, or into another folder."
+            f"Leave the rate out, ask for {meta.fps:g}, or record into another folder."
         )
     if features is None:
         return

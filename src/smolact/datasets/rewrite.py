@@ -23,6 +23,7 @@ from smolact.datasets.lock import FolderLock, NoReaders, ReadLock
 from smolact.datasets.rewritten_files import write_files
 from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.errors import ConfigError, DatasetError
+from smolact.hub import is_snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def exchange(
     """
     (source,) = plan.sources
     root = source.meta.root.resolve()
-    if root.parent.name == "snapshots":
+    if is_snapshot(root):
         raise ConfigError(
             f"{root} is a copy that the Hub's cache keeps. Give --output=FOLDER for the new dataset."
         )

@@ -13,7 +13,7 @@ import pyarrow as pa
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
 from smolact.datasets.depth import check_no_depth
-from smolact.datasets.format import Feature
+from smolact.datasets.format import UNITS, Feature
 from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.remux import Cut
@@ -112,8 +112,11 @@ class ReorderedSource(Source):
     ) -> None:
         super().__init__(source.meta.root)
         self._orders = orders
-        for name in orders:
-            self.meta.features[name] = replace(self.meta.features[name], names=features[name].names)
+        for name, order in orders.items():
+            feature = self.meta.features[name]
+            units = feature.info.get(UNITS)
+            info = {**feature.info, UNITS: [units[place] for place in order]} if units else feature.info
+            self.meta.features[name] = replace(feature, names=features[name].names, info=info)
         self.meta.stats = self._reordered(self.meta.stats)
 
     def statistics(self, episode: int) -> Statistics:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolact import durable
-from smolact.datasets.format import flat_names
+from smolact.datasets.format import UNITS, flat_names
 from smolact.errors import CheckpointError
 from smolact.files import read_json_object
 from smolact.types import ACTION, OBSERVATION
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
 EMBODIMENT = "embodiment.json"
-UNITS = "units"
-"""Where a dataset's `info.json` keeps the units of a vector's numbers: in the `info` of its feature."""
 Names = tuple[str, ...]
 
 _AGAIN = "Copy the checkpoint again, or remove that file: names are then not compared."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
@@ -217,7 +217,7 @@ def load_processors(
     from smolact.backbones.weights import read_tensors, weight_files
     from smolact.processors.legacy import is_statistics_key, state_of_old_weights
     from smolact.processors.pipeline import ProcessorPipeline, processor_files, rename_map_of
-    from smolact.processors.statistics import fill_statistics, rename_statistics
+    from smolact.processors.statistics import STATS_KEY_FLAG, fill_statistics, rename_statistics
 
     config = policy.config
     files = processor_files(folder)
@@ -230,6 +230,11 @@ def load_processors(
                 step.load_state_dict(state)
     else:
         settings = config.processor_settings(changed)
+        before, behind = (folder / name for name in files)
+        asked = {step: f"--policy.{', --policy.'.join(sorted(changed))}" for step in settings}
+        asked |= {"rename_observations_processor": "--rename_map"} if rename_map else {}
+        asked |= {"normalizer_processor": STATS_KEY_FLAG} if stats_key else {}
+        _check_taken(asked, (before, behind))
         for name, parts in policy.processor_parts().items():
             settings.setdefault(name, {}).update(parts)
         settings.setdefault("device_processor", {})["device"] = config.device or "cpu"
@@ -237,7 +242,6 @@ def load_processors(
             settings["rename_observations_processor"] = {"rename_map": dict(rename_map)}
         for name in ("normalizer_processor", "unnormalizer_processor"):
             settings.setdefault(name, {})["stats_key"] = stats_key
-        before, behind = (folder / name for name in files)
         preprocess = ProcessorPipeline.from_pretrained(
             folder, before.name, overrides=_of_steps(settings, before)
         )
@@ -261,6 +265,24 @@ def _of_steps(settings: Mapping[str, dict[str, Any]], path: Path) -> dict[str, d
     from smolact.processors.pipeline import step_names
 
     return {name: settings[name] for name in step_names(path) if name in settings}
+
+
+def _check_taken(asked: Mapping[str, str], paths: Sequence[Path]) -> None:
+    """Raise a `ConfigError` if what a flag asks for is a step's, and the checkpoint's processors have no such step.
+
+    Args:
+        asked: a step's registered name to the flag.
+        paths: the checkpoint's processor files.
+    """
+    from smolact.processors.pipeline import step_names
+
+    there = {name for path in paths for name in step_names(path)}
+    for step, flag in asked.items():
+        if step not in there:
+            raise ConfigError(
+                f"{flag} is for the step '{step}', and the checkpoint's processors in {paths[0].parent} have none: they have "
+                f"{', '.join(sorted(there))}. Leave it out."
+            )
 
 
 def statistics_at(dataset: str | Path) -> Statistics:

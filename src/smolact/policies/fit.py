@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from smolact.errors import FeatureError
 from smolact.policies.configuration import PolicyConfig
-from smolact.types import ACTION, IMAGES, PolicyFeature, is_image_key
+from smolact.types import IMAGES, PolicyFeature, is_image_key
 from smolact_client.schema import Names, missing_cameras, same_in_another_order, same_names
 
 logger = logging.getLogger(__name__)
@@ -170,9 +169,3 @@ def side_by_side(expected: Mapping[str, PolicyFeature], offered: Mapping[str, st
     rows += [("—", text) for key, text in offered.items() if key not in expected]
     width = max(len(left) for left, _ in rows)
     return "\n".join(f"  {left.ljust(width)}   {right}" for left, right in rows)
-
-
-def known_names(config: PolicyConfig, of: Collection[str]) -> dict[str, Names]:
-    """The names of the numbers of these vectors (or `action`) in the policy's training, where they are known."""
-    known: Any = getattr(config, "embodiment", None)
-    return {} if known is None else {key: known.names[key] for key in (*of, ACTION) if key in known.names}

@@ -150,6 +150,13 @@ def check_robot(schema: Schema, features: RobotFeatures) -> Names:
         raise FeatureError(str(error)) from error
 
 
+def rate_of_training(policy: Predictor) -> float | None:
+    """Actions a second in a policy's training, where it or its server says so."""
+    schema, known = getattr(policy, "schema", None), getattr(policy.config, "embodiment", None)
+    said = schema if schema is not None else known
+    return None if said is None else said.fps
+
+
 def note_masked(cameras: Names) -> None:
     """Say which of a policy's cameras a robot does not have."""
     if cameras:

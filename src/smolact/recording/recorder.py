@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets.checks import AXES
-from smolact.datasets.format import Feature
+from smolact.datasets.format import UNITS, Feature
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, FeatureError, RobotError, SmolactError
 from smolact.recording.controls import Command, Controls
@@ -123,7 +123,7 @@ def dataset_features(robot: RobotFeatures, *, video: bool = True) -> dict[str, F
             "float32",
             (len(names),),
             list(names),
-            {"units": list(robot.units[key])} if key in robot.units else {},
+            {UNITS: list(robot.units[key])} if key in robot.units else {},
         )
         for key, names in {**robot.vectors, ACTION: robot.action}.items()
     }

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets.alike import differences, told
-from smolact.datasets.format import Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import NUMBERS, EpisodeRows
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import ConfigError, FeatureError
 from smolact.recording.pace import Pace, Timing
+from smolact.recording.recorder import dataset_features
 from smolact.robots.base import EpisodicRobot, Robot, gate_of, move
 from smolact.types import ACTION
 
@@ -46,15 +46,10 @@ def check_fits(root: Path, robot: Robot) -> None:
     """Whether the dataset's actions are this robot's.
 
     Raises:
-        FeatureError: another number of them, or other names.
+        FeatureError: another number of them, other names or another order, or other units.
     """
-    mine = robot.features.action
-    named = not isinstance(robot, EpisodicRobot)  # an environment's numbers are only counted
-    found = differences(
-        LeRobotDatasetMetadata(root).features[ACTION],
-        Feature("float32", (len(mine),), list(mine) if named else None),
-        dtype=False,
-    )
+    mine = dataset_features(robot.features)[ACTION]
+    found = differences(LeRobotDatasetMetadata(root).features[ACTION], mine, dtype=False)
     if found:
         told_of = told(ACTION, found, f"in {root}", f"on the robot '{robot.name}'")
         raise FeatureError(f"{'; '.join(told_of)}. Replay it on the robot that it was recorded with.")

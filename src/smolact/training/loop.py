@@ -124,7 +124,7 @@ class Trainer:
         self._model.train()
         meter = Meter(self.samples_per_step)
         checkpoint: Path | None = None
-        saved = self.progress.step
+        self._saved = self.progress.step
         with stop_signals() as stop:
             stops = False
             while self.step < config.steps and not stops:
@@ -134,7 +134,7 @@ class Trainer:
                     self.optimizer.zero_grad(set_to_none=True)
                     if self.step == self.progress.step:
                         checkpoint = checkpoint_folder(self.run, self.step) if self.step else None
-                    elif config.save_checkpoint and self.step > saved:
+                    elif config.save_checkpoint and self.step > self._saved:
                         checkpoint = self._save(self.step)
                     break
                 self.step += 1
@@ -165,7 +165,7 @@ class Trainer:
                     self._evaluate(step, stop)
                     meter.restart_clock()
                 if saves:
-                    checkpoint, saved = self._save(step), step
+                    checkpoint = self._save(step)
                     meter.restart_clock()
         if self.bad_samples.is_over and self.step < config.steps:
             raise self.bad_samples.error(self.step, checkpoint)
@@ -199,7 +199,8 @@ class Trainer:
             begins = (
                 self.step == self.progress.step
             )  # or the processes wait for each other in what they have in common
-            if self.config.save_checkpoint and not begins and self.accelerator.num_processes == 1:
+            alone = self.accelerator.num_processes == 1
+            if self.config.save_checkpoint and not begins and alone and self.step > self._saved:
                 self.optimizer.zero_grad(set_to_none=True)
                 self._save(self.step)
             raise
@@ -349,6 +350,7 @@ class Trainer:
             )
             prune_checkpoints(self.run, self.config.keep_last, self.config.keep_every)
         self.accelerator.wait_for_everyone()
+        self._saved = step
         checkpoint = checkpoint_folder(self.run, step)
         self.tell(Saved(step, checkpoint))
         return checkpoint

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -81,7 +80,9 @@ def open_run(
         for index, source in enumerate(sources)
         if config.dataset.eval_split and source.held_out
     }
-    for source in sources:  # their files are there now
+    # Their files are there now, and with them the true sizes of videos.
+    sources = [replace(source, meta=dataset.meta) for source, dataset in zip(sources, datasets, strict=True)]
+    for source in sources if accelerator.is_main_process else ():
         check_faults(start.policy.config, source, config.dataset)
     robot = embodiment_of([(source.meta, source.rename_map) for source in sources])
     _note_other_robot(start.policy.config, robot)
@@ -119,7 +120,7 @@ def with_saved_names(config: TrainConfig) -> TrainConfig:
         config.policy.path,
         ", ".join(f"{old} → {new}" for old, new in names.items()),
     )
-    return dataclasses.replace(config, rename_map=names)
+    return replace(config, rename_map=names)
 
 
 def encode(

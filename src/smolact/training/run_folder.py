@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from smolact import durable
 from smolact.errors import CheckpointError, ConfigError
+from smolact.files import read_json
 from smolact.lock import LOCK_FILE, writing_into
 from smolact.training.checkpoint import CHECKPOINTS, LAST, remove_unfinished
 from smolact.training.tracking import METRICS
@@ -101,14 +101,10 @@ def flags_of_begun(run: Path) -> list[str]:
     path = run / BEGUN
     if not path.is_file():
         return []
-    try:
-        flags = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
-            raise ValueError("it is no list of flags")
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} does not say how the run was begun ({error}). Begin it in another folder, with all its flags."
-        ) from error
+    remedy = "Begin the run in another folder, with all its flags."
+    flags = read_json(path, remedy)
+    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+        raise CheckpointError(f"{path} does not say how the run was begun: it is no list of flags. {remedy}")
     return flags
 
 

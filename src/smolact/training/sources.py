@@ -305,7 +305,7 @@ def _check_mixture(sources: Sequence[Source]) -> None:
                 order_of_names(there[key], here[key]) is not None for key in here.keys() & there.keys()
             )
             remedy = (
-                f" The same names in another order are put in order by: smolact dataset merge --datasets=[{names[0]}, {names[1]}] "
+                f" The same names in another order are put in order by: smolact dataset merge --datasets='[{names[0]}, {names[1]}]' "
                 "--reorder_names=true --output=FOLDER"
             )
             raise FeatureError(

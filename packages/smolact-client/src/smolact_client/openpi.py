@@ -269,11 +269,13 @@ class OpenpiPolicy:
                 self._hang_up()
 
     def _ask(self, data: bytes) -> Any:
-        if self._socket is None:
-            self._socket, _ = self._dial(self._address.timeout)
+        socket = self._socket  # which another thread may take away meanwhile (`reset`, `close`)
+        if socket is None:
+            socket, _ = self._dial(self._address.timeout)
+            self._socket = socket
         try:
-            self._socket.send(data)
-            answer = self._socket.recv()
+            socket.send(data)
+            answer = socket.recv()
         except (ConnectionClosed, OSError) as error:
             self._hang_up()
             raise ServerLostError(f"{self._address.url} hung up ({error}).") from error

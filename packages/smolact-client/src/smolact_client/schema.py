@@ -121,19 +121,20 @@ def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
     """
     if len(one) == len(other) and (_only_counts(one) or _only_counts(other)):
         return True
-    return [_joint(name) for name in one] == [_joint(name) for name in other]
+    return [joint_name(name) for name in one] == [joint_name(name) for name in other]
 
 
 def same_in_another_order(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two lists name the same joints in another order: each number would move another joint."""
-    return not same_names(one, other) and sorted(map(_joint, one)) == sorted(map(_joint, other))
+    return not same_names(one, other) and sorted(map(joint_name, one)) == sorted(map(joint_name, other))
 
 
 def _only_counts(names: Sequence[str]) -> bool:
     return all(re.fullmatch(rf"[a-z_]*?_?{number}", name.lower()) for number, name in enumerate(names))
 
 
-def _joint(name: str) -> str:
+def joint_name(name: str) -> str:
+    """A joint's name without what differs between versions of LeRobot."""
     # LeRobot's datasets of 2024 have main_shoulder_pan where those of today have shoulder_pan.pos.
     return name.lower().removesuffix(".pos").removeprefix("main_")
 
