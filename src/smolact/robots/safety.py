@@ -37,6 +37,7 @@ class Limits:
         low, high: (A,) float32, the robot's own units; -inf and inf where nothing is known.
         step: (A,) float32, the largest change in one control tick; inf for none.
         max_age: seconds between an observation and the moment that its chunk is begun; inf for none.
+        slack: by what share of its range a value may lie outside and is set to the limit.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Limits:
     high: Vector
     step: Vector
     max_age: float = MAX_AGE_S
+    slack: float = SLACK
 
     def __post_init__(self) -> None:
         size = (len(self.names),)
@@ -62,6 +64,8 @@ class Limits:
             raise ConfigError(
                 f"The largest step of '{self.names[at]}' is {self.step[at]:g}: it must be above 0."
             )
+        if not 0 <= self.slack < math.inf:
+            raise ConfigError(f"The slack of limits is {self.slack}: it is a share of a range, 0 or more.")
         if not self.max_age > 0:
             raise ConfigError(f"The largest age of a chunk is {self.max_age} s: it must be above 0.")
 
@@ -71,6 +75,7 @@ def make_limits(
     ranges: Mapping[str, tuple[float, float]],
     steps: float | Mapping[str, float],
     max_age: float = MAX_AGE_S,
+    slack: float = SLACK,
 ) -> Limits:
     """Limits from what is known by name.
 
@@ -79,6 +84,7 @@ def make_limits(
         ranges: (low, high) of some of them; the others have none.
         steps: the largest step of all, or of some by name.
         max_age: seconds.
+        slack: see `Limits`.
 
     Raises:
         ConfigError: a name that the action does not have, or limits that can't work.
@@ -91,7 +97,7 @@ def make_limits(
             )
     within = np.array([ranges.get(name, (-math.inf, math.inf)) for name in names], np.float32)
     step = np.array([by_name.get(name, math.inf) for name in names], np.float32)
-    return Limits(tuple(names), within[:, 0], within[:, 1], step, max_age)
+    return Limits(tuple(names), within[:, 0], within[:, 1], step, max_age, slack)
 
 
 def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: float = 0.0) -> Vector:
@@ -105,7 +111,7 @@ def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: flo
         age: seconds since the observation that the chunk answers.
 
     Returns:
-        the chunk, (T, A) float32, in which values outside their range by less than `SLACK` of it are at the limit.
+        the chunk, (T, A) float32, in which values outside their range by less than the limits' `slack` of it are at the limit.
 
     Raises:
         UnsafeActionError: anything else is wrong with any of it; the message names the number, the tick and the limit.
@@ -213,7 +219,7 @@ def _as_floats(values: ArrayLike) -> NDArray[np.float64] | None:
 
 def _slack(limits: Limits) -> NDArray[np.float64]:
     width = np.subtract(limits.high, limits.low, dtype=np.float64)
-    return SLACK * np.where(np.isfinite(width), width, 0.0)
+    return limits.slack * np.where(np.isfinite(width), width, 0.0)
 
 
 def _start(limits: Limits, position: ArrayLike | None) -> Vector | None:

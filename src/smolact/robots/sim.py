@@ -23,6 +23,10 @@ from smolact.types import ACTION, STATE, TASK, is_image_key
 LEAP = 0.3
 """The largest step of a place to go to, as a share of its range: the tabletop's expert takes 0.04, a hand in PushT some more."""
 
+SLACK = 0.25
+"""By what share of its range an action may lie outside and is set to the limit: more than on a motor, since an environment has
+nothing to break, and policies that learnt in one overshoot at its edges (the demo's by a tenth)."""
+
 
 class Space(Protocol):
     """The range of an environment's actions."""
@@ -106,7 +110,7 @@ class SimRobot:
             steps = dict.fromkeys(names, max_step)
         steps = {name: math.inf if step == 0 else float(step) for name, step in steps.items()}
         ranges = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
-        self.gate = Gate(make_limits(names, ranges | dict(limits or {}), steps, max_action_age))
+        self.gate = Gate(make_limits(names, ranges | dict(limits or {}), steps, max_action_age, SLACK))
         self._observation: Observation | None = None
         self._over = self._success = self._closed = False
 
