@@ -143,4 +143,5 @@ def status_of(error: BaseException | None) -> int | None:
 
 def is_snapshot(folder: Path) -> bool:
     """Whether a folder is a snapshot that the Hub's cache keeps: of one commit, with links into its repository's `blobs`."""
-    return folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()
+    repository = folder.parent.parent.name
+    return folder.parent.name == "snapshots" and repository.startswith(("models--", "datasets--", "spaces--"))

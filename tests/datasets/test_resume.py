@@ -81,7 +81,7 @@ def test_what_lerobot_recorded_goes_on_in_new_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"fps": 30}, ConfigError, r"has 10 frames a second, and 30.*--dataset\.fps=10"),
+        ({"fps": 30}, ConfigError, r"has 10 frames a second, and 30.*Leave the rate out, ask for 10"),
         ({"video_codec": "libsvtav1"}, ConfigError, r"are h264.*--dataset\.vcodec=h264"),
         ({"video_codec": "h265x"}, ConfigError, "h265x"),
         ({"episodes_per_file": 0}, ConfigError, "episodes_per_file=0"),

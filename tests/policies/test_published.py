@@ -174,6 +174,22 @@ def test_a_flag_of_the_command_line_settles_a_file(
         assert main([*command, "--policy.num_steps=2"]) == 0
 
 
+def test_a_policy_without_an_action_is_said_by_every_command(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(folders["finetune_of_base"], folder)
+    published.edit(folder / "config.json", lambda c: c.update(output_features={}))
+    for command in (
+        ["doctor", str(folder)],
+        ["rollout", "--robot.type=sim", "--robot.env=tabletop", f"--policy.path={folder}"],
+        ["serve", f"--policy.path={folder}"],
+    ):
+        assert main(command) in (1, 2)
+        said = capsys.readouterr()
+        assert "output_features have no 'action'" in said.out + said.err and "bug in smolact" not in said.err
+
+
 def test_doctor_takes_the_flags_that_it_names(
     folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -204,8 +204,11 @@ def test_a_padding_token_is_seen_by_nobody_and_sees_somebody() -> None:
             {"num_vlm_layers": 4, "num_expert_layers": 3},
             r"num_expert_layers=3 does not divide num_vlm_layers=4",
         ),
-        ({"empty_cameras": -1}, r"empty_cameras=-1: expected 0 to 32. Set --policy.empty_cameras"),
-        ({"num_steps": 0}, r"num_steps=0: expected 1 to 1000"),
+        (
+            {"empty_cameras": -1},
+            r"empty_cameras=-1: expected a whole number, 0 to 32. Set --policy.empty_cameras",
+        ),
+        ({"num_steps": 0}, r"num_steps=0: expected a whole number, 1 to 1000"),
         ({"use_delta_joint_actions_aloha": True}, r"not supported"),
     ],
 )

@@ -28,7 +28,7 @@ def test_a_checkpoint_and_its_dataset_are_well(checkpoint: Path, capsys: pytest.
     assert "smolvla" in said and "v3.0" in said and "FAULT" not in said
     assert "normalized" not in said and "the network's loss of these frames: " in said
     found = diagnose(str(DATASET), str(checkpoint))  # whichever comes first
-    assert found.is_well and len(found.findings) == 8
+    assert found.is_well and len(found.findings) == 9
 
 
 def test_each_alone_says_what_it_is(checkpoint: Path) -> None:

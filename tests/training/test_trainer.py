@@ -135,11 +135,42 @@ def test_a_finished_run_is_complete_and_more_steps_go_on(
     assert ended.is_complete and not resumed.of(Stepped)
     ended, resumed = resume(copy, "--steps=7", "--policy.optimizer_lr=1e-3")
     assert (ended.step, list(resumed.losses)) == (7, [7])
-    assert "it now ends at step 7, not 6" in caplog.text
+    assert "ends at step 7, not 0 and 6" in caplog.text
     assert (
         json.loads((copy / "checkpoints/last/pretrained_model/config.json").read_text())["optimizer_lr"]
         == 1e-3
     )
+
+
+def test_the_flags_that_keep_a_schedule_keep_it(
+    straight: tuple[Path, Recorder], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(straight[0], copy, symlinks=True)
+    resume(copy, "--steps=7")
+    hint = caplog.text.partition("To keep it, add ")[2].partition(".\n")[0].split()
+    assert [word.partition("=")[0] for word in hint] == [
+        "--policy.scheduler_warmup_steps",
+        "--policy.scheduler_decay_steps",
+    ]
+    caplog.clear()
+    shutil.rmtree(copy)
+    shutil.copytree(straight[0], copy, symlinks=True)
+    resume(copy, "--steps=7", *hint)
+    assert "The schedule is not the one" not in caplog.text
+
+
+def test_a_run_that_goes_on_with_other_data_says_so(
+    straight: tuple[Path, Recorder], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(straight[0], copy, symlinks=True)
+    resume(copy / "checkpoints" / "000003")
+    assert "The data is not what it was" not in caplog.text
+    shutil.rmtree(copy)
+    shutil.copytree(straight[0], copy, symlinks=True)
+    resume(copy / "checkpoints" / "000003", "--dataset.episodes=[0, 1]")
+    assert "The data is not what it was: dataset_v30 with 2 episodes" in caplog.text
 
 
 def test_fine_tuning_normalizes_with_the_datasets_statistics(

@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     if config.version == source.meta.codebase_version and not cameras:
         stored = f", and all its cameras are stored as {config.cameras}" if config.cameras else ""
         raise ConfigError(
-            f"{source.meta.root} is of version {config.version} already{stored}: there is nothing to convert. Give "
+            f"{source.meta.root} is of version {source.meta.info.get('codebase_version')} already{stored}: there is nothing to convert. Give "
             f"--version={next(name for name in VERSIONS if name != config.version)}, or --cameras=image or video: {USAGE}"
         )
     plan = dataclasses.replace(whole(source), cameras=cameras, version=config.version)

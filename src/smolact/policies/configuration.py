@@ -129,7 +129,7 @@ class PolicyConfig:
         if ACTION not in self.output_features:
             raise ConfigError(
                 f"The policy's output_features have no '{ACTION}' (found: {list(self.output_features) or 'nothing'}). "
-                "Give them, or take them from a dataset: LeRobotDatasetMetadata.policy_features()."
+                "Give them (--policy.output_features), or take them from a dataset: LeRobotDatasetMetadata.policy_features()."
             )
         return self.output_features[ACTION]
 

@@ -78,7 +78,7 @@ def check_cameras(
     back = {target: source for source, target in rename_map.items()}
     shown = {key: f"{back.get(key, key)} {feature.shape}" for key, feature in offered.items()}
     table = side_by_side(expected, shown, where)
-    ways = _ways_out(config, missing, unused, rename_map, where)
+    ways = _ways_out(config, offered, missing, unused, rename_map, where)
     raise FeatureError(
         f"The policy's cameras are not in {where}: {', '.join(missing)}.\n{table}\nSettle it with {ways}."
     )
@@ -86,6 +86,7 @@ def check_cameras(
 
 def _ways_out(
     config: PolicyConfig,
+    offered: Collection[str],
     missing: Sequence[str],
     unused: Sequence[str],
     rename_map: Mapping[str, str],
@@ -96,7 +97,11 @@ def _ways_out(
     left = len(missing) - len(proposal)
     ways = []
     if proposal:
-        full = {source: target for source, target in rename_map.items() if source not in proposal} | proposal
+        # Of the map what is in use stays: its names lead to cameras that are there, and to none that is now another's.
+        used = {
+            new: old for old, new in rename_map.items() if new in offered and new not in proposal.values()
+        }
+        full = {old: new for new, old in used.items() if old not in proposal} | proposal
         ways.append(f"--rename_map='{json.dumps(full)}' (check which camera is which)")
     if 0 < left < len(real_cameras(config)) and hasattr(config, "empty_cameras"):
         ways.append(

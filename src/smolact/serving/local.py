@@ -208,7 +208,7 @@ def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any) -> Schema
         for key, feature in config.input_features.items()
         if not is_image_key(key)
     }
-    action = int(config.output_features[ACTION].shape[0])
+    action = int(config.action_feature.shape[0])
     chunk = int(getattr(config, "chunk_size", 1))
     size_of = {**vectors, ACTION: action}
     known = getattr(config, "embodiment", None) or Embodiment()

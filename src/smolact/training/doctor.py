@@ -19,7 +19,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.collate import collate
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import ConfigError, SmolactError
+from smolact.errors import ConfigError, FeatureError, SmolactError
 from smolact.files import read_json_object
 from smolact.hub import find_folder
 from smolact.policies.adapters import ADAPTER_CONFIG
@@ -151,6 +151,7 @@ def diagnose(
 
     names = dict(rename_map or rename_map_in(folder))
     if found.look("the checkpoint opens", load):
+        found.look("state and action", partial(_check_features, config))
         found.note("statistics", partial(require_statistics, *loaded[0][1:]), "there are all that it needs")
     if other is None:
         return found
@@ -240,9 +241,14 @@ def _meet_dataset(
     found.table = side_by_side(_features(config), _shown({**inputs, **outputs}), meta.root.name)
     fits = found.look("cameras, state and action", lambda: check_features(config, meta, names))
     robot = embodiment_of([(meta, names)])
-    found.look(
-        "names and units of joints", lambda: check_names(config, robot.names, robot.units, meta.root.name)
-    )
+
+    def compare() -> None:
+        try:
+            check_names(config, robot.names, robot.units, meta.root.name)
+        except FeatureError as error:
+            raise FeatureError(f"{error}\n  (To train the policy on it, nothing is to be done.)") from error
+
+    found.look("names and units of joints", compare)
     found.look(
         "the dataset's statistics, for training",
         lambda: check_statistics(config, {names.get(key, key): value for key, value in meta.stats.items()}),
@@ -305,6 +311,15 @@ def _chunk(config: PolicyConfig, meta: LeRobotDatasetMetadata) -> None:
     too_long = long_chunk(config, meta.fps, meta.episodes.length)
     if too_long is not None:
         raise ConfigError(too_long)
+
+
+def _check_features(config: PolicyConfig) -> str:
+    """Raise a `ConfigError` unless the policy looks at something and gives an action."""
+    if not config.input_features:
+        raise ConfigError(
+            "config.json has no input_features, so that the policy looks at nothing. Set --policy.input_features."
+        )
+    return f"{len(config.input_features)} inputs, an action of {config.action_feature.shape[0]} numbers"
 
 
 def _features(config: PolicyConfig) -> dict[str, PolicyFeature]:

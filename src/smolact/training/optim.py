@@ -105,12 +105,16 @@ def note_new_schedule(before: SchedulerPreset | None, now: SchedulerPreset, step
         return
     rates = [schedule.peak_lr * rate_factor(schedule, step) for schedule in (before, now)]
     logger.warning(
-        "The schedule is not the one that the run had: it now ends at step %d, not %d, so that the learning rate goes on at "
-        "%.2g instead of %.2g. To keep it, add --policy.scheduler_decay_steps=%d.",
+        "The schedule is not the one that the run had: it now warms up for %d steps and ends at step %d, not %d and %d, so that "
+        "the learning rate goes on at %.2g instead of %.2g. To keep it, add --policy.scheduler_warmup_steps=%d "
+        "--policy.scheduler_decay_steps=%d.",
+        now.num_warmup_steps,
         now.num_decay_steps,
+        before.num_warmup_steps,
         before.num_decay_steps,
         rates[1],
         rates[0],
+        before.num_warmup_steps,
         before.num_decay_steps,
     )
 

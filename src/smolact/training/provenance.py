@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from smolact.policies.sharing import card_of
 from smolact.training.config import TrainConfig, own_settings
 from smolact.training.sources import Source
 from smolact.training.tracking import Evaluated, Event, Measured
+
+logger = logging.getLogger(__name__)
 
 _MEASURED = ("loss", "validation_loss")
 
@@ -62,6 +65,14 @@ class Provenance:
         if path.is_file():
             before = read_json_object(path, f"Remove it: only the card needs {PROVENANCE}.")
             self.measured = {name: before[name] for name in (*_MEASURED, "evaluation") if name in before}
+            sizes = [_sizes(each.get("datasets")) for each in (before, self.facts)]
+            if sizes[0] and sizes[0] != sizes[1]:
+                logger.warning(
+                    "The data is not what it was: %s now, %s when the run was saved. What comes is another run than it would have "
+                    "been.",
+                    ", ".join(sizes[1]),
+                    ", ".join(sizes[0]),
+                )
 
     def write(self, folder: Path, step: int, name: str | None = None) -> None:
         """Write `provenance.json` and the card beside a policy and its `train_config.json`; `name` is its id on the Hub."""
@@ -134,6 +145,16 @@ def flags_of(settings: Mapping[str, Any], own: Mapping[str, Any], explicit: Mapp
             continue
         flags.append(f"--{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
     return flags
+
+
+def _sizes(datasets: Any) -> list[str]:
+    """What is compared of the datasets of a run."""
+    found = datasets if isinstance(datasets, list) else []
+    return [
+        f"{one.get('name')} with {one.get('episodes')} episodes, {one.get('frames')} frames"
+        for one in found
+        if isinstance(one, dict)
+    ]
 
 
 def _beginning(config: TrainConfig) -> dict[str, Any]:
