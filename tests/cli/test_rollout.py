@@ -83,6 +83,20 @@ def test_what_is_driven_is_kept_and_gone_on_with(
     assert dataset[0]["action"].shape == (2,)
 
 
+@pytest.mark.parametrize("flag", ["--duration=0.01", "--fps=0.01"])
+def test_a_range_is_told_by_the_flag_that_was_typed(
+    policy: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--policy.device=cpu", "--realtime=false", f"--record_to={tmp_path / 'driven'}", flag]
+    assert main([*UNTRAINED, policy, *words]) == 2
+    assert (
+        f"{flag}: expected a number" in (said := capsys.readouterr().err)
+        and "--dataset." not in said
+        and "go on" not in said
+    )
+    assert not (tmp_path / "driven").exists()
+
+
 def test_a_lost_server_ends_the_episode_and_what_was_driven_is_kept(
     policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,19 +27,17 @@ STATS: dict[str, Any] = {
 
 def look(
     numbers: list[Any], mode: NormalizationMode, rename: dict[str, str] | None = None, **stats: Any
-) -> None:
+) -> dict[str, Any]:
+    """Check one observation beside a plain one; what the policy would look at."""
     step = NormalizerProcessorStep(
         {STATE: PolicyFeature(FeatureType.STATE, (3,))}, {FeatureType.STATE: mode}, {STATE: stats or STATS}
     )
     preprocess = ProcessorPipeline([RenameObservationsProcessorStep(rename or {}), step], "p")
     key = next(iter(rename)) if rename else STATE
     raw = {key: torch.tensor([[0.0, 10.0, 3.0], numbers])}
-    check_observed(
-        raw,
-        preprocess({**raw, "observation.language.tokens": torch.tensor([2**40])}),
-        preprocess,
-        {key: ("a", "b", "c")},
-    )
+    batch = preprocess({**raw, "observation.language.tokens": torch.tensor([2**40])})
+    check_observed(raw, batch, preprocess, {key: ("a", "b", "c")})
+    return batch
 
 
 MODES = [NormalizationMode.MEAN_STD, NormalizationMode.MIN_MAX, NormalizationMode.QUANTILES]
@@ -56,8 +54,12 @@ def test_what_lies_nowhere_near_the_training_is_named(mode: NormalizationMode, v
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_a_robot_may_show_is_let_by(mode: NormalizationMode) -> None:
-    look([300.0, -4000.0, 3.0], mode)  # degrees for radians: wrong, and no reason to stop
-    look([0.0, 10.0, 3.5], mode)  # a joint that never moved in training, and is off a little
+    for numbers in (
+        [300.0, -4000.0, 3.0],  # degrees for radians: wrong, and no reason to stop
+        [0.0, 10.0, 3.5],  # a joint that never moved in training, and is off a little
+    ):
+        seen = look(numbers, mode)[STATE]
+        assert seen.isfinite().all() and not torch.equal(seen[0], seen[1])
 
 
 @pytest.mark.parametrize("value", [3e38, 1e9])

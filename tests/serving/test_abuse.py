@@ -6,7 +6,6 @@ import http.client
 import logging
 import socket
 import ssl
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from smolact_client import (
 )
 from smolact_client.protocol import Kind, Message, decode, encode
 from tests.serving.test_sessions import metric
-from tests.serving.worlds import Echo, observation, raw, until
+from tests.serving.worlds import Echo, make_certificate, observation, raw, until
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 SECRET = Access(port=0, token=TOKEN)
@@ -114,26 +113,7 @@ def test_a_token_comes_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_tls_is_checked_by_both(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *[
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-            ],
-            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = make_certificate(tmp_path)
     with serving(Echo(), Access(port=0, token=TOKEN, tls=read_certificate(certificate, key))) as url:
         assert url.startswith("wss://")
         with RemotePolicy(url, token=TOKEN, ca_file=certificate) as policy:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from smolact_client import RemotePolicy, ServerFullError, handshake
 from smolact_client.protocol import Kind, Message, decode, encode
 from tests.serving.test_abuse import SECRET, TOKEN, get
 from tests.serving.test_sessions import metric
-from tests.serving.worlds import Echo, observation, raw, until
+from tests.serving.worlds import Echo, make_certificate, observation, raw, until
 
 LONG = 600.0
 """Seconds for a handshake: who waits for one in these tests waits for ever."""
@@ -120,22 +119,7 @@ def test_who_has_hung_up_takes_no_place() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run([*command, *more], check=True, capture_output=True, cwd=folder)
-    return folder / "cert.pem", folder / "key.pem"
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_behind_tls_a_robot_gets_in_too(certificate: tuple[Path, Path]) -> None:

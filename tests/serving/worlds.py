@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,28 @@ class Echo:
         chunk = np.tile(one.observation[STATE], (5, 1)).astype(np.float32)
         chunk[-1] = one.observation[CAMERA].mean(), len(one.task or ""), one.seed or 0
         return chunk
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of this machine that signs itself, and its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+    ]
+    files = ("-keyout", key, "-out", certificate)
+    command.append("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    return certificate, key
 
 
 def observation(value: float = 0.0, picture: int = 0) -> dict[str, NDArray[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import shlex
 import signal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from smolact.datasets.writer import DatasetWriter
     from smolact.policies.factory import LoadedEngine, LoadedPolicy
     from smolact.recording.log import EpisodeReport
+    from smolact.recording.plan import Plan
     from smolact.recording.recorder import Driver, Status
     from smolact.robots.base import Robot, Teleoperator
     from smolact.serving.remote import LoadedRemote
@@ -167,16 +169,16 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
                 )
             )
             trained = rate_of_training(policy.policy)
-        writer = open_dataset(config, robot, trained)
-        stack.enter_context(writer)
-        plan = Plan(
-            writer.fps,
-            config.dataset.num_episodes,
-            config.dataset.episode_time_s,
-            config.dataset.reset_time_s,
-            config.dataset.single_task,
-            config.realtime,
+        planned = functools.partial(
+            Plan,
+            num_episodes=config.dataset.num_episodes,
+            episode_time_s=config.dataset.episode_time_s,
+            reset_time_s=config.dataset.reset_time_s,
+            task=config.dataset.single_task,
+            realtime=config.realtime,
         )
+        writer = stack.enter_context(open_dataset(config, robot, planned, trained))
+        plan = planned(writer.fps)
         stack.enter_context(told_at_once())
         connect_for(robot, writer)
         driver = _driver(policy, robot, teleoperator, stack, any_names=not config.check_names)
@@ -242,32 +244,23 @@ def _check(config: RecordConfig) -> None:
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
 
 
-def rate_of(asked: float | None, robot: Robot, trained: float | None) -> float:
-    """Actions a second: as it was asked for, as the simulation has it, as the policy was trained, or 30."""
-    rate = float(asked or getattr(getattr(robot, "env", None), "fps", None) or trained or 30.0)
-    note_rate(rate, trained)
-    return rate
+def open_dataset(
+    config: RecordConfig, robot: Robot, planned: Callable[[float], Plan], trained: float | None = None
+) -> DatasetWriter:
+    """A new dataset for this robot, or the one to go on with, which keeps its rate.
 
-
-def note_rate(rate: float, trained: float | None) -> None:
-    """Say it if a policy's actions are sent at another rate than that of its training."""
-    if trained is not None and rate != trained:
-        logger.warning(
-            "Actions are sent at %g a second, and the policy was trained at %g: its motions take %.2f times as long.",
-            rate,
-            trained,
-            trained / rate,
-        )
-
-
-def open_dataset(config: RecordConfig, robot: Robot, trained: float | None = None) -> DatasetWriter:
-    """A new dataset for this robot, or the one to go on with, which keeps its rate; `trained` is that of the policy that drives.
+    Args:
+        config: what is recorded, and where to.
+        robot: whose features it has.
+        planned: the plan at a rate; its errors come before a folder is made.
+        trained: the rate of the policy that drives.
 
     Raises:
-        SmolactError: there is one and it is not to be gone on with, it is another robot's, or the disk is too full.
+        SmolactError: the plan can't be, there is one and it is not to be gone on with, it is another robot's, or the disk is too full.
     """
     from smolact.datasets import format as layout
     from smolact.datasets.writer import DatasetWriter
+    from smolact.recording.drivers import note_rate, rate_of
     from smolact.recording.recorder import dataset_features
     from smolact.recording.space import check_space, estimate_bytes
 
@@ -288,6 +281,8 @@ def open_dataset(config: RecordConfig, robot: Robot, trained: float | None = Non
     if config.resume:
         logger.info("There is no dataset in %s yet: a new one is begun.", root)
     fps = rate_of(fps, robot, trained)
+    planned(fps)
+    note_rate(fps, trained)
     check_space(root, estimate_bytes(features, fps * dataset.episode_time_s * dataset.num_episodes))
     return DatasetWriter.create(
         root,

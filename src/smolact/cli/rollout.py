@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 import threading
@@ -23,7 +24,6 @@ from smolact.cli.record import (
     connect_for,
     kept,
     open_dataset,
-    rate_of,
     terminated_is_interrupted,
 )
 from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, is_server, load_chosen
@@ -193,6 +193,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
     """
     from smolact.recording.chunk_driver import AnswersAtOnce, ChunkDriver, ThreadAsks
     from smolact.recording.controls import Controls
+    from smolact.recording.drivers import note_rate, rate_of
     from smolact.recording.plan import Plan
     from smolact.recording.recorder import Recorder
     from smolact.recording.rollout import roll_out
@@ -207,12 +208,21 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
             asks = ThreadAsks(policy, policy.reset if is_server(config.policy.path) else lambda: None)
             stack.callback(asks.close)
             stack.callback(robot.disconnect)  # before what a policy computes is waited for
+        planned = functools.partial(
+            Plan,
+            num_episodes=config.episodes,
+            episode_time_s=config.duration,
+            reset_time_s=0.0,
+            task=config.task,
+            realtime=config.realtime,
+            flags={"fps": "fps", "num_episodes": "episodes", "episode_time_s": "duration"},
+        )
         writer = None
         if config.record_to is None:
             robot.connect()
         else:
             recording = config.recording(config.record_to)
-            writer = stack.enter_context(open_dataset(recording, robot, policy.schema.fps))
+            writer = stack.enter_context(open_dataset(recording, robot, planned, policy.schema.fps))
             connect_for(robot, writer)
         stack.enter_context(told_at_once())
         # A robot knows the limits of its gate only when it is connected.
@@ -224,21 +234,22 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         elif stack.enter_context(Keys(controls.press)).is_listening:
             logger.info("→: next episode · space: pause · q: stop")
         if writer is not None:
-            plan = Plan(writer.fps, config.episodes, config.duration, 0.0, config.task, config.realtime)
             return Recorder(
                 robot,
                 driver,
                 writer,
-                plan,
+                planned(writer.fps),
                 controls=controls,
                 on_episode=lambda report: logger.info("%s, %s", report, driver.counts),
                 on_failure=tell,
                 keep_unfinished=True,
             ).run()
+        fps = rate_of(config.fps, robot, policy.schema.fps)
+        note_rate(fps, policy.schema.fps)
         return roll_out(
             robot,
             driver,
-            fps=rate_of(config.fps, robot, policy.schema.fps),
+            fps=fps,
             duration=config.duration,
             episodes=config.episodes,
             task=config.task,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from smolact.errors import FeatureError
 from smolact.processors.observed import check_observed
 from smolact.processors.statistics import require_statistics
-from smolact.robots.base import Observation, RobotFeatures, Teleoperator
+from smolact.robots.base import Observation, Robot, RobotFeatures, Teleoperator
 from smolact.robots.safety import Gate
 from smolact.serving.local import schema_of
 from smolact.types import TASK, Batch, Predictor, is_image_key
@@ -155,6 +155,23 @@ def rate_of_training(policy: Predictor) -> float | None:
     schema, known = getattr(policy, "schema", None), getattr(policy.config, "embodiment", None)
     said = schema if schema is not None else known
     return None if said is None else said.fps
+
+
+def rate_of(asked: float | None, robot: Robot, trained: float | None) -> float:
+    """Actions a second: as it was asked for, as the simulation has it, as the policy was trained, or 30."""
+    known = getattr(getattr(robot, "env", None), "fps", None) or trained or 30.0
+    return float(known if asked is None else asked)
+
+
+def note_rate(rate: float, trained: float | None) -> None:
+    """Say it if a policy's actions are sent at another rate than that of its training."""
+    if trained is not None and rate != trained:
+        logger.warning(
+            "Actions are sent at %g a second, and the policy was trained at %g: its motions take %.2f times as long.",
+            rate,
+            trained,
+            trained / rate,
+        )
 
 
 def note_masked(cameras: Names) -> None:

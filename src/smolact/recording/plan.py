@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from smolact.datasets.checks import check_task
 from smolact.errors import ConfigError
@@ -19,6 +20,7 @@ class Plan:
         reset_time_s: the longest time to set the scene back, where software can't.
         task: the instruction; None for what the robot's scene asks for.
         realtime: hold the rate; False: as fast as it goes, for simulations that nobody watches.
+        flags: by which flags the numbers were given, for messages; `--dataset.NAME` where nothing else is said.
 
     Raises:
         ConfigError: a number is out of range.
@@ -31,6 +33,7 @@ class Plan:
     reset_time_s: float = 60.0
     task: str | None = None
     realtime: bool = True
+    flags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -41,6 +44,7 @@ class Plan:
             ("reset_time_s", self.reset_time_s, 0),
         ):
             if not least <= value < float("inf"):
-                raise ConfigError(f"--dataset.{name}={value}: expected {least:g} or more.")
+                flag = self.flags.get(name, f"dataset.{name}")
+                raise ConfigError(f"--{flag}={value}: expected a number, {least:g} or more.")
         if self.task is not None:
             check_task(self.task)

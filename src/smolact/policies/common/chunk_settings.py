@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
+from smolact.errors import ConfigError
+from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
+
+logger = logging.getLogger(__name__)
 
 
-class ChunkSettings:
-    """For a configuration with these fields: the frames of a sample, and the presets of AdamW and of warm-up and cosine."""
+class ChunkSettings(PolicyConfig):
+    """For a configuration with these fields: the frames of a sample, and the presets of AdamW and of warm-up and cosine.
+
+    Raises:
+        ConfigError: it asks for several observations, or for more actions than a chunk has.
+    """
 
     clip_field: ClassVar[str] = "optimizer_grad_clip_norm"
     """The setting that names the largest norm of the gradient."""
 
     chunk_size: int
+    n_action_steps: int
     optimizer_lr: float
     optimizer_betas: tuple[float, float]
     optimizer_eps: float
@@ -21,6 +31,33 @@ class ChunkSettings:
     scheduler_decay_lr: float
     scheduler_warmup_steps: int
     scheduler_decay_steps: int
+
+    def __post_init__(self) -> None:
+        """Check what has to be the same in every policy of this kind."""
+        if self.n_obs_steps != 1:
+            raise ConfigError(
+                f"n_obs_steps={self.n_obs_steps}: a '{self.type}' policy sees one observation. "
+                "Leave --policy.n_obs_steps at 1."
+            )
+        super().__post_init__()
+        if self.n_action_steps > self.chunk_size:
+            raise ConfigError(
+                f"n_action_steps={self.n_action_steps} is more than chunk_size={self.chunk_size}: a chunk can't supply "
+                "more actions than it holds. Lower --policy.n_action_steps."
+            )
+
+    @classmethod
+    def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """The file's values; one observation is seen whatever `n_obs_steps` says, as in the reference."""
+        values = super().accepted(values, source)
+        if values.get("n_obs_steps", 1) != 1:
+            logger.warning(
+                "%s: n_obs_steps=%r is taken as 1: a '%s' policy sees one observation, in the reference too.",
+                source,
+                values.pop("n_obs_steps"),
+                cls.type,
+            )
+        return values
 
     @property
     def observation_delta_indices(self) -> list[int]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from smolact.errors import ConfigError
 from smolact.policies.common.chunk_settings import ChunkSettings
-from smolact.policies.configuration import PolicyConfig
 from smolact.settings import setting
 from smolact.types import NormalizationMode
-
-logger = logging.getLogger(__name__)
 
 _BOUNDED = (NormalizationMode.MIN_MAX, NormalizationMode.QUANTILES, NormalizationMode.QUANTILE10)
 SCHEMES = ("fast", "bins", "text")
@@ -30,7 +26,7 @@ def _default_normalization() -> dict[str, NormalizationMode]:
 
 
 @dataclass
-class SMOLANDFASTConfig(ChunkSettings, PolicyConfig):
+class SMOLANDFASTConfig(ChunkSettings):
     """SmolAndFAST's settings; names and defaults as in the authors' code.
 
     Raises:
@@ -113,29 +109,8 @@ class SMOLANDFASTConfig(ChunkSettings, PolicyConfig):
     )
     scheduler_decay_lr: float = setting(2.5e-6, "final learning rate", least=0, most=3e38)
 
-    @classmethod
-    def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """The file's values; the authors' code sees one observation whatever `n_obs_steps` says."""
-        values = dict(values)
-        if values.get("n_obs_steps", 1) != 1:
-            logger.warning(
-                "%s: n_obs_steps=%r is taken as 1: SmolAndFAST sees one observation.",
-                source,
-                values.pop("n_obs_steps"),
-            )
-        return values
-
     def __post_init__(self) -> None:
-        if self.n_obs_steps != 1:
-            raise ConfigError(
-                f"n_obs_steps={self.n_obs_steps}: SmolAndFAST sees one observation. Leave --policy.n_obs_steps at 1."
-            )
         super().__post_init__()
-        if self.n_action_steps > self.chunk_size:
-            raise ConfigError(
-                f"n_action_steps={self.n_action_steps} is more than chunk_size={self.chunk_size}: a chunk can't supply "
-                "more actions than it holds. Lower --policy.n_action_steps."
-            )
         if self.action_tokens not in SCHEMES:
             raise ConfigError(
                 f"action_tokens='{self.action_tokens}': expected one of {', '.join(SCHEMES)}. Set --policy.action_tokens."

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from smolact.errors import ConfigError
 from smolact.policies.common.chunk_settings import ChunkSettings
-from smolact.policies.configuration import PolicyConfig
 from smolact.settings import setting
 from smolact.types import IMAGES, FeatureType, NormalizationMode, PolicyFeature
 
@@ -27,7 +26,7 @@ def _default_normalization() -> dict[str, NormalizationMode]:
 
 
 @dataclass
-class SmolVLAConfig(ChunkSettings, PolicyConfig):
+class SmolVLAConfig(ChunkSettings):
     """SmolVLA's settings; names and defaults as in LeRobot (arXiv 2506.01844).
 
     Raises:
@@ -131,14 +130,8 @@ class SmolVLAConfig(ChunkSettings, PolicyConfig):
 
     @classmethod
     def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """The file's values; `n_obs_steps`, the spelling of the attention mode and RTC have no effect in the reference."""
-        values = dict(values)
-        if values.get("n_obs_steps", 1) != 1:
-            logger.warning(
-                "%s: n_obs_steps=%r is taken as 1: SmolVLA sees one observation, in LeRobot too.",
-                source,
-                values.pop("n_obs_steps"),
-            )
+        """The file's values; the spelling of the attention mode and RTC have no effect in the reference."""
+        values = super().accepted(values, source)
         rtc = values.get("rtc_config")
         if isinstance(rtc, Mapping) and rtc.get("enabled"):
             logger.info(
@@ -153,17 +146,7 @@ class SmolVLAConfig(ChunkSettings, PolicyConfig):
         return values
 
     def __post_init__(self) -> None:
-        if self.n_obs_steps != 1:
-            raise ConfigError(
-                f"n_obs_steps={self.n_obs_steps}: SmolVLA sees one observation; its prefix holds one image a camera "
-                "and one state. Leave --policy.n_obs_steps at 1."
-            )
         super().__post_init__()
-        if self.n_action_steps > self.chunk_size:
-            raise ConfigError(
-                f"n_action_steps={self.n_action_steps} is more than chunk_size={self.chunk_size}: a chunk can't supply "
-                "more actions than it holds. Lower --policy.n_action_steps."
-            )
         if self.use_delta_joint_actions_aloha:
             raise ConfigError(
                 "use_delta_joint_actions_aloha=true is not supported (nor is it in LeRobot). "
