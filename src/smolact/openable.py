@@ -12,6 +12,8 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from smolact.hub import is_snapshot
+
 _KINDS = {
     stat.S_IFIFO: "a pipe (FIFO)",
     stat.S_IFSOCK: "a socket",
@@ -126,7 +128,7 @@ def _place(path: str, root: Path) -> str:
 
 def _blobs(inside: str) -> str | None:
     """The `blobs` of the repository whose snapshot `inside` is, or lies in; None if it is none."""
-    snapshots = (part for part in (Path(inside), *Path(inside).parents) if part.parent.name == "snapshots")
+    snapshots = (part for part in (Path(inside), *Path(inside).parents) if is_snapshot(part))
     return next((str(part.parent.parent / "blobs") for part in snapshots), None)
 
 

@@ -77,7 +77,7 @@ def out_of_range(config: Any) -> str | None:
             is_number = isinstance(number, int if is_whole else (int, float)) and not isinstance(number, bool)
             if (
                 not is_number
-                or not math.isfinite(number)
+                or (isinstance(number, float) and not math.isfinite(number))
                 or (least is not None and number < least)
                 or (most is not None and number > most)
             ):

@@ -66,6 +66,11 @@ def test_a_policy_drives_with_the_same_task(tmp_path: Path, capsys: pytest.Captu
         (["record", *SIM], "Who drives the robot?"),
         (["record", *SIM, "--teleop.type=expert"], "needs a name for the dataset"),
         (["record", *QUICK, "--dataset.root=d", "--dataset.single_task= "], "single_task is empty"),
+        (
+            ["record", *QUICK, "--dataset.root=d", "--policy.stats_key=a"],
+            "--policy.stats_key is for a policy",
+        ),
+        (["record", *QUICK, "--dataset.root=d", "--check_names=false"], "--check_names is for a policy"),
         (["record", *QUICK, "--dataset.root=d", "--dataset.fps=0"], "--dataset.fps=0"),
         (["record", *QUICK, "--dataset.root=d", "--dataset.push_to_hub=true"], "smolact push"),
         (["record", *QUICK, "--dataset.root=d", "--teleop.typ=x"], "Did you mean"),

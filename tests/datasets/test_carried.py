@@ -149,6 +149,48 @@ def test_links_are_taken_along_as_links_and_what_they_lead_to_is_not_read(root: 
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+@pytest.mark.parametrize("place", ["videos", "data", "meta/episodes"])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_nothing_is_written_through_a_folder_that_is_a_link(
+    root: Path, tmp_path: Path, place: str, absolute: bool
+) -> None:
+    there = root / "kept elsewhere"
+    shutil.move(root / place, there)
+    (root / place).symlink_to(there if absolute else os.path.relpath(there, (root / place).parent))
+    before = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
+    build(edit.keep(Source(root), [1]), tmp_path / "new")
+    assert not check_dataset(tmp_path / "new") and not (tmp_path / "new" / place).is_symlink()
+    assert {path: path.read_bytes() for path in there.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+def test_a_merge_writes_nowhere_else(tmp_path: Path) -> None:
+    one, two = (write(tmp_path / name, video_codec="h264") for name in "ab")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (one / "notes").symlink_to(outside)
+    (one / "plan").write_text("a file here")
+    for folder in ("notes", "plan"):
+        (two / folder).mkdir()
+        (two / folder / "n.txt").write_text("two")
+    build(edit.merge([Source(one), Source(two)]), tmp_path / "new")
+    assert not list(outside.iterdir()) and (tmp_path / "new/plan").read_text() == "a file here"
+    assert all(
+        (tmp_path / f"new/merged-from/1-b/{name}/n.txt").read_text() == "two" for name in ("notes", "plan")
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_can_not_be_read_is_not_taken_for_an_empty_one(root: Path, tmp_path: Path) -> None:
+    (root / "empty").chmod(0)
+    try:
+        with pytest.raises(DatasetError, match="empty can't be read"):
+            build(edit.whole(Source(root)), tmp_path / "new")
+    finally:
+        (root / "empty").chmod(0o755)
+
+
 def test_a_named_pipe_is_not_waited_for(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     os.mkfifo(root / "pipe")
     replace(edit.whole(Source(root)))
@@ -156,7 +198,7 @@ def test_a_named_pipe_is_not_waited_for(root: Path, caplog: pytest.LogCaptureFix
 
 
 def test_a_copy_of_the_hubs_cache_gives_whole_files(root: Path, tmp_path: Path) -> None:
-    blobs, snapshot = tmp_path / "cache/blobs", tmp_path / "cache/snapshots/abc"
+    blobs, snapshot = tmp_path / "datasets--a--b/blobs", tmp_path / "datasets--a--b/snapshots/abc"
     blobs.mkdir(parents=True)
     for number, path in enumerate(path for path in sorted(root.rglob("*")) if path.is_file()):
         shutil.copy(path, blobs / str(number))

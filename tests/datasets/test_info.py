@@ -43,6 +43,13 @@ def root(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "set"))
 
 
+@pytest.mark.parametrize("told", [None, [1], "x"])
+def test_a_number_of_tasks_that_is_none_is_told(root: Path, told: object) -> None:
+    path = root / "meta/info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "total_tasks": told}))
+    assert any("tasks" in fault.message for fault in check_dataset(root))
+
+
 @pytest.fixture
 def v21(tmp_path: Path) -> Path:
     return Path(shutil.copytree(PARITY / "dataset_v21", tmp_path / "v21"))

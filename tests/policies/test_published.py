@@ -124,6 +124,7 @@ def test_values_that_the_reference_accepts_open(
     ("field", "value", "settled"),
     [
         ("chunk_size", 10**9, 8),
+        ("chunk_size", 10**400, 8),
         ("n_action_steps", "many", 8),
         ("max_state_dim", 2**62, 32),
         ("num_steps", 10**12, 2),

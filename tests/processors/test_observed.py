@@ -26,14 +26,18 @@ STATS: dict[str, Any] = {
 
 
 def look(
-    numbers: list[Any], mode: NormalizationMode, rename: dict[str, str] | None = None, **stats: Any
+    numbers: list[Any],
+    mode: NormalizationMode,
+    rename: dict[str, str] | None = None,
+    key: str | None = None,
+    **stats: Any,
 ) -> dict[str, Any]:
     """Check one observation beside a plain one; what the policy would look at."""
     step = NormalizerProcessorStep(
         {STATE: PolicyFeature(FeatureType.STATE, (3,))}, {FeatureType.STATE: mode}, {STATE: stats or STATS}
     )
     preprocess = ProcessorPipeline([RenameObservationsProcessorStep(rename or {}), step], "p")
-    key = next(iter(rename)) if rename else STATE
+    key = key or (next(iter(rename)) if rename else STATE)
     raw = {key: torch.tensor([[0.0, 10.0, 3.0], numbers])}
     batch = preprocess({**raw, "observation.language.tokens": torch.tensor([2**40])})
     check_observed(raw, batch, preprocess, {key: ("a", "b", "c")})
@@ -67,6 +71,11 @@ def test_what_a_robot_may_show_is_let_by(mode: NormalizationMode) -> None:
 def test_a_joint_that_never_moved_must_still_be_somewhere_near(mode: NormalizationMode, value: float) -> None:
     with pytest.raises(FeatureError, match=r"'c' of observation\.state is"):
         look([0.0, 10.0, value], mode)
+
+
+def test_a_source_that_has_the_policys_own_name_needs_no_map() -> None:
+    with pytest.raises(FeatureError, match=r"of observation\.state is 1e"):
+        look([1e20, 10.0, 3.0], NormalizationMode.MEAN_STD, {"observation.joints": STATE}, key=STATE)
 
 
 def test_it_is_called_as_the_robot_calls_it() -> None:

@@ -84,6 +84,17 @@ def test_a_camera_of_another_name_is_settled_by_the_flag_that_is_named(
     assert diagnose(str(other), str(DATASET), rename_map=names).is_well
 
 
+def test_of_a_saved_map_what_the_dataset_has_is_taken(checkpoint: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    path = other / "policy_preprocessor.json"
+    held = json.loads(path.read_text())
+    step = next(one for one in held["steps"] if "rename" in one["registry_name"])
+    step["config"]["rename_map"] = {"observation.images.another_robots": "observation.images.top"}
+    path.write_text(json.dumps(held))
+    assert diagnose(str(other), str(DATASET)).is_well
+
+
 def test_two_datasets_and_no_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="a dataset meets a policy"):
         diagnose(str(DATASET), str(DATASET))

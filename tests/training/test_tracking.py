@@ -228,6 +228,12 @@ def test_a_full_disk_stops_the_record_of_the_run(tmp_path: Path, monkeypatch: py
         file(Measured(2, {"loss": 1.0}))
 
 
+def test_a_torn_line_ends_no_resume(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe{"st\n')
+    MetricsFile(tmp_path, 5)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
 def test_the_report_is_written_when_the_run_ends(tmp_path: Path) -> None:
     metrics, *others = [MetricsFile(tmp_path), *trackers(tmp_path, "--tensorboard.enable=false")]
     for event in (

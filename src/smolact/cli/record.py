@@ -49,7 +49,10 @@ class RecordedDataset:
     single_task: str | None = setting(
         None, "The instruction that every episode shows; a simulation has one of its own when null."
     )
-    fps: float | None = setting(None, "Frames a second; when null, 30, or the simulation's own.")
+    fps: float | None = setting(
+        None,
+        "Frames a second; when null, the simulation's own, those of the training of the policy that drives, or 30.",
+    )
     episode_time_s: float = setting(60.0, "The longest episode, in seconds.")
     reset_time_s: float = setting(
         60.0, "The longest time to set the scene back between two episodes; a simulation needs none."
@@ -229,6 +232,21 @@ def _check(config: RecordConfig) -> None:
         raise ConfigError(
             "Who drives the robot? --teleop.type=NAME, or --policy.path=CHECKPOINT. Teleoperators: "
             f"{', '.join(teleoperator_types(TELEOPERATORS))}."
+        )
+    chosen = config.policy
+    given = {
+        "policy.stats_key": chosen.stats_key,
+        "policy.stats": chosen.stats,
+        "policy.int8": chosen.int8,
+        "policy.fp8": chosen.fp8,
+        **{f"policy.{name}": True for name in chosen.settings},
+        "rename_map": config.rename_map,
+        "check_names": not config.check_names,
+    }
+    idle = [name for name, value in given.items() if value]
+    if chosen.path is None and idle:
+        raise ConfigError(
+            f"--{idle[0]} is for a policy, and --teleop.type={config.teleop.type} drives. Leave it out."
         )
     if config.teleop.type is not None and config.policy.path is not None:
         raise ConfigError("--teleop.type and --policy.path both drive the robot. Give one of them.")

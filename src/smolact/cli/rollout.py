@@ -283,7 +283,13 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
             f"A '{schema.policy}' policy can't draw actions that go on from others, as --inference.type=rtc needs. Use "
             "--inference.type=async."
         )
-    note_masked(check_robot(replace(schema, any_names=not config.check_names), robot.features))
+    note_masked(
+        check_robot(
+            replace(schema, any_names=schema.any_names or not config.check_names),
+            robot.features,
+            at_server=local is None,
+        )
+    )
     if local is not None:
         local.warm_up()
     return policy

@@ -61,7 +61,11 @@ def carry_all(sources: Collection[Source], folder: Path) -> None:
         for path in paths:
             place = path.relative_to(root)
             target = folder / place
-            if place.as_posix() == layout.INFO or (os.path.lexists(target) and not _same(path, target)):
+            if (
+                place.as_posix() == layout.INFO
+                or _is_blocked(folder, target)
+                or (os.path.lexists(target) and not _same(path, target))
+            ):
                 differing.setdefault((root, own), []).append(place.as_posix())
                 target = folder / own / place
             copy(root, path, target)
@@ -109,15 +113,12 @@ def _others(meta: LeRobotDatasetMetadata, leave: Collection[Path]) -> Iterator[P
     """All files, links and folders of a dataset that an edit does not make anew."""
     root, table = meta.root, meta.episodes
     made = set(table.data_path).union(*table.video_path.values())
-    for parent, folders, files in os.walk(root):
+    for parent, folders, files in os.walk(root, onerror=_refuse):
         here = Path(parent)
         kept = [name for name in sorted(folders) if not _is_left(here / name, leave)]
         links = [name for name in kept if (here / name).is_symlink()]
         folders[:] = [name for name in kept if name not in links]
-        if here != root and here.relative_to(root).parts[0] in ("data", "videos"):
-            # A folder of the format that is a link to another one here: its rows and videos are made anew, and all else in it is
-            # taken along where it really lies.
-            links = [name for name in links if leads_out(root, here / name) is not None]
+        links = [name for name in links if not _is_of_format((here / name).relative_to(root))]
         for name in (*folders, *links, *sorted(files)):
             path = here / name
             place = path.relative_to(root)
@@ -126,6 +127,12 @@ def _others(meta: LeRobotDatasetMetadata, leave: Collection[Path]) -> Iterator[P
                     yield path
             elif not (place.as_posix() in made or _is_left(path, leave) or _is_made_anew(place)):
                 yield path
+
+
+def _refuse(error: OSError) -> None:
+    raise DatasetError(
+        f"{error.filename} can't be read, and an edit takes it along. See to its permissions."
+    ) from error
 
 
 def _is_left(path: Path, leave: Collection[Path]) -> bool:
@@ -142,6 +149,11 @@ def _is_made_anew(place: Path) -> bool:
         return True
     of_episodes = place.parts[0] in ("data", "videos") or place.as_posix().startswith(layout.EPISODES_FOLDER)
     return of_episodes and place.suffix in (".parquet", ".mp4")
+
+
+def _is_blocked(folder: Path, target: Path) -> bool:
+    above = [parent for parent in target.parents if parent != folder and parent.is_relative_to(folder)]
+    return any(parent.is_symlink() or parent.is_file() for parent in above)
 
 
 def _same(path: Path, target: Path) -> bool:

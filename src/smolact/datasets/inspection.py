@@ -98,7 +98,7 @@ def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
             )
     told = meta.info.get("total_tasks", len(texts))
     if told != len(texts):
-        mend = _UNFINISHED if told < len(texts) and _frames_ahead(meta) else mend
+        mend = _UNFINISHED if type(told) is int and told < len(texts) and _frames_ahead(meta) else mend
         yield Fault("warning", layout.INFO, f"says {told} tasks, but {where} lists {len(texts)}. {mend}")
     unknown = {task for tasks in meta.episodes.tasks for task in tasks} - set(texts)
     if unknown:

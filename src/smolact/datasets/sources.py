@@ -13,7 +13,7 @@ import pyarrow as pa
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
 from smolact.datasets.depth import check_no_depth
-from smolact.datasets.format import UNITS, Feature
+from smolact.datasets.format import UNITS, Feature, flat_names
 from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.remux import Cut
@@ -114,8 +114,12 @@ class ReorderedSource(Source):
         self._orders = orders
         for name, order in orders.items():
             feature = self.meta.features[name]
-            units = feature.info.get(UNITS)
-            info = {**feature.info, UNITS: [units[place] for place in order]} if units else feature.info
+            units = flat_names(feature.info.get(UNITS))
+            info = (
+                {**feature.info, UNITS: [units[place] for place in order]}
+                if len(units) == len(order)
+                else feature.info
+            )
             self.meta.features[name] = replace(feature, names=features[name].names, info=info)
         self.meta.stats = self._reordered(self.meta.stats)
 

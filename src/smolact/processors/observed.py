@@ -53,7 +53,8 @@ def check_observed(
         far = ~(value.abs() <= FARTHEST)
         if not far.any():  # one look at the device, where the numbers are needed next
             continue
-        known, name = statistics.get(key, {}), given.get(key, key)
+        known, old = statistics.get(key, {}), given.get(key, key)
+        name = old if old in raw else key  # a source may have the policy's own name
         numbers = torch.as_tensor(raw[name]).to("cpu", torch.float32)
         far = far.cpu() & ~_is_off_a_little(numbers, known)
         if far.any():

@@ -130,15 +130,23 @@ def check_fit(
     """
     require_statistics(preprocess, postprocess)
     schema: Schema | None = getattr(policy, "schema", None)
+    at_server = schema is not None
     if schema is None and getattr(policy.config, "output_features", None):
         schema = schema_of(policy.config, preprocess, postprocess)
     if schema is None:  # a policy of one's own may say nothing
         return ()
-    return check_robot(replace(schema, any_names=any_names), features)
+    return check_robot(
+        replace(schema, any_names=schema.any_names or any_names), features, at_server=at_server
+    )
 
 
-def check_robot(schema: Schema, features: RobotFeatures) -> Names:
+def check_robot(schema: Schema, features: RobotFeatures, *, at_server: bool) -> Names:
     """Raise unless a robot has what a policy looks at, and takes what it gives; returns the cameras that it does without.
+
+    Args:
+        schema: the policy's.
+        features: the robot's.
+        at_server: whether the policy is loaded by a server, which then has the flags.
 
     Raises:
         FeatureError: they do not fit together; the message has a table of both sides, and what settles it.
@@ -147,7 +155,8 @@ def check_robot(schema: Schema, features: RobotFeatures) -> Names:
     try:
         return check_offer(schema, offer)
     except SchemaMismatchError as error:
-        raise FeatureError(str(error)) from error
+        there = " The policy is on a server: --rename_map and --policy.… are flags of `smolact serve` there."
+        raise FeatureError(f"{error}{there if at_server else ''}") from error
 
 
 def rate_of_training(policy: Predictor) -> float | None:

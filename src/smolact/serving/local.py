@@ -201,7 +201,8 @@ class LocalPolicy:
 
 def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any) -> Schema:
     """What a policy looks at, under the names that its preprocessor takes, and answers."""
-    back = {new: old for old, new in rename_map_of(preprocess).items()}
+    renamed = rename_map_of(preprocess)
+    back = {new: old for old, new in renamed.items()}
     cameras = {back.get(key, key): _size(feature.shape) for key, feature in real_cameras(config).items()}
     vectors = {
         back.get(key, key): int(feature.shape[0])
@@ -227,9 +228,10 @@ def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any) -> Schema
         names=fitting(known.names),
         action_range=_range_of(postprocess, action),
         absent_cameras=absent_cameras(config),
-        placeholders=placeholders(config),
+        placeholders=placeholders(config) if hasattr(config, "empty_cameras") else None,
         units=fitting(known.units),
         fps=known.fps,
+        rename_map=renamed,
     )
 
 

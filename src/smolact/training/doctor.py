@@ -32,7 +32,7 @@ from smolact.policies.configuration import (
 )
 from smolact.policies.embodiment import embodiment_of
 from smolact.policies.factory import LoadedPolicy, get_config_class, load_policy
-from smolact.policies.fit import check_cameras, check_env_sizes, check_names, side_by_side
+from smolact.policies.fit import check_cameras, check_env_sizes, check_names, side_by_side, usable_names
 from smolact.processors.normalize import NormalizerProcessorStep
 from smolact.processors.pipeline import processor_files, rename_map_in
 from smolact.processors.statistics import fill_statistics, require_statistics
@@ -158,7 +158,7 @@ def diagnose(
     if _is_environment(other):
         _meet_environment(found, config, other, names)
     else:
-        _meet_dataset(found, config, loaded, other, names)
+        _meet_dataset(found, config, loaded, other, names, is_saved=not rename_map)
     return found
 
 
@@ -232,10 +232,19 @@ def _meet_environment(found: Diagnosis, config: PolicyConfig, name: str, names: 
 
 
 def _meet_dataset(
-    found: Diagnosis, config: PolicyConfig, loaded: list[LoadedPolicy], name: str, names: dict[str, str]
+    found: Diagnosis,
+    config: PolicyConfig,
+    loaded: list[LoadedPolicy],
+    name: str,
+    names: dict[str, str],
+    *,
+    is_saved: bool,
 ) -> None:
     folder = find_folder(name, "dataset")
     meta = LeRobotDatasetMetadata(folder)
+    names = (
+        usable_names(names, meta.features) if is_saved else names
+    )  # as a training takes a checkpoint's map
     inputs, outputs = renamed_features(meta, names)
     found.rows += [("", ""), *dataset_rows(meta)]
     found.table = side_by_side(_features(config), _shown({**inputs, **outputs}), meta.root.name)

@@ -110,7 +110,7 @@ class MetricsFile:
         self.path = run / METRICS
         if self.path.exists():
             with durable.named_errors(self.path):
-                lines = read_bytes(self.path).decode().split("\n")
+                lines = read_bytes(self.path).decode(errors="replace").split("\n")
             durable.write_text(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def __call__(self, event: Event) -> None:

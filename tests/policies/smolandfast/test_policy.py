@@ -86,6 +86,17 @@ def test_a_few_samples_are_learnt_by_heart_and_written_back() -> None:
     torch.testing.assert_close(postprocess(torch.stack(steps, 1)), found[:, : len(steps)])
 
 
+def test_other_cameras_at_loading_reach_the_prompt(tmp_path: Path) -> None:
+    policy, preprocess, postprocess = policy_of()
+    for part in (policy, preprocess, postprocess):
+        part.save_pretrained(tmp_path)
+    second = list(policy.config.image_features)[1]
+    kept = {key: value for key, value in policy.config.input_features.items() if key != second}
+    one, before, _ = smolact.load_policy(tmp_path, device="cpu", input_features=kept)
+    raw = {key: value for key, value in samples().items() if key not in (second, "action")}
+    assert one.predict_action_chunk(before(raw)).isfinite().all()
+
+
 def test_reductions_agree() -> None:
     policy, preprocess, _ = policy_of()
     batch = preprocess(samples())

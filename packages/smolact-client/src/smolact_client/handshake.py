@@ -13,6 +13,9 @@ from smolact_client.schema import Limits, Names, Offer, Schema
 T = TypeVar("T")
 Fields = dict[str, Any]
 
+MOST_FPS = 1000.0
+"""More actions a second than any robot takes."""
+
 
 class Welcome(NamedTuple):
     """What a server tells first."""
@@ -88,11 +91,21 @@ def read_schema(value: Any) -> Schema:
         action_range=None if ranges is None else _ranges(ranges, "action_range"),
         takes_leftover=schema.get("takes_leftover") is True,
         absent_cameras=_whole(schema.get("absent_cameras", 0), "absent_cameras"),
-        placeholders=_whole(schema.get("placeholders", 0), "placeholders"),
+        placeholders=None
+        if schema.get("placeholders", 0) is None
+        else _whole(schema.get("placeholders", 0), "placeholders"),
         units=_each(schema, "units", _names),
         any_names=schema.get("any_names") is True,
-        fps=None if schema.get("fps") is None else _number(schema["fps"], "fps"),
+        fps=None if schema.get("fps") is None else _rate(schema["fps"], "fps"),
+        rename_map=_each(schema, "rename_map", _text),
     )
+
+
+def _rate(value: Any, name: str) -> float:
+    rate = _number(value, name)
+    if not 0 < rate <= MOST_FPS:
+        raise _wrong(value, name, f"a rate above 0, at most {MOST_FPS:g} a second")
+    return rate
 
 
 def _plain(value: Any) -> Fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Schema:
         policy: its type, such as `smolvla`.
         cameras: name to (height, width) that it was trained with; pictures of other sizes are resized there.
         absent_cameras: how many of them an observation may lack; the policy sees them masked.
-        placeholders: how many further cameras it has that no robot has (`empty_camera_0`, …).
+        placeholders: how many further cameras it has that no robot has (`empty_camera_0`, …); None if it can lack no camera.
         vectors: name to how many numbers, such as `observation.state: 6`.
         action: how many numbers an action has.
         chunk_size: how many actions an answer has.
@@ -65,6 +66,7 @@ class Schema:
         units: of the numbers of a vector or of `action`, where they are known.
         any_names: whether a robot's numbers may have other names than those of the policy's training.
         fps: actions a second in its training, where that is known.
+        rename_map: a robot's names to those of the policy, as they are in use; what is said of missing cameras keeps it.
     """
 
     policy: str
@@ -77,10 +79,11 @@ class Schema:
     action_range: tuple[tuple[float, float], ...] | None = None
     takes_leftover: bool = False
     absent_cameras: int = 0
-    placeholders: int = 0
+    placeholders: int | None = 0
     units: Mapping[str, Names] = field(default_factory=dict)
     any_names: bool = False
     fps: float | None = None
+    rename_map: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> Names:
@@ -186,10 +189,14 @@ def _ways_out(schema: Schema, offer: Offer, other_names: bool) -> list[str]:
         unused = [name for name in offer.cameras if name not in schema.cameras]
         renamed = dict(zip(unused, missing, strict=False))
         if renamed:
-            pairs = ", ".join(f'"{old}": "{new}"' for old, new in renamed.items())
-            ways.append(f"Cameras: --rename_map='{{{pairs}}}' (check which is which).")
+            # The flag takes the place of the whole map: what of it is in use stays.
+            pairs = {
+                old: new for old, new in schema.rename_map.items() if old in (*offer.cameras, *offer.vectors)
+            }
+            pairs |= {old: schema.rename_map.get(new, new) for old, new in renamed.items()}
+            ways.append(f"Cameras: --rename_map='{json.dumps(pairs)}' (check which is which).")
         left = len(missing) - len(renamed)
-        if 0 < left < len(schema.cameras):
+        if schema.placeholders is not None and 0 < left < len(schema.cameras):
             ways.append(
                 f"Without {left} of its cameras: --policy.empty_cameras={schema.placeholders + left}."
             )

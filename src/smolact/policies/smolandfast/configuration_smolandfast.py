@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from smolact.errors import ConfigError
 from smolact.policies.common.chunk_settings import ChunkSettings
@@ -94,7 +94,7 @@ class SMOLANDFASTConfig(ChunkSettings):
     freeze_connector: bool = setting(False, "do not train the connector")
 
     vision_model_optimizer_lr: float = setting(
-        2e-5, "peak learning rate of the vision tower", least=0, most=1e3
+        2e-5, "peak learning rate of the vision tower", least=0, most=3e38
     )
     connector_optimizer_lr: float = setting(2e-4, "peak learning rate of the connector", least=0, most=3e38)
     text_model_optimizer_lr: float = setting(2e-4, "peak learning rate of the text model", least=0, most=3e38)
@@ -108,6 +108,13 @@ class SMOLANDFASTConfig(ChunkSettings):
         30_000, "steps until the final rate; follows --steps unless it is set", least=0, most=10**9
     )
     scheduler_decay_lr: float = setting(2.5e-6, "final learning rate", least=0, most=3e38)
+
+    def processor_settings(self, changed: Collection[str]) -> dict[str, dict[str, Any]]:
+        """With the cameras, which the step that writes prompts keeps too."""
+        found = super().processor_settings(changed)
+        if "input_features" in changed:
+            found.setdefault("smolandfast_prompt_processor", {})["cameras"] = tuple(self.image_features)
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()
