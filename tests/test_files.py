@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +71,18 @@ def put_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
+def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody list the folder: its permissions would not keep root out."""
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
 @pytest.mark.parametrize("put", [put_pipe, put_socket, put_device])
 def test_only_regular_files_are_opened(tmp_path: Path, put: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -128,6 +142,22 @@ def test_weights_that_are_a_link_out_of_their_folder_are_not_read(tmp_path: Path
     path.unlink()
     (tmp_path / "outside.safetensors").rename(path)
     assert list(weights.read_tensors([path])) == ["a"]
+
+
+def test_a_folder_that_can_not_be_read_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("data/closed/deeper", "data/listed", "data/open", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    os.mkfifo(tmp_path / "data/open/pipe")
+    for place in ("data/closed", "other"):
+        close(tmp_path / place, monkeypatch)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "listed")  # r without x
+    assert sorted(faults_below(tmp_path, ["data"])) == [
+        ("data/closed", "can't be read (Permission denied)"),
+        ("data/listed", "can't be read (Permission denied)"),
+        ("data/open/pipe", "is a pipe (FIFO), no regular file"),
+    ]
+    close(tmp_path, monkeypatch)
+    assert list(faults_below(tmp_path, ["data"])) == [(".", "can't be read (Permission denied)")]
 
 
 def test_a_loop_of_links_and_a_link_to_nothing_are_no_end(tmp_path: Path) -> None:

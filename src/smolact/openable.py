@@ -61,7 +61,7 @@ def leads_out(folder: Path, path: Path) -> Path | None:
 
 
 def faults_below(root: Path, names: Collection[str]) -> Iterator[tuple[str, str]]:
-    """What of the entries `names` of the folder `root`, and of all below them, must not be opened.
+    """What of the entries `names` of the folder `root`, and of all below them, must not be opened, or can't be.
 
     Yields:
         its place relative to `root`, and what is wrong, to go on the sentence that the place begins.
@@ -72,9 +72,14 @@ def faults_below(root: Path, names: Collection[str]) -> Iterator[tuple[str, str]
     folders = [str(root)]
     while folders:
         folder = folders.pop()
-        with os.scandir(folder) as entries:
-            listed = [entry for entry in entries if folder != str(root) or entry.name in names]
-        for entry in sorted(listed, key=lambda entry: entry.name):
+        try:
+            listed = _entries(folder)
+        except OSError as error:
+            yield _place(folder, root), f"can't be read ({error.strerror or error})"
+            continue
+        for entry in listed:
+            if folder == str(root) and entry.name not in names:
+                continue
             path, mode = entry.path, 0
             if entry.is_symlink():
                 path = where(path)
@@ -93,6 +98,15 @@ def faults_below(root: Path, names: Collection[str]) -> Iterator[tuple[str, str]
                     folders.append(path)
             elif not (stat.S_ISREG(mode) if mode else entry.is_file()):
                 yield _place(entry.path, root), f"is {_kind(Path(path).stat().st_mode)}, no regular file"
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in `folder`, in order. Names alone are not enough: what they lead to must be open to a look, too."""
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    if not os.access(folder, os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+    return found
 
 
 class _Links:

@@ -177,3 +177,25 @@ def test_a_flag_for_processors_is_refused_where_the_server_has_them(
         command = eval_of(url, flag)
         assert main(command) == 2
         assert "`smolact serve` there" in capsys.readouterr().err
+
+
+def test_a_flag_for_an_openpi_server_says_where_its_names_are_set(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, advice in (
+        (MAP, "under 'keys' in the file of --policy.openpi_schema"),
+        ("--policy.stats_key=so100", "settled where it was started"),
+        ("--policy.int8=true", "settled where it was started"),
+    ):
+        assert main(eval_of("openpi+ws://127.0.0.1:1", flag)) == 2
+        said = capsys.readouterr().err
+        assert advice in said and "smolact serve" not in said
+
+
+def test_an_evaluation_without_its_map_or_statistics_is_another_one(
+    trained: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (flag, name) in enumerate(((MAP, "rename_map"), (f"--policy.stats={dataset}", "stats"))):
+        folder = f"--output_dir={tmp_path / str(number)}"
+        assert main(eval_of(trained, flag, folder)) == 0
+        capsys.readouterr()
+        assert main(eval_of(trained, folder)) == 2
+        assert f"other settings: {name}" in capsys.readouterr().err

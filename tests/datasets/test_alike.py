@@ -26,7 +26,7 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.rewrite import build
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
-from smolact.errors import ConfigError, FeatureError
+from smolact.errors import ConfigError, DatasetError, FeatureError
 from smolact.recording.builtin import make_sim
 from smolact.recording.replay import check_fits
 from smolact.robots.base import RobotFeatures
@@ -134,6 +134,36 @@ def test_merge_puts_joints_in_order_if_told(
             pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet")[name] for root in (made, plain)
         ]
         assert columns[0].equals(columns[1]), name
+
+
+@pytest.mark.parametrize("numbers", [[0.5], [0.5] * 5, [[0.5] * 4], 0.5])
+def test_statistics_of_another_length_are_named_before_they_are_put_in_order(
+    whole: Path, permuted: Path, tmp_path: Path, numbers: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = permuted / "meta/stats.json"
+    stats = json.loads(path.read_text())
+    stats[STATE]["mean"] = numbers
+    path.write_text(json.dumps(stats))
+    words = ["dataset", "merge", f"--datasets=[{whole}, {permuted}]", f"--output={tmp_path / 'new'}"]
+    assert main([*words, "--reorder_names=true"]) == 1
+    shown = capsys.readouterr().err
+    assert f"{permuted}: the statistic 'mean' of '{STATE}' must have 4 numbers" in shown
+    assert f"found the shape {np.atleast_1d(numbers).shape}" in shown
+    assert main(shlex.split(shown.partition(": smolact ")[2])) == 0  # the hint
+    assert main([*words, "--reorder_names=true"]) == 0
+
+
+def test_an_episodes_statistics_of_another_length_are_named(whole: Path, permuted: Path) -> None:
+    column = f"stats/{STATE}/max"
+
+    def shorten(table: pa.Table) -> pa.Table:
+        values = [row[:3] for row in table[column].to_pylist()]
+        return table.set_column(table.schema.get_field_index(column), column, pa.array(values))
+
+    change(permuted / "meta/episodes/chunk-000/file-000.parquet", shorten)
+    plan = merge([Source(whole), Source(permuted)], reorder_names=True)
+    with pytest.raises(DatasetError, match=r"'max' of 'observation.state' must have 4 numbers.*\(3,\)"):
+        plan.sources[1].statistics(0)
 
 
 def test_joints_of_other_names_are_not_put_in_order(whole: Path, other: Path) -> None:

@@ -15,6 +15,7 @@ from smolact.datasets.format import read_json, read_json_lines
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.remux import Index
+from smolact.datasets.repair import repair
 from smolact.datasets.store import FrameStore
 from smolact.datasets.tables import open_parquet
 from smolact.datasets.video import VideoReader
@@ -26,6 +27,7 @@ from tests.datasets.damages import contents
 from tests.datasets.fuzz import watching
 from tests.datasets.make import record, write
 from tests.hub_standin import THEIRS, StandIn
+from tests.test_files import close
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
 
@@ -125,6 +127,20 @@ def test_a_pipe_is_named_and_not_opened(root: Path, place: str) -> None:
     assert fault.place == place and "is a pipe (FIFO), no regular file" in fault.message
     with pytest.raises(DatasetError, match="no regular file"):
         DatasetWriter.resume(root)
+
+
+@pytest.mark.parametrize("place", ["meta", "data/chunk-000", "videos"])
+def test_a_folder_that_can_not_be_read_is_named(
+    root: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close(root / place, monkeypatch)
+    (fault,) = check_dataset(root)
+    assert fault.place == place
+    assert fault.message.startswith("can't be read (Permission denied), and such files are neither read nor")
+    assert "put the file or folder itself there, readable for you" in fault.message
+    for opens in (LeRobotDataset, DatasetWriter.resume, repair):
+        with pytest.raises(DatasetError, match=rf"{place} can't be read \(Permission denied\)"):
+            opens(root)  # type: ignore[operator]
 
 
 def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:

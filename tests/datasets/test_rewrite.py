@@ -226,6 +226,24 @@ def test_to_v21_and_back_gives_the_same_frames(roots: dict[str, Path], tmp_path:
     assert_frames(build(edit.whole(Source(old)), tmp_path / "again"), [(roots[name], episodes)])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[{}], [2**70], [2**63], [{"a": {}}], [[{}]], ["\ud800"], [1, "a"]],
+    ids=["empty", "large", "unsigned", "empty-inside", "empty-in-list", "surrogate", "mixed"],
+)
+def test_what_no_column_can_hold_is_named(tmp_path: Path, values: list[Any]) -> None:
+    root = Path(shutil.copytree(DATA / "dataset_v21", tmp_path / "set"))
+    path = root / "meta/episodes.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    said = [{**row, "of mine": values[number % len(values)]} for number, row in enumerate(rows)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in said))
+    plan = dataclasses.replace(edit.whole(Source(root)), version="v3.0")
+    message = r"as 'of mine' can't be kept in a column \(.*take it out of meta/episodes\.jsonl"
+    with pytest.raises(DatasetError, match=message):
+        build(plan, tmp_path / "new", quick=True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_video_to_images_and_images_to_video(roots: dict[str, Path], tmp_path: Path) -> None:
     source = Source(roots["video"])
     plan = dataclasses.replace(edit.whole(source), cameras=dict.fromkeys(CAMERAS, "image"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import smolact
 from smolact.errors import ConfigError, FeatureError
+from smolact.policies.embodiment import Embodiment
 from tests import published
 from tests.training.runs import DATASET, run
 
@@ -199,6 +201,59 @@ def test_cameras_names_and_the_robot_are_those_of_every_training(base: Path, tmp
     )
     assert by_saved_map.processor is not None
     assert by_saved_map.processor.preprocess.steps[0].rename_map == names  # type: ignore[attr-defined]
+
+
+def test_a_policy_of_another_robot_says_so_and_goes_on(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = dataset_for(smolact.SmolVLAConfig.from_pretrained(base), DATASET)
+    create_smolvla_trainer(base, arguments(tmp_path / "same"), data)
+    assert "learns the dataset's" not in caplog.text
+    other = Path(shutil.copytree(base, tmp_path / "other"))
+    Embodiment(names={"action": ("a", "b", "c", "d", "e", "f")}).save(other)
+    trainer = create_smolvla_trainer(other, arguments(tmp_path / "run"), data)
+    assert "other joints, or other names" in caplog.text and "learns the dataset's" in caplog.text
+    assert trainer.policy is not None and trainer.policy.config.embodiment is not None
+    assert list(trainer.policy.config.embodiment.names["action"]) == data.meta.features["action"].names
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            {"observation.images.topp": "observation.images.camera1"},
+            r"'observation\.images\.topp'.*which the",
+        ),
+        (
+            {"observation.images.wrist": "observation.images.top"},
+            r"two features to 'observation\.images\.top'",
+        ),
+    ],
+)
+def test_a_rename_map_that_does_not_fit_the_dataset_is_refused(
+    base: Path, tmp_path: Path, names: dict[str, str], message: str
+) -> None:
+    policy = smolact.SmolVLAPolicy.from_pretrained(base, empty_cameras=1)  # so that no camera is missing
+    data = dataset_for(policy.config, DATASET)
+    with pytest.raises(ConfigError, match=message):
+        create_smolvla_trainer(policy, arguments(tmp_path), data, rename_map=names)
+
+
+def test_of_a_processors_map_only_the_datasets_names_count(base: Path, tmp_path: Path) -> None:
+    """A checkpoint's map may begin at names of another dataset; what it maps of this one must stay apart."""
+    policy = smolact.SmolVLAPolicy.from_pretrained(base)
+    data = dataset_for(policy.config, DATASET)
+    elsewhere = {"observation.images.elsewhere": "observation.images.top"}
+    SmolVLAProcessor.of(policy, data.meta.stats, elsewhere).save_pretrained(tmp_path / "saved")
+    policy.save_pretrained(tmp_path / "saved")
+    processor = SmolVLAProcessor.from_pretrained(tmp_path / "saved", policy)
+    SmolVLATrainer(policy, arguments(tmp_path / "run"), processor=processor, train_dataset=data)
+    create_smolvla_trainer(tmp_path / "saved", arguments(tmp_path / "run"), data)
+    one = "observation.images.one"
+    both = {"observation.images.top": one, "observation.images.wrist": one}
+    twice = SmolVLAProcessor.of(policy, data.meta.stats, both)
+    with pytest.raises(ConfigError, match=r"two features to 'observation\.images\.one'"):
+        SmolVLATrainer(policy, arguments(tmp_path / "run"), processor=twice, train_dataset=data)
 
 
 def test_arguments_that_would_lose_images_are_refused(base: Path, tmp_path: Path) -> None:

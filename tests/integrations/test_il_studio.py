@@ -33,6 +33,7 @@ from smolact.integrations.il_studio.normalization import STATISTICS_FILE, normal
 from smolact.integrations.il_studio.policy_loader import PolicyLoader  # noqa: E402
 from smolact.policies.embodiment import Embodiment  # noqa: E402
 from smolact.policies.factory import make_pre_post_processors  # noqa: E402
+from smolact.policies.fit import absent_cameras  # noqa: E402
 from smolact.types import ACTION, ACTION_IS_PAD, IMAGES, STATE, TASK, NormalizationMode  # noqa: E402
 
 CHUNK, ACTIONS, STATES = 5, 4, 3
@@ -356,6 +357,44 @@ def test_a_policy_that_may_lack_cameras_takes_the_samples_of_its_training(model:
     assert by_name.config.camera_names == ["top", "wrist"]
     batch = batch_of(by_name, sample(0))
     assert by_name(**batch, **draws(1))["loss"] == by_number(**batch, **draws(1))["loss"]
+
+
+@pytest.mark.parametrize(
+    ("others", "trained_on"),
+    [
+        pytest.param(["empty_camera_0"], [], id="a placeholder"),
+        pytest.param(["elbow"], ["top", "wrist"], id="a camera that the training lacked"),
+    ],
+)
+def test_a_camera_of_the_training_may_not_be_missing_in_the_place_of_one_that_never_was_there(
+    model: Any, tmp_path: Path, others: list[str], trained_on: list[str]
+) -> None:
+    model.core.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    shape = {"type": "VISUAL", "shape": [3, 48, 64]}
+    raw["input_features"] |= {f"{IMAGES}.{name}": shape for name in others}
+    # With these tokens the network sees how many cameras are masked.
+    raw |= {"empty_cameras": 1, "add_image_special_tokens": True}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    if trained_on:
+        Embodiment(cameras={f"{IMAGES}.{name}": name for name in trained_on}).save(tmp_path)
+    opened = smolvla.SmolVLAPolicy.from_pretrained(tmp_path)
+    opened.save_pretrained(tmp_path / "run/checkpoint-1")
+    (tmp_path / "run/checkpoint-1" / STATISTICS_FILE).write_text(
+        json.dumps({name: {"mode": "identity"} for name in ("action", "state")})
+    )
+    again = smolvla.SmolVLAPolicy.from_pretrained(tmp_path / "run")
+    for config in (opened.config, again.config):
+        assert config.camera_names == ["top", "wrist"]
+        assert config.takes(2) and not config.takes(1)
+    with pytest.raises(FeatureError, match="with 2 cameras"):
+        again.processor(sample(0, cameras=1))
+    out = export_checkpoint(tmp_path / "run", tmp_path / "out")
+    before, after = (smolact.SmolVLAPolicy.from_pretrained(folder) for folder in (tmp_path, out))
+    assert absent_cameras(after.config) == 0
+    batch = ours(again, sample(0))
+    losses = [policy.forward(batch, **draws(1))[0] for policy in (before, again.core, after)]
+    assert losses[0] == losses[1] == losses[2]
 
 
 def test_a_value_of_the_base_opens_and_a_setting_goes_over_it(model: Any, tmp_path: Path) -> None:

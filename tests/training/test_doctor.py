@@ -99,3 +99,41 @@ def test_two_datasets_and_no_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="a dataset meets a policy"):
         diagnose(str(DATASET), str(DATASET))
     assert main(["doctor"]) == 2
+
+
+def test_what_would_change_nothing_is_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said_of(*argv: object) -> str:
+        assert main(["doctor", *map(str, argv)]) == 2, argv
+        return capsys.readouterr().err
+
+    second = tmp_path / "second"
+    shutil.copytree(checkpoint, second)
+    assert "one checkpoint or dataset, not at" in said_of(checkpoint, f"--policy.path={second}")
+    for flag in ("--policy.stats_key=a", "--stats_key=a", "--policy.n_action_steps=2", "--rename_map={a: b}"):
+        said = said_of(DATASET, flag)
+        assert flag.partition("=")[0] in said and "--with=CHECKPOINT" in said
+    assert "--env.mapping is an environment's" in said_of(checkpoint, "--env.mapping=a.yaml")
+    assert "are an environment's" in said_of(checkpoint, f"--with={DATASET}", "--env.task=push")
+    assert "name two things" in said_of(checkpoint, "--with=tabletop", "--env.type=pusht")
+
+
+def test_a_dataset_meets_the_policy_of_the_flag(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(DATASET), f"--policy.path={checkpoint}", "--policy.n_action_steps=2"]) == 0
+    assert "of which 2 are carried out" in capsys.readouterr().out
+
+
+def test_an_environment_of_other_names_is_settled_by_the_mapping_that_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["doctor", str(checkpoint), "--with=tabletop"]
+    main(command)
+    assert "--env.mapping=FILE" in capsys.readouterr().out
+    mapping = tmp_path / "names.yaml"
+    mapping.write_text("observation:\n  pixels: observation.images.top\n  agent_pos: observation.state\n")
+    main([*command, f"--env.mapping={mapping}"])
+    said = capsys.readouterr().out
+    assert (
+        "Not in the environment" not in said and "observation.images.top (3," in said.split("tabletop has")[1]
+    )

@@ -89,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
         missing = "--policy.path=CHECKPOINT" if config.policy.path is None else "--env.type=tabletop"
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")
     for name in config.policies:  # before anything is written
-        engine_settings(name, config.policy.int8, config.policy.fp8, engine=config.engine)
+        engine_settings(name, config.policy, config.rename_map, engine=config.engine)
     if len(set(config.policies)) < len(config.policies):
         raise ConfigError("--compare names a checkpoint twice. Name each once.")
     with contextlib.ExitStack() as held:

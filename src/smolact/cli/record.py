@@ -5,28 +5,32 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
 from smolact.cli.parsing import parse
+from smolact.cli.recordings import (
+    RecordedDataset,
+    command_to_resume,
+    connect_for,
+    kept,
+    open_dataset,
+    terminated_is_interrupted,
+)
 from smolact.cli.servers import CHECK_NAMES, HELP, RENAME_MAP, ChosenPolicy, load_chosen
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import RECORDINGS
 from smolact.settings import refused, setting
 
 if TYPE_CHECKING:
-    from smolact.datasets.writer import DatasetWriter
     from smolact.policies.factory import LoadedEngine, LoadedPolicy
     from smolact.recording.log import EpisodeReport
-    from smolact.recording.plan import Plan
     from smolact.recording.recorder import Driver, Status
     from smolact.robots.base import Robot, Teleoperator
     from smolact.serving.remote import LoadedRemote
@@ -34,48 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 USAGE = "smolact record --robot.type=sim --robot.env=tabletop --teleop.type=expert --dataset.repo_id=me/push --dataset.num_episodes=10"
-
-_STREAMED = "frames are always encoded while they are recorded, and never staged as images. Leave it out."
-
-
-@dataclass
-class RecordedDataset:
-    """What is recorded, and where to."""
-
-    repo_id: str | None = setting(None, "The dataset's name, as owner/name.")
-    root: Path | None = setting(
-        None, "The dataset's folder; outputs/datasets/REPO_ID when null. No network call is made."
-    )
-    single_task: str | None = setting(
-        None, "The instruction that every episode shows; a simulation has one of its own when null."
-    )
-    fps: float | None = setting(
-        None,
-        "Frames a second; when null, the simulation's own, those of the training of the policy that drives, or 30.",
-    )
-    episode_time_s: float = setting(60.0, "The longest episode, in seconds.")
-    reset_time_s: float = setting(
-        60.0, "The longest time to set the scene back between two episodes; a simulation needs none."
-    )
-    num_episodes: int = setting(50, "Episodes to record, more than are there already.")
-    video: bool = setting(True, "Cameras as video; false: as images in the tables, for small pictures.")
-    vcodec: str | None = setting(
-        None,
-        "libsvtav1 (small files), h264 (any player), hevc, what hardware offers (h264_nvenc, hevc_nvenc, av1_nvenc, "
-        "h264_qsv, hevc_qsv, h264_videotoolbox, hevc_videotoolbox), or auto; the dataset's own on --resume.",
-        aliases=("rgb_encoder.vcodec",),
-    )
-    push_to_hub: bool = refused(
-        False,
-        "recording makes no network call. Publish what is finished: smolact push FOLDER OWNER/NAME",
-    )
-    private: bool | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)
-    tags: list[str] | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)
-    num_image_writer_processes: int = refused(0, _STREAMED, harmless=lambda value: True)
-    num_image_writer_threads_per_camera: int = refused(4, _STREAMED, harmless=lambda value: True)
-    video_encoding_batch_size: int = refused(1, _STREAMED)
-    streaming_encoding: bool = refused(True, _STREAMED, harmless=lambda value: True)
-    no_stamp: bool = refused(True, "the name is kept as it is given.", harmless=lambda value: True)
 
 
 @dataclass
@@ -180,7 +142,9 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             task=config.dataset.single_task,
             realtime=config.realtime,
         )
-        writer = stack.enter_context(open_dataset(config, robot, planned, trained))
+        writer = stack.enter_context(
+            open_dataset(config.root, config.dataset, robot, planned, trained=trained, resume=config.resume)
+        )
         plan = planned(writer.fps)
         stack.enter_context(told_at_once())
         connect_for(robot, writer)
@@ -262,75 +226,6 @@ def _check(config: RecordConfig) -> None:
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
 
 
-def open_dataset(
-    config: RecordConfig, robot: Robot, planned: Callable[[float], Plan], trained: float | None = None
-) -> DatasetWriter:
-    """A new dataset for this robot, or the one to go on with, which keeps its rate.
-
-    Args:
-        config: what is recorded, and where to.
-        robot: whose features it has.
-        planned: the plan at a rate; its errors come before a folder is made.
-        trained: the rate of the policy that drives.
-
-    Raises:
-        SmolactError: the plan can't be, there is one and it is not to be gone on with, it is another robot's, or the disk is too full.
-    """
-    from smolact.datasets import format as layout
-    from smolact.datasets.writer import DatasetWriter
-    from smolact.recording.drivers import note_rate, rate_of
-    from smolact.recording.recorder import dataset_features
-    from smolact.recording.space import check_space, estimate_bytes
-
-    root, dataset = config.root, config.dataset
-    features = dataset_features(robot.features, video=dataset.video)
-    fps = dataset.fps
-    there = (root / layout.INFO).is_file()
-    if there and config.resume:
-        writer = DatasetWriter.resume(
-            root, fps=fps, features=features, robot_type=robot.name, video_codec=dataset.vcodec
-        )
-        logger.info("Going on with %s: %d episodes are there.", root, writer.num_episodes)
-        note_rate(writer.fps, trained)
-        check_space(
-            root, estimate_bytes(features, writer.fps * dataset.episode_time_s * dataset.num_episodes)
-        )
-        return writer
-    if config.resume:
-        logger.info("There is no dataset in %s yet: a new one is begun.", root)
-    fps = rate_of(fps, robot, trained)
-    planned(fps)
-    note_rate(fps, trained)
-    check_space(root, estimate_bytes(features, fps * dataset.episode_time_s * dataset.num_episodes))
-    return DatasetWriter.create(
-        root,
-        fps=fps,
-        features=features,
-        robot_type=robot.name,
-        video_codec=dataset.vcodec or "libsvtav1",
-    )
-
-
-def connect_for(robot: Robot, writer: DatasetWriter) -> None:
-    """Connect the robot, whose features the dataset must have.
-
-    Raises:
-        ConfigError: connected, it has others; or what connecting raises.
-    """
-    from smolact.datasets.format import DEFAULT_FEATURES
-    from smolact.recording.recorder import dataset_features
-
-    robot.connect()
-    now = dataset_features(robot.features)
-    before = {name: feature for name, feature in writer.features.items() if name not in DEFAULT_FEATURES}
-    wrong = [name for name in now if name not in before or now[name].shape != before[name].shape]
-    if wrong or now.keys() != before.keys():
-        raise ConfigError(
-            f"Connected, the robot has other cameras or numbers than it said before: {', '.join(wrong) or 'some are gone'}. "
-            "Give the cameras' width and height in --robot.cameras."
-        )
-
-
 def _driver(
     policy: LoadedPolicy | LoadedEngine | LoadedRemote | None,
     robot: Robot,
@@ -354,35 +249,6 @@ def _driver(
     stack.callback(teleoperator.disconnect)
     teleoperator.connect(robot)
     return TeleoperatorDriver(teleoperator, robot.gate)
-
-
-@contextlib.contextmanager
-def terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM ends a recording as Ctrl-C does: the robot is left safe."""
-
-    def interrupt(_number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def command_to_resume(command: str, argv: Sequence[str]) -> str:
-    """What to type to go on with a recording."""
-    words = [word for word in argv if not word.startswith("--resume")]
-    return shlex.join(["smolact", command, *words, "--resume=true"])
-
-
-def kept(root: Path) -> str:
-    """What of a recording is on disk."""
-    from smolact.datasets.metadata import LeRobotDatasetMetadata
-
-    if not (root / "meta/info.json").is_file():
-        return "Nothing was recorded."
-    return f"The {LeRobotDatasetMetadata(root).total_episodes} finished episodes in {root} are on disk."
 
 
 def _show_line(status: Status) -> None:

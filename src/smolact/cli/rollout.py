@@ -16,9 +16,7 @@ from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
 from smolact.cli.parsing import parse
-from smolact.cli.record import (
-    DrivingPolicy,
-    RecordConfig,
+from smolact.cli.recordings import (
     RecordedDataset,
     command_to_resume,
     connect_for,
@@ -26,7 +24,7 @@ from smolact.cli.record import (
     open_dataset,
     terminated_is_interrupted,
 )
-from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, is_server, load_chosen
+from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, is_server, load_chosen
 from smolact.errors import ConfigError, SmolactError
 from smolact.settings import setting
 
@@ -94,7 +92,7 @@ class RolloutConfig:
     """What `smolact rollout` takes."""
 
     robot: RobotSection = field(default_factory=RobotSection)
-    policy: DrivingPolicy = field(default_factory=DrivingPolicy)
+    policy: ChosenPolicy = field(default_factory=ChosenPolicy)
     inference: InferenceSection = field(default_factory=InferenceSection)
     rename_map: dict[str, str] = setting(dict, RENAME_MAP)
     check_names: bool = setting(True, CHECK_NAMES)
@@ -120,9 +118,9 @@ class RolloutConfig:
         None, "What encodes it, as `smolact record` takes it; the dataset's own on --resume."
     )
 
-    def recording(self, root: Path) -> RecordConfig:
+    def recording(self, root: Path) -> RecordedDataset:
         """As `smolact record` would be told."""
-        dataset = RecordedDataset(
+        return RecordedDataset(
             root=root,
             single_task=self.task,
             fps=self.fps,
@@ -132,7 +130,6 @@ class RolloutConfig:
             video=self.video,
             vcodec=self.vcodec,
         )
-        return RecordConfig(robot=self.robot, dataset=dataset, resume=self.resume, realtime=self.realtime)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -221,8 +218,17 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         if config.record_to is None:
             robot.connect()
         else:
-            recording = config.recording(config.record_to)
-            writer = stack.enter_context(open_dataset(recording, robot, planned, policy.schema.fps))
+            root = config.record_to
+            writer = stack.enter_context(
+                open_dataset(
+                    root,
+                    config.recording(root),
+                    robot,
+                    planned,
+                    trained=policy.schema.fps,
+                    resume=config.resume,
+                )
+            )
             connect_for(robot, writer)
         stack.enter_context(told_at_once())
         # A robot knows the limits of its gate only when it is connected.

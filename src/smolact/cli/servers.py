@@ -92,14 +92,8 @@ def load_chosen(
     from smolact.policies.factory import load_policy
 
     path, settings = str(path or policy.path), dict(policy.settings)
-    rounded = engine_settings(path, policy.int8, policy.fp8, engine=engine is not None)
+    rounded = engine_settings(path, policy, rename_map, engine=engine is not None)
     if is_server(path):
-        given = {"policy.stats_key": policy.stats_key, "policy.stats": policy.stats, "rename_map": rename_map}
-        for name, value in given.items():
-            if value:
-                raise ConfigError(
-                    f"--{name} can't be used with {path}: the server has the processors. Give it to `smolact serve` there."
-                )
         remote = load_from_server(path, settings)
         stack.callback(remote.policy.close)
         return remote
@@ -112,24 +106,42 @@ def load_chosen(
     return load_policy(path, **chosen, engine=False if engine is None else {**engine, **rounded}, **settings)
 
 
+def _there(path: str, flag: str) -> str:
+    """What to do in place of a flag that a server's processors would need."""
+    if not path.startswith("openpi+"):
+        return "Give it to `smolact serve` there."
+    if flag == "rename_map":
+        return "Leave it out, and set the names under 'keys' in the file of --policy.openpi_schema."
+    return "Leave it out: weights and statistics of an openpi server were settled where it was started."
+
+
 def is_server(name: str | None) -> bool:
     """Whether the name of a policy is the address of a server."""
     return name is not None and name.startswith(SCHEMES)
 
 
-def engine_settings(path: str | None, int8: bool, fp8: bool, *, engine: bool = True) -> dict[str, Any]:
+def engine_settings(
+    path: str, policy: ChosenPolicy, rename_map: Mapping[str, str] | None, *, engine: bool = True
+) -> dict[str, Any]:
     """How `load_policy` is to make the engine of the policy at `path`.
 
     Raises:
-        ConfigError: 8 bits are wanted of a server, or without an engine, or in two ways.
+        ConfigError: a flag is for what a server has itself, or 8 bits are wanted without an engine, or in two ways.
     """
-    wanted = [name for name, asked in (("int8", int8), ("fp8", fp8)) if asked]
+    wanted = [name for name in ("int8", "fp8") if getattr(policy, name)]
     for name in wanted:
         if not engine:
             raise ConfigError(f"--policy.{name}=true is the engine's: leave out --engine=false.")
-        if is_server(path):
+    given = {
+        **{f"policy.{name}": True for name in wanted},
+        "policy.stats_key": policy.stats_key,
+        "policy.stats": policy.stats,
+        "rename_map": rename_map,
+    }
+    for name, value in given.items():
+        if value and is_server(path):
             raise ConfigError(
-                f"--policy.{name} can't be used with {path}: the server has the weights. Give it to `smolact serve` there."
+                f"--{name} can't be used with {path}: the server has the weights and the processors. {_there(path, name)}"
             )
     if len(wanted) > 1:
         raise ConfigError("--policy.int8 and --policy.fp8 round the same weights: leave one of them out.")

@@ -11,11 +11,11 @@ from smolact.errors import DatasetError
 from smolact.openable import faults_below, leads_out
 
 META = ("meta",)
-_MESSAGE = "and such files are neither read nor written. If it is your own doing, put the file or folder itself there; else do not use this dataset."
+_MESSAGE = "and such files are neither read nor written. If it is your own doing, put the file or folder itself there, readable for you; else do not use this dataset."
 
 
 def unfit(root: Path, entries: tuple[str, ...] = ("data", "meta", "videos")) -> Iterator[Fault]:
-    """What below these entries of the folder `root` is a link out of it, or no regular file."""
+    """What below these entries of the folder `root` is a link out of it, no regular file, or a folder that can't be read."""
     return (Fault("error", place, f"{what}, {_MESSAGE}") for place, what in faults_below(root, entries))
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from smolact import durable
 from smolact.datasets import format as layout
+from smolact.datasets import splits
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.resume import Found, Running, put_aside
 from smolact.datasets.stats import ImageStatistics, VectorStatistics, aggregate
@@ -234,9 +235,9 @@ class Publisher:
 
     def _info(self, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
         totals = {"total_episodes": episodes, "total_frames": frames, "total_tasks": tasks}
-        splits = {"splits": {"train": f"0:{episodes}"}}
         if self._found is not None:
-            return {**self._found.meta.info, **totals, **splits}
+            info = self._found.meta.info
+            return {**info, **totals, "splits": splits.grown(info, episodes)}
         return {
             "codebase_version": layout.WRITTEN_VERSION,
             "robot_type": self._robot_type,
@@ -245,7 +246,7 @@ class Publisher:
             "data_files_size_in_mb": layout.DATA_FILE_MB,
             "video_files_size_in_mb": layout.VIDEO_FILE_MB,
             "fps": self._fps,
-            **splits,
+            "splits": splits.whole(episodes),
             "data_path": layout.DATA_PATH,
             "video_path": layout.VIDEO_PATH if self._video_keys else None,
             "features": {name: feature.to_json() for name, feature in self._features.items()},

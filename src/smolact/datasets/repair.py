@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from smolact import durable
-from smolact.datasets import aside, edit
+from smolact.datasets import aside, edit, splits
 from smolact.datasets import format as layout
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.lock import FolderLock
@@ -190,7 +190,7 @@ class _Work:
             and not self.found.learned
         ):
             return before
-        told = {"total_tasks": tasks, "splits": {"train": f"0:{len(rows)}"}}
+        told = {"total_tasks": tasks, "splits": splits.kept(before, [row.number for row in rows])}
         return {**before, **counts, **told}
 
     def _statistics(self) -> Statistics | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smolact.datasets import format as layout
+from smolact.datasets import splits
 from smolact.datasets.edit import Plan
 from smolact.datasets.format import Feature
 from smolact.datasets.outcomes import read_log
@@ -93,22 +92,11 @@ def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
 
 
 def _splits(plan: Plan) -> dict[str, str]:
-    """Which episodes belong to which split: those that a dataset names, as far as they are left; of several datasets all train."""
-    whole = {"train": f"0:{len(plan.episodes)}"}
-    told = plan.sources[0].meta.info.get("splits")
-    numbers = [episode for _, episode in plan.episodes]
-    if len(plan.sources) > 1 or not isinstance(told, dict) or numbers != sorted(numbers):
-        return whole
-    found, last = {}, 0
-    for name, text in told.items():
-        edges = re.fullmatch(r"(\d+):(\d+)", str(text))
-        if not edges:
-            return whole
-        last = max(last, int(edges[2]))
-        begin, end = (bisect.bisect_left(numbers, int(edge)) for edge in edges.groups())
-        if begin < end:
-            found[name] = f"{begin}:{end}"
-    return found if found and last == plan.sources[0].meta.total_episodes else whole
+    """Which episodes belong to which split: those that one dataset names, as far as they are left; of several datasets all train."""
+    if len(plan.sources) > 1:
+        return splits.whole(len(plan.episodes))
+    (source,) = plan.sources
+    return splits.kept(source.meta.info, [source.number_in_file(episode) for _, episode in plan.episodes])
 
 
 def _keep_log(plan: Plan, folder: Path) -> None:
@@ -184,14 +172,21 @@ def _is_of_v3(name: str) -> bool:
 
 
 def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
-    """The type of what another tool says of episodes."""
+    """The type of what another tool says of episodes.
+
+    Raises:
+        DatasetError: parquet has no type for it, such as for several kinds of values, an empty object, or a number beyond 64 bits.
+    """
     try:
-        return pa.array(values).type
-    except pa.ArrowException as error:
+        kind = pa.array(values).type
+        # Parquet has fewer types than pyarrow.
+        pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([(name, kind)])).close()
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise DatasetError(
-            f"What the dataset says of its episodes as '{name}' is of several kinds, which one column can't hold ({error}). "
-            f"Make them one kind, or take it out of {layout.EPISODES_V2}."
+            f"What the dataset says of its episodes as {name!r} can't be kept in a column ({error}). Make it values of one kind that "
+            f"parquet has, or take it out of {layout.EPISODES_V2}."
         ) from error
+    return kind
 
 
 def _flat(statistics: Statistics) -> dict[str, Any]:

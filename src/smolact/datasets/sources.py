@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
@@ -105,6 +106,9 @@ class ReorderedSource(Source):
         source: the dataset as it is.
         orders: feature to which of its numbers comes first, second, …
         features: those with the names that it then has.
+
+    Raises:
+        DatasetError: a statistic of one of these vectors has another length (`statistics` too).
     """
 
     def __init__(
@@ -141,13 +145,22 @@ class ReorderedSource(Source):
     def _reordered(self, statistics: Statistics) -> Statistics:
         changed = {
             name: {
-                statistic: value if statistic == "count" else value[list(self._orders[name])]
+                statistic: value if statistic == "count" else self._in_order(name, statistic, value)
                 for statistic, value in values.items()
             }
             for name, values in statistics.items()
             if name in self._orders
         }
         return {**statistics, **changed}
+
+    def _in_order(self, name: str, statistic: str, value: NDArray[Any]) -> NDArray[Any]:
+        order = self._orders[name]
+        if value.shape != (len(order),):
+            raise DatasetError(
+                f"{self.meta.root}: the statistic '{statistic}' of '{name}' must have {len(order)} numbers, one for each name; found "
+                f"the shape {value.shape}. Compute the statistics again: smolact dataset stats --dataset.root={self.meta.root}"
+            )
+        return value[list(order)]
 
 
 def decode(cut: Cut) -> Iterator[Image]:

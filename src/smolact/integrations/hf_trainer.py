@@ -21,11 +21,12 @@ from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import find_policy
 from smolact.policies.embodiment import embodiment_of
 from smolact.policies.factory import get_policy_class
-from smolact.policies.fit import check_cameras, usable_names
+from smolact.policies.fit import check_cameras, note_other_robot, usable_names
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.processors.pipeline import rename_map_in, rename_map_of
 from smolact.training.data import Samples, take_drawn
 from smolact.training.optim import fit_schedule, make_optimizer, make_scheduler
+from smolact.training.preflight import check_rename_map
 from smolact.training.sources import renamed_features
 from smolact.training.stream import Epochs, seeded
 from smolact.types import ACTION, ACTION_IS_PAD, is_image_key
@@ -206,17 +207,22 @@ def _meet(policy: PreTrainedPolicy, processor: SmolVLAProcessor, dataset: Any) -
     """Check that the policy's cameras are in a LeRobotDataset, whose robot the policy's checkpoint is to name.
 
     Raises:
+        ConfigError: the processor's rename map leads two features to one name.
         FeatureError: cameras are missing.
     """
     if isinstance(dataset, LeRobotDataset):
         names = rename_map_of(processor.preprocess)
+        # A checkpoint's processor may also map names of datasets that it met before.
+        check_rename_map(usable_names(names, dataset.meta.features), list(dataset.meta.features))
         cameras = {
             key: feature
             for key, feature in renamed_features(dataset.meta, names)[0].items()
             if is_image_key(key)
         }
         check_cameras(policy.config, cameras, names)
-        policy.config.of_robot(embodiment_of([(dataset.meta, names)]))
+        robot = embodiment_of([(dataset.meta, names)])
+        note_other_robot(policy.config, robot)
+        policy.config.of_robot(robot)
 
 
 class ActionErrors:
@@ -265,7 +271,8 @@ def create_smolvla_trainer(
 
     Raises:
         NotFoundError, HubError, CheckpointError: the checkpoint is not there, or damaged.
-        StatisticsError, ConfigError: statistics are missing, or arguments can't work.
+        StatisticsError, ConfigError: statistics are missing, or arguments can't work; `ConfigError` also if `rename_map` names
+            what the dataset does not have, or leads two features to one name.
         FeatureError: the dataset lacks cameras of the policy.
     """
     path = model_name_or_path if isinstance(model_name_or_path, (str, Path)) else None
@@ -279,6 +286,7 @@ def create_smolvla_trainer(
         if rename_map is None and path is not None:
             saved = rename_map_in(find_policy(path, patterns=["*.json"]))
             rename_map = usable_names(saved, train_dataset.meta.features)
+        check_rename_map(rename_map or {}, list(train_dataset.meta.features))
         processor = SmolVLAProcessor.of(policy, train_dataset.meta.stats, rename_map)
     elif path is not None:
         processor = SmolVLAProcessor.from_pretrained(path, policy)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from smolact.errors import FeatureError
 from smolact.policies.configuration import PolicyConfig
+from smolact.policies.embodiment import Embodiment
 from smolact.types import IMAGES, PolicyFeature, is_image_key
 from smolact_client.schema import Names, missing_cameras, same_in_another_order, same_names
 
@@ -159,6 +160,14 @@ def check_names(
             raise FeatureError(
                 f"'{key}' is in other units in {where} ({', '.join(theirs)}) than in the policy's training ({', '.join(ours)})."
             )
+
+
+def note_other_robot(policy: PolicyConfig, robot: Embodiment) -> None:
+    """Say it if a policy goes on to learn from another robot than before: that is meant, or it is a mistake."""
+    try:
+        check_names(policy, robot.names, robot.units, "the dataset")
+    except FeatureError as error:
+        logger.warning("%s\nThe training goes on: the policy learns the dataset's.", error)
 
 
 def side_by_side(expected: Mapping[str, PolicyFeature], offered: Mapping[str, str], where: str) -> str:

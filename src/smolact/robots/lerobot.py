@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.errors import FeatureError, RobotError, did_you_mean
-from smolact.robots.base import Observation, Robot, RobotFeatures, gate_of
+from smolact.robots.base import Observation, Robot, RobotFeatures
 from smolact.robots.lerobot_drivers import ROBOT, TELEOPERATOR, make_driver, translated
 from smolact.robots.lerobot_hardware import (
     closes_at_once,
@@ -173,7 +173,6 @@ class LeRobotTeleoperator:
     def __init__(self, driver: Any, type_name: str) -> None:
         self.driver, self.type_name = driver, type_name
         self._names: tuple[str, ...] = ()
-        self._robot: Robot | None = None
 
     @property
     def name(self) -> str:
@@ -200,17 +199,17 @@ class LeRobotTeleoperator:
                 f"and the robot also takes {', '.join(missing)}.{did_you_mean(missing[0], ours)}"
             )
         connect(self.driver, self.who, "teleop")
-        self._names, self._robot = robot.features.action, robot
+        self._names = robot.features.action
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """Where the hand is, (A,) float32, in the robot's units and held to the limits of its gate.
+        """Where the hand is, (A,) float32, in the robot's units.
 
         Raises:
             RobotError: it does not answer.
         """
         with translated(self.who, "Is it plugged in and powered?"):
             found = self.driver.get_action()
-        return gate_of(self._robot).nearest(vector(found, self._names, self.who))
+        return vector(found, self._names, self.who)
 
     def disconnect(self) -> None:
         """Let go of it, also when it is gone."""

@@ -41,6 +41,7 @@ from smolact.training.preflight import (
     check_statistics,
     long_chunk,
 )
+from smolact.training.sections import EnvSection
 from smolact.training.sources import chunk_timestamps, renamed_features
 from smolact.types import ACTION, STATE, PolicyFeature, is_image_key
 
@@ -114,6 +115,7 @@ def diagnose(
     stats: str | None = None,
     rename_map: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    env: EnvSection | None = None,
 ) -> Diagnosis:
     """Look at a checkpoint or a dataset, and at how it gets on with another.
 
@@ -124,10 +126,11 @@ def diagnose(
         stats: a dataset whose statistics are taken for what the checkpoint lacks.
         rename_map: the dataset's or environment's names to the policy's; the checkpoint's own when there are none.
         settings: of the policy, over those of its configuration.
+        env: how the environment is made, if `other` is one.
 
     Raises:
         NotFoundError, HubError: `name` is not there, or is neither.
-        ConfigError: two datasets.
+        ConfigError: two datasets, or `env` says something and `other` is no environment.
     """
     if _is_dataset(name):
         if other is None:
@@ -155,8 +158,13 @@ def diagnose(
         found.note("statistics", partial(require_statistics, *loaded[0][1:]), "there are all that it needs")
     if other is None:
         return found
+    env = env or EnvSection()
     if _is_environment(other):
-        _meet_environment(found, config, other, names)
+        _meet_environment(found, config, other, env, names)
+    elif env.task or env.mapping or env.kwargs:
+        raise ConfigError(
+            f"--env.task, --env.mapping and --env.kwargs are an environment's, and {other} is none."
+        )
     else:
         _meet_dataset(found, config, loaded, other, names, is_saved=not rename_map)
     return found
@@ -218,11 +226,13 @@ def dataset_rows(meta: LeRobotDatasetMetadata) -> list[Row]:
     return rows
 
 
-def _meet_environment(found: Diagnosis, config: PolicyConfig, name: str, names: Mapping[str, str]) -> None:
+def _meet_environment(
+    found: Diagnosis, config: PolicyConfig, name: str, env: EnvSection, names: Mapping[str, str]
+) -> None:
     from smolact.envs.factory import make_env
     from smolact.envs.mapping import rehearse
 
-    with make_env(name, render=None) as envs:
+    with make_env(name, task=env.task, mapping=env.mapping, render=None, **env.kwargs) as envs:
         offered = {names.get(key, key): feature for key, feature in envs.features.items()}
         cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
         found.table = side_by_side(_features(config), _shown(offered), name)

@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import ConfigError, FeatureError
-from smolact.policies.configuration import PolicyConfig, find_policy
-from smolact.policies.embodiment import Embodiment, embodiment_of
-from smolact.policies.fit import check_names, usable_names
+from smolact.errors import ConfigError
+from smolact.policies.configuration import find_policy
+from smolact.policies.embodiment import embodiment_of
+from smolact.policies.fit import note_other_robot, usable_names
 from smolact.processors.pipeline import rename_map_in
 from smolact.training.cache import keep
 from smolact.training.checkpoint import Progress, read_progress
@@ -85,17 +85,9 @@ def open_run(
     for source in sources if accelerator.is_main_process else ():
         check_faults(start.policy.config, source, config.dataset)
     robot = embodiment_of([(source.meta, source.rename_map) for source in sources])
-    _note_other_robot(start.policy.config, robot)
+    note_other_robot(start.policy.config, robot)
     start.policy.config.of_robot(robot)
     return Opened(start, progress, sources, datasets, held_out)
-
-
-def _note_other_robot(policy: PolicyConfig, robot: Embodiment) -> None:
-    """Say it if a policy goes on to learn from another robot than before: that is meant, or it is a mistake."""
-    try:
-        check_names(policy, robot.names, robot.units, "the dataset")
-    except FeatureError as error:
-        logger.warning("%s\nThe training goes on: the policy learns the dataset's.", error)
 
 
 def with_saved_names(config: TrainConfig) -> TrainConfig:

@@ -14,7 +14,7 @@ from smolact.errors import ConfigError, optional_import
 from smolact.integrations.il_studio.fields import ENGINES, OWN, refuse_misspelt, setting_names
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, decode_field, read_config_file
 from smolact.policies.embodiment import read_embodiment
-from smolact.policies.fit import real_cameras
+from smolact.policies.fit import absent_cameras, real_cameras
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolvla import configuration_smolvla
 from smolact.types import ACTION, IMAGES, STATE, FeatureType, PolicyFeature
@@ -39,6 +39,10 @@ class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-d
 
     What IL-Studio passes besides is kept as an attribute, as transformers does; a name that is almost a setting's is an error.
 
+    Attributes:
+        placeholders: how many of `empty_cameras` no sample has, since the training had none of them. `camera_names` leaves
+            them out, and a sample may lack only the others.
+
     Raises:
         ConfigError: a setting that can't work or is misspelt.
     """
@@ -47,10 +51,12 @@ class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-d
 
     def __init__(self, **settings: Any) -> None:
         settings.pop("model_type", None)
+        placeholders = settings.pop("placeholders", 0)
         names = [*setting_names(self.settings_class), *OWN]
         given = {name: settings.pop(name) for name in names if name in settings}
         refuse_misspelt(settings, self.settings_class)
         super().__init__(**settings)
+        self.placeholders = _typed(int, placeholders, "placeholders")
         defaults = {item.name: item.default for item in dataclasses.fields(self.settings_class)}
         defaults |= {name: default for name, (default, _) in OWN.items()}
         hints = {**typing.get_type_hints(self.settings_class), **_OWN_TYPES}
@@ -88,13 +94,15 @@ class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-d
     def takes(self, cameras: int) -> bool:
         """Whether a sample may have so many pictures: those of the policy's first cameras, if it may lack some."""
         names = list(self.camera_names)
-        absent = getattr(self, "empty_cameras", 0)
+        absent = max(0, getattr(self, "empty_cameras", 0) - self.placeholders)
         return not names or (cameras <= len(names) and missing_cameras(names, names[:cameras], absent)[1])
 
     def policy_config(self) -> PolicyConfig:
         """The same as smolact's policies take it."""
         settings = {name: getattr(self, name) for name in setting_names(self.settings_class)}
-        cameras = {f"{IMAGES}.{name}": _PICTURE for name in self.camera_names}
+        never_there = min(self.placeholders, getattr(self, "empty_cameras", 0))
+        names = [*self.camera_names, *(f"empty_camera_{number}" for number in range(never_there))]
+        cameras = {f"{IMAGES}.{name}": _PICTURE for name in names}
         state = PolicyFeature(FeatureType.STATE, (self.state_dim,))
         return self.settings_class(
             **settings,
@@ -137,8 +145,15 @@ def _settings_of(config: PolicyConfig) -> dict[str, Any]:
     robot = config.embodiment
     trained = set() if robot is None else set(robot.cameras)
     # A sample has the pictures that the training had; the policy masks the others as it did there.
-    cameras = [key for key in real_cameras(config) if not trained or key in trained]
-    return {**settings, "camera_names": [key.removeprefix(f"{IMAGES}.") for key in cameras]}
+    real = real_cameras(config)
+    cameras = [key for key in real if not trained or key in trained]
+    may_lack = max(0, absent_cameras(config) - (len(real) - len(cameras)))
+    return {
+        **settings,
+        "camera_names": [key.removeprefix(f"{IMAGES}.") for key in cameras],
+        # `empty_cameras` stays as it is: the network sees so many masked cameras.
+        "placeholders": getattr(config, "empty_cameras", 0) - may_lack,
+    }
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:

@@ -1,0 +1,169 @@
+"""What `smolact record` and `smolact rollout` share: the dataset that is recorded, and how a recording ends and goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smolact.errors import ConfigError
+from smolact.settings import refused, setting
+
+if TYPE_CHECKING:
+    from smolact.datasets.writer import DatasetWriter
+    from smolact.recording.plan import Plan
+    from smolact.robots.base import Robot
+
+logger = logging.getLogger(__name__)
+
+_STREAMED = "frames are always encoded while they are recorded, and never staged as images. Leave it out."
+
+
+@dataclass
+class RecordedDataset:
+    """What is recorded, and where to."""
+
+    repo_id: str | None = setting(None, "The dataset's name, as owner/name.")
+    root: Path | None = setting(
+        None, "The dataset's folder; outputs/datasets/REPO_ID when null. No network call is made."
+    )
+    single_task: str | None = setting(
+        None, "The instruction that every episode shows; a simulation has one of its own when null."
+    )
+    fps: float | None = setting(
+        None,
+        "Frames a second; when null, the simulation's own, those of the training of the policy that drives, or 30.",
+    )
+    episode_time_s: float = setting(60.0, "The longest episode, in seconds.")
+    reset_time_s: float = setting(
+        60.0, "The longest time to set the scene back between two episodes; a simulation needs none."
+    )
+    num_episodes: int = setting(50, "Episodes to record, more than are there already.")
+    video: bool = setting(True, "Cameras as video; false: as images in the tables, for small pictures.")
+    vcodec: str | None = setting(
+        None,
+        "libsvtav1 (small files), h264 (any player), hevc, what hardware offers (h264_nvenc, hevc_nvenc, av1_nvenc, "
+        "h264_qsv, hevc_qsv, h264_videotoolbox, hevc_videotoolbox), or auto; the dataset's own on --resume.",
+        aliases=("rgb_encoder.vcodec",),
+    )
+    push_to_hub: bool = refused(
+        False,
+        "recording makes no network call. Publish what is finished: smolact push FOLDER OWNER/NAME",
+    )
+    private: bool | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)
+    tags: list[str] | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)
+    num_image_writer_processes: int = refused(0, _STREAMED, harmless=lambda value: True)
+    num_image_writer_threads_per_camera: int = refused(4, _STREAMED, harmless=lambda value: True)
+    video_encoding_batch_size: int = refused(1, _STREAMED)
+    streaming_encoding: bool = refused(True, _STREAMED, harmless=lambda value: True)
+    no_stamp: bool = refused(True, "the name is kept as it is given.", harmless=lambda value: True)
+
+
+def open_dataset(
+    root: Path,
+    dataset: RecordedDataset,
+    robot: Robot,
+    planned: Callable[[float], Plan],
+    *,
+    trained: float | None = None,
+    resume: bool = False,
+) -> DatasetWriter:
+    """A new dataset for this robot, or the one to go on with, which keeps its rate.
+
+    Args:
+        root: its folder.
+        dataset: what is recorded.
+        robot: whose features it has.
+        planned: the plan at a rate; its errors come before a folder is made.
+        trained: the rate of the policy that drives.
+        resume: go on with the dataset that is there.
+
+    Raises:
+        SmolactError: the plan can't be, there is one and it is not to be gone on with, it is another robot's, or the disk is too full.
+    """
+    from smolact.datasets import format as layout
+    from smolact.datasets.writer import DatasetWriter
+    from smolact.recording.drivers import note_rate, rate_of
+    from smolact.recording.recorder import dataset_features
+    from smolact.recording.space import check_space, estimate_bytes
+
+    features = dataset_features(robot.features, video=dataset.video)
+    fps = dataset.fps
+    there = (root / layout.INFO).is_file()
+    if there and resume:
+        writer = DatasetWriter.resume(
+            root, fps=fps, features=features, robot_type=robot.name, video_codec=dataset.vcodec
+        )
+        logger.info("Going on with %s: %d episodes are there.", root, writer.num_episodes)
+        note_rate(writer.fps, trained)
+        check_space(
+            root, estimate_bytes(features, writer.fps * dataset.episode_time_s * dataset.num_episodes)
+        )
+        return writer
+    if resume:
+        logger.info("There is no dataset in %s yet: a new one is begun.", root)
+    fps = rate_of(fps, robot, trained)
+    planned(fps)
+    note_rate(fps, trained)
+    check_space(root, estimate_bytes(features, fps * dataset.episode_time_s * dataset.num_episodes))
+    return DatasetWriter.create(
+        root,
+        fps=fps,
+        features=features,
+        robot_type=robot.name,
+        video_codec=dataset.vcodec or "libsvtav1",
+    )
+
+
+def connect_for(robot: Robot, writer: DatasetWriter) -> None:
+    """Connect the robot, whose features the dataset must have.
+
+    Raises:
+        ConfigError: connected, it has others; or what connecting raises.
+    """
+    from smolact.datasets.format import DEFAULT_FEATURES
+    from smolact.recording.recorder import dataset_features
+
+    robot.connect()
+    now = dataset_features(robot.features)
+    before = {name: feature for name, feature in writer.features.items() if name not in DEFAULT_FEATURES}
+    wrong = [name for name in now if name not in before or now[name].shape != before[name].shape]
+    if wrong or now.keys() != before.keys():
+        raise ConfigError(
+            f"Connected, the robot has other cameras or numbers than it said before: {', '.join(wrong) or 'some are gone'}. "
+            "Give the cameras' width and height in --robot.cameras."
+        )
+
+
+@contextlib.contextmanager
+def terminated_is_interrupted() -> Iterator[None]:
+    """SIGTERM ends a recording as Ctrl-C does: the robot is left safe."""
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def command_to_resume(command: str, argv: Sequence[str]) -> str:
+    """What to type to go on with a recording."""
+    words = [word for word in argv if not word.startswith("--resume")]
+    return shlex.join(["smolact", command, *words, "--resume=true"])
+
+
+def kept(root: Path) -> str:
+    """What of a recording is on disk."""
+    from smolact.datasets.metadata import LeRobotDatasetMetadata
+
+    if not (root / "meta/info.json").is_file():
+        return "Nothing was recorded."
+    return f"The {LeRobotDatasetMetadata(root).total_episodes} finished episodes in {root} are on disk."
