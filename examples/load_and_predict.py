@@ -1,16 +1,23 @@
 """Load a checkpoint, show it a moment of a dataset, and get a chunk of actions in the robot's own units.
 
-python examples/load_and_predict.py outputs/demo/train outputs/demo/dataset
+    python examples/load_and_predict.py [CHECKPOINT DATASET]
+
+Such as `outputs/demo/train outputs/demo/dataset`. Without arguments it takes those of `train_in_a_script.py`, which
+is run first if it was not yet.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
 import smolact
 from smolact.types import ACTION
+
+CHECKPOINT, DATASET = "outputs/examples/trained", "outputs/examples/table"
 
 
 def predict(checkpoint: str, root: str, index: int = 0) -> torch.Tensor:
@@ -32,4 +39,8 @@ def predict(checkpoint: str, root: str, index: int = 0) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    predict(*sys.argv[1:3])
+    if len(sys.argv) not in (1, 3):
+        sys.exit(__doc__)
+    if len(sys.argv) == 1 and not Path(CHECKPOINT).exists():
+        subprocess.run([sys.executable, Path(__file__).with_name("train_in_a_script.py")], check=True)
+    predict(*(sys.argv[1:] or (CHECKPOINT, DATASET)))

@@ -1,9 +1,9 @@
 """An environment of one's own: registered with gymnasium, shown by an expert, kept as a dataset.
 
-    python examples/own_environment.py OUTPUT
+    python examples/own_environment.py [OUTPUT]
 
-It observes `pixels` and `agent_pos`, has a `task` and tells `is_success`, so it needs no mapping file. To train on
-it: `PYTHONPATH=examples smolact train … --env.type=own_environment:mine/Lamp-v0`.
+It has `pixels`, `agent_pos`, `task` and `is_success`, so it needs no mapping file. To evaluate in it while training:
+`PYTHONPATH=examples smolact train … --env.type=own_environment:mine/Lamp-v0`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class LampExpert:
 gymnasium.register("mine/Lamp-v0", entry_point=Lamp, max_episode_steps=30)
 
 if __name__ == "__main__":
+    output = sys.argv[1] if len(sys.argv) > 1 else "outputs/examples/lamps"
     with make_env("mine/Lamp-v0") as envs:
         shown = demonstrations(envs[0], LampExpert(), 10)
-        frames = record_demonstrations(shown, sys.argv[1], fps=10, use_videos=False)
-    print(f"{frames} frames in {sys.argv[1]}")
+        print(record_demonstrations(shown, output, fps=10, use_videos=False), "frames in", output)

@@ -75,4 +75,4 @@ def main(episodes: int = 20, steps: int = 300, trials: int = 20) -> EvaluationRe
 
 
 if __name__ == "__main__":
-    print(f"success: {main().success_rate:.0%}")
+    print(f"success: {main().success}")

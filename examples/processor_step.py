@@ -1,6 +1,6 @@
 """A processor step of one's own: a gripper that is open or closed, whatever its motor says.
 
-    python examples/processor_step.py OUTPUT
+    python examples/processor_step.py [OUTPUT]
 
 A step takes a batch and returns a new one; it never changes the batch that it was given. Registered under a name, it is
 saved with a checkpoint and found again, as long as this module is imported first.
@@ -63,4 +63,4 @@ def main(output: str) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1] if len(sys.argv) > 1 else "outputs/examples/step")

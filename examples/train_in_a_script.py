@@ -1,13 +1,14 @@
 """Training, in a loop of one's own: what `smolact train` does, without all that makes it safe to leave alone.
 
-    python examples/train_in_a_script.py DATASET OUTPUT
+    python examples/train_in_a_script.py [DATASET OUTPUT]
 
-What it leaves out: schedule, checks, checkpoints along the way, resuming, several processes, draws that follow from a
+Without a dataset it makes a small one: a scripted expert on the tabletop. What the loop leaves out: schedule, checks, checkpoints along the way, resuming, several processes, draws that follow from a
 sample's place in the run. To have those and write Python, call `smolact.training.trainer.train`.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from smolact.datasets.collate import collate
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.policies.factory import make_pre_post_processors
 
+DATASET, OUTPUT = "outputs/examples/table", "outputs/examples/trained"
 CHUNK = 8
 
 
@@ -65,4 +67,9 @@ def train(root: str, output: str, steps: int = 100, batch_size: int = 8) -> list
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:3])
+    if len(sys.argv) not in (1, 3):
+        sys.exit(__doc__)
+    if len(sys.argv) == 1 and not Path(DATASET).exists():
+        demos = ["make-demos", "--env.type=tabletop", "--episodes=20", f"--output={DATASET}"]
+        subprocess.run([sys.executable, "-m", "smolact", "dataset", *demos], check=True)
+    train(*(sys.argv[1:] or (DATASET, OUTPUT)))

@@ -27,7 +27,10 @@ PY
 
 make_venv() {
   local python=$1
-  echo "Making $VENV with $python" >&2
+  echo "Making the environment $VENV with $python" >&2
+  if [[ ${VIRTUAL_ENV:-$PWD/$VENV} != "$PWD/$VENV" ]]; then
+    echo "$VIRTUAL_ENV is active and stays as it is: scripts/* use $VENV alone. \`smolact demo\` runs in the one that is active." >&2
+  fi
   rm -rf "$VENV"
   if "$python" -c 'import ensurepip' 2>/dev/null; then
     "$python" -m venv "$VENV"
@@ -62,8 +65,15 @@ install() {
   wanted=$(fingerprint "$extra")
   if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     echo "Installing smolact${extra:+[$extra]} into $VENV (once; some minutes)" >&2
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --editable packages/smolact-client --editable ".${extra:+[$extra]}" ||
+    if [[ $(uname) == Linux && -z ${PIP_EXTRA_INDEX_URL:-} ]] && ! command -v nvidia-smi >/dev/null 2>&1 &&
+      ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
+      echo "No NVIDIA GPU was found, and PyTorch's usual build is for one: 5 GB. This takes its build for CPUs, 1.5 GB:" >&2
+      echo "  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu $0" >&2
+    fi
+    local how=()
+    if [[ ! -t 2 ]]; then how=(--quiet); fi # in a terminal pip shows how far it is
+    "$VENV/bin/python" -m pip install ${how[@]+"${how[@]}"} --disable-pip-version-check \
+      --editable packages/smolact-client --editable ".${extra:+[$extra]}" >&2 ||
       fail "the installation failed; what pip said is above. Mend it and run $0 again."
     echo "$wanted" >"$stamp"
   fi

@@ -20,9 +20,7 @@ the sentences, nor one of their verbs, nor an instruction about a pair of colour
 from __future__ import annotations
 
 import argparse
-import logging
 import math
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,12 +35,11 @@ from smolact import durable
 from smolact.backbones.layers import DecoderLayer, attend, rotary_tables, rotate
 from smolact.backbones.presets import find_vlm
 from smolact.backbones.smolvlm import SmolVLM, initialize
+from smolact.cli.progress import announce, counting
 from smolact.envs.tabletop_drawing import draw_table
 from smolact.envs.tabletop_language import PHRASINGS, UNSEEN_COMBINATIONS
 from smolact.envs.tabletop_scene import BLOCK_SIDE, COLORS, PUSHER_RADIUS, ZONES, Block, TableState
 from smolact.policies.common.attention import positions_of
-
-logger = logging.getLogger("pretrain_tiny")
 
 NAMES = (*COLORS, *ZONES, "pusher")
 """What can be pointed at, by number."""
@@ -187,13 +184,15 @@ def make_pictures(count: int, size: int, random: np.random.Generator) -> Picture
     pixels = np.empty((count, size, size, 3), np.uint8)
     where, there = np.zeros((count, len(NAMES), 2), np.float32), np.zeros((count, len(NAMES)), bool)
     where[:, len(COLORS) : PUSHER], there[:, len(COLORS) :] = list(ZONES.values()), True
-    for index in range(count):
-        state = _scene(random)
-        pixels[index] = draw_table(state, size)
-        where[index, PUSHER] = state.pusher
-        for block in state.blocks:
-            name = NAMES.index(block.color)
-            where[index, name], there[index, name] = (block.x, block.y), True
+    with counting(count, "pictures") as advance:
+        for index in range(count):
+            state = _scene(random)
+            pixels[index] = draw_table(state, size)
+            where[index, PUSHER] = state.pusher
+            for block in state.blocks:
+                name = NAMES.index(block.color)
+                where[index, name], there[index, name] = (block.x, block.y), True
+            advance()
     return Pictures(*(torch.from_numpy(array) for array in (pixels, where, there)))
 
 
@@ -438,25 +437,26 @@ def pretrain(output: Path, steps: int, batch_size: int, lr: float, seed: int, po
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 100) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
     )
-    began = time.monotonic()
-    for step in range(1, steps + 1):
-        loss, _ = model(*draw_batch(pictures, prompts, batch_size, generator))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == steps:
-            with torch.no_grad():
-                away = model(*asked)[1]
-            blocks = away[(asked[1].named >= 0) & (asked[1].named < len(COLORS))]
-            rate = step * batch_size / (time.monotonic() - began)
-            logger.info(
-                "step %d, %.0f samples/s, loss %.3f, blocks off by %.4f (median %.4f), %.1f%% within half a block",
-                step, rate, loss.detach(), blocks.mean(), blocks.median(), 100 * (blocks < BLOCK_SIDE / 2).float().mean(),
-            )  # fmt: skip
-            if step % 1000 == 0 or step == steps:
-                save(vlm, output)
+    with counting(steps, "steps") as advance:
+        for step in range(1, steps + 1):
+            loss, _ = model(*draw_batch(pictures, prompts, batch_size, generator))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            advance()
+            if step % 100 == 0 or step == steps:
+                with torch.no_grad():
+                    away = model(*asked)[1]
+                blocks = away[(asked[1].named >= 0) & (asked[1].named < len(COLORS))]
+                within = (blocks < BLOCK_SIDE / 2).float().mean()
+                announce(
+                    f"step {step}, loss {loss.detach():.3f}, blocks off by {blocks.mean():.4f} "
+                    f"(median {blocks.median():.4f}), {within:.1%} within half a block"
+                )
+                if step % 1000 == 0 or step == steps:
+                    save(vlm, output)
 
 
 def save(vlm: SmolVLM, output: Path) -> None:
@@ -471,7 +471,6 @@ def save(vlm: SmolVLM, output: Path) -> None:
 
 def main() -> None:
     """Read the flags."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6_000)

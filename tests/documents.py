@@ -29,12 +29,19 @@ def inline(page: Path) -> list[str]:
     return INLINE.findall(FENCE.sub("", read(page)))
 
 
+def typed(language: str, body: str) -> Iterator[str]:
+    """What a user would type of a fence: all of `bash`, what follows the prompt in `console`."""
+    for line in body.replace("\\\n", " ").splitlines():
+        if language == "bash":
+            yield line
+        elif language == "console" and line.startswith("$ "):
+            yield line[2:]
+
+
 def lines(page: Path) -> Iterator[str]:
-    """What a user would type: all of `bash`, what follows the prompt in `console`."""
-    for body in blocks(page, "bash"):
-        yield from body.replace("\\\n", " ").splitlines()
-    for body in blocks(page, "console"):
-        yield from (line[2:] for line in body.replace("\\\n", " ").splitlines() if line.startswith("$ "))
+    """What a user would type of a page, in its order."""
+    for language, body in FENCE.findall(read(page)):
+        yield from typed(language, body)
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -58,6 +65,13 @@ def commands(page: Path) -> Iterator[list[str]]:
             if "smolact" in words and "pip" not in words:
                 yield [word for word in words[words.index("smolact") + 1 :] if word != "…"]
             words = []
+
+
+def in_order() -> list[Path]:
+    """README and the guide's pages, as a reader comes to them: in the order of the navigation."""
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    names = re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)
+    return [ROOT / "README.md", *(ROOT / "docs" / name for name in names if "reference/" not in name)]
 
 
 def names_of_commands(page: Path) -> Iterator[list[str]]:

@@ -135,6 +135,17 @@ def test_commands_are_understood(page: Path, dry: None, capsys: pytest.CaptureFi
         assert any(one[: len(name)] == tuple(name) for one in there), f"{page.name}: smolact {' '.join(name)}"
 
 
+@by_page
+def test_pages_use_no_phrase_that_had_to_be_read_twice(page: Path) -> None:
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    found = [
+        phrase
+        for phrase in ("but for", "for nothing.", "once they are kept", "are passed over")
+        if phrase in text
+    ]
+    assert not found, page.name
+
+
 @pytest.fixture(scope="module")
 def settings() -> list[type]:
     """The classes of settings of all commands."""
@@ -227,14 +238,14 @@ ELSEWHERE = {"docs/environments.md": "tests/envs/test_environments_page.py"}
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a demo has run, as far as its files tell."""
+    """A folder in which a demo has run and `me/push` was recorded, as far as files tell."""
     folder = tmp_path_factory.mktemp("home")
-    dataset, run = folder / "outputs/demo/dataset", folder / "outputs/demo/train/checkpoints/last"
+    dataset = folder / "outputs/demo/dataset"
     demos = ["dataset", "make-demos", "--env.type=tabletop", "--episodes=10", f"--output={dataset}"]
     assert main(demos) == 0
-    checkpoint(run, 0, chunk_size=16)
-    (folder / "outputs/train").mkdir()
-    (folder / "outputs/train/my_policy").symlink_to(run)
+    checkpoint(folder / "outputs/demo/train/checkpoints/last/pretrained_model", 0, chunk_size=16)
+    (folder / "outputs/datasets/me").mkdir(parents=True)
+    (folder / "outputs/datasets/me/push").symlink_to(dataset)
     (folder / "FOLDER").symlink_to(dataset)
     return folder
 

@@ -1,81 +1,80 @@
-"""The programs in examples/ do what they say."""
+"""The programs in examples/ do what they say, as they are typed: `python examples/NAME.py`, in an empty folder."""
 
 from __future__ import annotations
 
-import importlib.util
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
-import gymnasium
 import pytest
-import torch
+from torch import Tensor
 
 import smolact
 from smolact.datasets.reader import LeRobotDataset
-from smolact.envs.factory import make_env
-from smolact.envs.mapping import rehearse
+from smolact.processors.pipeline import ProcessorPipeline
+from smolact.processors.step import _REGISTRY
+from tests.documents import ROOT, lines
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-DATASET = Path(__file__).parent / "parity/data/dataset_v30"
-
-
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look there for their annotations
-    spec.loader.exec_module(module)
-    return module
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+DATASET = ROOT / "tests/parity/data/dataset_v30"
 
 
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if (EXAMPLES / f"{name}.py").exists():
-            del sys.modules[name]
-    gymnasium.registry.pop("mine/Lamp-v0", None)
+def run(folder: Path, name: str, *arguments: str) -> str:
+    """What an example prints; a failure or a warning fails the test."""
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+    return done.stdout
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_each_is_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 80
 
 
+def test_the_page_runs_each_without_arguments() -> None:
+    typed = [line.split("#")[0].strip() for line in lines(ROOT / "docs/examples.md")]
+    assert {f"python examples/{path.name}" for path in EXAMPLES} <= set(typed)
+
+
 def test_a_loop_of_ones_own_trains_a_checkpoint_that_predicts(tmp_path: Path) -> None:
-    losses = example("train_in_a_script").train(str(DATASET), str(tmp_path / "mine"), steps=8, batch_size=4)
+    """`load_and_predict` runs `train_in_a_script` as it is typed, since there is no checkpoint yet."""
+    shown = run(tmp_path, "load_and_predict").splitlines()
+    before, after = shown[1].split("loss ")[1].split(",")[0].split(" → ")
+    assert float(after) < float(before) / 2
+    assert shown[3].startswith("8 actions; the first: [")
+    trained = tmp_path / "outputs/examples/trained"
+    assert smolact.load_policy(trained).policy.config.chunk_size == 8
+    again = run(tmp_path, "load_and_predict", str(trained), str(tmp_path / "outputs/examples/table"))
+    assert again.splitlines() == shown[2:]
+
+
+def test_a_loop_of_ones_own_learns_from_a_dataset_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import load_and_predict
+    import train_in_a_script
+
+    losses = train_in_a_script.train(str(DATASET), str(tmp_path / "mine"), steps=8, batch_size=4)
     assert sum(losses[4:]) < sum(losses[:4])
-    actions = example("load_and_predict").predict(str(tmp_path / "mine"), str(DATASET))
-    assert actions.shape == (8, 6) and actions.isfinite().all()
-    assert smolact.load_policy(tmp_path / "mine").policy.config.chunk_size == 8
+    actions = load_and_predict.predict(str(tmp_path / "mine"), str(DATASET))
+    assert isinstance(actions, Tensor) and actions.shape == (8, 6) and actions.isfinite().all()
 
 
 def test_a_step_of_ones_own_is_saved_and_found_again(tmp_path: Path) -> None:
-    module = example("processor_step")
-    try:
-        assert torch.equal(module.main(str(tmp_path)), torch.tensor([[12.0, -8.0, 1.0]]))
-    finally:
-        from smolact.processors import step
-
-        step._REGISTRY.pop("mine_binary_gripper")
+    assert "[12.0, -8.0, 41.5] → [12.0, -8.0, 1.0]" in run(tmp_path, "processor_step")
+    assert "mine_binary_gripper" not in _REGISTRY
+    with pytest.raises(smolact.errors.SmolactError, match="mine_binary_gripper"):
+        ProcessorPipeline.from_pretrained(tmp_path / "outputs/examples/step", "policy_preprocessor.json")
 
 
-def test_a_policy_of_ones_own_is_evaluated_like_the_others() -> None:
-    result = example("own_policy").main(episodes=2, steps=20, trials=2)
-    assert (result.n_action_steps, len(result.results)) == (2, 2)
+def test_a_policy_of_ones_own_is_evaluated_like_the_others(tmp_path: Path) -> None:
+    assert " of 20; 95% between " in run(tmp_path, "own_policy")
 
 
-def test_an_environment_of_ones_own_is_shown_and_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = example("own_environment")
-    with make_env("mine/Lamp-v0", render=True) as envs:
-        rehearse(envs[0])
-        shown = list(module.demonstrations(envs[0], module.LampExpert(), 3))
-    assert all(each.success for each in shown)
-    module.record_demonstrations(shown, tmp_path / "lamps", fps=10, use_videos=False)
-    dataset = LeRobotDataset(tmp_path / "lamps")
-    assert dataset.num_episodes == 3 and dataset[0]["task"].endswith(" lamp")
+def test_an_environment_of_ones_own_is_shown_and_kept(tmp_path: Path) -> None:
+    frames = int(run(tmp_path, "own_environment").split()[0])
+    dataset = LeRobotDataset(tmp_path / "outputs/examples/lamps")
+    assert dataset.num_episodes == 10 and len(dataset) == frames
+    assert dataset[0]["task"].endswith(" lamp")

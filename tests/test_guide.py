@@ -10,11 +10,13 @@ from types import ModuleType
 
 import pytest
 
+from smolact.backbones.presets import PRESETS, PRESETS_WITH_WEIGHTS
 from smolact.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GUIDE = [
+    DOCS / "models.md",
     DOCS / "modify.md",
     DOCS / "language.md",
     DOCS / "language.zh.md",
@@ -84,6 +86,24 @@ def test_the_figures_of_a_change_are_those_of_the_code() -> None:
         table = page.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
         row = next(line for line in table.splitlines() if line.startswith(f"| {modify.flags(change)} "))
         assert [cell.strip(" *") for cell in row.split("|")[2:-1]] == modify.row(change)[1:]
+
+
+def test_the_figures_of_a_model_are_those_of_the_code() -> None:
+    models = module("models")
+    rows = (DOCS / "models.md").read_text(encoding="utf-8").splitlines()
+    for model in models.MODELS:
+        (line,) = [line for line in rows if line.startswith(f"| {model.typed} |")]
+        assert [cell.strip(" ") for cell in line.split("|")[1:-1]] == models.row(model)
+
+
+def test_the_presets_of_the_models_page_are_those_of_the_code() -> None:
+    table = (
+        (DOCS / "models.md").read_text(encoding="utf-8").split("## The presets")[1].split("## Which one")[0]
+    )
+    rows = [line.split("|")[1:3] for line in table.splitlines() if re.match("[|] `[^-]", line)]
+    named = {name: weights for names, weights in rows for name in re.findall(r"`([^`/]+)`", names)}
+    assert set(named) == set(PRESETS)
+    assert {name for name in named if "random" not in named[name]} == set(PRESETS_WITH_WEIGHTS)
 
 
 def test_every_change_of_the_guide_has_a_table() -> None:

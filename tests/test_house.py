@@ -18,8 +18,8 @@ CLIENT = Path(smolact_client.__file__).parent
 FLOORS = {
     **dict.fromkeys(
         (
-            *("types", "cards", "errors", "durable", "files", "hub", "lock", "openable", "pages"),
-            *("settings", "uploads"),
+            *("types", "cards", "errors", "durable", "files", "hub", "lock", "machine", "memory", "openable"),
+            *("pages", "settings", "uploads"),
         ),
         0,
     ),

@@ -107,12 +107,30 @@ def test_what_was_recorded_under_a_name_comes_before_the_hub(
     write(tmp_path / "outputs/datasets/me/push", (3, 2), dtype="image")
     monkeypatch.chdir(tmp_path)
     assert find_folder("me/push", "dataset") == Path("outputs/datasets/me/push")
-    assert "'me/push' is the one that was recorded here" in caplog.text
     assert len(LeRobotDataset("me/push")) == 5
+    assert caplog.text.count("'me/push' is the one that was recorded here") == 1
     assert hub.requests == []
     assert find_folder("me/push", "dataset", revision="main").name.startswith("0123")
     with pytest.raises(NotFoundError, match="expected a folder or a Hub id"):
         find_folder("../datasets", "dataset")
+
+
+def test_a_typing_error_in_the_name_of_a_recording_is_recognized(
+    tmp_path: Path, hub: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outputs/datasets/me/push").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    meant = r"Did you mean 'me/push'\? That one was recorded here\."
+    hub.status, hub.headers = 404, {"X-Error-Code": "RepoNotFound"}
+    with pytest.raises(NotFoundError, match=meant):
+        find_folder("me/psuh", "dataset")
+    for name, kind in (("me/psuh", "model"), ("somebody/else", "dataset")):
+        with pytest.raises(NotFoundError, match=r"shows you\. Check its spelling"):
+            find_folder(name, kind)
+    nowhere = functools.partial(huggingface_hub.snapshot_download, endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nowhere)
+    with pytest.raises(HubError, match=meant):
+        find_folder("me/psuh", "dataset")
 
 
 def test_a_root_that_is_not_there_asks_nobody(tmp_path: Path, hub: StandIn) -> None:

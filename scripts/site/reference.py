@@ -99,7 +99,7 @@ def _command(found: tuple[str, Command]) -> str:
     parts = [
         f"## {typed}",
         _plain(summary),
-        f"```text\n{textwrap.fill(usage, 100, subsequent_indent='    ')}\n```",
+        f"```bash\n{textwrap.fill(usage, 72, subsequent_indent='    ')}\n```",
     ]
     return "\n\n".join([*parts, *(_table(title, rows) for title, rows in groups.items()), *notes])
 
@@ -152,11 +152,12 @@ def _policy(kind: str) -> str:
 
 
 def _table(title: str, rows: list[Row]) -> str:
-    lines = ["| setting | default | takes | |", "|---|---|---|---|"]
+    lines = ["| setting | default | takes | what it does |", "|---|---|---|---|"]
     for row in rows:
         default = f"`{_cell(row.default)}`" if row.default else ""
         lines.append(f"| `--{row.name}` | {default} | {_cell(row.kind)} | {_cell(_as_sentence(row.doc))} |")
-    return (f"### {title}\n\n" if title else "") + "\n".join(lines)
+    table = "\n".join(lines)
+    return (f"### {title}\n\n" if title else "") + f'<div class="settings" markdown>\n\n{table}\n\n</div>'
 
 
 def _cell(text: str) -> str:

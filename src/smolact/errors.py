@@ -17,6 +17,7 @@
     │   └── UnsafeActionError     actions that were refused before they reached the motors
     ├── ServerError               a policy server that does not answer, or does not let anybody in
     ├── WriteError                the disk is full or refused a write
+    ├── OutOfMemoryError          the memory ran out, or would
     ├── EnvironmentNotFoundError  an environment id that nobody registered
     └── MissingDependencyError    an optional package that is not installed
 
@@ -99,6 +100,10 @@ class ServerError(SmolactError, ConnectionError):
 
 class WriteError(SmolactError, OSError):
     """The disk is full or refused a write."""
+
+
+class OutOfMemoryError(SmolactError, MemoryError):
+    """The memory of the machine or of the GPU ran out, or would."""
 
 
 class EnvironmentNotFoundError(SmolactError, LookupError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from smolact import durable
-from smolact.errors import HubError, NotFoundError, WriteError, what_is_near
+from smolact.errors import HubError, NotFoundError, WriteError, did_you_mean, what_is_near
 
 RECORDINGS = Path("outputs/datasets")
 """Where `smolact record` puts a dataset that it is told only the name of, and where that name is looked for."""
@@ -47,7 +48,7 @@ def find_folder(
             raise missing_folder(folder, kind)
         return folder
     if revision is None and (recorded := local_folder(name, kind)) is not None:
-        logger.info("The dataset '%s' is the one that was recorded here: %s", name, recorded)
+        _note_recorded(str(name), recorded, recorded.absolute())
         return recorded
     looks_local = str(Path(name).parent) != "." and Path(name).parent.is_dir()
     if durable.is_half_replaced(Path(name)):
@@ -67,6 +68,19 @@ def local_folder(name: str | Path, kind: str) -> Path | None:
     recorded = kind == "dataset" and _REPO_ID.fullmatch(str(name))
     places = [Path(name), RECORDINGS / name] if recorded else [Path(name)]
     return next((place for place in places if place.is_dir()), None)
+
+
+@functools.cache
+def _note_recorded(name: str, folder: Path, place: Path) -> None:
+    """Say once for each `place` which dataset a name leads to: a command may look for it several times."""
+    logger.info("The dataset '%s' is the one that was recorded here: %s", name, folder)
+
+
+def _near_recording(name: str, kind: str) -> str:
+    """` Did you mean 'me/push'? …`, for the nearest name of a dataset that was recorded here; empty if none is near."""
+    folders = RECORDINGS.glob("*/*") if kind == "dataset" else ()
+    meant = did_you_mean(name, ["/".join(folder.parts[-2:]) for folder in folders if folder.is_dir()])
+    return f"{meant} That one was recorded here." if meant else ""
 
 
 def missing_folder(folder: Path, kind: str) -> NotFoundError:
@@ -91,6 +105,7 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
     )
 
     flag = "--dataset.root=FOLDER" if kind == "dataset" else "a folder in its place"
+    near = _near_recording(repo_id, kind)
     try:
         folder = huggingface_hub.snapshot_download(
             repo_id,
@@ -107,7 +122,7 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
         raise NotFoundError(f"The {kind} '{repo_id}' has no revision '{revision}' on the Hub.") from error
     except RepositoryNotFoundError as error:
         raise NotFoundError(
-            f"The {kind} '{repo_id}' is neither a folder here nor a repository that the Hub shows you. Check its "
+            f"The {kind} '{repo_id}' is neither a folder here nor a repository that the Hub shows you.{near} Check its "
             f"spelling; if it is private, log in with `hf auth login`; if you have it on disk, give {flag}."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
@@ -126,7 +141,7 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
             }.get(status, f"the Hub answered {status} (try again later)")
             raise HubError(f"The {kind} '{repo_id}' could not be fetched: {reason}.") from error
         raise HubError(
-            f"'{repo_id}' is no folder here and the Hub can't be reached. Go online, or fetch the {kind} elsewhere "
+            f"'{repo_id}' is no folder here and the Hub can't be reached.{near} Go online, or fetch the {kind} elsewhere "
             f"(`hf download {repo_id} --repo-type={kind} --local-dir=FOLDER`) and give {flag}."
         ) from error
 

@@ -15,7 +15,9 @@ from smolact.backbones.presets import PRESETS, PRESETS_WITH_WEIGHTS, find_vlm
 from smolact.backbones.smolvlm import SmolVLM, patch_positions, pixel_shuffle
 from smolact.backbones.weights import load_weights, read_tensors, weight_files
 from smolact.errors import CheckpointError, ConfigError, HubError, NotFoundError, WeightsError
+from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from smolact.policies.summary import empty_policy
 from tests.parity.recipe import DATA, draw_weights
 from tests.policies.tiny import tiny_config
 
@@ -161,6 +163,28 @@ def test_vlms_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HubError):
         find_vlm("somebody/else")
     assert set(PRESETS) >= {"tiny", "small"}
+
+
+@pytest.mark.parametrize("error", [HubError("the Hub can't be reached"), NotFoundError("no repository")])
+def test_who_makes_a_new_policy_without_the_hub_hears_of_the_vlm_that_ships(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refused(*args: object, **kwargs: object) -> Path:
+        raise error
+
+    monkeypatch.setattr("smolact.backbones.presets.find_folder", refused)
+    ships = r"ships with smolact: --policy\.vlm_model_name=tiny"
+    with pytest.raises(type(error), match=rf"{error}.*{ships}"):
+        SmolVLAPolicy(tiny_config(vlm_model_name="somebody/else", load_vlm_weights=True))
+    with pytest.raises(type(error), match=r"ships with smolact: --policy\.vlm_checkpoint=tiny"):
+        empty_policy(SMOLANDFASTConfig(vlm_checkpoint="somebody/else"))
+    with pytest.raises(type(error)) as caught:
+        find_vlm("somebody/else")  # as a checkpoint does, whose weights fit its own VLM alone
+    assert "tiny" not in str(caught.value)
+    if isinstance(error, HubError):
+        published = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+        with pytest.raises(NotFoundError, match=rf"tokenizer of .*{ships}"):
+            find_vlm(published, field="vlm_model_name").tokenizer_folder()
 
 
 @pytest.mark.parametrize("name", PRESETS_WITH_WEIGHTS)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +123,94 @@ def test_a_package_that_is_not_installed_is_no_bug(
     assert "Run: pip install not_installed" in capsys.readouterr().err
     assert main(["smolact.not_there"]) == 70
     assert "This is a bug in smolact" in capsys.readouterr().err
+
+
+def _by_torch() -> None:
+    import torch
+
+    torch.empty(2**48)
+
+
+def _by_numpy() -> None:
+    import numpy as np
+
+    np.empty(2**50, np.uint8)
+
+
+def _by_python() -> None:
+    bytearray(2**60)
+
+
+def _on_a_gpu() -> None:
+    import torch
+
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.2 GiB is free."
+    )
+
+
+def _of_the_system() -> None:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+@pytest.mark.parametrize(
+    ("fail", "command", "messages"),
+    [
+        (
+            _by_torch,
+            "train",
+            (
+                "The machine's memory ran out: 1 PiB more were needed.",
+                "--batch_size",
+                "--gradient_accumulation_steps",
+            ),
+        ),
+        (_by_numpy, "eval", ("The machine's memory ran out: 1 PiB more", "Lower --eval.batch_size")),
+        (_by_python, "dataset", ("The machine's memory ran out. Close other programs",)),
+        (
+            _on_a_gpu,
+            "serve",
+            ("The GPU's memory ran out: 2.5 GiB more", "--policy.fp8=true", "--max-batch"),
+        ),
+        (_of_the_system, "rollout", ("The machine's memory ran out.", "--policy.int8=true")),
+    ],
+)
+def test_too_little_memory_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fail: Callable[[], None],
+    command: str,
+    messages: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(cli, "_run", lambda words: fail())
+    assert main([command]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    for message in messages:
+        assert message in shown
+    with pytest.raises((RuntimeError, MemoryError, OSError)):
+        main([command, "--debug"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape '[2]' is invalid"), OSError(errno.EIO, "a bad disk")])
+def test_other_errors_do_not_blame_the_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert main(["train"]) == 70
+    assert "memory" not in capsys.readouterr().err
+
+
+def test_the_first_picture_on_a_machine_says_nothing_of_fonts(tmp_path: Path) -> None:
+    code = "from smolact.cli.main import main; main(['dataset']); import matplotlib.font_manager"
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stderr == ""
 
 
 def test_the_help_of_train_has_every_flag_of_the_seeds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,10 @@ def test_an_experts_episodes_are_a_whole_dataset(
 ) -> None:
     folder = tmp_path / "d"
     assert main([*TABLETOP, "--episodes=3", f"--video={video}", f"--output={folder}"]) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
+    first, last = said.splitlines()
+    assert first == "3 episodes" and last.startswith("3 of 3 episodes, ")
+    assert last.endswith("/s, the expert succeeded in 100%")
     assert f"{folder}: 3 episodes" in shown and "succeeded in 100% (3 of 3" in shown
     assert not check_dataset(folder)
     dataset = LeRobotDataset(str(folder))

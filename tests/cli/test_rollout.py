@@ -75,7 +75,8 @@ def test_what_is_driven_is_kept_and_gone_on_with(
     assert f"2 episodes: {root}\nsuccess: 0 of 2" in capsys.readouterr().out
     assert "episode 1: 10 frames" in caplog.text and "chunks" in caplog.text
     assert main(words) == 2
-    assert "--resume=true" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "To add 1 more to it, give --resume=true; for a new dataset, another --record-to." in said
     assert main([*words, "--resume=true"]) == 0
     dataset = LeRobotDataset(root)
     assert dataset.meta.episodes.length.tolist() == [10, 10, 10]
@@ -113,7 +114,7 @@ def test_a_lost_server_ends_the_episode_and_what_was_driven_is_kept(
     words = ["--policy.device=cpu", "--realtime=false", "--video=false", f"--record-to={root}"]
     assert main([*UNTRAINED, policy, *words, "--policy.n_action_steps=2", "--episodes=3"]) == 1
     said = capsys.readouterr().err
-    assert "The connection is lost." in said and "The 1 finished episodes" in said
+    assert "The connection is lost." in said and "The finished episode is on disk" in said
     assert "smolact rollout" in said and "--resume=true" in said
     assert LeRobotDataset(root).meta.episodes.length.tolist() == [6]
 

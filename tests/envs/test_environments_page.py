@@ -40,7 +40,7 @@ def test_the_environment_of_the_page_plays_and_its_expert_demonstrates(folder):
         assert set(envs.features) == {"observation.image", "observation.state", "action"}
         assert envs.render(0).shape == (64, 64, 3)
     exec(blocks("python")[1].replace("50)", "3)"), {})
-    dataset = LeRobotDataset("dot_dataset")
+    dataset = LeRobotDataset("outputs/dot_dataset")
     assert dataset[0]["task"] == "go to the cross"
 
 

@@ -171,7 +171,13 @@ def test_the_command_compares_and_shares_over_processes(
         *("--eval.n_episodes=4", "--eval.batch_size=2"),
     ]
     assert main(["eval", *flags, f"--output_dir={tmp_path / 'alone'}"]) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
+    plan = "48 episodes: 4 in each of 6 conditions with each of 2 policies (--language=false: 4 in 1)"
+    first, second, *lines, last = said.splitlines()
+    assert (first, second) == (f"Loading {one} …", plan)
+    assert f"Loading {two} …" in lines and last == "Filming episodes for the report …"
+    assert lines[-1].startswith("48 of 48 episodes, ")
+    assert ", policy 2, nonsense instruction: success " in lines[-1]
     assert f"against {one}:" in shown and "unseen phrasings" in shown and "2 denoising steps" in shown
     command = [
         sys.executable,
@@ -191,12 +197,19 @@ def test_the_command_compares_and_shares_over_processes(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("unseen phrasings") == 2  # both policies, by one process
+    assert done.stderr.count(f"{plan}; 2 processes share them") == 1
+    assert done.stderr.count("24 of 24 episodes") == 1
     alone, shared = (
         json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "two_processes")
     )
     assert "Against" in (tmp_path / "alone" / "report.html").read_text()
     assert alone["results"] == shared["results"]
     assert alone["conditions"].keys() == shared["conditions"].keys()
+    capsys.readouterr()
+    assert main(["eval", *flags, "--eval.n_episodes=5", f"--output_dir={tmp_path / 'alone'}"]) == 0
+    said = capsys.readouterr().err
+    assert "60 episodes: 5 in each of 6 conditions" in said and "; 48 of them were played before\n" in said
+    assert "60 of 60 episodes" in said
     assert main(["eval", *flags]) == 0
 
 
@@ -225,3 +238,25 @@ def test_an_evaluation_with_weights_in_8_bits_is_one_of_its_own(
     assert f"--policy.{name}=true is the engine's: leave out --engine=false" in capsys.readouterr().err
     assert main(["eval", *flags, "--policy.int8=true", "--policy.fp8=true"]) == 2
     assert "round the same weights" in capsys.readouterr().err
+
+
+def test_processes_of_this_machine_share_an_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        f"--policy.path={checkpoint(tmp_path / 'policy', 0)}",
+        *("--env.type=tabletop", "--env.kwargs={max_episode_steps: 9}", "--eval.n_episodes=3"),
+        *("--eval.batch_size=2", "--n_videos=0"),
+    ]
+    for number in (1, 2):
+        assert (
+            main(["eval", *flags, f"--cpu_processes={number}", f"--output_dir={tmp_path / str(number)}"]) == 0
+        )
+    alone, shared = (json.loads((tmp_path / str(number) / "metrics.json").read_text()) for number in (1, 2))
+    assert alone["results"] == shared["results"]
+    assert (tmp_path / "2/episodes_1.jsonl").is_file()
+    capsys.readouterr()
+    assert main(["eval", *flags, "--cpu_processes=2"]) == 0  # without a folder
+    assert "18 of 18 episodes" in capsys.readouterr().err
+    assert main(["eval", *flags, "--cpu_processes=2", "--policy.device=cuda"]) == 2
+    assert "--cpu_processes=2 is for a CPU" in capsys.readouterr().err

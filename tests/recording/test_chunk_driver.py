@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from smolact.errors import ConfigError, FeatureError, RobotError, UnsafeActionError
-from smolact.recording.chunk_driver import ChunkDriver, Inference, RealTime, ThreadAsks
+from smolact.recording.chunk_driver import ChunkDriver, Counts, Inference, RealTime, ThreadAsks
 from smolact.recording.chunks import Delays
 from smolact.robots.safety import Gate, make_limits
 from smolact_client import Leftover
@@ -287,3 +287,15 @@ def test_settings_of_real_time_chunking_out_of_range_are_told(wrong: dict[str, A
 def test_settings_out_of_range_are_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Inference(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (Counts(9, 1, 3, 3), "held for 1 tick, 3 chunks, 3 actions came too late"),
+        (Counts(9, 2, 1, 1), "held for 2 ticks, 1 chunk, 1 action came too late"),
+        (Counts(9, 0, 0, 0), "0 chunks"),
+    ],
+)
+def test_an_episodes_counts_are_a_sentence(counts: Counts, said: str) -> None:
+    assert str(counts) == said

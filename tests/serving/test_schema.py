@@ -46,6 +46,32 @@ def test_the_map_that_is_advised_keeps_what_is_in_use() -> None:
     assert """--rename_map='{"front": "top", "side": "wrist"}'""" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("rename_map", "cameras", "said"),
+    [
+        (
+            {"frnt": "top"},
+            ("frnt", "wrist"),
+            "leads from 'frnt', which the robot does not have, to 'top'. Did you mean 'front'?",
+        ),
+        (
+            {"front": "tpo"},
+            ("top", "wrist"),
+            "leads 'front' to 'tpo', which the policy does not have. Did you mean 'top'?",
+        ),
+    ],
+)
+def test_a_wrong_map_is_named_as_the_cause(
+    rename_map: dict[str, str], cameras: tuple[str, ...], said: str
+) -> None:
+    schema = dataclasses.replace(TWO, cameras=dict.fromkeys(cameras, (48, 64)), rename_map=rename_map)
+    robot = Offer({"front": (48, 64), "wrist": (48, 64)}, {}, ("a", "b", "c"))
+    with pytest.raises(SchemaMismatchError) as error:
+        check_offer(schema, robot)
+    assert said in str(error.value)
+    assert """--rename_map='{"front": "top"}'""" in str(error.value)
+
+
 @pytest.mark.parametrize(("placeholders", "advised"), [(None, False), (0, True)])
 def test_only_a_policy_that_may_lack_cameras_is_advised_to(placeholders: int | None, advised: bool) -> None:
     schema = dataclasses.replace(TWO, placeholders=placeholders)

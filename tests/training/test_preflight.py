@@ -5,26 +5,35 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from smolact.cli.main import main
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError
+from smolact.errors import ConfigError, DatasetError, FeatureError, OutOfMemoryError, StatisticsError
+from smolact.memory import Memory
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.policies.summary import summarize
+from smolact.training import preflight
 from smolact.training.config import TrainConfig
+from smolact.training.opening import encode
 from smolact.training.preflight import (
     check_cameras,
     check_env_sizes,
     check_evaluation,
+    check_memory,
     check_sources,
     match_table,
 )
-from smolact.training.sections import DatasetSection, EnvSection
+from smolact.training.sections import DatasetSection, EnvSection, ParallelismSection
 from smolact.training.sources import find_sources
 from smolact.types import FeatureType, PolicyFeature
-from tests.training.runs import DATASET
+from tests.policies.tiny import tiny_policy
+from tests.training.runs import DATASET, QUICK, SMALL, run, settings
 
 CAMERA = PolicyFeature(FeatureType.VISUAL, (3, 64, 96))
 
@@ -86,6 +95,76 @@ def test_the_map_that_is_proposed_keeps_what_was_mapped(dataset: LeRobotDataset)
         '{"observation.images.top": "observation.images.a", "observation.images.wrist": "observation.images.b"}'
         in text
     )
+
+
+TOP, WRIST = "observation.images.top", "observation.images.wrist"
+
+
+@pytest.mark.parametrize(
+    ("rename_map", "parts"),
+    [
+        (
+            {TOP: "observation.images.tpo"},
+            (
+                f"The rename map leads '{TOP}' to 'observation.images.tpo', which the policy does not have. Did you mean '{TOP}'?",
+                "Settle it without --rename_map.",
+            ),
+        ),
+        (
+            {TOP: WRIST, WRIST: "observation.images.third"},
+            (
+                f"The rename map leads '{WRIST}' to 'observation.images.third', which the policy does not have.\n",
+                "Settle it with --rename_map=",
+            ),
+        ),
+        (
+            {"observation.state": "observation.joints"},
+            (
+                "leads 'observation.state' to 'observation.joints', which the policy does not have",
+                "or leave it out",
+            ),
+        ),
+        ({"action": "actions"}, ("actions are not renamed", "Leave it out of the map")),
+        (
+            {"observation.images.tpo": TOP},
+            ("leads from 'observation.images.tpo', which the dataset does not have", f"mean '{TOP}'?"),
+        ),
+    ],
+)
+def test_a_wrong_map_is_named_as_the_cause(
+    dataset: LeRobotDataset, rename_map: dict[str, str], parts: tuple[str, ...]
+) -> None:
+    with pytest.raises((FeatureError, ConfigError)) as caught:
+        check(dataset, policy(), rename_map=rename_map)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_map_that_is_right_is_not_blamed(dataset: LeRobotDataset) -> None:
+    with pytest.raises(FeatureError) as caught:
+        check(dataset, policy("a", "b"), rename_map={TOP: "observation.images.a"})
+    assert "The rename map leads" not in str(caught.value)
+
+
+def test_the_proposed_map_keeps_names_of_vectors() -> None:
+    offered = {"observation.images.tpo": CAMERA, WRIST: CAMERA}
+    names = {"observation.joints": "observation.state", "front": "observation.images.tpo"}
+    with pytest.raises(FeatureError) as caught:
+        check_cameras(policy(), offered, names)
+    assert '{"observation.joints": "observation.state", "front": "observation.images.top"}' in str(
+        caught.value
+    )
+
+
+def test_a_map_for_something_else_is_named_where_an_environment_lacks_a_camera_or_a_state() -> None:
+    names = {"observation.pixels": TOP, "observation.state": "observation.joints"}
+    with pytest.raises(
+        FeatureError, match=r"leads from 'observation.pixels', which the environment does not"
+    ):
+        check_cameras(policy(), {WRIST: CAMERA}, names, "the environment")
+    offered = {"observation.joints": PolicyFeature(FeatureType.STATE, (6,))}
+    with pytest.raises(FeatureError, match=r"leads 'observation.state' to 'observation.joints', which the"):
+        check_env_sizes(policy(), offered, names)
 
 
 def test_the_proposed_settings_do_settle_it(
@@ -201,6 +280,79 @@ def test_the_table_shows_names_sizes_and_what_is_not_read() -> None:
     assert table["observation.images.camera2 (3, 64, 96)"] == "—"
     assert table["—"].startswith("observation.images.wrist (3, ")
     assert table["action (6,)"].startswith("action (6,): ")
+
+
+BIG = 10**9
+"""Samples that no machine has the memory for."""
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemoryError, match=r"activations of \d+ samples.*Lower --batch_size"):
+        run(tmp_path / "run", f"--batch_size={BIG}", "--check=true")
+
+
+def test_the_command_ends_with_an_error_where_memory_is_too_small(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--dataset.root={DATASET}", *SMALL, *QUICK, f"--output_dir={tmp_path / 'run'}"]
+    assert main(["train", *flags, f"--batch_size={BIG}", "--check=true"]) == 1
+    assert "this machine has" in capsys.readouterr().err
+
+
+def accelerator_of(device: str = "cpu", precision: str = "no", processes: int = 1) -> Any:
+    return SimpleNamespace(device=torch.device(device), mixed_precision=precision, num_processes=processes)
+
+
+def test_what_keeps_less_may_take_more_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    summary = summarize(policy, 1000)
+    room = summary.model_bytes + summary.activation_bytes // 2
+    monkeypatch.setattr(preflight, "memory_of", lambda device: Memory(room, 2 * room))
+    config, _ = settings(*SMALL, "--batch_size=1000", "--cpu_processes=1")
+    with pytest.raises(OutOfMemoryError, match=r"this machine has.*Lower --batch_size"):
+        check_memory(policy, config, accelerator_of())
+    check_memory(policy, config, accelerator_of(precision="bf16"))
+    check_memory(policy, replace(config, gradient_checkpointing=True), accelerator_of())
+
+
+def test_where_processes_share_a_step_a_piece_of_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    monkeypatch.setattr(preflight, "memory_of", lambda device: Memory(1, 1))
+    monkeypatch.setattr(preflight, "cores", lambda: 2)
+    config, _ = settings(*SMALL, "--batch_size=1000")
+    with pytest.raises(OutOfMemoryError, match="activations of 250 samples"):
+        check_memory(policy, config, accelerator_of())
+    with pytest.raises(OutOfMemoryError, match="activations of 1000 samples"):
+        check_memory(policy, config, accelerator_of("cuda"))
+
+
+def test_a_policy_larger_than_the_memory_is_to_be_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    room = summarize(policy).model_bytes // 2
+    monkeypatch.setattr(preflight, "memory_of", lambda device: Memory(room, room))
+    config, _ = settings(*SMALL, "--batch_size=1")
+    with pytest.raises(OutOfMemoryError, match=r"this GPU has.*--parallelism.dp_shard=-1"):
+        check_memory(policy, config, accelerator_of("cuda", processes=4))
+    split = replace(config, parallelism=ParallelismSection(dp_shard=-1))
+    check_memory(policy, split, accelerator_of("cuda", processes=4))
+
+
+def test_memory_that_others_use_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(preflight, "memory_of", lambda device: Memory(2**40, 2**20))
+    run(tmp_path / "run", "--check=true")
+    assert (
+        "this machine has 1 TiB, of which 1 MiB are free. It may run out. Lower --batch_size" in caplog.text
+    )
+
+
+def test_what_is_only_encoded_needs_no_memory_for_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "memory_of", lambda device: Memory(1, 1))
+    config, explicit = settings(*SMALL, *QUICK, "--dataset.cache=frames", f"--cache.folder={tmp_path}")
+    assert "63" in encode(config, explicit)
 
 
 def silent_tabletop(tmp_path: Path, eval_freq: int) -> tuple[SmolVLAConfig, TrainConfig]:

@@ -123,6 +123,8 @@ class VLMSource:
     raw_config: Mapping[str, Any]
     folder: Path | None
     """Holds tokenizer files, and weights where they were asked for; None when only the shape is known."""
+    field: str | None = None
+    """The setting by which a new policy chose it."""
 
     def tokenizer_folder(self) -> Path:
         """The folder that holds `tokenizer.json`.
@@ -134,7 +136,8 @@ class VLMSource:
         if folder is None or not (folder / "tokenizer.json").is_file():
             raise NotFoundError(
                 f"The tokenizer of '{self.name}' is not here and the Hub could not be reached for it. "
-                "Give a folder that holds tokenizer.json and config.json: --policy.vlm_model_name=FOLDER"
+                f"Give a folder that holds tokenizer.json and config.json: --policy.{self.field or 'vlm_model_name'}=FOLDER."
+                f"{_what_ships(self.field)}"
             )
         return folder
 
@@ -149,7 +152,9 @@ class VLMSource:
                     shutil.copyfile(source / name, temporary)  # type: ignore[operator]
 
 
-def find_vlm(name: str | Path, *, weights: bool = False, beside: Path | None = None) -> VLMSource:
+def find_vlm(
+    name: str | Path, *, weights: bool = False, beside: Path | None = None, field: str | None = None
+) -> VLMSource:
     """The VLM of that name.
 
     Args:
@@ -157,6 +162,7 @@ def find_vlm(name: str | Path, *, weights: bool = False, beside: Path | None = N
         weights: whether its weights are needed too; otherwise only configuration and tokenizer are fetched.
         beside: a checkpoint folder; the copy that it keeps is used unless `name` is a folder that holds one. A preset goes before a folder of
             its name: write `./tiny` for that.
+        field: the setting by which a new policy chose it, for messages, which then name a VLM that ships with smolact.
 
     Raises:
         NotFoundError, HubError: nothing is there, or the Hub can't be reached for a model whose shape is not known.
@@ -179,18 +185,28 @@ def find_vlm(name: str | Path, *, weights: bool = False, beside: Path | None = N
             *(["*.safetensors", "*.safetensors.index.json"] if weights else []),
         ]
         return _from_folder(name, find_folder(name, "model", patterns=patterns))
-    except HubError:
+    except HubError as error:
         if weights or name not in _PUBLISHED:
-            raise
+            raise HubError(f"{error}{_what_ships(field)}") from error
         shape = _SHAPES[_PUBLISHED[name]]
-        return VLMSource(name, SmolVLMConfig.from_dict(shape), shape, None)
+        return VLMSource(name, SmolVLMConfig.from_dict(shape), shape, None, field)
     except NotFoundError as error:
         if "/" in name:
-            raise
+            raise NotFoundError(f"{error}{_what_ships(field)}") from error
         raise NotFoundError(
             f"There is no VLM '{name}': expected a preset ({', '.join(PRESETS)}), a folder with config.json, or a Hub "
             f"id like HuggingFaceTB/SmolVLM2-500M-Video-Instruct.{did_you_mean(name, PRESETS)}"
         ) from error
+
+
+def _what_ships(field: str | None) -> str:
+    """A sentence on the VLM that needs no Hub, for who makes a new policy."""
+    if field is None:
+        return ""
+    return (
+        f" Or take a VLM that ships with smolact: --policy.{field}={PRESETS_WITH_WEIGHTS[0]} (small, learnt on drawings of the "
+        "tabletop)."
+    )
 
 
 def _from_folder(name: str, folder: Path) -> VLMSource:

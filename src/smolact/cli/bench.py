@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce, counting
+from smolact.cli.servers import announce_policy
 from smolact.errors import ConfigError, SmolactError
 from smolact.settings import rest, setting
 from smolact.training.sections import policy_fields
@@ -125,6 +127,7 @@ def measure(config: BenchConfig) -> tuple[list[Row], dict[str, Any]]:
     Raises:
         SmolactError: what loading the policy raises.
     """
+    announce_policy(config.policy.path or config.policy.type)
     import torch
 
     if config.threads:
@@ -144,7 +147,8 @@ def measure(config: BenchConfig) -> tuple[list[Row], dict[str, Any]]:
         engines["engine, kernels"] = policy.build_engine(triton=True)
     if config.compile:
         engines["engine, compiled"] = policy.build_engine(dtype=torch.float32, compile=True)
-    for engine in engines.values():
+    for name, engine in engines.items():
+        announce(f"Warming up: {name} …")
         engine.warm_up(batch)
     ways: dict[str, Callable[[], Tensor]] = {"policy": lambda: policy.predict_action_chunk(batch, noise)}
     for name, engine in engines.items():
@@ -301,18 +305,20 @@ def _take_turns(
 
     times: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, Tensor] = {}
-    for turn in range(repeats + 1):  # the first one warms up
-        for name, way in ways.items():
-            if name in before:
-                before[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            began = time.perf_counter()
-            answers[name] = way()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append((time.perf_counter() - began) * 1000)
+    with counting((repeats + 1) * len(ways), "answers") as advance:
+        for turn in range(repeats + 1):  # the first one warms up
+            for name, way in ways.items():
+                if name in before:
+                    before[name]()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                began = time.perf_counter()
+                answers[name] = way()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                if turn:
+                    times[name].append((time.perf_counter() - began) * 1000)
+                advance()
     return times, answers
 
 
@@ -326,6 +332,7 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 def _ready(config: BenchConfig) -> dict[str, float]:
     """How long the policy takes to be ready in a new process that has imported torch, and how much memory."""
+    announce("Loading the policy once more, in a process of its own …")
     options = {"folder_or_id": config.policy.path, **config.policy.settings}
     done = subprocess.run(
         [sys.executable, "-c", READY, json.dumps(options)], capture_output=True, text=True, check=False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -37,6 +38,7 @@ def run(argv: Sequence[str]) -> int:
     if len(named) != 1 or config.to is None or config.output is None:
         raise ConfigError(f"`smolact convert` needs one CHECKPOINT, --to and --output: {USAGE}")
 
+    announce(f"Reading {named[0]} …")
     from smolact.policies.conversion import convert_checkpoint
 
     written = convert_checkpoint(named[0], config.to, config.output, revision=config.revision)

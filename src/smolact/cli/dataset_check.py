@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from smolact.cli.dataset_flags import WhichDataset, dataset_folder, progress_bar
+from smolact.cli.dataset_flags import WhichDataset, dataset_folder
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import stages
 from smolact.settings import setting
 
 USAGE = "smolact dataset check --dataset.root=FOLDER [--quick]"
@@ -34,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
     from smolact.datasets.inspection import check_dataset
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
-    with progress_bar() as progress:
+    with stages() as progress:
         faults = check_dataset(folder, config.quick, progress)
     for fault in faults:
         sys.stdout.write(f"{fault}\n")

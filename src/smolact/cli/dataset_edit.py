@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from smolact.cli.dataset_flags import WhichDataset, dataset_folder, progress_bar
+from smolact.cli.dataset_flags import WhichDataset, dataset_folder
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import stages
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -65,7 +66,7 @@ def carry_out(plan: Plan, output: Path | None, quick: bool) -> None:
     """Make the dataset, and say where it is."""
     from smolact.datasets.rewrite import build, replace
 
-    with progress_bar() as progress:
+    with stages() as progress:
         made = replace(plan, quick, progress) if output is None else build(plan, output, quick, progress)
     frames = sum(int(plan.sources[place].meta.episodes.length[number]) for place, number in plan.episodes)
     sys.stdout.write(f"{made}: {len(plan.episodes)} episodes, {frames} frames, {plan.version}\n")

@@ -1,6 +1,7 @@
 """`smolact dataset encode`: what the frozen vision tower makes of a dataset's pictures, computed ahead of a training.
 
-The flags are those of `smolact train`, so that a training's command line does for both; what is only about training is passed over.
+The flags are those of `smolact train`, so that a training's command line does for both; those for the optimizer, the log and so on have no
+effect.
 Kept are vision tokens, or with `--dataset.cache=frames` (or `resized`) the decoded pictures. A training with the same dataset, tower
 and `--cache.…` finds them. Stopped at any moment, the same command goes on.
 """
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.cli.train import INTERRUPTED, ProgressLine
 from smolact.errors import ConfigError
 from smolact.training.config import TrainConfig
@@ -39,6 +41,7 @@ def run(argv: Sequence[str]) -> int:
     if not speaks:
         logging.getLogger().setLevel(logging.ERROR)
 
+    announce(f"Opening {config.dataset.root or config.dataset.repo_id} …")
     from smolact.training.opening import encode
 
     try:

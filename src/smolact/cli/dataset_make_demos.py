@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smolact.cli.dataset_flags import progress_bar
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import counting
 from smolact.errors import ConfigError
 from smolact.settings import setting
 from smolact.training.sections import EnvSection
@@ -63,19 +63,17 @@ def run(argv: Sequence[str]) -> int:
     expert = expert_for(env_id(name))
     made_with = {"task": config.env.task, "mapping": config.env.mapping, **config.env.kwargs}
     outcomes: list[bool] = []
-    done = 0
-    with make_env(name, **made_with) as envs, progress_bar() as progress:
+    with make_env(name, **made_with) as envs, counting(config.episodes, "episodes") as advance:
 
-        def advance(_: object) -> None:
-            nonlocal done
-            done += 1
-            progress("episodes", done, config.episodes)
+        def attempted(success: bool) -> None:
+            outcomes.append(success)
+            advance(0, f"the expert succeeded in {sum(outcomes) / len(outcomes):.0%}")
 
         how: dict[str, Any] = {
             "seed": config.seed,
             "noise": ActionNoise() if config.noise else None,
             "only_successes": config.only_successes,
-            "on_attempt": outcomes.append,
+            "on_attempt": attempted,
         }
         frames = record_demonstrations(
             demonstrations(envs[0], expert, config.episodes, **how)
@@ -87,7 +85,7 @@ def run(argv: Sequence[str]) -> int:
             fps=envs.fps or 10,
             use_videos=config.video,
             robot_type=name,
-            on_episode=advance,
+            on_episode=lambda _: advance(),
         )
     sys.stdout.write(
         f"{config.output}: {config.episodes} episodes, {frames} frames. "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.datasets.transforms_config import ImageTransformsConfig
 from smolact.errors import ConfigError
 from smolact.settings import setting
@@ -64,6 +65,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     config, _ = parse(PreviewConfig, argv)
 
+    announce(f"Drawing {config.output} …")
     from smolact import durable
     from smolact.datasets.transforms_preview import draw_preview
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smolact.cli.dataset_flags import WhichDataset, progress_bar
+from smolact.cli.dataset_flags import WhichDataset
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import stages
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -45,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
 
     from smolact.datasets.repair import repair
 
-    with progress_bar() as progress:
+    with stages() as progress:
         done = repair(Path(name), config.dry_run, config.quick, progress)
     sys.stdout.write(_told(done, config.dry_run))
     return 0

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from smolact.cli.dataset_flags import WhichDataset, dataset_folder, progress_bar
+from smolact.cli.dataset_flags import WhichDataset, dataset_folder
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import stages
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -75,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
     output = config.output or (Path(f"{folder.resolve().name}.html") if config.html else None)
     whole = output is not None and output.suffix not in (".html", ".rrd")
     episodes = chosen_episodes(config.episodes or (":" if whole else f":{FIRST}"), total)
-    with progress_bar() as progress:
+    with stages() as progress:
         if not config.html:
             from smolact.datasets.viz_rerun import show_in_rerun
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smolact.cli.parsing import CONFIG_PATH, flag_value
+from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import rest, setting
 
@@ -21,6 +23,7 @@ def robot_fields(section: Mapping[str, Any]) -> type | None:
     from smolact.recording.builtin import ROBOTS
     from smolact.robots.factory import robot_settings
 
+    _announce_lerobot(section["type"] in ROBOTS)
     return robot_settings(section["type"], ROBOTS)
 
 
@@ -31,7 +34,16 @@ def teleop_fields(section: Mapping[str, Any]) -> type | None:
     from smolact.recording.builtin import TELEOPERATORS
     from smolact.robots.factory import teleoperator_settings
 
+    _announce_lerobot(section["type"] in TELEOPERATORS)
     return teleoperator_settings(section["type"], TELEOPERATORS)
+
+
+def _announce_lerobot(is_builtin: bool) -> None:
+    """Say that LeRobot is about to be imported, which takes seconds."""
+    from smolact.robots.lerobot_drivers import is_installed
+
+    if not is_builtin and "lerobot" not in sys.modules and is_installed():
+        announce("Loading LeRobot …")
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, FAILED
 from smolact.cli.parsing import flag_value, parse
+from smolact.cli.progress import announce
 from smolact.cli.servers import RENAME_MAP
 from smolact.errors import ConfigError
 from smolact.settings import rest, setting
@@ -59,6 +60,7 @@ def run(argv: Sequence[str]) -> int:
     flags = [word for word in argv if word.startswith("-")]
     config, _ = parse(DoctorConfig, [*flags, *_path_of_policy(named, flags)])
     name, other = _who_meets_whom(named, config)
+    announce(f"Looking at {name}{f' and {other}' if other else ''} …")
 
     from smolact.training.doctor import diagnose
 

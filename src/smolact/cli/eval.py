@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import told_at_once
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.cli.servers import (
     RENAME_MAP,
     ChosenPolicy,
+    announce_policy,
     engine_settings,
     is_server,
     load_chosen,
@@ -29,9 +31,8 @@ from smolact.training.sections import EnvSection, EvalSection
 if TYPE_CHECKING:
     from smolact.envs.batch import EnvBatch
     from smolact.evaluation.conditions import Condition
-    from smolact.evaluation.metrics import EpisodeResult
     from smolact.evaluation.rollout import Postprocessor, Preprocessor
-    from smolact.evaluation.suite import EpisodeLog, Results
+    from smolact.evaluation.suite import Results, Share
     from smolact.types import Predictor
 
     Loaded = tuple[Predictor, Preprocessor, Postprocessor]
@@ -68,6 +69,11 @@ class EvalConfig:
         6,
         "How many episodes to film for the report, successes and failures in turn; 0 for an environment that draws nothing.",
     )
+    cpu_processes: int = setting(
+        1,
+        "Processes that share the episodes, each with one thread: on a CPU, and with a small policy, so many times as fast.",
+        least=1,
+    )
     output_dir: Path | None = setting(
         None,
         "Where every episode is noted as it ends, and metrics.json, report.html and videos go. Given again, what is there is not played again.",
@@ -77,6 +83,11 @@ class EvalConfig:
     def policies(self) -> list[str]:
         """All checkpoints."""
         return [str(self.policy.path), *(self.compare or ())]
+
+    @property
+    def instruction(self) -> str | None:
+        """What every episode is told, if that is not what the environment says."""
+        return self.task or self.env.task
 
 
 def run(argv: Sequence[str]) -> int:
@@ -90,6 +101,11 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")
     for name in config.policies:  # before anything is written
         engine_settings(name, config.policy, config.rename_map, engine=config.engine)
+    device = config.policy.settings.get("device")
+    if config.cpu_processes > 1 and device not in (None, "cpu"):
+        raise ConfigError(
+            f"--cpu_processes={config.cpu_processes} is for a CPU, and --policy.device={device}."
+        )
     if len(set(config.policies)) < len(config.policies):
         raise ConfigError("--compare names a checkpoint twice. Name each once.")
     with contextlib.ExitStack() as held:
@@ -97,6 +113,7 @@ def run(argv: Sequence[str]) -> int:
             from smolact.lock import writing_into
 
             held.enter_context(writing_into(config.output_dir, instead="choose another --output_dir"))
+        announce_policy(config.policy.path)
         results = evaluate_checkpoints(config)
         if results is None:  # of several processes, the first one speaks
             return 0
@@ -117,50 +134,103 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     Raises:
         SmolactError: what loading, the environment and the episodes raise; `FeatureError` if they do not fit together.
     """
-    from smolact.envs.factory import make_env
+    from smolact.cli.eval_tally import Tally
     from smolact.evaluation.conditions import PLAIN, conditions_for
+    from smolact.evaluation.shares import play_shares
     from smolact.evaluation.suite import EpisodeLog, collect, run_suite
 
     processes = Processes(config)
-    log = EpisodeLog(config.output_dir, _settings(config), processes.share)
-    task = config.task or config.env.task
+    folder = config.output_dir
+    films = folder is not None and config.n_videos > 0
     with (
         contextlib.ExitStack() as stack,
-        make_env(
-            str(config.env.type),
-            config.eval.batch_size,
-            task=task,
-            mapping=config.env.mapping,
-            render=config.output_dir is not None and config.n_videos > 0,
-            **config.env.kwargs,
-        ) as environments,
+        _make_environments(config, render=films) as environments,
         told_at_once(),
     ):
+        if config.cpu_processes > 1 and folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smolact-")))
+        log = EpisodeLog(folder, _settings(config), processes.share)
 
         def load(name: str) -> Loaded:
+            if name != config.policy.path:
+                announce_policy(name)
             return _load(name, config, environments, processes.device, stack)
 
-        conditions = conditions_for(environments, task) if config.language else []
+        conditions = conditions_for(environments, config.instruction) if config.language else []
         facts = {name: _facts(name, config) for name in config.policies}
-        total = config.eval.n_episodes * (1 + len(conditions)) * len(config.policies)
-        run_suite(
-            config.policies,
-            load,
-            environments,
-            conditions,
-            log,
-            n_episodes=config.eval.n_episodes,
-            seed=config.seed,
-            on_episode=_Counter(total, log) if processes.share.rank == 0 else None,
-        )
+        names = [PLAIN, *(condition.name for condition in conditions)]
+        with contextlib.ExitStack() as shown:
+            tally = (
+                Tally(config.policies, names, config.eval.n_episodes, log, shown)
+                if processes.share.rank == 0
+                else None
+            )
+            if config.cpu_processes > 1 and folder is not None and tally is not None:
+                play_shares(SharePlayer(config, folder), config.cpu_processes, log, tally.looked)
+            else:
+                run_suite(
+                    config.policies,
+                    load,
+                    environments,
+                    conditions,
+                    log,
+                    n_episodes=config.eval.n_episodes,
+                    seed=config.seed,
+                    on_episode=None if tally is None else tally.ended,
+                    on_step=None if tally is None else tally.stepped,
+                )
         processes.wait()
         if processes.share.rank:
             return None
-        names = [PLAIN, *(condition.name for condition in conditions)]
         results = collect(config.policies, names, log, config.eval.n_episodes, config.seed, facts)
         if config.output_dir is not None:
             write_page(config, config.output_dir, results, environments, conditions, load)
     return results
+
+
+@dataclass(frozen=True)
+class SharePlayer:
+    """Plays a share of an evaluation's episodes, with policies and environments of its own.
+
+    Attributes:
+        config: the evaluation's.
+        folder: of the episodes' log.
+    """
+
+    config: EvalConfig
+    folder: Path
+
+    def __call__(self, share: Share) -> None:
+        """Play `share`, and note each episode in the log."""
+        from smolact.evaluation.conditions import conditions_for
+        from smolact.evaluation.suite import EpisodeLog, run_suite
+
+        config = self.config
+        log = EpisodeLog(self.folder, _settings(config), share)
+        with contextlib.ExitStack() as stack, _make_environments(config, render=False) as environments:
+            run_suite(
+                config.policies,
+                lambda name: _load(name, config, environments, "cpu", stack),
+                environments,
+                conditions_for(environments, config.instruction) if config.language else [],
+                log,
+                n_episodes=config.eval.n_episodes,
+                seed=config.seed,
+            )
+
+
+def _make_environments(config: EvalConfig, *, render: bool) -> EnvBatch:
+    """The environments of one process."""
+    from smolact.envs.factory import make_env
+
+    return make_env(
+        str(config.env.type),
+        config.eval.batch_size,
+        task=config.instruction,
+        mapping=config.env.mapping,
+        render=render,
+        **config.env.kwargs,
+    )
 
 
 def write_page(
@@ -179,6 +249,7 @@ def write_page(
     ran = how_it_ran()
     shown = []
     if config.n_videos:
+        announce("Filming episodes for the report …")
         loaded = load(config.policies[0])
         shown = showcase(*loaded, environments, results[config.policies[0]], conditions, config.n_videos)
     write_report(
@@ -208,6 +279,10 @@ class Processes:
         self._state: Any = None
         if self.share.processes == 1:
             return
+        if config.cpu_processes > 1:
+            raise ConfigError(
+                f"--cpu_processes={config.cpu_processes} starts processes, and torchrun or accelerate did. Leave it out."
+            )
         if config.output_dir is None:
             raise ConfigError(
                 "Several processes share an evaluation through its folder. Give --output_dir=FOLDER."
@@ -236,7 +311,7 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
         "stats": config.policy.stats or None,
         "rename_map": config.rename_map or None,
         "environment": config.env.type,
-        "task": config.task or config.env.task,
+        "task": config.instruction,
         "mapping": None if config.env.mapping is None else config.env.mapping.read_text(),
         "environment settings": {key: str(value) for key, value in config.env.kwargs.items()},
         "seed": config.seed,
@@ -276,7 +351,7 @@ def _load(
     offered = {names.get(key, key): feature for key, feature in environments.features.items()}
     cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
     check_cameras(loaded[0].config, cameras, names, where="the environment")
-    check_env_sizes(loaded[0].config, offered)
+    check_env_sizes(loaded[0].config, offered, names)
     return loaded
 
 
@@ -293,24 +368,6 @@ def _policy_settings(name: str, config: EvalConfig) -> dict[str, Any]:
 def _facts(name: str, config: EvalConfig) -> dict[str, int | None]:
     values = _policy_settings(name, config)
     return {key: values.get(key) for key in ("n_action_steps", "chunk_size", "num_steps")}
-
-
-class _Counter:
-    """Counts episodes on a terminal: how many, how well, how long yet."""
-
-    def __init__(self, episodes: int, log: EpisodeLog) -> None:
-        self.episodes = episodes // log.share.processes
-        self.done = self.successes = 0
-        self.began = time.monotonic()
-
-    def __call__(self, policy: str, condition: str, result: EpisodeResult) -> None:
-        self.done += 1
-        self.successes += result.success
-        if sys.stderr.isatty():
-            rate = self.done / max(time.monotonic() - self.began, 1e-9)
-            left = max(0, round((self.episodes - self.done) / rate))
-            line = f"{condition.replace('_', ' ')}: {self.done}/{self.episodes} episodes, {rate:.1f}/s, {left} s left"
-            sys.stderr.write("\r" + line.ljust(79) + ("\n" if self.done >= self.episodes else ""))
 
 
 def summary(results: Results) -> str:

@@ -16,10 +16,14 @@ from typing import Any, NamedTuple
 from smolact.cli.parsing import Flag, Schema, flag_value
 from smolact.settings import ALIASES, DOC, REFUSED
 
+FLAGS = "--help=flags"
+"""Asks for a command's settings in lines of name, values and description, which a shell's completion reads."""
+HELP = ("--help", "-h", FLAGS)
+
 
 def asks_for_help(argv: Sequence[str]) -> bool:
     """Whether `--help` or `-h` is among the words."""
-    return "--help" in argv or "-h" in argv
+    return any(word in HELP for word in argv)
 
 
 def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> str:
@@ -31,8 +35,10 @@ def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> 
         summary: what the command does.
         argv: the words that were given; `--policy.type=NAME` among them adds the fields of that policy.
     """
-    argv = [word for word in argv if word not in ("--help", "-h")]
-    groups, notes = settings_of(cls, argv)
+    groups, notes = settings_of(cls, [word for word in argv if word not in HELP])
+    if FLAGS in argv:
+        rows_of_all = [row for rows in groups.values() for row in rows]
+        return "\n".join(f"{row.name}\t{' '.join(row.choices)}\t{row.doc}" for row in rows_of_all)
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = [summary, "", f"usage: {usage}", ""]
     for title, rows in groups.items():
@@ -50,12 +56,14 @@ def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> 
 
 
 class Row(NamedTuple):
-    """A setting as it is shown: its dotted name, its default, what kind of value it takes, and what it does."""
+    """A setting as it is shown: its dotted name, its default, what kind of value it takes, what it does, and its values
+    where they can be listed."""
 
     name: str
     default: str
     kind: str
     doc: str
+    choices: tuple[str, ...] = ()
 
 
 def settings_of(cls: type, argv: Sequence[str] = ()) -> tuple[dict[str, list[Row]], list[str]]:
@@ -89,7 +97,17 @@ def _row(flag: Flag, docs: dict[str, str]) -> Row:
     if aliases:
         doc += f" (Also: {', '.join('--' + alias for alias in aliases)}.)"
     default = "REQUIRED" if flag.is_required else _shown(_default(flag.field))
-    return Row(flag.name, default, _type_name(flag.hint), doc)
+    return Row(flag.name, default, _type_name(flag.hint), doc, _choices(flag.hint))
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(choice for kind in typing.get_args(hint) for choice in _choices(kind))
+    if typing.get_origin(hint) is typing.Literal:
+        return tuple(map(str, typing.get_args(hint)))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return tuple(str(member.value) for member in hint)
+    return ("true", "false") if hint is bool else ()
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -33,6 +34,7 @@ def run(argv: Sequence[str]) -> int:
     if len(named) != 1 or config.output is None:
         raise ConfigError(f"`smolact il-studio export` needs one CHECKPOINT and --output: {USAGE}")
 
+    announce(f"Reading {named[0]} …")
     from smolact.integrations.il_studio.export import export_checkpoint
 
     sys.stdout.write(f"{export_checkpoint(named[0], config.output)}\n")

@@ -15,6 +15,7 @@ from typing import Any
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import version
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import rest, setting
 from smolact.training.sections import policy_fields
@@ -73,6 +74,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(help_text(InfoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
     config, _ = parse(InfoConfig, argv)
+    announce("Loading torch …")
     asked = config.policy.type or config.policy.path
     lines = sizes(config.policy, config.batch_size) if asked else _aligned(machine())
     sys.stdout.write("".join(f"{line}\n" for line in lines))

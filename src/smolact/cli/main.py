@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from smolact.errors import ConfigError, MissingDependencyError, SmolactError, did_you_mean
+from smolact.errors import ConfigError, MissingDependencyError, OutOfMemoryError, SmolactError, did_you_mean
+from smolact.memory import LESS_TO_TRAIN, failed_allocation
 
 DONE, FAILED, MISUSED, BROKEN, INTERRUPTED = 0, 1, 2, 70, 130
 """Exit codes; the last is the shell's for Ctrl-C."""
@@ -60,7 +61,19 @@ COMMANDS = by_name(
     ),
     Command("bench", "how quickly a policy answers on this machine", "smolact.cli.bench"),
     Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),
+    Command("completion", "a script for tab completion in bash, zsh or fish", "smolact.cli.completion"),
 )
+
+_COARSER = "give --policy.int8=true (on a CPU) or --policy.fp8=true (on a GPU)"
+LESS_MEMORY = {
+    "train": LESS_TO_TRAIN,
+    "eval": "Lower --eval.batch_size, the number of environments that are stepped side by side.",
+    "serve": f"Lower --max-batch, or {_COARSER}: weights of less precision.",
+    "record": f"If a policy drives, {_COARSER}: weights of less precision.",
+    "rollout": f"To keep the weights in less precision, {_COARSER}.",
+    "bench": "Lower --batch_size.",
+}
+"""What makes a command take less memory; for others nothing of theirs does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,6 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"installed with --no-deps? Run: pip install {package}"
                 )
             )
+            return FAILED
+        if ended := failed_allocation(error):
+            less = LESS_MEMORY.get(words[0], "Close other programs, or use a machine with more memory.")
+            _show(OutOfMemoryError(f"{ended} {less}"))
             return FAILED
         sys.stderr.write(
             f"This is a bug in smolact: {type(error).__name__}: {error}\n"
@@ -138,6 +155,8 @@ def _run(words: list[str]) -> int:
         return DONE
     command = find_command(words[0], COMMANDS)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # At its first import it lists the machine's fonts, and tells of it.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     return command.run(words[1:])
 
 

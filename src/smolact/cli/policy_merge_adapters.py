@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -41,6 +42,7 @@ def run(argv: Sequence[str]) -> int:
         missing = "--policy.path=CHECKPOINT" if config.policy.path is None else "--output=FOLDER"
         raise ConfigError(f"`smolact policy merge-adapters` needs {missing}: {USAGE}")
 
+    announce(f"Loading {config.policy.path} …")
     from smolact.policies.merging import merge_checkpoint
 
     sys.stdout.write(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.errors import ConfigError, NotFoundError, what_is_near
 from smolact.settings import setting
 
@@ -54,6 +55,7 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"`smolact push` needs a folder and a name on the Hub: {USAGE}")
     folder, repo_id = named
 
+    announce(f"Reading {folder} …")
     from smolact.uploads import publish
 
     with contextlib.ExitStack() as stack:

@@ -15,15 +15,18 @@ from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.cli.recordings import (
     RecordedDataset,
+    check_folder,
     command_to_resume,
     connect_for,
-    kept,
+    ended_early,
+    episodes_in,
     open_dataset,
     terminated_is_interrupted,
 )
-from smolact.cli.servers import CHECK_NAMES, HELP, RENAME_MAP, ChosenPolicy, load_chosen
+from smolact.cli.servers import CHECK_NAMES, HELP, RENAME_MAP, ChosenPolicy, announce_policy, load_chosen
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import RECORDINGS
 from smolact.settings import refused, setting
@@ -90,15 +93,19 @@ def run(argv: Sequence[str]) -> int:
     config, _ = parse(RecordConfig, argv)
     _check(config)
     again = command_to_resume("record", argv)
+    before = episodes_in(config.root)
+    announce(f"Recording {config.dataset.num_episodes} episodes into {config.root} …")
+    if config.policy.path is not None:
+        announce_policy(config.policy.path)
     try:
         with terminated_is_interrupted():
             reports = record(config)
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nStopped. {kept(config.root)} To go on:\n  {again}\n")
+        sys.stderr.write(f"\nStopped. {ended_early(config.root, again, before)}")
         return INTERRUPTED
-    except SmolactError:
-        if (config.root / "meta/info.json").is_file():
-            sys.stderr.write(f"{kept(config.root)} To go on when this is mended:\n  {again}\n")
+    except SmolactError as error:
+        tell(error)  # before what can be done about it
+        sys.stderr.write(ended_early(config.root, again, before))
         raise
     sys.stdout.write(summary(config.root, reports))
     return DONE
@@ -115,10 +122,16 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
     from smolact.recording.plan import Plan
     from smolact.recording.recorder import Recorder
     from smolact.robots.jog import KeyboardTeleoperator
-    from smolact.robots.keys import Keys
+    from smolact.robots.keys import Keys, has_terminal
 
     robot = config.robot.make()
     teleoperator = config.teleop.make() if config.teleop.type is not None else None
+    by_keyboard = isinstance(teleoperator, KeyboardTeleoperator)
+    if by_keyboard and not has_terminal():
+        raise ConfigError(
+            "--teleop.type=keyboard needs a terminal, and this command runs without one. Run it in a terminal, or use "
+            "--teleop.type=expert or gamepad."
+        )
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
         policy, trained = None, None
@@ -149,14 +162,9 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         stack.enter_context(told_at_once())
         connect_for(robot, writer)
         driver = _driver(policy, robot, teleoperator, stack, any_names=not config.check_names)
-        by_keyboard = isinstance(teleoperator, KeyboardTeleoperator)
         controls = Controls(arrows_drive=by_keyboard)
         keys = stack.enter_context(Keys(controls.press))
         if isinstance(teleoperator, KeyboardTeleoperator):
-            if not keys.is_listening:
-                raise ConfigError(
-                    "The teleoperator 'keyboard' needs a terminal, and this is none. Use --teleop.type=expert or gamepad."
-                )
             keys.listen(teleoperator.press)
         if keys.is_listening:
             logger.info(
@@ -224,6 +232,12 @@ def _check(config: RecordConfig) -> None:
         )
     if not config.realtime and config.robot.type != "sim":
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
+    check_folder(
+        config.root,
+        resume=config.resume,
+        num_episodes=config.dataset.num_episodes,
+        flags="--dataset.repo_id or --dataset.root",
+    )
 
 
 def _driver(

@@ -43,7 +43,9 @@ class RecordedDataset:
     reset_time_s: float = setting(
         60.0, "The longest time to set the scene back between two episodes; a simulation needs none."
     )
-    num_episodes: int = setting(50, "Episodes to record, more than are there already.")
+    num_episodes: int = setting(
+        50, "Episodes to record; with --resume they are added to those that are there."
+    )
     video: bool = setting(True, "Cameras as video; false: as images in the tables, for small pictures.")
     vcodec: str | None = setting(
         None,
@@ -62,6 +64,23 @@ class RecordedDataset:
     video_encoding_batch_size: int = refused(1, _STREAMED)
     streaming_encoding: bool = refused(True, _STREAMED, harmless=lambda value: True)
     no_stamp: bool = refused(True, "the name is kept as it is given.", harmless=lambda value: True)
+
+
+def check_folder(root: Path, *, resume: bool, num_episodes: int, flags: str) -> None:
+    """Raise a `ConfigError` if a new dataset would go into the folder of another.
+
+    Args:
+        root: the folder.
+        resume: go on with the dataset that is there.
+        num_episodes: how many are to be recorded.
+        flags: which of them name another folder, for the message.
+    """
+    there = None if resume else episodes_in(root)
+    if there is not None:
+        raise ConfigError(
+            f"{root} holds a dataset already, of {there} episodes. To add {num_episodes} more to it, give --resume=true; for a "
+            f"new dataset, another {flags}."
+        )
 
 
 def open_dataset(
@@ -99,7 +118,12 @@ def open_dataset(
         writer = DatasetWriter.resume(
             root, fps=fps, features=features, robot_type=robot.name, video_codec=dataset.vcodec
         )
-        logger.info("Going on with %s: %d episodes are there.", root, writer.num_episodes)
+        logger.info(
+            "Going on with %s: %d episodes are there, %d more are recorded.",
+            root,
+            writer.num_episodes,
+            dataset.num_episodes,
+        )
         note_rate(writer.fps, trained)
         check_space(
             root, estimate_bytes(features, writer.fps * dataset.episode_time_s * dataset.num_episodes)
@@ -160,10 +184,43 @@ def command_to_resume(command: str, argv: Sequence[str]) -> str:
     return shlex.join(["smolact", command, *words, "--resume=true"])
 
 
-def kept(root: Path) -> str:
-    """What of a recording is on disk."""
+def episodes_in(root: Path) -> int | None:
+    """How many episodes the dataset in a folder has; None if there is no dataset."""
+    from smolact.datasets import format as layout
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
-    if not (root / "meta/info.json").is_file():
-        return "Nothing was recorded."
-    return f"The {LeRobotDatasetMetadata(root).total_episodes} finished episodes in {root} are on disk."
+    return LeRobotDatasetMetadata(root).total_episodes if (root / layout.INFO).is_file() else None
+
+
+def ended_early(root: Path, again: str, before: int | None) -> str:
+    """What of a recording that was ended is on disk, and the command that goes on with it.
+
+    Args:
+        root: the dataset's folder.
+        again: that command.
+        before: how many episodes the dataset had before; None if there was none. If it has none now either, it is removed: the
+            next recording needs its folder.
+    """
+    there = episodes_in(root)
+    if there is None or (there == 0 and before is None):
+        _remove_empty(root)
+        return "Nothing was recorded.\n"
+    if there == before:
+        return f"No episode was added to the {there} in {root}.\n"
+    kept = "finished episode is" if there == 1 else f"{there} finished episodes are"
+    return f"The {kept} on disk, in {root}. To go on:\n  {again}\n"
+
+
+def _remove_empty(root: Path) -> None:
+    """Remove a dataset without episodes, unless something else lies in its folder or somebody writes there."""
+    from smolact.datasets import format as layout
+    from smolact.datasets.lock import FolderLock
+
+    info = root / layout.INFO
+    if not info.is_file():
+        return
+    with contextlib.suppress(OSError), FolderLock(root):
+        if set(root.iterdir()) == {info.parent} and set(info.parent.iterdir()) == {info}:
+            info.unlink()
+            info.parent.rmdir()
+            root.rmdir()

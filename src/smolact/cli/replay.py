@@ -11,6 +11,7 @@ from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, told_at_once
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import refused, setting
 
@@ -55,6 +56,7 @@ def run(argv: Sequence[str]) -> int:
             "`smolact replay` needs a dataset: --dataset.root=FOLDER, or --dataset.repo_id=owner/name."
         )
     root = find_folder(str(dataset.repo_id), "dataset", root=dataset.root)
+    announce(f"Replaying episode {dataset.episode} of {root} …")
     actions, fps = read_actions(root, dataset.episode)
     robot = config.robot.make()
     try:

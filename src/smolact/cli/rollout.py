@@ -18,13 +18,15 @@ from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.recordings import (
     RecordedDataset,
+    check_folder,
     command_to_resume,
     connect_for,
-    kept,
+    ended_early,
+    episodes_in,
     open_dataset,
     terminated_is_interrupted,
 )
-from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, is_server, load_chosen
+from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, announce_policy, is_server, load_chosen
 from smolact.errors import ConfigError, SmolactError
 from smolact.settings import setting
 
@@ -141,17 +143,20 @@ def run(argv: Sequence[str]) -> int:
     config, _ = parse(RolloutConfig, argv)
     _check(config)
     root, again = config.record_to, command_to_resume("rollout", argv)
+    before = None if root is None else episodes_in(root)
+    announce_policy(config.policy.path)
     try:
         with terminated_is_interrupted():
             reports = rollout(config)
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. The robot was let go of where it was.\n")
         if root is not None:
-            sys.stderr.write(f"{kept(root)} To go on:\n  {again}\n")
+            sys.stderr.write(ended_early(root, again, before))
         return INTERRUPTED
-    except SmolactError:
-        if root is not None and (root / "meta/info.json").is_file():
-            sys.stderr.write(f"{kept(root)} To go on when this is mended:\n  {again}\n")
+    except SmolactError as error:
+        tell(error)  # before what can be done about it
+        if root is not None:
+            sys.stderr.write(ended_early(root, again, before))
         raise
     if root is not None:
         sys.stdout.write(f"{len(reports)} episodes: {root}\n")
@@ -180,6 +185,10 @@ def _check(config: RolloutConfig) -> None:
         raise ConfigError("What is to be done? --task='Pick up the cube.'")
     if config.resume and config.record_to is None:
         raise ConfigError("--resume goes on with a recording: give its folder, --record-to=FOLDER.")
+    if config.record_to is not None:
+        check_folder(
+            config.record_to, resume=config.resume, num_episodes=config.episodes, flags="--record-to"
+        )
 
 
 def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE
 from smolact.cli.parsing import parse
-from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, is_server, load_chosen
+from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, announce_policy, is_server, load_chosen
 from smolact.errors import ConfigError
 from smolact.settings import rest, setting
 from smolact.training.sections import policy_fields
@@ -152,12 +152,13 @@ def _access(config: ServeConfig) -> Access:
 
 
 def _load(config: ServeConfig, path: str) -> LocalPolicy:
-    from smolact.serving.local import LocalPolicy
-
     if is_server(path):
         raise ConfigError(
             f"--policy.path={path} is a server already: serve a checkpoint, a folder or a Hub id."
         )
+    announce_policy(path)
+    from smolact.serving.local import LocalPolicy
+
     with contextlib.ExitStack() as stack:
         policy, preprocess, postprocess = load_chosen(
             config.policy, stack, engine={} if config.engine else None, rename_map=config.rename_map

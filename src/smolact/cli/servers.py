@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import rest, setting
 from smolact.training.sections import policy_fields
@@ -118,6 +119,11 @@ def _there(path: str, flag: str) -> str:
 def is_server(name: str | None) -> bool:
     """Whether the name of a policy is the address of a server."""
     return name is not None and name.startswith(SCHEMES)
+
+
+def announce_policy(path: str | None) -> None:
+    """Say which policy is opened, before what opens it is imported, which may take seconds."""
+    announce(f"{'Connecting to' if is_server(path) else 'Loading'} {path} …")
 
 
 def engine_settings(

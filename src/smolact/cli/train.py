@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import CONFIG_PATH, parse, read_flags
+from smolact.cli.progress import PATIENCE, announce
 from smolact.errors import ConfigError
 from smolact.training.config import TrainConfig
 from smolact.training.sections import EnvSection
@@ -31,8 +32,6 @@ USAGE = (
 INTERRUPTED = 130
 MUCH = 0.1
 """Of a run's time; who waits longer for data hears what to do."""
-PATIENCE = 10.0
-"""Seconds between two lines about the same work, where there is no terminal."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -45,6 +44,7 @@ def run(argv: Sequence[str]) -> int:
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         logging.getLogger().setLevel(logging.ERROR)
 
+    announce("Loading PyTorch …")
     from smolact.training.trainer import train
 
     with ProgressLine(env_flags=env_flags(config.env)) as line:
@@ -86,7 +86,11 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
             f"--output_dir={run} is not the run of --config_path={named}, and a run goes on in its own folder. Drop "
             "--output_dir, or start a new run from the weights with --policy.path."
         )
-    own = [f"--{name}={json.dumps(value)}" for name, value in read_own_settings(checkpoint).items()]
+    own = [
+        f"--{name}={json.dumps(value)}"
+        for name, value in read_own_settings(checkpoint).items()
+        if name != "train_minutes" or "steps" not in flags  # which say how long the run goes, instead
+    ]
     kept = [
         f"--{flag.name}" if flag.value is None else f"--{flag.name}={flag.value}"
         for flag in read_flags(argv)
@@ -127,7 +131,7 @@ class ProgressLine:
 
         self.console = Console(stderr=True, highlight=False)
         self.bar = Progress(
-            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[place]}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
@@ -137,8 +141,10 @@ class ProgressLine:
         self.ending = ending
         self.env_flags = env_flags
         self.prepared: dict[str, _Preparation] = {}
-        self.first = self.steps = 0
-        self.began = 0.0
+        self.left = ""
+        self.steps = 0
+        self.minutes: float | None = None
+        self.said = 0.0
         self.run = Path()
 
     def __enter__(self) -> ProgressLine:
@@ -155,23 +161,26 @@ class ProgressLine:
         if isinstance(event, tracking.Prepared):
             self._prepare(event)
         elif isinstance(event, tracking.Started):
-            self.first, self.steps, self.run = event.step, event.steps, event.run
+            self.steps, self.minutes, self.run = event.steps, event.minutes, event.run
             for preparation in self.prepared.values():
                 self.bar.remove_task(preparation.task)
-            self.began = time.monotonic()
-            self.task = self.bar.add_task("", total=event.steps, completed=event.step, numbers="")
+            self.said = time.monotonic()
+            total = event.steps if event.minutes is None else 60 * event.minutes
+            self.task = self.bar.add_task("", total=total, place=self._place(event.step), numbers="")
             width = max(map(len, event.facts))
             for name, value in event.facts.items():
                 self.console.print(f"{name.ljust(width)}  {value}", soft_wrap=True, markup=False)
             self.console.print(event.features, soft_wrap=True, markup=False)
         elif isinstance(event, tracking.Stepped):
-            self.bar.update(self.task, completed=event.step)
+            left = event.seconds_left
+            self.left = "" if left is None else f"  {datetime.timedelta(seconds=round(left))} left"
+            done = event.step if self.minutes is None else 60 * self.minutes - (left or 0.0)
+            self.bar.update(self.task, completed=done, place=self._place(event.step))
+            if time.monotonic() - self.said > PATIENCE:
+                self._line(event.step)
         elif isinstance(event, tracking.Measured):
-            numbers = _numbers(event.metrics)
-            self.bar.update(self.task, numbers=numbers)
-            if not self.console.is_terminal:
-                left = self._time_left(event.step)
-                self.console.print(f"step {event.step}/{self.steps}  {numbers}  {left} left", soft_wrap=True)
+            self.bar.update(self.task, numbers=_numbers(event.metrics))
+            self._line(event.step, _numbers(event.metrics))
         elif isinstance(event, tracking.Evaluated):
             self.console.print(f"step {event.step}: success {event.result.success}", soft_wrap=True)
         elif isinstance(event, tracking.Saved):
@@ -183,23 +192,32 @@ class ProgressLine:
         """Another bar for each thing that is made; without a terminal a line now and then."""
         now = time.monotonic()
         if event.what not in self.prepared:
-            task = self.bar.add_task("", total=event.of, numbers=event.what)
+            task = self.bar.add_task("", total=event.of, place="", numbers=event.what)
             self.prepared[event.what] = _Preparation(task, now, event.done, now)
             if not self.console.is_terminal:
                 self.console.print(f"{event.what}: {event.of}", soft_wrap=True, markup=False)
         begun = self.prepared[event.what]
         rate = (event.done - begun.first) / max(now - begun.began, 1e-9)
         numbers = f"{event.what}  {rate:.0f}/s" if rate else event.what
-        self.bar.update(begun.task, completed=event.done, total=event.of, numbers=numbers)
+        place = f"{event.done}/{event.of}"
+        self.bar.update(begun.task, completed=event.done, total=event.of, place=place, numbers=numbers)
         if not self.console.is_terminal and rate and now - begun.said > PATIENCE:
             begun.said = now
             left = datetime.timedelta(seconds=round((event.of - event.done) / rate))
             line = f"{event.what}: {event.done} of {event.of}, {rate:.0f}/s, {left} left"
             self.console.print(line, soft_wrap=True, markup=False)
 
-    def _time_left(self, step: int) -> datetime.timedelta:
-        rate = (time.monotonic() - self.began) / max(1, step - self.first)
-        return datetime.timedelta(seconds=round(rate * (self.steps - step)))
+    def _place(self, step: int) -> str:
+        return f"step {step}" if self.minutes is not None else f"{step}/{self.steps}"
+
+    def _line(self, step: int, numbers: str = "") -> None:
+        """Where there is no terminal: after each measurement, and when nothing has been said for a while."""
+        self.said = time.monotonic()
+        if not self.console.is_terminal:
+            numbers = f"  {numbers}" if numbers else ""
+            self.console.print(
+                f"step {self._place(step).removeprefix('step ')}{numbers}{self.left}", soft_wrap=True
+            )
 
     def _end(self, event: Ended) -> None:
         self.bar.stop()

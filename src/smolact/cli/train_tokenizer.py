@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
+from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -88,6 +89,7 @@ def fit(config: TokenizerConfig, source: str, output: Path) -> None:
     Raises:
         SmolactError: what the dataset, its chunks and the disk raise.
     """
+    announce(f"Reading {source} …")
     from smolact import durable
     from smolact.datasets.reader import LeRobotDataset
     from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
@@ -100,6 +102,7 @@ def fit(config: TokenizerConfig, source: str, output: Path) -> None:
         revision=config.dataset.revision,
     )
     chunks = normalized_chunks(dataset, config)
+    announce(f"Fitting the tokens of {len(chunks)} chunks …")
     tokenizer = FASTTokenizer.fit(chunks, scale=config.scale, vocab_size=config.vocab_size)
     report = TokenizerReport.of(tokenizer, chunks)
     names = joint_names(dataset)

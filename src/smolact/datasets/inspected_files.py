@@ -219,7 +219,7 @@ def video_faults(meta: LeRobotDatasetMetadata, key: str, quick: bool, progress: 
         places.setdefault(place, []).append(episode)
     for place, episodes in places.items():
         try:
-            yield from _video_file(meta, key, place, episodes, quick)
+            yield from _video_file(meta, key, place, episodes, quick, progress, done)
         except DatasetError as error:
             yield Fault("error", place, str(error))
         done += len(episodes)
@@ -227,7 +227,13 @@ def video_faults(meta: LeRobotDatasetMetadata, key: str, quick: bool, progress: 
 
 
 def _video_file(
-    meta: LeRobotDatasetMetadata, key: str, place: str, episodes: list[int], quick: bool
+    meta: LeRobotDatasetMetadata,
+    key: str,
+    place: str,
+    episodes: list[int],
+    quick: bool,
+    progress: Progress,
+    done: int,
 ) -> Iterator[Fault]:
     reader = VideoReader(meta.root / place)
     try:
@@ -261,7 +267,9 @@ def _video_file(
         feature = meta.features[key]
         layouts: set[tuple[int, int, str]] = set()
         for start in range(0, len(reader), DECODED_AT_ONCE):
-            layouts |= reader.layouts(np.arange(start, min(start + DECODED_AT_ONCE, len(reader))))
+            seen = min(start + DECODED_AT_ONCE, len(reader))
+            layouts |= reader.layouts(np.arange(start, seen))
+            progress(key, done + len(episodes) * seen // len(reader), meta.total_episodes)
         for found_height, found_width, pixel_format in sorted(layouts):
             yield from _layout(place, feature, (found_height, found_width), pixel_format)
     finally:

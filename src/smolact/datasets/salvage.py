@@ -290,8 +290,8 @@ def _check_data(found: Salvage, rows: list[Row], quick: bool, progress: Progress
                 whole.append(row)
             except DatasetError as error:
                 found.lost.append(f"{place}, episode {row.number}: {_cause(error)}")
-        done += len(group)
-        progress("data", done, len(rows))
+            done += 1
+            progress("data", done, len(rows))
     return whole
 
 
@@ -357,9 +357,9 @@ def _check_videos(found: Salvage, key: str, rows: list[Row], quick: bool, progre
                 whole.append(row)
             except DatasetError as error:
                 found.lost.append(f"{place}, episode {row.number}: {_cause(error)}")
+            done += 1
+            progress(key, done, len(rows))
         reader.close()
-        done += len(group)
-        progress(key, done, len(rows))
     return whole
 
 

@@ -339,8 +339,8 @@ def _check_episodes_per_file(number: int) -> None:
 
 def _not_empty(folder: Path) -> ConfigError:
     return ConfigError(
-        f"{folder} exists and is not empty: a new dataset needs a folder of its own. Choose another name, "
-        "remove it first, or add to it (--resume=true, DatasetWriter.resume)."
+        f"{folder} exists and is not empty, and a new dataset needs a folder of its own. Choose another folder, or remove this "
+        "one."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -19,6 +19,7 @@ from smolact.envs.factory import env_id, make_env
 from smolact.envs.mapping import Observation, PolicyEnv
 from smolact.envs.seeding import episode_seed
 from smolact.errors import ConfigError
+from smolact.machine import be_a_child
 from smolact.types import ACTION, DONE, REWARD, SUCCESS, TASK
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def demonstrations(
     noise: ActionNoise | None = None,
     only_successes: bool = True,
     on_attempt: Callable[[bool], None] | None = None,
-) -> Iterator[Demonstration]:
+) -> Generator[Demonstration, None, None]:
     """Yield `n_episodes` of the expert's, the same for the same seed.
 
     Args:
@@ -100,7 +101,7 @@ def demonstrations_by_processes(
     noise: ActionNoise | None = None,
     only_successes: bool = True,
     on_attempt: Callable[[bool], None] | None = None,
-) -> Iterator[Demonstration]:
+) -> Generator[Demonstration, None, None]:
     """The episodes of `demonstrations`, made by several processes at once, each with an environment of its own.
 
     Args:
@@ -120,7 +121,7 @@ def _wanted(
     n_episodes: int,
     only_successes: bool,
     on_attempt: Callable[[bool], None] | None,
-) -> Iterator[Demonstration]:
+) -> Generator[Demonstration, None, None]:
     failed = made = 0
     while made < n_episodes:
         episode = next(attempts)
@@ -186,6 +187,7 @@ def _by_turns(order: _Order, processes: int) -> Iterator[Demonstration]:
 
 def _make(order: _Order, first: int, processes: int, sender: Connection) -> None:
     """Send the attempts `first`, `first + processes`, … for as long as somebody takes them."""
+    be_a_child()
     try:
         with make_env(order.name, **order.settings) as envs:
             expert = expert_for(env_id(order.name))

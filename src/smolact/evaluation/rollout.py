@@ -86,6 +86,7 @@ def evaluate(
     video_folder: str | Path | None = None,
     n_videos: int = 0,
     on_episode: Callable[[EpisodeResult], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Run `n_episodes` and say how many succeeded.
 
@@ -97,7 +98,8 @@ def evaluate(
         condition: how episodes are told what to do; as the environment does it when None.
         plans: only these of the episodes; all of them when None.
         video_folder: where the first `n_videos` episodes are written, as mp4; the environments need `render=True`.
-        on_episode: is called as each episode ends, for a progress bar.
+        on_episode: is called with each episode as its wave ends, for a progress bar.
+        on_step: is called before each step of a wave: how many episodes the wave has, and the step's number.
 
     Raises:
         ConfigError: n_episodes < 1, videos without a folder, or an environment that does not tell task or success.
@@ -111,7 +113,8 @@ def evaluate(
     began = time.monotonic()
     results = []
     plans = plan_episodes(n_episodes, seed, options, condition) if plans is None else plans
-    for episode in play(policy, preprocess, postprocess, envs, plans, film=range(n_videos)):
+    watch = None if on_step is None else lambda wave, step, batch: on_step(len(wave), step)
+    for episode in play(policy, preprocess, postprocess, envs, plans, film=range(n_videos), watch=watch):
         result = episode.result
         if episode.frames and video_folder is not None:
             name = f"episode_{result.index:03d}_{'success' if result.success else 'failure'}.mp4"

@@ -125,6 +125,7 @@ def run_suite(
     n_episodes: int,
     seed: int,
     on_episode: Callable[[str, str, EpisodeResult], None] | None = None,
+    on_step: Callable[[str, str, int, int], None] | None = None,
 ) -> None:
     """Play what `log` does not have: every policy in the plain condition and in `conditions`, this process's share.
 
@@ -136,7 +137,8 @@ def run_suite(
         log: takes the episodes.
         n_episodes: of each policy in each condition.
         seed: of the evaluation.
-        on_episode: told of each episode: policy, condition, result.
+        on_episode: is called with each episode as its wave ends: policy, condition, result.
+        on_step: is called before each step of a wave: policy, condition, how many episodes the wave has, the step's number.
     """
     share = log.share
     for name in policies:
@@ -159,6 +161,10 @@ def run_suite(
                 if on_episode is not None:
                     on_episode(name, told, result)
 
+            def stepped(episodes: int, step: int, name: str = name, told: str = told) -> None:
+                if on_step is not None:
+                    on_step(name, told, episodes, step)
+
             evaluate(
                 *loaded,
                 envs,
@@ -167,6 +173,7 @@ def run_suite(
                 plans=plans,
                 condition=condition,
                 on_episode=ended,
+                on_step=stepped,
             )
             log.add_seconds(name, told, time.monotonic() - began)
 

@@ -14,7 +14,7 @@ from smolact.errors import FeatureError
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.embodiment import Embodiment
 from smolact.types import IMAGES, PolicyFeature, is_image_key
-from smolact_client.schema import Names, missing_cameras, same_in_another_order, same_names
+from smolact_client.schema import Names, map_faults, missing_cameras, same_in_another_order, same_names
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def check_cameras(
     rename_map: Mapping[str, str],
     where: str = "the dataset",
 ) -> None:
-    """Raise unless the policy's cameras are there, but for `empty_cameras` that it may do without.
+    """Raise unless the policy's cameras are there, except for `empty_cameras` that it may do without.
 
     Args:
         config: the policy's.
@@ -80,8 +80,11 @@ def check_cameras(
     shown = {key: f"{back.get(key, key)} {feature.shape}" for key, feature in offered.items()}
     table = side_by_side(expected, shown, where)
     ways = _ways_out(config, offered, missing, unused, rename_map, where)
+    of_cameras = {old: new for old, new in rename_map.items() if is_image_key(old) or is_image_key(new)}
+    there = [back.get(key, key) for key in offered]
+    faults = "".join(f"{fault}\n" for fault in map_faults(of_cameras, config.input_features, there, where))
     raise FeatureError(
-        f"The policy's cameras are not in {where}: {', '.join(missing)}.\n{table}\nSettle it with {ways}."
+        f"The policy's cameras are not in {where}: {', '.join(missing)}.\n{table}\n{faults}Settle it {ways}."
     )
 
 
@@ -96,32 +99,66 @@ def _ways_out(
     back = {target: source for source, target in rename_map.items()}
     proposal = {back.get(source, source): target for source, target in zip(unused, missing, strict=False)}
     left = len(missing) - len(proposal)
-    ways = []
+    ways, without = [], ""
     if proposal:
-        # Of the map what is in use stays: its names lead to cameras that are there, and to none that is now another's.
+        # Of the map what is in use stays: its names lead to cameras that are there, and to none that is now another's; and
+        # what is of no camera.
         used = {
-            new: old for old, new in rename_map.items() if new in offered and new not in proposal.values()
+            new: old
+            for old, new in rename_map.items()
+            if (new in offered or not is_image_key(new)) and new not in proposal.values()
         }
         full = {old: new for new, old in used.items() if old not in proposal} | proposal
-        ways.append(f"--rename_map='{json.dumps(full)}' (check which camera is which)")
+        full = {old: new for old, new in full.items() if old != new}
+        if full:
+            ways.append(f"--rename_map='{json.dumps(full)}' (check which camera is which)")
+        else:
+            without = "without --rename_map"
     if 0 < left < len(real_cameras(config)) and hasattr(config, "empty_cameras"):
         ways.append(
             f"--policy.empty_cameras={placeholders(config) + left} (masked black in place of the rest)"
         )
-    return " and ".join(ways) or f"{'data' if where == 'the dataset' else where} that has them"
+    if not (ways or without):
+        ways.append(f"{'data' if where == 'the dataset' else where} that has them")
+    return " and ".join([without] * bool(without) + ["with " + " and ".join(ways)] * bool(ways))
 
 
-def check_env_sizes(config: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> None:
+def vector_map_faults(
+    config: PolicyConfig, offered: Collection[str], rename_map: Mapping[str, str], where: str
+) -> str:
+    """What of a rename map for vectors is wrong, and what to do, where a vector of the policy is missing; empty if nothing is.
+
+    Args:
+        config: the policy's.
+        offered: the names that there are, already renamed.
+        rename_map: how they were renamed.
+        where: what has them.
+    """
+    back = {new: old for old, new in rename_map.items()}
+    vectors = {old: new for old, new in rename_map.items() if not is_image_key(old)}
+    faults = map_faults(vectors, config.input_features, [back.get(key, key) for key in offered], where)
+    return " ".join([*faults, "Correct --rename_map, or leave it out."]) if faults else ""
+
+
+def check_env_sizes(
+    config: PolicyConfig,
+    offered: Mapping[str, PolicyFeature],
+    rename_map: Mapping[str, str] | None = None,
+) -> None:
     """Raise a `FeatureError` if state or action of an environment are missing or of another size than the policy's."""
     for key, feature in {**config.input_features, **config.output_features}.items():
         if is_image_key(key):
             continue
         found = offered.get(key)
         if found is None or found.shape != feature.shape:
+            faults = "" if found else vector_map_faults(config, offered, rename_map or {}, "the environment")
+            advice = faults or (
+                "It was trained for another robot or task: choose the environment that its demonstrations came from, or map "
+                "names with --env.mapping=FILE."
+            )
             raise FeatureError(
                 f"The policy has '{key}' {feature.shape}, the environment "
-                f"{'has none' if found is None else f'has {found.shape}'}. It was trained for another robot or task: choose "
-                "the environment that its demonstrations came from, or map names with --env.mapping=FILE."
+                f"{'has none' if found is None else f'has {found.shape}'}. {advice}"
             )
 
 

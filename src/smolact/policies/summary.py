@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from smolact.backbones.presets import find_vlm
 from smolact.backbones.weights import shapes_only
+from smolact.memory import scaled, size
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.factory import get_policy_class
@@ -78,6 +79,11 @@ class ModelSummary:
         """
         return self.batch_size * self.workload.kept_values * FLOAT32
 
+    @property
+    def model_bytes(self) -> int:
+        """Weights, gradients and AdamW's moments: what a training holds whatever its batch."""
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
+
 
 def summarize(policy: PreTrainedPolicy, batch_size: int = 1) -> ModelSummary:
     """The sizes of a policy, on any device, with what is frozen now."""
@@ -97,7 +103,7 @@ def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
     """
     if getattr(config, "compile_model", False):  # there is nothing to compile
         config = config.replace(compile_model=False)
-    vlm = find_vlm(config.vlm_name)
+    vlm = find_vlm(config.vlm_name, field=config.vlm_field)
     with shapes_only():
         return get_policy_class(config.type)(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
 
@@ -105,9 +111,7 @@ def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
 def facts_of(summary: ModelSummary) -> dict[str, str]:
     """Three lines for the beginning of a run."""
     total, work = summary.total, summary.workload
-    training = (
-        summary.weight_bytes + summary.gradient_bytes + summary.optimizer_bytes + summary.activation_bytes
-    )
+    training = summary.model_bytes + summary.activation_bytes
     return {
         "parameters": f"{total.parameters / 1e6:.2f} M, of which {total.trained / 1e6:.2f} M train",
         "compute": f"{flops(work.forward)} forward a sample, {flops(work.replan)} a replan ({work.assumed})",
@@ -161,16 +165,4 @@ def table_of(summary: ModelSummary) -> dict[str, str]:
 
 def flops(count: float) -> str:
     """A count of FLOPs with its unit."""
-    return _scaled(count, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"))
-
-
-def size(count: float) -> str:
-    """A count of bytes with its unit."""
-    return _scaled(count, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
-
-
-def _scaled(count: float, base: int, units: tuple[str, ...]) -> str:
-    power = 0
-    while count >= base and power < len(units) - 1:
-        count, power = count / base, power + 1
-    return f"{count:.3g} {units[power]}" if count < 999.5 else f"{count:.0f} {units[power]}"
+    return scaled(count, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"))

@@ -195,8 +195,15 @@ class Counts:
     late: int = 0
 
     def __str__(self) -> str:
-        held = f"held for {self.held} ticks, " * bool(self.held)
-        return f"{held}{self.chunks} chunks" + f", {self.late} actions too late" * bool(self.late)
+        parts = [f"held for {_counted(self.held, 'tick')}"] * bool(self.held)
+        parts.append(_counted(self.chunks, "chunk"))
+        parts += [f"{_counted(self.late, 'action')} came too late"] * bool(self.late)
+        return ", ".join(parts)
+
+
+def _counted(number: int, noun: str) -> str:
+    """`1 tick`, `2 ticks`."""
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 class _Asked(NamedTuple):

@@ -36,6 +36,11 @@ def split_keys(data: bytes) -> list[str]:
     return keys
 
 
+def has_terminal() -> bool:
+    """Whether this process has a terminal in which keys can be pressed."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 class Keys:
     """Tells listeners every key that is pressed in this process's terminal, while the `with` block lasts.
 
@@ -61,7 +66,7 @@ class Keys:
         self._listeners.append(listener)
 
     def __enter__(self) -> Keys:
-        if sys.stdin is None or not sys.stdin.isatty():
+        if not has_terminal():
             return self
         read = self._windows if sys.platform == "win32" else self._terminal()
         self._thread = threading.Thread(target=read, name="keys", daemon=True)

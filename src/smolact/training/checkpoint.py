@@ -51,6 +51,9 @@ class Progress:
     samples: int
     """How many samples the run has drawn: where its stream of samples goes on."""
     batch_size: int = 1
+    seconds: float = 0.0
+    """How long the run has taken; `lead` of them before its first step."""
+    lead: float = 0.0
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -124,6 +127,8 @@ def save_checkpoint(
             "num_processes": processes,
             "batch_size": progress.batch_size,
             "samples": progress.samples,
+            "seconds": round(progress.seconds, 2),
+            "lead": round(progress.lead, 2),
         }
         _write_json(state / STEP, step)
         if save_more is not None:
@@ -215,7 +220,9 @@ def read_progress(checkpoint: Path) -> Progress:
         step, batch_size = int(data["step"]), int(data.get("batch_size", 0))
         # LeRobot's files do not count samples; newer ones speak of data-parallel workers, not of processes.
         workers = int(data.get("dp_world_size", data.get("num_processes", 1)))
-        return Progress(step, int(data.get("samples", step * batch_size * workers)), batch_size)
+        samples = int(data.get("samples", step * batch_size * workers))
+        seconds, lead = float(data.get("seconds", 0.0)), float(data.get("lead", 0.0))
+        return Progress(step, samples, batch_size, seconds, lead)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} does not say which step it is of: {data!r:.80}. {_TAKE_ANOTHER}"

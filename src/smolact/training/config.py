@@ -75,6 +75,11 @@ class TrainConfig:
         1000, "Seed of weights, sampling, noise and evaluation; null draws one and prints it."
     )
     steps: int = setting(100_000, "Optimizer steps.")
+    train_minutes: float | None = setting(
+        None,
+        "Train for so many minutes, everything included, in the place of --steps: the learning rate follows the clock.",
+        own=True,
+    )
     batch_size: int = setting(8, "Samples that a process computes at once.")
     gradient_accumulation_steps: int = setting(
         1,
@@ -88,6 +93,12 @@ class TrainConfig:
     )
     noise_draws: int = setting(1, "Noises and times that a sample's loss is the mean of.", own=True)
     num_workers: int = setting(4, "Processes that load data; 0 loads in the training process.")
+    cpu_processes: int | None = setting(
+        None,
+        "Processes that share each step on a CPU. When null, small policies take as many as are fastest, and large ones train in one, "
+        "in threads; 1: one process, in threads.",
+        own=True,
+    )
     prefetch_factor: int = setting(4, "Batches that each worker loads ahead.")
     persistent_workers: bool = refused(True, "workers live as long as the run.", harmless=lambda value: True)
     dataloader_multiprocessing_context: Literal["spawn", "fork", "forkserver"] | None = setting(
@@ -154,6 +165,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        at_least("cpu_processes", 1 if self.cpu_processes is None else self.cpu_processes, 1)
         for name, least in (
             ("steps", 1),
             ("batch_size", 1),
@@ -172,6 +184,10 @@ class TrainConfig:
             ("eval_freq", 0),
         ):
             at_least(name, getattr(self, name), least)
+        if self.train_minutes is not None and not 0 < self.train_minutes < 60 * 24 * 365:
+            raise ConfigError(
+                f"--train_minutes={self.train_minutes:g}: expected more than 0, and less than a year."
+            )
         if self.dataloader_multiprocessing_context not in (None, *multiprocessing.get_all_start_methods()):
             raise ConfigError(
                 f"--dataloader_multiprocessing_context={self.dataloader_multiprocessing_context} is not to be had on this "
@@ -254,6 +270,16 @@ def to_json(
     data["optimizer"] = {"type": "adamw", **_encoded(optimizer)}
     data["scheduler"] = {"type": "cosine_decay_with_warmup", **_encoded(schedule)}
     return data
+
+
+def with_steps_done(settings: Mapping[str, Any], config: TrainConfig, step: int) -> dict[str, Any]:
+    """`to_json` of a run by the clock with the steps that it has done, which is what other readers of the file take it for."""
+    if config.train_minutes is None:
+        return dict(settings)
+    schedule = settings["scheduler"]
+    warm = round(step * schedule["num_warmup_steps"] / schedule["num_decay_steps"])
+    done = {**schedule, "num_warmup_steps": warm, "num_decay_steps": step}
+    return {**settings, "steps": step, "scheduler": done}
 
 
 def own_settings(section: Any, prefix: str = "") -> dict[str, Any]:

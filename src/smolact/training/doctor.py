@@ -237,7 +237,7 @@ def _meet_environment(
         cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
         found.table = side_by_side(_features(config), _shown(offered), name)
         found.look("cameras", lambda: check_cameras(config, cameras, names, "the environment"))
-        found.look("state and action", lambda: check_env_sizes(config, offered))
+        found.look("state and action", lambda: check_env_sizes(config, offered, names))
         found.look("an episode at random tells a task and success", partial(rehearse, envs[0]))
 
 

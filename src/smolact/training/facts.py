@@ -42,9 +42,21 @@ def facts_of_run(
         **facts_of(summarize(start.policy, config.batch_size)),
         "seed": str(seed),
         "device": _device(config, accelerator),
-        "steps": f"{config.steps} of {_global_batch(config, accelerator)} ({drawn / max(1, frames):.1f} epochs)",
-        "learning rate": f"{schedule.peak_lr:g} after {schedule.num_warmup_steps} steps, {schedule.decay_lr:g} at step "
-        f"{schedule.num_decay_steps}",
+        **_duration(config, schedule, _global_batch(config, accelerator), drawn / max(1, frames)),
+    }
+
+
+def _duration(config: TrainConfig, schedule: SchedulerPreset, batch: str, epochs: float) -> dict[str, str]:
+    if config.train_minutes is None:
+        return {
+            "steps": f"{config.steps} of {batch} ({epochs:.1f} epochs)",
+            "learning rate": f"{schedule.peak_lr:g} after {schedule.num_warmup_steps} steps, {schedule.decay_lr:g} at step "
+            f"{schedule.num_decay_steps}",
+        }
+    warm = schedule.num_warmup_steps / schedule.num_decay_steps
+    return {
+        "time": f"{config.train_minutes:g} minutes in all, in steps of {batch}",
+        "learning rate": f"{schedule.peak_lr:g} after {warm:.0%} of the time, {schedule.decay_lr:g} at its end",
     }
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,9 @@ from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import TRAIN_CONFIG
 from smolact.training.bad_samples import BadSamples, of_all
 from smolact.training.bad_steps import bad_steps_error
+from smolact.training.budget import Budget
 from smolact.training.checkpoint import Progress, checkpoint_folder, prune_checkpoints, save_checkpoint
-from smolact.training.config import TrainConfig, own_settings
+from smolact.training.config import TrainConfig, own_settings, with_steps_done
 from smolact.training.data import UNREADABLE, Samples, make_loader, next_batch, take_drawn
 from smolact.training.devices import total
 from smolact.training.ema import ExponentialMovingAverage
@@ -38,6 +39,7 @@ from smolact.training.initialization import Start
 from smolact.training.meter import Meter
 from smolact.training.provenance import Provenance
 from smolact.training.sharding import ShardedPolicy
+from smolact.training.shared_steps import SharedSteps
 from smolact.training.signals import Stopped, StopRequest, stop_signals
 from smolact.training.tracking import (
     Ended,
@@ -54,6 +56,8 @@ from smolact.types import Batch
 
 logger = logging.getLogger(__name__)
 
+MEASURED_AT_LEAST = 40
+"""Points of a run's curves, unless `--log_freq` says how often it measures."""
 SKIPS_BAD_STEPS = ("cpu", "cuda")
 """Devices whose fused AdamW leaves everything as it is where its `found_inf` is 1, without waiting for the device."""
 
@@ -85,11 +89,17 @@ class Trainer:
     validation: Validation | None = None
     ema: ExponentialMovingAverage | None = None
     bad_samples: BadSamples = field(default_factory=BadSamples)
+    budget: Budget | None = None
+    """How long the run goes; what `config` says of that when None."""
+    shared: SharedSteps | None = None
+    """Where processes of this machine share each step: a small policy on a CPU."""
 
     def __post_init__(self) -> None:
         """Hand the model to accelerate, unless it is split already."""
         policy = self.start.policy
-        self.step = self.progress.step
+        if self.budget is None:
+            self.budget = Budget.of(self.config)
+            self.budget.resume(self.progress.step, self.progress.seconds, self.progress.lead)
         adapters = policy.adapters
         if adapters and (adapters.full or adapters.config.target_modules != policy.adapter_targets):
             # Some may be in layers that the loss does not need, for whose gradients processes would wait for ever.
@@ -97,7 +107,7 @@ class Trainer:
         self._model: nn.Module = policy if self.sharded else self.accelerator.prepare_model(policy)
 
     def run_to_end(self) -> Ended:
-        """Train until `config.steps`, or until SIGINT or SIGTERM: the step under way is finished and saved.
+        """Train until the budget is spent, or until SIGINT or SIGTERM: the step under way is finished and saved.
 
         What is no step is left at once: waiting for data, a validation, an evaluation.
 
@@ -109,25 +119,32 @@ class Trainer:
         except Exception as error:
             self.tell(Failed(self.step, str(error)))
             raise
+        finally:
+            if self.shared is not None:
+                self.shared.close()
+
+    @property
+    def step(self) -> int:
+        """The last one that is done."""
+        return self._budget.step
+
+    @property
+    def _budget(self) -> Budget:
+        assert self.budget is not None  # __post_init__ settles it
+        return self.budget
 
     def _run_to_end(self) -> Ended:
-        config = self.config
-        loader = make_loader(
-            self.samples,
-            config,
-            start=self.progress.samples,
-            pin_memory=self.accelerator.device.type == "cuda",
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-        )
-        batches = iter(loader)
+        config, budget = self.config, self._budget
+        batches = iter(self._loader()) if self.shared is None else iter(())
         self._model.train()
         meter = Meter(self.samples_per_step)
         checkpoint: Path | None = None
         self._saved = self.progress.step
+        budget.begin(self._agreed_seconds())
+        measured, log_freq = budget.share, self._log_freq
         with stop_signals() as stop:
             stops = False
-            while self.step < config.steps and not stops:
+            while not budget.is_over and not stops:
                 try:
                     loss, norm, waited, stops = self._step_or_save(batches, stop)
                 except Stopped:  # before the batch was there: the step is not begun
@@ -137,42 +154,62 @@ class Trainer:
                     elif config.save_checkpoint and self.step > self._saved:
                         checkpoint = self._save(self.step)
                     break
-                self.step += 1
                 step = self.step
                 meter.add(step, loss, norm, waited)
-                self.tell(Stepped(step))
+                self.tell(Stepped(step, budget.seconds_left))
                 if self.accelerator.num_processes == 1:  # several have to agree first, in the next step
                     stops = bool(stop)
                 stops = stops or self.bad_samples.is_over
-                is_last = step == config.steps or stops
+                is_last = budget.is_over or stops
                 saves = config.save_checkpoint and (is_last or _is_due(step, config.save_freq))
                 validates = self.validation is not None and (_is_due(step, config.eval_steps) or is_last)
-                measures = step % config.log_freq == 0 or saves or validates or is_last
+                measures = step % log_freq == 0 or saves or validates or is_last
+                if config.train_minutes is not None:
+                    measures = measures or budget.share - measured > 1 / MEASURED_AT_LEAST
                 # Looking at a loss waits for the device: on a CPU that costs nothing.
                 if measures or self.accelerator.device.type == "cpu":
                     self._check_finite(meter)
                 if measures:
+                    measured = budget.share
                     metrics = meter.read(max(group["lr"] for group in self.optimizer.param_groups))
+                    if config.train_minutes is not None:
+                        metrics["seconds"] = round(budget.seconds, 2)
                     if len(self.bad_samples):
                         metrics["bad_samples"] = len(self.bad_samples)
                     if validates and not stops:
                         metrics |= self._validate(stop)
                         if self.validation is not None:
                             self.bad_samples.add(self.validation.unreadable, step)
-                        meter.restart_clock()
+                        self._pause(meter)
                     self.tell(Measured(step, metrics))
                 if config.env.type is not None and (_is_due(step, config.eval_freq) and not stops):
                     self._evaluate(step, stop)
-                    meter.restart_clock()
+                    self._pause(meter)
                 if saves:
                     checkpoint = self._save(step)
-                    meter.restart_clock()
-        if self.bad_samples.is_over and self.step < config.steps:
+                    self._pause(meter)
+        if self.bad_samples.is_over and not budget.is_over:
             raise self.bad_samples.error(self.step, checkpoint)
         self.bad_samples.note()
-        ended = Ended(self.step, checkpoint, self.step >= config.steps, meter.data_wait, bool(stop))
+        ended = Ended(self.step, checkpoint, budget.is_over, meter.data_wait, bool(stop))
         self.tell(ended)
         return ended
+
+    def _loader(self) -> Iterable[Batch]:
+        return make_loader(
+            self.samples,
+            self.config,
+            start=self.progress.samples,
+            pin_memory=self.accelerator.device.type == "cuda",
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+
+    def _pause(self, meter: Meter) -> None:
+        """What has been done since the last step was no training."""
+        meter.restart_clock()
+        if self.shared is not None:
+            self.shared.pause()
 
     @property
     def samples_per_step(self) -> int:
@@ -215,8 +252,10 @@ class Trainer:
         Raises:
             Stopped: a signal came before the batch was there. Several processes go through the step, and agree in it.
         """
+        if self.shared is not None:
+            return self._shared_step(self.shared)
         device, parts = self.accelerator.device, self.config.gradient_accumulation_steps
-        totals = torch.zeros(4, device=device)
+        totals = torch.zeros(5, device=device)
         waited = 0.0
         unreadable: list[Unreadable] = []
         for part in range(parts):
@@ -235,21 +274,50 @@ class Trainer:
                 with record_function("backward"):
                     loss.backward()
             totals[:2] += torch.stack((loss.detach().float(), counted["entries"].float()))
-        stops = False
+        stops, seconds = False, self._budget.now()
         if self.accelerator.num_processes > 1:
             totals[2] += bool(stop)  # processes get a signal at different steps, and must stop at the same
             totals[3] += len(unreadable)
+            totals[4] += seconds if self.accelerator.is_main_process else 0.0
             totals = total(self.accelerator, totals)
-            stops, is_bad = (totals[2:] > 0).tolist()
+            if self.config.train_minutes is not None:
+                seconds = float(totals[4])
+            stops, is_bad = (totals[2:4] > 0).tolist()
             if is_bad:
                 unreadable = of_all(self.accelerator, unreadable)
         self.bad_samples.add(unreadable, self.step + 1, is_first=self.step == 0)
         with record_function("optimizer"):
-            mean, norm = self._update(totals[0], totals[1].clamp_min(1))
+            mean, norm = self._update(totals[0], totals[1].clamp_min(1), seconds)
         return mean, norm, waited, stops
 
-    def _update(self, loss: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-        """Change the weights by what the gradients of a summed loss say: its mean over `entries`, and the gradient norm."""
+    def _shared_step(self, shared: SharedSteps) -> tuple[Tensor, Tensor, float, bool]:
+        """`_step` where other processes of this machine make gradients, too."""
+        with record_function("gradients"):
+            made = shared.gradients(self._first_place(self.step + 1))
+        self.bad_samples.add(made.unreadable, self.step + 1, is_first=self.step == 0)
+        with record_function("optimizer"):
+            mean, norm = self._update(made.loss, made.entries.clamp_min(1), self._budget.now())
+        return mean, norm, made.waited, False
+
+    def _agreed_seconds(self) -> float:
+        """What is spent, as the first process says."""
+        seconds = self._budget.now() if self.accelerator.is_main_process else 0.0
+        if self.accelerator.num_processes == 1 or self.config.train_minutes is None:
+            return seconds
+        return float(total(self.accelerator, torch.tensor(seconds, device=self.accelerator.device)))
+
+    @property
+    def _log_freq(self) -> int:
+        """`--log_freq`; unless it was set, a short run measures itself often enough for a curve."""
+        if "log_freq" in self.explicit or self.config.train_minutes is not None:
+            return self.config.log_freq
+        return min(self.config.log_freq, max(1, self.config.steps // MEASURED_AT_LEAST))
+
+    def _update(self, loss: Tensor, entries: Tensor, seconds: float) -> tuple[Tensor, Tensor]:
+        """Change the weights by what the gradients of a summed loss say: its mean over `entries`, and the gradient norm.
+
+        The step is done then, after so many seconds of the budget.
+        """
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
         # Data-parallel processes have averaged their sums.
         torch._foreach_mul_(gradients, self.accelerator.num_processes / entries)
@@ -266,6 +334,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.start.policy)
+        self._budget.spend(seconds)
         self.scheduler.step()
         return mean, norm
 
@@ -309,7 +378,9 @@ class Trainer:
         return self.progress.samples + (step - 1 - self.progress.step) * self.samples_per_step
 
     def _progress(self, step: int) -> Progress:
-        return Progress(step, self._first_place(step + 1), self.config.batch_size)
+        budget = self._budget
+        place = self._first_place(step + 1)
+        return Progress(step, place, self.config.batch_size, budget.now(), budget.lead)
 
     def _validate(self, stop: StopRequest) -> dict[str, float]:
         """The loss on what is held out, by its name; nothing where a signal came meanwhile."""
@@ -366,7 +437,7 @@ class Trainer:
             policy.save_pretrained(folder)
         self.start.preprocess.save_pretrained(folder)
         self.start.postprocess.save_pretrained(folder)
-        durable.write_json(folder / TRAIN_CONFIG, self.settings)
+        durable.write_json(folder / TRAIN_CONFIG, with_steps_done(self.settings, self.config, self.step))
         if self.provenance is not None:
             self.provenance.write(folder, self.step, self.config.policy.published_as)
 

@@ -23,7 +23,7 @@ from smolact.training.config import TrainConfig
 from smolact.training.devices import make_accelerator, total
 from smolact.training.faults import check_faults
 from smolact.training.initialization import Start, policy_config_of, start_new, start_resumed
-from smolact.training.preflight import check_sources
+from smolact.training.preflight import check_memory, check_sources
 from smolact.training.random_state import seed_everything
 from smolact.training.sources import Source, find_sources, shared_features, training_statistics
 from smolact.training.tracking import Listener, Prepared
@@ -57,8 +57,12 @@ def open_run(
     explicit: Mapping[str, str],
     accelerator: Accelerator,
     checkpoint: Path | None = None,
+    *,
+    trains: bool = True,
 ) -> Opened:
     """Find the datasets, make the policy of a new run or load that of a `checkpoint`, and see that they fit.
+
+    If the policy `trains` now, a training step must fit into the memory, too.
 
     Raises:
         SmolactError: whatever is wrong with settings, dataset, weights or checkpoint.
@@ -87,6 +91,8 @@ def open_run(
     robot = embodiment_of([(source.meta, source.rename_map) for source in sources])
     note_other_robot(start.policy.config, robot)
     start.policy.config.of_robot(robot)
+    if trains:
+        check_memory(start.policy, config, accelerator)
     return Opened(start, progress, sources, datasets, held_out)
 
 
@@ -139,7 +145,7 @@ def encode(
     config = with_saved_names(config)
     accelerator = make_accelerator(config)
     seed_everything(agreed_seed(config, accelerator))  # towers of random weights are those of the run
-    opened = open_run(config, explicit or {}, accelerator)
+    opened = open_run(config, explicit or {}, accelerator, trains=False)
     kept = keep(
         config,
         opened.start.policy,

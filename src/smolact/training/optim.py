@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ BASE_GROUP = "base"
 """The group of parameters that no multiplier takes."""
 
 
-def rate_factor(schedule: SchedulerPreset, step: int) -> float:
+def rate_factor(schedule: SchedulerPreset, step: float) -> float:
     """The learning rate of `step` (from 0) as a share of the peak."""
     if step < schedule.num_warmup_steps:
         start = 1 / (schedule.num_warmup_steps + 1)
@@ -84,6 +84,8 @@ def optimization_of(
             schedule, **{"peak_lr": optimizer.lr} | _given(config.scheduler, SchedulerPreset)
         )
     _check(optimizer, schedule)
+    if config.train_minutes is not None:  # of its steps only their shares count
+        return optimizer, schedule
     fitted = fit_schedule(
         schedule,
         config.steps,
@@ -219,9 +221,19 @@ def _check_multipliers(names: Mapping[nn.Parameter, str], multipliers: Mapping[s
             )
 
 
-def make_scheduler(optimizer: Optimizer, schedule: SchedulerPreset) -> LambdaLR:
-    """The schedule on every group of `optimizer`, each relative to its own peak."""
-    return LambdaLR(optimizer, partial(rate_factor, schedule))
+def make_scheduler(
+    optimizer: Optimizer, schedule: SchedulerPreset, share: Callable[[], float] | None = None
+) -> LambdaLR:
+    """The schedule on every group of `optimizer`, each relative to its own peak.
+
+    Args:
+        optimizer: whose rates it sets.
+        schedule: how they change.
+        share: what is spent of a run by the clock, from 0 to 1; the schedule then goes by it, and not by its steps.
+    """
+    if share is None:
+        return LambdaLR(optimizer, partial(rate_factor, schedule))
+    return LambdaLR(optimizer, lambda _step: rate_factor(schedule, share() * schedule.num_decay_steps))
 
 
 def _given(section: OptimizerSection | SchedulerSection, preset: type) -> dict[str, Any]:

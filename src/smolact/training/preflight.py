@@ -9,22 +9,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from accelerate import Accelerator
 from torch import nn
 
 from smolact.datasets.depth import depth_story
 from smolact.datasets.format import flat_names
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.errors import ConfigError, DatasetError, FeatureError, StatisticsError, WriteError, did_you_mean
+from smolact.errors import (
+    ConfigError,
+    DatasetError,
+    FeatureError,
+    OutOfMemoryError,
+    StatisticsError,
+    WriteError,
+    did_you_mean,
+)
+from smolact.machine import cores
+from smolact.memory import LESS_TO_TRAIN, memory_of, size
+from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PolicyConfig
-from smolact.policies.fit import check_cameras, check_env_sizes, side_by_side
+from smolact.policies.fit import check_cameras, check_env_sizes, side_by_side, vector_map_faults
+from smolact.policies.summary import summarize
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.quantiles import STATISTICS_OF
 from smolact.processors.tokenizer import TokenizerProcessorStep
 from smolact.training.config import TrainConfig
+from smolact.training.facts import samples_per_step
+from smolact.training.gradients import pieces_of
+from smolact.training.shared_steps import SMALL
 from smolact.training.sources import Source, renamed_features
 from smolact.types import ACTION, STATE, NormalizationMode, PolicyFeature, Statistics, is_image_key
 
 logger = logging.getLogger(__name__)
+
+NEAR = 0.9
+"""A step that takes more than this share of the free memory may not fit: what it takes is estimated from below."""
 
 
 def check_sources(policy: PolicyConfig, sources: Sequence[Source], statistics: Statistics) -> None:
@@ -57,10 +76,15 @@ def check_features(policy: PolicyConfig, meta: LeRobotDatasetMetadata, rename_ma
         FeatureError: a camera, state or action is missing or does not fit.
     """
     check_rename_map(rename_map, list(meta.features))
+    if rename_map.get(ACTION, ACTION) != ACTION:
+        raise ConfigError(
+            f"--rename_map leads '{ACTION}' to '{rename_map[ACTION]}', and actions are not renamed: every policy calls them "
+            f"'{ACTION}'. Leave it out of the map."
+        )
     note_depth(meta, rename_map)
     inputs, outputs = renamed_features(meta, rename_map)
     check_cameras(policy, {key: value for key, value in inputs.items() if is_image_key(key)}, rename_map)
-    check_sizes(policy, {**inputs, **outputs})
+    check_sizes(policy, {**inputs, **outputs}, rename_map)
 
 
 def note_depth(meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]) -> None:
@@ -102,7 +126,7 @@ def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
         offered = {config.rename_map.get(key, key): feature for key, feature in environment.features.items()}
         cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
         check_cameras(policy, cameras, config.rename_map, "the environment")
-        check_env_sizes(policy, offered)
+        check_env_sizes(policy, offered, config.rename_map)
         if is_used:
             rehearse(environment[0])
 
@@ -159,9 +183,54 @@ def check_disk(run: Path, policy: nn.Module, config: TrainConfig) -> None:
         )
 
 
-def gigabytes(size: float) -> str:
+def gigabytes(count: float) -> str:
     """So many bytes, for a person."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+
+
+def check_memory(policy: PreTrainedPolicy, config: TrainConfig, accelerator: Accelerator) -> None:
+    """Stop if a training step can't fit into the memory of the device; warn if it hardly fits into what is free.
+
+    The estimate is a lower bound: activations count half in bfloat16, and not at all if they are computed again in the
+    backward pass; where processes share a step, those of one piece of it count.
+
+    Raises:
+        OutOfMemoryError: a step takes more than the memory that there is.
+    """
+    device = accelerator.device.type
+    memory = memory_of(device)
+    if memory is None:
+        return
+    at_once = _samples_at_once(policy, config, accelerator)
+    summary = summarize(policy, at_once)
+    model = summary.model_bytes // (accelerator.num_processes if config.parallelism.splits else 1)
+    kept = 0 if config.gradient_checkpointing else summary.activation_bytes
+    kept //= 1 if accelerator.mixed_precision == "no" else 2
+    there = f"this {'GPU' if device == 'cuda' else 'machine'} has {size(memory.total)}"
+    less = LESS_TO_TRAIN
+    if model > memory.total:
+        less = "Choose a smaller policy, or split it over several GPUs with --parallelism.dp_shard=-1."
+    story = (
+        f"A training step takes at least {size(model + kept)} of memory (weights, gradients and AdamW {size(model)}, "
+        f"activations of {at_once} samples {size(kept)})"
+    )
+    if model + kept > memory.total:
+        raise OutOfMemoryError(f"{story}, and {there}. {less}")
+    if model + kept - summary.weight_bytes > NEAR * memory.free:  # the weights are there already
+        logger.warning(
+            "%s; %s, of which %s are free. It may run out. %s", story, there, size(memory.free), less
+        )
+
+
+def _samples_at_once(policy: PreTrainedPolicy, config: TrainConfig, accelerator: Accelerator) -> int:
+    """Of how many samples a step keeps activations at the same time, at least."""
+    trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
+    is_alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+    asked = config.cpu_processes
+    if not is_alone or asked == 1 or (asked is None and trained > SMALL):
+        return config.batch_size
+    pieces = pieces_of(samples_per_step(config, accelerator), asked or cores())
+    return min(config.batch_size, *map(len, pieces))
 
 
 def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> None:
@@ -169,8 +238,8 @@ def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> 
     for source in rename_map:
         if source not in features:
             raise ConfigError(
-                f"--rename_map names '{source}', which the dataset does not have; it has {', '.join(features)}."
-                f"{did_you_mean(source, features)}"
+                f"--rename_map leads from '{source}', which the dataset does not have, to '{rename_map[source]}'; the dataset has "
+                f"{', '.join(features)}.{did_you_mean(source, features)}"
             )
     targets = [rename_map.get(feature, feature) for feature in features]
     twice = sorted({target for target in targets if targets.count(target) > 1})
@@ -178,15 +247,26 @@ def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> 
         raise ConfigError(f"--rename_map leads two features to '{twice[0]}'. Give each a name of its own.")
 
 
-def check_sizes(policy: PolicyConfig, offered: Mapping[str, PolicyFeature]) -> None:
-    """Raise a `FeatureError` if state or action is missing, or larger than what the policy can take."""
+def check_sizes(
+    policy: PolicyConfig, offered: Mapping[str, PolicyFeature], rename_map: Mapping[str, str] | None = None
+) -> None:
+    """Raise a `FeatureError` if state or action is missing, or larger than what the policy can take.
+
+    Args:
+        policy: whose sizes count.
+        offered: what the dataset has, already renamed.
+        rename_map: how it was renamed, for the message.
+    """
     wanted = {**policy.input_features, **policy.output_features}
     for key in dict.fromkeys([*(key for key in wanted if not is_image_key(key)), STATE, ACTION]):
         if key not in offered:
-            there = ", ".join(offered)
+            faults = vector_map_faults(policy, offered, rename_map or {}, "the dataset")
+            advice = faults or (
+                f"{did_you_mean(key, offered)} If it has it under another name, give "
+                f'--rename_map=\'{{"NAME": "{key}"}}\'.'
+            )
             raise FeatureError(
-                f"The policy needs '{key}', the dataset has {there}.{did_you_mean(key, offered)} If it has it under "
-                f'another name, give --rename_map=\'{{"NAME": "{key}"}}\'.'
+                f"The policy needs '{key}', the dataset has {', '.join(offered)}. {advice.strip()}"
             )
     for key, limit in ((STATE, "max_state_dim"), (ACTION, "max_action_dim")):
         shape = offered[key].shape if key in offered else (0,)

@@ -102,7 +102,7 @@ def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list
     unknown = [key for key in rename_map if not any(key in source.meta.features for source in sources)]
     if unknown:
         raise ConfigError(
-            f"--rename_map names '{unknown[0]}', which none of the datasets has; {sources[0].section.name} has "
+            f"--rename_map leads from '{unknown[0]}', which none of the datasets has; {sources[0].section.name} has "
             f"{', '.join(sources[0].meta.features)}.{did_you_mean(unknown[0], sources[0].meta.features)}"
         )
     _check_mixture(sources)

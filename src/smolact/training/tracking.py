@@ -23,10 +23,13 @@ class Started:
     run: Path
     step: int
     steps: int
+    """How many the run takes, unless it goes by the clock."""
     facts: Mapping[str, str]
     """What to tell the user, name to value: dataset, weights, parameters, device, …"""
     features: str = ""
     """A table: what the policy expects, and what of the dataset it gets for that."""
+    minutes: float | None = None
+    """How long a run by the clock takes."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Stepped:
     """After every step; nothing is read from the device for it."""
 
     step: int
+    seconds_left: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

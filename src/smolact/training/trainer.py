@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from accelerate import Accelerator
 
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.transforms import ImageTransforms
-from smolact.errors import SmolactError
+from smolact.errors import ConfigError, SmolactError
 from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.policies.sharing import contents
 from smolact.policies.summary import summarize
 from smolact.training.bad_samples import BadSamples
+from smolact.training.budget import Budget, is_spent
 from smolact.training.cache import keep
 from smolact.training.checkpoint import (
     TRAINING_STATE,
@@ -44,6 +46,7 @@ from smolact.training.random_state import seed_everything
 from smolact.training.run_folder import forget_begun, newest, note_begun, refuse_used, taking
 from smolact.training.sections import policy_type_at
 from smolact.training.sharding import ShardedPolicy, make_mesh
+from smolact.training.shared_steps import share_steps
 from smolact.training.sources import Source, open_sources, order_of
 from smolact.training.trackers import make_trackers
 from smolact.training.tracking import (
@@ -82,7 +85,12 @@ def train(
             `TrainingError` when the loss is not finite. `HubError` after the last step, when everything is done and saved,
             if the policy was to be published and could not be.
     """
+    began = time.monotonic()
     explicit = dict(explicit or {})
+    if config.train_minutes is not None and explicit.get("steps", "").startswith("--"):
+        raise ConfigError(
+            f"{explicit['steps']} and --train_minutes={config.train_minutes:g} both say how long the run goes. Give one of them."
+        )
     if checkpoint is None:
         config.check_complete()
         config = with_saved_names(config)
@@ -98,9 +106,13 @@ def train(
         if checkpoint is not None:
             checkpoint = newest(checkpoint)
             progress = read_progress(checkpoint)
-            if progress.step >= config.steps:
+            if (
+                progress.step >= config.steps
+                if config.train_minutes is None
+                else is_spent(config.train_minutes, progress.seconds)
+            ):
                 return _complete(config, checkpoint, progress.step, accelerator, listeners)
-        return _train(config, explicit, checkpoint, run, seed, accelerator, listeners)
+        return _train(config, explicit, checkpoint, run, seed, accelerator, listeners, began)
 
 
 def _train(
@@ -111,6 +123,7 @@ def _train(
     seed: int,
     accelerator: Accelerator,
     listeners: Sequence[Listener],
+    began: float,
 ) -> Ended:
     """`train` with its folder held."""
     seed_everything(seed)
@@ -150,10 +163,13 @@ def _train(
         if config.parallelism.splits
         else None
     )
-    if checkpoint is not None:
+    budget = Budget.of(config, began)
+    budget.resume(progress.step, progress.seconds, progress.lead)
+    by_clock = config.train_minutes is not None
+    if checkpoint is not None and not by_clock:
         note_new_schedule(read_schedule(checkpoint), schedule, progress.step)
     optimizer = make_optimizer(start.policy, optimizer_settings, config.lr_multipliers)
-    scheduler = make_scheduler(optimizer, schedule)
+    scheduler = make_scheduler(optimizer, schedule, (lambda: budget.share) if by_clock else None)
     size = summarize(start.policy).total
     provenance = provenance_of(
         config,
@@ -192,6 +208,7 @@ def _train(
         provenance=provenance,
         sharded=sharded,
         bad_samples=BadSamples(config.dataset.max_bad_samples),
+        budget=budget,
     )
     if config.dataset.eval_split:
         kept = Samples(
@@ -211,14 +228,18 @@ def _train(
             check_no_average(checkpoint / TRAINING_STATE)
         else:
             trainer.ema.load(checkpoint / TRAINING_STATE, start.policy)
+    if sharded is None and not config.check:
+        trainer.shared = share_steps(config, seed, start, trainer.samples, accelerator, budget)
     trainer.tell(
         Started(
             run,
             progress.step,
             config.steps,
             facts_of_run(run, seed, config, accelerator, start, datasets, schedule)
-            | ({} if kept_story is None else {"kept": kept_story}),
+            | ({} if kept_story is None else {"kept": kept_story})
+            | ({} if trainer.shared is None else {"device": trainer.shared.story}),
             "\n".join(match_table(start.policy.config, source) for source in sources),
+            config.train_minutes,
         )
     )
     if config.check:
@@ -248,10 +269,12 @@ def _complete(
     ended = Ended(step, checkpoint, is_complete=True)
     if accelerator.is_main_process:
         logger.info(
-            "The run is complete: %s is of step %d, and the run has --steps=%d. Give more --steps to train on.",
+            "The run is complete: %s is of step %d, and the run has %s. Give more to train on.",
             checkpoint,
             step,
-            config.steps,
+            f"--steps={config.steps}"
+            if config.train_minutes is None
+            else f"--train_minutes={config.train_minutes:g}",
         )
         for listener in listeners:
             listener(ended)

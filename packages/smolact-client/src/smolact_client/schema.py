@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +118,37 @@ def missing_cameras(
     return missing, not missing or (len(missing) <= may_be_absent and len(missing) < len(wanted))
 
 
+def map_faults(
+    rename_map: Mapping[str, str], policy: Collection[str], offered: Collection[str], where: str
+) -> list[str]:
+    """A sentence for each entry of a rename map that starts or ends at a name that is not there.
+
+    Args:
+        rename_map: the names that are offered to the policy's.
+        policy: the policy's names.
+        offered: the names that there are, before they are renamed.
+        where: what offers them.
+    """
+    faults = []
+    for old, new in rename_map.items():
+        if old not in offered:
+            meant = _nearest(old, offered)
+            faults.append(
+                f"The rename map leads from '{old}', which {where} does not have, to '{new}'.{meant}"
+            )
+        elif new not in policy:
+            meant = _nearest(new, policy)
+            faults.append(f"The rename map leads '{old}' to '{new}', which the policy does not have.{meant}")
+    return faults
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean '…'?`, by what stands behind the last dot: cameras have the rest in common."""
+    ends = {one.rpartition(".")[2]: one for one in known}
+    near = difflib.get_close_matches(name.rpartition(".")[2], ends, n=1)
+    return f" Did you mean '{ends[near[0]]}'?" if near else ""
+
+
 def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two lists name the same joints in the same order, by today's or by LeRobot's older names.
 
@@ -188,13 +220,19 @@ def _ways_out(schema: Schema, offer: Offer, other_names: bool) -> list[str]:
     if not does_without:
         unused = [name for name in offer.cameras if name not in schema.cameras]
         renamed = dict(zip(unused, missing, strict=False))
+        known = {schema.rename_map.get(name, name) for name in schema.inputs}
+        ways += map_faults(schema.rename_map, known, (*offer.cameras, *offer.vectors), "the robot")
         if renamed:
             # The flag takes the place of the whole map: what of it is in use stays.
             pairs = {
                 old: new for old, new in schema.rename_map.items() if old in (*offer.cameras, *offer.vectors)
             }
             pairs |= {old: schema.rename_map.get(new, new) for old, new in renamed.items()}
-            ways.append(f"Cameras: --rename_map='{json.dumps(pairs)}' (check which is which).")
+            pairs = {old: new for old, new in pairs.items() if old != new}
+            flag = (
+                f"--rename_map='{json.dumps(pairs)}' (check which is which)" if pairs else "no --rename_map"
+            )
+            ways.append(f"Cameras: {flag}.")
         left = len(missing) - len(renamed)
         if schema.placeholders is not None and 0 < left < len(schema.cameras):
             ways.append(

@@ -97,7 +97,7 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         pretrained_vlm = pretrained_vlm is not False
-        self.vlm = vlm or find_vlm(config.vlm_checkpoint, weights=pretrained_vlm)
+        self.vlm = vlm or find_vlm(config.vlm_checkpoint, weights=pretrained_vlm, field=config.vlm_field)
         self.actions = action_tokens(config, fast)
         self.chunk_shape = self.actions.shape(config.chunk_size, config.action_feature.shape[0])
         self.tokenizer = Tokenizer.from_folder(self.vlm.tokenizer_folder())

@@ -54,7 +54,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         pretrained_vlm = config.load_vlm_weights if pretrained_vlm is None else pretrained_vlm
-        self.vlm = vlm or find_vlm(config.vlm_model_name, weights=pretrained_vlm)
+        self.vlm = vlm or find_vlm(config.vlm_model_name, weights=pretrained_vlm, field=config.vlm_field)
         self.model = VLAFlowMatching(config, self.vlm)
         if pretrained_vlm:
             load_vlm(self.vlm, self.model.vlm_with_expert.vlm)

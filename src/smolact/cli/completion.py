@@ -1,0 +1,188 @@
+"""`smolact completion bash|zsh|fish`: the script with which a shell completes commands, settings and values at the Tab key."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from smolact.cli.help import FLAGS, asks_for_help, help_text
+from smolact.cli.main import COMMANDS, DONE, Command
+from smolact.cli.parsing import CONFIG_PATH, parse
+from smolact.errors import ConfigError
+from smolact.settings import setting
+
+USAGE = "smolact completion bash|zsh|fish"
+
+TYPES = {
+    "policy.type": ("smolvla", "smolandfast"),
+    "policy.vlm_model_name": ("tiny", "small", "smolvlm2-256m", "smolvlm2-500m", "smolvlm2-2.2b"),
+    "robot.type": ("sim",),
+    "teleop.type": ("expert", "keyboard", "gamepad"),
+    "env.type": ("tabletop", "pusht"),
+}
+"""The built-in names that a text setting can take. They are repeated here because the modules that define them take a second
+to import; a test holds them equal."""
+
+# In each script the shell hands over the line up to the cursor; what it gets back are whole words, a line each.
+# Where nothing comes back, the shell completes the names of files.
+SCRIPTS = {
+    "bash": r"""# smolact in bash (3.2 or later). In ~/.bashrc: eval "$(smolact completion bash)"
+_smolact() {
+  local IFS=$'\n' line=${COMP_LINE:0:COMP_POINT}
+  local word=${line##*[[:space:]]}
+  COMPREPLY=($("${1/#\~/$HOME}" completion bash "$line" 2>/dev/null))
+  # Readline replaces only $2, the part of the word behind the last = or :
+  COMPREPLY=("${COMPREPLY[@]#"${word%"$2"}"}")
+}
+complete -o default -o nospace -F _smolact smolact
+""",
+    "zsh": r"""#compdef smolact
+# smolact in zsh. In ~/.zshrc, below compinit: eval "$(smolact completion zsh)"
+_smolact() {
+  local -a lines found
+  lines=(${(f)"$("${words[1]/#\~/$HOME}" completion zsh "${(j: :)words[1,CURRENT-1]} $PREFIX" 2>/dev/null)"})
+  if (( $#lines )); then
+    found=("${(@)lines%%$'\t'*}")
+    lines=("${(@)lines/$'\t'/ -- }")
+    compadd -Q -S '' -l -d lines -a found
+  else
+    compset -P '*='
+    _files
+  fi
+}
+if [[ $funcstack[1] == _smolact ]]; then _smolact "$@"; else compdef _smolact smolact; fi
+""",
+    "fish": r"""# smolact in fish. In ~/.config/fish/config.fish: smolact completion fish | source
+function __smolact_found
+    set -l program (string replace -r '^~' $HOME -- (commandline -opc)[1])
+    set -g __smolact_words ($program completion fish (commandline -cp | string collect) 2>/dev/null)
+    test -n "$__smolact_words"
+end
+complete -c smolact -n __smolact_found -f -a '(printf "%s\n" $__smolact_words)'
+""",
+}
+
+
+@dataclass
+class CompletionConfig:
+    """What `smolact completion` takes."""
+
+    shell: Literal["bash", "zsh", "fish"] | None = setting(
+        None, "The shell whose script is printed; it can be named without the flag."
+    )
+    line: str | None = setting(
+        None, "A command line up to the cursor: print what can follow. The scripts call it."
+    )
+
+
+class Candidate(NamedTuple):
+    """A word that can stand at the cursor, and what it does."""
+
+    word: str
+    doc: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more of the same word follows."""
+        return self.word[-1] in "=."
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the script of a shell, or the words that can follow a line."""
+    if asks_for_help(argv):
+        sys.stdout.write(help_text(CompletionConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
+        return DONE
+    named = [word for word in argv if not word.startswith("-")]
+    flags = [word for word in argv if word.startswith("-")]
+    names = ("shell", "line")
+    if len(named) > len(names):
+        raise ConfigError(f"`smolact completion` takes one shell, not {len(named)} words: {USAGE}")
+    words = [f"--{name}={word}" for name, word in zip(names, named, strict=False)]
+    config, _ = parse(CompletionConfig, [*words, *flags])
+    if config.shell is None:
+        raise ConfigError(f"`smolact completion` needs the name of a shell: {USAGE}")
+    if config.line is None:
+        sys.stdout.write(SCRIPTS[config.shell])
+        return DONE
+    for one in candidates(config.line):
+        # fish adds the space itself; bash and zsh are told not to, as some words go on.
+        space = "" if one.is_open or config.shell == "fish" else " "
+        doc = f"\t{one.doc}" if one.doc and config.shell != "bash" else ""
+        sys.stdout.write(f"{one.word}{space}{doc}\n")
+    return DONE
+
+
+def candidates(line: str) -> list[Candidate]:
+    """The words that can stand at the end of `line`, in place of the part of a word that is typed there."""
+    try:
+        typed = shlex.split(line)
+    except ValueError:  # inside a quotation
+        return []
+    before, current = (typed, "") if line[-1:].isspace() else (typed[:-1], typed[-1] if typed else "")
+    before = [word for word in before[1:] if word != "--debug"]
+    return [one for one in _all(before, current) if one.word.startswith(current)]
+
+
+def subcommands(command: Command) -> Mapping[str, Command] | None:
+    """The commands of a group such as `smolact dataset`; None for a command that runs itself."""
+    found: Mapping[str, Command] = getattr(importlib.import_module(command.module), "COMMANDS", COMMANDS)
+    return None if found is COMMANDS else found
+
+
+def _all(before: list[str], current: str) -> Iterator[Candidate]:
+    commands: Mapping[str, Command] = COMMANDS
+    for at, name in enumerate(before):
+        if name not in commands:
+            return
+        inner = subcommands(commands[name])
+        if inner is None:
+            yield from _settings(commands[name], before[at + 1 :], current)
+            return
+        commands = inner
+    yield from (Candidate(command.name, command.summary) for command in commands.values())
+    if current.startswith("-"):
+        yield from map(Candidate, ("--help", "--version", "--debug") if commands is COMMANDS else ("--help",))
+
+
+def _settings(command: Command, before: Sequence[str], current: str) -> Iterator[Candidate]:
+    """A setting of the command, or a value of the setting that is being typed: `--name=VALUE`, `--name VALUE`."""
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        command.run([*_types(before), FLAGS])
+    rows = [line.split("\t") for line in shown.getvalue().splitlines()]
+    values = {name: TYPES.get(name) or choices.split() for name, choices, _ in rows}
+    flag, equals, _ = current.partition("=")
+    if equals:
+        yield from (Candidate(f"{flag}={value}") for value in values.get(flag[2:], ()))
+        return
+    if before and before[-1].startswith("--") and "=" not in before[-1] and not current.startswith("-"):
+        yield from map(Candidate, values.get(before[-1][2:], ()))
+        return
+    sections: set[str] = set()
+    given = {word.partition("=")[0] for word in before}
+    for flag, doc in ((f"--{name}", doc) for name, _, doc in rows):
+        # As folders of a path: first the sections, and the settings of one when its name is typed.
+        section, dot, _ = flag.removeprefix(current).partition(".")
+        if dot and flag.startswith(current):
+            sections.add(current + section + dot)
+        elif flag not in given:
+            yield Candidate(f"{flag}=", doc)
+    yield from map(Candidate, sorted(sections))
+    yield Candidate(f"--{CONFIG_PATH}=", "settings from a YAML or JSON file")
+    yield from map(Candidate, ("--help", "--debug"))
+
+
+def _types(before: Sequence[str]) -> Iterator[str]:
+    """The words that say which further settings there are, as far as that is known here and at once: no Hub, no LeRobot."""
+    for word, after in zip(before, [*before[1:], ""], strict=False):
+        name, equals, value = word.removeprefix("--").partition("=")
+        value = value if equals else after
+        is_path = name == "policy.path" and ("://" in value or Path(value).expanduser().is_dir())
+        if value in TYPES.get(name, ()) or is_path:
+            yield f"--{name}={value}"

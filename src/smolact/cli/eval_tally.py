@@ -1,0 +1,90 @@
+"""How far `smolact eval` is: episodes played, and how well each condition goes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from smolact.cli.progress import Advance, counting
+
+if TYPE_CHECKING:
+    from smolact.evaluation.metrics import EpisodeResult
+    from smolact.evaluation.suite import EpisodeLog
+
+
+class Tally:
+    """Says how many episodes there are to play, how far this process is with its own, and how well each condition goes."""
+
+    def __init__(
+        self,
+        policies: Sequence[str],
+        conditions: Sequence[str],
+        n_episodes: int,
+        log: EpisodeLog,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self.policies = policies
+        played = [log.results(policy, condition) for policy in self.policies for condition in conditions]
+        mine = range(log.share.rank, n_episodes, log.share.processes)
+        self.advance: Advance = stack.enter_context(
+            counting(
+                len(mine) * len(played),
+                "episodes",
+                done=sum(index in results for results in played for index in mine),
+                first=_plan_text(n_episodes, len(policies), len(conditions), played, log.share.processes),
+            )
+        )
+        self.outcomes: dict[tuple[str, str], list[bool]] = {}
+        self.conditions = conditions
+        self.known = sum(map(len, played))
+
+    def looked(self, log: EpisodeLog) -> None:
+        """Other processes play, and this is what they have noted by now."""
+        of_all = {
+            (policy, condition): log.results(policy, condition)
+            for policy in self.policies
+            for condition in self.conditions
+        }
+        now = sum(map(len, of_all.values()))
+        self.outcomes = {key: [one.success for one in found.values()] for key, found in of_all.items()}
+        last = [key for key, found in of_all.items() if found]
+        self.advance(now - self.known, self._note(*last[-1]) if last else "")
+        self.known = now
+
+    def ended(self, policy: str, condition: str, result: EpisodeResult) -> None:
+        """An episode is over."""
+        self.outcomes.setdefault((policy, condition), []).append(result.success)
+        self.advance(1, self._note(policy, condition))
+
+    def stepped(self, policy: str, condition: str, episodes: int, step: int) -> None:
+        """So many episodes, which end together, are at this step."""
+        self.advance(0, f"{self._note(policy, condition)}, {episodes} at step {step}")
+
+    def _note(self, policy: str, condition: str) -> str:
+        which = f"policy {self.policies.index(policy) + 1}, " if len(self.policies) > 1 else ""
+        outcomes = self.outcomes.get((policy, condition))
+        success = f": success {sum(outcomes) / len(outcomes):.0%}" if outcomes else ""
+        return f"{which}{condition.replace('_', ' ')}{success}"
+
+
+def _plan_text(
+    each: int,
+    policies: int,
+    conditions: int,
+    played: Sequence[Mapping[int, EpisodeResult]],
+    processes: int,
+) -> str:
+    """What is going to be played, before it begins: "120 episodes: 20 in each of 6 conditions …"."""
+    where = [f"in each of {conditions} conditions"] * (conditions > 1)
+    where += [f"with each of {policies} policies"] * (policies > 1)
+    done = sum(index < each for results in played for index in results)
+    return "".join(
+        (
+            f"{each * len(played)} episodes",
+            f": {each} {' '.join(where)}" if where else "",
+            f" (--language=false: {each} in 1)" if conditions > 1 else "",
+            f"; {done} of them were played before" if done else "",
+            f"; {processes} processes share them" if processes > 1 else "",
+        )
+    )
