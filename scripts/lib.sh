@@ -65,15 +65,11 @@ install() {
   wanted=$(fingerprint "$extra")
   if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     echo "Installing smolact${extra:+[$extra]} into $VENV (once; some minutes)" >&2
-    if [[ $(uname) == Linux && -z ${PIP_EXTRA_INDEX_URL:-} ]] && ! command -v nvidia-smi >/dev/null 2>&1 &&
-      ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
-      echo "No NVIDIA GPU was found, and PyTorch's usual build is for one: 5 GB. This takes its build for CPUs, 1.5 GB:" >&2
-      echo "  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu $0" >&2
+    if [[ $(uname) == Linux ]] && ! command -v nvidia-smi >/dev/null 2>&1; then
+      echo "No NVIDIA GPU was found. Where pip's index offers PyTorch's build for CPUs (1 GB with all else) it takes that, else the one for GPUs (5 GB)." >&2
     fi
-    local how=()
-    if [[ ! -t 2 ]]; then how=(--quiet); fi # in a terminal pip shows how far it is
-    "$VENV/bin/python" -m pip install ${how[@]+"${how[@]}"} --disable-pip-version-check \
-      --editable packages/smolact-client --editable ".${extra:+[$extra]}" >&2 ||
+    "$VENV/bin/python" scripts/install_told.py \
+      --editable packages/smolact-client --editable ".${extra:+[$extra]}" ||
       fail "the installation failed; what pip said is above. Mend it and run $0 again."
     echo "$wanted" >"$stamp"
   fi

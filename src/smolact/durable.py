@@ -38,7 +38,8 @@ def temporary_beside(path: Path) -> Path:
 
 def sync_file(path: Path) -> None:
     """Force the bytes of a closed file to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows forces only what was opened for writing.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -7,10 +7,13 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
+
+from smolact.errors import ConfigError
 
 _QUOTAS = (
     (Path("/sys/fs/cgroup/cpu.max"), None),
@@ -35,6 +38,24 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_guarded() -> None:
+    """See that processes can be started: each of them runs the program's file again, up to its guard.
+
+    Raises:
+        ConfigError: the program is a script without one, which would begin anew in each process.
+    """
+    main = sys.modules["__main__"]
+    spec, path = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if path is None or (spec is not None and spec.name.endswith("__main__")):
+        return  # a notebook or a package: nothing is run again
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if "__name__" not in Path(path).read_text(encoding="utf-8"):
+            raise ConfigError(
+                f"{path} starts processes, and each of them would run it from its beginning. Put what it does behind "
+                'the line `if __name__ == "__main__":`'
+            )
 
 
 def be_a_child() -> None:

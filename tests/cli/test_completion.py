@@ -87,6 +87,7 @@ def test_names_that_are_offered_as_values_are_those_of_the_code() -> None:
     assert {
         "policy.type": POLICY_TYPES,
         "policy.vlm_model_name": PRESETS,
+        "policy.vlm_checkpoint": PRESETS,
         "robot.type": tuple(ROBOTS),
         "teleop.type": tuple(TELEOPERATORS),
         "env.type": tuple(KNOWN),

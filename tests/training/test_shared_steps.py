@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from smolact.errors import ConfigError
 from smolact.training import shared_steps
-from smolact.training.gradients import pieces_of
+from smolact.training.gradients import pieces_of, usual_number
 from smolact.training.shared_steps import SharedSteps
 from smolact.training.tracking import Measured
 from smolact.training.workers import Made, Workers
@@ -45,7 +45,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("count", "processes"), [(1, 4), (7, 2), (8, 2), (32, 2), (32, 16), (50, 3)])
 def test_pieces_cover_a_step_and_are_alike(count: int, processes: int) -> None:
-    pieces = pieces_of(count, processes)
+    pieces = pieces_of(count, usual_number(count, processes))
     assert [place for piece in pieces for place in piece] == list(range(count))
     assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
     assert len(pieces) == 1 or min(map(len, pieces)) >= 4
@@ -183,7 +183,7 @@ class Machine:
     """Processes that are as fast as somebody says."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.active, self.started, self.pieces = 0.0, 1, 1, [range(1)] * 4
+        self.now, self.active, self.started, self.most, self.number = 0.0, 1, 1, 4, 4
         self.steps_per_second = {1: 5.0, 2: 10.0, 4: 10.0}
         self.busy = 1.0
         monkeypatch.setattr(shared_steps.time, "perf_counter", lambda: self.now)
@@ -239,6 +239,16 @@ def test_a_moment_in_which_the_machine_was_busy_is_forgotten(machine: Machine) -
     machine.steps_per_second = {1: 5.0, 2: 10.0, 4: 10.0}
     train_for(shared, machine, 90)
     assert machine.active == 2
+
+
+def test_a_run_by_the_clock_has_a_piece_for_each_process(machine: Machine) -> None:
+    exact = SharedSteps(machine, 32, 2)  # type: ignore[arg-type]
+    train_for(exact, machine, 15)
+    assert machine.active == 2 and machine.number == 4
+    machine.active = machine.number = 1
+    free = SharedSteps(machine, 32, 2, is_exact=False)  # type: ignore[arg-type]
+    train_for(free, machine, 15)
+    assert machine.active == machine.number == 2
 
 
 def test_a_run_that_is_nearly_over_starts_nobody(machine: Machine) -> None:

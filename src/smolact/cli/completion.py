@@ -20,9 +20,11 @@ from smolact.settings import setting
 
 USAGE = "smolact completion bash|zsh|fish"
 
+_VLMS = ("tiny", "small", "smolvlm2-256m", "smolvlm2-500m", "smolvlm2-2.2b")
 TYPES = {
     "policy.type": ("smolvla", "smolandfast"),
-    "policy.vlm_model_name": ("tiny", "small", "smolvlm2-256m", "smolvlm2-500m", "smolvlm2-2.2b"),
+    "policy.vlm_model_name": _VLMS,
+    "policy.vlm_checkpoint": _VLMS,
     "robot.type": ("sim",),
     "teleop.type": ("expert", "keyboard", "gamepad"),
     "env.type": ("tabletop", "pusht"),

@@ -19,7 +19,7 @@ from smolact.envs.factory import env_id, make_env
 from smolact.envs.mapping import Observation, PolicyEnv
 from smolact.envs.seeding import episode_seed
 from smolact.errors import ConfigError
-from smolact.machine import be_a_child
+from smolact.machine import be_a_child, check_guarded
 from smolact.types import ACTION, DONE, REWARD, SUCCESS, TASK
 
 logger = logging.getLogger(__name__)
@@ -153,6 +153,7 @@ class _Order:
 def _by_turns(order: _Order, processes: int) -> Iterator[Demonstration]:
     """Every attempt in its order; process p makes those whose number is p modulo `processes`."""
     # A forked process would inherit the locks of whatever threads were running here.
+    check_guarded()
     context = multiprocessing.get_context("spawn")
     receivers: list[Connection] = []
     workers: list[BaseProcess] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from smolact.errors import SmolactError
 from smolact.evaluation.suite import EpisodeLog, Share
-from smolact.machine import be_a_child
+from smolact.machine import be_a_child, check_guarded
 
 LOOKS_EVERY_S = 0.5
 
@@ -30,8 +30,10 @@ def play_shares(
         on_look: is called with it, once and again, for a progress bar.
 
     Raises:
+        ConfigError: the program can't start processes (`check_guarded`).
         SmolactError: what `play` raised in a process, or that one of them died. The others are ended then.
     """
+    check_guarded()
     context = multiprocessing.get_context("spawn")
     workers: list[tuple[BaseProcess, Connection]] = []
     try:

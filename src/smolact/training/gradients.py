@@ -1,7 +1,7 @@
 """A batch cut into pieces, and the gradients of one piece: what processes that share a step compute.
 
-The pieces of a batch are the same however many processes there are, and each is computed by one thread. Their gradients are added
-up in the order of the pieces. So the number of processes may change at any step, and the run stays the same, bit for bit.
+Each piece is computed by one thread, and their gradients are added up in the order of the pieces. So it makes no difference who computes
+which: as long as the number of pieces is the same, the number of processes may change at any step, and the run stays the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ SMALLEST_PIECE = 4
 LEAST_PIECES = 4
 
 
-def pieces_of(count: int, processes: int) -> list[range]:
-    """The places of a step, from 0, in pieces that differ by a sample at most.
+def usual_number(count: int, processes: int) -> int:
+    """How many pieces a step of `count` samples has that so many processes may work at.
 
-    Args:
-        count: samples of the step.
-        processes: how many may work at the same time. There are twice as many pieces, so that a slow process need not hold up
-            the others, unless the pieces would be too small.
+    Two for each of them, so that a slow one need not hold up the others, unless they would be too small.
     """
-    number = max(1, min(max(LEAST_PIECES, 2 * processes), count // SMALLEST_PIECE))
+    return max(1, min(max(LEAST_PIECES, 2 * processes), most_pieces(count)))
+
+
+def most_pieces(count: int) -> int:
+    """How many pieces a step of `count` samples can have."""
+    return max(1, count // SMALLEST_PIECE)
+
+
+def pieces_of(count: int, number: int) -> list[range]:
+    """The places of a step, from 0, in so many pieces, which differ by a sample at most."""
     edges = [round(count * place / number) for place in range(number + 1)]
     return [range(first, last) for first, last in itertools.pairwise(edges)]
 

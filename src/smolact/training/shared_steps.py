@@ -18,12 +18,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from smolact.errors import ConfigError
-from smolact.machine import cores
+from smolact.machine import check_guarded, cores
 from smolact.training.budget import Budget
 from smolact.training.config import TrainConfig
 from smolact.training.data import Samples
 from smolact.training.facts import samples_per_step
-from smolact.training.gradients import SMALLEST_PIECE, Learner, pieces_of
+from smolact.training.gradients import SMALLEST_PIECE, Learner, most_pieces, usual_number
 from smolact.training.initialization import Start
 from smolact.training.workers import Made, Workers
 
@@ -78,6 +78,8 @@ class SharedSteps:
         samples: of a step.
         most: processes at most, this one included: as many as may help on a machine with nothing else to do.
         is_fixed: always take `most`.
+        is_exact: cut each step alike, so that the run is the same whatever is tried. Otherwise into a piece for each process: larger
+            pieces cost less for each sample.
         seconds_left: of the run; None while nobody knows.
     """
 
@@ -85,6 +87,7 @@ class SharedSteps:
     samples: int
     most: int
     is_fixed: bool = False
+    is_exact: bool = True
     seconds_left: Callable[[], float | None] = lambda: None
     rates: dict[int, float] = field(default_factory=dict)
     """Samples a second with each number of processes that was tried last."""
@@ -114,6 +117,8 @@ class SharedSteps:
     @property
     def story(self) -> str:
         """Where and how it is computed, for a person."""
+        if self.most == 1:
+            return "cpu, in one process of one thread"
         number = f"{self.most} processes" if self.is_fixed else f"up to {2 * self.most} processes"
         return f"cpu, {number} of one thread share each step and read their own samples"
 
@@ -164,8 +169,8 @@ class SharedSteps:
     def _begin_trial(self) -> None:
         """Try one process, as many as there are cores, and on a busy machine more: the system shares its time out by the process."""
         is_busy = any(window.is_busy for window in (*self._windows.values(), self._watched))
-        most = self.most * (2 if is_busy else 1)
-        numbers = sorted({1, *(min(number, len(self.workers.pieces)) for number in (self.most, most))})
+        most = self.most * (2 if is_busy and self.most > 1 else 1)
+        numbers = sorted({1, *(min(number, self.workers.most) for number in (self.most, most))})
         self.workers.start(numbers[-1])
         self._windows = {number: _Window() for number in numbers}
         self._rounds, self._is_settled = ROUNDS, False
@@ -173,6 +178,8 @@ class SharedSteps:
 
     def _turn_to(self, number: int) -> None:
         self.workers.active, self._turn, self._rests = number, _Window(), 1
+        if not self.is_exact:
+            self.workers.number = number
 
     def _settle(self) -> None:
         self.rates = {number: window.rate * self.samples for number, window in self._windows.items()}
@@ -225,15 +232,17 @@ def share_steps(
     if asked == 1:
         return None
     trained = sum(parameter.numel() for parameter in start.policy.parameters() if parameter.requires_grad)
-    pieces = pieces_of(count, asked or cores())
-    needed = 4 * (sum(parameter.numel() for parameter in start.policy.parameters()) + len(pieces) * trained)
+    is_exact = config.train_minutes is None
+    usual, most_processes = usual_number(count, asked or cores()), asked or 2 * cores()
+    most = usual if is_exact else min(most_processes, most_pieces(count))
+    needed = 4 * (sum(parameter.numel() for parameter in start.policy.parameters()) + most * trained)
     why_not = (
         f"the policy trains on '{accelerator.device.type}'"
         if accelerator.device.type != "cpu"
         else "accelerate or torchrun started the processes of this run"
         if accelerator.num_processes > 1
-        else f"a step of {count} samples is work for {len(pieces)} at most, with {SMALLEST_PIECE} samples each"
-        if len(pieces) < (asked or 2)
+        else f"a step of {count} samples is work for {most} at most, with {SMALLEST_PIECE} samples each"
+        if most < (asked or 2)
         else f"{SHARED_MEMORY} has no room for {needed / 1e6:.0f} MB of weights and gradients (in a container: --shm-size)"
         if needed > _shared_memory_left()
         else None
@@ -242,13 +251,23 @@ def share_steps(
         raise ConfigError(f"--cpu_processes={asked} can't be: {why_not}. Leave it out.")
     if why_not is not None or (asked is None and trained > SMALL):
         return None
+    processes = asked or cores()
+    try:
+        check_guarded()
+    except ConfigError as error:
+        if asked is not None:
+            raise
+        logger.info("One process trains. %s", error)
+        processes = 1
     in_bfloat16 = accelerator.mixed_precision == "bf16"
     learner = Learner(start.policy, start.preprocess, samples, seed, config.batch_size, in_bfloat16)
+    number = usual if is_exact else min(asked or 1, most)
     return SharedSteps(
-        Workers(learner, pieces),
+        Workers(learner, count, most, number),
         count,
-        asked or cores(),
+        processes,
         is_fixed=asked is not None,
+        is_exact=is_exact,
         seconds_left=lambda: budget.seconds_left,
     )
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from smolact.datasets.unreadable import Unreadable
 from smolact.errors import SmolactError, TrainingError
 from smolact.machine import be_a_child
-from smolact.training.gradients import Learner, Piece, split
+from smolact.training.gradients import Learner, Piece, pieces_of, split
 
 logger = logging.getLogger(__name__)
 
@@ -59,32 +59,31 @@ class Claims:
 
     Args:
         context: of the processes.
-        number: of pieces.
+        most: pieces of a step, at most.
     """
 
-    def __init__(self, context: Any, number: int) -> None:
-        self.number = number
+    def __init__(self, context: Any, most: int) -> None:
         self._lock = context.Lock()
-        self._state = context.RawArray("q", 2 + number)  # the step, the next piece, and who took each
+        self._state = context.RawArray("q", 3 + most)  # the step, its pieces, the next one, and who took each
 
-    def begin(self, step: int) -> None:
-        """All pieces are free again."""
+    def begin(self, step: int, number: int) -> None:
+        """The pieces of a step are free."""
         with self._locked():
-            self._state[0], self._state[1] = step, 0
+            self._state[0], self._state[1], self._state[2] = step, number, 0
 
     def take(self, step: int, who: int) -> Iterator[int]:
         """Pieces of a step, one after the other, until none is free or another step has begun."""
         while True:
             with self._locked():
-                piece = self._state[1]
-                if self._state[0] != step or piece == self.number:
+                piece = self._state[2]
+                if self._state[0] != step or piece == self._state[1]:
                     return
-                self._state[1], self._state[2 + piece] = piece + 1, who
+                self._state[2], self._state[3 + piece] = piece + 1, who
             yield piece
 
     def owner(self, piece: int) -> int:
         """Who took it."""
-        return int(self._state[2 + piece])
+        return int(self._state[3 + piece])
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -113,14 +112,18 @@ class Workers:
 
     Args:
         learner: computes gradients.
-        pieces: of a step, from 0 (see `pieces_of`).
+        count: samples of a step.
+        most: pieces of a step, at most.
 
     Attributes:
+        number: into how many pieces the next step is cut.
         active: how many processes take part, this one included; those that are not ready yet do not.
     """
 
     learner: Learner
-    pieces: Sequence[range]
+    count: int
+    most: int
+    number: int = 1
     active: int = 1
     _workers: list[_Worker] = field(default_factory=list)
 
@@ -129,9 +132,9 @@ class Workers:
         self._context = torch.multiprocessing.get_context("spawn")
         self.learner.policy.share_memory()
         trained = self.learner.trained
-        self._slots = torch.zeros(len(self.pieces), sum(parameter.numel() for parameter in trained))
+        self._slots = torch.zeros(self.most, sum(parameter.numel() for parameter in trained))
         self._slots.share_memory_()  # type: ignore[no-untyped-call]
-        self._claims = Claims(self._context, len(self.pieces))
+        self._claims = Claims(self._context, self.most)
         self._step = 0
         self._threads: int | None = None
 
@@ -154,7 +157,7 @@ class Workers:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(
                 target=_work,
-                args=(self.learner, self.pieces, self._slots, self._claims, theirs, 1 + len(self._workers)),
+                args=(self.learner, self.count, self._slots, self._claims, theirs, 1 + len(self._workers)),
                 name=f"smolact training {1 + len(self._workers)}",
                 daemon=True,
             )
@@ -173,17 +176,17 @@ class Workers:
             torch.set_num_threads(1)  # a piece is computed by one thread, whoever computes it
         self._step += 1
         pieces: dict[int, Piece] = {}
-        self._claims.begin(self._step)
+        self._claims.begin(self._step, self.number)
         self.ready  # noqa: B018, looks for workers that have become ready
         active = [worker for worker in self._workers if worker.is_ready and not worker.is_gone]
         active = active[: self.active - 1]
         for worker in active:
-            self._send(worker, (self._step, first))
+            self._send(worker, (self._step, first, self.number))
         for number in self._claims.take(self._step, 0):
             pieces[number] = self._compute(number, first)
         mine = list(pieces.values())
         heard = time.monotonic()
-        while missing := [number for number in range(len(self.pieces)) if number not in pieces]:
+        while missing := [number for number in range(self.number) if number not in pieces]:
             owners = {self._claims.owner(number) for number in missing}
             waited_for = [worker for worker in active if worker.number in owners and not worker.is_gone]
             for number in missing:  # of workers that are dead
@@ -200,7 +203,7 @@ class Workers:
                         pieces[answer[1]] = answer[2]
                 elif time.monotonic() - heard > PATIENCE:
                     self._give_up(worker, f"has not answered for {PATIENCE:.0f} s")
-        return self._together([pieces[number] for number in range(len(self.pieces))], mine)
+        return self._together([pieces[number] for number in range(self.number)], mine)
 
     def close(self) -> None:
         """End the others."""
@@ -217,21 +220,20 @@ class Workers:
             torch.set_num_threads(self._threads)
 
     def _compute(self, number: int, first: int) -> Piece:
-        places = range(first + self.pieces[number].start, first + self.pieces[number].stop)
+        places = _places(self.count, self.number, number, first)
         return self.learner.gradients(places, self._slots[number])
 
     def _together(self, pieces: Sequence[Piece], mine: Sequence[Piece]) -> Made:
         """Add up what the pieces gave, in their order."""
         trained = self.learner.trained
         reached = [any(flags) for flags in zip(*(piece.has_gradient for piece in pieces), strict=True)]
-        for piece, slot in zip(pieces, self._slots, strict=True):
+        slots = self._slots[: self.number]
+        for piece, slot in zip(pieces, slots, strict=True):
             if not all(piece.has_gradient):
                 for part, has_gradient in zip(split(slot, trained), piece.has_gradient, strict=True):
                     if not has_gradient:
                         part.zero_()
-        total = self._slots[0].clone()
-        for slot in self._slots[1:]:
-            total += slot
+        total = slots.sum(0)  # one thread adds them up in the order of the pieces
         for parameter, part, is_reached in zip(trained, split(total, trained), reached, strict=True):
             parameter.grad = part if is_reached else None
         seconds = sum(piece.seconds for piece in mine)
@@ -275,9 +277,15 @@ class Workers:
         logger.warning("A process that trains (%s) %s; the others go on without it.", worker.process.pid, why)
 
 
+def _places(count: int, number: int, piece: int, first: int) -> range:
+    """The places of one of `number` pieces of the step that begins at `first`."""
+    found = pieces_of(count, number)[piece]
+    return range(first + found.start, first + found.stop)
+
+
 def _work(
     learner: Learner,
-    pieces: Sequence[range],
+    count: int,
     slots: Tensor,
     claims: Claims,
     pipe: Connection,
@@ -290,11 +298,11 @@ def _work(
     with contextlib.suppress(EOFError, OSError):
         pipe.send(None)
         while True:
-            step, first = pipe.recv()
+            step, first, number = pipe.recv()
             try:
-                for number in claims.take(step, who):
-                    places = range(first + pieces[number].start, first + pieces[number].stop)
-                    pipe.send((step, number, learner.gradients(places, slots[number])))
+                for piece in claims.take(step, who):
+                    places = _places(count, number, piece, first)
+                    pipe.send((step, piece, learner.gradients(places, slots[piece])))
             except SmolactError as error:
                 pipe.send(error)
             except (OSError, EOFError):
