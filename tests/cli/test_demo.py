@@ -55,6 +55,26 @@ def test_the_demo_leaves_what_it_promises(tmp_path: Path, capsys: pytest.Capture
     assert "holds a demo that is complete" in capsys.readouterr().err
 
 
+def test_the_demo_goes_the_same_road_in_pusht(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gym_pusht", reason="needs the extra: pip install '.[pusht]'")
+    monkeypatch.setattr(demo, "DEMONSTRATIONS_AT_LEAST", 2)
+    monkeypatch.setattr(demo_evaluation, "ROUNDS", (1,))
+    folder = tmp_path / "demo"
+    assert main(["demo", "--minutes=0.05", "--env=pusht", f"--output={folder}"]) == 0
+    page = (folder / "report.html").read_text()
+    assert "synthetic pictures of such tables" not in page and "PushT" in page
+    assert "--env.type=pusht\n" in capsys.readouterr().err
+
+
+def test_an_environment_without_an_expert_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--env=CartPole-v1", f"--output={tmp_path / 'demo'}"]) == 2
+    assert "no scripted expert" in capsys.readouterr().err and not (tmp_path / "demo").exists()
+
+
 def test_a_demo_that_was_stopped_leaves_a_way_to_begin_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smolact.training.budget import LEAST_STEPS
+from smolact.training.checkpoint import read_progress
 from tests.training.runs import SMALL, run
 from tests.training.test_processes import FROZEN, check_same, run_two
 
@@ -105,3 +108,13 @@ def test_two_processes_train_the_whole_vlm_as_one_does(tmp_path: Path) -> None:
     run(tmp_path / "alone", "--steps=4", "--batch_size=4", "--save_freq=2", policy=flags)
     run_two(tmp_path / "together", *flags, "--steps=4", "--batch_size=2")
     check_same(tmp_path / "together", tmp_path / "alone")
+
+
+def test_two_processes_agree_on_the_clock(tmp_path: Path) -> None:
+    """Each looks at a clock of its own; the first one's counts, or they would wait for each other after the last step."""
+    folder = tmp_path / "run"
+    run_two(folder, *SMALL, "--batch_size=2", "--train_minutes=0.1", "--report=false")
+    progress = read_progress(folder / "checkpoints/last")
+    assert progress.step >= LEAST_STEPS and 4 < progress.seconds < 60
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["lr"] < 0.1 * max(line["lr"] for line in lines)

@@ -51,7 +51,8 @@ ROADS = {
         # What the pusher goes in a step, normalized, is 0.16 at most.
         ("--policy.relative_step=0.12", "--policy.resize_imgs_with_padding=[64,64]"),
         200,
-    )
+    ),
+    "pusht": Road({}, ("--policy.resize_imgs_with_padding=[96,96]",)),
 }
 DEMONSTRATIONS_AT_LEAST = 50
 DEMONSTRATION_SHARE, EVALUATION_SHARE, REPORT_SHARE = 0.1, 0.12, 0.03
@@ -89,8 +90,11 @@ def run(argv: Sequence[str]) -> int:
     config, _ = parse(DemoConfig, argv)
     announce(f"smolact demo: {config.minutes:g} minutes, into {config.output}")
     from smolact import durable
+    from smolact.envs.experts import expert_for
+    from smolact.envs.factory import env_id
     from smolact.lock import writing_into
 
+    expert_for(env_id(config.env))  # before anything is written
     with writing_into(config.output, instead="choose another --output"):
         clear(config.output, restart=config.restart)
         durable.write_json(

@@ -34,6 +34,7 @@ def write_page(
     from smolact.training.report import curves_section
 
     ran = how_it_ran()
+    (by_condition,) = results.values()
     write_report(
         output,
         results,
@@ -45,7 +46,7 @@ def write_page(
             "training": f"{metrics['steps']} steps of {metrics['batch_size']}, {metrics['train_seconds']:.0f} s, "
             f"{metrics['samples_per_second']:.0f} samples/s",
             "in all": f"{metrics['total_seconds']:.0f} s",
-            "where words get their meaning": GROUNDING,
+            **({"where words get their meaning": GROUNDING} if len(by_condition) > 1 else {}),
             **ran,
         },
         settings=dict(flat(read_config_file(checkpoint))),
@@ -110,7 +111,8 @@ def show(
         f"checkpoint  {checkpoint}",
         "",
         "Try next:",
-        f'  smolact eval --policy.path={checkpoint} --env.type={env} --task="push the red block to the left zone"',
+        f"  smolact eval --policy.path={checkpoint} --env.type={env}"
+        + ' --task="push the red block to the left zone"' * (len(by_condition) > 1),
         f"  smolact train --policy.path={checkpoint} --dataset.root={output / 'dataset'} --steps=1000",
     )
     for line in lines:

@@ -126,7 +126,7 @@ def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: flo
     wrong = ~(np.abs(given) <= LARGEST)
     if wrong.any():
         raise _refused(
-            names, given, wrong, lambda at: "not finite in float32. Look at the policy's statistics"
+            names, given, wrong, lambda at, _: "not finite in float32. Look at the policy's statistics"
         )
     slack = _slack(limits)
     wrong = (given < limits.low - slack) | (given > limits.high + slack)
@@ -135,7 +135,7 @@ def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: flo
             names,
             given,
             wrong,
-            lambda at: f"outside its limits [{limits.low[at]:g}, {limits.high[at]:g}] (--robot.limits)",
+            lambda at, _: f"outside its limits [{limits.low[at]:g}, {limits.high[at]:g}] (--robot.limits)",
         )
     safe = np.clip(given, limits.low, limits.high).astype(np.float32)
     before = _start(limits, position)
@@ -146,9 +146,8 @@ def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: flo
             names,
             given,
             wrong,
-            lambda at: (
-                f"more than its largest step of {limits.step[at]:g} a tick away. Bring the robot nearer to where the "
-                "motion begins, or allow more with --robot.max_step"
+            lambda at, tick: (
+                f"more than its largest step of {limits.step[at]:g} a tick away. {_leap(tick)}, or allow more with --robot.max_step"
             ),
         )
     if not (math.isfinite(age) and age <= limits.max_age):
@@ -244,6 +243,13 @@ def _start(limits: Limits, position: ArrayLike | None) -> Vector | None:
     return np.clip(found, limits.low, limits.high).astype(np.float32)
 
 
+def _leap(tick: int) -> str:
+    """What to do about a step that is too large, which depends on where in a chunk it is."""
+    if tick == 0:
+        return "Bring the robot nearer to where the motion begins"
+    return "The policy leaps in the middle of its motion, as one does that has trained too little: train it longer"
+
+
 def _refused(
     names: Sequence[str], chunk: NDArray[Any], wrong: NDArray[np.bool_], why: Any
 ) -> UnsafeActionError:
@@ -251,6 +257,6 @@ def _refused(
     count = int(wrong.sum())
     more = f" So are {count - 1} other numbers of it." if count > 1 else ""
     return UnsafeActionError(
-        f"Tick {tick} of {len(chunk)} sends '{names[at]}' to {chunk[tick, at]:g}: {why(at)}.{more} "
+        f"Tick {tick} of {len(chunk)} sends '{names[at]}' to {chunk[tick, at]:g}: {why(at, tick)}.{more} "
         "The whole chunk was refused; nothing of it was sent."
     )
