@@ -58,6 +58,7 @@ def count(dataset: Path, cores: int) -> dict[str, float]:
 
     def made(self: Workers, first: int) -> Any:
         pieces.append([])
+        self.number = min(cores, self.most)
         steps.append(time.thread_time())
         return gradients(self, first)
 
@@ -66,7 +67,7 @@ def count(dataset: Path, cores: int) -> dict[str, float]:
     shared_steps.WORTH_S = float("inf")  # nobody is started
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            settings, explicit = training_settings(DemoConfig(), dataset, Path(scratch) / "run", minutes=0.6)
+            settings, explicit = training_settings(DemoConfig(), dataset, Path(scratch) / "run", minutes=0.4)
             settings.save_checkpoint = settings.report = False
             train(settings, explicit)
     finally:
