@@ -139,7 +139,7 @@ def go_the_road(config: DemoConfig, began: float) -> None:
     from rich.console import Console
 
     from smolact import durable
-    from smolact.cli.demo_evaluation import Examination, evaluate
+    from smolact.cli.demo_evaluation import ROUNDS, Examination, evaluate
     from smolact.cli.demo_report import show, summarize, write_page
     from smolact.machine import cores
 
@@ -159,7 +159,7 @@ def go_the_road(config: DemoConfig, began: float) -> None:
     checkpoint = run_folder / "checkpoints" / "last" / "pretrained_model"
     left = began + seconds * (1 - REPORT_SHARE) - time.monotonic()
     examination = Examination(
-        checkpoint, config.env, config.output / "evaluation", config.seed, time.time() + left
+        checkpoint, config.env, config.output / "evaluation", config.seed, time.time() + left, ROUNDS
     )
     results, shown = evaluate(examination, cores(), console)
     metrics = {

@@ -33,6 +33,7 @@ class Examination:
         folder: of the episodes' log.
         seed: of the scenes.
         until: when the last round must be over, by `time.time`, which all processes share.
+        rounds: episodes in each condition after each round.
     """
 
     checkpoint: Path
@@ -40,6 +41,7 @@ class Examination:
     folder: Path
     seed: int
     until: float
+    rounds: tuple[int, ...] = ROUNDS
 
     @property
     def policies(self) -> list[str]:
@@ -63,7 +65,7 @@ class Examination:
         log, began, played = self.log(share), time.time(), 0
         with make_env(self.env, SIDE_BY_SIDE) as envs:
             conditions = conditions_for(envs)
-            for number in ROUNDS:
+            for number in self.rounds:
                 usual = (time.time() - began) / max(played, 1)
                 if played and time.time() + usual * (number - played) > self.until:
                     return
@@ -104,8 +106,8 @@ def evaluate(examination: Examination, processes: int, console: Console) -> tupl
             advance(now - known, note)
             known = now
 
-        most = ROUNDS[-1] * len(names)
-        title = f"Up to {most} episodes: {ROUNDS[-1]} in each of {len(names)} conditions, as far as the time allows"
+        most = examination.rounds[-1] * len(names)
+        title = f"Up to {most} episodes: {examination.rounds[-1]} in each of {len(names)} conditions, as far as the time allows"
         with counting(most, "episodes", first=title, console=console) as advance:
             play_shares(examination, processes, log, look)
         n_episodes = min(_whole(log, policy, name) for name in names)
