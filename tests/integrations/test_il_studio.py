@@ -414,7 +414,8 @@ def test_what_il_studios_own_smolvla_wrote_opens(model: Any, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "vlm")
     again = smolvla.SmolVLAPolicy.from_pretrained(tmp_path)
     batch = batch_of(model, sample(0))
-    assert again(**batch, **draws(1))["loss"] == model(**batch, **draws(1))["loss"]
+    losses = [float(one(**batch, **draws(1))["loss"].detach()) for one in (again, model)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # where its weights lie may round differently
     assert again.config.camera_names == ["camera1", "camera2"]  # the first batch has named them
 
 
