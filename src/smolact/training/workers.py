@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -157,12 +160,15 @@ class Workers:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(
                 target=_work,
-                args=(self.learner, self.count, self._slots, self._claims, theirs, 1 + len(self._workers)),
+                args=(self.count, self._slots, self._claims, theirs, 1 + len(self._workers)),
                 name=f"smolact training {1 + len(self._workers)}",
                 daemon=True,
             )
             process.start()
             theirs.close()
+            # The process takes it when it has loaded what it needs, for which no step waits.
+            learner = bytes(ForkingPickler.dumps(self.learner))
+            threading.Thread(target=_send, args=(ours, learner), daemon=True).start()
             self._workers.append(_Worker(process, ours, 1 + len(self._workers)))
 
     def gradients(self, first: int) -> Made:
@@ -283,8 +289,12 @@ def _places(count: int, number: int, piece: int, first: int) -> range:
     return range(first + found.start, first + found.stop)
 
 
+def _send(pipe: Connection, learner: bytes) -> None:
+    with contextlib.suppress(OSError):  # the process is gone, which is noticed when it is waited for
+        pipe.send_bytes(learner)
+
+
 def _work(
-    learner: Learner,
     count: int,
     slots: Tensor,
     claims: Claims,
@@ -294,8 +304,9 @@ def _work(
     """What a worker does until its pipe is closed."""
     be_a_child()
     torch.set_num_threads(1)
-    learner.policy.train()
     with contextlib.suppress(EOFError, OSError):
+        learner: Learner = pickle.loads(pipe.recv_bytes())
+        learner.policy.train()
         pipe.send(None)
         while True:
             step, first, number = pipe.recv()
