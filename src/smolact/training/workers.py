@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -305,7 +304,7 @@ def _work(
     be_a_child()
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
-        learner: Learner = pickle.loads(pipe.recv_bytes())
+        learner: Learner = pipe.recv()
         learner.policy.train()
         pipe.send(None)
         while True:
