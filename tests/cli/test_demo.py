@@ -89,7 +89,8 @@ def test_a_demo_that_was_stopped_leaves_a_way_to_begin_again(
     folder = tmp_path / "demo"
     assert main(["demo", "--minutes=0.05", f"--output={folder}"]) == 130
     assert not (folder / "evaluation").exists() and not (folder / ".lock").exists()
-    capsys.readouterr()
+    typed = f"To begin it again: smolact demo --minutes=0.05 --output={folder} --restart=true"
+    assert typed in capsys.readouterr().err
     assert main(["demo", "--minutes=0.05", f"--output={folder}"]) == 2
     assert "--restart=true" in capsys.readouterr().err
     monkeypatch.undo()

@@ -263,3 +263,6 @@ def test_processes_of_this_machine_share_an_evaluation(
     assert "18 of 18 episodes" in capsys.readouterr().err
     assert main(["eval", *flags, "--cpu_processes=2", "--policy.device=cuda"]) == 2
     assert "--cpu_processes=2 is for a CPU" in capsys.readouterr().err
+    for number in (0, 4):
+        assert main(["eval", *flags, f"--cpu_processes={number}"]) == 2
+        assert "--eval.n_episodes=3" in capsys.readouterr().err

@@ -142,8 +142,9 @@ def test_what_a_process_can_not_read_is_told_as_if_it_were_read_here(tmp_path: P
 def test_processes_that_would_have_nothing_to_do_are_refused(
     flags: tuple[str, ...], reason: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=f"cpu_processes=.* {reason}"):
-        run(tmp_path / "run", *flags, "--steps=1")
+    for more in ((), ("--check=true",)):
+        with pytest.raises(ConfigError, match=f"cpu_processes=.* {reason}"):
+            run(tmp_path / "run", *flags, "--steps=1", *more)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
@@ -163,6 +164,7 @@ def test_no_process_is_left_behind(how: signal.Signals, tmp_path: Path) -> None:
     process.send_signal(how)
     process.wait(60)
     _until(lambda: not any(_command(child) for child in there))
+    assert there and not [child for child in there if _command(child)]
 
 
 def _command(pid: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -88,6 +89,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     began = time.monotonic()
     config, _ = parse(DemoConfig, argv)
+    again = [*(word for word in argv if not word.startswith("--restart")), "--restart=true"]
     announce(f"smolact demo: {config.minutes:g} minutes, into {config.output}")
     from smolact import durable
     from smolact.envs.experts import expert_for
@@ -100,7 +102,13 @@ def run(argv: Sequence[str]) -> int:
         durable.write_json(
             config.output / BEGUN, {"minutes": config.minutes, "seed": config.seed, "env": config.env}
         )
-        go_the_road(config, began)
+        try:
+            go_the_road(config, began)
+        except KeyboardInterrupt:
+            sys.stderr.write(
+                f"\nThe demo was stopped. To begin it again: {shlex.join(['smolact', 'demo', *again])}\n"
+            )
+            raise
     return 0
 
 

@@ -72,7 +72,6 @@ class EvalConfig:
     cpu_processes: int = setting(
         1,
         "Processes that share the episodes, each with one thread: on a CPU, and with a small policy, so many times as fast.",
-        least=1,
     )
     output_dir: Path | None = setting(
         None,
@@ -101,6 +100,11 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")
     for name in config.policies:  # before anything is written
         engine_settings(name, config.policy, config.rename_map, engine=config.engine)
+    if not 1 <= config.cpu_processes <= config.eval.n_episodes:
+        raise ConfigError(
+            f"--cpu_processes={config.cpu_processes}: expected at least 1, and no more than the episodes of a condition "
+            f"(--eval.n_episodes={config.eval.n_episodes}), which they share."
+        )
     device = config.policy.settings.get("device")
     if config.cpu_processes > 1 and device not in (None, "cpu"):
         raise ConfigError(

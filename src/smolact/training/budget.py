@@ -22,7 +22,7 @@ class Budget:
 
     Args:
         steps: how many the run takes; without meaning where `minutes` are given.
-        minutes: how long it may take, everything included; None: it counts steps.
+        minutes: after how many the last step is done, counted from `began`; None: it counts steps.
         began: when the command began, by `time.monotonic`; now, when None.
 
     Attributes:

@@ -77,7 +77,7 @@ class TrainConfig:
     steps: int = setting(100_000, "Optimizer steps.")
     train_minutes: float | None = setting(
         None,
-        "Train for so many minutes, everything included, in the place of --steps: the learning rate follows the clock.",
+        "Train until so many minutes after the start, in the place of --steps: the learning rate follows the clock.",
         own=True,
     )
     batch_size: int = setting(8, "Samples that a process computes at once.")

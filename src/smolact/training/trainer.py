@@ -228,7 +228,7 @@ def _train(
             check_no_average(checkpoint / TRAINING_STATE)
         else:
             trainer.ema.load(checkpoint / TRAINING_STATE, start.policy)
-    if sharded is None and not config.check:
+    if sharded is None:
         trainer.shared = share_steps(config, seed, start, trainer.samples, accelerator, budget)
     trainer.tell(
         Started(
