@@ -15,6 +15,8 @@ from pathlib import Path
 
 from smolact.errors import ConfigError
 
+SMALL = 20_000_000
+"""Parameters of a policy that gains by processes. Larger ones have operations that are long enough for threads."""
 _QUOTAS = (
     (Path("/sys/fs/cgroup/cpu.max"), None),
     (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),

@@ -49,7 +49,8 @@ def test_the_demo_leaves_what_it_promises(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().err
     assert str(folder / "report.html") in shown and "--task=" in shown
     assert shown.startswith("smolact demo: 0.05 minutes")
-    assert "10 episodes in each of 6 conditions were played" in shown and "step 30 " in shown
+    assert "10 episodes in each of 6 conditions were played" in shown
+    assert f"step {metrics['steps']} " in shown  # how many there are in three seconds is the machine's
 
     assert main(["demo", f"--output={folder}", "--restart=true"]) == 2
     assert "holds a demo that is complete" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
-from smolact.cli.progress import announce, counting
+from smolact.cli.progress import announce, counted, counting
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -90,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
     began = time.monotonic()
     config, _ = parse(DemoConfig, argv)
     again = [*(word for word in argv if not word.startswith("--restart")), "--restart=true"]
-    announce(f"smolact demo: {config.minutes:g} minutes, into {config.output}")
+    announce(f"smolact demo: {counted(config.minutes, 'minute')}, into {config.output}")
     from smolact import durable
     from smolact.envs.experts import expert_for
     from smolact.envs.factory import env_id

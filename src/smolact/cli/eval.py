@@ -25,6 +25,7 @@ from smolact.cli.servers import (
     load_from_server,
 )
 from smolact.errors import ConfigError
+from smolact.machine import SMALL, cores, one_thread
 from smolact.settings import setting
 from smolact.training.sections import EnvSection, EvalSection
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     Loaded = tuple[Predictor, Preprocessor, Postprocessor]
 
+WORTH_A_PROCESS = 10
+"""Episodes of a condition for which another process is started."""
 USAGE = "smolact eval --policy.path=CHECKPOINT --env.type=tabletop [--eval.n_episodes=50] [--output_dir=FOLDER] [--NAME=VALUE …]"
 
 
@@ -69,9 +72,10 @@ class EvalConfig:
         6,
         "How many episodes to film for the report, successes and failures in turn; 0 for an environment that draws nothing.",
     )
-    cpu_processes: int = setting(
-        1,
-        "Processes that share the episodes, each with one thread: on a CPU, and with a small policy, so many times as fast.",
+    cpu_processes: int | None = setting(
+        None,
+        "Processes that share the episodes, each with one thread. When null, as many as there are cores for small policies on a "
+        "CPU, and one otherwise.",
     )
     output_dir: Path | None = setting(
         None,
@@ -100,16 +104,14 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")
     for name in config.policies:  # before anything is written
         engine_settings(name, config.policy, config.rename_map, engine=config.engine)
-    if not 1 <= config.cpu_processes <= config.eval.n_episodes:
+    asked, device = config.cpu_processes, config.policy.settings.get("device")
+    if asked is not None and not 1 <= asked <= config.eval.n_episodes:
         raise ConfigError(
-            f"--cpu_processes={config.cpu_processes}: expected at least 1, and no more than the episodes of a condition "
+            f"--cpu_processes={asked}: expected at least 1, and no more than the episodes of a condition "
             f"(--eval.n_episodes={config.eval.n_episodes}), which they share."
         )
-    device = config.policy.settings.get("device")
-    if config.cpu_processes > 1 and device not in (None, "cpu"):
-        raise ConfigError(
-            f"--cpu_processes={config.cpu_processes} is for a CPU, and --policy.device={device}."
-        )
+    if asked is not None and asked > 1 and device not in (None, "cpu"):
+        raise ConfigError(f"--cpu_processes={asked} is for a CPU, and --policy.device={device}.")
     if len(set(config.policies)) < len(config.policies):
         raise ConfigError("--compare names a checkpoint twice. Name each once.")
     with contextlib.ExitStack() as held:
@@ -144,14 +146,16 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     from smolact.evaluation.suite import EpisodeLog, collect, run_suite
 
     processes = Processes(config)
+    number = config.cpu_processes or _usual_processes(config, processes)
     folder = config.output_dir
     films = folder is not None and config.n_videos > 0
     with (
         contextlib.ExitStack() as stack,
         _make_environments(config, render=films) as environments,
         told_at_once(),
+        one_thread() if number and not config.cpu_processes else contextlib.nullcontext(),
     ):
-        if config.cpu_processes > 1 and folder is None:
+        if number > 1 and folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smolact-")))
         log = EpisodeLog(folder, _settings(config), processes.share)
 
@@ -169,8 +173,8 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
                 if processes.share.rank == 0
                 else None
             )
-            if config.cpu_processes > 1 and folder is not None and tally is not None:
-                play_shares(SharePlayer(config, folder), config.cpu_processes, log, tally.looked)
+            if number > 1 and folder is not None and tally is not None:
+                play_shares(SharePlayer(config, folder), number, log, tally.looked)
             else:
                 run_suite(
                     config.policies,
@@ -221,6 +225,21 @@ class SharePlayer:
                 n_episodes=config.eval.n_episodes,
                 seed=config.seed,
             )
+
+
+def _usual_processes(config: EvalConfig, processes: Processes) -> int:
+    """How many processes play small policies on this CPU, which gain nothing by threads; 0 where the policies are others."""
+    from smolact.policies.configuration import find_policy
+    from smolact.policies.factory import best_device
+
+    device = config.policy.settings.get("device") or best_device()
+    if processes.share.processes > 1 or device != "cpu" or any(map(is_server, config.policies)):
+        return 0
+    for name in config.policies:
+        sizes = [file.stat().st_size for file in find_policy(name).glob("model*.safetensors")]
+        if not sizes or sum(sizes) > 4 * SMALL:  # an adapter's base may be large
+            return 0
+    return max(1, min(cores(), config.eval.n_episodes // WORTH_A_PROCESS))
 
 
 def _make_environments(config: EvalConfig, *, render: bool) -> EnvBatch:
@@ -283,7 +302,7 @@ class Processes:
         self._state: Any = None
         if self.share.processes == 1:
             return
-        if config.cpu_processes > 1:
+        if config.cpu_processes is not None and config.cpu_processes > 1:
             raise ConfigError(
                 f"--cpu_processes={config.cpu_processes} starts processes, and torchrun or accelerate did. Leave it out."
             )

@@ -76,7 +76,7 @@ class Count:
     @property
     def title(self) -> str:
         """The line before the work: "600 episodes"."""
-        return self._named(f"{self.total} {self.unit}".rstrip())
+        return self._named(counted(self.total, self.unit.removesuffix("s")) if self.unit else str(self.total))
 
     @property
     def numbers(self) -> str:
@@ -107,6 +107,11 @@ class Count:
 
     def _named(self, text: str) -> str:
         return f"{self.what}: {text}" if self.what else text
+
+
+def counted(number: float, noun: str) -> str:
+    """`1 minute`, `2 minutes`."""
+    return f"{number:g} {noun}{'s' * (number != 1)}"
 
 
 def rate_text(rate: float) -> str:

@@ -73,7 +73,8 @@ class EpisodeLog:
         self._append({"policy": policy, "condition": condition, **asdict(result)})
 
     def add_seconds(self, policy: str, condition: str, seconds: float) -> None:
-        """Playing took so long."""
+        """This process's share took so long."""
+        seconds /= self.share.processes  # they play side by side: together, what they write is the time that passed
         self._append({"policy": policy, "condition": condition, "seconds": round(seconds, 2)})
 
     def results(self, policy: str, condition: str) -> dict[int, EpisodeResult]:
@@ -86,7 +87,7 @@ class EpisodeLog:
         }
 
     def seconds(self, policy: str, condition: str) -> float:
-        """How long playing took, processes added up."""
+        """How long playing took."""
         return sum(float(line["seconds"]) for line in self._of(policy, condition) if "seconds" in line)
 
     def reread(self) -> None:

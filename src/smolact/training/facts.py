@@ -53,9 +53,11 @@ def _duration(config: TrainConfig, schedule: SchedulerPreset, batch: str, epochs
             "learning rate": f"{schedule.peak_lr:g} after {schedule.num_warmup_steps} steps, {schedule.decay_lr:g} at step "
             f"{schedule.num_decay_steps}",
         }
+    minutes = config.train_minutes
+    long = f"{60 * minutes:.0f} s" if minutes < 10 else f"{minutes:.0f} minutes"
     warm = schedule.num_warmup_steps / schedule.num_decay_steps
     return {
-        "time": f"{config.train_minutes:g} minutes in all, in steps of {batch}",
+        "time": f"{long} in all, in steps of {batch}",
         "learning rate": f"{schedule.peak_lr:g} after {warm:.0%} of the time, {schedule.decay_lr:g} at its end",
     }
 

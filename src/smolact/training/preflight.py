@@ -24,7 +24,7 @@ from smolact.errors import (
     WriteError,
     did_you_mean,
 )
-from smolact.machine import cores
+from smolact.machine import SMALL, cores
 from smolact.memory import LESS_TO_TRAIN, memory_of, size
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PolicyConfig
@@ -36,7 +36,6 @@ from smolact.processors.tokenizer import TokenizerProcessorStep
 from smolact.training.config import TrainConfig
 from smolact.training.facts import samples_per_step
 from smolact.training.gradients import usual_number
-from smolact.training.shared_steps import SMALL
 from smolact.training.sources import Source, renamed_features
 from smolact.types import ACTION, STATE, NormalizationMode, PolicyFeature, Statistics, is_image_key
 

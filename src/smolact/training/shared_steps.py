@@ -18,7 +18,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from smolact.errors import ConfigError
-from smolact.machine import check_guarded, cores
+from smolact.machine import SMALL, check_guarded, cores
 from smolact.training.budget import Budget
 from smolact.training.config import TrainConfig
 from smolact.training.data import Samples
@@ -39,9 +39,6 @@ FALL = 2 / 3
 """Of the rate; below it the numbers are tried again."""
 WORTH_S = 20.0
 """Seconds left below which no processes are started."""
-SMALL = 20_000_000
-"""Trained parameters of a policy that gains by processes. Larger ones have operations that are long enough for threads, and
-gradients that are too many to be handed over."""
 SHARED_MEMORY = Path("/dev/shm")
 BUSY = 0.85
 """Who is given less of its time by the system than this is not alone on the machine."""

@@ -159,7 +159,8 @@ def split_episodes(
         held_out.update(members[len(members) - count :])
     if not held_out:
         raise ConfigError(
-            f"--dataset.eval_split={share}: every task has a single episode, so none can be held out. Leave it out."
+            f"--dataset.eval_split={share}: every task has a single episode, so none can be held out. Leave --dataset.eval_split and "
+            "--eval_steps out."
         )
     return [episode for episode in episodes if episode not in held_out], sorted(held_out)
 
