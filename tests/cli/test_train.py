@@ -44,6 +44,9 @@ def test_the_end_says_how_long_a_run_waited_for_data(capsys: pytest.CaptureFixtu
     little, much = (line for line in capsys.readouterr().err.splitlines() if "Waited" in line)
     assert little == "Waited for data 2% of the time."
     assert much.startswith("Waited for data 40% of the time. More --num_workers")
+    with ProgressLine() as line:  # processes that share steps read for themselves
+        line(Ended(step=3, is_complete=False, checkpoint=None, data_wait=0.4, has_readers=False))
+    assert "40% of the time. --dataset.cache=frames would help." in capsys.readouterr().err
 
 
 def test_what_is_made_ahead_shows_its_rate_and_the_time_left(

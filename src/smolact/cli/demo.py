@@ -58,6 +58,8 @@ ROADS = {
 DEMONSTRATIONS_AT_LEAST = 50
 DEMONSTRATION_SHARE, EVALUATION_SHARE, REPORT_SHARE = 0.1, 0.12, 0.03
 """Of the minutes: what demonstrations may take at most, and what is kept for what comes behind the training."""
+EVALUATION_S, REPORT_S = 14.0, 9.0
+"""Seconds that starting processes and playing the first round, and filming, take even in a short demo."""
 
 
 @dataclass
@@ -155,17 +157,20 @@ def go_the_road(config: DemoConfig, began: float) -> None:
     seconds = 60 * config.minutes
     dataset, run_folder = config.output / "dataset", config.output / "train"
 
+    for_report = min(max(seconds * REPORT_SHARE, REPORT_S), seconds / 4)
+    for_evaluation = min(max(seconds * EVALUATION_SHARE, EVALUATION_S), seconds / 4)
+
     console.rule("1. Demonstrations: a scripted expert does what it is told")
     demonstrations = make_demonstrations(
         config, dataset, console, until=began + seconds * DEMONSTRATION_SHARE
     )
     console.rule("2. Training: a small SmolVLA, from the weights of a small VLM, on this machine")
     training = train(
-        config, dataset, run_folder, until=began + seconds * (1 - EVALUATION_SHARE - REPORT_SHARE)
+        config, dataset, run_folder, until=began + seconds - for_evaluation - for_report
     )
     console.rule("3. Evaluation: new scenes, in closed loop")
     checkpoint = run_folder / "checkpoints" / "last" / "pretrained_model"
-    left = began + seconds * (1 - REPORT_SHARE) - time.monotonic()
+    left = began + seconds - for_report - time.monotonic()
     examination = Examination(
         checkpoint, config.env, config.output / "evaluation", config.seed, time.time() + left, ROUNDS
     )

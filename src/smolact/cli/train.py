@@ -222,7 +222,8 @@ class ProgressLine:
     def _end(self, event: Ended) -> None:
         self.bar.stop()
         if event.data_wait is not None:
-            advice = " More --num_workers, or --dataset.cache=frames, would help." * (event.data_wait > MUCH)
+            more = "More --num_workers, or --dataset.cache=frames," if event.has_readers else "--dataset.cache=frames"
+            advice = f" {more} would help." * (event.data_wait > MUCH)
             self.console.print(f"Waited for data {event.data_wait:.0%} of the time.{advice}", soft_wrap=True)
         if event.is_complete:
             if self.ending and event.checkpoint is not None:

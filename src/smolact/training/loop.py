@@ -191,7 +191,7 @@ class Trainer:
         if self.bad_samples.is_over and not budget.is_over:
             raise self.bad_samples.error(self.step, checkpoint)
         self.bad_samples.note()
-        ended = Ended(self.step, checkpoint, budget.is_over, meter.data_wait, bool(stop))
+        ended = Ended(self.step, checkpoint, budget.is_over, meter.data_wait, bool(stop), self.shared is None)
         self.tell(ended)
         return ended
 

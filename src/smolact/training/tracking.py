@@ -85,6 +85,8 @@ class Ended:
     """The share of the steps' time that went by waiting for data; None where none was made."""
     is_stopped: bool = False
     """Whether a signal asked to stop; it may have come in the last step, so that the run is complete nevertheless."""
+    has_readers: bool = field(default=True, compare=False)
+    """Whether `--num_workers` read the data; where processes share each step, they read their own."""
 
 
 @dataclass(frozen=True)
