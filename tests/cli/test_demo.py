@@ -121,7 +121,7 @@ def test_the_first_sign_comes_before_anything_slow(tmp_path: Path) -> None:
         text=True,
     )
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("smolact demo: 1 minutes, into")
+    assert process.stderr.readline().startswith("smolact demo: 1 minute, into")
     process.kill()
     process.communicate()
 
