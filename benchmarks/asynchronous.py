@@ -68,7 +68,7 @@ class Late:
         found, self.chunk = self.chunk, None
         return found
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """An episode begins."""
         self.chunk = None
         self.policy.reset()

@@ -30,7 +30,7 @@ from lerobot_policy_smolact.policy import SmolactPolicy
 import smolact
 from smolact.envs.factory import KNOWN, make_env
 from smolact.evaluation.rollout import EpisodePlan, evaluate
-from smolact.types import Unsaid
+from smolact.types import EmptyInstruction
 
 SEED = 1000
 
@@ -50,7 +50,7 @@ def main() -> None:
         theirs = played_by_lerobot(arguments, "same_noise")
     runs = {
         "lerobot-eval, the same noise": theirs,
-        "smolact, told nothing": played_by_smolact(arguments, Unsaid()),
+        "smolact, told nothing": played_by_smolact(arguments, EmptyInstruction()),
         "lerobot-eval, as it comes": played_by_lerobot(arguments, "as_it_comes"),
         f"smolact, told '{words}'": played_by_smolact(arguments, words),
     }

@@ -23,10 +23,10 @@ from statistics import median
 from typing import Any
 
 from smolact.cli.demo import DemoConfig, training_settings
-from smolact.training import shared_steps
-from smolact.training.gradients import Learner, Piece
+from smolact.training import adaptive_workers
+from smolact.training.gradients import GradientPart, GradientWorker
 from smolact.training.trainer import train
-from smolact.training.workers import Workers
+from smolact.training.worker_pool import WorkerPool
 
 BATCH = 32
 
@@ -49,30 +49,30 @@ def count(dataset: Path, cores: int) -> dict[str, float]:
     """The rate of `cores` cores, and of what it consists."""
     pieces: list[list[float]] = []
     steps: list[float] = []
-    compute, gradients = Learner.gradients, Workers.gradients
+    compute, gradients = GradientWorker.gradients, WorkerPool.gradients
 
-    def computed(self: Learner, places: Sequence[int], into: Any) -> Piece:
+    def computed(self: GradientWorker, places: Sequence[int], into: Any) -> GradientPart:
         piece = compute(self, places, into)
         pieces[-1].append(piece.busy)
         return piece
 
-    def made(self: Workers, first: int) -> Any:
+    def made(self: WorkerPool, first: int) -> Any:
         pieces.append([])
         self.number = min(cores, self.most)
         steps.append(time.thread_time())
         return gradients(self, first)
 
-    Learner.gradients, Workers.gradients = computed, made  # type: ignore[method-assign]
-    shared_steps.cores, worth = lambda: cores, shared_steps.WORTH_S
-    shared_steps.WORTH_S = float("inf")  # nobody is started
+    GradientWorker.gradients, WorkerPool.gradients = computed, made  # type: ignore[method-assign]
+    adaptive_workers.cores, worth = lambda: cores, adaptive_workers.WORTH_S
+    adaptive_workers.WORTH_S = float("inf")  # nobody is started
     try:
         with tempfile.TemporaryDirectory() as scratch:
             settings, explicit = training_settings(DemoConfig(), dataset, Path(scratch) / "run", minutes=0.4)
             settings.save_checkpoint = settings.report = False
             train(settings, explicit)
     finally:
-        Learner.gradients, Workers.gradients = compute, gradients  # type: ignore[method-assign]
-        shared_steps.WORTH_S = worth
+        GradientWorker.gradients, WorkerPool.gradients = compute, gradients  # type: ignore[method-assign]
+        adaptive_workers.WORTH_S = worth
     whole = [after - before for before, after in itertools.pairwise(steps)][5:]
     alone = median(step - sum(parts) for step, parts in zip(whole, pieces[5:], strict=False))
     waits = median(dealt(parts, cores) for parts in pieces[5:])

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from smolact.datasets.writer import DatasetWriter
-from smolact.recording.pace import Pace
-from smolact.recording.recorder import Plan, Recorder, dataset_features
+from smolact.recording.rate_limiter import RateLimiter
+from smolact.recording.recorder import Recorder, RecordingPlan, dataset_features
 from smolact.robots.base import RobotFeatures
 from smolact.robots.safety import Gate, make_limits
 
@@ -91,7 +91,7 @@ def with_smolact(folder: Path, codec: str, seconds: float, episodes: int) -> dic
     writer = DatasetWriter.create(
         folder, fps=FPS, features=dataset_features(arm.features), robot_type="scripted", video_codec=codec
     )
-    plan = Plan(FPS, episodes, episode_time_s=seconds, reset_time_s=0, task="move")
+    plan = RecordingPlan(FPS, episodes, episode_time_s=seconds, reset_time_s=0, task="move")
     began = time.perf_counter()
     reports = Recorder(arm, Hand(), writer, plan).run()
     writer.close()
@@ -128,7 +128,7 @@ def with_lerobot(folder: Path, seconds: float, episodes: int) -> dict[str, Any]:
     rates, ready, frames, jitter, missed = [], [], 0, [], 0
     began = time.perf_counter()
     for _ in range(episodes):
-        pace = Pace(FPS)
+        pace = RateLimiter(FPS)
         start = time.perf_counter()
         while time.perf_counter() - start < seconds:
             pace.tick()

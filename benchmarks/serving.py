@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.serving.background import serving
-from smolact.serving.local import Question
+from smolact.serving.local import Request
 from smolact_client import RemotePolicy, Schema
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")
@@ -47,7 +47,7 @@ class Instant:
     def warm_up(self, max_batch: int) -> None:
         """Nothing is cold."""
 
-    def predict(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+    def predict(self, questions: Sequence[Request]) -> list[NDArray[np.float32]]:
         """The same, whatever is asked."""
         return [self._chunk] * len(questions)
 

@@ -260,10 +260,10 @@ def draws_of(folder: Path) -> Any:
 
 def stream(folder: Path, steps: int) -> list[int]:
     """The frames of a run, in smolact's order."""
-    from smolact.training.stream import Epochs
+    from smolact.training.stream import ShuffledEpochs
 
     info = json.loads((folder / "dataset/meta/info.json").read_text(encoding="utf-8"))
-    order = Epochs(range(info["total_frames"]), SEED)
+    order = ShuffledEpochs(range(info["total_frames"]), SEED)
     return [order.frame(place) for place in range(steps * BATCH)]
 
 

@@ -35,7 +35,7 @@ from smolact import durable
 from smolact.backbones.layers import DecoderLayer, attend, rotary_tables, rotate
 from smolact.backbones.presets import find_vlm
 from smolact.backbones.smolvlm import SmolVLM, initialize
-from smolact.cli.progress import announce, counting
+from smolact.cli.progress import announce, progress_bar
 from smolact.envs.tabletop_drawing import draw_table
 from smolact.envs.tabletop_language import PHRASINGS, UNSEEN_COMBINATIONS
 from smolact.envs.tabletop_scene import BLOCK_SIDE, COLORS, PUSHER_RADIUS, ZONES, Block, TableState
@@ -184,7 +184,7 @@ def make_pictures(count: int, size: int, random: np.random.Generator) -> Picture
     pixels = np.empty((count, size, size, 3), np.uint8)
     where, there = np.zeros((count, len(NAMES), 2), np.float32), np.zeros((count, len(NAMES)), bool)
     where[:, len(COLORS) : PUSHER], there[:, len(COLORS) :] = list(ZONES.values()), True
-    with counting(count, "pictures") as advance:
+    with progress_bar(count, "pictures") as advance:
         for index in range(count):
             state = _scene(random)
             pixels[index] = draw_table(state, size)
@@ -298,7 +298,7 @@ class Pointing(nn.Module):
                 loss = loss + _attention_loss(queries, keys, mask, marks, on_token, is_block)
             if index > 0:
                 loss = loss + 0.5 * _pooling_loss(queries, keys, mask, at_mark, used, valid)
-            hidden = layer.finish(hidden, attend(queries, keys, values, mask))
+            hidden = layer.output_and_mlp(hidden, attend(queries, keys, values, mask))
             if index + 1 in self.read_after:
                 head = self.read_after.index(index + 1)
                 pointed = self.word[head](_norm(hidden[batch[:, None], marks]))
@@ -437,7 +437,7 @@ def pretrain(output: Path, steps: int, batch_size: int, lr: float, seed: int, po
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 100) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
     )
-    with counting(steps, "steps") as advance:
+    with progress_bar(steps, "steps") as advance:
         for step in range(1, steps + 1):
             loss, _ = model(*draw_batch(pictures, prompts, batch_size, generator))
             optimizer.zero_grad()

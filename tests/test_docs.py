@@ -25,9 +25,9 @@ from smolact.cli import parsing
 from smolact.cli.main import COMMANDS, main
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, MissingDependencyError, SmolactError
-from smolact.serving.access import Access, read_certificate, read_token
+from smolact.serving.auth import Auth, read_certificate, read_token
 from smolact.serving.background import serving
-from smolact.serving.local import Question
+from smolact.serving.local import Request
 from smolact_client import Schema
 from tests.documents import (
     PAGES,
@@ -348,7 +348,7 @@ class Still:
     def warm_up(self, max_batch: int) -> None:
         pass
 
-    def predict(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+    def predict(self, questions: Sequence[Request]) -> list[NDArray[np.float32]]:
         return [np.zeros((5, 2), np.float32) for _ in questions]
 
 
@@ -361,7 +361,7 @@ def test_python_on_the_robot_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     subprocess.run(["bash", "-ec", making], cwd=tmp_path, check=True, capture_output=True)
     monkeypatch.chdir(tmp_path)
     token = read_token(Path("token"))
-    access = Access(port=0, token=token, tls=read_certificate(Path("cert.pem"), Path("key.pem")))
+    access = Auth(port=0, token=token, tls=read_certificate(Path("cert.pem"), Path("key.pem")))
     picture = np.zeros((480, 640, 3), np.uint8)
     world: dict[str, Any] = {
         "token": token,

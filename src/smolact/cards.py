@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 CARD = "README.md"
-MOST_TASKS = 20
+MAX_TASKS = 20
 """Instructions that a card lists."""
 
 Row = tuple[str, "str | None"]
@@ -42,8 +42,8 @@ def tasks(instructions: Sequence[str]) -> str:
     """A list of instructions, the first of them; nothing if there are none."""
     if not instructions:
         return ""
-    more = len(instructions) - MOST_TASKS
-    lines = [f"- {one}" for one in instructions[:MOST_TASKS]] + ([f"- … and {more} more"] if more > 0 else [])
+    more = len(instructions) - MAX_TASKS
+    lines = [f"- {one}" for one in instructions[:MAX_TASKS]] + ([f"- … and {more} more"] if more > 0 else [])
     return "Instructions:\n\n" + "\n".join(lines)
 
 

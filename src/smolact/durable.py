@@ -59,7 +59,7 @@ def make_folder(path: Path) -> None:
     Raises:
         WriteError: the disk is full or refused, or a file is in the way.
     """
-    with named_errors(path):
+    with annotate_errors(path):
         missing = []
         current = path
         while not current.exists():
@@ -85,7 +85,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: the disk is full or refused; `path` is as it was.
     """
-    with named_errors(path):
+    with annotate_errors(path):
         make_folder(path.parent)
         temporary = temporary_beside(path)
         try:
@@ -104,7 +104,7 @@ def publish(staged: Path, path: Path) -> None:
     Raises:
         WriteError: the disk refused; `staged` may then be published again.
     """
-    with named_errors(path):
+    with annotate_errors(path):
         make_folder(path.parent)
         sync_file(staged)
         os.replace(staged, path)
@@ -118,7 +118,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: the disk is full or refused, or `path` exists.
     """
-    with named_errors(path):
+    with annotate_errors(path):
         make_folder(path.parent)
         temporary = temporary_beside(path)
         os.mkdir(temporary)
@@ -138,27 +138,27 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
-def replaced(path: Path) -> Path:
+def backup_path(path: Path) -> Path:
     """Where the old folder of `path` lies while `exchange_folders` puts a new one in its place."""
     return path.with_name(f"{path.name}.replaced")
 
 
-def is_half_replaced(path: Path) -> bool:
+def replacement_interrupted(path: Path) -> bool:
     """Whether `exchange_folders` died between its two renames: nothing is at `path`, and the old folder lies beside."""
-    return not path.exists() and replaced(path).is_dir()
+    return not path.exists() and backup_path(path).is_dir()
 
 
 def exchange_folders(path: Path, fresh: Path) -> Path:
     """Give the name of the folder `path` to the finished folder `fresh` beside it; returns where the old one now is.
 
     No system can rename two folders at once. Whatever dies in between, the old folder is there under the name
-    `replaced(path)`, and `is_half_replaced` tells.
+    `backup_path(path)`, and `replacement_interrupted` tells.
 
     Raises:
         WriteError: the disk refused; `path` is as it was.
     """
-    with named_errors(path):
-        old = replaced(path)
+    with annotate_errors(path):
+        old = backup_path(path)
         path.rename(old)
         try:
             sync_folder(path.parent)
@@ -212,7 +212,7 @@ def write_json(path: Path, value: Any, indent: int | None = 4) -> None:
 
 def link(path: Path, target: str) -> None:
     """Make `path` a symbolic link to `target` (relative to its folder), replacing the link that may be there."""
-    with named_errors(path):
+    with annotate_errors(path):
         make_folder(path.parent)
         temporary = temporary_beside(path)
         try:
@@ -226,7 +226,7 @@ def link(path: Path, target: str) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash leaves it whole or gone: it loses its name first."""
-    with named_errors(path):
+    with annotate_errors(path):
         temporary = temporary_beside(path)
         os.rename(path, temporary)
         sync_folder(path.parent)
@@ -248,7 +248,7 @@ def remove_litter(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def annotate_errors(path: Path) -> Iterator[None]:
     """Turn an error of the disk into a `WriteError` that names `path`; for code that writes by other means."""
     try:
         yield

@@ -120,7 +120,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def what_is_near(path: Path, most: int = 8) -> str:
+def list_siblings(path: Path, most: int = 8) -> str:
     """A sentence that lists what lies in the nearest folder above `path` that exists."""
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:

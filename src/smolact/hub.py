@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smolact import durable
-from smolact.errors import HubError, NotFoundError, WriteError, did_you_mean, what_is_near
+from smolact.errors import HubError, NotFoundError, WriteError, did_you_mean, list_siblings
 
 RECORDINGS = Path("outputs/datasets")
 """Where `smolact record` puts a dataset that it is told only the name of, and where that name is looked for."""
@@ -51,14 +51,14 @@ def find_folder(
         _note_recorded(str(name), recorded, recorded.absolute())
         return recorded
     looks_local = str(Path(name).parent) != "." and Path(name).parent.is_dir()
-    if durable.is_half_replaced(Path(name)):
+    if durable.replacement_interrupted(Path(name)):
         raise missing_folder(Path(name), kind)
     if looks_local or not _REPO_ID.fullmatch(str(name)):
         path = Path(name)
         hint = "a file, not a folder" if path.is_file() else "not there"
         raise NotFoundError(
             f"The {kind} '{name}' is {hint}: expected a folder or a Hub id like 'owner/name'. "
-            f"{what_is_near(path.absolute())}"
+            f"{list_siblings(path.absolute())}"
         )
     return _download(str(name), kind, patterns, revision)
 
@@ -85,12 +85,12 @@ def _near_recording(name: str, kind: str) -> str:
 
 def missing_folder(folder: Path, kind: str) -> NotFoundError:
     """The error for a local folder that is not there: what is there instead, and what to do."""
-    if kind == "dataset" and durable.is_half_replaced(folder):
+    if kind == "dataset" and durable.replacement_interrupted(folder):
         return NotFoundError(
-            f"The dataset folder {folder} does not exist, but {durable.replaced(folder)} does: an edit was killed as it put "
+            f"The dataset folder {folder} does not exist, but {durable.backup_path(folder)} does: an edit was killed as it put "
             f"its result in place. This puts the old dataset back: smolact dataset repair --dataset.root={folder}"
         )
-    return NotFoundError(f"The {kind} folder {folder} does not exist. {what_is_near(folder.absolute())}")
+    return NotFoundError(f"The {kind} folder {folder} does not exist. {list_siblings(folder.absolute())}")
 
 
 def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision: str | None) -> Path:

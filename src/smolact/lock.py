@@ -95,7 +95,7 @@ class PathLock:
             if is_folder:
                 descriptor = os.open(path, os.O_RDONLY)
             else:
-                with durable.named_errors(path):
+                with durable.annotate_errors(path):
                     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -179,7 +179,7 @@ def _note(path: Path) -> None:
     """Write into a lock's file who holds it."""
     since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     note = {"pid": os.getpid(), "host": socket.gethostname(), "command": sys.argv, "since": since}
-    with durable.named_errors(path):
+    with durable.annotate_errors(path):
         path.write_text(json.dumps(note), encoding="utf-8")
 
 

@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_guarded() -> None:
+def check_main_guard() -> None:
     """See that processes can be started: each of them runs the program's file again, up to its guard.
 
     Raises:
@@ -60,7 +60,7 @@ def check_guarded() -> None:
             )
 
 
-def be_a_child() -> None:
+def leave_with_parent() -> None:
     """Leave Ctrl-C to the parent, and end when the parent is gone, however that came about.
 
     Called first by a process that `multiprocessing` has started. Without it, a parent that is killed leaves children behind that

@@ -45,7 +45,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def refused(default: Any, reason: str, *, harmless: Callable[[Any], bool] | None = None) -> Any:
+def unsupported(default: Any, reason: str, *, harmless: Callable[[Any], bool] | None = None) -> Any:
     """A setting of other tools that does nothing here: it parses, and any value but a harmless one is an error.
 
     Args:
@@ -59,7 +59,7 @@ def refused(default: Any, reason: str, *, harmless: Callable[[Any], bool] | None
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def rest(fields_of: RestClass) -> Any:
+def open_section(fields_of: RestClass) -> Any:
     """A `dict` field that takes every further setting of its section, typed by the dataclass that `fields_of` names."""
     return dataclasses.field(default_factory=dict, metadata={REST: fields_of})
 

@@ -44,7 +44,7 @@ SUCCESS = "next.success"
 TASK = "task"
 
 
-class Unsaid(str):
+class EmptyInstruction(str):
     """The empty instruction, on purpose: to see what a policy does when it is told nothing. Any other empty one is an error."""
 
     __slots__ = ()

@@ -95,7 +95,7 @@ def test_a_demo_that_was_stopped_leaves_a_way_to_begin_again(
     assert main(["demo", "--minutes=0.05", f"--output={folder}"]) == 2
     assert "--restart=true" in capsys.readouterr().err
     monkeypatch.undo()
-    monkeypatch.setattr(demo, "go_the_road", lambda config, began: None)
+    monkeypatch.setattr(demo, "run_steps", lambda config, began: None)
     assert main(["demo", "--minutes=0.05", f"--output={folder}", "--restart=true"]) == 0
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == ["demo.json"]
 
@@ -130,7 +130,7 @@ def test_an_examination_plays_only_rounds_that_end_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from smolact.evaluation import suite
-    from smolact.evaluation.suite import Share
+    from smolact.evaluation.suite import Shard
     from smolact.policies import factory
 
     now, rounds = [1000.0], []
@@ -142,8 +142,8 @@ def test_an_examination_plays_only_rounds_that_end_in_time(
     monkeypatch.setattr(time, "time", lambda: now[0])
     monkeypatch.setattr(suite, "run_suite", play)
     monkeypatch.setattr(factory, "load_policy", lambda *_args, **_more: None)
-    demo_evaluation.Examination(tmp_path, "tabletop", tmp_path / "log", 0, until=1045.0)(Share())
+    demo_evaluation.DemoEvaluation(tmp_path, "tabletop", tmp_path / "log", 0, until=1045.0)(Shard())
     assert rounds == [10, 20]
     rounds.clear()
-    demo_evaluation.Examination(tmp_path, "tabletop", tmp_path / "log", 0, until=0.0)(Share())
+    demo_evaluation.DemoEvaluation(tmp_path, "tabletop", tmp_path / "log", 0, until=0.0)(Shard())
     assert rounds == [10]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from smolact.cli.parsing import parse
 from smolact.errors import ConfigError, NotFoundError
-from smolact.settings import refused, rest, setting
+from smolact.settings import open_section, setting, unsupported
 
 
 class Color(str, Enum):
@@ -55,7 +55,7 @@ def arm_fields(section: Mapping[str, Any]) -> type | None:
 class PolicyPart:
     type: str | None = None
     path: str | None = None
-    settings: dict[str, Any] = rest(arm_fields)
+    settings: dict[str, Any] = open_section(arm_fields)
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Data:
     repo_id: str | None = None
     episodes: list[int] | None = None
     root: Path | None = None
-    streaming: bool = refused(False, "read it from the disk.")
+    streaming: bool = unsupported(False, "read it from the disk.")
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from smolact.cli import progress
-from smolact.cli.progress import PATIENCE, QUICK, Count, announce, counting, rate_text, stages, time_text
+from smolact.cli.progress import PATIENCE, QUICK, Count, announce, progress_bar, rate_text, stages, time_text
 
 
 class Clock:
@@ -61,7 +61,7 @@ def drawn(console: Console) -> list[str]:
 
 def test_without_a_terminal_there_is_a_line_at_once_and_one_every_five_seconds(clock: Clock) -> None:
     console = plain()
-    with counting(600, "episodes", console=console) as advance:
+    with progress_bar(600, "episodes", console=console) as advance:
         assert said(console) == ["600 episodes"]
         for _ in range(60):
             clock.wait(0.5)
@@ -81,7 +81,7 @@ def test_without_a_terminal_there_is_a_line_at_once_and_one_every_five_seconds(c
 def test_what_is_at_work_without_an_end_in_sight_still_speaks(clock: Clock) -> None:
     """Episodes that are played side by side end together, after minutes perhaps."""
     console = plain()
-    with counting(40, "episodes", console=console) as advance:
+    with progress_bar(40, "episodes", console=console) as advance:
         for step in range(11):
             advance(0, f"20 at step {step}")
             clock.wait(1.0)
@@ -98,28 +98,28 @@ def test_what_is_at_work_without_an_end_in_sight_still_speaks(clock: Clock) -> N
 
 def test_a_work_that_is_broken_off_says_nothing_more(clock: Clock) -> None:
     for console in (plain(), terminal()):
-        with pytest.raises(KeyboardInterrupt), counting(3, "episodes", console=console) as advance:
+        with pytest.raises(KeyboardInterrupt), progress_bar(3, "episodes", console=console) as advance:
             advance()
             raise KeyboardInterrupt
     console = plain()
-    with pytest.raises(KeyboardInterrupt), counting(3, "episodes", console=console):
+    with pytest.raises(KeyboardInterrupt), progress_bar(3, "episodes", console=console):
         raise KeyboardInterrupt
     assert said(console) == ["3 episodes"]
 
 
 def test_what_was_done_before_is_no_part_of_the_rate(clock: Clock) -> None:
     console = plain()
-    with counting(100, "episodes", done=80, first="100 episodes, in pairs", console=console) as advance:
+    with progress_bar(100, "episodes", done=80, first="100 episodes, in pairs", console=console) as advance:
         clock.wait(6.0)
         advance(12)
-    with counting(100, "episodes", done=100, console=console):
+    with progress_bar(100, "episodes", done=100, console=console):
         pass
     assert said(console) == ["100 episodes, in pairs", "92 of 100 episodes, 2.0/s, 4 s left", "100 episodes"]
 
 
 def test_on_a_terminal_there_is_one_bar_that_has_all_numbers(clock: Clock) -> None:
     console = terminal()
-    with counting(600, "episodes", console=console) as advance:
+    with progress_bar(600, "episodes", console=console) as advance:
         assert drawn(console) == ["0/600 episodes"] * 2
         for _ in range(10):
             clock.wait(1.0)
@@ -135,7 +135,7 @@ def test_on_a_terminal_there_is_one_bar_that_has_all_numbers(clock: Clock) -> No
 
 def test_a_narrow_terminal_has_a_line_for_a_bar(clock: Clock) -> None:
     console = terminal(60)
-    with counting(600, "episodes", first="600 episodes, in 6 conditions", console=console) as advance:
+    with progress_bar(600, "episodes", first="600 episodes, in 6 conditions", console=console) as advance:
         clock.wait(1.0)
         advance(3, "success 84%, and more that has no place here")
     first, *bars = drawn(console)
@@ -146,7 +146,7 @@ def test_a_narrow_terminal_has_a_line_for_a_bar(clock: Clock) -> None:
 
 def test_a_terminal_that_cannot_draw_has_lines() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
-    with counting(2, "steps", console=console) as advance:
+    with progress_bar(2, "steps", console=console) as advance:
         assert said(console) == ["2 steps"]
         advance(2)
     assert said(console)[1].startswith("2 of 2 steps")
@@ -154,7 +154,7 @@ def test_a_terminal_that_cannot_draw_has_lines() -> None:
 
 def test_a_result_that_goes_to_a_file_stays_there_while_a_bar_is_shown() -> None:
     before = sys.stdout
-    with counting(2, "steps", console=terminal()):
+    with progress_bar(2, "steps", console=terminal()):
         assert sys.stdout is before
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from smolact.cli.main import main
 from smolact.cli.serve import announcement
-from smolact.serving.access import Access
+from smolact.serving.auth import Auth
 from smolact_client import RemotePolicy, Schema
 from tests.evaluation.test_suite import checkpoint
 from tests.robots.gate import OPEN
@@ -99,7 +99,7 @@ def test_the_operator_is_told_what_is_expected() -> None:
         names={"action": ("pan", "grip")},
         action_range=((-90.0, 90.5), (0.0, 100.0)),
     )
-    text = announcement("ws://0.0.0.0:1", Access("0.0.0.0", insecure=True), schema)
+    text = announcement("ws://0.0.0.0:1", Auth("0.0.0.0", insecure=True), schema)
     for words in (
         "to anybody",
         "observation.images.front  480×640",

@@ -18,7 +18,7 @@ from tests.datasets.test_video import picture, write_with_b_frames
 from tests.recording.nursery import ENVIRONMENT, TOP
 
 FRAMES = 6
-MOST_MEMORY = 4 * 2**30
+MAX_MEMORY = 4 * 2**30
 
 
 def make_seeds(folder: Path) -> list[Path]:
@@ -80,7 +80,7 @@ def run_in_child(first: int, last: int, folder: Path) -> tuple[int, int, float]:
 
 def main(first: int, last: int, folder: Path) -> None:
     """Run the cases, each told before it runs."""
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     seeds, named, longest = make_seeds(folder), 0, 0.0
     for seed in range(first, last):
         print(seed, flush=True)

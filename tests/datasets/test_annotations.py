@@ -13,7 +13,7 @@ import pytest
 
 from smolact.cli.main import main
 from smolact.datasets import edit
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
@@ -26,7 +26,7 @@ from tests.datasets.annotated import LANGUAGE, annotate, declare, number_subtask
 from tests.datasets.make import TASKS, record, write
 
 CAMERA = "observation.images.top"
-PLANS: dict[str, tuple[Callable[[Source], Plan], list[int]]] = {
+PLANS: dict[str, tuple[Callable[[Source], EditPlan], list[int]]] = {
     "compact": (edit.whole, [0, 1, 2, 3]),
     "stats": (lambda source: dataclasses.replace(edit.whole(source), recompute=True), [0, 1, 2, 3]),
     "rename": (lambda source: edit.rename_task(source, TASKS[0], "Another."), [0, 1, 2, 3]),

@@ -13,7 +13,7 @@ import pytest
 
 from smolact.cli.main import main
 from smolact.datasets import edit
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
 from smolact.datasets.format import QUANTILES
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.repair import repair
@@ -88,11 +88,11 @@ def test_vectors_of_an_edited_dataset_are_counted_from_its_frames(tmp_path: Path
         "filter": edit.filter_episodes(source, lambda episode: episode != 2),
         "split": edit.split(source, {"part": [0, 1]})["part"],
         "merge": edit.merge([source, Source(two_ranges(tmp_path / "other", (7,)))]),
-        "reordered": Plan((source,), ((0, 1), (0, 0))),
+        "reordered": EditPlan((source,), ((0, 1), (0, 0))),
     }
     if way.startswith("v2.1"):
         episodes = ((0, 0), (0, 1)) if way == "v2.1 less" else ((0, 0), (0, 1), (0, 2))
-        old = build(Plan((source,), episodes, version="v2.1"), tmp_path / "old")
+        old = build(EditPlan((source,), episodes, version="v2.1"), tmp_path / "old")
         made = build(edit.whole(Source(old)), tmp_path / "new")
     else:
         made = build(plans[way], tmp_path / "new")

@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_nothing_is_done_to_a_whole_dataset(whole: dict[str, Path], tmp_path: Path, name: str) -> None:
     root = copy(whole[name], tmp_path / "set")
     done = repair(root)
-    assert (done.needed, done.episodes, done.frames, done.files, done.lost) == (False, 3, 9, 0, ())
+    assert (done.needed, done.episodes, done.frames, done.files, done.errors) == (False, 3, 9, 0, ())
     assert contents(tmp_path / "set") == contents(whole[name])
 
 
@@ -173,7 +173,7 @@ def test_what_leads_out_of_the_folder_is_not_opened(whole: dict[str, Path], tmp_
     path.rename(tmp_path / "outside.parquet")
     path.symlink_to(tmp_path / "outside.parquet")
     done = repair(root)
-    assert done.episodes == 2 and "leads out" in done.lost[0]
+    assert done.episodes == 2 and "leads out" in done.errors[0]
     assert (tmp_path / "outside.parquet").is_file()
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from smolact.datasets import edit
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
 from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.reader import LeRobotDataset
@@ -193,7 +193,7 @@ def test_how_it_was_recorded_goes_with_each_episode(tmp_path: Path) -> None:
     log.write_text(json.dumps({"episodes": rows}))
     source = Source(root)
 
-    def kept(plan: Plan, name: str) -> list[list[Any]]:
+    def kept(plan: EditPlan, name: str) -> list[list[Any]]:
         made = build(plan, tmp_path / name, quick=True)
         assert (made / counts).is_file() == (name in ("whole", "named"))
         if not (made / log.relative_to(root)).is_file():
@@ -290,7 +290,7 @@ def test_impossible_edits_are_refused(roots: dict[str, Path], tmp_path: Path) ->
             call()
     with pytest.raises(FeatureError, match="differ in"):
         edit.merge([source, Source(roots["image"])])
-    assert isinstance(edit.whole(source), Plan)
+    assert isinstance(edit.whole(source), EditPlan)
 
 
 @pytest.mark.parametrize("calls", range(4))

@@ -12,7 +12,7 @@ from smolact.datasets import edit
 from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import build
 from smolact.datasets.sources import Source
-from smolact.datasets.splits import grown, kept
+from smolact.datasets.splits import extended, subset
 from smolact.datasets.writer import DatasetWriter
 from tests.datasets.damages import count, without_footer
 from tests.datasets.make import record, write
@@ -94,10 +94,10 @@ def test_an_episode_that_repair_finds_joins_as_a_recorded_one(
 
 def test_splits_that_are_no_ranges_are_left_or_become_one() -> None:
     for splits in ([], "all", {}, 3):
-        assert grown({"total_episodes": 2, "splits": splits}, 3) == {"train": "0:3"}
+        assert extended({"total_episodes": 2, "splits": splits}, 3) == {"train": "0:3"}
     for text in ("0:2:1", "-1:2", "0:" + "9" * 5000, None, [0, 2]):
         info = {"total_episodes": 2, "splits": {"train": "0:1", "val": text}}
-        assert grown(info, 3) == info["splits"]
-        assert kept(info, [1]) == {"train": "0:1"}
-    assert kept({"total_episodes": 3, "splits": {"train": "0:1", "val": "1:3"}}, [2, 0]) == {"train": "0:2"}
-    assert kept({"total_episodes": 3, "splits": {"train": "0:1", "val": "1:3"}}, []) == {"train": "0:0"}
+        assert extended(info, 3) == info["splits"]
+        assert subset(info, [1]) == {"train": "0:1"}
+    assert subset({"total_episodes": 3, "splits": {"train": "0:1", "val": "1:3"}}, [2, 0]) == {"train": "0:2"}
+    assert subset({"total_episodes": 3, "splits": {"train": "0:1", "val": "1:3"}}, []) == {"train": "0:0"}

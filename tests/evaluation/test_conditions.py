@@ -22,7 +22,7 @@ from smolact.evaluation.conditions import (
 )
 from smolact.evaluation.metrics import EvaluationResult
 from smolact.evaluation.rollout import evaluate
-from smolact.types import Unsaid
+from smolact.types import EmptyInstruction
 
 FAST = {"obs_type": "environment_state_agent_pos"}
 
@@ -152,7 +152,7 @@ def test_only_silence_on_purpose_passes_the_tokenizer() -> None:
     from smolact.processors.tokenizer import TokenizerProcessorStep
 
     step = TokenizerProcessorStep(tokenizer_name=str(find_vlm("tiny").tokenizer_folder()))
-    batch = SmolVLANewLineProcessor()({"task": [Unsaid(), "push"]})
+    batch = SmolVLANewLineProcessor()({"task": [EmptyInstruction(), "push"]})
     mask = step(batch)["observation.language.attention_mask"]
     assert mask[0].sum() == 1 and mask[1].sum() == 2
     with pytest.raises(ConfigError, match="empty"):

@@ -16,7 +16,7 @@ from smolact.evaluation.conditions import PLAIN, SWAPPED, conditions_for
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.report import conditions_table, spread, write_report
 from smolact.evaluation.rollout import evaluate
-from smolact.evaluation.showcase import DRAWS, Moment, Shown, pick, showcase
+from smolact.evaluation.showcase import DRAWS, ShowcaseEpisode, Snapshot, pick, showcase
 from tests.evaluation.test_conditions import Listener
 from tests.pages import Page
 
@@ -53,7 +53,7 @@ def test_successes_and_failures_of_each_kind_are_picked_in_turn() -> None:
     assert pick(result_of(""), 6) == []
 
 
-def shown_with(tmp_path: Path, **settings: Any) -> tuple[dict[str, EvaluationResult], list[Shown]]:
+def shown_with(tmp_path: Path, **settings: Any) -> tuple[dict[str, EvaluationResult], list[ShowcaseEpisode]]:
     with make_env("tabletop", 2, render=True, **settings) as envs:
         policy = Planner(envs)
         conditions = conditions_for(envs)[:1]
@@ -73,8 +73,8 @@ def test_shown_episodes_are_those_of_the_evaluation_with_what_was_meant(tmp_path
         played = results[one.condition].results[one.result.index]
         assert one.result == played
         assert len(one.frames) == played.steps + 1
-        assert [moment.step for moment in one.moments] == list(range(0, played.steps, 2))
-        for moment in one.moments:
+        assert [moment.step for moment in one.snapshots] == list(range(0, played.steps, 2))
+        for moment in one.snapshots:
             assert moment.fan is not None and moment.fan.shape == (DRAWS, 3, 2)
             assert (
                 np.ptp(moment.fan[:, 0], axis=0).max() == 0.0 and np.ptp(moment.fan[:, 2], axis=0).max() > 0
@@ -83,11 +83,11 @@ def test_shown_episodes_are_those_of_the_evaluation_with_what_was_meant(tmp_path
 
 def test_the_page_stands_alone_and_runs_nothing(tmp_path: Path) -> None:
     results, shown = shown_with(tmp_path, max_episode_steps=12)
-    evil = Shown(
+    evil = ShowcaseEpisode(
         SWAPPED,
         EpisodeResult(9, 9, "<script>alert(1)</script>", "k", False, 2, 0.0, None, "<b>", True),
         shown[0].frames[:3],
-        [Moment(0, None)],
+        [Snapshot(0, None)],
         2,
     )
     path = write_report(
@@ -107,7 +107,7 @@ def test_the_page_stands_alone_and_runs_nothing(tmp_path: Path) -> None:
     assert all(link.startswith("data:") for link in page.links)
     assert text.count("data:video/mp4;base64,") == len(shown) + 1
     assert len(list((tmp_path / "out" / "videos").glob("*.mp4"))) == len(shown) + 1
-    assert text.count("<polyline") == sum(2 * DRAWS * len(spread(one.moments, 6)) for one in shown)
+    assert text.count("<polyline") == sum(2 * DRAWS * len(spread(one.snapshots, 6)) for one in shown)
     assert "Against &lt;i&gt;a" in text and "<h2>More</h2>" in text
 
 
@@ -120,4 +120,4 @@ def test_the_table_has_a_row_for_each_condition_and_kind() -> None:
 
 @pytest.mark.parametrize(("n", "of", "steps"), [(3, 7, [0, 3, 6]), (6, 2, [0, 1]), (6, 0, []), (1, 5, [0])])
 def test_moments_are_spread_evenly(n: int, of: int, steps: list[int]) -> None:
-    assert [one.step for one in spread([Moment(step, None) for step in range(of)], n)] == steps
+    assert [one.step for one in spread([Snapshot(step, None) for step in range(of)], n)] == steps

@@ -93,8 +93,8 @@ def test_results_do_not_depend_on_the_batch_size(policy_of):
 def test_a_policy_that_tells_its_noise_gets_each_episode_its_own():
     results = [without_time(run(size, lambda e: ExpertPolicy(e, (4, 2)), **FAST)[0]) for size in (1, 3)]
     assert results[0] == results[1]
-    undisturbed, _ = run(1, ExpertPolicy, **FAST)
-    assert [one.steps for one in undisturbed.results] != [one.steps for one in results[0].results]
+    preserve_rng_state, _ = run(1, ExpertPolicy, **FAST)
+    assert [one.steps for one in preserve_rng_state.results] != [one.steps for one in results[0].results]
 
 
 def test_no_two_episodes_get_the_same_noise():

@@ -19,13 +19,13 @@ from smolact.envs.factory import make_env
 from smolact.errors import ConfigError
 from smolact.evaluation.conditions import PLAIN, conditions_for
 from smolact.evaluation.metrics import Comparison, EpisodeResult, EvaluationResult
-from smolact.evaluation.suite import EpisodeLog, Results, Share, collect, run_suite, to_json
+from smolact.evaluation.suite import EpisodeLog, Results, Shard, collect, run_suite, to_json
 from tests.evaluation.test_conditions import FAST, Deaf, Listener
 
 EPISODES, SEED = 5, 3
 POLICIES = ("listener", "deaf")
 SETTINGS = {"seed": SEED}
-ALONE = Share()
+ALONE = Shard()
 
 
 def same(value: Any) -> Any:
@@ -33,7 +33,7 @@ def same(value: Any) -> Any:
 
 
 def play(
-    folder: Path | None, share: Share = ALONE, n_episodes: int = EPISODES, stop_after: int | None = None
+    folder: Path | None, share: Shard = ALONE, n_episodes: int = EPISODES, stop_after: int | None = None
 ) -> tuple[Results, list[tuple[str, str, int]]]:
     """The suite's results so far, and which episodes were played for them."""
     played: list[tuple[str, str, int]] = []
@@ -100,8 +100,8 @@ def test_after_a_kill_only_the_rest_is_played_and_the_result_is_the_same(
 
 
 def test_processes_share_the_episodes(whole: Results, tmp_path: Path) -> None:
-    _, one = play(tmp_path / "e", Share(0, 2))
-    found, other = play(tmp_path / "e", Share(1, 2))
+    _, one = play(tmp_path / "e", Shard(0, 2))
+    found, other = play(tmp_path / "e", Shard(1, 2))
     assert not set(one) & set(other)
     assert len(one) + len(other) == 2 * 3 * EPISODES
     assert without_time(found) == whole
@@ -220,7 +220,7 @@ def test_the_command_compares_and_shares_over_processes(
 def test_an_evaluation_with_weights_in_8_bits_is_one_of_its_own(
     name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smolact.policies.common import products as products_module
+    from smolact.policies.common import packed_linear as products_module
 
     products, rounded = [], getattr(products_module, kind)
     multiply = rounded.__call__

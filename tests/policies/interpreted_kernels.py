@@ -16,10 +16,10 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from smolact.backbones.layers import merge_heads, rotary_tables, rotate, split_heads
-from smolact.policies.common import products as products_module
+from smolact.policies.common import packed_linear as products_module
 from smolact.policies.common.guidance import Guidance
-from smolact.policies.common.kernels import KernelProduct, multiply, split_and_rotate
-from smolact.policies.common.products import DenseProduct, Float8Product, Product
+from smolact.policies.common.kernels import KernelPackedLinear, multiply, split_and_rotate
+from smolact.policies.common.packed_linear import DensePackedLinear, Float8PackedLinear, PackedLinear
 from smolact.policies.smolvla import engine as engine_module
 from tests.parity.recipe import difference
 from tests.policies.tiny import tiny_batch, tiny_noise, tiny_policy
@@ -53,17 +53,17 @@ def draws(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Itera
 
 
 @pytest.mark.parametrize("dtype", WITHIN, ids=str)
-@pytest.mark.parametrize("kind", [DenseProduct, Float8Product])
+@pytest.mark.parametrize("kind", [DensePackedLinear, Float8PackedLinear])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_product_is_the_plain_one(
-    shape: tuple[int, int, int, int], kind: type[Product], dtype: torch.dtype
+    shape: tuple[int, int, int, int], kind: type[PackedLinear], dtype: torch.dtype
 ) -> None:
     b, l, i, o = shape  # noqa: E741
     x, weight, bias, residual = draws((b, l, i), (o, i), (o,), (b, l, o), dtype=dtype)
     with torch.no_grad():
         for added in (None, bias):
             plain = kind(weight, added)  # type: ignore[call-arg]
-            fused = KernelProduct(plain)
+            fused = KernelPackedLinear(plain)
             for found, expected in (
                 (fused(x), plain(x)),
                 (fused.normed(x, 0.1), plain.normed(x, 0.1)),
@@ -135,8 +135,8 @@ def test_an_engine_with_kernels_gives_what_it_gives_without(settings: dict[str, 
     fused = policy.build_engine(**settings, triton=True)
     assert sorted(fused._network.cross) == [False, True]  # both kinds of layers
     multiplied = [block.rest.down for block in fused._network.expert]
-    assert all(isinstance(product, KernelProduct) for product in multiplied)
-    assert not any(isinstance(block.project, KernelProduct) for block in fused._network.text)
+    assert all(isinstance(product, KernelPackedLinear) for product in multiplied)
+    assert not any(isinstance(block.project, KernelPackedLinear) for block in fused._network.text)
     expected = plain.predict_action_chunk(batch, noise)
     within = 1e-5 if settings["dtype"] == torch.float32 else 1e-2
     assert difference(fused.predict_action_chunk(batch, noise), expected) <= within
@@ -149,7 +149,7 @@ def test_float8_brings_the_kernels_along_on_a_gpu_and_not_on_a_cpu(monkeypatch: 
     monkeypatch.setattr(engine_module, "check_fp8", lambda device: None)
     engine = tiny_policy(num_vlm_layers=1).build_engine(dtype=torch.float32, fp8=True)
     assert engine._packer(torch.device("cpu")).kernel is None
-    assert engine._packer(torch.device("cuda", 0)).kernel is KernelProduct
+    assert engine._packer(torch.device("cuda", 0)).kernel is KernelPackedLinear
 
 
 @pytest.mark.usefixtures("kernels_allowed")
@@ -166,6 +166,6 @@ def test_what_is_guided_is_differentiated_the_plain_way() -> None:
 
 def test_the_plain_way_is_what_products_do() -> None:
     """The twin of a kernel is code that every engine runs, not code for tests."""
-    assert KernelProduct.normed is not Product.normed
-    assert products_module.DenseProduct.normed is Product.normed
-    assert Float8Product.gated is Product.gated and Float8Product.onto is Product.onto
+    assert KernelPackedLinear.normed is not PackedLinear.normed
+    assert products_module.DensePackedLinear.normed is PackedLinear.normed
+    assert Float8PackedLinear.gated is PackedLinear.gated and Float8PackedLinear.onto is PackedLinear.onto

@@ -10,8 +10,8 @@ import torch
 from smolact.errors import ConfigError, MissingDependencyError
 from smolact.policies.common import precision
 from smolact.policies.common.guidance import Guidance
+from smolact.policies.common.packed_linear import DensePackedLinear, Float8PackedLinear, PackedLinear
 from smolact.policies.common.precision import check_fp8, check_kernels
-from smolact.policies.common.products import DenseProduct, Float8Product, Product
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFASTPolicy
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.engine import SmolVLAEngine
@@ -24,7 +24,7 @@ FRACTION = 2**-4
 """A number in float8 is off by no more than this share of itself: half of the last of three bits behind the point."""
 
 
-def whole(product: Float8Product) -> torch.Tensor:
+def whole(product: Float8PackedLinear) -> torch.Tensor:
     return product.weight.float() * product.scale[:, None]
 
 
@@ -32,7 +32,7 @@ def test_a_weight_is_off_by_a_share_of_itself_whatever_its_row() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(48, 64, generator=generator)
     weight[7], weight[8], weight[9] = weight[7] * 1e-3, weight[8] * 1e4, 0
-    product = Float8Product(weight)
+    product = Float8PackedLinear(weight)
     assert product.weight.dtype == torch.float8_e4m3fn
     found, largest = whole(product), weight.abs().amax(1, keepdim=True)
     assert (found[9] == 0).all() and torch.isfinite(found).all()
@@ -47,7 +47,7 @@ def test_a_product_is_that_of_the_rounded_weight(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(3, 5, 64, generator=generator), torch.randn(48, 64, generator=generator)
     bias = torch.randn(48, generator=generator)
-    product = Float8Product(weight, bias)
+    product = Float8PackedLinear(weight, bias)
     found = product(x.to(dtype))
     assert found.dtype == dtype and found.shape == (3, 5, 48)
     expected = torch.nn.functional.linear(x.to(dtype).float(), whole(product), bias)
@@ -70,9 +70,9 @@ def test_chunks_of_every_parity_case_are_near(name: str) -> None:
     assert difference(engine.act(batch, noise), found) <= 1e-5
 
 
-def products(engine: SmolVLAEngine, part: str) -> list[Product]:
+def products(engine: SmolVLAEngine, part: str) -> list[PackedLinear]:
     """What multiplies at every step in a part's layers."""
-    found: list[Product] = []
+    found: list[PackedLinear] = []
     for block in getattr(engine._network, part):
         found.append(block.project)
         if block.rest is not None:
@@ -89,8 +89,8 @@ def test_the_expert_takes_half_of_bfloat16s_bytes_and_the_rest_stays_whole() -> 
         tiny_policy(expert_width_multiplier=1.0).build_engine(dtype=torch.bfloat16, release=True, fp8=fp8)
         for fp8 in (False, True)
     )
-    assert all(isinstance(product, Float8Product) for product in products(rounded, "expert"))
-    assert all(isinstance(product, DenseProduct) for product in products(rounded, "text"))
+    assert all(isinstance(product, Float8PackedLinear) for product in products(rounded, "expert"))
+    assert all(isinstance(product, DensePackedLinear) for product in products(rounded, "text"))
     assert 0.5 < size(rounded, "expert") / size(whole, "expert") < 0.55  # beside the weights there are scales
     assert size(rounded, "text") == size(whole, "text")
     assert whole.memory - rounded.memory == size(whole, "expert") - size(rounded, "expert")

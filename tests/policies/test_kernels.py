@@ -74,7 +74,7 @@ def product(capability: int, number: str, weight: str, width: int, **settings: A
         "eps": "fp32"
     }
     constants = {"bias": None, "NORMED": False, "GATED": False, "HEAD_WIDTH": 0, "WIDTH": width, **settings}
-    constants |= {"OUT": kernels.BLOCK_OUT, "ROWS": kernels.MOST_ROWS, "IN": kernels.BLOCK_IN}
+    constants |= {"OUT": kernels.BLOCK_OUT, "ROWS": kernels.MAX_ROWS, "IN": kernels.BLOCK_IN}
     absent = ({"scale"} if weight == number else set()) | (set() if "residual" in settings else {"residual"})
     constants |= dict.fromkeys(absent)
     constants.pop("residual" if "residual" in settings else "", None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smolact.errors import ConfigError
-from smolact.training.data import SeveralDraws
+from smolact.training.data import RepeatedNoise
 from tests.policies.tiny import tiny_batch, tiny_noise, tiny_policy
 from tests.training.runs import settings
 
@@ -23,7 +23,7 @@ def test_the_loss_of_several_draws_is_the_mean_of_theirs() -> None:
 def test_several_draws_begin_with_the_one_that_a_single_draw_makes() -> None:
     draws = tiny_policy().training_draws
     one = draws(torch.Generator().manual_seed(0))
-    three = SeveralDraws(draws, 3)(torch.Generator().manual_seed(0))
+    three = RepeatedNoise(draws, 3)(torch.Generator().manual_seed(0))
     assert three["noise"].shape == (3, *one["noise"].shape)
     assert three["time"].shape == (3,)
     assert torch.equal(three["noise"][0], one["noise"])

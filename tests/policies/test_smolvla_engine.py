@@ -13,7 +13,7 @@ from torch import Tensor
 import smolact
 from smolact.errors import ConfigError, FeatureError
 from smolact.policies.common.attention import attend_folded, folded_bias
-from smolact.policies.common.products import Int8Product
+from smolact.policies.common.packed_linear import Int8PackedLinear
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from smolact.types import FeatureType, PolicyFeature
@@ -270,7 +270,7 @@ def test_int8_is_near_and_rounds_rows_and_outputs_apart() -> None:
     bias = torch.randn(48, generator=generator)
     x[0, 0], weight[7], x[1, 1] = x[0, 0] * 1e4, weight[7] * 1e-3, 0
     exact = torch.nn.functional.linear(x, weight, bias)
-    rounded = Int8Product(weight, bias)(x)
+    rounded = Int8PackedLinear(weight, bias)(x)
     assert difference(rounded, exact) <= 2e-2
     assert difference(rounded[1:], exact[1:]) <= 2e-2  # the large row costs the others nothing
     assert difference(rounded[2, :, 7], exact[2, :, 7]) <= 2e-2

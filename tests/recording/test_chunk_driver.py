@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from smolact.errors import ConfigError, FeatureError, RobotError, UnsafeActionError
-from smolact.recording.chunk_driver import ChunkDriver, Counts, Inference, RealTime, ThreadAsks
+from smolact.recording.chunk_driver import ChunkDriver, Counts, Inference, RealTime, ThreadedInference
 from smolact.recording.chunks import Delays
 from smolact.robots.safety import Gate, make_limits
 from smolact_client import Leftover
@@ -48,7 +48,7 @@ class Late:
         found, self.chunk = self.chunk, None
         return found
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.chunk = None
 
     def tick(self) -> None:
@@ -195,7 +195,7 @@ class Slow:
 
 def test_a_thread_asks_and_its_errors_arrive() -> None:
     policy = Slow()
-    asks = ThreadAsks(policy)
+    asks = ThreadedInference(policy)
     try:
         asks.ask({}, "go")
         assert asks.answer() is None
@@ -207,7 +207,7 @@ def test_a_thread_asks_and_its_errors_arrive() -> None:
         with pytest.raises(FeatureError, match="no such camera"):
             asks.answer()
         asks.ask({}, "go", Leftover(np.zeros((1, 2), np.float32), 1))
-        asks.forget()
+        asks.reset()
         assert asks.answer() is None and policy.resets == 1
     finally:
         asks.close()
@@ -256,7 +256,7 @@ def test_another_instruction_is_held_to_what_will_be_carried_out_and_no_further(
     for tick in range(20):
         driver.task = "one" if tick < 8 else "two"
         driver.get_action({"tick": np.array([tick])})
-        assert driver.obeyed == late.tasks[-1]
+        assert driver.current_instruction == late.tasks[-1]
     schedules = [one.schedule for one in late.leftovers if one is not None]
     assert late.tasks == ["one"] * 4 + ["two"] * 6
     assert schedules == ["exp"] * 3 + ["zeros"] + ["exp"] * 5

@@ -23,7 +23,7 @@ def test_a_chunk_that_comes_late_goes_on_where_the_robot_is() -> None:
         assert queue.take() == pytest.approx([expected] * 2)
     assert queue.put(chunk(100), 1) == 2  # asked before tick 1, and 1 and 2 have gone by
     assert queue.take() == pytest.approx([102, 102])
-    assert len(queue) == 3 and queue.ahead()[:, 0].tolist() == [103, 104, 105]
+    assert len(queue) == 3 and queue.remaining()[:, 0].tolist() == [103, 104, 105]
 
 
 def test_an_answer_to_an_older_question_is_dropped() -> None:

@@ -20,12 +20,12 @@ from smolact.cli.main import main
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import RobotError, WriteError
 from smolact.policies.factory import load_policy
-from smolact.recording.chunk_driver import ThreadAsks
+from smolact.recording.chunk_driver import ThreadedInference
 from smolact.recording.encoding import EncodingThread
 from smolact.recording.recorder import Recorder, dataset_features
 from smolact.robots.sim import SimRobot
 from smolact.serving.background import serving
-from smolact.serving.local import LocalPolicy, Question
+from smolact.serving.local import LocalPolicy, Request
 from smolact.serving.remote import load_remote
 from smolact.types import TASK
 from smolact_client import ClosedError, DroppedError, RemotePolicy
@@ -33,7 +33,7 @@ from tests.evaluation.test_suite import checkpoint
 from tests.recording.test_recorder import plan
 from tests.recording.worlds import Arm, Counting
 from tests.robots.gate import OPEN
-from tests.serving.test_deadlines import Road
+from tests.serving.test_deadlines import DemoSettings
 from tests.serving.worlds import Echo, observation, until
 
 LONG = 600
@@ -46,11 +46,11 @@ class Stalls(LocalPolicy):
 
     def __init__(self, *loaded: Any) -> None:
         super().__init__(*loaded)
-        self.asked, self.go_on = 0, threading.Event()
+        self.asked, self.resume = 0, threading.Event()
 
-    def predict(self, questions: Sequence[Question]) -> list[Any]:
+    def predict(self, questions: Sequence[Request]) -> list[Any]:
         self.asked += 1
-        assert self.asked <= 3 or self.go_on.wait(LONG)  # the first one warms up
+        assert self.asked <= 3 or self.resume.wait(LONG)  # the first one warms up
         return super().predict(questions)
 
 
@@ -59,7 +59,7 @@ def stalled(tmp_path: Path) -> Iterator[str]:
     policy = Stalls(*load_policy(checkpoint(tmp_path / "policy", 0), device="cpu"))
     with serving(policy) as url:
         yield url
-        policy.go_on.set()
+        policy.resume.set()
 
 
 @pytest.fixture
@@ -192,14 +192,14 @@ def test_a_question_that_waits_for_a_connection_is_dropped_or_ends_with_the_clie
 
 
 def test_a_server_that_does_not_say_goodbye_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    with serving(Echo()) as url, Road(url) as road:
+    with serving(Echo()) as url, DemoSettings(url) as road:
         threading.Thread(target=road.serve_forever).start()
         policy = RemotePolicy(f"ws://127.0.0.1:{road.server_address[1]}", timeout=LONG)
-        asks = ThreadAsks(policy, policy.reset)
+        asks = ThreadedInference(policy, policy.reset)
         road.open.clear()
         asks.ask(observation(), "go")
         began = time.monotonic()
-        asks.forget()  # an episode begins
+        asks.reset()  # an episode begins
         asks.ask(observation(), "go")
         asks.close()
         assert time.monotonic() - began < 5  # the client's own limit for its thread
@@ -236,14 +236,14 @@ def frame(number: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("end", ["close", "discard"])
 def test_frames_that_nobody_keeps_are_not_encoded_before_the_end(end: str, tmp_path: Path) -> None:
-    begun, go_on, encoded = threading.Event(), threading.Event(), []
+    begun, resume, encoded = threading.Event(), threading.Event(), []
     with writer_of(tmp_path / "d") as writer:
         real = writer.add_frame
 
         def slow(values: Any, task: str) -> None:
             encoded.append(float(values["action"][0]))
             begun.set()
-            assert go_on.wait(60)
+            assert resume.wait(60)
             real(values, task)
 
         writer.add_frame = slow  # type: ignore[method-assign]
@@ -257,7 +257,7 @@ def test_frames_that_nobody_keeps_are_not_encoded_before_the_end(end: str, tmp_p
         ending = threading.Thread(target=getattr(encoding, end))
         ending.start()
         time.sleep(0.1)
-        go_on.set()
+        resume.set()
         ending.join(60)
         saved.result(60)
         assert encoded == [0, 1, 2]  # what was to be saved, all of it; and nothing else

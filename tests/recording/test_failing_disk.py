@@ -17,7 +17,7 @@ import pytest
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import WriteError
-from smolact.recording.recorder import Plan, Recorder, dataset_features
+from smolact.recording.recorder import Recorder, RecordingPlan, dataset_features
 from tests.recording.worlds import Arm, Counting
 from tests.training.test_disk_full import FailingDisk
 
@@ -84,7 +84,7 @@ def open_writer(root: Path, video: bool) -> DatasetWriter:
 
 
 def record(writer: DatasetWriter, episodes: int = 1) -> None:
-    plan = Plan(10, episodes, LENGTH / 10, 0, "Grip.", realtime=False)
+    plan = RecordingPlan(10, episodes, LENGTH / 10, 0, "Grip.", realtime=False)
     Recorder(Arm(), Counting(), writer, plan).run()
 
 

@@ -19,18 +19,18 @@ from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, DatasetError, FeatureError, RobotError, ServerError, WriteError
 from smolact.recording.builtin import ExpertTeleoperator, make_sim
 from smolact.recording.controls import Controls
+from smolact.recording.disk_space import check_space, estimate_bytes
 from smolact.recording.drivers import TeleoperatorDriver
 from smolact.recording.encoding import EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
-from smolact.recording.recorder import Plan, Recorder, Status, dataset_features
-from smolact.recording.space import check_space, estimate_bytes
+from smolact.recording.recorder import Recorder, RecordingPlan, Status, dataset_features
 from tests.recording.worlds import CAMERA, Arm, Clock, Counting
 
 
 class Session:
     """A recording of the arm, on a clock that costs nothing."""
 
-    def __init__(self, root: Path, plan: Plan, *, arm: Arm | None = None, **options: Any) -> None:
+    def __init__(self, root: Path, plan: RecordingPlan, *, arm: Arm | None = None, **options: Any) -> None:
         self.arm, self.clock, self.controls, self.driver = arm or Arm(), Clock(), Controls(), Counting()
         features = dataset_features(self.arm.features)
         if (root / "meta/info.json").exists():
@@ -67,8 +67,8 @@ class Session:
         self.arm.get_observation = watched  # type: ignore[method-assign]
 
 
-def plan(**changes: Any) -> Plan:
-    return Plan(
+def plan(**changes: Any) -> RecordingPlan:
+    return RecordingPlan(
         **{
             "fps": 10,
             "num_episodes": 2,
@@ -320,11 +320,11 @@ def test_before_a_driver_knows_what_to_do_nothing_is_sent_and_nothing_kept(tmp_p
 
 def test_a_row_has_the_instruction_that_its_action_obeys(tmp_path: Path) -> None:
     class Told(Counting):
-        obeyed = "Grip."
+        current_instruction = "Grip."
 
         def get_action(self, observation: Any) -> Any:
             if self.count == 2:
-                self.obeyed = "Let go."
+                self.current_instruction = "Let go."
             return super().get_action(observation)
 
     session = Session(tmp_path / "d", plan(num_episodes=1))
@@ -386,7 +386,7 @@ def test_a_simulation_says_its_task_ends_its_episodes_and_judges_them(tmp_path: 
             robot,
             TeleoperatorDriver(expert, robot.gate),
             writer,
-            Plan(10, 3, realtime=False),
+            RecordingPlan(10, 3, realtime=False),
             on_tick=shown.append,
         ).run()
     robot.disconnect()

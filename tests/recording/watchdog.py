@@ -73,7 +73,7 @@ class Server:
         self.took[self.asked] = now - self._begin
         return found
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._chunk = None
 
 

@@ -10,7 +10,7 @@ from smolact.datasets.format import INFO
 from smolact.datasets.repair import repair
 from smolact.datasets.writer import DatasetWriter
 from smolact.recording.log import EpisodeReport
-from smolact.recording.recorder import Plan, Recorder, dataset_features
+from smolact.recording.recorder import Recorder, RecordingPlan, dataset_features
 from tests.recording.nursery import BEGUN, Work
 from tests.recording.worlds import Arm, Counting
 
@@ -31,7 +31,7 @@ def record_without_pause(job: dict[str, Any], acknowledge: Acknowledge) -> None:
     def saved(report: EpisodeReport) -> None:
         acknowledge(report.episode_index + 1)
 
-    plan = Plan(10, 10**6, LENGTH / 10, 0, "Grip.", realtime=False)
+    plan = RecordingPlan(10, 10**6, LENGTH / 10, 0, "Grip.", realtime=False)
     Recorder(arm, Counting(), writer, plan, on_episode=saved).run()
 
 

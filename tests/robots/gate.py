@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 
 from smolact.errors import UnsafeActionError
-from smolact.robots.safety import Limits, admit, make_limits, nearest
+from smolact.robots.safety import JointLimits, check_chunk, clamp, make_limits
 
 OPEN = ["--robot.max_step=0", "--robot.limits={action_0: [-9999, 9999], action_1: [-9999, 9999]}"]
 """A simulation's gate for policies that have learnt nothing: the environment itself brings their actions within its range."""
 
 
-def holds(limits: Limits, path: np.ndarray, position: np.ndarray | None) -> None:
+def holds(limits: JointLimits, path: np.ndarray, position: np.ndarray | None) -> None:
     """Every number of the actions `path` (T, A) float32 is finite, within limits and a step from the one before."""
     assert path.dtype == np.float32 and np.isfinite(path).all()
     assert (path >= limits.low).all() and (path <= limits.high).all()
@@ -24,24 +24,26 @@ def holds(limits: Limits, path: np.ndarray, position: np.ndarray | None) -> None
     assert not (np.abs(np.diff(whole, axis=0)) > limits.step).any()  # NaN: not known where it began
 
 
-def check_one(limits: Limits, chunk: np.ndarray, position: np.ndarray, age: float) -> str:
+def check_one(limits: JointLimits, chunk: np.ndarray, position: np.ndarray, age: float) -> str:
     """Put a chunk through the gate; whatever passes is safe. Returns what happened."""
     outcome = "refused"
     for start in (position, None):
         try:
-            passed = admit(limits, chunk, start, age)
+            passed = check_chunk(limits, chunk, start, age)
         except UnsafeActionError:
             continue
         holds(limits, passed, start)
         assert passed.shape == chunk.shape and age <= limits.max_age
-        np.testing.assert_array_equal(admit(limits, passed, start, age), passed)  # what passed passes again
+        np.testing.assert_array_equal(
+            check_chunk(limits, passed, start, age), passed
+        )  # what passed passes again
         outcome = "passed"
     try:
-        by_hand = nearest(limits, chunk[0], position)
+        by_hand = clamp(limits, chunk[0], position)
     except UnsafeActionError:
         return outcome
     holds(limits, by_hand[None], position)
-    np.testing.assert_array_equal(admit(limits, by_hand[None], position), by_hand[None])
+    np.testing.assert_array_equal(check_chunk(limits, by_hand[None], position), by_hand[None])
     return outcome
 
 

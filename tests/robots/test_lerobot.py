@@ -106,11 +106,11 @@ def test_the_gate_is_on_unless_it_is_opened(calibrated: Path) -> None:
 
 
 def test_a_chunk_is_looked_at_whole_before_its_first_action(robot: LeRobotRobot) -> None:
-    robot.gate.admit([[10, 0], [20, 50]], age=0.5)
+    robot.gate.check_chunk([[10, 0], [20, 50]], age=0.5)
     with pytest.raises(UnsafeActionError, match="whole chunk was refused"):
-        robot.gate.admit([[10, 0], [90, 50]])
+        robot.gate.check_chunk([[10, 0], [90, 50]])
     with pytest.raises(UnsafeActionError, match=r"3.00 s old; the most allowed is 2 s"):
-        robot.gate.admit([[10, 0]], age=3.0)
+        robot.gate.check_chunk([[10, 0]], age=3.0)
     assert robot.driver.bus.written == []
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smolact.errors import ConfigError, UnsafeActionError
-from smolact.robots.safety import SLACK, Limits, admit, make_limits, nearest
+from smolact.robots.safety import SLACK, JointLimits, check_chunk, clamp, make_limits
 from tests.robots.gate import check_one
 
 NAMES = ("pan.pos", "lift.pos", "gripper.pos")
@@ -23,15 +23,15 @@ HOME = np.zeros(3, np.float32)
 
 def test_a_chunk_within_limits_passes_as_it_is() -> None:
     chunk = np.array([[5, -5, 100], [10, 0, 0]], np.float32)
-    passed = admit(LIMITS, chunk, HOME)
+    passed = check_chunk(LIMITS, chunk, HOME)
     assert passed.dtype == np.float32
     np.testing.assert_array_equal(passed, chunk)
 
 
 def test_a_little_overshoot_is_set_to_the_limit() -> None:
-    assert admit(LIMITS, [[0, 0, -100 * SLACK * 0.9]], HOME)[0, 2] == 0
+    assert check_chunk(LIMITS, [[0, 0, -100 * SLACK * 0.9]], HOME)[0, 2] == 0
     with pytest.raises(UnsafeActionError, match=r"'gripper.pos' to -5.1: outside its limits \[0, 100\]"):
-        admit(LIMITS, [[0, 0, -5.1]], HOME)
+        check_chunk(LIMITS, [[0, 0, -5.1]], HOME)
 
 
 @pytest.mark.parametrize(
@@ -54,40 +54,40 @@ def test_a_little_overshoot_is_set_to_the_limit() -> None:
 )
 def test_one_wrong_number_refuses_the_whole_chunk(chunk: Any, message: str) -> None:
     with pytest.raises(UnsafeActionError, match=message):
-        admit(LIMITS, chunk, HOME)
+        check_chunk(LIMITS, chunk, HOME)
 
 
 @pytest.mark.parametrize("age", [2.01, math.inf, math.nan])
 def test_a_stale_chunk_is_refused(age: float) -> None:
-    admit(LIMITS, HOME[None], HOME, age=1.99)
+    check_chunk(LIMITS, HOME[None], HOME, age=1.99)
     with pytest.raises(UnsafeActionError, match="the most allowed is 2 s"):
-        admit(LIMITS, HOME[None], HOME, age=age)
+        check_chunk(LIMITS, HOME[None], HOME, age=age)
 
 
 def test_the_first_step_is_measured_from_where_the_robot_is() -> None:
-    admit(LIMITS, [[50, 0, 0]], [45, 0, 0])
-    admit(LIMITS, [[50, 0, 0]], None)
+    check_chunk(LIMITS, [[50, 0, 0]], [45, 0, 0])
+    check_chunk(LIMITS, [[50, 0, 0]], None)
     with pytest.raises(UnsafeActionError, match="nearer to where the motion begins"):
-        admit(LIMITS, [[50, 0, 0]], HOME)
+        check_chunk(LIMITS, [[50, 0, 0]], HOME)
 
 
 def test_a_robot_that_sags_out_of_its_limits_comes_back_and_one_far_outside_is_not_moved() -> None:
-    admit(LIMITS, [[91, 0, 0]], [105, 0, 0])
-    np.testing.assert_array_equal(nearest(LIMITS, [50, 0, 0], [105, 0, 0]), [90, 0, 0])
+    check_chunk(LIMITS, [[91, 0, 0]], [105, 0, 0])
+    np.testing.assert_array_equal(clamp(LIMITS, [50, 0, 0], [105, 0, 0]), [90, 0, 0])
     for act in (
-        lambda: admit(LIMITS, [[95, 0, 0]], [120, 0, 0]),
-        lambda: nearest(LIMITS, [95, 0, 0], [120, 0, 0]),
+        lambda: check_chunk(LIMITS, [[95, 0, 0]], [120, 0, 0]),
+        lambda: clamp(LIMITS, [95, 0, 0], [120, 0, 0]),
     ):
         with pytest.raises(UnsafeActionError, match="stands at 120, outside its limits"):
             act()
 
 
 def test_a_hand_moves_the_robot_as_far_as_its_limits_allow() -> None:
-    np.testing.assert_array_equal(nearest(LIMITS, [500, -500, 500], HOME), [10, -10, 100])
-    np.testing.assert_array_equal(nearest(LIMITS, [500, -500, 500], None), [100, -500, 100])
+    np.testing.assert_array_equal(clamp(LIMITS, [500, -500, 500], HOME), [10, -10, 100])
+    np.testing.assert_array_equal(clamp(LIMITS, [500, -500, 500], None), [100, -500, 100])
     for wrong in ([0, math.nan, 0], [0, 0], "no"):
         with pytest.raises(UnsafeActionError, match="3 finite numbers"):
-            nearest(LIMITS, wrong, HOME)
+            clamp(LIMITS, wrong, HOME)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ widths = st.floats(1e-6, 1e6) | st.just(math.inf)
 
 
 @st.composite
-def cases(draw: Any) -> tuple[Limits, np.ndarray, np.ndarray, float]:
+def cases(draw: Any) -> tuple[JointLimits, np.ndarray, np.ndarray, float]:
     size, ticks = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     low = np.array([draw(st.just(-math.inf) | st.floats(-1e3, 1e3)) for _ in range(size)], np.float32)
     above = np.array([draw(st.just(math.inf) | st.floats(1e-2, 1e6)) for _ in range(size)], np.float32)
     high = np.where(np.isfinite(low), low, 0).astype(np.float32) + above
     step = np.array([draw(widths) for _ in range(size)], np.float32)
-    limits = Limits(tuple(f"j{at}" for at in range(size)), low, high, step)
+    limits = JointLimits(tuple(f"j{at}" for at in range(size)), low, high, step)
     chunk = np.array([[draw(numbers) for _ in range(size)] for _ in range(ticks)])
     position = np.array([draw(numbers) for _ in range(size)])
     return limits, chunk, position, draw(st.floats(0, 4) | st.sampled_from([math.nan, math.inf]))
@@ -127,7 +127,9 @@ def cases(draw: Any) -> tuple[Limits, np.ndarray, np.ndarray, float]:
 
 @settings(max_examples=300)
 @given(cases())
-def test_whatever_comes_only_safe_actions_pass(case: tuple[Limits, np.ndarray, np.ndarray, float]) -> None:
+def test_whatever_comes_only_safe_actions_pass(
+    case: tuple[JointLimits, np.ndarray, np.ndarray, float],
+) -> None:
     check_one(*case)
 
 

@@ -17,7 +17,7 @@ from smolact.recording.replay import replay
 from smolact.recording.rollout import roll_out
 from smolact.robots.base import EpisodicRobot, Teleoperator, move
 from smolact.robots.factory import make_robot
-from smolact.robots.jog import GamepadTeleoperator, KeyboardTeleoperator
+from smolact.robots.incremental_teleop import GamepadTeleoperator, KeyboardTeleoperator
 from smolact.robots.keys import Keys, split_keys
 from smolact.robots.sim import SimRobot
 from smolact.robots.teleoperation import teleoperate
@@ -128,17 +128,17 @@ def test_a_leap_is_counted_from_where_the_pusher_stands_when_an_episode_begins()
     for episode in range(3):
         robot.reset(episode)
         np.testing.assert_array_equal(robot.gate.position, robot.get_observation()[STATE])
-    robot.gate.admit([robot.gate.position + 0.02] * 3)
+    robot.gate.check_chunk([robot.gate.position + 0.02] * 3)
 
 
 def test_the_limits_of_a_simulation_can_be_set_as_those_of_a_robot() -> None:
     robot = make_sim(max_step=0, limits={"action_1": (-2.0, 2.0)}, max_action_age=1.0)
     robot.connect()
     robot.gate.position = np.zeros(2, np.float32)
-    robot.gate.admit([[1.0, 2.0]])
+    robot.gate.check_chunk([[1.0, 2.0]])
     assert robot.features.limits == ((0.0, 1.0), (-2.0, 2.0))
     with pytest.raises(UnsafeActionError, match=r"2.00 s old"):
-        robot.gate.admit([[0.1, 0.1]], age=2.0)
+        robot.gate.check_chunk([[0.1, 0.1]], age=2.0)
     with pytest.raises(ConfigError, match="no 'action_2'"):
         make_sim(limits={"action_2": (0.0, 1.0)})
     assert make_sim(max_step={"action_0": 0.1}).gate.limits.step.tolist() == pytest.approx([0.1, 0.3])

@@ -22,7 +22,7 @@ import numpy as np
 from smolact_client import handshake
 from smolact_client.errors import ClientError
 from smolact_client.images import encode_jpeg
-from smolact_client.protocol import HEADER, MAGIC, VERSION, Jpeg, Kind, Message, decode, encode
+from smolact_client.protocol import HEADER, MAGIC, VERSION, Jpeg, Message, MessageKind, decode, encode
 from smolact_client.schema import Limits, Offer, check_observation, check_offer
 from tests.serving.worlds import OFFER, SCHEMA, observation
 
@@ -30,11 +30,11 @@ PIXELS = 2**14
 """Fewer than a server takes, so that a million cases take hours and not days."""
 _PICTURE = encode_jpeg(np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8).astype(np.uint8))
 _WHOLE = [
-    encode(Message(Kind.HELLO, 0, 1, fields=handshake.hello("x", OFFER))),
-    encode(Message(Kind.WELCOME, 5, 1, fields=handshake.welcome(SCHEMA, Limits(), True))),
+    encode(Message(MessageKind.HELLO, 0, 1, fields=handshake.hello("x", OFFER))),
+    encode(Message(MessageKind.WELCOME, 5, 1, fields=handshake.welcome(SCHEMA, Limits(), True))),
     encode(
         Message(
-            Kind.OBSERVATION,
+            MessageKind.OBSERVATION,
             5,
             2,
             2,
@@ -45,8 +45,8 @@ _WHOLE = [
             },
         )
     ),
-    encode(Message(Kind.CHUNK, 5, 2, 2, {"waited_ms": 1.5}, {"action": np.zeros((5, 3), np.float32)})),
-    encode(Message(Kind.ERROR, 5, 2, 2, {"code": "full", "message": "no"})),
+    encode(Message(MessageKind.CHUNK, 5, 2, 2, {"waited_ms": 1.5}, {"action": np.zeros((5, 3), np.float32)})),
+    encode(Message(MessageKind.ERROR, 5, 2, 2, {"code": "full", "message": "no"})),
 ]
 _DTYPES = ["u8", "i32", "i64", "f16", "f32", "bool", "jpeg", "f64", "O", "V8", "", "<f4", None, 3, ["u8"], {}]
 _SIZES = [
@@ -172,9 +172,9 @@ def run_case(number: int) -> str:
     """What came of it: `message`, or the name of the error that told what is wrong with it."""
     try:
         message = decode(make_case(number))
-        if message.kind is Kind.HELLO:
+        if message.kind is MessageKind.HELLO:
             check_offer(SCHEMA, handshake.read_hello(message.fields) or Offer())
-        elif message.kind is Kind.WELCOME:
+        elif message.kind is MessageKind.WELCOME:
             handshake.read_welcome(message.fields)
         else:
             task = message.fields.get("task")

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from smolact.errors import ConfigError, NotFoundError, ServerError
-from smolact.serving.access import Access, read_certificate, read_token
+from smolact.serving.auth import Auth, read_certificate, read_token
 from smolact.serving.background import serving
 from smolact_client import (
     ConnectError,
@@ -27,12 +27,12 @@ from smolact_client import (
     VersionMismatchError,
     WrongTokenError,
 )
-from smolact_client.protocol import Kind, Message, decode, encode
+from smolact_client.protocol import Message, MessageKind, decode, encode
 from tests.serving.test_sessions import metric
 from tests.serving.worlds import Echo, make_certificate, observation, raw, until
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-SECRET = Access(port=0, token=TOKEN)
+SECRET = Auth(port=0, token=TOKEN)
 
 
 def get(url: str, path: str, **headers: str) -> tuple[int, str]:
@@ -90,12 +90,12 @@ def test_no_token_is_ever_shown(caplog: pytest.LogCaptureFixture) -> None:
 )
 def test_a_server_that_lets_everybody_in_does_not_start(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        Access(**settings)
+        Auth(**settings)
 
 
 def test_insecure_must_be_said_and_this_machine_is_trusted() -> None:
-    assert not Access("0.0.0.0", insecure=True).is_local
-    assert all(Access(host).is_local for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"))
+    assert not Auth("0.0.0.0", insecure=True).is_local
+    assert all(Auth(host).is_local for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"))
 
 
 def test_a_token_comes_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -114,7 +114,7 @@ def test_a_token_comes_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_tls_is_checked_by_both(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
-    with serving(Echo(), Access(port=0, token=TOKEN, tls=read_certificate(certificate, key))) as url:
+    with serving(Echo(), Auth(port=0, token=TOKEN, tls=read_certificate(certificate, key))) as url:
         assert url.startswith("wss://")
         with RemotePolicy(url, token=TOKEN, ca_file=certificate) as policy:
             assert policy.predict_action_chunk(observation(1), "go")[0, 0] == 1
@@ -145,7 +145,7 @@ def test_there_is_room_for_so_many_and_no_more() -> None:
 
 def test_a_port_in_use_is_told() -> None:
     with serving(Echo()) as url:
-        there = Access(port=int(url.rpartition(":")[2]))
+        there = Auth(port=int(url.rpartition(":")[2]))
         with (
             pytest.raises(ServerError, match="Choose another with --host and --port"),
             serving(Echo(), there),
@@ -170,24 +170,24 @@ def said_goodbye(client: Any) -> str:
     told = client.receive()
     with pytest.raises(ConnectionClosed):
         client.receive()
-    assert told.kind is Kind.ERROR
+    assert told.kind is MessageKind.ERROR
     return str(told.fields["code"])
 
 
 def bad_messages(session: int) -> list[bytes | str]:
-    whole = encode(Message(Kind.OBSERVATION, session, 2, 2, {"task": "go"}, {}))
+    whole = encode(Message(MessageKind.OBSERVATION, session, 2, 2, {"task": "go"}, {}))
     return [
         b"",
         b"\x00" * 100,
         "text",
         whole[:-1],
         whole + b"x",
-        encode(Message(Kind.OBSERVATION, session + 1, 2, 2)),  # somebody else's session
-        encode(Message(Kind.OBSERVATION, session, 1, 1)),  # came twice
-        encode(Message(Kind.OBSERVATION, session, 2, 3)),  # not its own observation
-        encode(Message(Kind.WELCOME, session, 2)),
-        encode(Message(Kind.HELLO, session, 2)),
-        encode(Message(Kind.CHUNK, session, 2)),
+        encode(Message(MessageKind.OBSERVATION, session + 1, 2, 2)),  # somebody else's session
+        encode(Message(MessageKind.OBSERVATION, session, 1, 1)),  # came twice
+        encode(Message(MessageKind.OBSERVATION, session, 2, 3)),  # not its own observation
+        encode(Message(MessageKind.WELCOME, session, 2)),
+        encode(Message(MessageKind.HELLO, session, 2)),
+        encode(Message(MessageKind.CHUNK, session, 2)),
     ]
 
 
@@ -202,19 +202,19 @@ def test_who_sends_what_is_no_message_is_thrown_out(number: int) -> None:
 
 
 def test_the_first_message_must_be_a_hello_of_this_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    hello = encode(Message(Kind.HELLO, sequence=1))
+    hello = encode(Message(MessageKind.HELLO, sequence=1))
     newer = hello[:4] + b"\x02\x00" + hello[6:]
     with serving(Echo()) as url:
         for data, code in (
-            (encode(Message(Kind.RESET)), "protocol"),
-            (encode(Message(Kind.HELLO, fields={"offer": 3})), "protocol"),
-            (encode(Message(Kind.HELLO, fields={"offer": {"cameras": {"a": [1]}}})), "protocol"),
+            (encode(Message(MessageKind.RESET)), "protocol"),
+            (encode(Message(MessageKind.HELLO, fields={"offer": 3})), "protocol"),
+            (encode(Message(MessageKind.HELLO, fields={"offer": {"cameras": {"a": [1]}}})), "protocol"),
             (newer, "version_mismatch"),
         ):
             with connect(url, proxy=None) as client:
                 client.send(data)
                 assert decode(client.recv(10)).fields["code"] == code  # type: ignore[arg-type]
-        monkeypatch.setattr("smolact_client.link.encode", lambda message: newer)
+        monkeypatch.setattr("smolact_client.connection.encode", lambda message: newer)
         with pytest.raises(VersionMismatchError, match="this side speaks 1"):
             RemotePolicy(url)
 
@@ -248,7 +248,7 @@ def test_an_oversize_message_is_refused_before_it_is_read() -> None:
 
 def test_who_hangs_up_in_the_middle_of_a_message_harms_nobody() -> None:
     with serving(Echo()) as url, RemotePolicy(url) as other:
-        whole = encode(Message(Kind.HELLO, sequence=1))
+        whole = encode(Message(MessageKind.HELLO, sequence=1))
         for number in range(60):
             with connect(url, proxy=None) as client:
                 bare = client.socket

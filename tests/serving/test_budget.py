@@ -22,7 +22,7 @@ from smolact.serving import budget
 from smolact.serving.background import serving
 from smolact.serving.budget import SMALL, Frames
 from smolact_client import RemotePolicy
-from smolact_client.protocol import Kind, Message, encode
+from smolact_client.protocol import Message, MessageKind, encode
 from tests.serving.test_abuse import get
 from tests.serving.test_sessions import metric
 from tests.serving.worlds import SCHEMA, Echo, Raw, observation, raw, until
@@ -56,7 +56,7 @@ def question(client: Raw, value: float) -> bytes:
     client.sequence += 1
     arrays: Any = {name: array for name, array in observation(value).items() if name in SCHEMA.inputs}
     number = client.sequence
-    return encode(Message(Kind.OBSERVATION, client.session, number, number, {"task": "go"}, arrays))
+    return encode(Message(MessageKind.OBSERVATION, client.session, number, number, {"task": "go"}, arrays))
 
 
 def test_a_message_in_thousands_of_pieces_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_a_message_in_thousands_of_pieces_arrives_whole(monkeypatch: pytest.Monk
         bare = client.socket.socket
         bare.sendall(frame(data[:40], Opcode.BINARY) + b"".join(map(frame, pieces)) + frame(b"", fin=True))
         answer = client.receive(60)
-        assert answer.kind is Kind.CHUNK and answer.arrays["action"][0, 0] == 3  # type: ignore[call-overload, index]
+        assert answer.kind is MessageKind.CHUNK and answer.arrays["action"][0, 0] == 3  # type: ignore[call-overload, index]
         assert len(pieces) > 2 * budget.BURST
 
 
@@ -76,11 +76,11 @@ def pongs(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """How many came, by connection."""
     real, found = ClientConnection.process_event, Counter[int]()
 
-    def counting(self: ClientConnection, event: Any) -> None:
+    def progress_bar(self: ClientConnection, event: Any) -> None:
         found[id(self)] += getattr(event, "opcode", None) is Opcode.PONG
         real(self, event)
 
-    monkeypatch.setattr(ClientConnection, "process_event", counting)
+    monkeypatch.setattr(ClientConnection, "process_event", progress_bar)
     return found
 
 

@@ -17,7 +17,7 @@ import smolact.recording
 import smolact.robots
 import smolact.serving
 import smolact_client
-from smolact.serving.access import Access
+from smolact.serving.auth import Auth
 from smolact.serving.background import serving
 from smolact_client import (
     ConnectError,
@@ -28,7 +28,7 @@ from smolact_client import (
     TimedOutError,
     link,
 )
-from smolact_client.protocol import Kind
+from smolact_client.protocol import MessageKind
 from tests.serving.test_sessions import metric
 from tests.serving.worlds import CAMERA, STATE, Echo, observation, raw, until
 
@@ -69,7 +69,7 @@ def test_a_server_that_begins_anew_is_found_again() -> None:
         until(lambda: policy._link is None)
         with pytest.raises(ServerLostError, match="no new one yet"):
             policy.predict_action_chunk(observation(2), "go", timeout=0.05)
-        with serving(Echo(), Access(port=int(url.rpartition(":")[2]))):
+        with serving(Echo(), Auth(port=int(url.rpartition(":")[2]))):
             assert policy.predict_action_chunk(observation(3), "go")[0, 0] == 3
             assert policy.sessions == 2
 
@@ -98,7 +98,7 @@ def test_another_policy_at_the_same_address_is_not_taken_for_the_first() -> None
         policy = RemotePolicy(url, timeout=30)
     other = Echo()
     other.schema = smolact_client.Schema("other", {}, {}, 7, 5, 4)
-    there = Access(port=int(url.rpartition(":")[2]))
+    there = Auth(port=int(url.rpartition(":")[2]))
     with policy, serving(other, there), pytest.raises(SchemaMismatchError, match="serves another policy"):
         policy.predict_action_chunk(observation(), "go")
 
@@ -128,9 +128,9 @@ def test_a_cold_start_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert metric(url, "ready") == 1
                 assert policy.predict_action_chunk(observation(2), "go")[0, 0] == 2
                 assert policy.sessions == 1
-            assert eager.receive().kind is Kind.READY
+            assert eager.receive().kind is MessageKind.READY
             eager.ask(3)
-            assert eager.receive().kind is Kind.CHUNK
+            assert eager.receive().kind is MessageKind.CHUNK
         assert metric(url, "sessions_total") == 2
 
 
@@ -139,7 +139,7 @@ def test_who_does_not_want_to_wait_for_a_cold_server_need_not() -> None:
         RemotePolicy(url, connect_timeout=0.2, ready_timeout=0.1)
 
 
-class Road(socketserver.ThreadingTCPServer):
+class DemoSettings(socketserver.ThreadingTCPServer):
     """Carries bytes to a server and back, while it is open."""
 
     daemon_threads = True
@@ -154,7 +154,7 @@ class Road(socketserver.ThreadingTCPServer):
 
 
 class Travel(socketserver.BaseRequestHandler):
-    server: Road
+    server: DemoSettings
 
     def handle(self) -> None:
         with socket.create_connection(self.server.end) as far:
@@ -176,7 +176,7 @@ class Travel(socketserver.BaseRequestHandler):
 def test_a_stalled_network_does_not_move_the_deadline() -> None:
     """What is sent piles up in the sockets until nothing more goes in."""
     big = {**observation(), CAMERA: np.zeros((2000, 2000, 3), np.uint8)}
-    with serving(Echo()) as url, Road(url) as road:
+    with serving(Echo()) as url, DemoSettings(url) as road:
         threading.Thread(target=road.serve_forever).start()
         with RemotePolicy(f"ws://127.0.0.1:{road.server_address[1]}", timeout=20) as policy:
             assert policy.predict_action_chunk({**big, STATE: np.ones(3)}, "go")[0, 0] == 1

@@ -14,7 +14,7 @@ from smolact.policies.common.guidance import Guidance, prefix_weights
 from smolact.policies.factory import LoadedPolicy, load_policy
 from smolact.processors.normalize import NormalizerProcessorStep, UnnormalizerProcessorStep
 from smolact.serving.background import serving
-from smolact.serving.local import LocalPolicy, Question
+from smolact.serving.local import LocalPolicy, Request
 from smolact.types import ACTION, TASK
 from smolact_client import Leftover, ObservationError, RemotePolicy, handshake
 from smolact_client.leftover import check_leftover, read_leftover
@@ -70,7 +70,7 @@ def test_here_and_there_and_in_a_batch_it_is_the_same(loaded: LoadedPolicy) -> N
         np.testing.assert_array_equal(there, alone[0])
         np.testing.assert_array_equal(remote.predict_action_chunk(seen(0), WORDS, seed=0), plain)
     questions = [
-        Question(seen(number), WORDS, number, one) for number, one in enumerate((first, second, None))
+        Request(seen(number), WORDS, number, one) for number, one in enumerate((first, second, None))
     ]
     for found, expected in zip(local.predict(questions), alone, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

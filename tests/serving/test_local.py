@@ -18,11 +18,11 @@ from smolact.policies.factory import LoadedPolicy, load_policy
 from smolact.recording.drivers import PolicyDriver
 from smolact.robots.base import RobotFeatures
 from smolact.robots.safety import Gate, make_limits
-from smolact.serving.answering import Answering
 from smolact.serving.background import serving
-from smolact.serving.local import LocalPolicy, Question
+from smolact.serving.inference_worker import InferenceWorker
+from smolact.serving.local import LocalPolicy, Request
 from smolact.serving.remote import RemoteChunks, load_remote
-from smolact.types import TASK, Unsaid
+from smolact.types import TASK, EmptyInstruction
 from smolact_client import ObservationError, RemotePolicy
 from smolact_client.policy import ChunkPolicy
 from tests.evaluation.test_suite import checkpoint
@@ -95,7 +95,7 @@ def test_the_units_are_the_robots(loaded: LoadedPolicy) -> None:
 
 def test_a_batch_gives_each_what_it_would_get_alone(loaded: LoadedPolicy) -> None:
     local = LocalPolicy(*loaded)
-    questions = [Question(seen(number), WORDS[: 20 + number], number) for number in range(3)]
+    questions = [Request(seen(number), WORDS[: 20 + number], number) for number in range(3)]
     together = local.predict(questions)
     for question, chunk in zip(questions, together, strict=True):
         np.testing.assert_allclose(local.predict([question])[0], chunk, rtol=1e-4, atol=1e-5)
@@ -172,8 +172,8 @@ def test_an_empty_instruction_on_purpose_arrives_as_one(loaded: LoadedPolicy) ->
     with serving(LocalPolicy(loaded.policy, listen, loaded.postprocess)) as url:
         remote = RemoteChunks(url, timeout=60)
         row = {IMAGE: torch.zeros(1, 3, 64, 64), STATE: torch.zeros(1, 2)}
-        remote.predict_action_chunk({**row, TASK: [Unsaid()]})
-        assert isinstance(heard[-1], Unsaid)
+        remote.predict_action_chunk({**row, TASK: [EmptyInstruction()]})
+        assert isinstance(heard[-1], EmptyInstruction)
         with pytest.raises(FeatureError, match="instruction is empty"):
             remote.predict_action_chunk({**row, TASK: [""]})
         with pytest.raises(FeatureError, match="draws its own noise"):
@@ -229,8 +229,8 @@ def test_a_state_from_nowhere_is_the_observations_fault_here_and_there(
 
 def test_one_bad_observation_of_a_batch_fails_alone(named: LoadedPolicy) -> None:
     local = LocalPolicy(*named)
-    good, bad = Question(seen(0), WORDS, 1), Question(NOWHERE, WORDS, 1)
-    answering = Answering(local, 2**20)
+    good, bad = Request(seen(0), WORDS, 1), Request(NOWHERE, WORDS, 1)
+    answering = InferenceWorker(local, 2**20)
     first, second, third = answering._predict([good, bad, good])
     answering.close()
     assert isinstance(second, ObservationError)

@@ -18,7 +18,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from smolact.cli.servers import is_server, load_from_server
 from smolact.errors import ServerError
-from smolact.serving.access import Access
+from smolact.serving.auth import Auth
 from smolact.serving.background import serving
 from smolact.serving.openpi import OpenpiServer, read_observation
 from smolact_client import (
@@ -134,7 +134,7 @@ def test_their_client_is_told_what_is_wrong_and_may_ask_again(said: dict[str, An
 
 
 def test_an_api_key_is_a_token() -> None:
-    access = Access(port=0, token=TOKEN)
+    access = Auth(port=0, token=TOKEN)
     with serving(Echo(), access, server=OpenpiServer) as url:
         with client(url, additional_headers={"Authorization": f"Api-Key {TOKEN}"}) as openpi:
             assert "schema" in openpi.metadata
@@ -301,7 +301,7 @@ def test_a_server_that_begins_anew_is_found_again() -> None:
         port = int(url.rpartition(":")[2])
     with pytest.raises((ServerLostError, ConnectError)):
         policy.predict_action_chunk(observation(), "go")
-    with serving(Echo(), Access(port=port), server=OpenpiServer):
+    with serving(Echo(), Auth(port=port), server=OpenpiServer):
         assert policy.predict_action_chunk(observation(3), "go")[0, 0] == 3
     policy.close()
 

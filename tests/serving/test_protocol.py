@@ -21,8 +21,8 @@ from smolact_client.protocol import (
     PIECE,
     VERSION,
     Jpeg,
-    Kind,
     Message,
+    MessageKind,
     decode,
     encode,
     frames,
@@ -32,7 +32,9 @@ from smolact_client.schema import Limits, check_chunk, check_observation
 from tests.serving.worlds import CAMERA, SCHEMA, STATE, observation
 
 
-def raw_message(fields: Any, buffers: bytes = b"", kind: int = Kind.OBSERVATION, **changes: int) -> bytes:
+def raw_message(
+    fields: Any, buffers: bytes = b"", kind: int = MessageKind.OBSERVATION, **changes: int
+) -> bytes:
     packed = fields if isinstance(fields, bytes) else msgpack.packb(fields)
     values = {"version": VERSION, "maps": len(packed), "length": len(buffers), **changes}
     header = HEADER.pack(MAGIC, values["version"], kind, 1, 2, 3, values["maps"], values["length"])
@@ -50,11 +52,11 @@ def test_a_message_comes_back_as_it_was() -> None:
         for name, dtype in DTYPES.items()
     }
     sent = Message(
-        Kind.OBSERVATION, 2**64 - 1, 7, 6, {"task": "Grüß Gott", "seed": None, "x": [1, 2.5]}, arrays
+        MessageKind.OBSERVATION, 2**64 - 1, 7, 6, {"task": "Grüß Gott", "seed": None, "x": [1, 2.5]}, arrays
     )
     found = decode(encode(sent))
     assert (found.kind, found.session, found.sequence, found.observation) == (
-        Kind.OBSERVATION,
+        MessageKind.OBSERVATION,
         2**64 - 1,
         7,
         6,
@@ -67,7 +69,9 @@ def test_a_message_comes_back_as_it_was() -> None:
 
 def test_arrays_may_lie_anyhow_in_memory() -> None:
     array = np.arange(24, dtype=">i4").reshape(2, 3, 4).transpose(2, 0, 1)[::2]
-    np.testing.assert_array_equal(decode(encode(Message(Kind.CHUNK, arrays={"a": array}))).arrays["a"], array)
+    np.testing.assert_array_equal(
+        decode(encode(Message(MessageKind.CHUNK, arrays={"a": array}))).arrays["a"], array
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,12 +79,12 @@ def test_arrays_may_lie_anyhow_in_memory() -> None:
 )
 def test_dtypes_that_the_wire_does_not_carry_are_refused_here(array: Any) -> None:
     with pytest.raises(ProtocolError, match="the wire carries"):
-        encode(Message(Kind.CHUNK, arrays={"a": array}))
+        encode(Message(MessageKind.CHUNK, arrays={"a": array}))
 
 
 def test_a_message_that_is_too_large_is_not_sent() -> None:
     with pytest.raises(ProtocolError, match="Send pictures as JPEG"):
-        encode(Message(Kind.CHUNK, arrays={"a": np.zeros(MAX_MESSAGE, np.uint8)}))
+        encode(Message(MessageKind.CHUNK, arrays={"a": np.zeros(MAX_MESSAGE, np.uint8)}))
 
 
 DEEP = {"a": {"b": {"c": {"d": 1}}}}
@@ -247,11 +251,11 @@ def test_an_answer_that_is_no_finite_chunk_is_refused(chunk: Any) -> None:
 
 def test_a_large_message_goes_in_pieces() -> None:
     state = np.arange(3, dtype=np.float32)
-    small = Message(Kind.OBSERVATION, 1, 2, 2, {"task": "go"}, {"state": state})
+    small = Message(MessageKind.OBSERVATION, 1, 2, 2, {"task": "go"}, {"state": state})
     assert frames(small) == encode(small)
     pictures = np.random.default_rng(0).integers(0, 256, (2, 400, 500, 3)).astype(np.uint8)
     arrays = {"front": pictures[0], "wrist": pictures[1, ::-1], "state": state}
-    large = Message(Kind.OBSERVATION, 1, 2, 2, {"task": "go"}, arrays)
+    large = Message(MessageKind.OBSERVATION, 1, 2, 2, {"task": "go"}, arrays)
     pieces = frames(large)
     assert isinstance(pieces, list) and max(map(len, pieces)) <= PIECE
     assert read_header(pieces[0]).total == sum(map(len, pieces))

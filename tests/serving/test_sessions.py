@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from smolact.errors import FeatureError
 from smolact.serving.background import serving
-from smolact.serving.local import Question
-from smolact.serving.waiting import Waiting
+from smolact.serving.local import Request
+from smolact.serving.request_queue import RequestQueue
 from smolact_client import (
     ClosedError,
     DroppedError,
@@ -27,7 +27,7 @@ from smolact_client import (
 )
 from smolact_client.images import encode_jpeg
 from smolact_client.policy import ChunkPolicy
-from smolact_client.protocol import Jpeg, Kind, Message
+from smolact_client.protocol import Jpeg, Message, MessageKind
 from tests.serving.worlds import CAMERA, JOINTS, OFFER, SCHEMA, STATE, Echo, observation, raw, until
 
 
@@ -64,7 +64,12 @@ def test_a_damaged_picture_is_its_senders_alone() -> None:
             client.sequence += 1
             arrays = {CAMERA: Jpeg(data), STATE: observation(9)[STATE]}
             asked = Message(
-                Kind.OBSERVATION, client.session, client.sequence, client.sequence, {"task": "go"}, arrays
+                MessageKind.OBSERVATION,
+                client.session,
+                client.sequence,
+                client.sequence,
+                {"task": "go"},
+                arrays,
             )
             client.send(asked)
         until(lambda: metric(url, "waiting") == 2)
@@ -111,7 +116,11 @@ def test_what_can_not_be_looked_at_is_told_here_and_there() -> None:
             ):
                 asked = client.ask(0.0, **fields)
                 answer = client.receive()
-                assert (answer.kind, answer.observation, answer.fields["code"]) == (Kind.ERROR, asked, code)
+                assert (answer.kind, answer.observation, answer.fields["code"]) == (
+                    MessageKind.ERROR,
+                    asked,
+                    code,
+                )
             client.ask(4.0)  # and goes on
             assert client.receive().arrays["action"][0, 0] == 4.0  # type: ignore[index]
 
@@ -169,7 +178,7 @@ def test_the_newest_question_waits_and_questions_that_wait_together_are_answered
         until(lambda: metric(url, 'questions_total{outcome="superseded"}') == 2)
         gate.set()
         answer = second.receive()
-        assert (answer.kind, answer.observation) == (Kind.CHUNK, last)
+        assert (answer.kind, answer.observation) == (MessageKind.CHUNK, last)
         assert third.receive().arrays["action"][0, 0] == 3  # type: ignore[index]
         assert first.receive().arrays["action"][0, 0] == 1  # type: ignore[index]
     assert echo.asked == [[1], [200, 3]]  # the turn is that of the first of them
@@ -218,7 +227,7 @@ def test_a_closed_client_says_so() -> None:
 class Choosy(Echo):
     """Fails at a batch that holds 13; gives NaN for 14 and one chunk too few for 15."""
 
-    def predict(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+    def predict(self, questions: Sequence[Request]) -> list[NDArray[np.float32]]:
         values = [one.observation[STATE][0] for one in questions]
         chunks = super().predict(questions)
         if 13 in values:
@@ -254,7 +263,7 @@ def test_a_failure_is_told_without_its_inside() -> None:
 
 
 def test_who_came_first_is_first_and_only_alike_ones_go_together() -> None:
-    waiting: Waiting[str, int] = Waiting()
+    waiting: RequestQueue[str, int] = RequestQueue()
     for session, question in (("a", 1), ("b", 20), ("c", 3), ("d", 5), ("a", 7)):
         replaced = waiting.put(session, question)
     assert replaced == 1

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +30,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from smolact.serving.background import serving
-from smolact.serving.local import Question
+from smolact.serving.local import Request
 from smolact_client import RemotePolicy, Schema
-from smolact_client.link import Address, Link
-from smolact_client.protocol import Kind, Message, encode
+from smolact_client.connection import Address, Connection
+from smolact_client.protocol import Message, MessageKind, encode
 from tests.serving.worlds import raw
 
 STATE = "observation.state"
@@ -59,7 +59,7 @@ class Quick:
         while time.monotonic() < end:
             sum(range(10_000))
 
-    def predict(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+    def predict(self, questions: Sequence[Request]) -> list[NDArray[np.float32]]:
         """The state, five times."""
         return [
             self._large if one.task == "all" else np.tile(one.observation[STATE], (5, 1)) for one in questions
@@ -84,7 +84,7 @@ def used() -> Use:
     )
 
 
-def _live(pipe: Connection, warm_up: float) -> None:
+def _live(pipe: Pipe, warm_up: float) -> None:
     with serving(Quick(warm_up)) as url:
         pipe.send(url)
         while pipe.recv():
@@ -95,7 +95,7 @@ class Server(NamedTuple):
     """A server elsewhere."""
 
     url: str
-    pipe: Connection
+    pipe: Pipe
 
     def used(self, descriptors: int | None = None) -> Use:
         """What it holds now; with a number of descriptors, as soon as it holds no more than that, or after ten seconds."""
@@ -134,7 +134,7 @@ def soak(requests: int, clients: int = 8, renew: int = 1000) -> dict[str, Any]:
         nonlocal wrong
         done = 0
         while done < count:
-            link = await Link.open(Address(url), "soak", None)
+            link = await Connection.open(Address(url), "soak", None)
             await link.until_ready()
             for turn in range(min(renew, count - done)):
                 mine = np.array([number, done + turn, turn], np.float32)
@@ -189,7 +189,12 @@ def hang_up(times: int, seed: int = 0) -> dict[str, Any]:
         def vanish() -> None:
             with raw(one.url) as client:
                 question = Message(
-                    Kind.OBSERVATION, client.session, 2, 2, {"task": "go"}, {STATE: np.ones(3, np.float32)}
+                    MessageKind.OBSERVATION,
+                    client.session,
+                    2,
+                    2,
+                    {"task": "go"},
+                    {STATE: np.ones(3, np.float32)},
                 )
                 whole = encode(question)
                 frame = bytes([0x82, 0x80 | 126]) + len(whole).to_bytes(2, "big") + bytes(4) + whole
@@ -234,7 +239,7 @@ def _never_reads(url: str, stop: Any) -> None:
                 arrays = {STATE: np.zeros(3, np.float32)}
                 client.send(
                     Message(
-                        Kind.OBSERVATION,
+                        MessageKind.OBSERVATION,
                         client.session,
                         client.sequence,
                         client.sequence,

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from websockets.sync.client import ClientConnection, connect
 
-from smolact.serving.local import Question
+from smolact.serving.local import Request
 from smolact_client import Schema, handshake
-from smolact_client.protocol import Kind, Message, decode, encode
+from smolact_client.protocol import Message, MessageKind, decode, encode
 from smolact_client.schema import Offer
 
 CAMERA, STATE = "observation.images.top", "observation.state"
@@ -42,14 +42,14 @@ class Echo:
     def warm_up(self, max_batch: int) -> None:
         time.sleep(self.seconds)
 
-    def predict(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+    def predict(self, questions: Sequence[Request]) -> list[NDArray[np.float32]]:
         self.asked.append([float(one.observation[STATE][0]) for one in questions])
         self.entered.set()
         if self.gate is not None:
             assert self.gate.wait(20)
         return [self.chunk(one) for one in questions]
 
-    def chunk(self, one: Question) -> NDArray[np.float32]:
+    def chunk(self, one: Request) -> NDArray[np.float32]:
         chunk = np.tile(one.observation[STATE], (5, 1)).astype(np.float32)
         chunk[-1] = one.observation[CAMERA].mean(), len(one.task or ""), one.seed or 0
         return chunk
@@ -90,12 +90,12 @@ class Raw:
 
     def __init__(self, socket: ClientConnection, wait: bool) -> None:
         self.socket = socket
-        socket.send(encode(Message(Kind.HELLO, sequence=1, fields=handshake.hello("raw", None))))
+        socket.send(encode(Message(MessageKind.HELLO, sequence=1, fields=handshake.hello("raw", None))))
         welcome = self.receive()
         self.session = welcome.session
         self.sequence = 1
         if wait and not welcome.fields["ready"]:
-            assert self.receive().kind is Kind.READY
+            assert self.receive().kind is MessageKind.READY
 
     def receive(self, timeout: float = 10) -> Message:
         data = self.socket.recv(timeout)
@@ -106,12 +106,12 @@ class Raw:
         self.sequence += 1
         arrays = {name: array for name, array in observation(value).items() if name in SCHEMA.inputs}
         more = {"task": "go", **fields}
-        self.send(Message(Kind.OBSERVATION, self.session, self.sequence, self.sequence, more, arrays))
+        self.send(Message(MessageKind.OBSERVATION, self.session, self.sequence, self.sequence, more, arrays))
         return self.sequence
 
     def reset(self) -> None:
         self.sequence += 1
-        self.send(Message(Kind.RESET, self.session, self.sequence))
+        self.send(Message(MessageKind.RESET, self.session, self.sequence))
 
     def send(self, message: Message) -> None:
         self.socket.send(encode(message))

@@ -20,9 +20,9 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, DatasetError, TrainingError
 from smolact.training.checkpoint import find_checkpoint, read_explicit, read_progress
 from smolact.training.config import TrainConfig
-from smolact.training.opening import encode
+from smolact.training.run_inputs import encode
 from smolact.training.sources import split_episodes
-from smolact.training.stream import BLOCK, Epochs, Mixture
+from smolact.training.stream import BLOCK, Mixture, ShuffledEpochs
 from smolact.training.tracking import Ended, Event, Measured, Saved, Stepped
 from smolact.training.trainer import train
 from tests.datasets import make
@@ -58,7 +58,7 @@ def undamaged(tmp_path: Path) -> Path:
 
 def position_of(frame: int) -> int:
     """Where a frame comes in the first epoch."""
-    order = Epochs(range(FRAMES), SEED)
+    order = ShuffledEpochs(range(FRAMES), SEED)
     return next(position for position in range(FRAMES) if order.frame(position) == frame)
 
 
@@ -144,7 +144,7 @@ def test_a_frame_found_late_is_left_out_counted_and_named_once(
 
 def test_a_frame_found_in_the_first_step_stops_a_run_that_has_not_begun(tmp_path: Path) -> None:
     root = undamaged(tmp_path)
-    frame = Epochs(range(FRAMES), SEED).frame(1)
+    frame = ShuffledEpochs(range(FRAMES), SEED).frame(1)
     damage(root, frame - frame % 2)
     with pytest.raises(DatasetError, match="has not begun") as caught:
         run(root, tmp_path / "run", "--steps=10")
@@ -321,7 +321,7 @@ def test_a_run_whose_videos_go_away_is_saved(tmp_path: Path) -> None:
 
 def test_substitutes_follow_from_seed_and_place_alone() -> None:
     def orders() -> Mixture:
-        return Mixture([Epochs(range(50), 1), Epochs(range(50, 90), 1, "other")], [2, 1], 1)
+        return Mixture([ShuffledEpochs(range(50), 1), ShuffledEpochs(range(50, 90), 1, "other")], [2, 1], 1)
 
     one, other = orders(), orders()
     for position in (0, 7, 3 * BLOCK, 2):

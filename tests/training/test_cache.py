@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from smolact.errors import ConfigError
-from smolact.training.cache import packed, unpacked
-from smolact.training.data import ahead
-from smolact.training.opening import encode
+from smolact.training.cache import dequantize, quantize
+from smolact.training.data import prefetch
+from smolact.training.run_inputs import encode
 from smolact.training.tracking import Ended, Event, Prepared, Started
 from smolact.training.trainer import train
 from tests.training.runs import DATASET, QUICK, SMALL, Recorder, plain_settings
@@ -148,9 +148,9 @@ def test_a_changed_dataset_is_encoded_anew(root: Path) -> None:
 def test_eight_bits_and_a_scale_keep_a_token_to_a_sixteenth() -> None:
     tokens = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-4, 1.0, 1e4])[:, None, None]  # fmt: skip
     tokens[0, 0] = 0
-    kept = packed(tokens, "float8")
+    kept = quantize(tokens, "float8")
     assert kept.shape == (3, 5, 68) and kept.dtype.name == "uint8"
-    found = unpacked(kept, "float8").float()
+    found = dequantize(kept, "float8").float()
     # Rounded to 3 bits behind the point; below 2**-6 of e4m3's scale of 448 steps are even.
     assert ((found - tokens).abs() <= tokens.abs() / 15 + tokens.abs().amax(-1, keepdim=True) / 2**17).all()
     assert found[0, 0].eq(0).all()
@@ -229,8 +229,8 @@ def test_resized_pictures_are_nearly_the_same_run(root: Path, tmp_path: Path) ->
 
 def test_what_is_only_copied_is_loaded_by_a_thread_and_is_the_same_run(root: Path, tmp_path: Path) -> None:
     _, plain = run(root, tmp_path / "plain", "--dataset.cache=frames")
-    _, ahead = run(root, tmp_path / "ahead", "--dataset.cache=frames", "--num_workers=1")
-    assert ahead.losses == plain.losses
+    _, prefetch = run(root, tmp_path / "ahead", "--dataset.cache=frames", "--num_workers=1")
+    assert prefetch.losses == plain.losses
     assert not [thread for thread in threading.enumerate() if thread.name == "smolact data"]
 
 
@@ -241,12 +241,12 @@ def test_a_thread_hands_over_what_went_wrong_and_ends_when_nobody_asks() -> None
                 raise ConfigError("broken")
             yield number
 
-    made = ahead(items(3), 2)
+    made = prefetch(items(3), 2)
     assert [next(made), next(made), next(made)] == [0, 1, 2]
     with pytest.raises(ConfigError, match="broken"):
         next(made)
-    assert list(ahead(range(5), 2)) == [0, 1, 2, 3, 4]
-    left = ahead(items(1000), 2)
+    assert list(prefetch(range(5), 2)) == [0, 1, 2, 3, 4]
+    left = prefetch(items(1000), 2)
     next(left)
     left.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "smolact data"]

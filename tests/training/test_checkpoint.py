@@ -25,7 +25,12 @@ from smolact.training.checkpoint import (
     save_checkpoint,
 )
 from smolact.training.optim import make_optimizer, make_scheduler
-from smolact.training.random_state import random_state, restore_random_state, seed_everything, undisturbed
+from smolact.training.random_state import (
+    preserve_rng_state,
+    random_state,
+    restore_random_state,
+    seed_everything,
+)
 from tests.training.runs import DATA
 
 LEROBOT = DATA / "lerobot_checkpoint"
@@ -132,7 +137,7 @@ def test_the_random_state_has_lerobots_names_and_shapes(saved: Path) -> None:
 
 def test_lerobots_progress_and_random_state_are_read() -> None:
     assert read_progress(LEROBOT) == Progress(step=4, samples=16, batch_size=4)
-    with undisturbed():
+    with preserve_rng_state():
         restore_random_state(load_file(LEROBOT / "training_state" / "rng_state.safetensors"))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from smolact.training.devices import products
+from smolact.training.devices import matmul_precision
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +20,9 @@ def afterwards_as_before() -> Iterator[None]:
 def test_a_gpu_multiplies_as_is_said_and_then_as_before() -> None:
     for before in ("highest", "high", "medium"):
         torch.set_float32_matmul_precision(before)
-        with products(torch.device("cuda:0"), "high"):
+        with matmul_precision(torch.device("cuda:0"), "high"):
             assert torch.get_float32_matmul_precision() == "high"
-            with pytest.raises(ZeroDivisionError), products(torch.device("cuda:0"), "highest"):
+            with pytest.raises(ZeroDivisionError), matmul_precision(torch.device("cuda:0"), "highest"):
                 assert torch.get_float32_matmul_precision() == "highest"
                 raise ZeroDivisionError
             assert torch.get_float32_matmul_precision() == "high"
@@ -31,5 +31,5 @@ def test_a_gpu_multiplies_as_is_said_and_then_as_before() -> None:
 
 def test_elsewhere_nothing_changes() -> None:
     torch.set_float32_matmul_precision("highest")
-    with products(torch.device("cpu"), "high"):
+    with matmul_precision(torch.device("cpu"), "high"):
         assert torch.get_float32_matmul_precision() == "highest"

@@ -28,7 +28,7 @@ def test_a_checkpoint_and_its_dataset_are_well(checkpoint: Path, capsys: pytest.
     assert "smolvla" in said and "v3.0" in said and "FAULT" not in said
     assert "normalized" not in said and "the network's loss of these frames: " in said
     found = diagnose(str(DATASET), str(checkpoint))  # whichever comes first
-    assert found.is_well and len(found.findings) == 9
+    assert found.passed and len(found.findings) == 9
 
 
 def test_each_alone_says_what_it_is(checkpoint: Path) -> None:
@@ -57,7 +57,7 @@ def test_statistics_of_other_units_are_found(checkpoint: Path, tmp_path: Path) -
         {name: value / (57.3 if name.endswith("std") else 1) for name, value in load_file(state).items()},
         state,
     )
-    faults = [one.text for one in diagnose(str(wrong), str(DATASET)).findings if not one.is_well]
+    faults = [one.text for one in diagnose(str(wrong), str(DATASET)).findings if not one.passed]
     assert len(faults) == 1 and "after normalization, where some 3 is usual" in faults[0]
 
 
@@ -66,8 +66,8 @@ def test_a_damaged_checkpoint_is_a_fault_and_the_rest_is_told(checkpoint: Path, 
     shutil.copytree(checkpoint, broken)
     (broken / "model.safetensors").write_bytes(b"nothing")
     found = diagnose(str(broken), str(DATASET))
-    assert not found.findings[0].is_well and "model.safetensors" in found.findings[0].text
-    assert found.findings[1].is_well  # the configuration still says what it wants
+    assert not found.findings[0].passed and "model.safetensors" in found.findings[0].text
+    assert found.findings[1].passed  # the configuration still says what it wants
 
 
 def test_a_camera_of_another_name_is_settled_by_the_flag_that_is_named(
@@ -77,11 +77,11 @@ def test_a_camera_of_another_name_is_settled_by_the_flag_that_is_named(
     shutil.copytree(checkpoint, other)
     for path in (other / "config.json", other / "policy_preprocessor.json"):
         path.write_text(path.read_text().replace("observation.images.top", "observation.images.head"))
-    fault = next(one.text for one in diagnose(str(other), str(DATASET)).findings if not one.is_well)
+    fault = next(one.text for one in diagnose(str(other), str(DATASET)).findings if not one.passed)
     start = fault.index("--rename_map='") + len("--rename_map='")
     names = json.loads(fault[start : fault.index("'", start)])
     assert names == {"observation.images.top": "observation.images.head"}
-    assert diagnose(str(other), str(DATASET), rename_map=names).is_well
+    assert diagnose(str(other), str(DATASET), rename_map=names).passed
 
 
 def test_of_a_saved_map_what_the_dataset_has_is_taken(checkpoint: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_of_a_saved_map_what_the_dataset_has_is_taken(checkpoint: Path, tmp_path
     step = next(one for one in held["steps"] if "rename" in one["registry_name"])
     step["config"]["rename_map"] = {"observation.images.another_robots": "observation.images.top"}
     path.write_text(json.dumps(held))
-    assert diagnose(str(other), str(DATASET)).is_well
+    assert diagnose(str(other), str(DATASET)).passed
 
 
 def test_two_datasets_and_no_name_are_refused() -> None:

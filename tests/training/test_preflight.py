@@ -20,7 +20,6 @@ from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.summary import summarize
 from smolact.training import preflight
 from smolact.training.config import TrainConfig
-from smolact.training.opening import encode
 from smolact.training.preflight import (
     check_cameras,
     check_env_sizes,
@@ -29,6 +28,7 @@ from smolact.training.preflight import (
     check_sources,
     match_table,
 )
+from smolact.training.run_inputs import encode
 from smolact.training.sections import DatasetSection, EnvSection, ParallelismSection
 from smolact.training.sources import find_sources
 from smolact.types import FeatureType, PolicyFeature

@@ -19,12 +19,12 @@ from smolact.errors import WriteError
 from smolact.pages import flat, how_it_ran
 from smolact.training.curves import (
     Series,
+    downsample,
     drawing,
     panels,
     picture,
     read_metrics,
     smoothed,
-    thinned,
 )
 from smolact.training.report import figures, write_report
 from tests.pages import Page
@@ -122,7 +122,7 @@ def test_what_is_not_finite_is_a_gap() -> None:
     assert smoothed(values).tolist() == [1.0, 1.0, 1.0, 1.0]
     assert np.isnan(smoothed(np.array([np.nan, np.nan]))).all()
     assert Series(np.arange(4.0), values).last == 1.0
-    assert thinned(Series(np.arange(4.0), values), most=2).values.tolist() == [1.0, 1.0]
+    assert downsample(Series(np.arange(4.0), values), most=2).values.tolist() == [1.0, 1.0]
 
 
 def test_smoothing_keeps_a_line_where_it_is() -> None:
@@ -136,7 +136,7 @@ def test_smoothing_keeps_a_line_where_it_is() -> None:
 def test_a_long_run_is_thinned(tmp_path: Path) -> None:
     lines = [{"step": step, "loss": 1 / step} for step in range(1, 20_001)]
     metrics = read_metrics(record(tmp_path, *lines))
-    assert len(thinned(metrics["loss"]).steps) == 1000
+    assert len(downsample(metrics["loss"]).steps) == 1000
     assert len(drawing(panels(metrics)[0], metrics, "p")) < 100_000
 
 

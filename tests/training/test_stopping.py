@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from smolact.cli.main import main
-from smolact.training.data import Samples
+from smolact.training.data import TrainDataset
 from smolact.training.tracking import Ended, Event, Measured, Saved, Stepped
 from smolact.training.trainer import train
 from smolact.training.validation import Validation
@@ -80,20 +80,20 @@ def test_a_stop_in_the_last_step_publishes_nothing_and_says_how_to(
 def test_a_stop_while_waiting_for_data_keeps_what_was_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, reads = Samples.__getitems__, []
+    read, reads = TrainDataset.__getitems__, []
 
-    def hangs(self: Samples, places: Any) -> Any:
+    def hangs(self: TrainDataset, places: Any) -> Any:
         reads.append(places)
         if len(reads) == 3:
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
             time.sleep(3600)
         return read(self, places)
 
-    monkeypatch.setattr(Samples, "__getitems__", hangs)
+    monkeypatch.setattr(TrainDataset, "__getitems__", hangs)
     ended, recorder = train_until_stopped(tmp_path / "run", "--steps=9", stop=lambda event: None)
     assert (ended.step, ended.is_complete, ended.is_stopped) == (2, False, True)
     assert [event.step for event in recorder.of(Saved)] == [2]
-    monkeypatch.setattr(Samples, "__getitems__", read)
+    monkeypatch.setattr(TrainDataset, "__getitems__", read)
     assert main(["train", "--resume=true", f"--output_dir={tmp_path / 'run'}", "--steps=3"]) == 0
 
 

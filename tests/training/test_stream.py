@@ -11,12 +11,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from smolact.errors import ConfigError
-from smolact.training.stream import BLOCK, Epochs, Mixture, SampleStream
+from smolact.training.stream import BLOCK, InfiniteSampler, Mixture, ShuffledEpochs
 
 
 def test_the_stream_of_samples_is_whole_epochs_and_can_start_anywhere() -> None:
     def take(count: int, start: int = 0, seed: int = 1) -> list[int]:
-        return [place.frame for place in itertools.islice(SampleStream(Epochs(range(5), seed), start), count)]
+        return [
+            place.frame
+            for place in itertools.islice(InfiniteSampler(ShuffledEpochs(range(5), seed), start), count)
+        ]
 
     stream = take(15)
     for epoch in range(3):
@@ -28,7 +31,7 @@ def test_the_stream_of_samples_is_whole_epochs_and_can_start_anywhere() -> None:
 
 
 def mixture(seed: int = 0) -> Mixture:
-    orders = [Epochs(range(10), seed), Epochs(np.arange(10, 17), seed, "second")]
+    orders = [ShuffledEpochs(range(10), seed), ShuffledEpochs(np.arange(10, 17), seed, "second")]
     return Mixture(orders, [3.0, 1.0], seed)
 
 
@@ -58,7 +61,7 @@ def test_a_mixture_is_the_same_from_wherever_it_is_read() -> None:
     st.integers(0, 9),
 )
 def test_a_turn_counts_the_turns_before_it(weights: list[float], block: int, seed: int) -> None:
-    mixed = Mixture([Epochs(range(3), seed) for _ in weights], weights, seed)
+    mixed = Mixture([ShuffledEpochs(range(3), seed) for _ in weights], weights, seed)
     before = mixed._counts(block)
     assert before.sum() == block * BLOCK
     turns = [mixed.turn(block * BLOCK + slot) for slot in range(BLOCK)]
@@ -72,4 +75,4 @@ def test_a_turn_counts_the_turns_before_it(weights: list[float], block: int, see
 @pytest.mark.parametrize("weights", [[1.0, 0.0], [1.0, -1.0], [float("nan"), 1.0], [1.0, 1e-4]])
 def test_weights_that_can_not_be_kept_are_refused(weights: list[float]) -> None:
     with pytest.raises(ConfigError, match=r"above 0|too small"):
-        Mixture([Epochs(range(3), 0), Epochs(range(3), 0)], weights, 0)
+        Mixture([ShuffledEpochs(range(3), 0), ShuffledEpochs(range(3), 0)], weights, 0)

@@ -27,7 +27,7 @@ from smolact.evaluation.video import write_video
 from smolact.training import tensorboard
 from smolact.training.config import TrainConfig, own_settings
 from smolact.training.tensorboard import TensorBoardTracker
-from smolact.training.trackers import Expendable, make_trackers
+from smolact.training.trackers import BestEffort, make_trackers
 from smolact.training.tracking import (
     Ended,
     Evaluated,
@@ -118,7 +118,7 @@ def test_tensorboard_plays_the_first_films_of_an_evaluation(tmp_path: Path) -> N
     values = records(next((tmp_path / "tensorboard").iterdir()))[-1].summary.value
     assert [value.tag for value in values] == ["eval/episode_001", "eval/episode_002", "eval/episode_003"]
     with Image.open(io.BytesIO(values[0].image.encoded_image_string)) as picture:
-        assert picture.n_frames == tensorboard.MOST_FRAMES
+        assert picture.n_frames == tensorboard.MAX_FRAMES
         assert picture.size == (192, 31) == (values[0].image.width, values[0].image.height)
         picture.seek(picture.n_frames - 1)
         assert abs(int(np.asarray(picture.convert("L")).mean()) - 207) < 4  # the film's last frame
@@ -132,7 +132,7 @@ def test_the_first_step_imports_no_tracker_that_is_off() -> None:
 
 def test_what_is_on_by_default_and_what_is_asked_for(tmp_path: Path) -> None:
     def names(*argv: str) -> list[str]:
-        return [tracker.name for tracker in trackers(tmp_path, *argv) if isinstance(tracker, Expendable)]
+        return [tracker.name for tracker in trackers(tmp_path, *argv) if isinstance(tracker, BestEffort)]
 
     assert names() == ["TensorBoard", "The report"]
     assert names("--tensorboard.enable=false", "--report=false") == []
@@ -194,7 +194,7 @@ def test_a_tracker_that_fails_is_off_after_one_warning(caplog: pytest.LogCapture
         calls.append(event.step)
         raise RuntimeError("the service is gone")
 
-    tracker = Expendable("Somebody", fail)
+    tracker = BestEffort("Somebody", fail)
     with caplog.at_level(logging.WARNING):
         for step in (1, 2, 3):
             tracker(Measured(step, {}))

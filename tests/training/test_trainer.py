@@ -41,7 +41,7 @@ from smolact.recording.demonstrations import record_demonstrations
 from smolact.training import loop
 from smolact.training.checkpoint import find_checkpoint
 from smolact.training.config import TrainConfig
-from smolact.training.data import Samples, make_loader, next_batch
+from smolact.training.data import TrainDataset, make_loader, next_batch
 from smolact.training.meter import Meter
 from smolact.training.signals import stop_signals
 from smolact.training.sources import find_sources
@@ -366,7 +366,7 @@ class Broken:
 )
 def test_a_worker_that_dies_or_hangs_is_told(hangs: bool, advice: str) -> None:
     config, _ = settings("--num_workers=1", "--batch_size=2", "--dataloader_timeout=10")
-    loader = make_loader(Samples(Broken(hangs), 0), config, start=0, pin_memory=False)  # type: ignore[arg-type]
+    loader = make_loader(TrainDataset(Broken(hangs), 0), config, start=0, pin_memory=False)  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match=advice):
         next_batch(iter(loader))
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from smolact.errors import ConfigError
 
-MOST_LAYERS, MOST_SIZE = 1000, 2**22
+MAX_LAYERS, MAX_SIZE = 1000, 2**22
 """Bounds of what a `config.json` may ask for; the largest SmolVLM has 32 layers and a vocabulary of 49280."""
 
 
@@ -143,7 +143,7 @@ def _check(config: Any, section: str) -> None:
         right = right or (kind is float and type(value) is int)
         if right and kind in (int, float):
             least = 0 if kind is float or item.name in ("head_dim", "image_token_id") else 1
-            most = MOST_LAYERS if item.name == "num_hidden_layers" else MOST_SIZE if kind is int else 1e12
+            most = MAX_LAYERS if item.name == "num_hidden_layers" else MAX_SIZE if kind is int else 1e12
             right = least <= value <= most  # not a NaN
             expected = f"a number from {least} to {most:g}"
         else:

@@ -63,7 +63,7 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-class Recomputing(nn.Module):
+class ActivationCheckpointing(nn.Module):
     """A stack of layers that can make their activations again in the backward pass instead of keeping them until then.
 
     Source: Chen et al. 2016, "Training deep nets with sublinear memory cost", arXiv 1604.06174.
@@ -71,7 +71,7 @@ class Recomputing(nn.Module):
 
     recomputes = False
 
-    def through(self, layer: Callable[..., T], *inputs: Any) -> T:
+    def checkpointed_call(self, layer: Callable[..., T], *inputs: Any) -> T:
         """`layer(*inputs)`; of what happens inside nothing is kept if the stack `recomputes`."""
         if self.recomputes and torch.is_grad_enabled():
             found: T = checkpoint(layer, *inputs, use_reentrant=False)
@@ -157,7 +157,7 @@ class DecoderLayer(nn.Module):
         """(B, K, S, H) from x (B, S, D)."""
         return split_heads(self.self_attn.v_proj(x), self.head_width)
 
-    def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
+    def output_and_mlp(self, residual: Tensor, attended: Tensor) -> Tensor:
         """What follows attention: output projection, residual, MLP, residual; (B, L, D)."""
         hidden = residual + self.self_attn.o_proj(merge_heads(attended))
         finished: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from smolact.backbones.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolact.backbones.layers import (
+    ActivationCheckpointing,
     DecoderLayer,
-    Recomputing,
     RMSNorm,
     attend,
     merge_heads,
@@ -153,7 +153,7 @@ class VisionLayer(nn.Module):
         return out
 
 
-class VisionEncoder(Recomputing):
+class VisionEncoder(ActivationCheckpointing):
     """The stack of layers."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -163,7 +163,7 @@ class VisionEncoder(Recomputing):
     def forward(self, x: Tensor) -> Tensor:
         """(I, P, D) to (I, P, D)."""
         for layer in self.layers:
-            x = self.through(layer, x)
+            x = self.checkpointed_call(layer, x)
         return x
 
 
@@ -225,7 +225,7 @@ def make_decoder_layer(config: TextConfig, key_value_width: int | None = None) -
     )
 
 
-class TextModel(Recomputing):
+class TextModel(ActivationCheckpointing):
     """The Llama decoder, without its output layer. Only `num_layers` layers are built."""
 
     def __init__(self, config: TextConfig, num_layers: int | None = None) -> None:
@@ -249,7 +249,7 @@ class TextModel(Recomputing):
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             before = None if past is None else past[index]
-            hidden, keys, values = self.through(_through_layer, layer, hidden, tables, mask, before)
+            hidden, keys, values = self.checkpointed_call(_through_layer, layer, hidden, tables, mask, before)
             present.append((keys, values))
         return self.norm(hidden), present
 
@@ -267,7 +267,7 @@ def _through_layer(
     if past is not None:
         keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
     attended = attend(rotate(layer.queries(normed), *tables), keys, values, mask, causal=mask is None)
-    return layer.finish(hidden, attended), keys, values
+    return layer.output_and_mlp(hidden, attended), keys, values
 
 
 def put_images(embeds: Tensor, places: Tensor, tokens: Tensor) -> Tensor:

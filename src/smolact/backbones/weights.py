@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from smolact.errors import CheckpointError, NotFoundError, WeightsError, what_is_near
+from smolact.errors import CheckpointError, NotFoundError, WeightsError, list_siblings
 from smolact.files import read_json_object
 from smolact.openable import check_own
 
@@ -43,7 +43,7 @@ def weight_files(folder: Path) -> list[Path]:
                 "(lerobot-convert-dcp --checkpoint_dir=CHECKPOINT), or train with --checkpoint_format=safetensors_dcp there."
             )
         raise NotFoundError(
-            f"{folder} has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}.{hint} {what_is_near(folder / '_')}"
+            f"{folder} has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}.{hint} {list_siblings(folder / '_')}"
         )
     try:
         names = sorted(set(read_json_object(index, "Fetch it again.")["weight_map"].values()))

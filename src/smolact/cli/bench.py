@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
-from smolact.cli.progress import announce, counting
+from smolact.cli.progress import announce, progress_bar
 from smolact.cli.servers import announce_policy
 from smolact.errors import ConfigError, SmolactError
-from smolact.settings import rest, setting
+from smolact.settings import open_section, setting
 from smolact.training.sections import policy_fields
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class BenchedPolicy:
 
     path: str | None = setting(None, "A checkpoint: a folder or a Hub id.")
     type: str | None = setting(None, "A policy type, such as smolvla, with random weights and two cameras.")
-    settings: dict[str, Any] = rest(policy_fields)
+    settings: dict[str, Any] = open_section(policy_fields)
 
 
 @dataclass
@@ -305,7 +305,7 @@ def _take_turns(
 
     times: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, Tensor] = {}
-    with counting((repeats + 1) * len(ways), "answers") as advance:
+    with progress_bar((repeats + 1) * len(ways), "answers") as advance:
         for turn in range(repeats + 1):  # the first one warms up
             for name, way in ways.items():
                 if name in before:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolact.cli.dataset_edit import EditConfig, carry_out, open_source, parse_edit
+from smolact.cli.dataset_edit import EditConfig, apply_edit, open_source, parse_edit
 
 USAGE = "smolact dataset compact --dataset.root=FOLDER [--output=FOLDER]"
 
@@ -24,5 +24,5 @@ def run(argv: Sequence[str]) -> int:
 
     from smolact.datasets.edit import whole
 
-    carry_out(whole(source), config.output, config.quick)
+    apply_edit(whole(source), config.output, config.quick)
     return 0

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolact.cli.dataset_edit import EditConfig, carry_out, open_source, parse_edit
+from smolact.cli.dataset_edit import EditConfig, apply_edit, open_source, parse_edit
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -48,5 +48,5 @@ def run(argv: Sequence[str]) -> int:
             f"--version={next(name for name in VERSIONS if name != config.version)}, or --cameras=image or video: {USAGE}"
         )
     plan = dataclasses.replace(whole(source), cameras=cameras, version=config.version)
-    carry_out(plan, config.output, config.quick)
+    apply_edit(plan, config.output, config.quick)
     return 0

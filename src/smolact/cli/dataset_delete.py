@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolact.cli.dataset_edit import EditConfig, carry_out, needed, open_source, parse_edit
+from smolact.cli.dataset_edit import EditConfig, apply_edit, open_source, parse_edit, require_flag
 from smolact.settings import setting
 
 USAGE = "smolact dataset delete --dataset.root=FOLDER --episodes=[3, 7] [--output=FOLDER]"
@@ -23,10 +23,10 @@ def run(argv: Sequence[str]) -> int:
     config = parse_edit(DeleteConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
-    needed(config.episodes, "--episodes", USAGE)
+    require_flag(config.episodes, "--episodes", USAGE)
     source = open_source(config.dataset, anew=config.output is not None)
 
     from smolact.datasets.edit import delete
 
-    carry_out(delete(source, config.episodes or []), config.output, config.quick)
+    apply_edit(delete(source, config.episodes or []), config.output, config.quick)
     return 0

@@ -16,7 +16,7 @@ from smolact.errors import ConfigError
 from smolact.settings import setting
 
 if TYPE_CHECKING:
-    from smolact.datasets.edit import Plan
+    from smolact.datasets.edit import EditPlan
     from smolact.datasets.sources import Source
 
 Config = TypeVar("Config")
@@ -62,7 +62,7 @@ def open_source(which: WhichDataset, anew: bool = True, usage: str = "") -> Sour
     return source
 
 
-def carry_out(plan: Plan, output: Path | None, quick: bool) -> None:
+def apply_edit(plan: EditPlan, output: Path | None, quick: bool) -> None:
     """Make the dataset, and say where it is."""
     from smolact.datasets.rewrite import build, replace
 
@@ -72,7 +72,7 @@ def carry_out(plan: Plan, output: Path | None, quick: bool) -> None:
     sys.stdout.write(f"{made}: {len(plan.episodes)} episodes, {frames} frames, {plan.version}\n")
 
 
-def needed(value: object, flag: str, usage: str) -> None:
+def require_flag(value: object, flag: str, usage: str) -> None:
     """Whether a setting was given.
 
     Raises:

@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
         logging.getLogger().setLevel(logging.ERROR)
 
     announce(f"Opening {config.dataset.root or config.dataset.repo_id} …")
-    from smolact.training.opening import encode
+    from smolact.training.run_inputs import encode
 
     try:
         with ProgressLine() as line:

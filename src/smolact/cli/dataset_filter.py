@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolact.cli.dataset_edit import EditConfig, carry_out, open_source, parse_edit
+from smolact.cli.dataset_edit import EditConfig, apply_edit, open_source, parse_edit
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -57,5 +57,5 @@ def run(argv: Sequence[str]) -> int:
             and (rewarded is None or rewarded[number] >= (config.min_reward or 0.0))
         )
 
-    carry_out(filter_episodes(source, keeps), config.output, config.quick)
+    apply_edit(filter_episodes(source, keeps), config.output, config.quick)
     return 0

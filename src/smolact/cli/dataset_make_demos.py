@@ -10,7 +10,7 @@ from typing import Any
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
-from smolact.cli.progress import counting
+from smolact.cli.progress import progress_bar
 from smolact.errors import ConfigError
 from smolact.settings import setting
 from smolact.training.sections import EnvSection
@@ -63,7 +63,7 @@ def run(argv: Sequence[str]) -> int:
     expert = expert_for(env_id(name))
     made_with = {"task": config.env.task, "mapping": config.env.mapping, **config.env.kwargs}
     outcomes: list[bool] = []
-    with make_env(name, **made_with) as envs, counting(config.episodes, "episodes") as advance:
+    with make_env(name, **made_with) as envs, progress_bar(config.episodes, "episodes") as advance:
 
         def attempted(success: bool) -> None:
             outcomes.append(success)

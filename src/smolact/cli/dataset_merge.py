@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smolact.cli.dataset_edit import carry_out, needed, open_source, parse_edit
+from smolact.cli.dataset_edit import apply_edit, open_source, parse_edit, require_flag
 from smolact.cli.dataset_flags import WhichDataset
 from smolact.settings import setting
 
@@ -34,12 +34,12 @@ def run(argv: Sequence[str]) -> int:
     config = parse_edit(MergeConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
-    needed(config.datasets, "--datasets", USAGE)
-    needed(config.output, "--output", USAGE)
+    require_flag(config.datasets, "--datasets", USAGE)
+    require_flag(config.output, "--output", USAGE)
 
     from smolact.datasets.edit import merge
 
     sources = [open_source(WhichDataset(repo_id=name)) for name in config.datasets or []]
     plan = merge(sources, reorder_names=config.reorder_names, robot_type=config.robot_type)
-    carry_out(plan, config.output, config.quick)
+    apply_edit(plan, config.output, config.quick)
     return 0

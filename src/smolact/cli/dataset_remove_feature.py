@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolact.cli.dataset_edit import EditConfig, carry_out, needed, open_source, parse_edit
+from smolact.cli.dataset_edit import EditConfig, apply_edit, open_source, parse_edit, require_flag
 from smolact.settings import setting
 
 USAGE = "smolact dataset remove-feature --dataset.root=FOLDER --features=[NAME] [--output=FOLDER]"
@@ -23,10 +23,10 @@ def run(argv: Sequence[str]) -> int:
     config = parse_edit(RemoveConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
-    needed(config.features, "--features", USAGE)
+    require_flag(config.features, "--features", USAGE)
     source = open_source(config.dataset, anew=config.output is not None)
 
     from smolact.datasets.edit import remove_features
 
-    carry_out(remove_features(source, config.features or []), config.output, config.quick)
+    apply_edit(remove_features(source, config.features or []), config.output, config.quick)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolact.cli.dataset_edit import EditConfig, carry_out, needed, open_source, parse_edit
+from smolact.cli.dataset_edit import EditConfig, apply_edit, open_source, parse_edit, require_flag
 from smolact.settings import setting
 
 USAGE = "smolact dataset rename-task --dataset.root=FOLDER --old=TEXT --new=TEXT [--output=FOLDER]"
@@ -24,11 +24,11 @@ def run(argv: Sequence[str]) -> int:
     config = parse_edit(RenameConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
-    needed(config.old, "--old", USAGE)
-    needed(config.new, "--new", USAGE)
+    require_flag(config.old, "--old", USAGE)
+    require_flag(config.new, "--new", USAGE)
     source = open_source(config.dataset, anew=config.output is not None)
 
     from smolact.datasets.edit import rename_task
 
-    carry_out(rename_task(source, config.old or "", config.new or ""), config.output, config.quick)
+    apply_edit(rename_task(source, config.old or "", config.new or ""), config.output, config.quick)
     return 0

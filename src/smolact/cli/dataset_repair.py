@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from smolact.datasets.repair import Repair
 
 USAGE = "smolact dataset repair --dataset.root=FOLDER [--dry_run] [--quick]"
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 
 
 @dataclass
@@ -55,9 +55,9 @@ def run(argv: Sequence[str]) -> int:
 def _told(done: Repair, dry_run: bool) -> str:
     if not done.needed:
         return f"{done.root}: whole, {done.episodes} episodes, {done.frames} frames; nothing to do\n"
-    lines = [f"  {line}" for line in done.lost[:MOST_SHOWN]]
-    if len(done.lost) > MOST_SHOWN:
-        lines.append(f"  and {len(done.lost) - MOST_SHOWN} more")
+    lines = [f"  {line}" for line in done.errors[:MAX_SHOWN]]
+    if len(done.errors) > MAX_SHOWN:
+        lines.append(f"  and {len(done.errors) - MAX_SHOWN} more")
     if done.restored:
         lines.append(
             f"  an edit was killed: the dataset as it was before it {'can be' if dry_run else 'was'} put back"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smolact.cli.dataset_edit import EditConfig, carry_out, open_source, parse_edit
+from smolact.cli.dataset_edit import EditConfig, apply_edit, open_source, parse_edit
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -41,5 +41,5 @@ def run(argv: Sequence[str]) -> int:
                 f"--parts has {name!r}: {part!r}; expected a folder's name, and a fraction or a list of episodes."
             )
     for name, plan in split(source, config.parts).items():
-        carry_out(plan, config.output / name, config.quick)
+        apply_edit(plan, config.output / name, config.quick)
     return 0

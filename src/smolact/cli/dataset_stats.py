@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolact.cli.dataset_edit import EditConfig, carry_out, open_source, parse_edit
+from smolact.cli.dataset_edit import EditConfig, apply_edit, open_source, parse_edit
 
 USAGE = "smolact dataset stats --dataset.root=FOLDER [--output=FOLDER]"
 
@@ -28,5 +28,5 @@ def run(argv: Sequence[str]) -> int:
 
     from smolact.datasets.edit import whole
 
-    carry_out(dataclasses.replace(whole(source), recompute=True), config.output, config.quick)
+    apply_edit(dataclasses.replace(whole(source), recompute=True), config.output, config.quick)
     return 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
-from smolact.cli.progress import announce, counted, counting
+from smolact.cli.progress import announce, counted, progress_bar
 from smolact.errors import ConfigError
 from smolact.settings import setting
 
@@ -32,7 +32,7 @@ NOISE_DRAWS = 2
 
 
 @dataclass(frozen=True)
-class Road:
+class DemoSettings:
     """What is particular to an environment.
 
     Attributes:
@@ -46,14 +46,14 @@ class Road:
     per_minute: int = 20
 
 
-ROADS = {
-    "tabletop": Road(
+DEMO_SETTINGS = {
+    "tabletop": DemoSettings(
         {"tasks": ["reach", "push", "push", "push"]},  # pushing takes longer to learn than reaching
         # What the pusher goes in a step, normalized, is 0.16 at most.
         ("--policy.relative_step=0.12", "--policy.resize_imgs_with_padding=[64,64]"),
         200,
     ),
-    "pusht": Road({}, ("--policy.resize_imgs_with_padding=[96,96]",)),
+    "pusht": DemoSettings({}, ("--policy.resize_imgs_with_padding=[96,96]",)),
 }
 DEMONSTRATIONS_AT_LEAST = 50
 DEMONSTRATION_SHARE, EVALUATION_SHARE, REPORT_SHARE = 0.1, 0.12, 0.03
@@ -105,7 +105,7 @@ def run(argv: Sequence[str]) -> int:
             config.output / BEGUN, {"minutes": config.minutes, "seed": config.seed, "env": config.env}
         )
         try:
-            go_the_road(config, began)
+            run_steps(config, began)
         except KeyboardInterrupt:
             sys.stderr.write(
                 f"\nThe demo was stopped. To begin it again: {shlex.join(['smolact', 'demo', *again])}\n"
@@ -144,12 +144,12 @@ def clear(folder: Path, *, restart: bool) -> None:
             path.unlink()
 
 
-def go_the_road(config: DemoConfig, began: float) -> None:
+def run_steps(config: DemoConfig, began: float) -> None:
     """Demonstrations, training, evaluation, and a page of it all, in `config.output`."""
     from rich.console import Console
 
     from smolact import durable
-    from smolact.cli.demo_evaluation import ROUNDS, Examination, evaluate
+    from smolact.cli.demo_evaluation import ROUNDS, DemoEvaluation, evaluate
     from smolact.cli.demo_report import show, summarize, write_page
     from smolact.machine import cores
 
@@ -165,13 +165,11 @@ def go_the_road(config: DemoConfig, began: float) -> None:
         config, dataset, console, until=began + seconds * DEMONSTRATION_SHARE
     )
     console.rule("2. Training: a small SmolVLA, from the weights of a small VLM, on this machine")
-    training = train(
-        config, dataset, run_folder, until=began + seconds - for_evaluation - for_report
-    )
+    training = train(config, dataset, run_folder, until=began + seconds - for_evaluation - for_report)
     console.rule("3. Evaluation: new scenes, in closed loop")
     checkpoint = run_folder / "checkpoints" / "last" / "pretrained_model"
     left = began + seconds - for_report - time.monotonic()
-    examination = Examination(
+    examination = DemoEvaluation(
         checkpoint, config.env, config.output / "evaluation", config.seed, time.time() + left, ROUNDS
     )
     results, shown = evaluate(examination, cores(), console)
@@ -198,7 +196,7 @@ def make_demonstrations(config: DemoConfig, folder: Path, console: Console, unti
     from smolact.machine import cores
     from smolact.recording.demonstrations import record_demonstrations
 
-    road = ROADS.get(config.env, Road({}))
+    road = DEMO_SETTINGS.get(config.env, DemoSettings({}))
     wanted = max(DEMONSTRATIONS_AT_LEAST, round(config.minutes * road.per_minute))
     began, made = time.monotonic(), 0
     how: dict[str, Any] = {"seed": config.seed, "noise": ActionNoise()}
@@ -210,7 +208,7 @@ def make_demonstrations(config: DemoConfig, folder: Path, console: Console, unti
 
     with (
         make_env(config.env, **road.demonstrated) as envs,
-        counting(wanted, "episodes", console=console) as advance,
+        progress_bar(wanted, "episodes", console=console) as advance,
     ):
         expert = expert_for(env_id(config.env))
         # A process that writes them keeps one core busy; for a few it is not worth while to start others.
@@ -271,7 +269,7 @@ def training_settings(
         "--policy.freeze_vision_encoder=true",
         "--lr_multipliers={vlm_with_expert.vlm: 0.5}",
         f"--noise_draws={NOISE_DRAWS}",
-        *ROADS.get(config.env, Road({})).flags,
+        *DEMO_SETTINGS.get(config.env, DemoSettings({})).flags,
         f"--policy.chunk_size={CHUNK}",
         f"--policy.n_action_steps={EXECUTED}",
         "--policy.max_state_dim=8",

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smolact.cli.progress import announce, counting
+from smolact.cli.progress import announce, progress_bar
 from smolact.machine import one_thread
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from smolact.evaluation.showcase import Shown
-    from smolact.evaluation.suite import EpisodeLog, Results, Share
+    from smolact.evaluation.showcase import ShowcaseEpisode
+    from smolact.evaluation.suite import EpisodeLog, Results, Shard
 
 FACTS = ("n_action_steps", "chunk_size", "num_steps")
 FILMED = 6
@@ -24,7 +24,7 @@ SIDE_BY_SIDE = 25
 
 
 @dataclass(frozen=True)
-class Examination:
+class DemoEvaluation:
     """What each process plays a share of.
 
     Attributes:
@@ -48,13 +48,13 @@ class Examination:
         """The one policy, as logs name it."""
         return [str(self.checkpoint)]
 
-    def log(self, share: Share | None = None) -> EpisodeLog:
+    def log(self, share: Shard | None = None) -> EpisodeLog:
         """The episodes that are over."""
-        from smolact.evaluation.suite import EpisodeLog, Share
+        from smolact.evaluation.suite import EpisodeLog, Shard
 
-        return EpisodeLog(self.folder, {"policies": self.policies, "seed": self.seed}, share or Share())
+        return EpisodeLog(self.folder, {"policies": self.policies, "seed": self.seed}, share or Shard())
 
-    def __call__(self, share: Share) -> None:
+    def __call__(self, share: Shard) -> None:
         """Play this process's share, round by round."""
         from smolact.envs.factory import make_env
         from smolact.evaluation.conditions import conditions_for
@@ -81,11 +81,13 @@ class Examination:
                 played = number
 
 
-def evaluate(examination: Examination, processes: int, console: Console) -> tuple[Results, list[Shown]]:
+def evaluate(
+    examination: DemoEvaluation, processes: int, console: Console
+) -> tuple[Results, list[ShowcaseEpisode]]:
     """Try the policy in scenes that it has not seen, and see whether it listens; and some episodes to look at."""
     from smolact.envs.factory import make_env
     from smolact.evaluation.conditions import PLAIN, conditions_for
-    from smolact.evaluation.shares import play_shares
+    from smolact.evaluation.shards import play_shards
     from smolact.evaluation.showcase import showcase
     from smolact.evaluation.suite import collect
     from smolact.policies.factory import load_policy
@@ -108,8 +110,8 @@ def evaluate(examination: Examination, processes: int, console: Console) -> tupl
 
         most = examination.rounds[-1] * len(names)
         title = f"Up to {most} episodes: {examination.rounds[-1]} in each of {len(names)} conditions, as far as the time allows"
-        with counting(most, "episodes", first=title, console=console) as advance:
-            play_shares(examination, processes, log, look)
+        with progress_bar(most, "episodes", first=title, console=console) as advance:
+            play_shards(examination, processes, log, look)
         n_episodes = min(_whole(log, policy, name) for name in names)
         console.print(f"{n_episodes} episodes in each of {len(names)} conditions were played")
         loaded = load_policy(examination.checkpoint, device="cpu")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from smolact.evaluation.showcase import Shown
+    from smolact.evaluation.showcase import ShowcaseEpisode
     from smolact.evaluation.suite import Results
 
 GROUNDING = (
@@ -21,7 +21,7 @@ GROUNDING = (
 def write_page(
     output: Path,
     results: Results,
-    shown: Sequence[Shown],
+    shown: Sequence[ShowcaseEpisode],
     metrics: dict[str, Any],
     run_folder: Path,
     checkpoint: Path,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from smolact.cli.parsing import CONFIG_PATH, flag_value
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
-from smolact.settings import rest, setting
+from smolact.settings import open_section, setting
 
 if TYPE_CHECKING:
     from smolact.robots.base import Robot, Teleoperator
@@ -51,7 +51,7 @@ class RobotSection:
     """Which robot; further settings are those of its type (id, port, cameras …)."""
 
     type: str | None = setting(None, "sim, or one of LeRobot's robots (so101_follower …).")
-    settings: dict[str, Any] = rest(robot_fields)
+    settings: dict[str, Any] = open_section(robot_fields)
 
     def make(self) -> Robot:
         """The robot, not connected.
@@ -72,7 +72,7 @@ class TeleopSection:
     type: str | None = setting(
         None, "expert (scripted, in simulation), keyboard, gamepad, or one of LeRobot's (so101_leader …)."
     )
-    settings: dict[str, Any] = rest(teleop_fields)
+    settings: dict[str, Any] = open_section(teleop_fields)
 
     def make(self) -> Teleoperator:
         """The teleoperator, not connected.

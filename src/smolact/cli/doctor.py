@@ -14,7 +14,7 @@ from smolact.cli.parsing import flag_value, parse
 from smolact.cli.progress import announce
 from smolact.cli.servers import RENAME_MAP
 from smolact.errors import ConfigError
-from smolact.settings import rest, setting
+from smolact.settings import open_section, setting
 from smolact.training.sections import EnvSection, policy_fields
 
 USAGE = "smolact doctor CHECKPOINT_OR_DATASET [--with=DATASET_OR_ENV] [--policy.NAME=VALUE …]"
@@ -33,7 +33,7 @@ class DiagnosedPolicy:
     stats: str | None = setting(
         None, "A dataset (folder or Hub id) whose statistics are taken for what the checkpoint lacks."
     )
-    settings: dict[str, Any] = rest(policy_fields)
+    settings: dict[str, Any] = open_section(policy_fields)
 
 
 @dataclass
@@ -80,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
     if found.findings:
         lines += ["", *(f"{one.label.ljust(5)}  {one.text}" for one in found.findings)]
     sys.stdout.write("\n".join(lines) + "\n")
-    return DONE if found.is_well else FAILED
+    return DONE if found.passed else FAILED
 
 
 def _who_meets_whom(named: Sequence[str], config: DoctorConfig) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import told_at_once
+from smolact.cli.main import print_errors_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
 from smolact.cli.servers import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from smolact.envs.batch import EnvBatch
     from smolact.evaluation.conditions import Condition
     from smolact.evaluation.rollout import Postprocessor, Preprocessor
-    from smolact.evaluation.suite import Results, Share
+    from smolact.evaluation.suite import Results, Shard
     from smolact.types import Predictor
 
     Loaded = tuple[Predictor, Preprocessor, Postprocessor]
@@ -140,9 +140,9 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     Raises:
         SmolactError: what loading, the environment and the episodes raise; `FeatureError` if they do not fit together.
     """
-    from smolact.cli.eval_tally import Tally
+    from smolact.cli.eval_progress import EvalProgress
     from smolact.evaluation.conditions import PLAIN, conditions_for
-    from smolact.evaluation.shares import play_shares
+    from smolact.evaluation.shards import play_shards
     from smolact.evaluation.suite import EpisodeLog, collect, run_suite
 
     processes = Processes(config)
@@ -152,12 +152,12 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     with (
         contextlib.ExitStack() as stack,
         _make_environments(config, render=films) as environments,
-        told_at_once(),
+        print_errors_at_once(),
         one_thread() if number and not config.cpu_processes else contextlib.nullcontext(),
     ):
         if number > 1 and folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smolact-")))
-        log = EpisodeLog(folder, _settings(config), processes.share)
+        log = EpisodeLog(folder, _settings(config), processes.shard)
 
         def load(name: str) -> Loaded:
             if name != config.policy.path:
@@ -169,12 +169,12 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
         names = [PLAIN, *(condition.name for condition in conditions)]
         with contextlib.ExitStack() as shown:
             tally = (
-                Tally(config.policies, names, config.eval.n_episodes, log, shown)
-                if processes.share.rank == 0
+                EvalProgress(config.policies, names, config.eval.n_episodes, log, shown)
+                if processes.shard.rank == 0
                 else None
             )
             if number > 1 and folder is not None and tally is not None:
-                play_shares(SharePlayer(config, folder), number, log, tally.looked)
+                play_shards(ShardPlayer(config, folder), number, log, tally.looked)
             else:
                 run_suite(
                     config.policies,
@@ -188,7 +188,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
                     on_step=None if tally is None else tally.stepped,
                 )
         processes.wait()
-        if processes.share.rank:
+        if processes.shard.rank:
             return None
         results = collect(config.policies, names, log, config.eval.n_episodes, config.seed, facts)
         if config.output_dir is not None:
@@ -197,7 +197,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
 
 
 @dataclass(frozen=True)
-class SharePlayer:
+class ShardPlayer:
     """Plays a share of an evaluation's episodes, with policies and environments of its own.
 
     Attributes:
@@ -208,13 +208,13 @@ class SharePlayer:
     config: EvalConfig
     folder: Path
 
-    def __call__(self, share: Share) -> None:
-        """Play `share`, and note each episode in the log."""
+    def __call__(self, shard: Shard) -> None:
+        """Play `shard`, and note each episode in the log."""
         from smolact.evaluation.conditions import conditions_for
         from smolact.evaluation.suite import EpisodeLog, run_suite
 
         config = self.config
-        log = EpisodeLog(self.folder, _settings(config), share)
+        log = EpisodeLog(self.folder, _settings(config), shard)
         with contextlib.ExitStack() as stack, _make_environments(config, render=False) as environments:
             run_suite(
                 config.policies,
@@ -233,7 +233,7 @@ def _usual_processes(config: EvalConfig, processes: Processes) -> int:
     from smolact.policies.factory import best_device
 
     device = config.policy.settings.get("device") or best_device()
-    if processes.share.processes > 1 or device != "cpu" or any(map(is_server, config.policies)):
+    if processes.shard.processes > 1 or device != "cpu" or any(map(is_server, config.policies)):
         return 0
     for name in config.policies:
         sizes = [file.stat().st_size for file in find_policy(name).glob("model*.safetensors")]
@@ -295,12 +295,12 @@ class Processes:
     """
 
     def __init__(self, config: EvalConfig) -> None:
-        from smolact.evaluation.suite import Share
+        from smolact.evaluation.suite import Shard
 
-        self.share = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        self.shard = Shard(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
         self.device: str | None = None
         self._state: Any = None
-        if self.share.processes == 1:
+        if self.shard.processes == 1:
             return
         if config.cpu_processes is not None and config.cpu_processes > 1:
             raise ConfigError(

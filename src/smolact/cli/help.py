@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from smolact.cli.parsing import Flag, Schema, flag_value
+from smolact.cli.parsing import ConfigSchema, Flag, flag_value
 from smolact.settings import ALIASES, DOC, REFUSED
 
 FLAGS = "--help=flags"
@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
 def settings_of(cls: type, argv: Sequence[str] = ()) -> tuple[dict[str, list[Row]], list[str]]:
     """A command's settings by section, and notes about settings that depend on a type. What is refused is left out."""
-    schema = Schema(cls)
+    schema = ConfigSchema(cls)
     groups: dict[str, list[Flag]] = {"": []}
     for flag in schema.flags.values():
         groups.setdefault(flag.name.rpartition(".")[0], []).append(flag)
@@ -82,7 +82,9 @@ def settings_of(cls: type, argv: Sequence[str] = ()) -> tuple[dict[str, list[Row
                 f"Further settings of --{prefix}… belong to its type: add --{prefix}type=NAME to list them."
             )
         else:
-            groups[f"{prefix.rstrip('.')} ({inner.__name__})"] = list(Schema(inner, prefix).flags.values())
+            groups[f"{prefix.rstrip('.')} ({inner.__name__})"] = list(
+                ConfigSchema(inner, prefix).flags.values()
+            )
             docs |= _all_docs(inner, prefix)
     shown = {
         title: [_row(flag, docs) for flag in flags if REFUSED not in flag.field.metadata]
@@ -153,7 +155,7 @@ def _type_name(hint: Any) -> str:
 
 def _all_docs(cls: type, prefix: str = "") -> dict[str, str]:
     docs = {prefix + name: doc for base in reversed(cls.__mro__) for name, doc in field_docs(base).items()}
-    for name, section in Schema(cls, prefix).sections.items():
+    for name, section in ConfigSchema(cls, prefix).sections.items():
         docs |= {f"{name}.{field}": doc for field, doc in field_docs(section.cls).items()}
     return docs
 

@@ -17,7 +17,7 @@ from smolact.cli.main import version
 from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
-from smolact.settings import rest, setting
+from smolact.settings import open_section, setting
 from smolact.training.sections import policy_fields
 
 USAGE = "smolact info [--policy.type=smolvla [--policy.FIELD=…] [--batch_size=8]]"
@@ -52,7 +52,7 @@ class PolicyQuestion:
 
     type: str | None = setting(None, "A policy type, such as smolvla.")
     path: str | None = setting(None, "A checkpoint: a folder or a Hub id.")
-    settings: dict[str, Any] = rest(policy_fields)
+    settings: dict[str, Any] = open_section(policy_fields)
 
 
 @dataclass

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SmolactError as error:
         if debug:
             raise
-        tell(error)
+        print_error(error)
         return MISUSED if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         if debug:
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN
 
 
-def tell(error: BaseException) -> None:
+def print_error(error: BaseException) -> None:
     """Say what ends a command, once: when it happens, before robots, encoders and connections are let go of."""
     if getattr(error, "was_told", False):
         return
@@ -131,12 +131,12 @@ def tell(error: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def told_at_once() -> Iterator[None]:
+def print_errors_at_once() -> Iterator[None]:
     """Say what ends the block before anything around it is let go of, which may take a while."""
     try:
         yield
     except BaseException as error:
-        tell(error)
+        print_error(error)
         raise
 
 

@@ -21,7 +21,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from smolact.cli.decoding import DecodingError, decode, describe_type, entries, text_node
-from smolact.errors import ConfigError, NotFoundError, did_you_mean, what_is_near
+from smolact.errors import ConfigError, NotFoundError, did_you_mean, list_siblings
 from smolact.settings import ALIASES, REFUSED, REST, RestClass
 
 CONFIG_PATH = "config_path"
@@ -31,7 +31,7 @@ Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class ParsedValue:
     """A setting as it was given: a flag's text (None when bare) or a file's node, and where that stands."""
 
     name: str
@@ -63,13 +63,13 @@ class Flag:
         return self.field.default is dataclasses.MISSING and self.field.default_factory is dataclasses.MISSING
 
 
-class Schema:
+class ConfigSchema:
     """What can be set on a dataclass: `flags`, the `sections` that hold them, and sections that are still `open`."""
 
     def __init__(self, cls: type, prefix: str = "") -> None:
         self.cls, self.prefix = cls, prefix
         self.flags: dict[str, Flag] = {}
-        self.sections: dict[str, Schema] = {}
+        self.sections: dict[str, ConfigSchema] = {}
         self.aliases: dict[str, str] = {}
         self.open: dict[str, RestClass] = {}
         hints = typing.get_type_hints(cls)
@@ -81,12 +81,12 @@ class Schema:
             if REST in field.metadata:
                 self.open[prefix] = field.metadata[REST]
             elif section is not None and REFUSED not in field.metadata:
-                self._add_section(field.name, Schema(section, name + "."))
+                self._add_section(field.name, ConfigSchema(section, name + "."))
             else:
                 self.flags[name] = Flag(name, hints[field.name], field)
                 self.aliases.update({prefix + alias: name for alias in field.metadata.get(ALIASES, ())})
 
-    def _add_section(self, name: str, inner: Schema) -> None:
+    def _add_section(self, name: str, inner: ConfigSchema) -> None:
         self.sections[self.prefix + name] = inner
         self.sections.update(inner.sections)
         self.flags.update(inner.flags)
@@ -130,14 +130,14 @@ def parse(
     paths = [word for word in words if word.name == CONFIG_PATH]
     given = [word for word in words if word.name != CONFIG_PATH]
     by_hand: Mapping[str, str] | None = None
-    from_file: list[Given] = []
+    from_file: list[ParsedValue] = []
     if paths:
         if not isinstance(paths[-1].value, str) or not paths[-1].value:
             raise ConfigError("--config_path needs a value: --config_path=FILE.yaml")
         path = Path(paths[-1].value).expanduser()
         by_hand = recorded(path)
         from_file = list(read_file(path))
-    schema = Schema(cls)
+    schema = ConfigSchema(cls)
     settings, rest = _assign([*from_file, *given], schema, schema.names())
     values = _decode_all(settings, schema.flags)
     explicit = {name: setting.source for name, setting in settings.items()}
@@ -153,7 +153,7 @@ def parse(
     return config, explicit
 
 
-def read_flags(argv: Sequence[str]) -> Iterator[Given]:
+def read_flags(argv: Sequence[str]) -> Iterator[ParsedValue]:
     """The flags of a command line: `--name=value`, `--name value`, or `--name` alone.
 
     Raises:
@@ -171,12 +171,12 @@ def read_flags(argv: Sequence[str]) -> Iterator[Given]:
             )
             raise ConfigError(f"'{word}' is not understood here.{hint}")
         if equals:
-            yield Given(name, value, _shortened(word))
+            yield ParsedValue(name, value, _shortened(word))
         elif words and not words[0].startswith("--"):
             value = words.pop(0)
-            yield Given(name, value, _shortened(f"{word}={value}"))
+            yield ParsedValue(name, value, _shortened(f"{word}={value}"))
         else:
-            yield Given(name, None, word)
+            yield ParsedValue(name, None, word)
 
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:
@@ -185,7 +185,7 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
     return found[-1] if found and isinstance(found[-1], str) else None
 
 
-def read_file(path: Path) -> Iterator[Given]:
+def read_file(path: Path) -> Iterator[ParsedValue]:
     """The top settings of a YAML or JSON file.
 
     Raises:
@@ -194,7 +194,7 @@ def read_file(path: Path) -> Iterator[Given]:
     """
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not there"
-        raise NotFoundError(f"The configuration file {path} is {kind}. {what_is_near(path.absolute())}")
+        raise NotFoundError(f"The configuration file {path} is {kind}. {list_siblings(path.absolute())}")
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
@@ -215,32 +215,34 @@ def read_file(path: Path) -> Iterator[Given]:
         ) from error
     if node is None:
         return
-    yield from _inside(Given("", node, str(path)), str(path))
+    yield from _inside(ParsedValue("", node, str(path)), str(path))
 
 
-def _inside(section: Given, file: str | None) -> Iterator[Given]:
+def _inside(section: ParsedValue, file: str | None) -> Iterator[ParsedValue]:
     """The settings in a section that was given as one mapping."""
     assert isinstance(section.value, Node)
     try:
         pairs = entries(section.value, "a mapping of settings (name: value)")
     except DecodingError as error:
-        raise ConfigError(_complaint(Given(section.name, error.node, section.source), error, file)) from error
+        raise ConfigError(
+            _complaint(ParsedValue(section.name, error.node, section.source), error, file)
+        ) from error
     prefix = section.name + "." if section.name else ""
     for key, value in pairs:
         source = f"{file}, line {key.start_mark.line + 1}" if file else section.source
-        yield Given(prefix + str(key.value), value, source)
+        yield ParsedValue(prefix + str(key.value), value, source)
 
 
 def _assign(
-    given: Sequence[Given], schema: Schema, known: Sequence[str]
-) -> tuple[dict[str, Given], dict[str, list[Given]]]:
+    given: Sequence[ParsedValue], schema: ConfigSchema, known: Sequence[str]
+) -> tuple[dict[str, ParsedValue], dict[str, list[ParsedValue]]]:
     """Which setting each given value is for; and for each open section, what must wait for its class.
 
     Raises:
         ConfigError: a name that nothing has; the nearest of `known` is proposed.
     """
-    settings: dict[str, Given] = {}
-    rest: dict[str, list[Given]] = {prefix: [] for prefix in schema.open}
+    settings: dict[str, ParsedValue] = {}
+    rest: dict[str, list[ParsedValue]] = {prefix: [] for prefix in schema.open}
     waiting = list(given)
     while waiting:
         one = waiting.pop(0)
@@ -257,7 +259,7 @@ def _assign(
     return settings, rest
 
 
-def _opened(section: Given, cls: type) -> list[Given]:
+def _opened(section: ParsedValue, cls: type) -> list[ParsedValue]:
     from_flag = not isinstance(section.value, Node)
     try:
         node = section.node(cls)
@@ -269,10 +271,10 @@ def _opened(section: Given, cls: type) -> list[Given]:
         expected = f"a mapping of settings, or flags --{section.name}.NAME=VALUE"
         raise ConfigError(_complaint(section, DecodingError(expected, node)))
     file = None if from_flag else section.source.rpartition(", line ")[0]
-    return list(_inside(Given(section.name, node, section.source), file))
+    return list(_inside(ParsedValue(section.name, node, section.source), file))
 
 
-def _decode_all(settings: Mapping[str, Given], flags: Mapping[str, Flag]) -> dict[str, Any]:
+def _decode_all(settings: Mapping[str, ParsedValue], flags: Mapping[str, Flag]) -> dict[str, Any]:
     values = {}
     for name, one in settings.items():
         flag = flags[name]
@@ -288,7 +290,10 @@ def _decode_all(settings: Mapping[str, Given], flags: Mapping[str, Flag]) -> dic
 
 
 def _decode_rest(
-    schema: Schema, values: Mapping[str, Any], rest: Mapping[str, Sequence[Given]], explicit: dict[str, str]
+    schema: ConfigSchema,
+    values: Mapping[str, Any],
+    rest: Mapping[str, Sequence[ParsedValue]],
+    explicit: dict[str, str],
 ) -> dict[str, dict[str, Any]]:
     """The settings of each open section, typed by the class that the section's other settings name."""
     decoded: dict[str, dict[str, Any]] = {}
@@ -302,14 +307,14 @@ def _decode_rest(
                 raise ConfigError(_unknown(rest[prefix][0], schema.names(), note))
             decoded[prefix] = {}
             continue
-        inner = Schema(cls, prefix)
+        inner = ConfigSchema(cls, prefix)
         settings, _ = _assign(rest[prefix], inner, [*inner.names(), *schema.names()])
         decoded[prefix] = _nested(inner, _decode_all(settings, inner.flags))
         explicit.update({name: one.source for name, one in settings.items()})
     return decoded
 
 
-def _build(schema: Schema, values: Mapping[str, Any], rest: Mapping[str, Mapping[str, Any]]) -> Any:
+def _build(schema: ConfigSchema, values: Mapping[str, Any], rest: Mapping[str, Mapping[str, Any]]) -> Any:
     """The dataclass of a schema, sections first.
 
     Raises:
@@ -336,7 +341,7 @@ def _build(schema: Schema, values: Mapping[str, Any], rest: Mapping[str, Mapping
     return schema.cls(**fields)
 
 
-def _nested(schema: Schema, values: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(schema: ConfigSchema, values: Mapping[str, Any]) -> dict[str, Any]:
     """Only what was given, top fields by name; a touched section as an instance of its class."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(schema.cls):
@@ -348,7 +353,7 @@ def _nested(schema: Schema, values: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _unknown(one: Given, known: Sequence[str], note: str = "") -> str:
+def _unknown(one: ParsedValue, known: Sequence[str], note: str = "") -> str:
     how = " Add --help to list every setting."
     if one.source.startswith("--"):
         near = did_you_mean("--" + one.name, ["--" + name for name in known])
@@ -356,11 +361,11 @@ def _unknown(one: Given, known: Sequence[str], note: str = "") -> str:
     return f"{one.source}: there is no setting '{one.name}'.{did_you_mean(one.name, known)}{note}{how}"
 
 
-def _place(one: Given) -> str:
+def _place(one: ParsedValue) -> str:
     return one.source if one.source.startswith("--") else f"{one.source}: {one.name}"
 
 
-def _complaint(one: Given, error: DecodingError, file: str | None = None) -> str:
+def _complaint(one: ParsedValue, error: DecodingError, file: str | None = None) -> str:
     """Where, what was expected, what was found."""
     mark = error.node.start_mark
     if one.source.startswith("--"):

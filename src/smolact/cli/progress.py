@@ -1,6 +1,6 @@
 """How a command shows that it lives: a bar on a terminal, and a line now and then where there is none.
 
-`announce` is for the first line, before anything slow is imported; `counting` for work whose amount is known; `stages` for several
+`announce` is for the first line, before anything slow is imported; `progress_bar` for work whose amount is known; `stages` for several
 such works, one after the other, that are over at once most of the time.
 """
 
@@ -26,7 +26,7 @@ REDRAW = 0.1
 
 
 class Advance(Protocol):
-    """What `counting` yields."""
+    """What `progress_bar` yields."""
 
     def __call__(self, count: int = 1, note: str = "") -> None:
         """So many more are done; 0 to show only another note. A note stays until there is another one."""
@@ -130,7 +130,7 @@ def time_text(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def counting(
+def progress_bar(
     total: int, unit: str, *, done: int = 0, first: str = "", console: Console | None = None
 ) -> Iterator[Advance]:
     """Show how far a work is: a bar on a terminal; elsewhere a line at once, one every `PATIENCE` seconds, and one at the end.

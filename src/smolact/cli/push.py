@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
-from smolact.errors import ConfigError, NotFoundError, what_is_near
+from smolact.errors import ConfigError, NotFoundError, list_siblings
 from smolact.settings import setting
 
 if TYPE_CHECKING:
     from smolact.uploads import Upload
 
 USAGE = "smolact push FOLDER OWNER/NAME [--private] [--dry-run]"
-MOST_FILES = 20
+MAX_FILES = 20
 """That are listed; of more, how many there are."""
 
 
@@ -89,7 +89,7 @@ def what_is_pushed(name: str, repo_id: str, config: PushConfig, stack: contextli
 
     folder = local_folder(name, "dataset")
     if folder is None:
-        raise NotFoundError(f"The folder {name} does not exist. {what_is_near(Path(name).absolute())}")
+        raise NotFoundError(f"The folder {name} does not exist. {list_siblings(Path(name).absolute())}")
     if (folder / "meta/info.json").is_file():
         from smolact.datasets.lock import FolderLock
         from smolact.datasets.sharing import contents as of_dataset
@@ -114,9 +114,9 @@ def what_is_pushed(name: str, repo_id: str, config: PushConfig, stack: contextli
 def listing(upload: Upload, repo_id: str) -> str:
     """What is published, largest first, and what is to be known about it."""
     sizes = sorted(upload.sizes.items(), key=lambda entry: -entry[1])
-    rows = [f"  {size_text(size):>9}  {name}" for name, size in sizes[:MOST_FILES]]
-    if len(sizes) > MOST_FILES:
-        rest = sizes[MOST_FILES:]
+    rows = [f"  {size_text(size):>9}  {name}" for name, size in sizes[:MAX_FILES]]
+    if len(sizes) > MAX_FILES:
+        rest = sizes[MAX_FILES:]
         rows.append(f"  {size_text(sum(size for _, size in rest)):>9}  in {len(rest)} smaller files")
     total = size_text(sum(upload.sizes.values()))
     tag = f", tagged {upload.tag}" if upload.tag else ""

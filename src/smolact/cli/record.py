@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
+from smolact.cli.main import DONE, INTERRUPTED, print_error, print_errors_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
 from smolact.cli.recordings import (
@@ -29,7 +29,7 @@ from smolact.cli.recordings import (
 from smolact.cli.servers import CHECK_NAMES, HELP, RENAME_MAP, ChosenPolicy, announce_policy, load_chosen
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import RECORDINGS
-from smolact.settings import refused, setting
+from smolact.settings import setting, unsupported
 
 if TYPE_CHECKING:
     from smolact.policies.factory import LoadedEngine, LoadedPolicy
@@ -65,7 +65,7 @@ class RecordConfig:
         True, "Hold the rate; false: a simulation that nobody watches, as fast as it goes."
     )
     display_data: bool = setting(False, "Show cameras and numbers in rerun while recording.")
-    play_sounds: bool = refused(True, "nothing is spoken.", harmless=lambda value: True)
+    play_sounds: bool = unsupported(True, "nothing is spoken.", harmless=lambda value: True)
     display_mode: Literal["rerun"] = setting("rerun", "Where --display_data shows them.")
 
     @property
@@ -104,7 +104,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.write(f"\nStopped. {ended_early(config.root, again, before)}")
         return INTERRUPTED
     except SmolactError as error:
-        tell(error)  # before what can be done about it
+        print_error(error)  # before what can be done about it
         sys.stderr.write(ended_early(config.root, again, before))
         raise
     sys.stdout.write(summary(config.root, reports))
@@ -119,9 +119,9 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
     """
     from smolact.recording.controls import Controls
     from smolact.recording.drivers import check_fit, note_masked, rate_of_training
-    from smolact.recording.plan import Plan
+    from smolact.recording.plan import RecordingPlan
     from smolact.recording.recorder import Recorder
-    from smolact.robots.jog import KeyboardTeleoperator
+    from smolact.robots.incremental_teleop import KeyboardTeleoperator
     from smolact.robots.keys import Keys, has_terminal
 
     robot = config.robot.make()
@@ -148,7 +148,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             )
             trained = rate_of_training(policy.policy)
         planned = functools.partial(
-            Plan,
+            RecordingPlan,
             num_episodes=config.dataset.num_episodes,
             episode_time_s=config.dataset.episode_time_s,
             reset_time_s=config.dataset.reset_time_s,
@@ -159,7 +159,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             open_dataset(config.root, config.dataset, robot, planned, trained=trained, resume=config.resume)
         )
         plan = planned(writer.fps)
-        stack.enter_context(told_at_once())
+        stack.enter_context(print_errors_at_once())
         connect_for(robot, writer)
         driver = _driver(policy, robot, teleoperator, stack, any_names=not config.check_names)
         controls = Controls(arrows_drive=by_keyboard)
@@ -189,7 +189,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             controls=controls,
             on_tick=on_tick if shows else None,
             on_episode=lambda report: logger.info("%s", report),
-            on_failure=tell,
+            on_failure=print_error,
         )
         return recorder.run()
 

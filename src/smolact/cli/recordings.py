@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolact.errors import ConfigError
-from smolact.settings import refused, setting
+from smolact.settings import setting, unsupported
 
 if TYPE_CHECKING:
     from smolact.datasets.writer import DatasetWriter
-    from smolact.recording.plan import Plan
+    from smolact.recording.plan import RecordingPlan
     from smolact.robots.base import Robot
 
 logger = logging.getLogger(__name__)
@@ -53,17 +53,17 @@ class RecordedDataset:
         "h264_qsv, hevc_qsv, h264_videotoolbox, hevc_videotoolbox), or auto; the dataset's own on --resume.",
         aliases=("rgb_encoder.vcodec",),
     )
-    push_to_hub: bool = refused(
+    push_to_hub: bool = unsupported(
         False,
         "recording makes no network call. Publish what is finished: smolact push FOLDER OWNER/NAME",
     )
-    private: bool | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)
-    tags: list[str] | None = refused(None, "nothing is uploaded.", harmless=lambda value: True)
-    num_image_writer_processes: int = refused(0, _STREAMED, harmless=lambda value: True)
-    num_image_writer_threads_per_camera: int = refused(4, _STREAMED, harmless=lambda value: True)
-    video_encoding_batch_size: int = refused(1, _STREAMED)
-    streaming_encoding: bool = refused(True, _STREAMED, harmless=lambda value: True)
-    no_stamp: bool = refused(True, "the name is kept as it is given.", harmless=lambda value: True)
+    private: bool | None = unsupported(None, "nothing is uploaded.", harmless=lambda value: True)
+    tags: list[str] | None = unsupported(None, "nothing is uploaded.", harmless=lambda value: True)
+    num_image_writer_processes: int = unsupported(0, _STREAMED, harmless=lambda value: True)
+    num_image_writer_threads_per_camera: int = unsupported(4, _STREAMED, harmless=lambda value: True)
+    video_encoding_batch_size: int = unsupported(1, _STREAMED)
+    streaming_encoding: bool = unsupported(True, _STREAMED, harmless=lambda value: True)
+    no_stamp: bool = unsupported(True, "the name is kept as it is given.", harmless=lambda value: True)
 
 
 def check_folder(root: Path, *, resume: bool, num_episodes: int, flags: str) -> None:
@@ -87,7 +87,7 @@ def open_dataset(
     root: Path,
     dataset: RecordedDataset,
     robot: Robot,
-    planned: Callable[[float], Plan],
+    planned: Callable[[float], RecordingPlan],
     *,
     trained: float | None = None,
     resume: bool = False,
@@ -107,9 +107,9 @@ def open_dataset(
     """
     from smolact.datasets import format as layout
     from smolact.datasets.writer import DatasetWriter
+    from smolact.recording.disk_space import check_space, estimate_bytes
     from smolact.recording.drivers import note_rate, rate_of
     from smolact.recording.recorder import dataset_features
-    from smolact.recording.space import check_space, estimate_bytes
 
     features = dataset_features(robot.features, video=dataset.video)
     fps = dataset.fps

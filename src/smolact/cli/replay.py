@@ -9,11 +9,11 @@ from pathlib import Path
 
 from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import DONE, told_at_once
+from smolact.cli.main import DONE, print_errors_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
-from smolact.settings import refused, setting
+from smolact.settings import setting, unsupported
 
 USAGE = "smolact replay --robot.type=sim --robot.env=tabletop --dataset.root=FOLDER --dataset.episode=0"
 
@@ -34,7 +34,7 @@ class ReplayConfig:
 
     robot: RobotSection = field(default_factory=RobotSection)
     dataset: ReplayedDataset = field(default_factory=ReplayedDataset)
-    play_sounds: bool = refused(True, "nothing is spoken.", harmless=lambda value: True)
+    play_sounds: bool = unsupported(True, "nothing is spoken.", harmless=lambda value: True)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
     actions, fps = read_actions(root, dataset.episode)
     robot = config.robot.make()
     try:
-        with told_at_once():
+        with print_errors_at_once():
             check_fits(root, robot)
             robot.connect()
             timing = replay(robot, actions, dataset.fps or fps, dataset.episode)

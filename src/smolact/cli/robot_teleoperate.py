@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import told_at_once
+from smolact.cli.main import print_errors_at_once
 from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
-from smolact.settings import refused, setting
+from smolact.settings import setting, unsupported
 
 USAGE = (
     "smolact robot teleoperate --robot.type=so101_follower --robot.port=PORT --robot.id=NAME "
@@ -28,7 +28,7 @@ class TeleoperateConfig:
     teleop: TeleopSection = field(default_factory=TeleopSection)
     fps: int = setting(60, "Ticks a second.")
     teleop_time_s: float | None = setting(None, "How long, in seconds; without it until Ctrl-C.")
-    display_data: bool = refused(False, "nothing is displayed while driving by hand; leave it out.")
+    display_data: bool = unsupported(False, "nothing is displayed while driving by hand; leave it out.")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
         stack.callback(robot.disconnect)
         robot.connect()
         stack.callback(teleoperator.disconnect)
-        stack.enter_context(told_at_once())
+        stack.enter_context(print_errors_at_once())
         teleoperator.connect(robot)
         sys.stderr.write("The robot follows now. Ctrl-C ends it.\n")
         try:

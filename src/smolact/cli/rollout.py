@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.main import DONE, INTERRUPTED, tell, told_at_once
+from smolact.cli.main import DONE, INTERRUPTED, print_error, print_errors_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.recordings import (
     RecordedDataset,
@@ -154,7 +154,7 @@ def run(argv: Sequence[str]) -> int:
             sys.stderr.write(ended_early(root, again, before))
         return INTERRUPTED
     except SmolactError as error:
-        tell(error)  # before what can be done about it
+        print_error(error)  # before what can be done about it
         if root is not None:
             sys.stderr.write(ended_early(root, again, before))
         raise
@@ -197,10 +197,10 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
     Raises:
         SmolactError: what any of them raises.
     """
-    from smolact.recording.chunk_driver import AnswersAtOnce, ChunkDriver, ThreadAsks
+    from smolact.recording.chunk_driver import ChunkDriver, SyncInference, ThreadedInference
     from smolact.recording.controls import Controls
     from smolact.recording.drivers import note_rate, rate_of
-    from smolact.recording.plan import Plan
+    from smolact.recording.plan import RecordingPlan
     from smolact.recording.recorder import Recorder
     from smolact.recording.rollout import roll_out
     from smolact.robots.keys import Keys
@@ -209,13 +209,13 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
         policy = _policy(config, robot, stack)
-        asks: ThreadAsks | AnswersAtOnce = AnswersAtOnce(policy)
+        asks: ThreadedInference | SyncInference = SyncInference(policy)
         if config.realtime:
-            asks = ThreadAsks(policy, policy.reset if is_server(config.policy.path) else lambda: None)
+            asks = ThreadedInference(policy, policy.reset if is_server(config.policy.path) else lambda: None)
             stack.callback(asks.close)
             stack.callback(robot.disconnect)  # before what a policy computes is waited for
         planned = functools.partial(
-            Plan,
+            RecordingPlan,
             num_episodes=config.episodes,
             episode_time_s=config.duration,
             reset_time_s=0.0,
@@ -239,7 +239,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
                 )
             )
             connect_for(robot, writer)
-        stack.enter_context(told_at_once())
+        stack.enter_context(print_errors_at_once())
         # A robot knows the limits of its gate only when it is connected.
         inference = config.inference.make(policy.schema.n_action_steps)
         driver = ChunkDriver(asks, inference, robot.gate)
@@ -256,7 +256,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
                 planned(writer.fps),
                 controls=controls,
                 on_episode=lambda report: logger.info("%s, %s", report, driver.counts),
-                on_failure=tell,
+                on_failure=print_error,
                 keep_unfinished=True,
             ).run()
         fps = rate_of(config.fps, robot, policy.schema.fps)

@@ -17,11 +17,11 @@ from smolact.cli.main import DONE
 from smolact.cli.parsing import parse
 from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, announce_policy, is_server, load_chosen
 from smolact.errors import ConfigError
-from smolact.settings import rest, setting
+from smolact.settings import open_section, setting
 from smolact.training.sections import policy_fields
 
 if TYPE_CHECKING:
-    from smolact.serving.access import Access
+    from smolact.serving.auth import Auth
     from smolact.serving.local import LocalPolicy
     from smolact_client import Schema
 
@@ -38,7 +38,7 @@ class ServedPolicy(ChosenPolicy):
     """Which policy; further settings override those of its configuration."""
 
     path: str | None = setting(None, "The checkpoint: a folder or a Hub id. Clients can't choose another.")
-    settings: dict[str, Any] = rest(policy_fields)
+    settings: dict[str, Any] = open_section(policy_fields)
 
 
 @dataclass
@@ -89,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
     return DONE
 
 
-async def _serve(config: ServeConfig, access: Access, policy: LocalPolicy) -> None:
+async def _serve(config: ServeConfig, access: Auth, policy: LocalPolicy) -> None:
     from smolact.serving.openpi import OpenpiServer
     from smolact.serving.server import PolicyServer
 
@@ -113,7 +113,7 @@ async def _serve(config: ServeConfig, access: Access, policy: LocalPolicy) -> No
         await serving
 
 
-def announcement(url: str, access: Access, schema: Schema) -> str:
+def announcement(url: str, access: Auth, schema: Schema) -> str:
     """Where a server listens, to whom, and what it expects: for its operator."""
     who = "whoever has the token" if access.token else "this machine" if access.is_local else "anybody"
     lines = [f"Serving {schema.policy} at {url}, to {who}. Ctrl-C stops it."]
@@ -137,12 +137,12 @@ def _numbers(size: int, names: Sequence[str] | None) -> str:
     return f"{size} numbers" + (f": {', '.join(names)}" if names else "")
 
 
-def _access(config: ServeConfig) -> Access:
-    from smolact.serving.access import Access, read_certificate, read_token
+def _access(config: ServeConfig) -> Auth:
+    from smolact.serving.auth import Auth, read_certificate, read_token
 
     if config.tls_cert is None and config.tls_key is not None:
         raise ConfigError("--tls-key belongs to a certificate: give --tls-cert, too.")
-    return Access(
+    return Auth(
         host=config.host,
         port=config.port,
         token=None if config.token_file is None else read_token(config.token_file),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
-from smolact.settings import rest, setting
+from smolact.settings import open_section, setting
 from smolact.training.sections import policy_fields
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class ChosenPolicy:
     )
     int8: bool = setting(False, INT8)
     fp8: bool = setting(False, FP8)
-    settings: dict[str, Any] = rest(lambda section: policy_or_server_fields(section))
+    settings: dict[str, Any] = open_section(lambda section: policy_or_server_fields(section))
 
 
 RENAME_MAP = "Names of the robot, the dataset or the environment to the policy's, as {old: new}; the checkpoint's own map when empty."
@@ -165,7 +165,7 @@ def load_from_server(url: str, settings: Mapping[str, Any]) -> LoadedRemote:
     Raises:
         ServerError, NotFoundError, ConfigError: it does not answer, or lets nobody in, or the token's file holds none.
     """
-    from smolact.serving.access import read_token
+    from smolact.serving.auth import read_token
     from smolact.serving.remote import load_remote
 
     known = {field.name for field in dataclasses.fields(RemoteSettings)}

@@ -69,12 +69,12 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
 
     from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG
     from smolact.training.checkpoint import CHECKPOINTS, LAST, find_checkpoint, read_own_settings
-    from smolact.training.run_folder import flags_of_begun, is_begun
+    from smolact.training.run_folder import is_unfinished, read_saved_flags
 
     run = flags.get("output_dir")
-    if run and is_begun(Path(str(run))):
+    if run and is_unfinished(Path(str(run))):
         logging.getLogger(__name__).info("%s holds a run without a checkpoint: it begins anew.", run)
-        return [*([] if CONFIG_PATH in flags else flags_of_begun(Path(str(run)))), *argv], None
+        return [*([] if CONFIG_PATH in flags else read_saved_flags(Path(str(run)))), *argv], None
     named = flags.get(CONFIG_PATH) or flags.get("output_dir")
     if not named:
         raise ConfigError(
@@ -222,7 +222,11 @@ class ProgressLine:
     def _end(self, event: Ended) -> None:
         self.bar.stop()
         if event.data_wait is not None:
-            more = "More --num_workers, or --dataset.cache=frames," if event.has_readers else "--dataset.cache=frames"
+            more = (
+                "More --num_workers, or --dataset.cache=frames,"
+                if event.has_readers
+                else "--dataset.cache=frames"
+            )
             advice = f" {more} would help." * (event.data_wait > MUCH)
             self.console.print(f"Waited for data {event.data_wait:.0%} of the time.{advice}", soft_wrap=True)
         if event.is_complete:

@@ -125,7 +125,7 @@ def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArr
         MINIMUM_AND_MAXIMUM,
         STATISTICS_OF,
         is_degenerate,
-        tell_degenerate,
+        warn_of_degenerate,
         with_usable_quantiles,
     )
     from smolact.types import ACTION, NormalizationMode
@@ -149,7 +149,7 @@ def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArr
     values = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in kept.items()}
     mask = is_degenerate(values, mode)
     if mask is not None:
-        tell_degenerate(ACTION, mode, mask, MINIMUM_AND_MAXIMUM)
+        warn_of_degenerate(ACTION, mode, mask, MINIMUM_AND_MAXIMUM)
     low, high = (with_usable_quantiles(values, mode)[name] for name in STATISTICS_OF[mode])
     actions = torch.from_numpy(dataset.windows(ACTION, config.chunk_size, frames)).float()
     return normalize(actions, (low, high), mode).numpy()

@@ -33,7 +33,7 @@ OPEN_FILES = 32
 CACHED_IMAGE_BYTES = 256 * 2**20  # encoded, a process
 
 
-class PerProcess(Generic[Key, Value]):
+class ForkSafeLRUCache(Generic[Key, Value]):
     """The most recently used values, made on demand, within a budget; one thread at a time, each process its own.
 
     Args:
@@ -82,7 +82,7 @@ class PerProcess(Generic[Key, Value]):
         self._weight = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PerProcess, (self._make, self._budget, self._weigh, self._drop)
+        return ForkSafeLRUCache, (self._make, self._budget, self._weigh, self._drop)
 
 
 class Camera(Protocol):
@@ -98,7 +98,7 @@ class Videos:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._readers: PerProcess[str, VideoReader] = PerProcess(
+        self._readers: ForkSafeLRUCache[str, VideoReader] = ForkSafeLRUCache(
             self._read, OPEN_FILES, drop=VideoReader.close
         )
 
@@ -151,8 +151,8 @@ class Columns:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._files: PerProcess[str, Any] = PerProcess(self._open, OPEN_FILES)
-        self._groups: PerProcess[tuple[str, int, str], Any] = PerProcess(
+        self._files: ForkSafeLRUCache[str, Any] = ForkSafeLRUCache(self._open, OPEN_FILES)
+        self._groups: ForkSafeLRUCache[tuple[str, int, str], Any] = ForkSafeLRUCache(
             self._read, CACHED_IMAGE_BYTES, weigh=_bytes_of
         )
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smolact.datasets.alike import differences, order_of_names, told
+from smolact.datasets.comparison import differences, order_of_names, told
 from smolact.datasets.format import DEFAULT_FEATURES, Feature, flat_names
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.sources import ReorderedSource, Source
@@ -14,7 +14,7 @@ from smolact.errors import ConfigError, FeatureError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Plan:
+class EditPlan:
     """A dataset to be made.
 
     Attributes:
@@ -62,12 +62,12 @@ class Plan:
         return kept
 
 
-def whole(source: Source) -> Plan:
+def whole(source: Source) -> EditPlan:
     """All of a dataset; made anew, many small files become few."""
-    return Plan((source,), _all(0, source))
+    return EditPlan((source,), _all(0, source))
 
 
-def keep(source: Source, episodes: Sequence[int]) -> Plan:
+def keep(source: Source, episodes: Sequence[int]) -> EditPlan:
     """Some episodes of a dataset, in its order.
 
     Raises:
@@ -78,10 +78,10 @@ def keep(source: Source, episodes: Sequence[int]) -> Plan:
         raise ConfigError(
             f"Nothing would be left of {source.meta.root}. A dataset has one episode at least: choose otherwise."
         )
-    return Plan((source,), tuple((0, number) for number in sorted(set(episodes))))
+    return EditPlan((source,), tuple((0, number) for number in sorted(set(episodes))))
 
 
-def delete(source: Source, episodes: Sequence[int]) -> Plan:
+def delete(source: Source, episodes: Sequence[int]) -> EditPlan:
     """A dataset without some of its episodes.
 
     Raises:
@@ -93,7 +93,7 @@ def delete(source: Source, episodes: Sequence[int]) -> Plan:
     )
 
 
-def split(source: Source, parts: Mapping[str, float | Sequence[int]]) -> dict[str, Plan]:
+def split(source: Source, parts: Mapping[str, float | Sequence[int]]) -> dict[str, EditPlan]:
     """Several datasets of one: each a fraction of the episodes, in order, or a list of them.
 
     Raises:
@@ -121,7 +121,9 @@ def split(source: Source, parts: Mapping[str, float | Sequence[int]]) -> dict[st
     return {name: keep(source, numbers) for name, numbers in chosen.items()}
 
 
-def merge(sources: Sequence[Source], *, reorder_names: bool = False, robot_type: str | None = None) -> Plan:
+def merge(
+    sources: Sequence[Source], *, reorder_names: bool = False, robot_type: str | None = None
+) -> EditPlan:
     """Several datasets, one after the other; tasks of the same text become one.
 
     Args:
@@ -157,7 +159,7 @@ def merge(sources: Sequence[Source], *, reorder_names: bool = False, robot_type:
             f"names, say which the new dataset has: --robot_type={robots[0]}"
         )
     pairs = tuple(pair for number, source in enumerate(merged) for pair in _all(number, source))
-    return Plan(tuple(merged), pairs, robot_type=robot_type or next(iter(robots), None))
+    return EditPlan(tuple(merged), pairs, robot_type=robot_type or next(iter(robots), None))
 
 
 def _check_mergeable(first: LeRobotDatasetMetadata, meta: LeRobotDatasetMetadata, reorderable: str) -> None:
@@ -183,7 +185,7 @@ def _check_mergeable(first: LeRobotDatasetMetadata, meta: LeRobotDatasetMetadata
     raise FeatureError(f"{meta.root} and {first.root} differ in{listed}\n{remedy}")
 
 
-def filter_episodes(source: Source, wanted: Callable[[int], bool]) -> Plan:
+def filter_episodes(source: Source, wanted: Callable[[int], bool]) -> EditPlan:
     """The episodes for whose number `wanted` is true.
 
     Raises:
@@ -192,7 +194,7 @@ def filter_episodes(source: Source, wanted: Callable[[int], bool]) -> Plan:
     return keep(source, [number for number in range(source.meta.total_episodes) if wanted(number)])
 
 
-def rename_task(source: Source, old: str, new: str) -> Plan:
+def rename_task(source: Source, old: str, new: str) -> EditPlan:
     """Another text for a task; a text that is there already joins both.
 
     Raises:
@@ -208,7 +210,7 @@ def rename_task(source: Source, old: str, new: str) -> Plan:
     return dataclasses.replace(whole(source), renamed={old: new})
 
 
-def remove_features(source: Source, names: Sequence[str]) -> Plan:
+def remove_features(source: Source, names: Sequence[str]) -> EditPlan:
     """A dataset without some of its features.
 
     Raises:

@@ -44,8 +44,8 @@ FILES_PER_CHUNK = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 
-MOST_CHANNELS = 4
-MOST_VALUES = 2**26  # of one frame's feature: a picture of 4096 × 4096 in colour, and room to spare
+MAX_CHANNELS = 4
+MAX_VALUES = 2**26  # of one frame's feature: a picture of 4096 × 4096 in colour, and room to spare
 IMAGE_DTYPES = ("image", "video")
 DEPTH_MARKERS = ("is_depth_map", "video.is_depth_map")
 """What marks a depth camera, in a feature's `info` or in its older `video_info`; the first is the newer name."""
@@ -122,7 +122,7 @@ class Feature:
         names = [name.lower() for name in flat_names(self.names)]
         axes = [name[:1] if name[:1] in "hw" else "c" for name in names]
         named = axes if sorted(axes) == ["c", "h", "w"] else None
-        few = [size <= MOST_CHANNELS for size in self.shape]
+        few = [size <= MAX_CHANNELS for size in self.shape]
         if few[0] != few[2]:  # a height or width of so few pixels is nobody's
             channels = 0 if few[0] else 2
         else:
@@ -176,9 +176,9 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
         raise DatasetError(
             f"{problem}is a camera and needs three dimensions (height, width, channels); found shape {list(shape)}."
         )
-    if math.prod(shape) > MOST_VALUES:
+    if math.prod(shape) > MAX_VALUES:
         raise DatasetError(
-            f"{problem}has the shape {list(shape)}, more than {MOST_VALUES} values a frame. Repair the file or fetch it again."
+            f"{problem}has the shape {list(shape)}, more than {MAX_VALUES} values a frame. Repair the file or fetch it again."
         )
     told = [value.get(name) for name in ("video_info", "info")]  # v2.0 has the first name
     parts = [part for part in told if isinstance(part, dict)]

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from smolact import durable
 from smolact.datasets import format as layout
-from smolact.datasets.confined import unfit
 from smolact.datasets.faults import Fault, Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspected_files import data_faults, video_faults
 from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.path_checks import unfit
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import DatasetError
 
@@ -49,7 +49,7 @@ def _faults(root: Path, quick: bool, progress: Progress) -> list[Fault]:
         faults = list(_metadata(meta))
     except DatasetError as error:
         return [Fault("error", "meta", str(error))]
-    faults += _strays(meta)
+    faults += _orphaned_files(meta)
     columns: dict[str, list[NDArray[Any]]] = {}
     faults += data_faults(meta, quick, progress, columns)
     for key in meta.video_keys:
@@ -164,7 +164,7 @@ def _frames_ahead(meta: LeRobotDatasetMetadata) -> int:
     return sum(lengths[meta.total_episodes :])
 
 
-def _strays(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
+def _orphaned_files(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
     used = _files(meta)
     for folder in ("data", "videos"):
         for path in sorted((meta.root / folder).rglob("*")):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from smolact.datasets import format as layout
-from smolact.datasets.confined import META, check_confined, entries_of
 from smolact.datasets.episodes import read_episodes_v2, read_episodes_v3
 from smolact.datasets.format import Feature, whole_number
 from smolact.datasets.info import read_info, version_of
+from smolact.datasets.path_checks import META, check_confined, entries_of
 from smolact.datasets.sizes import first_size, tell_other_size
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import column_values, read_table

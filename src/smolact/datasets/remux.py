@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from smolact.errors import VideoError
 from smolact.openable import check_regular
 
-MOST_DELAY = 16  # frames that a decoder may hold back; H.264's and HEVC's limit
+MAX_DELAY = 16  # frames that a decoder may hold back; H.264's and HEVC's limit
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Joiner:
             if number == begin and packet.dts != index.decoding_times[begin]:
                 continue  # a seek may land before
             shown = self.frames + int(index.shown_as[number]) - first
-            decoded = self.frames + number - begin - (MOST_DELAY if reordered else 0)
+            decoded = self.frames + number - begin - (MAX_DELAY if reordered else 0)
             packet.stream = self._stream
             packet.time_base = 1 / self._rate
             packet.pts, packet.dts, packet.duration = shown, decoded, 1

@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from smolact import durable
-from smolact.datasets import aside, edit, splits
+from smolact.datasets import edit, quarantine, splits
 from smolact.datasets import format as layout
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.lock import FolderLock
 from smolact.datasets.metadata import read_stats
+from smolact.datasets.recovery import RecoveredSource, RecoveryReport, find_intact_episodes
 from smolact.datasets.rewrite import exchange, restore, warn_of_leftovers
 from smolact.datasets.rewritten_metadata import plain
 from smolact.datasets.rewritten_statistics import file_statistics
-from smolact.datasets.salvage import Salvage, SalvagedSource, find_whole
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import read_table, tasks_table
 from smolact.errors import ConfigError, DatasetError
@@ -53,7 +53,7 @@ class Repair:
     told: int
     episodes: int
     frames: int
-    lost: tuple[str, ...]
+    errors: tuple[str, ...]
     needed: bool
     anew: bool
     files: int
@@ -80,9 +80,9 @@ def repair(
         WriteError: another process writes to it; or the disk is full or refused: run it again when it is mended.
     """
     root = Path(root)
-    restored = durable.is_half_replaced(root)
+    restored = durable.replacement_interrupted(root)
     if restored and dry_run:
-        folder = durable.replaced(root)
+        folder = durable.backup_path(root)
     else:
         restore(root)
         folder = root
@@ -93,8 +93,8 @@ def repair(
             f"{root} is a copy that the Hub's cache keeps. Fetch the dataset again, or copy it elsewhere."
         )
     with FolderLock(folder):
-        found = find_whole(folder, quick, progress)
-        old = durable.replaced(folder)
+        found = find_intact_episodes(folder, quick, progress)
+        old = durable.backup_path(folder)
         before = [old] if not restored and (old / layout.INFO).is_file() else []  # an edit died at its end
         work = _Work(found)
         files = [path for entry in (*before, *work.set_aside()) for path in _files(entry)]
@@ -103,7 +103,7 @@ def repair(
         if not dry_run:
             folders += [_put_beside(folder, path) for path in before]
             if work.anew:
-                folders.append(_put_beside(folder, _make_anew(found, folder, quick, progress)))
+                folders.append(_put_beside(folder, _rewrite(found, folder, quick, progress)))
             elif work.is_needed():
                 folders += work.write_metadata()
     if dry_run or not work.anew:
@@ -113,7 +113,7 @@ def repair(
         found.meta.info["total_episodes"],
         len(found.rows),
         sum(row.length for row in found.rows),
-        tuple(found.lost),
+        tuple(found.errors),
         bool(before) or work.is_needed() or restored,
         work.anew,
         len(files),
@@ -126,17 +126,20 @@ def repair(
 class _Work:
     """What has to be done in the folder of a dataset."""
 
-    def __init__(self, found: Salvage) -> None:
+    def __init__(self, found: RecoveryReport) -> None:
         self.found, self.root, rows = found, found.meta.root, found.rows
         self.tables: dict[Path, list[int]] = {}
         for row in rows:
             self.tables.setdefault(row.place[0], []).append(row.place[1])
         used = {self.root / row.data for row in rows} | set(self.tables)
         used |= {self.root / video for row in rows for video, _ in row.videos.values()}
-        self.strays = [*aside.strays(self.root, used), *aside.staging_folders(self.root)]
+        self.orphaned_files = [
+            *quarantine.orphaned_files(self.root, used),
+            *quarantine.staging_folders(self.root),
+        ]
         if not rows:
             known = (self.root / name for name in (layout.TASKS, layout.STATS, layout.IMAGE_COUNTS))
-            self.strays += [path for path in known if path.exists()]
+            self.orphaned_files += [path for path in known if path.exists()]
         self.cut = {path: kept for path, kept in self.tables.items() if len(kept) < found.table_rows[path]}
         self.info = self._info()
         self.stats = self._statistics()
@@ -145,26 +148,26 @@ class _Work:
     def is_needed(self) -> bool:
         return bool(
             self.anew
-            or self.strays
+            or self.orphaned_files
             or self.cut
-            or self.found.learned
+            or self.found.tasks_recovered
             or self.stats is not None
             or self.info != self.found.meta.info
         )
 
     def set_aside(self) -> list[Path]:
         """What will not be where it was."""
-        return [self.root] if self.anew else [*self.strays, *self.cut]
+        return [self.root] if self.anew else [*self.orphaned_files, *self.cut]
 
     def write_metadata(self) -> list[Path]:
         """Put aside what is in no episode, and write what `meta` has to say, `info.json` last."""
-        folder, meta = aside.next_folder(self.root), self.found.meta
+        folder, meta = quarantine.next_folder(self.root), self.found.meta
         for path, kept in self.cut.items():
-            aside.copy(self.root, path, folder)
+            quarantine.copy(self.root, path, folder)
             with durable.replacing_file(path) as temporary:
                 pq.write_table(read_table(path).take(kept), temporary, compression="snappy")
-        aside.move(self.root, self.strays, folder)
-        if self.found.learned:
+        quarantine.move(self.root, self.orphaned_files, folder)
+        if self.found.tasks_recovered:
             self._keep(self.root / layout.TASKS, folder)
             with durable.replacing_file(self.root / layout.TASKS) as temporary:
                 pq.write_table(tasks_table([meta.tasks[number] for number in sorted(meta.tasks)]), temporary)
@@ -178,7 +181,7 @@ class _Work:
 
     def _keep(self, path: Path, folder: Path) -> None:
         if path.is_file():
-            aside.copy(self.root, path, folder)
+            quarantine.copy(self.root, path, folder)
 
     def _info(self) -> dict[str, Any]:
         before, rows = self.found.meta.info, self.found.rows
@@ -187,10 +190,10 @@ class _Work:
         if (
             counts.items() <= before.items()
             and before.get("total_tasks", tasks) in range(tasks + 1)
-            and not self.found.learned
+            and not self.found.tasks_recovered
         ):
             return before
-        told = {"total_tasks": tasks, "splits": splits.kept(before, [row.number for row in rows])}
+        told = {"total_tasks": tasks, "splits": splits.subset(before, [row.number for row in rows])}
         return {**before, **counts, **told}
 
     def _statistics(self) -> Statistics | None:
@@ -232,9 +235,9 @@ class _Work:
         )
 
 
-def _make_anew(found: Salvage, root: Path, quick: bool, progress: Progress) -> Path:
+def _rewrite(found: RecoveryReport, root: Path, quick: bool, progress: Progress) -> Path:
     """Make the dataset of the whole episodes and put it in place; returns where the old one is now."""
-    plan, leave = edit.whole(SalvagedSource(found)), aside.staging_folders(root)
+    plan, leave = edit.whole(RecoveredSource(found)), quarantine.staging_folders(root)
     return exchange(plan, quick, progress, leave, advice="stop it")
 
 
@@ -243,7 +246,7 @@ def _put_beside(root: Path, old: Path) -> Path:
     number = 1
     while (target := root.with_name(f"{root.name}.aside-{number:03d}")).exists():
         number += 1
-    with durable.named_errors(target):
+    with durable.annotate_errors(target):
         old.rename(target)
         durable.sync_folder(target.parent)
     return target

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from smolact.datasets import aside
 from smolact.datasets import format as layout
-from smolact.datasets.alike import another_robot, differences, told
+from smolact.datasets import quarantine
+from smolact.datasets.comparison import another_robot, differences, told
 from smolact.datasets.depth import without
 from smolact.datasets.episodes import whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
@@ -34,7 +34,7 @@ Running = dict[str, "VectorStatistics | ImageStatistics"]
 
 
 @dataclass(frozen=True)
-class Found:
+class ResumeState:
     """An existing dataset (v3.0), as a writer needs it to go on.
 
     Attributes:
@@ -63,8 +63,8 @@ class Found:
     episodes_schema: pa.Schema | None
 
 
-def find_end(root: Path) -> Found:
-    """Read the dataset in `root` to where it ends. What a writer that died has left is not changed: see `put_aside`.
+def find_last_episode(root: Path) -> ResumeState:
+    """Read the dataset in `root` to where it ends. What a writer that died has left is not changed: see `quarantine_leftovers`.
 
     Raises:
         NotFoundError: there is no such folder.
@@ -111,7 +111,7 @@ def find_end(root: Path) -> Found:
     counted = meta.stats.get("index", {}).get("count")
     ahead = bool(meta.total_episodes) and counted is not None and bool((counted > meta.total_frames).all())
     running, summaries = _statistics(meta, tables if ahead else None)
-    return Found(
+    return ResumeState(
         meta,
         tasks[:total],
         len(tasks) > total,
@@ -126,7 +126,7 @@ def find_end(root: Path) -> Found:
     )
 
 
-def put_aside(found: Found) -> list[Path]:
+def quarantine_leftovers(found: ResumeState) -> list[Path]:
     """Move every file that belongs to no episode into a folder of its own beside `data`, and say so; returns their new paths.
 
     Raises:
@@ -135,11 +135,11 @@ def put_aside(found: Found) -> list[Path]:
     meta, root, episodes = found.meta, found.meta.root, found.meta.episodes
     used = {root / path for path in episodes.data_path} | set(found.tables)
     used |= {root / path for paths in episodes.video_path.values() for path in paths}
-    stray = aside.strays(root, used)
+    stray = quarantine.orphaned_files(root, used)
     if not stray:
         return []
-    folder = aside.next_folder(root)
-    moved = aside.move(root, stray, folder)
+    folder = quarantine.next_folder(root)
+    moved = quarantine.move(root, stray, folder)
     logger.warning(
         "%s: recording ended before its last episode was whole. What was left of it is now in %s; its %d finished "
         "episodes are all there. Remove that folder when you do not need it.",
@@ -205,12 +205,12 @@ def is_only_begun(folder: Path) -> bool:
     """Whether the folder holds nothing but what a writer left that died before it had made a dataset."""
     entries = list(folder.iterdir())
     return bool(entries) and all(
-        aside.is_litter(entry)
+        quarantine.is_temporary(entry)
         or (
             entry.name == "meta"
             and entry.is_dir()
             and not entry.is_symlink()
-            and all(map(aside.is_litter, entry.iterdir()))
+            and all(map(quarantine.is_temporary, entry.iterdir()))
         )
         for entry in entries
     )
@@ -222,7 +222,7 @@ def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:
     for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
         if rows == meta.total_episodes:
             break
-        if not aside.is_litter(path):
+        if not quarantine.is_temporary(path):
             rows += open_parquet(path).metadata.num_rows
             used.append(path)
     if rows > meta.total_episodes:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from smolact import durable
 from smolact.datasets import format as layout
-from smolact.datasets.carried import carry, carry_all
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
+from smolact.datasets.extra_files import carry, carry_all
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.info import read_info
 from smolact.datasets.inspection import check_dataset
@@ -28,7 +28,7 @@ from smolact.hub import is_snapshot
 logger = logging.getLogger(__name__)
 
 
-def build(plan: Plan, output: Path, quick: bool = False, progress: Progress = no_progress) -> Path:
+def build(plan: EditPlan, output: Path, quick: bool = False, progress: Progress = no_progress) -> Path:
     """Make the dataset of `plan` in the new folder `output`, check it, and return `output`.
 
     Args:
@@ -47,13 +47,13 @@ def build(plan: Plan, output: Path, quick: bool = False, progress: Progress = no
     with contextlib.ExitStack() as held, durable.replacing_folder(output) as folder:
         for source in plan.sources:
             held.enter_context(ReadLock(source.meta.root))
-        with durable.named_errors(folder):
+        with durable.annotate_errors(folder):
             carry_all(plan.sources, folder)
         _build_in(plan, folder, quick, progress)
     return output
 
 
-def replace(plan: Plan, quick: bool = False, progress: Progress = no_progress) -> Path:
+def replace(plan: EditPlan, quick: bool = False, progress: Progress = no_progress) -> Path:
     """Make the dataset of `plan` and put it in the place of its only source, whose folder is returned.
 
     Raises:
@@ -70,7 +70,7 @@ def replace(plan: Plan, quick: bool = False, progress: Progress = no_progress) -
 
 
 def exchange(
-    plan: Plan,
+    plan: EditPlan,
     quick: bool = False,
     progress: Progress = no_progress,
     leave: Collection[Path] = (),
@@ -87,7 +87,7 @@ def exchange(
         raise ConfigError(
             f"{root} is a copy that the Hub's cache keeps. Give --output=FOLDER for the new dataset."
         )
-    old = durable.replaced(root)
+    old = durable.backup_path(root)
     if old.exists():
         raise ConfigError(
             f"{old} is the dataset as it was before an edit that was killed at its very end. Look at it, then remove it, or "
@@ -97,7 +97,7 @@ def exchange(
     with NoReaders(root, advice):
         fresh = durable.temporary_beside(root)
         with durable.replacing_folder(fresh) as folder:
-            with durable.named_errors(folder):
+            with durable.annotate_errors(folder):
                 carry(source, folder, leave)
             _build_in(plan, folder, quick, progress)
         try:
@@ -125,11 +125,11 @@ def restore(root: Path) -> bool:
     Raises:
         WriteError: the edit is not dead, or the disk refused.
     """
-    if not durable.is_half_replaced(root):
+    if not durable.replacement_interrupted(root):
         return False
-    old = durable.replaced(root)
-    with FolderLock(old), durable.named_errors(root):
-        if not durable.is_half_replaced(root):
+    old = durable.backup_path(root)
+    with FolderLock(old), durable.annotate_errors(root):
+        if not durable.replacement_interrupted(root):
             return False
         old.rename(root)
         durable.sync_folder(root.parent)
@@ -137,8 +137,8 @@ def restore(root: Path) -> bool:
     return True
 
 
-def _build_in(plan: Plan, folder: Path, quick: bool, progress: Progress) -> None:
-    with durable.named_errors(folder):
+def _build_in(plan: EditPlan, folder: Path, quick: bool, progress: Progress) -> None:
+    with durable.annotate_errors(folder):
         write_metadata(plan, folder, write_files(plan, folder, progress))
     errors = [fault for fault in check_dataset(folder, quick, progress) if fault.severity == "error"]
     if errors:

@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from smolact.datasets import format as layout
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
 from smolact.datasets.format import Feature
 from smolact.datasets.tables import frames_schema, open_parquet
 from smolact.errors import DatasetError
 
 
-def rewritten_schema(plan: Plan, features: Mapping[str, Feature]) -> pa.Schema:
+def rewritten_schema(plan: EditPlan, features: Mapping[str, Feature]) -> pa.Schema:
     """The schema of the new data files.
 
     Raises:
@@ -35,7 +35,7 @@ def rewritten_schema(plan: Plan, features: Mapping[str, Feature]) -> pa.Schema:
     return frames_schema(features, plan.version, others)
 
 
-def _other_types(plan: Plan, features: Mapping[str, Feature]) -> dict[str, pa.DataType]:
+def _other_types(plan: EditPlan, features: Mapping[str, Feature]) -> dict[str, pa.DataType]:
     """The types of the columns that are copied as they lie there."""
     known = {name for name, feature in features.items() if feature.is_known} | plan.removed
     found: dict[str, pa.DataType] = {}

@@ -15,7 +15,7 @@ from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.depth import check_no_depth, without
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
 from smolact.datasets.encoders import choose_encoder
 from smolact.datasets.faults import Progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
@@ -34,7 +34,7 @@ from smolact.types import Statistics
 logger = logging.getLogger(__name__)
 
 
-def write_files(plan: Plan, folder: Path, progress: Progress) -> Contents:
+def write_files(plan: EditPlan, folder: Path, progress: Progress) -> Contents:
     """Write `data/` and `videos/` of the new dataset below `folder`, and return what its metadata has to say of them.
 
     Raises:
@@ -46,7 +46,7 @@ def write_files(plan: Plan, folder: Path, progress: Progress) -> Contents:
 class _Rewriter:
     """The files of one new dataset, as they grow."""
 
-    def __init__(self, plan: Plan, folder: Path, progress: Progress) -> None:
+    def __init__(self, plan: EditPlan, folder: Path, progress: Progress) -> None:
         self.plan, self.folder, self.progress = plan, folder, progress
         self.features = plan.features()
         first = plan.sources[0].meta
@@ -269,7 +269,7 @@ def _not_cut(source: Source, name: str, episode: int) -> DatasetError:
     )
 
 
-def _tasks(plan: Plan) -> list[str]:
+def _tasks(plan: EditPlan) -> list[str]:
     """The tasks of the new dataset: those that its episodes have, in the order of their sources."""
     chosen = {
         (place, task)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from smolact.datasets import format as layout
 from smolact.datasets import splits
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
 from smolact.datasets.format import Feature
 from smolact.datasets.outcomes import read_log
 from smolact.datasets.subtasks import Subtasks
@@ -46,11 +46,11 @@ class Contents:
     tasks: Sequence[str]
     rows: Sequence[dict[str, Any]]
     statistics: Sequence[Statistics]
-    whole: Statistics
+    all_in_train: Statistics
     subtasks: Subtasks
 
 
-def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
+def write_metadata(plan: EditPlan, folder: Path, contents: Contents) -> None:
     """Write all of `meta/` below `folder`, whose data and videos hold `contents`.
 
     Meant for a folder that is not in use yet: durable only once `durable.replacing_folder` has finished it.
@@ -91,15 +91,15 @@ def write_metadata(plan: Plan, folder: Path, contents: Contents) -> None:
     _keep_image_counts(plan, folder)
 
 
-def _splits(plan: Plan) -> dict[str, str]:
+def _splits(plan: EditPlan) -> dict[str, str]:
     """Which episodes belong to which split: those that one dataset names, as far as they are left; of several datasets all train."""
     if len(plan.sources) > 1:
-        return splits.whole(len(plan.episodes))
+        return splits.all_in_train(len(plan.episodes))
     (source,) = plan.sources
-    return splits.kept(source.meta.info, [source.number_in_file(episode) for _, episode in plan.episodes])
+    return splits.subset(source.meta.info, [source.number_in_file(episode) for _, episode in plan.episodes])
 
 
-def _keep_log(plan: Plan, folder: Path) -> None:
+def _keep_log(plan: EditPlan, folder: Path) -> None:
     """How each episode was recorded goes with it, under its new number."""
     logs = [{row["episode_index"]: row for row in read_log(source.meta.root)} for source in plan.sources]
     rows = []
@@ -113,7 +113,7 @@ def _keep_log(plan: Plan, folder: Path) -> None:
         (folder / layout.RECORDING_LOG).write_text(_json({"episodes": rows}), encoding="utf-8")
 
 
-def _keep_image_counts(plan: Plan, folder: Path) -> None:
+def _keep_image_counts(plan: EditPlan, folder: Path) -> None:
     """What exact image statistics go on from holds as long as every frame and every camera is what it was."""
     source = plan.sources[0]
     path = source.meta.root / layout.IMAGE_COUNTS
@@ -142,7 +142,7 @@ def _write_v3(folder: Path, contents: Contents) -> None:
             {**row, **place, **_flat(stats)} for row, stats in zip(rows[part], statistics[part], strict=True)
         ]
         pq.write_table(pa.Table.from_pylist(values, schema=schema), path, compression="snappy")
-    (folder / layout.STATS).write_text(_json(plain(contents.whole), indent=4), encoding="utf-8")
+    (folder / layout.STATS).write_text(_json(plain(contents.all_in_train), indent=4), encoding="utf-8")
 
 
 def _write_v21(folder: Path, contents: Contents) -> None:

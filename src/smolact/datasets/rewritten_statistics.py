@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
 from smolact.datasets.format import Feature
 from smolact.datasets.stats import ImageStatistics, aggregate, vector_statistics
 from smolact.datasets.tables import column_array, read_table
@@ -27,7 +27,7 @@ class WholeStatistics:
     Cameras are, too, if every episode's pictures were looked at; if not, they are put together of the episodes' statistics.
     """
 
-    def __init__(self, plan: Plan, features: Mapping[str, Feature]) -> None:
+    def __init__(self, plan: EditPlan, features: Mapping[str, Feature]) -> None:
         source = plan.sources[0].meta
         # A v2.1 dataset has none of its own.
         keeps = plan.is_whole and not plan.recompute and source.codebase_version != "v2.1"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from smolact.cards import CARD, Row, front_matter, is_as_written, signed, table, tasks
 from smolact.datasets import format as layout
-from smolact.datasets.confined import check_confined
 from smolact.datasets.format import flat_names
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.path_checks import check_confined
 from smolact.errors import DatasetError
 from smolact.uploads import Upload
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from smolact.datasets.format import MOST_VALUES
+from smolact.datasets.format import MAX_VALUES
 from smolact.errors import VideoError
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def first_size(root: Path, places: Iterable[str]) -> tuple[int, int] | None:
         try:
             with open_video(root / place) as container:
                 context = container.streams.video[0].codec_context
-                if 0 < context.height * context.width * 3 <= MOST_VALUES:
+                if 0 < context.height * context.width * 3 <= MAX_VALUES:
                     return context.height, context.width
         except VideoError:  # whoever needs that file will name it
             continue

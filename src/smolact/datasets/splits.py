@@ -10,12 +10,12 @@ from typing import Any
 _TRAIN = "train"
 
 
-def whole(total: int) -> dict[str, str]:
+def all_in_train(total: int) -> dict[str, str]:
     """The splits of a dataset that names none: all of its `total` episodes are for training."""
     return {_TRAIN: f"0:{total}"}
 
 
-def grown(info: Mapping[str, Any], total: int) -> dict[str, Any]:
+def extended(info: Mapping[str, Any], total: int) -> dict[str, Any]:
     """The splits of the dataset that `info` describes once it has `total` episodes, the new ones at its end.
 
     The new episodes are in `train` if that split ended where the dataset did and no other split went on beyond it; otherwise they
@@ -23,7 +23,7 @@ def grown(info: Mapping[str, Any], total: int) -> dict[str, Any]:
     """
     splits = info.get("splits")
     if not isinstance(splits, dict) or not splits:
-        return whole(total)
+        return all_in_train(total)
     ranges = {name: edges for name, text in splits.items() if (edges := _range(text))}
     end = max([info["total_episodes"], *(last for _, last in ranges.values())])
     if total <= info["total_episodes"] or _TRAIN not in ranges or ranges[_TRAIN][1] != end:
@@ -31,22 +31,22 @@ def grown(info: Mapping[str, Any], total: int) -> dict[str, Any]:
     return {**splits, _TRAIN: f"{ranges[_TRAIN][0]}:{total}"}
 
 
-def kept(info: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, str]:
+def subset(info: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, str]:
     """The splits of the episodes `numbers` of the dataset that `info` describes, once they are numbered from 0.
 
-    Episodes that `info` does not count are treated as in `grown`. A split without an episode is left out. All episodes are `train`
+    Episodes that `info` does not count are treated as in `extended`. A split without an episode is left out. All episodes are `train`
     if none is left, if one is no range of numbers, or if the episodes are in another order, so that a split is no range any more.
     """
-    splits = grown(info, max(numbers, default=-1) + 1)
+    splits = extended(info, max(numbers, default=-1) + 1)
     ranges = {name: _range(text) for name, text in splits.items()}
     if not all(ranges.values()) or list(numbers) != sorted(numbers):
-        return whole(len(numbers))
+        return all_in_train(len(numbers))
     found = {}
     for name, edges in ranges.items():
         begin, end = (bisect.bisect_left(numbers, edge) for edge in edges or ())
         if begin < end:
             found[name] = f"{begin}:{end}"
-    return found or whole(len(numbers))
+    return found or all_in_train(len(numbers))
 
 
 def _range(text: Any) -> tuple[int, int] | None:

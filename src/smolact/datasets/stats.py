@@ -19,8 +19,8 @@ from smolact.types import Statistics
 
 Float = NDArray[np.float64]
 
-BINS = 8192  # of a histogram; fewer for features of more than MOST_BINS / BINS values, to bound memory
-MOST_BINS = 2**20
+BINS = 8192  # of a histogram; fewer for features of more than MAX_BINS / BINS values, to bound memory
+MAX_BINS = 2**20
 _SORTED_AT_ONCE = 2**22  # numbers, to bound memory
 LARGEST = 1e150  # numbers beyond have squares that can't be added up
 IMAGE_SIDE = (
@@ -39,7 +39,7 @@ class VectorStatistics:
         self._shape = tuple(shape)
         self._size = int(np.prod(self._shape))
         self._columns = BINS
-        while self._columns > 64 and self._columns * self._size > MOST_BINS:
+        while self._columns > 64 and self._columns * self._size > MAX_BINS:
             self._columns //= 2
         self._count = 0
         self._mean = np.zeros(self._size)

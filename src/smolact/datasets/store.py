@@ -51,11 +51,11 @@ class FrameStore:
         self._arrays, self._sums = folder / f"{name}.arrays", folder / f"{name}.checksums"
         durable.make_folder(folder)
         for path, size in ((self._arrays, frames * self.bytes_of_one), (self._sums, frames * 4)):
-            with durable.named_errors(path):
+            with durable.annotate_errors(path):
                 if path.exists():
                     check_regular(path)
                 file = path.open("ab")
-            with durable.named_errors(path), file:
+            with durable.annotate_errors(path), file:
                 if file.tell() != size:  # new, or cut off: what is missing has no checksum, or a wrong one
                     file.truncate(size)
         self._mapped: NDArray[Any] | None = None
@@ -108,7 +108,7 @@ class FrameStore:
                 f"{self._arrays}: expected {(len(frames), *self.shape)} {self.dtype}, found {arrays.shape} {arrays.dtype}."
             )
         arrays = np.ascontiguousarray(arrays)
-        with durable.named_errors(self._arrays), self._arrays.open("r+b") as file:
+        with durable.annotate_errors(self._arrays), self._arrays.open("r+b") as file:
             for number, array in zip(frames, arrays, strict=True):
                 file.seek(
                     int(number) * self.bytes_of_one
@@ -116,7 +116,7 @@ class FrameStore:
                 file.write(array.data)
             file.flush()
             os.fsync(file.fileno())
-        with durable.named_errors(self._sums), self._sums.open("r+b") as file:
+        with durable.annotate_errors(self._sums), self._sums.open("r+b") as file:
             for number, array in zip(frames, arrays, strict=True):
                 file.seek(int(number) * 4)
                 file.write(np.uint32(_checksum(array)).tobytes())

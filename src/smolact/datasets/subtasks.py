@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
 from smolact.datasets.metadata import read_numbered
 from smolact.datasets.tables import tasks_table
 from smolact.errors import DatasetError
@@ -24,7 +24,7 @@ class Subtasks:
         DatasetError: a table is damaged, or only some of the sources have one.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: EditPlan) -> None:
         paths = [source.meta.root / layout.SUBTASKS for source in plan.sources]
         there = [path for path in paths if path.is_file()]
         self._same = there[0] if there else None

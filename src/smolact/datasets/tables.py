@@ -24,7 +24,7 @@ _DAMAGE = (
 IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 ARROW_TYPES = {**{name: pa.type_for_alias(name) for name in NUMBER_DTYPES}, "string": pa.string()}
 
-MOST_NAMED = 12
+MAX_NAMED = 12
 """Columns that an error names."""
 
 
@@ -65,9 +65,9 @@ def read_groups(
         there = file.schema_arrow.names
         missing = sorted(set(columns) - set(there))
         if missing:
-            more = f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
+            more = f" and {len(there) - MAX_NAMED} more" if len(there) > MAX_NAMED else ""
             raise DatasetError(
-                f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(there[:MOST_NAMED])}{more}. "
+                f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(there[:MAX_NAMED])}{more}. "
                 "The metadata does not fit the file: fetch the dataset again."
             )
     names = None if columns is None else list(columns)

@@ -27,8 +27,8 @@ from smolact.errors import ConfigError, DatasetError
 Progress = Callable[[str, int, int], None]
 
 PAGE, FILMS = "index.html", "films"
-MOST_MB = 100
-MOST_LINES = 8  # of a plot
+MAX_MB = 100
+MAX_LINES = 8  # of a plot
 NUMBERS = re.compile(r"(float|int|uint)\d+|bool")
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; media-src blob: file: 'self'"
@@ -40,7 +40,7 @@ def write_page(
     root: str | Path,
     output: str | Path,
     episodes: Sequence[int] | None = None,
-    most_mb: float = MOST_MB,
+    most_mb: float = MAX_MB,
     progress: Progress | None = None,
 ) -> Path:
     """Write the dataset in folder `root` as a page to look at.
@@ -219,9 +219,9 @@ def plots(signals: dict[str, list[str]]) -> list[dict[str, Any]]:
             alone = len(signals[feature]) == 1
             lines.append((name or (feature if alone else str(len(lines))), place))
     return [
-        {"title": title, "joint": kind == "name", "lines": lines[first : first + MOST_LINES]}
+        {"title": title, "joint": kind == "name", "lines": lines[first : first + MAX_LINES]}
         for (kind, title), lines in drawn.items()
-        for first in range(0, len(lines), MOST_LINES)
+        for first in range(0, len(lines), MAX_LINES)
     ]
 
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from smolact import durable
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.checks import check_features, check_frame, check_task
+from smolact.datasets.committer import EpisodeCommitter, FileGroup
 from smolact.datasets.encoders import ENCODERS, choose_encoder
+from smolact.datasets.episode_buffer import EpisodeBuffer, EpisodePosition
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.lock import FolderLock
-from smolact.datasets.publisher import Group, Publisher
-from smolact.datasets.resume import check_same, find_end, is_only_begun, recorded_features
-from smolact.datasets.unsaved import Place, UnsavedEpisode
+from smolact.datasets.resume import check_same, find_last_episode, is_only_begun, recorded_features
 from smolact.datasets.video import VideoWriter
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import missing_folder
@@ -51,10 +51,10 @@ class DatasetWriter:
         self._codec, self._episodes_per_file = video_codec, episodes_per_file
         self._own = {name: feature for name, feature in features.items() if name not in DEFAULT_FEATURES}
         self._video_keys = [name for name, feature in features.items() if feature.dtype == "video"]
-        self._published = Publisher(root, fps, features, robot_type)
+        self._published = EpisodeCommitter(root, fps, features, robot_type)
         self._tasks: dict[str, int] = {}
-        self._episode: UnsavedEpisode | None = None
-        self._group = Group()
+        self._episode: EpisodeBuffer | None = None
+        self._group = FileGroup()
         self._held = contextlib.ExitStack()  # the lock
         self._closed = False
 
@@ -90,7 +90,7 @@ class DatasetWriter:
             WriteError: another process writes to it, or the disk is full or refused.
         """
         folder = Path(root)
-        if durable.is_half_replaced(folder):
+        if durable.replacement_interrupted(folder):
             raise missing_folder(folder, "dataset")
         if not np.isfinite(fps) or fps <= 0:
             raise ConfigError(f"fps={fps}: expected frames a second, above 0.")
@@ -165,7 +165,7 @@ class DatasetWriter:
         video_codec: str | None,
         episodes_per_file: int,
     ) -> DatasetWriter:
-        found = find_end(root)
+        found = find_last_episode(root)
         check_same(found.meta, fps, None if features is None else check_features(features), robot_type)
         own = check_features(recorded_features(found.meta))
         formats = {own[key].info.get("video.codec", "av1") for key in found.meta.video_keys}
@@ -179,7 +179,7 @@ class DatasetWriter:
             episodes_per_file,
         )
         writer._tasks = {task: number for number, task in enumerate(found.tasks)}
-        writer._published.go_on(found)
+        writer._published.resume(found)
         return writer
 
     @property
@@ -209,9 +209,9 @@ class DatasetWriter:
         values = check_frame(frame, self._own)
         check_task(task)
         if self._episode is None:
-            if self._group.sealed:
+            if self._group.finalized:
                 self.commit()  # the disk refused it before
-            self._episode = UnsavedEpisode.begin(self._own)
+            self._episode = EpisodeBuffer.begin(self._own)
         episode = self._episode
         for name, value in values.items():
             kind = self._own[name].dtype
@@ -261,9 +261,9 @@ class DatasetWriter:
         except SmolactError:
             self._drop_group()
             raise
-        group.sealed = True
+        group.finalized = True
         self._published.publish(group, list(self._tasks))
-        self._group = Group()
+        self._group = FileGroup()
 
     def close(self) -> None:
         """Publish what waits, and tidy up. Frames that were not saved as an episode are dropped, with a warning."""
@@ -311,7 +311,7 @@ class DatasetWriter:
         for video in self._group.videos.values():
             video.abort()
         self._tasks = dict(list(self._tasks.items())[: self._published.tasks])
-        self._group, self._episode = Group(), None
+        self._group, self._episode = FileGroup(), None
         if lost:
             logger.warning(
                 "%s: %d episodes could not be written and are lost; the %d before them are on disk.",
@@ -320,11 +320,11 @@ class DatasetWriter:
                 self._published.episodes,
             )
 
-    def _append(self, episode: UnsavedEpisode) -> None:
+    def _append(self, episode: EpisodeBuffer) -> None:
         """Turn the episode's frames into columns and a row of metadata, and add them to the group."""
         for task in episode.tasks:
             self._tasks.setdefault(task, len(self._tasks))
-        place = Place(self.num_episodes, self.num_frames, self._group.frames)
+        place = EpisodePosition(self.num_episodes, self.num_frames, self._group.frames)
         columns = episode.columns(self.features, self.fps, place, self._tasks)
         self._group.rows.append(episode.row(self.features, self.fps, place, columns))
         self._group.columns.append(columns)
@@ -345,7 +345,7 @@ def _not_empty(folder: Path) -> ConfigError:
 
 
 def _remove_beginnings(folder: Path) -> None:
-    with durable.named_errors(folder):
+    with durable.annotate_errors(folder):
         if (folder / "meta").is_dir():
             durable.remove_litter(folder / "meta")
             (folder / "meta").rmdir()

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.envs.experts import Expert, expert_for
+from smolact.envs.experts import ScriptedExpert, expert_for
 from smolact.envs.factory import env_id, make_env
 from smolact.envs.mapping import Observation, PolicyEnv
 from smolact.envs.seeding import episode_seed
 from smolact.errors import ConfigError
-from smolact.machine import be_a_child, check_guarded
+from smolact.machine import check_main_guard, leave_with_parent
 from smolact.types import ACTION, DONE, REWARD, SUCCESS, TASK
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Demonstration:
 
 def demonstrations(
     env: PolicyEnv,
-    expert: Expert,
+    expert: ScriptedExpert,
     n_episodes: int,
     *,
     seed: int = 0,
@@ -153,7 +153,7 @@ class _Order:
 def _by_turns(order: _Order, processes: int) -> Iterator[Demonstration]:
     """Every attempt in its order; process p makes those whose number is p modulo `processes`."""
     # A forked process would inherit the locks of whatever threads were running here.
-    check_guarded()
+    check_main_guard()
     context = multiprocessing.get_context("spawn")
     receivers: list[Connection] = []
     workers: list[BaseProcess] = []
@@ -188,7 +188,7 @@ def _by_turns(order: _Order, processes: int) -> Iterator[Demonstration]:
 
 def _make(order: _Order, first: int, processes: int, sender: Connection) -> None:
     """Send the attempts `first`, `first + processes`, … for as long as somebody takes them."""
-    be_a_child()
+    leave_with_parent()
     try:
         with make_env(order.name, **order.settings) as envs:
             expert = expert_for(env_id(order.name))
@@ -204,7 +204,9 @@ def _seed(seed: int, index: int) -> int:
     return episode_seed(seed, index, "demonstrations")
 
 
-def _demonstrate(env: PolicyEnv, expert: Expert, seed: int, noise: ActionNoise | None) -> Demonstration:
+def _demonstrate(
+    env: PolicyEnv, expert: ScriptedExpert, seed: int, noise: ActionNoise | None
+) -> Demonstration:
     random = np.random.default_rng(seed)
     observation, info = env.reset(seed=seed)
     seen: list[Observation] = []

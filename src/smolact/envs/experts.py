@@ -33,7 +33,7 @@ from smolact.errors import ConfigError
 Vector = tuple[float, float]
 
 
-class Expert(Protocol):
+class ScriptedExpert(Protocol):
     """Knows what to do in an environment."""
 
     def act(self, env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
@@ -41,7 +41,7 @@ class Expert(Protocol):
         ...
 
 
-def expert_for(env_id: str) -> Expert:
+def expert_for(env_id: str) -> ScriptedExpert:
     """The scripted expert of a gymnasium id.
 
     Raises:
@@ -67,7 +67,7 @@ class TabletopExpert:
         return np.array(tabletop_action(tabletop.state, tabletop.goal), np.float32)
 
 
-_EXPERTS: dict[str, Callable[[], Expert]] = {TABLETOP_ID: TabletopExpert, PUSHT_ID: PushTExpert}
+_EXPERTS: dict[str, Callable[[], ScriptedExpert]] = {TABLETOP_ID: TabletopExpert, PUSHT_ID: PushTExpert}
 
 # How the tabletop's expert moves. Lengths in table sides.
 _CLEARANCE = 0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.01  # from a block's centre when going around it

@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from smolact.errors import ConfigError, FeatureError, NotFoundError, did_you_mean, what_is_near
+from smolact.errors import ConfigError, FeatureError, NotFoundError, did_you_mean, list_siblings
 from smolact.types import (
     ACTION,
     ENVIRONMENT_STATE,
@@ -75,7 +75,7 @@ class EnvMapping:
         """
         path = Path(path)
         if not path.is_file():
-            raise NotFoundError(f"There is no mapping file {path}. {what_is_near(path)}")
+            raise NotFoundError(f"There is no mapping file {path}. {list_siblings(path)}")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 from smolact.envs.batch import EnvBatch
 from smolact.envs.mapping import LanguageConditioned
 from smolact.errors import ConfigError
-from smolact.types import Unsaid
+from smolact.types import EmptyInstruction
 
 PLAIN = "as_asked"
 SWAPPED = "swapped_instruction"
@@ -37,7 +37,7 @@ NONSENSE_WORDS = ("florp", "the", "quaxly", "wibber", "onto", "a", "zindle")
 
 
 @dataclass(frozen=True)
-class Told:
+class EpisodeCondition:
     """What an episode is told, and what else is watched.
 
     Attributes:
@@ -61,7 +61,7 @@ class Condition:
     """
 
     name: str
-    tell: Callable[[Any, random.Random], Told]
+    tell: Callable[[Any, random.Random], EpisodeCondition]
 
 
 def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
@@ -87,13 +87,13 @@ def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
     return found
 
 
-def _swapped(env: Any, draw: random.Random) -> Told:
+def _swapped(env: Any, draw: random.Random) -> EpisodeCondition:
     others = _others(env)
     if not others:
         raise ConfigError(
             f"The scene of '{env.goal}' allows no other goal, so its instruction can't be swapped. Leave --language=false."
         )
-    return Told({"goal": draw.choice(others)}, other_goal=env.goal)
+    return EpisodeCondition({"goal": draw.choice(others)}, other_goal=env.goal)
 
 
 def _others(env: Any) -> list[Any]:
@@ -101,17 +101,17 @@ def _others(env: Any) -> list[Any]:
     return [goal for goal in goals if goal != env.goal]
 
 
-def _reworded(env: Any, draw: random.Random) -> Told:
-    return Told({"goal": env.goal, "task": draw.choice(env.goal.phrasings("unseen"))})
+def _reworded(env: Any, draw: random.Random) -> EpisodeCondition:
+    return EpisodeCondition({"goal": env.goal, "task": draw.choice(env.goal.phrasings("unseen"))})
 
 
-def _recombined(env: Any, draw: random.Random) -> Told:
-    return Told({"goal": draw.choice(env.unseen_goals())})
+def _recombined(env: Any, draw: random.Random) -> EpisodeCondition:
+    return EpisodeCondition({"goal": draw.choice(env.unseen_goals())})
 
 
-def _told_nothing(env: Any, draw: random.Random) -> Told:
-    return Told({"goal": env.goal}, words=Unsaid())
+def _told_nothing(env: Any, draw: random.Random) -> EpisodeCondition:
+    return EpisodeCondition({"goal": env.goal}, words=EmptyInstruction())
 
 
-def _told_nonsense(env: Any, draw: random.Random) -> Told:
-    return Told({"goal": env.goal}, words=" ".join(draw.sample(NONSENSE_WORDS, 5)))
+def _told_nonsense(env: Any, draw: random.Random) -> EpisodeCondition:
+    return EpisodeCondition({"goal": env.goal}, words=" ".join(draw.sample(NONSENSE_WORDS, 5)))

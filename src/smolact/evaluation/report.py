@@ -14,7 +14,7 @@ from PIL import Image
 from smolact import durable
 from smolact.evaluation.conditions import PLAIN, QUESTIONS
 from smolact.evaluation.metrics import Comparison, EvaluationResult, SuccessRate
-from smolact.evaluation.showcase import Moment, Shown
+from smolact.evaluation.showcase import ShowcaseEpisode, Snapshot
 from smolact.evaluation.suite import Results
 from smolact.evaluation.video import write_video
 from smolact.pages import command_lines, document, embedded, header, table, tiles
@@ -29,7 +29,7 @@ def write_report(
     results: Results,
     *,
     title: str,
-    shown: Sequence[Shown] = (),
+    shown: Sequence[ShowcaseEpisode] = (),
     fps: int = 10,
     commands: Sequence[str] = (),
     facts: Mapping[str, str] | None = None,
@@ -65,7 +65,7 @@ def write_report(
         conditions_table(by_condition),
         compared(results),
         *sections,
-        "<h2>Episodes</h2>" + f"<p class=note>{LEGEND}</p>" if any(one.moments for one in shown) else "",
+        "<h2>Episodes</h2>" + f"<p class=note>{LEGEND}</p>" if any(one.snapshots for one in shown) else "",
         *episodes,
         "<h2>Commands</h2>" if commands else "",
         command_lines(*commands),
@@ -154,14 +154,14 @@ def how(result: EvaluationResult) -> dict[str, str]:
     return {name: text for name, text in known.items() if "None" not in text}
 
 
-def _film(folder: Path, shown: Shown, fps: int) -> bytes:
+def _film(folder: Path, shown: ShowcaseEpisode, fps: int) -> bytes:
     outcome = "success" if shown.result.success else "failure"
     path = folder / f"{shown.condition}_{shown.result.index:03d}_{outcome}.mp4"
     write_video(path, shown.frames, fps)
     return path.read_bytes()
 
 
-def _episode(shown: Shown, film: bytes) -> str:
+def _episode(shown: ShowcaseEpisode, film: bytes) -> str:
     result = shown.result
     outcome = "reached" if result.success else "not reached"
     told = escape(result.task) if result.task.strip() else "<i>nothing</i>"
@@ -169,7 +169,7 @@ def _episode(shown: Shown, film: bytes) -> str:
     if result.other_task is not None:
         note += f"the scene asked: {escape(result.other_task)} · "
     first = embedded(_picture(shown.frames[0]), "image/jpeg")
-    strip = "".join(_cell(shown, moment) for moment in spread(shown.moments, PICTURES))
+    strip = "".join(_cell(shown, moment) for moment in spread(shown.snapshots, PICTURES))
     return (
         f"<article><h3>“{told}” <span class={'good' if result.success else 'bad'}>{outcome}</span></h3>"
         f"<p class=note>{note}{result.steps} steps, episode {result.index}</p><div class=seen>"
@@ -178,7 +178,7 @@ def _episode(shown: Shown, film: bytes) -> str:
     )
 
 
-def _cell(shown: Shown, moment: Moment) -> str:
+def _cell(shown: ShowcaseEpisode, moment: Snapshot) -> str:
     frame = shown.frames[moment.step]
     height, width = frame.shape[:2]
     lines = "".join(
@@ -203,10 +203,10 @@ def _picture(frame: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def spread(moments: Sequence[Moment], n: int) -> list[Moment]:
+def spread(snapshots: Sequence[Snapshot], n: int) -> list[Snapshot]:
     """At most `n` of them, from the first to the last, evenly."""
-    places = sorted({round(place) for place in np.linspace(0, len(moments) - 1, min(n, len(moments)))})
-    return [moments[place] for place in places]
+    places = sorted({round(place) for place in np.linspace(0, len(snapshots) - 1, min(n, len(snapshots)))})
+    return [snapshots[place] for place in places]
 
 
 LEGEND = (

@@ -28,7 +28,7 @@ from smolact.envs.batch import EnvBatch
 from smolact.envs.mapping import Observation
 from smolact.envs.seeding import episode_seed
 from smolact.errors import ConfigError, FeatureError
-from smolact.evaluation.conditions import PLAIN, Condition, Told
+from smolact.evaluation.conditions import PLAIN, Condition, EpisodeCondition
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.video import write_video
 from smolact.processors.observed import check_observed
@@ -113,7 +113,7 @@ def evaluate(
     began = time.monotonic()
     results = []
     plans = plan_episodes(n_episodes, seed, options, condition) if plans is None else plans
-    watch = None if on_step is None else lambda wave, step, batch: on_step(len(wave), step)
+    watch = None if on_step is None else lambda group, step, batch: on_step(len(group), step)
     for episode in play(policy, preprocess, postprocess, envs, plans, film=range(n_videos), watch=watch):
         result = episode.result
         if episode.frames and video_folder is not None:
@@ -152,31 +152,31 @@ def play(
         watch: is shown every step before its action: the wave's plans, the step's number, the preprocessed batch.
     """
     for first in range(0, len(plans), len(envs)):
-        wave = plans[first : first + len(envs)]
-        with _evaluation_mode(policy), _seeded_draws(wave[0].seed), torch.inference_mode():
-            played = _play_wave(policy, preprocess, postprocess, envs, wave, film, watch)
+        group = plans[first : first + len(envs)]
+        with _evaluation_mode(policy), _seeded_draws(group[0].seed), torch.inference_mode():
+            played = _play_group(policy, preprocess, postprocess, envs, group, film, watch)
         yield from played
 
 
-def _play_wave(
+def _play_group(
     policy: Predictor,
     preprocess: Preprocessor,
     postprocess: Postprocessor,
     envs: EnvBatch,
-    wave: Sequence[EpisodePlan],
+    group: Sequence[EpisodePlan],
     film: Sequence[int],
     watch: Watch | None,
 ) -> list[PlayedEpisode]:
-    told = [_tell(envs, number, plan) for number, plan in enumerate(wave)]
-    observations, infos = envs.reset([plan.seed for plan in wave], [one.options for one in told])
-    others = np.zeros(len(wave), np.bool_)
+    told = [_tell(envs, number, plan) for number, plan in enumerate(group)]
+    observations, infos = envs.reset([plan.seed for plan in group], [one.options for one in told])
+    others = np.zeros(len(group), np.bool_)
     policy.reset()
-    draw_noise = _noise_source(policy, wave)
+    draw_noise = _noise_source(policy, group)
     n_actions = envs.features[ACTION].shape[0]
-    steps = np.zeros(len(wave), np.int64)
-    reward_sums, max_rewards = np.zeros(len(wave)), np.full(len(wave), -np.inf)
-    successes = np.zeros(len(wave), np.bool_)
-    filmed = [number for number, plan in enumerate(wave) if plan.index in film]
+    steps = np.zeros(len(group), np.int64)
+    reward_sums, max_rewards = np.zeros(len(group)), np.full(len(group), -np.inf)
+    successes = np.zeros(len(group), np.bool_)
+    filmed = [number for number, plan in enumerate(group) if plan.index in film]
     frames = {number: [envs.render(number)] for number in filmed}
 
     done = envs.done
@@ -185,10 +185,10 @@ def _play_wave(
         batch = preprocess(raw)
         check_observed(raw, batch, preprocess, {})
         if watch is not None:
-            watch(wave, int(steps.max()), batch)
+            watch(group, int(steps.max()), batch)
         actions = postprocess(policy.select_action(batch, **draw_noise(batch)))
         running = ~done
-        observations, rewards, done, infos = envs.step(_checked(actions, (len(wave), n_actions)))
+        observations, rewards, done, infos = envs.step(_checked(actions, (len(group), n_actions)))
         steps += running
         reward_sums += rewards
         max_rewards[running] = np.maximum(max_rewards, rewards)[running]
@@ -217,20 +217,20 @@ def _play_wave(
             ),
             frames.get(number, []),
         )
-        for number, plan in enumerate(wave)
+        for number, plan in enumerate(group)
     ]
 
 
-def _tell(envs: EnvBatch, number: int, plan: EpisodePlan) -> Told:
+def _tell(envs: EnvBatch, number: int, plan: EpisodePlan) -> EpisodeCondition:
     """What an episode is told; its scene has to be there for that, so the environment is reset."""
     if plan.condition is None:
-        return Told(dict(plan.options or {}))
+        return EpisodeCondition(dict(plan.options or {}))
     envs[number].reset(seed=plan.seed, options=plan.options)
     told = plan.condition.tell(envs[number].unwrapped, random.Random(plan.seed))
     return replace(told, options={**(plan.options or {}), **told.options})
 
 
-def _words(told: Sequence[Told], infos: Sequence[Mapping[str, Any]]) -> list[str]:
+def _words(told: Sequence[EpisodeCondition], infos: Sequence[Mapping[str, Any]]) -> list[str]:
     return [one.words if one.words is not None else info[TASK] for one, info in zip(told, infos, strict=True)]
 
 
@@ -262,13 +262,13 @@ def _checked(actions: Tensor, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def _noise_source(
-    policy: Predictor, wave: Sequence[EpisodePlan]
+    policy: Predictor, group: Sequence[EpisodePlan]
 ) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
     """What to pass to `select_action` beside a batch: each episode's own noise, if the policy tells its shape."""
     shape = getattr(policy, "noise_shape", None)
     if shape is None:
         return lambda batch: {}
-    generators = [torch.Generator().manual_seed(plan.seed) for plan in wave]
+    generators = [torch.Generator().manual_seed(plan.seed) for plan in group]
 
     def draw(batch: Mapping[str, Any]) -> dict[str, Tensor]:
         device = next(value.device for value in batch.values() if isinstance(value, Tensor))

@@ -24,7 +24,7 @@ DRAWS = 8
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """A replanning: at which step, and the chunks drawn, (draws, chunk, 2) in [0, 1] of the picture, right and down."""
 
     step: int
@@ -32,13 +32,13 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShowcaseEpisode:
     """An episode to look at: the pictures (H, W, 3) uint8 before each step and after the last."""
 
     condition: str
     result: EpisodeResult
     frames: list[NDArray[np.uint8]]
-    moments: list[Moment]
+    snapshots: list[Snapshot]
     executed: int
 
 
@@ -61,7 +61,7 @@ def show(
     result: EvaluationResult,
     n: int,
     condition: Condition | None = None,
-) -> list[Shown]:
+) -> list[ShowcaseEpisode]:
     """Play `n` episodes of an evaluation again, and keep what there is to see.
 
     Fans are kept for environments that say where an action lies in their picture:
@@ -78,24 +78,24 @@ def show(
     every = plan_episodes(len(result.results), result.seed, condition=condition)
     plans = [every[index] for index in chosen]
     executed = max(1, int(getattr(policy.config, "n_action_steps", 1) or 1))
-    moments: dict[int, list[Moment]] = {index: [] for index in chosen}
+    snapshots: dict[int, list[Snapshot]] = {index: [] for index in chosen}
 
-    def watch(wave: Sequence[EpisodePlan], step: int, batch: Batch) -> None:
+    def on_step(group: Sequence[EpisodePlan], step: int, batch: Batch) -> None:
         if step % executed:
             return
         chunks = np.stack(
             [postprocess(policy.predict_action_chunk(batch)).float().cpu().numpy() for _ in range(DRAWS)]
         )
-        for number, plan in enumerate(wave):
+        for number, plan in enumerate(group):
             place = getattr(envs[number].unwrapped, "action_positions", None)
             fan = None if place is None else np.asarray(place(chunks[:, number]))
-            moments[plan.index].append(Moment(step, fan))
+            snapshots[plan.index].append(Snapshot(step, fan))
 
     shown = []
-    for episode in play(policy, preprocess, postprocess, envs, plans, film=chosen, watch=watch):
+    for episode in play(policy, preprocess, postprocess, envs, plans, film=chosen, watch=on_step):
         played = episode.result
-        seen = [moment for moment in moments[played.index] if moment.step < played.steps]
-        shown.append(Shown(result.condition, played, episode.frames, seen, executed))
+        seen = [moment for moment in snapshots[played.index] if moment.step < played.steps]
+        shown.append(ShowcaseEpisode(result.condition, played, episode.frames, seen, executed))
     return shown
 
 
@@ -107,7 +107,7 @@ def showcase(
     results: Mapping[str, EvaluationResult],
     conditions: Sequence[Condition],
     n: int,
-) -> list[Shown]:
+) -> list[ShowcaseEpisode]:
     """`n` episodes as asked and, where instructions were swapped, half as many of those."""
     shown = show(policy, preprocess, postprocess, envs, results[PLAIN], n)
     for condition in conditions:

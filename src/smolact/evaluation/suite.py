@@ -30,7 +30,7 @@ Results = dict[str, dict[str, EvaluationResult]]
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Which part of the episodes this process plays: those whose number is `rank` modulo `processes`."""
 
     rank: int = 0
@@ -47,7 +47,7 @@ class EpisodeLog:
 
     folder: Path | None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    share: Share = Share()
+    shard: Shard = Shard()
     _lines: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class EpisodeLog:
                     f"{self.folder} holds an evaluation with other settings: {different[0]} was "
                     f"{kept.get(different[0])!r}, and is {self.settings[different[0]]!r}. Choose another --output_dir."
                 )
-        elif self.share.rank == 0:
+        elif self.shard.rank == 0:
             durable.write_json(path, dict(self.settings))
         self._lines = list(self._read())
 
@@ -74,7 +74,9 @@ class EpisodeLog:
 
     def add_seconds(self, policy: str, condition: str, seconds: float) -> None:
         """This process's share took so long."""
-        seconds /= self.share.processes  # they play side by side: together, what they write is the time that passed
+        seconds /= (
+            self.shard.processes
+        )  # they play side by side: together, what they write is the time that passed
         self._append({"policy": policy, "condition": condition, "seconds": round(seconds, 2)})
 
     def results(self, policy: str, condition: str) -> dict[int, EpisodeResult]:
@@ -101,8 +103,8 @@ class EpisodeLog:
     def _append(self, line: dict[str, Any]) -> None:
         self._lines.append(line)
         if self.folder is not None:
-            path = self.folder / f"episodes_{self.share.rank}.jsonl"
-            with durable.named_errors(path), path.open("a", encoding="utf-8") as file:
+            path = self.folder / f"episodes_{self.shard.rank}.jsonl"
+            with durable.annotate_errors(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
     def _read(self) -> Iterator[dict[str, Any]]:
@@ -111,7 +113,7 @@ class EpisodeLog:
             text = path.read_text(encoding="utf-8")
             if text and not text.endswith("\n"):  # cut off by a kill: that episode is played again
                 text = text[: text.rfind("\n") + 1]
-                if path.name == f"episodes_{self.share.rank}.jsonl":
+                if path.name == f"episodes_{self.shard.rank}.jsonl":
                     durable.write_text(path, text)
             yield from (line for _, line in parse_json_lines(text.encode()))
 
@@ -141,7 +143,7 @@ def run_suite(
         on_episode: is called with each episode as its wave ends: policy, condition, result.
         on_step: is called before each step of a wave: policy, condition, how many episodes the wave has, the step's number.
     """
-    share = log.share
+    shard = log.shard
     for name in policies:
         loaded: tuple[Predictor, Preprocessor, Postprocessor] | None = None
         for condition in (None, *conditions):
@@ -150,7 +152,7 @@ def run_suite(
             plans = [
                 plan
                 for plan in plan_episodes(n_episodes, seed, condition=condition)
-                if plan.index % share.processes == share.rank and plan.index not in done
+                if plan.index % shard.processes == shard.rank and plan.index not in done
             ]
             if not plans:
                 continue

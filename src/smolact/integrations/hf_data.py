@@ -23,7 +23,7 @@ from smolact.policies.factory import load_processors, make_pre_post_processors
 from smolact.policies.sharing import CHECKPOINT_PATTERNS
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.training.sources import chunk_timestamps
-from smolact.training.stream import Order, Place
+from smolact.training.stream import IndexOrder, SampleIndex
 from smolact.types import ACTION, ACTION_IS_PAD, IMAGES, STATE, TASK, Batch
 
 
@@ -126,7 +126,7 @@ def dataset_for(
     )
 
 
-class EpochPlaces(Sampler[Place]):
+class EpochPlaces(Sampler[SampleIndex]):
     """The places of smolact's stream, cut into epochs: the n-th batch of a run is the n-th batch of `smolact train`.
 
     Args:
@@ -134,7 +134,7 @@ class EpochPlaces(Sampler[Place]):
         length: places of an epoch.
     """
 
-    def __init__(self, order: Order, length: int) -> None:
+    def __init__(self, order: IndexOrder, length: int) -> None:
         self.order, self.length, self.epoch = order, length, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -144,9 +144,12 @@ class EpochPlaces(Sampler[Place]):
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         first = self.epoch * self.length
-        return (Place(position, self.order.frame(position)) for position in range(first, first + self.length))
+        return (
+            SampleIndex(position, self.order.frame(position))
+            for position in range(first, first + self.length)
+        )
 
 
 @contextlib.contextmanager

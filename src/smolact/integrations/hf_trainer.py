@@ -24,11 +24,11 @@ from smolact.policies.factory import get_policy_class
 from smolact.policies.fit import check_cameras, note_other_robot, usable_names
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.processors.pipeline import rename_map_in, rename_map_of
-from smolact.training.data import Samples, take_drawn
+from smolact.training.data import TrainDataset, split_noise
 from smolact.training.optim import fit_schedule, make_optimizer, make_scheduler
 from smolact.training.preflight import check_rename_map
 from smolact.training.sources import renamed_features
-from smolact.training.stream import Epochs, seeded
+from smolact.training.stream import ShuffledEpochs, seeded
 from smolact.types import ACTION, ACTION_IS_PAD, is_image_key
 
 transformers = optional_import("transformers", extra="hf")
@@ -100,11 +100,11 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
         if self.policy is None or not isinstance(self.train_dataset, LeRobotDataset):
             return super().get_train_dataloader()  # type: ignore[no-any-return]
         args = self.args
-        samples = Samples(self.train_dataset, args.seed, self.policy.training_draws)
+        samples = TrainDataset(self.train_dataset, args.seed, self.policy.training_draws)
         batch = self._train_batch_size
         whole = batch * args.world_size
         places = EpochPlaces(
-            Epochs(range(len(self.train_dataset)), args.seed),
+            ShuffledEpochs(range(len(self.train_dataset)), args.seed),
             max(1, len(self.train_dataset) // whole) * whole,
         )
         loader = DataLoader(
@@ -129,7 +129,7 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
         """The policy's loss of a batch."""
         if self.policy is None:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **others)
-        batch, drawn = take_drawn(inputs)
+        batch, drawn = split_noise(inputs)
         loss, logged = model(batch, **drawn)
         return (loss, logged) if return_outputs else loss
 
@@ -145,7 +145,7 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
         policy = self.policy
         if policy is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)  # type: ignore[no-any-return]
-        batch, _ = take_drawn(self._prepare_inputs(inputs))
+        batch, _ = split_noise(self._prepare_inputs(inputs))
         drawn = self._draw(policy, len(batch[ACTION]))
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, _ = model(batch, **drawn)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smolact import durable
-from smolact.backbones.layers import Recomputing
+from smolact.backbones.layers import ActivationCheckpointing
 from smolact.backbones.presets import VLM_FOLDER, VLMSource, find_vlm
 from smolact.backbones.weights import WEIGHTS_FILE, load_weights, read_tensors, shapes_only, weight_files
 from smolact.errors import CheckpointError, ConfigError, NotFoundError
@@ -53,7 +53,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
     """What is new in a policy that begins from its VLM's weights, to end a sentence with."""
     adapter_targets: ClassVar[str | None] = None
     """The linear layers that get adapters when none are named, as a regular expression for whole names."""
-    sole_engine: ClassVar[Mapping[str, Any]] = {}
+    inference_only_defaults: ClassVar[Mapping[str, Any]] = {}
     """What `build_engine` is given besides where nothing but the engine will use the policy."""
 
     def __init__(self, config: PolicyConfig) -> None:
@@ -82,7 +82,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         )
 
     @classmethod
-    def kept_beside(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
+    def load_extra_files(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Further arguments for the constructor from what a checkpoint keeps beside its weights; `raw` is its configuration."""
         return {}
 
@@ -90,7 +90,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         """What steps of the policy's pipelines are made with and no file holds: a step's name to its arguments."""
         return {"tokenizer_processor": {"tokenizer": Tokenizer.from_folder(self.vlm.tokenizer_folder())}}
 
-    def completed(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
+    def fill_in_processor(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
         """A checkpoint's preprocessor with what the code that wrote it did elsewhere."""
         return preprocess
 
@@ -100,7 +100,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         Raises:
             ConfigError: the policy has no layers that can.
         """
-        stacks = [module for module in self.modules() if isinstance(module, Recomputing)]
+        stacks = [module for module in self.modules() if isinstance(module, ActivationCheckpointing)]
         if not stacks:
             raise ConfigError(
                 f"A '{self.name}' policy keeps its activations. Leave out --gradient_checkpointing."
@@ -138,7 +138,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         """
         return list(self.parameters())
 
-    def save_beside(self, folder: Path) -> None:
+    def save_extra_files(self, folder: Path) -> None:
         """Write what a checkpoint keeps beside configuration and weights, so that it opens without the Hub."""
         self.vlm.save(folder / VLM_FOLDER)
 
@@ -151,7 +151,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         """
         folder = Path(folder)
         self.config.save_pretrained(folder)
-        self.save_beside(folder)
+        self.save_extra_files(folder)
         if self.adapters is not None:
             save_adapters(self, self.adapters, folder)
             return
@@ -237,7 +237,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         # Older checkpoints of compiled policies carry the wrapper's name.
         tensors = {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
         with shapes_only():
-            policy = cls(config, vlm=vlm, pretrained_vlm=False, **cls.kept_beside(folder, config, raw))  # type: ignore[call-arg]
+            policy = cls(config, vlm=vlm, pretrained_vlm=False, **cls.load_extra_files(folder, config, raw))  # type: ignore[call-arg]
         load_weights(policy, tensors, source, dtype)
         if has_adapters:
             policy.adapters = load_adapters(policy, folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from smolact import durable
-from smolact.errors import ConfigError, NotFoundError, did_you_mean, what_is_near
+from smolact.errors import ConfigError, NotFoundError, did_you_mean, list_siblings
 from smolact.files import read_json_object
 from smolact.hub import find_folder
 from smolact.policies.embodiment import Embodiment, read_embodiment
@@ -291,7 +291,7 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise NotFoundError(
-            f"{folder} is not a policy checkpoint: it has no {CONFIG_FILE}. {what_is_near(path)}"
+            f"{folder} is not a policy checkpoint: it has no {CONFIG_FILE}. {list_siblings(path)}"
         )
     raw = read_json_object(path, "Copy it again, or take another checkpoint.")
     kind = raw.get("type")

@@ -186,7 +186,7 @@ def load_policy(
     if engine is False:
         return LoadedPolicy(policy, *processors)
     settings = {} if engine is True else engine
-    built = policy.build_engine(**{"dtype": dtype, **policy.sole_engine, **settings})
+    built = policy.build_engine(**{"dtype": dtype, **policy.inference_only_defaults, **settings})
     if device.startswith("cuda"):
         built.warm_up()
     return LoadedEngine(built, *processors)
@@ -258,7 +258,7 @@ def load_processors(
             logger.info("Statistics of %s: %s.", source, ", ".join(filled))
         else:
             logger.warning("The checkpoint has all statistics that it needs: %s has no effect.", source)
-    return policy.completed(preprocess), postprocess
+    return policy.fill_in_processor(preprocess), postprocess
 
 
 def _of_steps(settings: Mapping[str, dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:

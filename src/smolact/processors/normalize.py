@@ -21,7 +21,7 @@ from smolact.processors.quantiles import (
     MINIMUM_AND_MAXIMUM,
     STATISTICS_OF,
     is_degenerate,
-    tell_degenerate,
+    warn_of_degenerate,
     with_usable_quantiles,
 )
 from smolact.processors.statistics import (
@@ -215,11 +215,11 @@ class _StatisticsStep(ProcessorStep):
                 continue
             mask = is_degenerate(values, mode)
             if mask is not None:
-                tell_degenerate(key, mode, mask, consequence)
+                warn_of_degenerate(key, mode, mask, consequence)
             elif all(name in values for name in STATISTICS_OF[mode]):
                 low, high = (values[name] for name in STATISTICS_OF[mode])
                 unknown = "and minimum and maximum are not known: whatever the policy says, they stay there"
-                tell_degenerate(key, mode, low == high, unknown)
+                warn_of_degenerate(key, mode, low == high, unknown)
 
     def _mode(self, key: str) -> NormalizationMode:
         feature_type, only = self.features[key].type, self.normalize_observation_keys

@@ -30,7 +30,7 @@ from smolact.errors import (
     NotFoundError,
     SmolactError,
     did_you_mean,
-    what_is_near,
+    list_siblings,
 )
 from smolact.files import read_json_object, read_tensors
 from smolact.processors.step import ProcessorStep, find_step, own_name
@@ -190,7 +190,7 @@ def step_names(path: Path) -> list[str]:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.parent.is_dir():
         raise NotFoundError(
-            f"The folder {path.parent} does not exist. {what_is_near(path.parent.absolute())}"
+            f"The folder {path.parent} does not exist. {list_siblings(path.parent.absolute())}"
         )
     older = "(Older checkpoints have no processor files: load the policy, which finds the statistics among its weights.)"
     config = read_json_object(path, _AGAIN, if_missing=f"{_AGAIN} {older}")

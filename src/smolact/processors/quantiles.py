@@ -65,7 +65,7 @@ def with_usable_quantiles(values: Mapping[str, Tensor], mode: NormalizationMode)
     }
 
 
-def tell_degenerate(key: str, mode: NormalizationMode, mask: Tensor, consequence: str) -> None:
+def warn_of_degenerate(key: str, mode: NormalizationMode, mask: Tensor, consequence: str) -> None:
     """Say of which numbers of the feature `key` the quantiles lie together, and what follows from that."""
     if mask.any():
         numbers = ", ".join(map(str, mask.flatten().nonzero().flatten().tolist()))

@@ -12,11 +12,11 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from smolact.errors import CheckpointError, ConfigError, FeatureError, NotFoundError, what_is_near
+from smolact.errors import CheckpointError, ConfigError, FeatureError, NotFoundError, list_siblings
 from smolact.files import read_json_object
 from smolact.openable import check_own
 from smolact.processors.step import ProcessorStep, register_step
-from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, TASK, Unsaid
+from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, TASK, EmptyInstruction
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise NotFoundError(
-                f"There is no tokenizer in {folder}: {path} is missing. {what_is_near(path.absolute())}"
+                f"There is no tokenizer in {folder}: {path} is missing. {list_siblings(path.absolute())}"
             )
         try:
             check_own(path)
@@ -259,7 +259,7 @@ def instructions(data: Mapping[str, Any], key: str = TASK) -> list[str]:
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise FeatureError(f"'{key}' is {task!r:.200}: expected a text, or a list of one for each sample.")
     for index, text in enumerate(texts):
-        if not text.strip() and not isinstance(text, Unsaid):
+        if not text.strip() and not isinstance(text, EmptyInstruction):
             raise ConfigError(
                 f"The task of sample {index} is empty: say what the robot should do, such as "
                 "'Pick up the red cube.' (in the dataset's tasks, or the command's --task)."
@@ -275,7 +275,7 @@ def _open(name: str | None) -> Tokenizer:
     if not Path(name).is_dir():
         raise NotFoundError(
             f"The tokenizer '{name}' is not a folder: expected one that holds tokenizer.json. Give it with "
-            f"--policy.vlm_model_name=FOLDER. {what_is_near(Path(name).absolute())}"
+            f"--policy.vlm_model_name=FOLDER. {list_siblings(Path(name).absolute())}"
         )
     return Tokenizer.from_folder(name)
 

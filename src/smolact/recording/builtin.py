@@ -9,11 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from smolact.envs.experts import Expert, expert_for
+from smolact.envs.experts import ScriptedExpert, expert_for
 from smolact.envs.factory import env_id, make_env
 from smolact.errors import RobotError
 from smolact.robots.base import Observation, Robot, Teleoperator
-from smolact.robots.jog import GamepadTeleoperator, KeyboardTeleoperator
+from smolact.robots.incremental_teleop import GamepadTeleoperator, KeyboardTeleoperator
 from smolact.robots.sim import SimRobot
 
 
@@ -57,7 +57,7 @@ class ExpertTeleoperator:
 
     def __init__(self) -> None:
         self._env: Any = None
-        self._expert: Expert | None = None
+        self._expert: ScriptedExpert | None = None
 
     def connect(self, robot: Robot) -> None:
         """Find the expert for the robot's environment.

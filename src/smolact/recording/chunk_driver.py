@@ -35,7 +35,7 @@ QUIET_S = 1.0
 """A robot that holds for longer is told of."""
 
 
-class Asks(Protocol):
+class InferenceBackend(Protocol):
     """Someone who is asked for a chunk and answers later; one question at a time."""
 
     def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
@@ -46,7 +46,7 @@ class Asks(Protocol):
         """The chunk (T, A) in the robot's units; None while it is being made."""
         ...
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """The question at hand is of no interest any more: an episode begins."""
         ...
 
@@ -69,7 +69,7 @@ class Predicts(Protocol):
         ...
 
 
-class ThreadAsks:
+class ThreadedInference:
     """Asks a policy in a thread.
 
     Args:
@@ -83,20 +83,20 @@ class ThreadAsks:
         self._future: Future[Actions] | None = None
 
     def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
-        """See `Asks`."""
+        """See `InferenceBackend`."""
         self._future = self._thread.submit(
             self._policy.predict_action_chunk, observation, task, leftover=leftover
         )
 
     def answer(self) -> Actions | None:
-        """See `Asks`. Raises what the policy raised."""
+        """See `InferenceBackend`. Raises what the policy raised."""
         if self._future is None or not self._future.done():
             return None
         future, self._future = self._future, None
         return future.result()
 
-    def forget(self) -> None:
-        """See `Asks`."""
+    def reset(self) -> None:
+        """See `InferenceBackend`."""
         if self._future is not None:
             self._future.cancel()
             self._future = None
@@ -109,7 +109,7 @@ class ThreadAsks:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-class AnswersAtOnce:
+class SyncInference:
     """Asks a policy in place, for a simulation whose clock stands still meanwhile."""
 
     def __init__(self, policy: Predicts) -> None:
@@ -117,16 +117,16 @@ class AnswersAtOnce:
         self._chunk: Actions | None = None
 
     def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
-        """See `Asks`. Raises what the policy raises."""
+        """See `InferenceBackend`. Raises what the policy raises."""
         self._chunk = self._policy.predict_action_chunk(observation, task, leftover=leftover)
 
     def answer(self) -> Actions | None:
-        """See `Asks`."""
+        """See `InferenceBackend`."""
         found, self._chunk = self._chunk, None
         return found
 
-    def forget(self) -> None:
-        """See `Asks`."""
+    def reset(self) -> None:
+        """See `InferenceBackend`."""
         self._chunk = None
         self._policy.reset()
 
@@ -212,7 +212,7 @@ class _Asked(NamedTuple):
     tick: int
     at: float
     task: str
-    goes_on: bool
+    has_prefix: bool
 
 
 class ChunkDriver:
@@ -234,7 +234,7 @@ class ChunkDriver:
 
     def __init__(
         self,
-        asks: Asks,
+        asks: InferenceBackend,
         inference: Inference,
         gate: Gate,
         clock: Callable[[], float] = time.monotonic,
@@ -242,7 +242,7 @@ class ChunkDriver:
         self._asks, self._inference, self._gate, self._clock = asks, inference, gate, clock
         self._queue = ChunkQueue(find_merge(inference.merge))
         self._delays = Delays()
-        self.task = self.obeyed = ""
+        self.task = self.current_instruction = ""
         self.counts = Counts()
         self._length = 0
         self._asked: _Asked | None = None
@@ -253,8 +253,8 @@ class ChunkDriver:
 
     def begin(self, task: str) -> None:
         """An episode begins: nothing of the last one is executed, whatever comes."""
-        self.task = self.obeyed = task
-        self._asks.forget()
+        self.task = self.current_instruction = task
+        self._asks.reset()
         self._queue.clear()
         self._length, self._asked, self._last, self._held_since = 0, None, None, None
         self._is_told = False
@@ -308,13 +308,13 @@ class ChunkDriver:
 
     def _leftover(self) -> Leftover | None:
         """What the answer to a question that is asked now is to go on from."""
-        settings, ahead = self._inference.real_time, self._queue.ahead()
-        if settings is None or not len(ahead):
+        settings, remaining = self._inference.real_time, self._queue.remaining()
+        if settings is None or not len(remaining):
             return None
         # What was planned for another instruction binds as far as it will be carried out, and no further.
-        schedule = settings.schedule if self.task == self.obeyed else "zeros"
-        delay = self._delays.expected(len(ahead))
-        return Leftover(ahead, delay, schedule, settings.max_weight, settings.jacobian)
+        schedule = settings.schedule if self.task == self.current_instruction else "zeros"
+        delay = self._delays.expected(len(remaining))
+        return Leftover(remaining, delay, schedule, settings.max_weight, settings.jacobian)
 
     def _take_answer(self) -> None:
         if self._asked is None:
@@ -331,9 +331,9 @@ class ChunkDriver:
             )
         due = self._queue.merged(chunk, asked.tick)
         if len(due):
-            self._gate.admit(due, age=self._clock() - asked.at)
-        if asked.goes_on:
+            self._gate.check_chunk(due, age=self._clock() - asked.at)
+        if asked.has_prefix:
             self._delays.add(self._queue.tick - asked.tick)
-        self._length, self.obeyed = len(chunk), asked.task
+        self._length, self.current_instruction = len(chunk), asked.task
         self.counts.chunks += 1
         self.counts.late += self._queue.put(chunk, asked.tick)

@@ -114,7 +114,7 @@ class ChunkQueue:
         self.tick += 1
         return self._due.popleft()[0]
 
-    def ahead(self) -> Actions:
+    def remaining(self) -> Actions:
         """What is due, (n, A)."""
         return np.array([action for action, _ in self._due], dtype=np.float32)
 

@@ -6,7 +6,7 @@ import threading
 from enum import Enum
 
 
-class Command(Enum):
+class ControlCommand(Enum):
     """What ends an episode before its time."""
 
     FINISH = "finish"  # keep it, and go on with the next
@@ -15,12 +15,12 @@ class Command(Enum):
 
 
 KEYS = {
-    "right": Command.FINISH,
-    "enter": Command.FINISH,
-    "left": Command.REDO,
-    "backspace": Command.REDO,
-    "escape": Command.STOP,
-    "q": Command.STOP,
+    "right": ControlCommand.FINISH,
+    "enter": ControlCommand.FINISH,
+    "left": ControlCommand.REDO,
+    "backspace": ControlCommand.REDO,
+    "escape": ControlCommand.STOP,
+    "q": ControlCommand.STOP,
 }
 PAUSE = "space"
 ARROWS = ("left", "right", "up", "down")
@@ -36,7 +36,7 @@ class Controls:
     def __init__(self, *, arrows_drive: bool = False) -> None:
         self._arrows_drive = arrows_drive
         self._lock = threading.Lock()
-        self._command: Command | None = None
+        self._command: ControlCommand | None = None
         self._paused = False
 
     @property
@@ -52,7 +52,7 @@ class Controls:
             elif key in KEYS and not (self._arrows_drive and key in ARROWS):
                 self._command, self._paused = KEYS[key], False
 
-    def take(self) -> Command | None:
+    def take(self) -> ControlCommand | None:
         """The last command since this was asked before."""
         with self._lock:
             command, self._command = self._command, None

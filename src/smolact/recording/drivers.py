@@ -46,7 +46,7 @@ class TeleoperatorDriver:
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
         """What the teleoperator wants, or what the gate lets pass that is nearest to it."""
-        return self._gate.nearest(self._teleoperator.get_action(observation))
+        return self._gate.clamp(self._teleoperator.get_action(observation))
 
 
 class PolicyDriver:
@@ -110,7 +110,7 @@ class PolicyDriver:
                 raise FeatureError(
                     "The policy gave an action that is not finite. Its weights or its statistics are damaged."
                 )
-            self._chunk.extend(self._gate.admit(values, age=self._clock() - began))
+            self._chunk.extend(self._gate.check_chunk(values, age=self._clock() - began))
         return self._chunk.popleft()
 
 

@@ -10,7 +10,7 @@ from smolact.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecordingPlan:
     """What to record.
 
     Attributes:

@@ -23,11 +23,11 @@ from smolact.datasets.checks import AXES
 from smolact.datasets.format import UNITS, Feature
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, FeatureError, RobotError, SmolactError
-from smolact.recording.controls import Command, Controls
+from smolact.recording.controls import ControlCommand, Controls
 from smolact.recording.encoding import QUEUE_BYTES, EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
-from smolact.recording.pace import Pace, Timing
-from smolact.recording.plan import Plan
+from smolact.recording.plan import RecordingPlan
+from smolact.recording.rate_limiter import RateLimiter, Timing
 from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures, gate_of, move
 from smolact.types import ACTION
 
@@ -54,15 +54,15 @@ class Driver(Protocol):
 
 
 @runtime_checkable
-class Obeys(Protocol):
+class AcceptsInstruction(Protocol):
     """A driver whose instruction may change within an episode."""
 
-    obeyed: str
+    current_instruction: str
     """What it was told when it decided on the action that it gave last."""
 
 
 @runtime_checkable
-class KnowsAges(Protocol):
+class HasTimestamps(Protocol):
     """A robot that knows how old its cameras' pictures are."""
 
     def camera_ages(self) -> Mapping[str, float]:
@@ -95,7 +95,7 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Played:
-    command: Command | None
+    command: ControlCommand | None
     frames: int
     dropped: int
     timing: Timing
@@ -155,7 +155,7 @@ class Recorder:
         robot: Robot,
         driver: Driver,
         writer: DatasetWriter,
-        plan: Plan,
+        plan: RecordingPlan,
         *,
         controls: Controls | None = None,
         on_tick: Callable[[Status], None] | None = None,
@@ -192,19 +192,19 @@ class Recorder:
         reports = self._reports = []
         encoding = EncodingThread(self._writer, self._queue_bytes, wait=not self._plan.realtime)
         try:
-            command: Command | None
+            command: ControlCommand | None
             while len(reports) < self._plan.num_episodes:
                 number = self._writer.num_episodes
                 task = self._begin(number)
                 played = self._play(number, task, encoding)
-                if played.command is Command.REDO or not played.frames:
+                if played.command is ControlCommand.REDO or not played.frames:
                     encoding.discard()
                     if self._ended_by is not None:
                         raise self._ended_by
-                    if played.command is Command.STOP:
+                    if played.command is ControlCommand.STOP:
                         break
                     logger.info("Episode %d is thrown away, and recorded again.", number)
-                    if self._set_back() is Command.STOP:
+                    if self._reset_scene() is ControlCommand.STOP:
                         break
                     continue
                 saved, ready = encoding.save(), [self._clock()]
@@ -212,10 +212,10 @@ class Recorder:
                 success = self._robot.is_success if isinstance(self._robot, EpisodicRobot) else None
                 self._saving = _Saving(number, task, played, saved, ready, success)
                 command = played.command
-                if command is not Command.STOP and len(reports) + 1 < self._plan.num_episodes:
-                    command = self._set_back()
+                if command is not ControlCommand.STOP and len(reports) + 1 < self._plan.num_episodes:
+                    command = self._reset_scene()
                 self._settle(wait=True)
-                if command is Command.STOP:
+                if command is ControlCommand.STOP:
                     break
             if self._ended_by is not None:
                 raise self._ended_by
@@ -262,7 +262,7 @@ class Recorder:
 
     def _play(self, number: int, task: str, encoding: EncodingThread) -> _Played:
         """One episode; its frames are in the queue."""
-        pace = Pace(self._plan.fps, self._clock, self._sleep)
+        pace = RateLimiter(self._plan.fps, self._clock, self._sleep)
         kept = _Kept()
         try:
             command = self._drive(number, task, encoding, pace, kept)
@@ -270,12 +270,12 @@ class Recorder:
             if not self._keep_unfinished:
                 raise
             self._end_with(error)
-            command = Command.STOP
+            command = ControlCommand.STOP
         return _Played(command, kept.frames, kept.dropped, pace.timing())
 
     def _drive(
-        self, number: int, task: str, encoding: EncodingThread, pace: Pace, kept: _Kept
-    ) -> Command | None:
+        self, number: int, task: str, encoding: EncodingThread, pace: RateLimiter, kept: _Kept
+    ) -> ControlCommand | None:
         """The loop of an episode; returns what a person said to its end."""
         most = max(1, round(self._plan.episode_time_s * self._plan.fps))
         stale = False
@@ -294,7 +294,7 @@ class Recorder:
                         "recorded of it is kept. See to its cable, and go on with --resume=true."
                     )
                 )
-                return Command.STOP
+                return ControlCommand.STOP
             if age > STALE_S and not stale:
                 stale = True
                 logger.warning("The camera '%s' is late by %.0f ms: waiting for it.", camera, 1000 * age)
@@ -307,7 +307,7 @@ class Recorder:
             if wanted is None:
                 continue
             action = move(self._robot, wanted)
-            task = self._driver.obeyed if isinstance(self._driver, Obeys) else task
+            task = self._driver.current_instruction if isinstance(self._driver, AcceptsInstruction) else task
             if encoding.add(self._frame(observation, action), task):
                 kept.frames += 1
             else:
@@ -325,7 +325,7 @@ class Recorder:
         self._on_failure(error)
 
     def _oldest_picture(self) -> tuple[str, float]:
-        ages = self._robot.camera_ages() if isinstance(self._robot, KnowsAges) else {}
+        ages = self._robot.camera_ages() if isinstance(self._robot, HasTimestamps) else {}
         return max(ages.items(), key=lambda item: item[1], default=("", 0.0))
 
     def _frame(self, observation: Observation, action: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
@@ -339,17 +339,17 @@ class Recorder:
             )
         return {**{key: observation[key] for key in wanted}, ACTION: np.asarray(action, np.float32)}
 
-    def _set_back(self) -> Command | None:
+    def _reset_scene(self) -> ControlCommand | None:
         """The time between two episodes, in which a person sets the scene back; a simulation needs none."""
         if isinstance(self._robot, EpisodicRobot) or self._plan.reset_time_s == 0:
             return None
         logger.info("Set the scene back (%g s; right arrow: done).", self._plan.reset_time_s)
-        pace = Pace(self._plan.fps, self._clock, self._sleep)
+        pace = RateLimiter(self._plan.fps, self._clock, self._sleep)
         ticks = round(self._plan.reset_time_s * self._plan.fps)
         done = 0
         while done + pace.missed < ticks:
             command = self._controls.take()
-            if command in (Command.FINISH, Command.STOP):
+            if command in (ControlCommand.FINISH, ControlCommand.STOP):
                 return command
             pace.tick()
             self._settle(wait=False)
@@ -365,7 +365,7 @@ class Recorder:
         number: int,
         task: str,
         kept: _Kept,
-        pace: Pace,
+        pace: RateLimiter,
         encoding: EncodingThread,
         observation: Observation,
         action: NDArray[Any] | None,

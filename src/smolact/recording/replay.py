@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.datasets.alike import differences, told
+from smolact.datasets.comparison import differences, told
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import NUMBERS, EpisodeRows
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import ConfigError, FeatureError
-from smolact.recording.pace import Pace, Timing
+from smolact.recording.rate_limiter import RateLimiter, Timing
 from smolact.recording.recorder import dataset_features
 from smolact.robots.base import EpisodicRobot, Robot, gate_of, move
 from smolact.types import ACTION
@@ -75,8 +75,8 @@ def replay(
     gate = gate_of(robot)
     if isinstance(robot, EpisodicRobot):
         robot.reset(episode)
-    gate.admit(actions)
-    pace = Pace(fps, clock, sleep)
+    gate.check_chunk(actions)
+    pace = RateLimiter(fps, clock, sleep)
     for action in actions:
         pace.tick()
         move(robot, action)

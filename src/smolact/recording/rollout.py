@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from smolact.errors import ConfigError
 from smolact.recording.chunk_driver import ChunkDriver, Counts
-from smolact.recording.controls import Command, Controls
-from smolact.recording.pace import Pace, Timing
+from smolact.recording.controls import ControlCommand, Controls
+from smolact.recording.rate_limiter import RateLimiter, Timing
 from smolact.robots.base import EpisodicRobot, Robot, gate_of, move
 
 
@@ -87,7 +87,7 @@ def roll_out(
                 f"The robot '{robot.name}' does not say what it is to do: give the instruction, --task='Pick up the cube.'"
             )
         driver.begin(instruction)
-        pace = Pace(fps, clock, sleep)
+        pace = RateLimiter(fps, clock, sleep)
         ticks, command = 0, None
         while ticks < round(duration * fps) and command is None:
             if realtime:
@@ -108,6 +108,6 @@ def roll_out(
         reports.append(report)
         if on_episode is not None:
             on_episode(report)
-        if command is Command.STOP:
+        if command is ControlCommand.STOP:
             break
     return reports

@@ -153,7 +153,7 @@ def move(robot: Robot, action: ArrayLike) -> NDArray[np.float32]:
         RobotError: the robot has no gate, or does not answer.
     """
     gate = gate_of(robot)
-    (safe,) = gate.admit(np.asarray(action)[None])
+    (safe,) = gate.check_chunk(np.asarray(action)[None])
     sent = np.array(robot.send_action(safe), np.float32)
     gate.position = sent
     return sent

@@ -132,13 +132,13 @@ def parameters_class(maker: Callable[..., Any], type_name: str) -> type:
     return dataclasses.make_dataclass(type_name, fields, kw_only=True)
 
 
-def _types(kind: drivers.Kind, builtin: Mapping[str, Any]) -> tuple[str, ...]:
+def _types(kind: drivers.DriverKind, builtin: Mapping[str, Any]) -> tuple[str, ...]:
     theirs = drivers.known_types(kind) if drivers.is_installed() else {}
     return (*builtin, *(name for name in theirs if name not in builtin))
 
 
 def _built_in(
-    maker: Callable[..., Device], kind: drivers.Kind, type_name: str, settings: Mapping[str, Any]
+    maker: Callable[..., Device], kind: drivers.DriverKind, type_name: str, settings: Mapping[str, Any]
 ) -> Device:
     known = inspect.signature(maker).parameters
     for name in settings:
@@ -149,7 +149,7 @@ def _built_in(
     return maker(**settings)
 
 
-def _needs_lerobot(kind: drivers.Kind, type_name: str, builtin: Mapping[str, Any]) -> None:
+def _needs_lerobot(kind: drivers.DriverKind, type_name: str, builtin: Mapping[str, Any]) -> None:
     """Raise what says best why a type that is not built in can't be had: a misspelt name, or LeRobot is not there."""
     if drivers.is_installed():
         drivers.config_class(kind, type_name, builtin)

@@ -116,7 +116,7 @@ class LeRobotRobot:
             UnsafeActionError: the action is not finite, out of limits, or too far from the last one; nothing was sent.
             RobotError: the robot does not answer.
         """
-        (safe,) = self.gate.admit(np.asarray(action)[None])
+        (safe,) = self.gate.check_chunk(np.asarray(action)[None])
         asked = {name: float(value) for name, value in zip(self._features.action, safe, strict=True)}
         with translated(self.who, "Is it plugged in and powered?"):
             sent = self.driver.send_action(asked) or {}

@@ -37,7 +37,7 @@ EXAMPLES = "so100_follower, so101_follower, koch_follower, bi_so_follower, lekiw
 
 
 @dataclass(frozen=True)
-class Kind:
+class DriverKind:
     """One kind of LeRobot's devices: where it is found there, and what it is called here.
 
     Attributes:
@@ -55,11 +55,11 @@ class Kind:
     factory: str
 
 
-ROBOT = Kind("robot", "robot", "lerobot.robots", "RobotConfig", "make_robot_from_config")
-TELEOPERATOR = Kind(
+ROBOT = DriverKind("robot", "robot", "lerobot.robots", "RobotConfig", "make_robot_from_config")
+TELEOPERATOR = DriverKind(
     "teleoperator", "teleop", "lerobot.teleoperators", "TeleoperatorConfig", "make_teleoperator_from_config"
 )
-CAMERA = Kind("camera", "cameras", "lerobot.cameras", "CameraConfig", "make_cameras_from_configs")
+CAMERA = DriverKind("camera", "cameras", "lerobot.cameras", "CameraConfig", "make_cameras_from_configs")
 
 
 def is_installed() -> bool:
@@ -92,7 +92,7 @@ def load(module: str) -> ModuleType:
         raise MissingDependencyError(f"LeRobot's {module} can't be imported: {error}. {NEEDS}.") from error
 
 
-def known_types(kind: Kind) -> dict[str, type]:
+def known_types(kind: DriverKind) -> dict[str, type]:
     """Every type of that kind that LeRobot and its installed plugins have: name to configuration class.
 
     Raises:
@@ -109,7 +109,7 @@ def known_types(kind: Kind) -> dict[str, type]:
     return dict(sorted(getattr(package, kind.config).get_known_choices().items()))
 
 
-def config_class(kind: Kind, type_name: str, builtin: Iterable[str] = ()) -> type:
+def config_class(kind: DriverKind, type_name: str, builtin: Iterable[str] = ()) -> type:
     """The configuration class of a type.
 
     Raises:
@@ -126,7 +126,7 @@ def config_class(kind: Kind, type_name: str, builtin: Iterable[str] = ()) -> typ
     return known[type_name]
 
 
-def make_driver(kind: Kind, type_name: str, settings: Mapping[str, Any]) -> Any:
+def make_driver(kind: DriverKind, type_name: str, settings: Mapping[str, Any]) -> Any:
     """A robot or teleoperator of LeRobot's, not connected.
 
     Args:
@@ -197,7 +197,7 @@ def _check_cameras(cameras: Any, flag: str) -> None:
         _check_settings(cls, settings, f"{flag}.{name}.", f"A camera of type '{camera['type']}'")
 
 
-def settings_class(kind: Kind, type_name: str) -> type:
+def settings_class(kind: DriverKind, type_name: str) -> type:
     """A dataclass with the settings of a type, for a command line that does not know LeRobot's classes.
 
     Numbers, text and sections are as LeRobot types them; whatever else is any YAML, which `make_driver` checks.

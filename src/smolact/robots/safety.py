@@ -2,8 +2,8 @@
 
     finite -> limits -> largest step of a control tick -> age
 
-A chunk passes whole or not at all (`admit`): its first half, executed before its second was refused, would leave the
-robot in the middle of a motion that nobody planned. What a person moves by hand is held to the same limits (`nearest`)
+A chunk passes whole or not at all (`check_chunk`): its first half, executed before its second was refused, would leave the
+robot in the middle of a motion that nobody planned. What a person moves by hand is held to the same limits (`clamp`)
 instead of being refused. Both are pure; a `Gate` keeps the limits and where the robot was sent last.
 """
 
@@ -29,7 +29,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
-class Limits:
+class JointLimits:
     """What each number of an action may be, and how far it may be from the one before.
 
     Attributes:
@@ -76,7 +76,7 @@ def make_limits(
     steps: float | Mapping[str, float],
     max_age: float = MAX_AGE_S,
     slack: float = SLACK,
-) -> Limits:
+) -> JointLimits:
     """Limits from what is known by name.
 
     Args:
@@ -84,7 +84,7 @@ def make_limits(
         ranges: (low, high) of some of them; the others have none.
         steps: the largest step of all, or of some by name.
         max_age: seconds.
-        slack: see `Limits`.
+        slack: see `JointLimits`.
 
     Raises:
         ConfigError: a name that the action does not have, or limits that can't work.
@@ -97,10 +97,12 @@ def make_limits(
             )
     within = np.array([ranges.get(name, (-math.inf, math.inf)) for name in names], np.float32)
     step = np.array([by_name.get(name, math.inf) for name in names], np.float32)
-    return Limits(tuple(names), within[:, 0], within[:, 1], step, max_age, slack)
+    return JointLimits(tuple(names), within[:, 0], within[:, 1], step, max_age, slack)
 
 
-def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: float = 0.0) -> Vector:
+def check_chunk(
+    limits: JointLimits, chunk: ArrayLike, position: ArrayLike | None, age: float = 0.0
+) -> Vector:
     """The chunk as it may be executed.
 
     Args:
@@ -158,13 +160,13 @@ def admit(limits: Limits, chunk: ArrayLike, position: ArrayLike | None, age: flo
     return safe
 
 
-def nearest(limits: Limits, action: ArrayLike, position: ArrayLike | None) -> Vector:
-    """The action nearest to the asked one that `admit` lets pass: within the limits, a step away from `position`.
+def clamp(limits: JointLimits, action: ArrayLike, position: ArrayLike | None) -> Vector:
+    """The action nearest to the asked one that `check_chunk` lets pass: within the limits, a step away from `position`.
 
     Args:
         limits: of the robot.
         action: (A,), in the robot's units.
-        position: as in `admit`.
+        position: as in `check_chunk`.
 
     Raises:
         UnsafeActionError: the action has another size or is not finite.
@@ -195,17 +197,17 @@ class Gate:
         position: where it was sent last, or found when it was connected, (A,) float32; NaN where that is not known.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: JointLimits) -> None:
         self.limits = limits
         self.position: Vector = np.full(len(limits.names), np.nan, np.float32)
 
-    def admit(self, chunk: ArrayLike, age: float = 0.0) -> Vector:
-        """`admit` a chunk that begins where the robot is; sends nothing."""
-        return admit(self.limits, chunk, self.position, age)
+    def check_chunk(self, chunk: ArrayLike, age: float = 0.0) -> Vector:
+        """`check_chunk` a chunk that begins where the robot is; sends nothing."""
+        return check_chunk(self.limits, chunk, self.position, age)
 
-    def nearest(self, action: ArrayLike) -> Vector:
-        """The `nearest` action that passes from where the robot is; sends nothing."""
-        return nearest(self.limits, action, self.position)
+    def clamp(self, action: ArrayLike) -> Vector:
+        """The `clamp` action that passes from where the robot is; sends nothing."""
+        return clamp(self.limits, action, self.position)
 
 
 def _as_floats(values: ArrayLike) -> NDArray[np.float64] | None:
@@ -216,12 +218,12 @@ def _as_floats(values: ArrayLike) -> NDArray[np.float64] | None:
         return None
 
 
-def _slack(limits: Limits) -> NDArray[np.float64]:
+def _slack(limits: JointLimits) -> NDArray[np.float64]:
     width = np.subtract(limits.high, limits.low, dtype=np.float64)
     return limits.slack * np.where(np.isfinite(width), width, 0.0)
 
 
-def _start(limits: Limits, position: ArrayLike | None) -> Vector | None:
+def _start(limits: JointLimits, position: ArrayLike | None) -> Vector | None:
     """Where the first step begins. A robot that sags a little out of its limits begins at them."""
     if position is None:
         return None

@@ -184,7 +184,7 @@ class SimRobot:
         Raises:
             UnsafeActionError: the action is not finite, out of limits, or too far from the last one; nothing moved.
         """
-        safe: NDArray[np.float32] = self.gate.admit(np.asarray(action)[None])[0]
+        safe: NDArray[np.float32] = self.gate.check_chunk(np.asarray(action)[None])[0]
         if not self._over:
             self._observation, _, terminated, truncated, info = self.env.step(safe)
             self._over = terminated or truncated

@@ -56,7 +56,7 @@ def teleoperate(
         if late:
             due = clock()  # what was missed is not made up for: the hand is where it is now
         observation = robot.get_observation()
-        move(robot, gate.nearest(teleoperator.get_action(observation)))
+        move(robot, gate.clamp(teleoperator.get_action(observation)))
         due += 1 / fps
         sleep(max(0.0, due - clock()))
         ticks = Ticks(ticks.count + 1, ticks.late + late, (ticks.count + 1) / max(clock() - begin, 1e-9))

@@ -8,15 +8,15 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from smolact.serving.access import Access
-from smolact.serving.answering import Served
+from smolact.serving.auth import Auth
+from smolact.serving.inference_worker import Served
 from smolact.serving.server import PolicyServer
 
 
 @contextlib.contextmanager
 def serving(
     policy: Served,
-    access: Access | None = None,
+    access: Auth | None = None,
     *,
     server: type[PolicyServer] = PolicyServer,
     **settings: Any,
@@ -36,7 +36,7 @@ def serving(
     found: list[Any] = []
 
     async def live() -> None:
-        one = server(policy, access or Access(port=0), **settings)
+        one = server(policy, access or Auth(port=0), **settings)
         task = asyncio.current_task()
         assert task is not None
         found[:] = [asyncio.get_running_loop(), task]

@@ -20,7 +20,7 @@ from smolact.policies.fit import absent_cameras, placeholders, real_cameras
 from smolact.processors.observed import check_observed
 from smolact.processors.pipeline import rename_map_of
 from smolact.processors.statistics import require_statistics
-from smolact.types import ACTION, TASK, Batch, Predictor, Unsaid, is_image_key
+from smolact.types import ACTION, TASK, Batch, EmptyInstruction, Predictor, is_image_key
 from smolact_client.errors import ObservationError
 from smolact_client.leftover import Leftover, check_leftover
 from smolact_client.protocol import Array
@@ -28,7 +28,7 @@ from smolact_client.schema import Limits, Names, Schema, check_observation
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """What a policy is asked: an observation as `check_observation` lets it pass, an instruction (None: nothing, on purpose), a seed or none.
 
     `leftover`: what the answer is to go on from, as `check_leftover` lets it pass.
@@ -95,10 +95,10 @@ class LocalPolicy:
             if name in observation
         }
         check_observation(self._schema, Limits(pixels=2**31), arrays, task)
-        return self.predict([Question(arrays, task, seed, leftover)])[0]  # type: ignore[arg-type]  # none is a JPEG
+        return self.predict([Request(arrays, task, seed, leftover)])[0]  # type: ignore[arg-type]  # none is a JPEG
 
     @torch.inference_mode()
-    def predict(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+    def predict(self, questions: Sequence[Request]) -> list[NDArray[np.float32]]:
         """A chunk for each question; their pictures have the same sizes, and leftovers are of one kind.
 
         Raises:
@@ -126,7 +126,7 @@ class LocalPolicy:
         """
         black = {name: np.zeros((*size, 3), np.uint8) for name, size in self._schema.cameras.items()}
         zeros = {name: np.zeros(size, np.float32) for name, size in self._schema.vectors.items()}
-        question = Question({**black, **zeros}, "warm up")
+        question = Request({**black, **zeros}, "warm up")
         on_gpu = str(getattr(self._policy.config, "device", None)).startswith("cuda")
         for size in range(1, max_batch + 1) if on_gpu else (1,):
             if isinstance(self._policy, Engine):
@@ -140,12 +140,12 @@ class LocalPolicy:
     def close(self) -> None:
         """There is nothing to let go of."""
 
-    def _batch(self, questions: Sequence[Question]) -> Batch:
+    def _batch(self, questions: Sequence[Request]) -> Batch:
         arrays = {
             name: _stack(name, [one.observation[name] for one in questions])
             for name in questions[0].observation
         }
-        tasks = [Unsaid() if one.task is None else one.task for one in questions]
+        tasks = [EmptyInstruction() if one.task is None else one.task for one in questions]
         batch = self._preprocess({**arrays, **self._leftovers(questions), TASK: tasks})
         try:
             check_observed(arrays, batch, self._preprocess, self._schema.names)
@@ -153,7 +153,7 @@ class LocalPolicy:
             raise ObservationError(str(error)) from error
         return batch
 
-    def _leftovers(self, questions: Sequence[Question]) -> Batch:
+    def _leftovers(self, questions: Sequence[Request]) -> Batch:
         """What is left of each question's chunk, filled up with zeros, to be normalized with the rest of a batch."""
         if all(one.leftover is None for one in questions):
             return {}
@@ -163,7 +163,7 @@ class LocalPolicy:
                 row[: len(one.leftover.actions)] = one.leftover.actions
         return {ACTION: torch.from_numpy(actions)}
 
-    def _guidance(self, batch: Batch, questions: Sequence[Question]) -> dict[str, Guidance]:
+    def _guidance(self, batch: Batch, questions: Sequence[Request]) -> dict[str, Guidance]:
         found = [one.leftover for one in questions if one.leftover is not None]
         if not found:
             return {}
@@ -187,7 +187,7 @@ class LocalPolicy:
             )
         return {"guidance": Guidance(actions, weights, max_weight, jacobian)}
 
-    def _noise(self, batch: Mapping[str, Any], questions: Sequence[Question]) -> dict[str, Tensor]:
+    def _noise(self, batch: Mapping[str, Any], questions: Sequence[Request]) -> dict[str, Tensor]:
         """Each question's own noise, if it has a seed and the policy tells the shape of what it draws."""
         shape = getattr(self._policy, "noise_shape", None)
         if shape is None or all(one.seed is None for one in questions):

@@ -16,7 +16,7 @@ from smolact.serving.server import PolicyServer
 from smolact.serving.sessions import Session, log
 from smolact_client import handshake, openpi
 from smolact_client.errors import ObservationError, ProtocolError
-from smolact_client.protocol import Array, Kind, Message
+from smolact_client.protocol import Array, Message, MessageKind
 from smolact_client.schema import Schema
 
 
@@ -24,12 +24,12 @@ class OpenpiSession(Session):
     """One openpi client's connection."""
 
     def _written(self, message: Message) -> bytes | str | None:
-        if message.kind is Kind.WELCOME:
+        if message.kind is MessageKind.WELCOME:
             self._metadata = {"schema": message.fields["schema"]}
             return openpi.pack(self._metadata) if message.fields["ready"] else None
-        if message.kind is Kind.READY:
+        if message.kind is MessageKind.READY:
             return openpi.pack(self._metadata)
-        if message.kind is Kind.ERROR:
+        if message.kind is MessageKind.ERROR:
             return str(message.fields["message"])  # a text, which their client raises
         return openpi.pack(
             {
@@ -51,7 +51,7 @@ class OpenpiServer(PolicyServer):
         log("session_began", session=session.number, client="openpi")
         self._admit(session)
         told = handshake.welcome(self._schema, self.limits, self.is_ready)
-        await session.send(Kind.WELCOME, fields=told)
+        await session.send(MessageKind.WELCOME, fields=told)
         async for data in session.socket:
             self.metrics.received += len(data)
             if isinstance(data, str):
@@ -62,7 +62,7 @@ class OpenpiServer(PolicyServer):
             except ObservationError as error:
                 self._refuse(session, error, number)
                 continue
-            self._take(session, Message(Kind.OBSERVATION, session.id, number, number, fields, arrays))
+            self._take(session, Message(MessageKind.OBSERVATION, session.id, number, number, fields, arrays))
 
 
 def read_observation(schema: Schema, said: Any) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from smolact.errors import FeatureError, ServerError
 from smolact.policies.common.chunking import ActsInChunks
 from smolact.policies.configuration import PolicyConfig
-from smolact.types import ACTION, TASK, FeatureType, PolicyFeature, Unsaid, is_image_key
+from smolact.types import ACTION, TASK, EmptyInstruction, FeatureType, PolicyFeature, is_image_key
 from smolact_client import (
     ChunkPolicy,
     ClientError,
@@ -50,11 +50,11 @@ class LoadedRemote(NamedTuple):
     """What `smolact.load_policy` gives of a policy that is here."""
 
     policy: RemoteChunks
-    preprocess: Unchanged
-    postprocess: Unchanged
+    preprocess: Identity
+    postprocess: Identity
 
 
-class Unchanged:
+class Identity:
     """A processor that does nothing."""
 
     def __call__(self, data: T) -> T:
@@ -105,10 +105,10 @@ class RemoteChunks(ActsInChunks):
         clients = [self._client(row) for row in range(len(rows))]
 
         def ask(row: int) -> NDArray[np.float32]:
-            task = None if isinstance(tasks[row], Unsaid) and not tasks[row].strip() else tasks[row]
+            task = None if isinstance(tasks[row], EmptyInstruction) and not tasks[row].strip() else tasks[row]
             return clients[row].predict_action_chunk(rows[row], task, seed=seeds[row])
 
-        with _told(), ThreadPoolExecutor(len(rows)) as threads:
+        with translate_errors(), ThreadPoolExecutor(len(rows)) as threads:
             try:
                 chunks = list(threads.map(ask, range(len(rows))))
             except (
@@ -154,7 +154,7 @@ class RemoteChunks(ActsInChunks):
 
     def _client(self, row: int) -> RemotePolicy | OpenpiPolicy:
         while len(self._clients) <= row:
-            with _told():
+            with translate_errors():
                 client = connect(self._url, **self._settings)
             client.patience.is_silent = bool(self._clients)  # the first one speaks for all
             self._clients.append(client)
@@ -175,12 +175,12 @@ class OnePolicy:
         Raises:
             FeatureError, ServerError: it can't look at this, or there is no answer.
         """
-        with _told():
+        with translate_errors():
             return self._client.predict_action_chunk(observation, task, leftover=leftover)
 
     def reset(self) -> None:
         """An episode begins. A question that waits for a server in another thread is dropped."""
-        with _told():
+        with translate_errors():
             self._client.reset()
 
     def close(self) -> None:
@@ -218,9 +218,7 @@ def load_remote(url: str, *, n_action_steps: int | None = None, **settings: Any)
     Raises:
         ServerError: it does not answer, or lets nobody in.
     """
-    return LoadedRemote(
-        RemoteChunks(url, n_action_steps=n_action_steps, **settings), Unchanged(), Unchanged()
-    )
+    return LoadedRemote(RemoteChunks(url, n_action_steps=n_action_steps, **settings), Identity(), Identity())
 
 
 def _config_of(schema: Schema, n_action_steps: int | None) -> RemoteConfig:
@@ -248,7 +246,7 @@ def _raw(key: str, value: Tensor) -> NDArray[Any]:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """The client's errors as errors of this package."""
     try:
         yield

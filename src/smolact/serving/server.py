@@ -22,13 +22,13 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from smolact.serving.access import Access
-from smolact.serving.answering import Answering, Answers, Served
+from smolact.serving.auth import Auth
 from smolact.serving.budget import Metered
-from smolact.serving.door import Door, Hall, open_doors
+from smolact.serving.inference_worker import Answers, InferenceWorker, Served
 from smolact.serving.metrics import Metrics
-from smolact.serving.sessions import Asked, Session, log
-from smolact.serving.waiting import Waiting
+from smolact.serving.request_queue import RequestQueue
+from smolact.serving.sessions import PendingRequest, Session, log
+from smolact.serving.sockets import LimitedSocket, PendingConnections, open_sockets
 from smolact_client import handshake
 from smolact_client.errors import (
     ClientError,
@@ -39,7 +39,7 @@ from smolact_client.errors import (
     TimedOutError,
 )
 from smolact_client.leftover import LEFTOVER, check_leftover, read_leftover
-from smolact_client.protocol import Kind, Message, decode, read_header
+from smolact_client.protocol import Message, MessageKind, decode, read_header
 from smolact_client.schema import Limits, check_observation, check_offer, picture_size
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class PolicyServer:
     def __init__(
         self,
         policy: Served,
-        access: Access | None = None,
+        access: Auth | None = None,
         *,
         limits: Limits | None = None,
         max_clients: int = 32,
@@ -74,16 +74,16 @@ class PolicyServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy, self._schema = policy, policy.schema
-        self.access, self.limits = access or Access(), limits or Limits()
+        self.access, self.limits = access or Auth(), limits or Limits()
         self.max_clients, self.max_batch = max_clients, max_batch
         self.metrics = Metrics()
         self.is_ready = False
         self._clock = clock
         self._sessions: set[Session] = set()
-        self._waiting: Waiting[Session, Asked] = Waiting()
+        self._waiting: RequestQueue[Session, PendingRequest] = RequestQueue()
         self._arrived = asyncio.Event()
         self._replies: set[asyncio.Task[None]] = set()
-        self._hall = Hall(2 * max_clients + 64, lambda: self.metrics.reject("too_many_sockets"))
+        self._hall = PendingConnections(2 * max_clients + 64, lambda: self.metrics.reject("too_many_sockets"))
 
     async def run(self, started: Callable[[str], None] = lambda url: None) -> None:
         """Listen, warm up, answer, until cancelled.
@@ -95,9 +95,9 @@ class PolicyServer:
             ServerError: the address can't be listened at.
             SmolactError: what warming up raises.
         """
-        answering = Answering(self._policy, self.limits.pixels)
+        answering = InferenceWorker(self._policy, self.limits.pixels)
         with contextlib.closing(answering), ThreadPoolExecutor(1, "policy") as thread:
-            doors = await open_doors(self.access.host, self.access.port, self._hall)
+            doors = await open_sockets(self.access.host, self.access.port, self._hall)
             servers = [await self._serve(door) for door in doors]
             try:
                 host, port = doors[0].getsockname()[:2]
@@ -110,7 +110,7 @@ class PolicyServer:
                 self._hall.clear()  # a handshake that nobody finishes is not waited for
                 await asyncio.gather(*(server.wait_closed() for server in servers))
 
-    async def _serve(self, door: Door) -> Server:
+    async def _serve(self, door: LimitedSocket) -> Server:
         server: Server = await serve(
             self._handle,
             sock=door,
@@ -195,7 +195,7 @@ class PolicyServer:
     async def _talk(self, session: Session) -> None:
         """All of a session, until its client hangs up; raises what is wrong with it."""
         hello = decode(await asyncio.wait_for(_receive(session.socket), HELLO_S))
-        if hello.kind is not Kind.HELLO:
+        if hello.kind is not MessageKind.HELLO:
             raise ProtocolError(f"The first message is {hello.kind.name}: expected HELLO.")
         offer = handshake.read_hello(hello.fields)
         absent = () if offer is None else check_offer(self._schema, offer)
@@ -207,7 +207,7 @@ class PolicyServer:
         self._admit(session)
         # From here on `_work` tells it when the policy is warm; a session's messages keep their order.
         told = handshake.welcome(self._schema, self.limits, self.is_ready)
-        await session.send(Kind.WELCOME, fields=told)
+        await session.send(MessageKind.WELCOME, fields=told)
         while True:
             data = await _receive(session.socket)
             self.metrics.received += len(data)
@@ -230,10 +230,10 @@ class PolicyServer:
         if message.session != session.id or message.sequence <= session.received:
             raise ProtocolError("A message is of another session, or came twice.")
         session.received = message.sequence
-        if message.kind is Kind.RESET:
+        if message.kind is MessageKind.RESET:
             session.began_anew = message.sequence
             self._drop(session)
-        elif message.kind is Kind.OBSERVATION and message.observation == message.sequence:
+        elif message.kind is MessageKind.OBSERVATION and message.observation == message.sequence:
             try:
                 self._ask(session, message)
             except (ObservationError, NotReadyError) as error:
@@ -265,7 +265,7 @@ class PolicyServer:
         now = self._clock()
         most = self.limits.deadline_s
         until = now + (most if wait is None else min(most, wait / 1000))
-        asked = Asked(session, message.sequence, task, seed, arrays, leftover, kind, now, until)
+        asked = PendingRequest(session, message.sequence, task, seed, arrays, leftover, kind, now, until)
         if self._waiting.put(session, asked):
             self.metrics.questions["superseded"] += 1
         self._arrived.set()
@@ -276,14 +276,14 @@ class PolicyServer:
 
     # What they are answered
 
-    async def _work(self, thread: ThreadPoolExecutor, answering: Answering) -> None:
+    async def _work(self, thread: ThreadPoolExecutor, answering: InferenceWorker) -> None:
         loop = asyncio.get_running_loop()
         began = self._clock()
         await loop.run_in_executor(thread, self._policy.warm_up, self.max_batch)
         self.is_ready = True
         log("ready", seconds=round(self._clock() - began, 3))
         for session in self._sessions:
-            self._reply(session.send(Kind.READY))
+            self._reply(session.send(MessageKind.READY))
         while True:
             await self._arrived.wait()
             batch = [asked for _, asked in self._waiting.take(self.max_batch, lambda asked: asked.kind)]
@@ -301,7 +301,7 @@ class PolicyServer:
                 answers = await loop.run_in_executor(thread, answering.answer, batch)
                 self._publish(batch, answers, now)
 
-    def _publish(self, batch: Sequence[Asked], answers: Answers, began: float) -> None:
+    def _publish(self, batch: Sequence[PendingRequest], answers: Answers, began: float) -> None:
         self.metrics.batch.add(len(batch))
         self.metrics.inference.add(answers.seconds)
         for asked, result in zip(batch, answers.results, strict=True):
@@ -314,7 +314,7 @@ class PolicyServer:
             else:
                 self.metrics.questions["answered"] += 1
                 took = {"waited_ms": 1000 * (began - asked.since), "inference_ms": 1000 * answers.seconds}
-                self._reply(asked.session.send(Kind.CHUNK, asked.sequence, took, action=result))
+                self._reply(asked.session.send(MessageKind.CHUNK, asked.sequence, took, action=result))
 
     def _reply(self, sending: Coroutine[Any, Any, None]) -> None:
         """Send without waiting: one that reads slowly delays nobody else."""

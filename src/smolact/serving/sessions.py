@@ -14,13 +14,13 @@ from websockets.exceptions import ConnectionClosed
 
 from smolact_client.errors import ClientError
 from smolact_client.leftover import Leftover
-from smolact_client.protocol import Array, Kind, Message, encode
+from smolact_client.protocol import Array, Message, MessageKind, encode
 
 logger = logging.getLogger(__name__)
 
 SEND_S = 5.0
 """How long a client may take to read an answer."""
-MOST_UNREAD = 32
+MAX_UNREAD = 32
 """How many answers may wait to be read."""
 
 
@@ -34,12 +34,12 @@ class Session:
         self._sending = asyncio.Lock()
 
     async def send(
-        self, kind: Kind, observation: int = 0, fields: dict[str, Any] | None = None, **arrays: Array
+        self, kind: MessageKind, observation: int = 0, fields: dict[str, Any] | None = None, **arrays: Array
     ) -> None:
         """Send a message; a client that does not read is cut off."""
         self._unread += 1
         try:
-            if self._unread > MOST_UNREAD:
+            if self._unread > MAX_UNREAD:
                 self._cut_off()
             async with self._sending:
                 self._sent += 1
@@ -69,11 +69,11 @@ class Session:
 
     async def tell(self, error: ClientError, observation: int = 0) -> None:
         """Send what went wrong."""
-        await self.send(Kind.ERROR, observation, {"code": error.code, "message": str(error)[:4000]})
+        await self.send(MessageKind.ERROR, observation, {"code": error.code, "message": str(error)[:4000]})
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingRequest:
     """A question as it waits."""
 
     session: Session

@@ -1,6 +1,6 @@
 """Frames that can't be read while a run goes: others take their places, up to a limit, and each is named once.
 
-Which frame takes a place follows from the seed and the place alone (`Order.substitute`), so processes, workers and resumed runs agree.
+Which frame takes a place follows from the seed and the place alone (`IndexOrder.substitute`), so processes, workers and resumed runs agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 USUAL = 16
 """Frames that a run may leave out where nobody has set a limit."""
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 FILE = "bad_samples.json"
 """Ours alone, in a checkpoint's training state: the frames that the run could not read so far, and why."""
 
@@ -104,8 +104,8 @@ class BadSamples:
             self.found = {str(place): str(reason) for place, reason in data.items()}
 
     def _shown(self) -> str:
-        more = f"; and {len(self.found) - MOST_SHOWN} more" if len(self.found) > MOST_SHOWN else ""
-        return "; ".join(list(self.found)[:MOST_SHOWN]) + more
+        more = f"; and {len(self.found) - MAX_SHOWN} more" if len(self.found) > MAX_SHOWN else ""
+        return "; ".join(list(self.found)[:MAX_SHOWN]) + more
 
 
 def of_all(accelerator: Accelerator, unreadable: list[Unreadable]) -> list[Unreadable]:

@@ -11,16 +11,23 @@ from torch import Tensor
 
 from smolact import durable
 from smolact.errors import TrainingError
-from smolact.training.data import Samples, batch_of
-from smolact.training.stream import SampleStream
+from smolact.training.data import TrainDataset, batch_of
+from smolact.training.stream import InfiniteSampler
 
 logger = logging.getLogger(__name__)
 
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 
 
 def bad_steps_error(
-    samples: Samples, first_place: int, count: int, step: int, run: Path, *, in_a_row: int, keep: bool = True
+    samples: TrainDataset,
+    first_place: int,
+    count: int,
+    step: int,
+    run: Path,
+    *,
+    in_a_row: int,
+    keep: bool = True,
 ) -> TrainingError:
     """The error of a run that stops, and the global batch of its last bad step in `run/bad_batch_STEP.safetensors`.
 
@@ -34,7 +41,7 @@ def bad_steps_error(
         in_a_row: how many steps in a row were not finite.
         keep: write the batch (one of several processes does).
     """
-    stream = SampleStream(samples.order)
+    stream = InfiniteSampler(samples.order)
     places = [stream.place(position) for position in range(first_place, first_place + count)]
     batch = samples.__getitems__(places)
     suspects = [
@@ -66,5 +73,5 @@ def _is_finite(value: object) -> bool:
 
 
 def _shown(indices: list[int]) -> str:
-    more = f" and {len(indices) - MOST_SHOWN} more" if len(indices) > MOST_SHOWN else ""
-    return ", ".join(map(str, indices[:MOST_SHOWN])) + more
+    more = f" and {len(indices) - MAX_SHOWN} more" if len(indices) > MAX_SHOWN else ""
+    return ", ".join(map(str, indices[:MAX_SHOWN])) + more

@@ -25,8 +25,8 @@ from smolact.errors import ConfigError, DatasetError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.training.bad_samples import of_all
 from smolact.training.config import TrainConfig
-from smolact.training.data import loaded
-from smolact.training.devices import total
+from smolact.training.data import map_with_workers
+from smolact.training.devices import all_reduce_sum
 from smolact.training.preflight import gigabytes
 from smolact.training.sources import Source
 from smolact.types import NormalizationMode
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 LARGEST_FLOAT8 = torch.finfo(torch.float8_e4m3fn).max
 
 
-def keep(
+def build_cache(
     config: TrainConfig,
     policy: PreTrainedPolicy,
     sources: Sequence[Source],
@@ -72,7 +72,9 @@ def keep(
         one(config, policy, source, read, accelerator, progress)
         for source, read in zip(sources, datasets, strict=True)
     ]
-    total(accelerator, torch.zeros(1, device=accelerator.device))  # nobody reads before all have written
+    all_reduce_sum(
+        accelerator, torch.zeros(1, device=accelerator.device)
+    )  # nobody reads before all have written
     return "; ".join(stories)
 
 
@@ -129,7 +131,7 @@ def _keep_pictures(
             dataset,
             rank=accelerator.process_index,
             processes=accelerator.num_processes,
-            load=partial(loaded, config=config),
+            load=partial(map_with_workers, config=config),
             progress=progress,
             unreadable=unreadable,
         )
@@ -156,7 +158,7 @@ def _keep_features(
     @torch.no_grad()
     def encode(key: str, pictures: Tensor) -> NDArray[np.generic]:
         with accelerator.autocast():
-            return packed(policy.encode_images(pictures.to(device)).cpu(), kind)
+            return quantize(policy.encode_images(pictures.to(device)).cpu(), kind)
 
     folder = config.cache.folder or folder_beside(source.meta.root)
     folder = folder / f"features-{fingerprint(source.meta)}-{tower_fingerprint(policy, config, accelerator)}"
@@ -175,7 +177,7 @@ def _keep_features(
     policy.eval()
     for dataset in datasets:
         frames = np.array_split(np.arange(len(dataset)), accelerator.num_processes)[accelerator.process_index]
-        load = partial(loaded, config=config)
+        load = partial(map_with_workers, config=config)
         fill(stores, dataset, frames, encode, load=load, progress=progress, unreadable=unreadable)
     policy.train(was_training)
     starts = first_frames(source.meta)
@@ -184,7 +186,7 @@ def _keep_features(
     }
     for dataset in datasets:
         for key, store in stores.items():
-            dataset.replace_pictures(key, KeptTokens(store, kind, lacking))
+            dataset.replace_pictures(key, CachedTokens(store, kind, lacking))
         dataset.decodes = False
     return f"vision tokens of {sum(map(len, datasets))} frames, {gigabytes(size)} in {folder}"
 
@@ -208,7 +210,7 @@ def _checked(
     return found
 
 
-class KeptTokens:
+class CachedTokens:
     """Reads tokens (n, T, D) out of a store; `lacking` says of which frames there are none, and why."""
 
     def __init__(self, store: FrameStore, kind: str, lacking: Mapping[int, str] | None = None) -> None:
@@ -223,10 +225,10 @@ class KeptTokens:
         for frame in self.lacking and frames.tolist():
             if frame in self.lacking:
                 raise DatasetError(self.lacking[frame])
-        return unpacked(self.store.read(frames), self.kind)
+        return dequantize(self.store.read(frames), self.kind)
 
 
-def packed(tokens: Tensor, kind: str) -> NDArray[np.generic]:
+def quantize(tokens: Tensor, kind: str) -> NDArray[np.generic]:
     """Tokens (n, T, D) as they are kept; `kind` is one of `--cache.dtype`.
 
     As `float8` a token is its D numbers in e4m3, scaled so that the largest is e4m3's largest, and behind them the four bytes of
@@ -240,8 +242,8 @@ def packed(tokens: Tensor, kind: str) -> NDArray[np.generic]:
     return np.asarray(torch.cat([rounded.view(torch.uint8), scales.view(torch.uint8)], dim=-1).numpy())
 
 
-def unpacked(kept: NDArray[np.generic], kind: str) -> Tensor:
-    """The tokens (n, T, D) that `packed` made; float8 as bfloat16, which holds what is left of them."""
+def dequantize(kept: NDArray[np.generic], kind: str) -> Tensor:
+    """The tokens (n, T, D) that `quantize` made; float8 as bfloat16, which holds what is left of them."""
     tensor = torch.from_numpy(kept)
     if kind != "float8":
         return tensor.view(getattr(torch, kind))

@@ -20,11 +20,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from smolact import durable
-from smolact.errors import CheckpointError, NotFoundError, what_is_near
+from smolact.errors import CheckpointError, NotFoundError, list_siblings
 from smolact.files import read_json, read_json_object, read_tensors
 from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG, SchedulerPreset
 from smolact.training.random_state import random_state, restore_random_state
-from smolact.training.sharding import like
+from smolact.training.sharding import shard_like
 
 logger = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ def find_checkpoint(path: Path) -> Path:
             f"The run {path} has no checkpoint, so there is nothing to go on from, and the folder holds more than a run leaves "
             "that was stopped before its first one. Start it again in another folder (--output_dir)."
         )
-    raise NotFoundError(f"There is no checkpoint at {path}. {what_is_near(path.absolute())}")
+    raise NotFoundError(f"There is no checkpoint at {path}. {list_siblings(path.absolute())}")
 
 
 def read_progress(checkpoint: Path) -> Progress:
@@ -339,7 +339,7 @@ def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     placed = {
-        index: {name: like(parameters[index], value) for name, value in values.items()}
+        index: {name: shard_like(parameters[index], value) for name, value in values.items()}
         for index, values in state.items()
     }
     # Hyperparameters are this run's (a flag may have changed them), moments are the checkpoint's.

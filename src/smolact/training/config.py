@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from smolact.errors import ConfigError
 from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
-from smolact.settings import OWN, REFUSED, refused, setting
+from smolact.settings import OWN, REFUSED, setting, unsupported
 from smolact.training.sections import (
     LATER,
     CacheSection,
@@ -100,7 +100,9 @@ class TrainConfig:
         own=True,
     )
     prefetch_factor: int = setting(4, "Batches that each worker loads ahead.")
-    persistent_workers: bool = refused(True, "workers live as long as the run.", harmless=lambda value: True)
+    persistent_workers: bool = unsupported(
+        True, "workers live as long as the run.", harmless=lambda value: True
+    )
     dataloader_multiprocessing_context: Literal["spawn", "fork", "forkserver"] | None = setting(
         "spawn", "How workers start; null is Python's choice."
     )
@@ -148,20 +150,20 @@ class TrainConfig:
     cudnn_deterministic: bool = setting(
         False, "Only deterministic cuDNN algorithms: slower, the same on every run."
     )
-    tolerance_s: float = refused(1e-4, "frames are found by number here, not by time. Leave it out.")
-    checkpoint_format: str = refused("safetensors", "checkpoints are always safetensors.")
-    save_checkpoint_to_hub: bool = refused(
+    tolerance_s: float = unsupported(1e-4, "frames are found by number here, not by time. Leave it out.")
+    checkpoint_format: str = unsupported("safetensors", "checkpoints are always safetensors.")
+    save_checkpoint_to_hub: bool = unsupported(
         False, "the last checkpoint is published (--policy.push_to_hub=true), not each. Use `smolact push`."
     )
-    checkpoint_path: Path | None = refused(
+    checkpoint_path: Path | None = unsupported(
         None, "give --config_path=CHECKPOINT/pretrained_model/train_config.json."
     )
-    reward_model: dict[str, Any] | None = refused(None, LATER)
-    sample_weighting: dict[str, Any] | None = refused(None, LATER)
-    job: dict[str, Any] | None = refused(
+    reward_model: dict[str, Any] | None = unsupported(None, LATER)
+    sample_weighting: dict[str, Any] | None = unsupported(None, LATER)
+    job: dict[str, Any] | None = unsupported(
         None, "runs start on this machine.", harmless=_asks_nothing("target", None)
     )
-    accelerator: dict[str, Any] | None = refused(None, LATER)
+    accelerator: dict[str, Any] | None = unsupported(None, LATER)
 
     def __post_init__(self) -> None:
         """Check the ranges."""

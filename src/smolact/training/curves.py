@@ -29,7 +29,7 @@ VALIDATION = ("validation_loss", "eval/validation_loss")
 SUCCESS, LOW, HIGH = "eval/success_rate", "eval/success_low", "eval/success_high"
 LARGEST_STEP = 10**12
 """What lies above it is damage."""
-MOST_POINTS = 1000
+MAX_POINTS = 1000
 """Of a drawn curve; a longer one is drawn as means."""
 
 LINE, PALE, SECOND, INK, FAINT = "#2f6fde", "#a9c4f5", "#d9622b", "#444a55", "#d9dde3"
@@ -124,7 +124,7 @@ def _decaying(values: Floats, keep: float) -> Floats:
     return sums
 
 
-def thinned(series: Series, most: int = MOST_POINTS) -> Series:
+def downsample(series: Series, most: int = MAX_POINTS) -> Series:
     """Means of neighbours, at most `most` of them; what was not finite stays out of its mean."""
     if len(series.steps) <= most:
         return series
@@ -221,11 +221,11 @@ PANELS = (
 
 def _raw_and_smooth(axes: Axes, series: Series, label: str) -> Series:
     few = len(series.values) < 10
-    raw = thinned(series)
+    raw = downsample(series)
     if few:
         return _plot(axes, raw, LINE, label, marker="o")
     _plot(axes, raw, PALE, None)
-    return _plot(axes, thinned(Series(series.steps, smoothed(series.values))), LINE, label)
+    return _plot(axes, downsample(Series(series.steps, smoothed(series.values))), LINE, label)
 
 
 def _plot(axes: Axes, series: Series, colour: str, label: str | None = None, marker: str = "") -> Series:
@@ -244,7 +244,7 @@ def _log_if_wide(axes: Axes, drawn: Sequence[Series]) -> None:
         axes.set_yscale("log")
 
 
-def _dress(axes: Axes, metrics: Metrics, title: str | None) -> None:
+def _style_axes(axes: Axes, metrics: Metrics, title: str | None) -> None:
     """What all panels share: the range of steps first of all, so that one is read below the other."""
     steps = np.concatenate([series.steps for series in metrics.values()])
     first, last = float(steps.min()), float(steps.max())
@@ -273,7 +273,7 @@ def picture(metrics: Metrics) -> bytes:
     for index, panel in enumerate(chosen):
         axes = figure.add_subplot(rows, 2, index + 1)
         panel.draw(axes, metrics)
-        _dress(axes, metrics, panel.title)
+        _style_axes(axes, metrics, panel.title)
     # Set by hand: matplotlib's own layouts draw everything twice.
     edge = 0.4 / figure.get_figheight()
     figure.subplots_adjust(left=0.06, right=0.985, bottom=edge, top=1 - edge, wspace=0.16, hspace=0.45)
@@ -290,7 +290,7 @@ def drawing(panel: Panel, metrics: Metrics, prefix: str) -> str:
     figure = Figure(figsize=(5.2, 2.6), facecolor="none")
     axes = figure.add_subplot()
     panel.draw(axes, metrics)
-    _dress(axes, metrics, None)
+    _style_axes(axes, metrics, None)
     figure.subplots_adjust(left=0.11, right=0.98, bottom=0.1, top=0.92)
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):

@@ -21,7 +21,7 @@ from smolact.datasets.unreadable import Unreadable
 from smolact.errors import DatasetError, SmolactError, TrainingError
 from smolact.training.config import TrainConfig
 from smolact.training.sources import MixedDataset
-from smolact.training.stream import Epochs, Order, Place, SampleStream, seeded
+from smolact.training.stream import IndexOrder, InfiniteSampler, SampleIndex, ShuffledEpochs, seeded
 from smolact.types import Batch, is_image_key
 
 logger = logging.getLogger(__name__)
@@ -34,11 +34,11 @@ SUBSTITUTES = 16
 """Frames that are tried in the place of one that can't be read; if none of them can be read either, the dataset is gone."""
 UNREADABLE = "unreadable"
 """What could not be read of a sample, or of a batch, as a list of `Unreadable`."""
-DRAWN = "drawn."
+NOISE_PREFIX = "drawn."
 """What a sample's own generator drew for the policy's `forward` is in the batch under this prefix."""
 
 
-class Samples(Dataset[Batch]):
+class TrainDataset(Dataset[Batch]):
     """The stream's samples: frames of a dataset, augmented, with what the policy needs drawn; all by the place's seed.
 
     Args:
@@ -47,7 +47,7 @@ class Samples(Dataset[Batch]):
         draws: the policy's `training_draws`.
         augment: called with each image (3, H, W) and the sample's generator.
         order: of the frames; all of them, epoch after epoch, when None.
-        tolerant: where a frame can't be read, another takes its place (`Order.substitute`) and the sample lists what could not be
+        tolerant: where a frame can't be read, another takes its place (`IndexOrder.substitute`) and the sample lists what could not be
             read under `UNREADABLE`.
     """
 
@@ -57,18 +57,18 @@ class Samples(Dataset[Batch]):
         seed: int,
         draws: Draws | None = None,
         augment: Augmentation | None = None,
-        order: Order | None = None,
+        order: IndexOrder | None = None,
         *,
         tolerant: bool = False,
     ) -> None:
         self.tolerant = tolerant
         self.dataset, self.seed, self.draws, self.augment = dataset, seed, draws, augment
-        self.order = order or Epochs(range(len(dataset)), seed)
+        self.order = order or ShuffledEpochs(range(len(dataset)), seed)
 
-    def __getitem__(self, place: Place) -> Batch:
+    def __getitem__(self, place: SampleIndex) -> Batch:
         return self.__getitems__([place])[0]
 
-    def __getitems__(self, places: Sequence[Place]) -> list[Batch]:
+    def __getitems__(self, places: Sequence[SampleIndex]) -> list[Batch]:
         """Several samples at once, as a DataLoader asks for them.
 
         Raises:
@@ -82,7 +82,7 @@ class Samples(Dataset[Batch]):
             return [self._readable(place) for place in places]
         return [self._finish(sample, place.position) for sample, place in zip(samples, places, strict=True)]
 
-    def _readable(self, place: Place) -> Batch:
+    def _readable(self, place: SampleIndex) -> Batch:
         """The sample at a place, or that of another frame in its place."""
         frame, unreadable = place.frame, list[Unreadable]()
         for attempt in range(SUBSTITUTES + 1):
@@ -105,7 +105,7 @@ class Samples(Dataset[Batch]):
                 finished[key] = self.augment(sample[key], generator)
         if self.draws is not None:
             drawn = self.draws(seeded(self.seed, "draws", position))
-            finished |= {DRAWN + name: value for name, value in drawn.items()}
+            finished |= {NOISE_PREFIX + name: value for name, value in drawn.items()}
         return finished
 
 
@@ -119,7 +119,7 @@ def batch_of(samples: Sequence[Batch]) -> Batch:
 
 
 @dataclass(frozen=True)
-class SeveralDraws:
+class RepeatedNoise:
     """Calls `draws` `number` times and stacks what each name got: a tensor (…) becomes (number, …)."""
 
     draws: Draws
@@ -131,14 +131,22 @@ class SeveralDraws:
         return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
 
 
-def take_drawn(batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
+def split_noise(batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
     """A batch without what was drawn for its samples, and that."""
-    drawn = {key.removeprefix(DRAWN): value for key, value in batch.items() if key.startswith(DRAWN)}
-    return {key: value for key, value in batch.items() if not key.startswith(DRAWN)}, drawn
+    drawn = {
+        key.removeprefix(NOISE_PREFIX): value for key, value in batch.items() if key.startswith(NOISE_PREFIX)
+    }
+    return {key: value for key, value in batch.items() if not key.startswith(NOISE_PREFIX)}, drawn
 
 
 def make_loader(
-    samples: Samples, config: TrainConfig, *, start: int, pin_memory: bool, rank: int = 0, processes: int = 1
+    samples: TrainDataset,
+    config: TrainConfig,
+    *,
+    start: int,
+    pin_memory: bool,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Iterable[Batch]:
     """Batches without end, from place `start` of the stream."""
     workers = _workers(config)
@@ -154,7 +162,9 @@ def make_loader(
             workers["num_workers"],
             config.num_workers,
         )
-    stream = SampleStream(samples.order, start, batch_size=config.batch_size, rank=rank, processes=processes)
+    stream = InfiniteSampler(
+        samples.order, start, batch_size=config.batch_size, rank=rank, processes=processes
+    )
     loader = DataLoader(
         samples,
         batch_size=config.batch_size,
@@ -164,10 +174,10 @@ def make_loader(
         generator=torch.Generator().manual_seed(samples.seed),  # or it would draw from the policy's
         **({} if is_light else workers),
     )
-    return ahead(loader, config.prefetch_factor) if is_light and workers["num_workers"] else loader
+    return prefetch(loader, config.prefetch_factor) if is_light and workers["num_workers"] else loader
 
 
-def ahead(items: Iterable[T], number: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], number: int) -> Iterator[T]:
     """What `items` gives, made by a thread, up to `number` of them before they are asked for.
 
     Raises:
@@ -223,7 +233,7 @@ def _as_it_is(item: T) -> T:
     return item
 
 
-def loaded(items: Dataset[T], config: TrainConfig) -> Iterator[T]:
+def map_with_workers(items: Dataset[T], config: TrainConfig) -> Iterator[T]:
     """Each item of a dataset, in order, read by as many processes as a run has.
 
     Raises:

@@ -63,7 +63,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 @contextlib.contextmanager
-def products(device: torch.device, precision: Literal["high", "highest"]) -> Iterator[None]:
+def matmul_precision(device: torch.device, precision: Literal["high", "highest"]) -> Iterator[None]:
     """Within it a CUDA device multiplies float32 in that precision; elsewhere nothing changes.
 
     "highest" is float32, as `smolact eval` computes; "high" is TF32, with 10 bits of fraction and several times as fast, as
@@ -80,7 +80,7 @@ def products(device: torch.device, precision: Literal["high", "highest"]) -> Ite
         torch.set_float32_matmul_precision(before)
 
 
-def total(accelerator: Accelerator, values: Tensor) -> Tensor:
+def all_reduce_sum(accelerator: Accelerator, values: Tensor) -> Tensor:
     """`values` summed over all processes; the same on each."""
     if accelerator.num_processes == 1:
         return values

@@ -58,14 +58,14 @@ class Finding:
     A note is no fault, and is to be known before the policy drives.
     """
 
-    is_well: bool
+    passed: bool
     text: str
     is_note: bool = False
 
     @property
     def label(self) -> str:
         """One word."""
-        return "note" if self.is_note else "ok" if self.is_well else "FAULT"
+        return "note" if self.is_note else "ok" if self.passed else "FAULT"
 
 
 @dataclass
@@ -83,9 +83,9 @@ class Diagnosis:
     findings: list[Finding] = field(default_factory=list)
 
     @property
-    def is_well(self) -> bool:
+    def passed(self) -> bool:
         """Whether nothing is wrong."""
-        return all(finding.is_well for finding in self.findings)
+        return all(finding.passed for finding in self.findings)
 
     def note(self, what: str, check: Callable[[], None], well: str) -> None:
         """Run a check whose failure is no fault of what is looked at: what it raises is told."""
@@ -96,7 +96,7 @@ class Diagnosis:
         else:
             self.findings.append(Finding(True, f"{what}: {well}"))
 
-    def look(self, what: str, check: Callable[[], str | None]) -> bool:
+    def run_check(self, what: str, check: Callable[[], str | None]) -> bool:
         """Run a check: what it raises is a fault, what it returns is told."""
         try:
             said = check()
@@ -153,20 +153,20 @@ def diagnose(
         return "weights fit the configuration, the tokenizer is there"
 
     names = dict(rename_map or rename_map_in(folder))
-    if found.look("the checkpoint opens", load):
-        found.look("state and action", partial(_check_features, config))
+    if found.run_check("the checkpoint opens", load):
+        found.run_check("state and action", partial(_check_features, config))
         found.note("statistics", partial(require_statistics, *loaded[0][1:]), "there are all that it needs")
     if other is None:
         return found
     env = env or EnvSection()
     if _is_environment(other):
-        _meet_environment(found, config, other, env, names)
+        _check_against_environment(found, config, other, env, names)
     elif env.task or env.mapping or env.kwargs:
         raise ConfigError(
             f"--env.task, --env.mapping and --env.kwargs are an environment's, and {other} is none."
         )
     else:
-        _meet_dataset(found, config, loaded, other, names, is_saved=not rename_map)
+        _check_against_dataset(found, config, loaded, other, names, is_saved=not rename_map)
     return found
 
 
@@ -226,7 +226,7 @@ def dataset_rows(meta: LeRobotDatasetMetadata) -> list[Row]:
     return rows
 
 
-def _meet_environment(
+def _check_against_environment(
     found: Diagnosis, config: PolicyConfig, name: str, env: EnvSection, names: Mapping[str, str]
 ) -> None:
     from smolact.envs.factory import make_env
@@ -236,12 +236,12 @@ def _meet_environment(
         offered = {names.get(key, key): feature for key, feature in envs.features.items()}
         cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
         found.table = side_by_side(_features(config), _shown(offered), name)
-        found.look("cameras", lambda: check_cameras(config, cameras, names, "the environment"))
-        found.look("state and action", lambda: check_env_sizes(config, offered, names))
-        found.look("an episode at random tells a task and success", partial(rehearse, envs[0]))
+        found.run_check("cameras", lambda: check_cameras(config, cameras, names, "the environment"))
+        found.run_check("state and action", lambda: check_env_sizes(config, offered, names))
+        found.run_check("an episode at random tells a task and success", partial(rehearse, envs[0]))
 
 
-def _meet_dataset(
+def _check_against_dataset(
     found: Diagnosis,
     config: PolicyConfig,
     loaded: list[LoadedPolicy],
@@ -258,7 +258,7 @@ def _meet_dataset(
     inputs, outputs = renamed_features(meta, names)
     found.rows += [("", ""), *dataset_rows(meta)]
     found.table = side_by_side(_features(config), _shown({**inputs, **outputs}), meta.root.name)
-    fits = found.look("cameras, state and action", lambda: check_features(config, meta, names))
+    fits = found.run_check("cameras, state and action", lambda: check_features(config, meta, names))
     robot = embodiment_of([(meta, names)])
 
     def compare() -> None:
@@ -267,12 +267,12 @@ def _meet_dataset(
         except FeatureError as error:
             raise FeatureError(f"{error}\n  (To train the policy on it, nothing is to be done.)") from error
 
-    found.look("names and units of joints", compare)
-    found.look(
+    found.run_check("names and units of joints", compare)
+    found.run_check(
         "the dataset's statistics, for training",
         lambda: check_statistics(config, {names.get(key, key): value for key, value in meta.stats.items()}),
     )
-    found.look("the chunk", lambda: _chunk(config, meta))
+    found.run_check("the chunk", lambda: _chunk(config, meta))
     if not fits or not loaded:
         return
     batches: list[Mapping[str, Any]] = []
@@ -285,8 +285,8 @@ def _meet_dataset(
         whose = f" (of {', '.join(filled)} the dataset's, which the checkpoint lacks)" if filled else ""
         return _ranges(loaded[0], batches[0]) + whose
 
-    if found.look("frames through the checkpoint's own statistics", see):
-        found.look("the network's loss of these frames", lambda: _loss(loaded[0], batches[0]))
+    if found.run_check("frames through the checkpoint's own statistics", see):
+        found.run_check("the network's loss of these frames", lambda: _loss(loaded[0], batches[0]))
 
 
 def _frames(folder: Path, config: PolicyConfig, names: Mapping[str, str]) -> dict[str, Any]:

@@ -9,16 +9,16 @@ import torch
 from smolact.evaluation.metrics import EvaluationResult
 from smolact.policies.base import PreTrainedPolicy
 from smolact.training.config import TrainConfig
-from smolact.training.devices import products
-from smolact.training.initialization import Start
-from smolact.training.random_state import undisturbed
-from smolact.training.tracking import MOST_FILMS
+from smolact.training.devices import matmul_precision
+from smolact.training.initialization import PolicyBundle
+from smolact.training.random_state import preserve_rng_state
+from smolact.training.tracking import MAX_FILMS
 from smolact.types import Predictor
 
 
 def evaluate_in_environment(
     config: TrainConfig,
-    start: Start,
+    start: PolicyBundle,
     policy: PreTrainedPolicy,
     *,
     device: torch.device,
@@ -43,8 +43,8 @@ def evaluate_in_environment(
 
     env, count = config.env, config.eval
     with (
-        undisturbed(),
-        products(device, "highest"),
+        preserve_rng_state(),
+        matmul_precision(device, "highest"),
         make_env(
             str(env.type),
             count.batch_size,
@@ -62,7 +62,7 @@ def evaluate_in_environment(
             n_episodes=count.n_episodes,
             seed=seed,
             video_folder=video_folder,
-            n_videos=min(MOST_FILMS, count.n_episodes) if environments.draws else 0,
+            n_videos=min(MAX_FILMS, count.n_episodes) if environments.draws else 0,
         )
 
 

@@ -11,7 +11,7 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.policies.configuration import SchedulerPreset
 from smolact.policies.summary import facts_of, summarize
 from smolact.training.config import TrainConfig
-from smolact.training.initialization import Start
+from smolact.training.initialization import PolicyBundle
 
 
 def samples_per_step(config: TrainConfig, accelerator: Accelerator) -> int:
@@ -24,7 +24,7 @@ def facts_of_run(
     seed: int,
     config: TrainConfig,
     accelerator: Accelerator,
-    start: Start,
+    start: PolicyBundle,
     datasets: Sequence[LeRobotDataset],
     schedule: SchedulerPreset,
 ) -> dict[str, str]:
@@ -38,7 +38,7 @@ def facts_of_run(
         "dataset": " + ".join(
             _dataset(dataset, share) for dataset, share in zip(datasets, shares, strict=True)
         ),
-        "policy": f"{start.policy.config.type}, {start.story}",
+        "policy": f"{start.policy.config.type}, {start.weights_source}",
         **facts_of(summarize(start.policy, config.batch_size)),
         "seed": str(seed),
         "device": _device(config, accelerator),

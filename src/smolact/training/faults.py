@@ -15,7 +15,7 @@ from smolact.types import FeatureType, NormalizationMode, is_image_key
 
 logger = logging.getLogger(__name__)
 
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 
 
 def check_faults(policy: PolicyConfig, source: Source, section: DatasetSection) -> None:
@@ -32,8 +32,8 @@ def check_faults(policy: PolicyConfig, source: Source, section: DatasetSection) 
     used = used_features(policy, source)
     errors = errors_of_training(source.meta, {*source.episodes, *source.held_out}, used)
     if errors:
-        shown = "\n".join(f"  {fault.place}: {fault.message}" for fault in errors[:MOST_SHOWN])
-        more = f"\n  and {len(errors) - MOST_SHOWN} more" if len(errors) > MOST_SHOWN else ""
+        shown = "\n".join(f"  {fault.place}: {fault.message}" for fault in errors[:MAX_SHOWN])
+        more = f"\n  and {len(errors) - MAX_SHOWN} more" if len(errors) > MAX_SHOWN else ""
         found = (
             f"The dataset {source.section.name} has {len(errors)} fault{'s' * (len(errors) > 1)}:\n{shown}{more}\n"
             f"All of them: smolact dataset check --dataset.root={source.meta.root}"

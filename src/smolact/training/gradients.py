@@ -17,36 +17,36 @@ from torch import Tensor, nn
 from smolact.datasets.unreadable import Unreadable
 from smolact.policies.base import PreTrainedPolicy
 from smolact.processors.pipeline import ProcessorPipeline
-from smolact.training.data import UNREADABLE, Samples, batch_of, take_drawn
-from smolact.training.stream import SampleStream, seeded
+from smolact.training.data import UNREADABLE, TrainDataset, batch_of, split_noise
+from smolact.training.stream import InfiniteSampler, seeded
 from smolact.types import Batch
 
-SMALLEST_PIECE = 4
+MIN_PART_SAMPLES = 4
 """Samples. Smaller pieces cost more for each sample."""
-LEAST_PIECES = 4
+MIN_PARTS = 4
 
 
-def usual_number(count: int, processes: int) -> int:
+def default_part_count(count: int, processes: int) -> int:
     """How many pieces a step of `count` samples has that so many processes may work at.
 
     Two for each of them, so that a slow one need not hold up the others, unless they would be too small.
     """
-    return max(1, min(max(LEAST_PIECES, 2 * processes), most_pieces(count)))
+    return max(1, min(max(MIN_PARTS, 2 * processes), max_part_count(count)))
 
 
-def most_pieces(count: int) -> int:
+def max_part_count(count: int) -> int:
     """How many pieces a step of `count` samples can have."""
-    return max(1, count // SMALLEST_PIECE)
+    return max(1, count // MIN_PART_SAMPLES)
 
 
-def pieces_of(count: int, number: int) -> list[range]:
+def split_evenly(count: int, number: int) -> list[range]:
     """The places of a step, from 0, in so many pieces, which differ by a sample at most."""
     edges = [round(count * place / number) for place in range(number + 1)]
     return [range(first, last) for first, last in itertools.pairwise(edges)]
 
 
 @dataclass(frozen=True)
-class Piece:
+class GradientPart:
     """What came of a piece.
 
     Attributes:
@@ -68,12 +68,12 @@ class Piece:
 
 
 @dataclass
-class Learner:
+class GradientWorker:
     """What a process needs to compute gradients: it can be sent to another process."""
 
     policy: PreTrainedPolicy
     preprocess: ProcessorPipeline
-    samples: Samples
+    samples: TrainDataset
     seed: int
     at_once: int
     """A larger piece is computed in parts of so many samples: `--batch_size`."""
@@ -84,7 +84,7 @@ class Learner:
         """The parameters that have gradients."""
         return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
 
-    def gradients(self, places: Sequence[int], into: Tensor) -> Piece:
+    def gradients(self, places: Sequence[int], into: Tensor) -> GradientPart:
         """Compute the gradients of the summed loss of the samples at these places of the stream.
 
         Args:
@@ -99,7 +99,7 @@ class Learner:
             torch.manual_seed(seeded(self.seed, "piece", places[0]).initial_seed())
             for first in range(0, len(places), self.at_once):
                 waiting = time.perf_counter()
-                batch, drawn = take_drawn(self._read(places[first : first + self.at_once]))
+                batch, drawn = split_noise(self._read(places[first : first + self.at_once]))
                 unreadable += batch.pop(UNREADABLE, ())
                 waited += time.perf_counter() - waiting
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bfloat16):
@@ -112,7 +112,7 @@ class Learner:
             if parameter.grad is not None:
                 part.copy_(parameter.grad)
                 parameter.grad = None
-        return Piece(
+        return GradientPart(
             loss,
             entries,
             has_gradient,
@@ -123,7 +123,7 @@ class Learner:
         )
 
     def _read(self, places: Sequence[int]) -> Batch:
-        stream = SampleStream(self.samples.order)
+        stream = InfiniteSampler(self.samples.order)
         return batch_of(self.samples.__getitems__([stream.place(place) for place in places]))
 
 

@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Start:
+class PolicyBundle:
     """What a run starts with: a policy with its processors, and one sentence on where its weights come from."""
 
     policy: PreTrainedPolicy
     preprocess: ProcessorPipeline
     postprocess: ProcessorPipeline
-    story: str
+    weights_source: str
 
 
 def policy_config_of(
@@ -98,7 +98,7 @@ def policy_config_of(
 
 def start_new(
     policy_config: PolicyConfig, source: str, statistics: Statistics, config: TrainConfig, device: str
-) -> Start:
+) -> PolicyBundle:
     """Build the policy of a new run; it normalizes with the dataset's statistics.
 
     Raises:
@@ -110,25 +110,25 @@ def start_new(
         policy: PreTrainedPolicy = get_policy_class(policy_config.type).from_pretrained(
             str(config.policy.path), config=policy_config
         )
-        story = f"weights from {config.policy.path}"
+        weights_source = f"weights from {config.policy.path}"
         if config.peft is not None:
             policy.add_adapters(config.peft.adapter_settings())
-            story += ", with new adapters"
+            weights_source += ", with new adapters"
     else:
         policy = make_policy(policy_config, pretrained_vlm=source == VLM)
-        story = (
+        weights_source = (
             f"the VLM's weights ({policy_config.vlm_name}){policy.new_parts}"
             if source == VLM
             else "random weights"
         )
     preprocess, postprocess = make_pre_post_processors(policy, statistics, rename_map=config.rename_map)
-    return Start(policy.to(device), preprocess, postprocess, story)
+    return PolicyBundle(policy.to(device), preprocess, postprocess, weights_source)
 
 
-def start_resumed(checkpoint: Path, settings: Mapping[str, Any], device: str) -> Start:
+def start_resumed(checkpoint: Path, settings: Mapping[str, Any], device: str) -> PolicyBundle:
     """The policy and processors of a checkpoint, with the statistics that it was trained with."""
     loaded: LoadedPolicy = load_policy(checkpoint / PRETRAINED_MODEL, device=device, **settings)
-    return Start(*loaded, f"resumed from {checkpoint}")
+    return PolicyBundle(*loaded, f"resumed from {checkpoint}")
 
 
 def _source(section: PolicySection, explicit: Mapping[str, str], vlm: str, field: str) -> str:

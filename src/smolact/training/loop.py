@@ -25,21 +25,21 @@ from smolact.datasets.unreadable import Unreadable
 from smolact.errors import DatasetError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import TRAIN_CONFIG
+from smolact.training.adaptive_workers import AdaptiveWorkers
 from smolact.training.bad_samples import BadSamples, of_all
 from smolact.training.bad_steps import bad_steps_error
 from smolact.training.budget import Budget
 from smolact.training.checkpoint import Progress, checkpoint_folder, prune_checkpoints, save_checkpoint
 from smolact.training.config import TrainConfig, own_settings, with_steps_done
-from smolact.training.data import UNREADABLE, Samples, make_loader, next_batch, take_drawn
-from smolact.training.devices import total
+from smolact.training.data import UNREADABLE, TrainDataset, make_loader, next_batch, split_noise
+from smolact.training.devices import all_reduce_sum
 from smolact.training.ema import ExponentialMovingAverage
 from smolact.training.env_evaluation import evaluate_in_environment, rates_of
 from smolact.training.facts import samples_per_step
-from smolact.training.initialization import Start
+from smolact.training.initialization import PolicyBundle
 from smolact.training.meter import Meter
 from smolact.training.provenance import Provenance
 from smolact.training.sharding import ShardedPolicy
-from smolact.training.shared_steps import SharedSteps
 from smolact.training.signals import Stopped, StopRequest, stop_signals
 from smolact.training.tracking import (
     Ended,
@@ -75,8 +75,8 @@ class Trainer:
     run: Path
     seed: int
     accelerator: Accelerator
-    start: Start
-    samples: Samples
+    start: PolicyBundle
+    samples: TrainDataset
     optimizer: Optimizer
     scheduler: LambdaLR
     clip_norm: float
@@ -91,7 +91,7 @@ class Trainer:
     bad_samples: BadSamples = field(default_factory=BadSamples)
     budget: Budget | None = None
     """How long the run goes; what `config` says of that when None."""
-    shared: SharedSteps | None = None
+    shared: AdaptiveWorkers | None = None
     """Where processes of this machine share each step: a small policy on a CPU."""
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class Trainer:
         try:
             return self._run_to_end()
         except Exception as error:
-            self.tell(Failed(self.step, str(error)))
+            self.emit(Failed(self.step, str(error)))
             raise
         finally:
             if self.shared is not None:
@@ -156,7 +156,7 @@ class Trainer:
                     break
                 step = self.step
                 meter.add(step, loss, norm, waited)
-                self.tell(Stepped(step, budget.seconds_left))
+                self.emit(Stepped(step, budget.seconds_left))
                 if self.accelerator.num_processes == 1:  # several have to agree first, in the next step
                     stops = bool(stop)
                 stops = stops or self.bad_samples.is_over
@@ -181,7 +181,7 @@ class Trainer:
                         if self.validation is not None:
                             self.bad_samples.add(self.validation.unreadable, step)
                         self._pause(meter)
-                    self.tell(Measured(step, metrics))
+                    self.emit(Measured(step, metrics))
                 if config.env.type is not None and (_is_due(step, config.eval_freq) and not stops):
                     self._evaluate(step, stop)
                     self._pause(meter)
@@ -192,7 +192,7 @@ class Trainer:
             raise self.bad_samples.error(self.step, checkpoint)
         self.bad_samples.note()
         ended = Ended(self.step, checkpoint, budget.is_over, meter.data_wait, bool(stop), self.shared is None)
-        self.tell(ended)
+        self.emit(ended)
         return ended
 
     def _loader(self) -> Iterable[Batch]:
@@ -216,7 +216,7 @@ class Trainer:
         """The global batch."""
         return samples_per_step(self.config, self.accelerator)
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Tell every listener; of several processes only the first speaks."""
         if self.accelerator.is_main_process:
             for listener in self.listeners:
@@ -261,7 +261,7 @@ class Trainer:
         for part in range(parts):
             waiting = time.perf_counter()
             with record_function("data"), stop.leaving(self.accelerator.num_processes == 1):
-                batch, drawn = take_drawn(next_batch(batches))
+                batch, drawn = split_noise(next_batch(batches))
                 waited += time.perf_counter() - waiting
                 unreadable += batch.pop(UNREADABLE, ())
             with record_function("preprocess"):
@@ -279,7 +279,7 @@ class Trainer:
             totals[2] += bool(stop)  # processes get a signal at different steps, and must stop at the same
             totals[3] += len(unreadable)
             totals[4] += seconds if self.accelerator.is_main_process else 0.0
-            totals = total(self.accelerator, totals)
+            totals = all_reduce_sum(self.accelerator, totals)
             if self.config.train_minutes is not None:
                 seconds = float(totals[4])
             stops, is_bad = (totals[2:4] > 0).tolist()
@@ -290,7 +290,7 @@ class Trainer:
             mean, norm = self._update(totals[0], totals[1].clamp_min(1), seconds)
         return mean, norm, waited, stops
 
-    def _shared_step(self, shared: SharedSteps) -> tuple[Tensor, Tensor, float, bool]:
+    def _shared_step(self, shared: AdaptiveWorkers) -> tuple[Tensor, Tensor, float, bool]:
         """`_step` where other processes of this machine make gradients, too."""
         with record_function("gradients"):
             made = shared.gradients(self._first_place(self.step + 1))
@@ -304,7 +304,7 @@ class Trainer:
         seconds = self._budget.now() if self.accelerator.is_main_process else 0.0
         if self.accelerator.num_processes == 1 or self.config.train_minutes is None:
             return seconds
-        return float(total(self.accelerator, torch.tensor(seconds, device=self.accelerator.device)))
+        return float(all_reduce_sum(self.accelerator, torch.tensor(seconds, device=self.accelerator.device)))
 
     @property
     def _log_freq(self) -> int:
@@ -350,7 +350,7 @@ class Trainer:
             with self.accelerator.no_sync(self._model):
                 yield
 
-    def _whole(self) -> tuple[PreTrainedPolicy, Optimizer]:
+    def _full_state(self) -> tuple[PreTrainedPolicy, Optimizer]:
         """Policy and optimizer with all their weights, for the first process; all of them have to ask."""
         if self.sharded is None:
             return self.start.policy, self.optimizer
@@ -390,7 +390,7 @@ class Trainer:
         return {} if loss is None else {"validation_loss": loss}
 
     def _evaluate(self, step: int, stop: StopRequest) -> None:
-        policy, _ = self._whole()
+        policy, _ = self._full_state()
         if self.accelerator.is_main_process:
             with self._averaged(), contextlib.suppress(Stopped), stop.leaving():
                 result = evaluate_in_environment(
@@ -401,11 +401,11 @@ class Trainer:
                     seed=self.seed,
                     video_folder=self.run / "videos" / f"step_{step:06d}",
                 )
-                self.tell(Evaluated(step, rates_of(result), result))
+                self.emit(Evaluated(step, rates_of(result), result))
         self.accelerator.wait_for_everyone()
 
     def _save(self, step: int) -> Path:
-        policy, optimizer = self._whole()
+        policy, optimizer = self._full_state()
         if self.accelerator.is_main_process:
             save_checkpoint(
                 self.run,
@@ -423,7 +423,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self._saved = step
         checkpoint = checkpoint_folder(self.run, step)
-        self.tell(Saved(step, checkpoint))
+        self.emit(Saved(step, checkpoint))
         return checkpoint
 
     def _save_more(self, folder: Path) -> None:

@@ -35,7 +35,7 @@ from smolact.processors.quantiles import STATISTICS_OF
 from smolact.processors.tokenizer import TokenizerProcessorStep
 from smolact.training.config import TrainConfig
 from smolact.training.facts import samples_per_step
-from smolact.training.gradients import usual_number
+from smolact.training.gradients import default_part_count
 from smolact.training.sources import Source, renamed_features
 from smolact.types import ACTION, STATE, NormalizationMode, PolicyFeature, Statistics, is_image_key
 
@@ -229,7 +229,7 @@ def _samples_at_once(policy: PreTrainedPolicy, config: TrainConfig, accelerator:
     if not is_alone or asked == 1 or (asked is None and trained > SMALL):
         return config.batch_size
     count = samples_per_step(config, accelerator)
-    return min(config.batch_size, count // usual_number(count, asked or cores()))
+    return min(config.batch_size, count // default_part_count(count, asked or cores()))
 
 
 def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> None:

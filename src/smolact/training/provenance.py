@@ -55,7 +55,7 @@ class Provenance:
             }
             self.measured["evaluation"] = {"environment": self.environment, "step": event.step, **found}
 
-    def go_on(self, folder: Path) -> None:
+    def resume(self, folder: Path) -> None:
         """Take up what an earlier part of the run measured, as the policy in `folder` keeps it.
 
         Raises:

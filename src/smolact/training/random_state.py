@@ -63,7 +63,7 @@ def restore_random_state(state: Mapping[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Whatever is drawn inside leaves no trace outside: evaluating must not change the run."""
     state = random_state()
     try:

@@ -27,7 +27,7 @@ from smolact.training.curves import (
 )
 
 CURVES, REPORT, VIDEOS = "curves.png", "report.html", "videos"
-MOST_VIDEOS = 6
+MAX_VIDEOS = 6
 
 
 def write_report(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> Path:
@@ -116,7 +116,7 @@ def _films(run: Path) -> str:
     folders = sorted({path.parent for path in (run / VIDEOS).glob("**/*.mp4")})
     if not folders:
         return ""
-    films = sorted(folders[-1].glob("*.mp4"))[:MOST_VIDEOS]
+    films = sorted(folders[-1].glob("*.mp4"))[:MAX_VIDEOS]
     shown = "".join(
         f'<figure><video controls muted loop playsinline preload="metadata" src="{quote(str(film.relative_to(run)))}">'
         f"</video><figcaption>{escape(film.stem.replace('_', ' '))}</figcaption></figure>"

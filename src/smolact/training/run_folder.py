@@ -14,16 +14,26 @@ from smolact.lock import LOCK_FILE, writing_into
 from smolact.training.checkpoint import CHECKPOINTS, LAST, remove_unfinished
 from smolact.training.tracking import METRICS
 
-BEGUN = "begun.json"
+STARTED_FLAGS = "begun.json"
 """The flags of a run that has no checkpoint yet."""
 _OF_A_BEGUN_RUN = (
-    *(BEGUN, METRICS, LOCK_FILE, CHECKPOINTS, "tensorboard", "wandb", "videos", "curves.png", "report.html"),
+    *(
+        STARTED_FLAGS,
+        METRICS,
+        LOCK_FILE,
+        CHECKPOINTS,
+        "tensorboard",
+        "wandb",
+        "videos",
+        "curves.png",
+        "report.html",
+    ),
     *(f"{durable.TEMPORARY_PREFIX}*", "bad_batch_*.safetensors", "*.log"),
 )
 
 
 @contextlib.contextmanager
-def taking(run: Path, *, resumes: bool = False, anew: bool = False) -> Iterator[None]:
+def reserve(run: Path, *, resumes: bool = False, anew: bool = False) -> Iterator[None]:
     """Be the only one who writes into a run's folder within the block.
 
     Args:
@@ -39,17 +49,17 @@ def taking(run: Path, *, resumes: bool = False, anew: bool = False) -> Iterator[
         raise _used(run)
     with writing_into(run, instead=None if resumes else "choose another --output_dir") as is_alone:
         if not resumes:
-            refuse_used(run, anew=anew)
+            check_unused(run, anew=anew)
         if is_alone:
             remove_unfinished(run)  # nobody else writes: what is unfinished is a dead run's
         try:
             yield
         finally:
-            if set(_names(run)) <= {BEGUN}:  # it ended before it wrote anything else
-                (run / BEGUN).unlink(missing_ok=True)
+            if set(_names(run)) <= {STARTED_FLAGS}:  # it ended before it wrote anything else
+                (run / STARTED_FLAGS).unlink(missing_ok=True)
 
 
-def refuse_used(run: Path, *, anew: bool = False) -> None:
+def check_unused(run: Path, *, anew: bool = False) -> None:
     """Raise a `ConfigError` if a new run can't have this folder.
 
     Args:
@@ -58,7 +68,7 @@ def refuse_used(run: Path, *, anew: bool = False) -> None:
     """
     if run.exists() and not run.is_dir():
         raise _used(run)
-    if is_begun(run):
+    if is_unfinished(run):
         if not anew and _names(run):
             raise ConfigError(
                 f"--output_dir={run} holds a run that was stopped before its first checkpoint, so there is nothing to go on "
@@ -68,13 +78,13 @@ def refuse_used(run: Path, *, anew: bool = False) -> None:
         raise _used(run)
 
 
-def is_begun(run: Path) -> bool:
+def is_unfinished(run: Path) -> bool:
     """Whether a run was begun in this folder, has no checkpoint, and nothing else is there."""
     if not run.is_dir():
         return False
     names = set(_names(run))
     known = all(any(fnmatch(name, pattern) for pattern in _OF_A_BEGUN_RUN) for name in names)
-    began = BEGUN in names or (not names and (run / LOCK_FILE).exists())
+    began = STARTED_FLAGS in names or (not names and (run / LOCK_FILE).exists())
     checkpoints = run / CHECKPOINTS
     saved = checkpoints.is_dir() and any(
         not entry.name.startswith(durable.TEMPORARY_PREFIX) for entry in checkpoints.iterdir()
@@ -82,23 +92,23 @@ def is_begun(run: Path) -> bool:
     return began and known and not saved
 
 
-def note_begun(run: Path, flags: Sequence[str]) -> None:
+def save_flags(run: Path, flags: Sequence[str]) -> None:
     """Keep the flags of a run until its first checkpoint keeps them."""
-    durable.write_json(run / BEGUN, list(flags))
+    durable.write_json(run / STARTED_FLAGS, list(flags))
 
 
-def forget_begun(run: Path) -> None:
+def remove_flags(run: Path) -> None:
     """The run is complete, or its checkpoint keeps its settings."""
-    (run / BEGUN).unlink(missing_ok=True)
+    (run / STARTED_FLAGS).unlink(missing_ok=True)
 
 
-def flags_of_begun(run: Path) -> list[str]:
+def read_saved_flags(run: Path) -> list[str]:
     """The flags that a run was begun with; none where it was killed before it could note them.
 
     Raises:
         CheckpointError: the file is damaged.
     """
-    path = run / BEGUN
+    path = run / STARTED_FLAGS
     if not path.is_file():
         return []
     remedy = "Begin the run in another folder, with all its flags."
@@ -108,7 +118,7 @@ def flags_of_begun(run: Path) -> list[str]:
     return flags
 
 
-def newest(checkpoint: Path) -> Path:
+def resolve_last(checkpoint: Path) -> Path:
     """The checkpoint that is meant: the link `last` leads to another one when its run has gone on meanwhile."""
     return checkpoint.resolve() if checkpoint.name == LAST else checkpoint
 

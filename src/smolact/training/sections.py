@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smolact.datasets.transforms_config import ImageTransformsConfig
 from smolact.errors import ConfigError
-from smolact.settings import refused, rest, setting
+from smolact.settings import open_section, setting, unsupported
 
 if TYPE_CHECKING:
     from smolact.policies.adapters import AdapterSettings
@@ -35,20 +35,20 @@ class DatasetSection:
         True,
         "Normalize images with ImageNet's statistics, not the dataset's (policies that normalize images).",
     )
-    video_backend: Literal["pyav", "torchcodec"] | None = refused(
+    video_backend: Literal["pyav", "torchcodec"] | None = unsupported(
         None,
         "videos are decoded with PyAV. Leave it out.",
         harmless=lambda value: value in (None, "pyav", "torchcodec"),
     )
-    repo_type: str = refused("dataset", "only Hub repositories of type 'dataset' are read.")
+    repo_type: str = unsupported("dataset", "only Hub repositories of type 'dataset' are read.")
     image_transforms: ImageTransformsConfig = field(default_factory=ImageTransformsConfig)
-    return_uint8: bool = refused(
+    return_uint8: bool = unsupported(
         False, "pictures always travel as uint8 here. Leave it out.", harmless=lambda value: True
     )
-    depth_output_unit: str = refused(
+    depth_output_unit: str = unsupported(
         "mm", "depth cameras are not read.", harmless=lambda value: value == "mm"
     )
-    streaming: bool = refused(False, "datasets are read from the disk. Leave it out.")
+    streaming: bool = unsupported(False, "datasets are read from the disk. Leave it out.")
     eval_split: float = setting(
         0.0, "Hold out this share of each task's episodes, the last ones, for --eval_steps."
     )
@@ -145,11 +145,11 @@ class PolicySection:
     allow_frozen_random: bool = setting(
         False, "Accept that a part is frozen although its weights are random: it will never learn."
     )
-    stats_key: str | None = refused(
+    stats_key: str | None = unsupported(
         None,
         "training normalizes with the dataset's statistics. It is a flag of `smolact eval` and its like.",
     )
-    settings: dict[str, Any] = rest(policy_fields)
+    settings: dict[str, Any] = open_section(policy_fields)
 
     def __post_init__(self) -> None:
         """Check that the ways to say where weights come from agree."""
@@ -196,12 +196,12 @@ class EvalSection:
     batch_size: int = setting(
         0, "Environments that are stepped side by side; 0: as many as episodes, at most 16."
     )
-    use_async_envs: bool = refused(
+    use_async_envs: bool = unsupported(
         True, "environments are stepped in this process.", harmless=lambda value: True
     )
-    recording: bool = refused(False, LATER)
-    recording_repo_id: str | None = refused(None, LATER)
-    recording_private: bool = refused(False, LATER)
+    recording: bool = unsupported(False, LATER)
+    recording_repo_id: str | None = unsupported(None, LATER)
+    recording_private: bool = unsupported(False, LATER)
 
     def __post_init__(self) -> None:
         """Check the ranges and settle the batch size."""
@@ -244,7 +244,9 @@ class WandBSection:
     run_id: str | None = setting(None, "Continue this run.")
     mode: Literal["online", "offline", "disabled"] | None = setting(None, "online, offline or disabled.")
     add_tags: bool = setting(True, "Tag the run with policy, dataset and seed.")
-    disable_artifact: bool = refused(False, "checkpoints are never uploaded.", harmless=lambda value: True)
+    disable_artifact: bool = unsupported(
+        False, "checkpoints are never uploaded.", harmless=lambda value: True
+    )
 
 
 @dataclass
@@ -310,10 +312,10 @@ class ParallelismSection:
     dp_replicate: int = setting(
         1, "With --parallelism.dp_shard: so many such groups, each with a copy of the weights."
     )
-    context_parallel: dict[str, int] | None = refused(
+    context_parallel: dict[str, int] | None = unsupported(
         None, LATER, harmless=lambda value: set((value or {"": 1}).values()) == {1}
     )
-    cfg_parallel: int = refused(1, LATER)
+    cfg_parallel: int = unsupported(1, LATER)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -358,12 +360,12 @@ class EMASection:
     enable: bool = setting(False, "Average the weights that train.")
     decay: float | None = setting(None, "Share of the old average that stays in an update; 0.999 when null.")
     warmup: bool = setting(True, "Let the decay grow to its value, as min(decay, (1 + step) / (10 + step)).")
-    update_after_step: int = refused(0, _OWN_WARMUP)
-    inv_gamma: float = refused(1.0, _OWN_WARMUP)
-    power: float = refused(0.75, _OWN_WARMUP)
-    min_decay: float = refused(0.0, _OWN_WARMUP)
-    max_decay: float = refused(0.9999, _OWN_WARMUP)
-    use_for_eval: bool = refused(True, "the averaged policy is what is saved, and so what is evaluated.")
+    update_after_step: int = unsupported(0, _OWN_WARMUP)
+    inv_gamma: float = unsupported(1.0, _OWN_WARMUP)
+    power: float = unsupported(0.75, _OWN_WARMUP)
+    min_decay: float = unsupported(0.0, _OWN_WARMUP)
+    max_decay: float = unsupported(0.9999, _OWN_WARMUP)
+    use_for_eval: bool = unsupported(True, "the averaged policy is what is saved, and so what is evaluated.")
 
     def __post_init__(self) -> None:
         """Settle the decay and check its range."""

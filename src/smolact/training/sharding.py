@@ -100,9 +100,9 @@ class ShardedPolicy:
         Every process has to call it; the one that says `keep` gets them, the others a policy without weights and the
         optimizer as it is.
         """
-        weights = {name: _whole(value, keep) for name, value in self.policy.state_dict().items()}
+        weights = {name: _full_tensor(value, keep) for name, value in self.policy.state_dict().items()}
         states = {
-            parameter: {name: _whole(value, keep) for name, value in state.items()}
+            parameter: {name: _full_tensor(value, keep) for name, value in state.items()}
             for parameter, state in optimizer.state.items()
         }
         if not keep:
@@ -119,7 +119,7 @@ class ShardedPolicy:
         return self._twin, gathered
 
 
-def like(parameter: Tensor, value: Any) -> Any:
+def shard_like(parameter: Tensor, value: Any) -> Any:
     """A whole tensor as `parameter` is: split over the same processes, or as it is."""
     if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
         value = value.to(parameter.device, parameter.dtype)
@@ -127,7 +127,7 @@ def like(parameter: Tensor, value: Any) -> Any:
     return value
 
 
-def _whole(value: Any, keep: bool) -> Any:
+def _full_tensor(value: Any, keep: bool) -> Any:
     if isinstance(value, DTensor):
         value = value.full_tensor()
     return value.detach().cpu() if isinstance(value, Tensor) and keep else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.data import Dataset
 
-from smolact.datasets.alike import differences, order_of_names, told
+from smolact.datasets.comparison import differences, order_of_names, told
 from smolact.datasets.format import Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
@@ -20,7 +20,7 @@ from smolact.hub import find_folder
 from smolact.policies.configuration import PolicyConfig
 from smolact.processors.steps import RenameObservationsProcessorStep
 from smolact.training.sections import DatasetSection
-from smolact.training.stream import Epochs, Mixture, Order
+from smolact.training.stream import IndexOrder, Mixture, ShuffledEpochs
 from smolact.types import (
     ACTION,
     ACTION_IS_PAD,
@@ -259,7 +259,7 @@ def open_sources(
 
 def order_of(
     sources: Sequence[Source], datasets: Sequence[LeRobotDataset], seed: int, drop_last: int = 0
-) -> Order:
+) -> IndexOrder:
     """The order in which a run sees the frames of its datasets.
 
     Args:
@@ -267,11 +267,13 @@ def order_of(
         seed: the run's.
         drop_last: so many frames at the end of each episode are left out.
     """
-    orders: list[Order] = []
+    orders: list[IndexOrder] = []
     start = 0
     for index, dataset in enumerate(datasets):
         frames = dataset.frames_before_end(drop_last)
-        orders.append(Epochs(start + frames, seed, "epoch" if index == 0 else f"epoch of dataset {index}"))
+        orders.append(
+            ShuffledEpochs(start + frames, seed, "epoch" if index == 0 else f"epoch of dataset {index}")
+        )
         start += len(dataset)
     return orders[0] if len(orders) == 1 else Mixture(orders, [source.weight for source in sources], seed)
 

@@ -23,7 +23,7 @@ BLOCK = 1024
 """Places of a mixture after which each dataset has had its share."""
 
 
-class Order(Protocol):
+class IndexOrder(Protocol):
     """Which frame is at each position of a stream."""
 
     def frame(self, position: int) -> int:
@@ -35,7 +35,7 @@ class Order(Protocol):
         ...
 
 
-class Epochs:
+class ShuffledEpochs:
     """Every frame once an epoch, epoch after epoch, each in an order of its own.
 
     Args:
@@ -74,7 +74,7 @@ class Mixture:
         ConfigError: a weight that is no positive number, or too small a share.
     """
 
-    def __init__(self, orders: Sequence[Order], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, orders: Sequence[IndexOrder], weights: Sequence[float], seed: int) -> None:
         shares = np.asarray(weights, dtype=np.float64)
         if not np.isfinite(shares).all() or not (shares > 0).all():
             raise ConfigError(f"Weights of a mixture must be numbers above 0, found {list(weights)}.")
@@ -119,14 +119,14 @@ class Mixture:
         return np.diff(ends, prepend=0)
 
 
-class Place(NamedTuple):
+class SampleIndex(NamedTuple):
     """A sample of the stream: its position, and the frame of the dataset that is there."""
 
     position: int
     frame: int
 
 
-class SampleStream(Sampler[Place]):
+class InfiniteSampler(Sampler[SampleIndex]):
     """The places of an order, without end; batches run across the seams of its epochs.
 
     Several processes share one stream: of every `batch_size` × `processes` places in a row, process `rank` takes its
@@ -139,20 +139,20 @@ class SampleStream(Sampler[Place]):
     """
 
     def __init__(
-        self, order: Order, start: int = 0, *, batch_size: int = 1, rank: int = 0, processes: int = 1
+        self, order: IndexOrder, start: int = 0, *, batch_size: int = 1, rank: int = 0, processes: int = 1
     ) -> None:
         self.order, self.start = order, start
         self.batch_size, self.rank, self.processes = batch_size, rank, processes
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         first = self.start + self.rank * self.batch_size
         while True:
             yield from map(self.place, range(first, first + self.batch_size))
             first += self.batch_size * self.processes
 
-    def place(self, position: int) -> Place:
+    def place(self, position: int) -> SampleIndex:
         """The place at a position of the stream."""
-        return Place(position, self.order.frame(position))
+        return SampleIndex(position, self.order.frame(position))
 
 
 def seeded(seed: int, purpose: str, number: int) -> torch.Generator:

@@ -21,11 +21,11 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
 from smolact.datasets.video import VideoReader
-from smolact.training.tracking import Evaluated, Event, Measured, films, scalars
+from smolact.training.tracking import Evaluated, Event, Measured, scalars, videos
 
 FOLDER = "tensorboard"
 VERSION = "brain.Event:2"
-MOST_FRAMES, WIDEST = 48, 192
+MAX_FRAMES, WIDEST = 48, 192
 """Pictures of a film, and pixels across a picture."""
 FILM_SECONDS = 6.0
 
@@ -49,7 +49,7 @@ class TensorBoardTracker:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars(event).items()]
         if isinstance(event, Evaluated):
             values += [
-                Summary.Value(tag=name, image=_gif(Path(video))) for name, video in films(event).items()
+                Summary.Value(tag=name, image=_gif(Path(video))) for name, video in videos(event).items()
             ]
         self._write(Record(step=event.step, summary=Summary(value=values)))
 
@@ -83,7 +83,7 @@ def _gif(path: Path) -> Any:
     """A video as the moving picture that TensorBoard can show."""
     reader = VideoReader(path)
     try:
-        count = min(len(reader), MOST_FRAMES)
+        count = min(len(reader), MAX_FRAMES)
         last = max(1, count - 1)
         frames = reader.frames([(len(reader) - 1) * index // last for index in range(count)])
     finally:

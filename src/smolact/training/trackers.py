@@ -22,7 +22,7 @@ from smolact.training.tracking import (
 logger = logging.getLogger(__name__)
 
 
-class Expendable:
+class BestEffort:
     """A listener that a run can do without: when it fails, that is told once, and it hears no more.
 
     Args:
@@ -76,13 +76,13 @@ def make_trackers(
     if config.tensorboard.enable:
         from smolact.training.tensorboard import TensorBoardTracker
 
-        trackers.append(Expendable("TensorBoard", TensorBoardTracker(run, step)))
+        trackers.append(BestEffort("TensorBoard", TensorBoardTracker(run, step)))
     if config.wandb.enable:
-        trackers.append(Expendable("Weights & Biases", WandBTracker(config.wandb, run, name, settings, tags)))
+        trackers.append(BestEffort("Weights & Biases", WandBTracker(config.wandb, run, name, settings, tags)))
     if config.trackio.enable:
-        trackers.append(Expendable("trackio", TrackioTracker(config.trackio, run, settings)))
+        trackers.append(BestEffort("trackio", TrackioTracker(config.trackio, run, settings)))
     if config.report:
-        trackers.append(Expendable("The report", Report(run, settings)))
+        trackers.append(BestEffort("The report", Report(run, settings)))
     return trackers
 
 

@@ -115,7 +115,7 @@ class MetricsFile:
     def __init__(self, run: Path, step: int = 0) -> None:
         self.path = run / METRICS
         if self.path.exists():
-            with durable.named_errors(self.path):
+            with durable.annotate_errors(self.path):
                 lines = read_bytes(self.path).decode(errors="replace").split("\n")
             durable.write_text(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
@@ -124,7 +124,7 @@ class MetricsFile:
         if isinstance(event, Measured | Evaluated):
             prefix = "eval/" if isinstance(event, Evaluated) else ""
             line = {"step": event.step, **{prefix + name: value for name, value in event.metrics.items()}}
-            with durable.named_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            with durable.annotate_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 
@@ -135,15 +135,15 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-MOST_FILMS = 3
+MAX_FILMS = 3
 """Films of an evaluation that trackers show."""
 
 
-def films(event: Measured | Evaluated) -> dict[str, str]:
+def videos(event: Measured | Evaluated) -> dict[str, str]:
     """The first episodes of an evaluation that were filmed, as trackers name them: `eval/episode_000` to the video's path."""
     episodes = getattr(event.result, "results", ()) if isinstance(event, Evaluated) else ()
     filmed = [episode for episode in episodes if episode.video]
-    return {f"eval/episode_{episode.index:03d}": str(episode.video) for episode in filmed[:MOST_FILMS]}
+    return {f"eval/episode_{episode.index:03d}": str(episode.video) for episode in filmed[:MAX_FILMS]}
 
 
 def scalars(event: Measured | Evaluated) -> dict[str, float]:
@@ -180,7 +180,7 @@ class WandBTracker:
     def __call__(self, event: Event) -> None:
         """Log the event, if it has numbers; close the run at the end."""
         if isinstance(event, Measured | Evaluated):
-            shown = {name: self._video(path, format="mp4") for name, path in films(event).items()}
+            shown = {name: self._video(path, format="mp4") for name, path in videos(event).items()}
             self._run.log({**scalars(event), **shown}, step=event.step)
         elif isinstance(event, Ended | Failed):
             self._run.finish(exit_code=int(isinstance(event, Failed)))
@@ -207,7 +207,7 @@ class TrackioTracker:
     def __call__(self, event: Event) -> None:
         """Log the event, if it has numbers; close the run at the end."""
         if isinstance(event, Measured | Evaluated):
-            shown = {name: self._video(path) for name, path in films(event).items()}
+            shown = {name: self._video(path) for name, path in videos(event).items()}
             self._run.log({**scalars(event), **shown}, step=event.step)
         elif isinstance(event, Ended | Failed):
             self._run.finish()

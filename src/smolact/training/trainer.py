@@ -17,9 +17,10 @@ from smolact.errors import ConfigError, SmolactError
 from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.policies.sharing import contents
 from smolact.policies.summary import summarize
+from smolact.training.adaptive_workers import adaptive_workers
 from smolact.training.bad_samples import BadSamples
 from smolact.training.budget import Budget, is_spent
-from smolact.training.cache import keep
+from smolact.training.cache import build_cache
 from smolact.training.checkpoint import (
     TRAINING_STATE,
     load_training_state,
@@ -27,13 +28,12 @@ from smolact.training.checkpoint import (
     read_schedule,
 )
 from smolact.training.config import TrainConfig, to_json
-from smolact.training.data import Samples, SeveralDraws
-from smolact.training.devices import make_accelerator, products
+from smolact.training.data import RepeatedNoise, TrainDataset
+from smolact.training.devices import make_accelerator, matmul_precision
 from smolact.training.ema import ExponentialMovingAverage, check_no_average
 from smolact.training.facts import facts_of_run, samples_per_step
-from smolact.training.initialization import Start
+from smolact.training.initialization import PolicyBundle
 from smolact.training.loop import Trainer
-from smolact.training.opening import agreed_seed, open_run, teller, with_saved_names
 from smolact.training.optim import make_optimizer, make_scheduler, note_new_schedule, optimization_of
 from smolact.training.preflight import (
     check_disk,
@@ -43,10 +43,10 @@ from smolact.training.preflight import (
 )
 from smolact.training.provenance import flags_by_hand, provenance_of
 from smolact.training.random_state import seed_everything
-from smolact.training.run_folder import forget_begun, newest, note_begun, refuse_used, taking
+from smolact.training.run_folder import check_unused, remove_flags, reserve, resolve_last, save_flags
+from smolact.training.run_inputs import agreed_seed, prepare_run, progress_callback, with_saved_names
 from smolact.training.sections import policy_type_at
 from smolact.training.sharding import ShardedPolicy, make_mesh
-from smolact.training.shared_steps import share_steps
 from smolact.training.sources import Source, open_sources, order_of
 from smolact.training.trackers import make_trackers
 from smolact.training.tracking import (
@@ -100,11 +100,11 @@ def train(
     with contextlib.ExitStack() as held:
         if accelerator.is_main_process and config.check:
             if checkpoint is None:
-                refuse_used(run, anew=config.resume)
+                check_unused(run, anew=config.resume)
         elif accelerator.is_main_process:
-            held.enter_context(taking(run, resumes=checkpoint is not None, anew=config.resume))
+            held.enter_context(reserve(run, resumes=checkpoint is not None, anew=config.resume))
         if checkpoint is not None:
-            checkpoint = newest(checkpoint)
+            checkpoint = resolve_last(checkpoint)
             progress = read_progress(checkpoint)
             if (
                 progress.step >= config.steps
@@ -127,7 +127,7 @@ def _train(
 ) -> Ended:
     """`train` with its folder held."""
     seed_everything(seed)
-    opened = open_run(config, explicit, accelerator, checkpoint)
+    opened = prepare_run(config, explicit, accelerator, checkpoint)
     start, progress = opened.start, opened.progress
     sources, datasets = opened.sources, opened.datasets
     check_evaluation(start.policy.config, config)
@@ -145,16 +145,16 @@ def _train(
         "output_dir": str(run),
     }
     if checkpoint is None and accelerator.is_main_process and not config.check:
-        note_begun(run, flags_by_hand(config, explicit, settings))
-    kept_story = None
+        save_flags(run, flags_by_hand(config, explicit, settings))
+    cache_summary = None
     if not config.check:
-        kept_story = keep(
+        cache_summary = build_cache(
             config,
             start.policy,
             sources,
-            opened.read,
+            opened.all_datasets,
             accelerator,
-            teller(listeners, accelerator),
+            progress_callback(listeners, accelerator),
         )
     if config.gradient_checkpointing:
         start.policy.recompute_activations()
@@ -177,14 +177,14 @@ def _train(
         settings,
         sources,
         datasets,
-        weights=start.story,
+        weights=start.weights_source,
         parameters=(size.parameters, size.trained),
         device=accelerator.device.type,
         processes=accelerator.num_processes,
         samples_per_step=samples_per_step(config, accelerator),
     )
     if checkpoint is not None:
-        provenance.go_on(checkpoint / PRETRAINED_MODEL)
+        provenance.resume(checkpoint / PRETRAINED_MODEL)
     heard: list[Listener] = [provenance, *listeners]
     if accelerator.is_main_process and not config.check:
         heard.append(MetricsFile(run, progress.step))
@@ -211,7 +211,7 @@ def _train(
         budget=budget,
     )
     if config.dataset.eval_split:
-        kept = Samples(
+        kept = TrainDataset(
             open_sources([sources[index] for index in opened.held_out], list(opened.held_out.values())),
             seed,
             start.policy.training_draws,
@@ -229,26 +229,26 @@ def _train(
         else:
             trainer.ema.load(checkpoint / TRAINING_STATE, start.policy)
     if sharded is None:
-        trainer.shared = share_steps(config, seed, start, trainer.samples, accelerator, budget)
-    trainer.tell(
+        trainer.shared = adaptive_workers(config, seed, start, trainer.samples, accelerator, budget)
+    trainer.emit(
         Started(
             run,
             progress.step,
             config.steps,
             facts_of_run(run, seed, config, accelerator, start, datasets, schedule)
-            | ({} if kept_story is None else {"kept": kept_story})
-            | ({} if trainer.shared is None else {"device": trainer.shared.story}),
+            | ({} if cache_summary is None else {"kept": cache_summary})
+            | ({} if trainer.shared is None else {"device": trainer.shared.description}),
             "\n".join(match_table(start.policy.config, source) for source in sources),
             config.train_minutes,
         )
     )
     if config.check:
         return Ended(progress.step, None, is_complete=True)
-    with products(accelerator.device, "high"):
+    with matmul_precision(accelerator.device, "high"):
         ended = trainer.run_to_end()
     if accelerator.is_main_process:
         if ended.checkpoint is not None or ended.is_complete:
-            forget_begun(run)
+            remove_flags(run)
         if ended.is_complete and ended.checkpoint is not None and not ended.is_stopped:
             _publish(ended.checkpoint, config)
         elif ended.is_complete and config.policy.published_as is not None:
@@ -314,10 +314,10 @@ def _message(error: SmolactError) -> str:
 def _samples(
     config: TrainConfig,
     seed: int,
-    start: Start,
+    start: PolicyBundle,
     sources: Sequence[Source],
     datasets: Sequence[LeRobotDataset],
-) -> Samples:
+) -> TrainDataset:
     """What the run learns from, in the run's order."""
     changes = config.dataset.image_transforms
     dropped = config.dataset.drop_n_last_frames
@@ -325,8 +325,8 @@ def _samples(
         dropped = int(getattr(start.policy.config, "drop_n_last_frames", 0))
     draws = start.policy.training_draws
     if draws is not None and config.noise_draws != 1:
-        draws = SeveralDraws(draws, config.noise_draws)
-    return Samples(
+        draws = RepeatedNoise(draws, config.noise_draws)
+    return TrainDataset(
         open_sources(sources, datasets),
         seed,
         draws,

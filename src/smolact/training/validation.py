@@ -12,10 +12,10 @@ from torch import Tensor
 
 from smolact.datasets.unreadable import Unreadable
 from smolact.training.bad_samples import of_all
-from smolact.training.data import UNREADABLE, Samples, batch_of, take_drawn
-from smolact.training.devices import total
-from smolact.training.initialization import Start
-from smolact.training.stream import Place
+from smolact.training.data import UNREADABLE, TrainDataset, batch_of, split_noise
+from smolact.training.devices import all_reduce_sum
+from smolact.training.initialization import PolicyBundle
+from smolact.training.stream import SampleIndex
 
 
 class Validation:
@@ -30,16 +30,16 @@ class Validation:
         unreadable: what the last computation could not read, on any process.
     """
 
-    def __init__(self, samples: Samples, most: int, batch_size: int) -> None:
+    def __init__(self, samples: TrainDataset, most: int, batch_size: int) -> None:
         count = len(samples.dataset)
         frames = np.unique(np.linspace(0, count - 1, min(most or count, count)).round().astype(int))
         self.samples, self.batch_size = samples, batch_size
         self.unreadable: list[Unreadable] = []
-        self.places = [Place(position, int(frame)) for position, frame in enumerate(frames)]
+        self.places = [SampleIndex(position, int(frame)) for position, frame in enumerate(frames)]
 
     @torch.no_grad()
     def loss(
-        self, start: Start, accelerator: Accelerator, stops: Callable[[], bool] = lambda: False
+        self, start: PolicyBundle, accelerator: Accelerator, stops: Callable[[], bool] = lambda: False
     ) -> float | None:
         """The mean over all valid entries, the same number on every process.
 
@@ -58,12 +58,12 @@ class Validation:
         for first in range(0, longest, self.batch_size):
             asked: Tensor | bool = stops()
             if accelerator.num_processes > 1:  # each has to know what the others say
-                asked = total(accelerator, torch.tensor(float(asked), device=device)) > 0
+                asked = all_reduce_sum(accelerator, torch.tensor(float(asked), device=device)) > 0
             if asked:
                 policy.train()
                 return None
             mine = own[first : first + self.batch_size]
-            batch, drawn = take_drawn(batch_of(self.samples.__getitems__(mine or self.places[:1])))
+            batch, drawn = split_noise(batch_of(self.samples.__getitems__(mine or self.places[:1])))
             unreadable += batch.pop(UNREADABLE, ())
             arguments = {name: value.to(device) for name, value in drawn.items()}
             with accelerator.autocast():
@@ -72,5 +72,5 @@ class Validation:
                 totals += torch.stack((loss.float(), counted["entries"].float()))
         policy.train()
         self.unreadable = of_all(accelerator, unreadable)
-        sums, entries = total(accelerator, totals).tolist()
+        sums, entries = all_reduce_sum(accelerator, totals).tolist()
         return float(sums / max(entries, 1))

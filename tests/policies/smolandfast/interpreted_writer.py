@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smolact.errors import ActionTokensError
-from smolact.policies.common.kernels import KernelProduct
+from smolact.policies.common.kernels import KernelPackedLinear
 from smolact.policies.smolandfast import engine as engine_module
 from smolact.policies.smolandfast.kernel_writer import KernelWriter
 from tests.policies.interpreted_kernels import bfloat16_as_a_gpu_has_it  # noqa: F401
@@ -27,7 +27,7 @@ def test_the_policys_own_tokens_are_written(scheme: str, lengths: list[int], pad
     inputs = prompts(policy, lengths, 1, padded)
     writer = writer_of(policy, triton=True)
     assert isinstance(writer, KernelWriter)
-    assert isinstance(writer._products[0][0], KernelProduct)
+    assert isinstance(writer._products[0][0], KernelPackedLinear)
     assert alike(writer.write(*inputs, MOST), slowly(policy, inputs))
 
 

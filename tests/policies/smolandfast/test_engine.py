@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from smolact.errors import ActionTokensError, ConfigError
+from smolact.policies.common.packed_linear import Int8Weights
 from smolact.policies.common.precision import check_int8
-from smolact.policies.common.products import Int8Weights
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.engine import SmolAndFASTEngine
 from smolact.policies.smolandfast.generation import LOOK_EVERY, STRIDE, ActionWriter, drawn

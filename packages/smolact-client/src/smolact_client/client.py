@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from smolact_client.connection import Address, Connection
 from smolact_client.errors import (
     ClientError,
     ClosedError,
@@ -33,7 +34,6 @@ from smolact_client.errors import (
 )
 from smolact_client.images import QUALITY, encode_jpeg
 from smolact_client.leftover import LEFTOVER, Leftover, check_leftover
-from smolact_client.link import Address, Link
 from smolact_client.patience import Patience
 from smolact_client.protocol import Array, Jpeg
 from smolact_client.schema import Limits, Offer, Schema, check_chunk, check_observation
@@ -95,7 +95,7 @@ class RemotePolicy:
         self.patience = Patience(url)
         self._offer, self._images, self._quality, self._timeout = offer, images, quality, timeout
         self._turn = threading.Lock()
-        self._link: Link | None = None
+        self._link: Connection | None = None
         self._trouble: ClientError | None = None
         self._late = self._sessions = self._episode = 0
         self._is_closed = self._is_fatal = False
@@ -293,7 +293,7 @@ class RemotePolicy:
         pauses = _pauses()
         while True:
             try:
-                link = await Link.open(self._address, f"smolact-client {VERSION}", self._offer)
+                link = await Connection.open(self._address, f"smolact-client {VERSION}", self._offer)
                 self._check_schema(link)
             except ConnectError as error:
                 await self._tell(error)
@@ -323,7 +323,7 @@ class RemotePolicy:
         async with self._changed:
             self._changed.notify_all()
 
-    def _check_schema(self, link: Link) -> None:
+    def _check_schema(self, link: Connection) -> None:
         found = link.welcome.schema, link.welcome.limits
         if self._first is None:
             self._first = found

@@ -13,7 +13,7 @@ from smolact_client.schema import Limits, Names, Offer, Schema
 T = TypeVar("T")
 Fields = dict[str, Any]
 
-MOST_FPS = 1000.0
+MAX_FPS = 1000.0
 """More actions a second than any robot takes."""
 
 
@@ -103,8 +103,8 @@ def read_schema(value: Any) -> Schema:
 
 def _rate(value: Any, name: str) -> float:
     rate = _number(value, name)
-    if not 0 < rate <= MOST_FPS:
-        raise _wrong(value, name, f"a rate above 0, at most {MOST_FPS:g} a second")
+    if not 0 < rate <= MAX_FPS:
+        raise _wrong(value, name, f"a rate above 0, at most {MAX_FPS:g} a second")
     return rate
 
 

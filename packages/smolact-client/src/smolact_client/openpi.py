@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from smolact_client.connection import Address
 from smolact_client.errors import (
     ClientError,
     ClosedError,
@@ -41,7 +42,6 @@ from smolact_client.errors import (
 )
 from smolact_client.handshake import read_schema
 from smolact_client.leftover import Leftover
-from smolact_client.link import Address
 from smolact_client.patience import Patience
 from smolact_client.protocol import MAX_DEPTH, MAX_DIMENSIONS, MAX_KEYS, MAX_MESSAGE, MAX_TEXT, Array
 from smolact_client.schema import Limits, Schema, check_chunk, check_observation

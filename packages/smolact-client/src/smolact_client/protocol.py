@@ -2,7 +2,7 @@
 
     0   4s  magic           b"SMOL"
     4   u16 version         1
-    6   u16 kind            see `Kind`
+    6   u16 kind            see `MessageKind`
     8   u64 session         given by the server in its welcome; 0 before
     16  u64 sequence        counts this side's messages in this session, from 1
     24  u64 observation     the sequence of the observation that a message belongs to, or 0
@@ -57,7 +57,7 @@ JPEG = "jpeg"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-class Kind(IntEnum):
+class MessageKind(IntEnum):
     """What a message is."""
 
     HELLO = 1  # client: who I am, what I have
@@ -97,7 +97,7 @@ class Message:
         arrays: name to array, or to a JPEG.
     """
 
-    kind: Kind
+    kind: MessageKind
     session: int = 0
     sequence: int = 0
     observation: int = 0
@@ -181,7 +181,7 @@ class Header(NamedTuple):
         map_length, length: bytes of the map, and of the buffers.
     """
 
-    kind: Kind
+    kind: MessageKind
     session: int
     sequence: int
     observation: int
@@ -211,9 +211,9 @@ def read_header(data: bytes | memoryview) -> Header:
             f"A message is of version {version} of the protocol, and this side speaks {VERSION}. "
             "Install the same version of smolact-client on both."
         )
-    if kind not in Kind._value2member_map_:
+    if kind not in MessageKind._value2member_map_:
         raise ProtocolError(f"There is no message of kind {kind}.")
-    header = Header(Kind(kind), *numbers)
+    header = Header(MessageKind(kind), *numbers)
     if header.total > MAX_MESSAGE or header.map_length > MAX_MAP:
         raise ProtocolError(
             f"A message tells of {header.total} bytes, {header.map_length} of them map: at most {MAX_MESSAGE} and {MAX_MAP} "

@@ -13,7 +13,7 @@ from torch import Tensor
 from lerobot_policy_smolact.configuration_smolandfast import KIND, SMOLANDFASTConfig
 from lerobot_policy_smolact.policy import SmolactPolicy
 from smolact.policies.smolandfast.processor_smolandfast import SmolAndFASTPromptStep, prompt_step
-from smolact.types import ACTION, TASK, Unsaid
+from smolact.types import ACTION, TASK, EmptyInstruction
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class SMOLANDFASTPolicy(SmolactPolicy, PreTrainedPolicy):
     _prompts: SmolAndFASTPromptStep | None = None
     _has_warned: bool = False
 
-    def completed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def fill_in_processor(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with prompt and, in training, answer."""
         if self._prompts is None:
             parts = self.inner.processor_parts()[SmolAndFASTPromptStep.registry_name]
@@ -47,7 +47,7 @@ class SMOLANDFASTPolicy(SmolactPolicy, PreTrainedPolicy):
                 "Nobody tells the policy what to do: this environment has neither `task_description` nor `task`. The policy "
                 "is told nothing, unlike in training. `smolact eval --task='…'` tells it."
             )
-        return [text if text.strip() else Unsaid() for text in texts]
+        return [text if text.strip() else EmptyInstruction() for text in texts]
 
     def draws(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Where images are cut out in training, (B, cameras, 2) in [0, 1]."""

@@ -62,7 +62,7 @@ class SmolactPolicy:
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save_pretrained(save_directory, state_dict=state_dict)  # type: ignore[misc]
-        self.inner.save_beside(save_directory)
+        self.inner.save_extra_files(save_directory)
 
     def get_optim_params(self) -> Any:
         """What the optimizer is given."""
@@ -76,7 +76,7 @@ class SmolactPolicy:
         reduction: str = "mean",
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss of a preprocessed batch, and what to log."""
-        complete = self.completed(batch)
+        complete = self.fill_in_processor(batch)
         loss, found = self.inner(complete, noise, time, reduction, **self.draws(complete))
         return loss, {name: float(value) for name, value in found.items() if value.numel() == 1}
 
@@ -88,11 +88,11 @@ class SmolactPolicy:
             raise TypeError(
                 f"{type(self).__name__} predicts without {', '.join(kwargs)} (real-time chunking: smolact rollout)."
             )
-        return self.player.predict_action_chunk(self.completed(batch), noise)
+        return self.player.predict_action_chunk(self.fill_in_processor(batch), noise)
 
     def select_action(self, batch: Mapping[str, Any], noise: Tensor | None = None, **kwargs: Any) -> Tensor:
         """The next action (B, A), normalized; a new chunk after every `n_action_steps`."""
-        return self.player.select_action(self.completed(batch), noise)
+        return self.player.select_action(self.fill_in_processor(batch), noise)
 
     def reset(self) -> None:
         """Forget the actions in hand."""
@@ -110,7 +110,7 @@ class SmolactPolicy:
             logger.info("smolact's engine predicts.")
         return self._engine
 
-    def completed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    def fill_in_processor(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch with what LeRobot's pipeline does not make."""
         return batch
 

@@ -6,7 +6,7 @@ import logging
 import re
 from pathlib import Path
 
-from smolact.errors import NotFoundError, what_is_near
+from smolact.errors import NotFoundError, list_siblings
 from smolact.policies.configuration import CONFIG_FILE, find_policy
 from smolact.policies.sharing import CHECKPOINT_PATTERNS
 
@@ -29,7 +29,7 @@ def find_checkpoint(folder_or_id: str | Path) -> Path:
     if not whole:
         raise NotFoundError(
             f"{folder} holds no policy: it has no {CONFIG_FILE}, and no checkpoint-N that has one. "
-            f"{what_is_near(folder / CONFIG_FILE)}"
+            f"{list_siblings(folder / CONFIG_FILE)}"
         )
     logger.info("%s has no policy of its own: taking %s.", folder, whole[max(whole)].name)
     return whole[max(whole)]

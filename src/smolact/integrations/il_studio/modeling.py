@@ -104,7 +104,7 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
         folder = Path(folder)
         self.config.architectures = [type(self).__name__]
         durable.write_text(folder / CONFIG_FILE, self.config.to_json_string())
-        self.core.save_beside(folder)
+        self.core.save_extra_files(folder)
         once = {
             *dict(self.named_parameters()),
             *dict(self.named_buffers()),

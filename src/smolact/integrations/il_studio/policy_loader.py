@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from smolact.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean, what_is_near
+from smolact.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean, list_siblings
 from smolact.integrations.il_studio.checkout import POLICIES, policy_yaml
 
 _MODULES = {policy.module: f"smolact.integrations.il_studio.{name}" for name, policy in POLICIES.items()}
@@ -62,7 +62,7 @@ class PolicyLoader:
             text = policy_yaml(name)
         else:
             raise NotFoundError(
-                f"There is no {path}. {what_is_near(path.absolute())} Smolact's own go by {' and '.join(POLICIES)}; "
+                f"There is no {path}. {list_siblings(path.absolute())} Smolact's own go by {' and '.join(POLICIES)}; "
                 "`smolact il-studio install PATH` writes them into a checkout."
             )
         try:

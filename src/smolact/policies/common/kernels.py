@@ -6,11 +6,11 @@
 A GPU takes as long to begin a small kernel as to run it, and an expert's layer is nothing but small ones, 160 times a replan. With
 these two, attention, and a copy that puts its rows in order, it is seven.
 
-The norm needs no pass of its own. An RMS norm is a scale for each input, which is in the weights already (`Packer.pack`), and a
+The norm needs no pass of its own. An RMS norm is a scale for each input, which is in the weights already (`WeightPacker.pack`), and a
 number for each row, which may as well be multiplied behind the product: the squares are summed up while the row comes by.
 
 This module needs triton, which PyTorch's CUDA builds for Linux bring along; it is imported by engines that were asked for it.
-The plain way of everything here is `DenseProduct`, `Float8Product` and `Network.project`.
+The plain way of everything here is `DensePackedLinear`, `Float8PackedLinear` and `Network.project`.
 """
 
 # B batch, L rows (tokens), I input width, O output width, N query heads, K key/value heads, H head width.
@@ -22,9 +22,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smolact.policies.common.products import DenseProduct, Float8Product, Product
+from smolact.policies.common.packed_linear import DensePackedLinear, Float8PackedLinear, PackedLinear
 
-BLOCK_OUT, BLOCK_IN, MOST_ROWS = 16, 128, 64
+BLOCK_OUT, BLOCK_IN, MAX_ROWS = 16, 128, 64
 """What one program multiplies: 16 outputs, so that the 720 of an expert keep 45 programs busy; all 50 rows of a chunk, so that a
 weight is read once."""
 
@@ -115,7 +115,7 @@ def multiply(
     rows, heads = batch * length, x.ndim == 4
     outputs = len(weight) // 2 if gated else len(weight)
     out = x.new_empty(batch, length, outputs)
-    block = min(MOST_ROWS, max(16, triton.next_power_of_2(rows)))
+    block = min(MAX_ROWS, max(16, triton.next_power_of_2(rows)))
     # Triton launches where PyTorch is, not where its tensors are.
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         _multiply[triton.cdiv(outputs, BLOCK_OUT), triton.cdiv(rows, block)](
@@ -198,16 +198,20 @@ def split_and_rotate(
         )
 
 
-class KernelProduct(Product):
+class KernelPackedLinear(PackedLinear):
     """Another product by `multiply`, with what stands around it in a layer; what may be differentiated goes that one's way.
 
     In float8 it needs a GPU of compute capability 8.9 or more.
     """
 
-    def __init__(self, plain: Product) -> None:
-        assert isinstance(plain, DenseProduct | Float8Product)
+    def __init__(self, plain: PackedLinear) -> None:
+        assert isinstance(plain, DensePackedLinear | Float8PackedLinear)
         self.plain = plain
-        self._factors = plain.weight, plain.scale if isinstance(plain, Float8Product) else None, plain.bias
+        self._factors = (
+            plain.weight,
+            plain.scale if isinstance(plain, Float8PackedLinear) else None,
+            plain.bias,
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, L, I) to (B, L, O)."""

@@ -33,7 +33,7 @@ Ints = NDArray[np.int64]
 Urgency = NDArray[np.int16]
 """How early a merge is: the earliest has the largest number, and 0 is none."""
 
-MOST_TOKENS = 4096
+MAX_TOKENS = 4096
 """Larger vocabularies would need tables of more than 134 MB."""
 FEW = 32
 """Texts; with fewer the `tokenizers` library is quicker."""
@@ -62,7 +62,7 @@ class BatchEncoder:
         plain = _is_plain(settings) and sorted(vocabulary.values()) == list(range(len(vocabulary)))
         self._pairs = (
             BytePairs(vocabulary, settings["model"]["merges"], tokens)
-            if plain and len(vocabulary) <= MOST_TOKENS
+            if plain and len(vocabulary) <= MAX_TOKENS
             else None
         )
 

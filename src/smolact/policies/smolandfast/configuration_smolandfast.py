@@ -13,7 +13,7 @@ from smolact.types import NormalizationMode
 
 _BOUNDED = (NormalizationMode.MIN_MAX, NormalizationMode.QUANTILES, NormalizationMode.QUANTILE10)
 SCHEMES = ("fast", "bins", "text")
-MOST_LEVELS = 9999
+MAX_LEVELS = 9999
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -54,7 +54,7 @@ class SMOLANDFASTConfig(ChunkSettings):
         256, "with bins: how many there are over [-1, 1]", own=True, least=2, most=2**16
     )
     n_action_levels: int = setting(
-        1000, "with text: the largest number that is written", own=True, least=1, most=MOST_LEVELS
+        1000, "with text: the largest number that is written", own=True, least=1, most=MAX_LEVELS
     )
     n_state_bins: int = setting(256, "numbers that a state value is written as", least=1, most=2**16)
     fast_tokenizer_path: str = setting(

@@ -27,7 +27,7 @@ from smolact.backbones.layers import DecoderLayer, rotary_tables
 from smolact.backbones.smolvlm import SmolVLM, put_images
 from smolact.policies.common.attention import attend_folded, block_mask, positions_of
 from smolact.policies.common.graphs import Graph
-from smolact.policies.common.products import Int8Weights, plain_weights
+from smolact.policies.common.packed_linear import Int8Weights, plain_weights
 from smolact.policies.smolandfast.grammar import Grammar, GrammarTable, unfinished
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
 
@@ -62,7 +62,7 @@ class Linear:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
 
-class Block(NamedTuple):
+class WriterBlock(NamedTuple):
     """A decoder layer's weights: those that read the same input together, scales of norms in what follows them."""
 
     heads: Linear | Int8Weights
@@ -272,7 +272,7 @@ class ActionWriter:
             hidden = self._finish(block, hidden, found.reshape(batch, -1))
         return hidden
 
-    def _finish(self, block: Block, hidden: Tensor, seen: Tensor) -> Tensor:
+    def _finish(self, block: WriterBlock, hidden: Tensor, seen: Tensor) -> Tensor:
         hidden = block.out.onto(hidden, seen)
         gate, up = block.gate_up(self._normed(hidden)).chunk(2, -1)
         return block.down.onto(hidden, F.silu(gate).mul_(up))
@@ -296,7 +296,7 @@ class ActionWriter:
         return (wide * torch.addcmul(self._eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()).to(x.dtype)
 
 
-def fused(layer: DecoderLayer, dtype: torch.dtype, int8: bool) -> Block:
+def fused(layer: DecoderLayer, dtype: torch.dtype, int8: bool) -> WriterBlock:
     """A layer's weights in that precision, with adapters added to them."""
 
     def together(*layers: nn.Module, norm: Tensor | None = None) -> Linear | Int8Weights:
@@ -311,7 +311,7 @@ def fused(layer: DecoderLayer, dtype: torch.dtype, int8: bool) -> Block:
         return Linear(weight.contiguous() if weight.device.type == "cpu" else weight, bias)
 
     attention, mlp = layer.self_attn, layer.mlp
-    return Block(
+    return WriterBlock(
         together(attention.q_proj, attention.k_proj, attention.v_proj, norm=layer.input_layernorm.weight),
         together(attention.o_proj),
         together(mlp.gate_proj, mlp.up_proj, norm=layer.post_attention_layernorm.weight),

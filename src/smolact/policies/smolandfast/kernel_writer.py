@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from smolact.policies.common.attention import attend_folded
-from smolact.policies.common.kernels import KernelProduct, split_and_rotate
-from smolact.policies.common.products import DenseProduct
+from smolact.policies.common.kernels import KernelPackedLinear, split_and_rotate
+from smolact.policies.common.packed_linear import DensePackedLinear
 from smolact.policies.smolandfast.generation import ActionWriter, Linear, Slate
 
 
@@ -28,9 +28,11 @@ class KernelWriter(ActionWriter):
         self._products = [[self._product(part) for part in block] for block in self._blocks]
 
     @staticmethod
-    def _product(part: Any) -> KernelProduct:
+    def _product(part: Any) -> KernelPackedLinear:
         assert isinstance(part, Linear)
-        return KernelProduct(DenseProduct(part.weight.t().contiguous(), part.bias))  # on a GPU it lies so
+        return KernelPackedLinear(
+            DensePackedLinear(part.weight.t().contiguous(), part.bias)
+        )  # on a GPU it lies so
 
     def _think(self, hidden: Tensor, slate: Slate, bias: Tensor) -> Tensor:
         """The hidden state (B, D) after a token (B, D)."""

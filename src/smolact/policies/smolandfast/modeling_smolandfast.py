@@ -135,7 +135,7 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         return None if self.config.crop_shape is None else CropDraws(len(self.config.image_features))
 
     @classmethod
-    def kept_beside(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
+    def load_extra_files(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
         """The action tokens that a checkpoint keeps, unless others were chosen."""
         kept = folder / FAST_FOLDER
         same = getattr(config, "fast_tokenizer_path", None) == raw.get("fast_tokenizer_path")
@@ -156,16 +156,16 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         )
         return {"smolandfast_prompt_processor": {"writer": writer}}
 
-    def completed(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
+    def fill_in_processor(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
         """With the step that writes prompts, which the authors' own checkpoints do not have: their model does it."""
         if any(isinstance(step, SmolAndFASTPromptStep) for step in preprocess.steps):
             return preprocess
         step = prompt_step(self.config, **self.processor_parts()[SmolAndFASTPromptStep.registry_name])
         return ProcessorPipeline([*preprocess.steps, step], preprocess.name)
 
-    def save_beside(self, folder: Path) -> None:
+    def save_extra_files(self, folder: Path) -> None:
         """As every policy, and the action tokens."""
-        super().save_beside(folder)
+        super().save_extra_files(folder)
         self.actions.save(folder / FAST_FOLDER)
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]

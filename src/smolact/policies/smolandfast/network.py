@@ -124,7 +124,7 @@ class SMOLANDFAST(nn.Module):
             values[:, :, place] = layer.values(normed)[:, :, 0]
             queries = rotate(layer.queries(normed), *tables)
             seen = attend(queries, keys[:, :, : place + 1], values[:, :, : place + 1], mask)
-            hidden = layer.finish(hidden, seen)
+            hidden = layer.output_and_mlp(hidden, seen)
         last: Tensor = text.norm(hidden)[:, 0]
         return last
 

@@ -27,11 +27,11 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import SOLVERS, sample_noise
 from smolact.policies.common.guidance import Guidance
+from smolact.policies.common.packed_linear import PackedLinear, WeightPacker
 from smolact.policies.common.precision import check_fp8, check_int8, check_kernels, quickest_dtype
-from smolact.policies.common.products import Packer, Product
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.engine_network import Network
-from smolact.policies.smolvla.engine_plan import Plan, Settings, Shape
+from smolact.policies.smolvla.execution_plan import ExecutionPlan, Settings, Shape
 from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
 
 logger = logging.getLogger(__name__)
@@ -101,9 +101,9 @@ class SmolVLAEngine(Engine):
         self._release, self._compile = release, compile
         self.takes_leftover = not int8
         self._graphs, self._capture = graphs, capture
-        self._plans: OrderedDict[Shape, Plan] = OrderedDict()
+        self._plans: OrderedDict[Shape, ExecutionPlan] = OrderedDict()
         self._warned: set[Shape] = set()
-        self._observed: Plan | None = None
+        self._observed: ExecutionPlan | None = None
         self.use_steps(policy.config.num_steps if num_steps is None else num_steps, solver)
         self.refresh()
         self.reset()
@@ -170,7 +170,7 @@ class SmolVLAEngine(Engine):
         self._packed = self._state_of_weights()
         self._forget_plans()
 
-    def _packer(self, device: torch.device) -> Packer:
+    def _packer(self, device: torch.device) -> WeightPacker:
         """How weights are packed there, if what was asked for works there."""
         if self._int8:
             check_int8(device, self._asked_dtype)
@@ -184,15 +184,15 @@ class SmolVLAEngine(Engine):
             check_fp8(device)
         if self._triton:
             check_kernels(device)
-        kernel: Callable[[Product], Product] | None = None
+        kernel: Callable[[PackedLinear], PackedLinear] | None = None
         if has_kernels:
-            from smolact.policies.common.kernels import KernelProduct as kernel  # needs triton  # noqa: N813
-        return Packer(
+            from smolact.policies.common.kernels import KernelPackedLinear as kernel  # needs triton  # noqa: N813
+        return WeightPacker(
             torch.float32 if self._int8 else self._asked_dtype or quickest_dtype(device),
             int8=self._int8,
             fp8=self._fp8,
             kernel=kernel,
-            release=self._release,
+            releases=self._release,
         )
 
     @torch.inference_mode(False)  # buffers outlive a caller's inference mode, so they must not be of it
@@ -212,7 +212,7 @@ class SmolVLAEngine(Engine):
         if guidance is not None and not self.takes_leftover:
             raise ConfigError("int8=True has no gradient, which guidance needs. Leave one of them out.")
         state = self._policy.prepare_state(batch)
-        plan = self._look(batch)
+        plan = self._load_inputs(batch)
         return self._finish(plan, "replan", state, noise, guidance)
 
     @torch.inference_mode(False)
@@ -224,7 +224,7 @@ class SmolVLAEngine(Engine):
             FeatureError: an input is missing or has another shape.
         """
         self._refresh_if_changed()
-        plan = self._look(batch)
+        plan = self._load_inputs(batch)
         self._run(plan, "observe")
         self._observed = plan
 
@@ -302,7 +302,7 @@ class SmolVLAEngine(Engine):
 
     # What comes before and after.
 
-    def _look(self, batch: Mapping[str, Any]) -> Plan:
+    def _load_inputs(self, batch: Mapping[str, Any]) -> ExecutionPlan:
         """Copy images and instruction into the buffers of a plan."""
         policy = self._policy
         tokens, text_valid = (part.cpu() for part in policy.prepare_language(batch))
@@ -329,7 +329,7 @@ class SmolVLAEngine(Engine):
             if f"{key}_padding_mask" in batch:
                 valid[:, place] = mask.cpu()[:, None]
         valid[:, plan.layout.text] = text_valid
-        plan.tell(tokens, valid)
+        plan.load_prompt(tokens, valid)
         self._observed = None
         return plan
 
@@ -341,7 +341,7 @@ class SmolVLAEngine(Engine):
         missing = -length % _TEXT_BUCKET if self._use_graphs else 0
         return F.pad(tokens, (0, missing)), F.pad(valid, (0, missing))
 
-    def _plan(self, shape: Shape) -> Plan:
+    def _plan(self, shape: Shape) -> ExecutionPlan:
         if shape not in self._plans:
             settings = Settings(
                 self.config.chunk_size,
@@ -352,14 +352,19 @@ class SmolVLAEngine(Engine):
                 self._compile,
                 self._use_graphs,
             )
-            self._plans[shape] = Plan(self._network, shape, settings)
+            self._plans[shape] = ExecutionPlan(self._network, shape, settings)
             if len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(shape)
         return self._plans[shape]
 
     def _finish(
-        self, plan: Plan, work: str, state: Tensor, noise: Tensor | None, guidance: Guidance | None = None
+        self,
+        plan: ExecutionPlan,
+        work: str,
+        state: Tensor,
+        noise: Tensor | None,
+        guidance: Guidance | None = None,
     ) -> Tensor:
         expected = (plan.shape.batch, *self.noise_shape)
         if noise is None:
@@ -379,7 +384,7 @@ class SmolVLAEngine(Engine):
         actions: Tensor = self._policy.finish_actions(plan.actions.clone(), state)
         return actions
 
-    def _run(self, plan: Plan, work: str) -> None:
+    def _run(self, plan: ExecutionPlan, work: str) -> None:
         if self._use_graphs and not plan.captured:
             if self._capture:
                 plan.capture()

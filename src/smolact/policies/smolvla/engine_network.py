@@ -1,7 +1,7 @@
 """SmolVLA's weights as an engine multiplies with them, and the parts of its network as functions of tensors.
 
 What is fused: query, key and value projections; on a GPU gate and up; and, with kernels of our own, in the expert all that stands
-around a product (`KernelProduct`), and the rotation of what is split from one (`project_into`). What is folded into weights: the scale of every RMS norm, of
+around a product (`KernelPackedLinear`), and the rotation of what is split from one (`project_into`). What is folded into weights: the scale of every RMS norm, of
 image and text embeddings, and the action projection into the MLP that follows it, whose half that sees the time becomes a
 constant for each time.
 """
@@ -22,7 +22,7 @@ from smolact.backbones.layers import merge_heads, rotate, split_heads
 from smolact.backbones.smolvlm import patch_positions, pixel_shuffle
 from smolact.policies.common.attention import attend_folded
 from smolact.policies.common.flow_matching import time_embedding
-from smolact.policies.common.products import Packer, Product, plain_weights, rms_norm
+from smolact.policies.common.packed_linear import PackedLinear, WeightPacker, plain_weights, rms_norm
 from smolact.policies.smolvla.smolvlm_with_expert import Rotary
 
 Norm = tuple[Tensor, Tensor, float]
@@ -34,36 +34,36 @@ class VisionBlock:
     """A layer of the vision tower."""
 
     norm1: Norm
-    project: Product
-    out: Product
+    project: PackedLinear
+    out: PackedLinear
     norm2: Norm
-    fc1: Product
-    fc2: Product
+    fc1: PackedLinear
+    fc2: PackedLinear
 
 
-class Rest(NamedTuple):
+class PostAttention(NamedTuple):
     """What follows attention in a layer."""
 
-    out: Product
-    gates: tuple[Product, ...]
+    out: PackedLinear
+    gates: tuple[PackedLinear, ...]
     """Gate and up as one product or, on a CPU, two: its caches are quicker with two narrow outputs than with a wide one."""
-    down: Product
+    down: PackedLinear
 
 
 @dataclass(frozen=True)
 class DecoderBlock:
     """A layer of the VLM or of the expert."""
 
-    project: Product
+    project: PackedLinear
     """Queries, keys and values at once, or those of them that are needed: see `queries` and `keys`."""
     queries: int
     """Heads of queries in it; 0 for the last VLM layer that is read, of which only keys and values are used."""
     keys: int
     """Heads of keys, and as many of values; 0 for an expert's layer that makes them from the VLM's, with `read`."""
     eps: float
-    rest: Rest | None = None
+    post_attention: PostAttention | None = None
     """None where nothing behind the keys is used."""
-    read: tuple[Product, Product] | None = None
+    read: tuple[PackedLinear, PackedLinear] | None = None
     """Keys and values of a cross-attention layer from those of the VLM."""
 
 
@@ -75,7 +75,7 @@ class Network:
         packer: says precision, and whether the policy's own weights are let go of.
     """
 
-    def __init__(self, policy: Any, packer: Packer) -> None:
+    def __init__(self, policy: Any, packer: WeightPacker) -> None:
         model, config = policy.model, policy.config
         joint, vlm = model.vlm_with_expert, model.vlm_with_expert.vlm.model
         text = joint.config.text_config
@@ -91,19 +91,19 @@ class Network:
         self._pack_text(vlm.text_model, packer)
         self._pack_expert(joint.lm_expert, packer)
         self._pack_actions(model, joint.lm_expert.norm, packer)
-        packer.empty(policy)
+        packer.release(policy)
 
     # How weights are packed.
 
-    def _pack_vision(self, vlm: Any, heads: int, packer: Packer) -> None:
+    def _pack_vision(self, vlm: Any, heads: int, packer: WeightPacker) -> None:
         tower = vlm.vision_model
         self.vision_heads = heads
         embeddings = tower.embeddings
         self.patch_size: int = embeddings.patch_size
         self.side: int = embeddings.side
-        self.patch_weight = packer.keep(embeddings.patch_embedding.weight).flatten(1)
-        self.patch_bias = packer.keep(embeddings.patch_embedding.bias)
-        self.patch_position = packer.keep(embeddings.position_embedding.weight)
+        self.patch_weight = packer.to_device(embeddings.patch_embedding.weight).flatten(1)
+        self.patch_bias = packer.to_device(embeddings.patch_embedding.bias)
+        self.patch_position = packer.to_device(embeddings.position_embedding.weight)
         self.vision = []
         for layer in tower.encoder.layers:
             attention = layer.self_attn
@@ -117,7 +117,7 @@ class Network:
                     packer.pack([layer.mlp.fc2]),
                 )
             )
-            packer.empty(layer)
+            packer.release(layer)
         self.vision_norm = _layer_norm(tower.post_layernorm, packer)
         self.scale_factor: int = vlm.connector.scale_factor
         projection = vlm.connector.modality_projection.proj
@@ -126,15 +126,15 @@ class Network:
             [projection], torch.full((1,), math.sqrt(projection.out_features)).to(self.device)
         )
 
-    def _pack_text(self, text: Any, packer: Packer) -> None:
-        self.embeddings = packer.keep(text.embed_tokens.weight)
+    def _pack_text(self, text: Any, packer: WeightPacker) -> None:
+        self.embeddings = packer.to_device(text.embed_tokens.weight)
         last = self.read_layers[-1]
         self.text = [
             self._pack_layer(layer, packer, makes_queries=index < last)
             for index, layer in enumerate(text.layers[: last + 1])
         ]
 
-    def _pack_expert(self, expert: Any, packer: Packer) -> None:
+    def _pack_expert(self, expert: Any, packer: WeightPacker) -> None:
         self.expert = [
             self._pack_layer(layer, packer, makes_keys=not crosses, often=True)
             for layer, crosses in zip(expert.layers, self.cross, strict=True)
@@ -143,7 +143,7 @@ class Network:
     def _pack_layer(
         self,
         layer: Any,
-        packer: Packer,
+        packer: WeightPacker,
         *,
         makes_queries: bool = True,
         makes_keys: bool = True,
@@ -160,7 +160,7 @@ class Network:
             self.heads * makes_queries,
             self.key_heads * makes_keys,
             norm.eps,
-            Rest(
+            PostAttention(
                 packer.pack([attention.o_proj], often=often),
                 tuple(packer.pack(group, after, often=often) for group in gates),
                 packer.pack([mlp.down_proj], often=often),
@@ -170,10 +170,10 @@ class Network:
             # All rows of the prefix read these, once a replan.
             None if makes_keys else (packer.pack([attention.k_proj]), packer.pack([attention.v_proj])),
         )
-        packer.empty(layer)
+        packer.release(layer)
         return block
 
-    def _pack_actions(self, model: Any, norm: Any, packer: Packer) -> None:
+    def _pack_actions(self, model: Any, norm: Any, packer: WeightPacker) -> None:
         self.state = packer.pack([model.state_proj], exact=True)
         # action_time_mlp_in sees the projected action beside the time: W = [W_action | W_time].
         # Multiplied in float64, on the CPU since not every device has it.
@@ -276,17 +276,17 @@ class Network:
         own_keys, own_values = (split_heads(x, self.head_width) for x in made)
         return own_keys, own_values
 
-    def finish(self, block: DecoderBlock, hidden: Tensor, attended: Tensor) -> Tensor:
+    def output_and_mlp(self, block: DecoderBlock, hidden: Tensor, attended: Tensor) -> Tensor:
         """What follows attention: output projection, residual, MLP, residual."""
-        assert block.rest is not None
-        hidden = block.rest.out.onto(hidden, attended.transpose(1, 2))
-        if len(block.rest.gates) == 1:
-            inner = block.rest.gates[0].gated(hidden, block.eps)
+        assert block.post_attention is not None
+        hidden = block.post_attention.out.onto(hidden, attended.transpose(1, 2))
+        if len(block.post_attention.gates) == 1:
+            inner = block.post_attention.gates[0].gated(hidden, block.eps)
         else:
             normed = rms_norm(hidden, block.eps)
-            gate, up = (product(normed) for product in block.rest.gates)
+            gate, up = (product(normed) for product in block.post_attention.gates)
             inner = F.silu(gate).mul_(up)
-        return block.rest.down.onto(hidden, inner)
+        return block.post_attention.down.onto(hidden, inner)
 
     @property
     def width(self) -> int:
@@ -296,14 +296,14 @@ class Network:
     @property
     def tensors(self) -> list[Tensor]:
         """All weights."""
-        products: list[Product] = [self.connector, self.state, self.action_hidden, self.action_out]
+        products: list[PackedLinear] = [self.connector, self.state, self.action_hidden, self.action_out]
         found = [self.patch_weight, self.patch_bias, self.patch_position, self.embeddings, self.action_in]
         for vision in self.vision:
             products += [vision.project, vision.out, vision.fc1, vision.fc2]
         for block in (*self.text, *self.expert):
             products += [block.project, *(block.read or ())]
-            if block.rest is not None:
-                products += [block.rest.out, *block.rest.gates, block.rest.down]
+            if block.post_attention is not None:
+                products += [block.post_attention.out, *block.post_attention.gates, block.post_attention.down]
         return found + [tensor for product in products for tensor in product.tensors()]
 
 
@@ -313,8 +313,8 @@ def _precise(layer: nn.Module) -> tuple[Tensor, Tensor]:
     return weight.detach().cpu().double(), bias.detach().cpu().double()
 
 
-def _layer_norm(norm: nn.LayerNorm, packer: Packer) -> Norm:
-    return packer.keep(norm.weight), packer.keep(norm.bias), norm.eps
+def _layer_norm(norm: nn.LayerNorm, packer: WeightPacker) -> Norm:
+    return packer.to_device(norm.weight), packer.to_device(norm.bias), norm.eps
 
 
 def _normalized(x: Tensor, norm: Norm) -> Tensor:

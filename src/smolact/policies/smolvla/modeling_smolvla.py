@@ -44,7 +44,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
         r"model\.(vlm_with_expert\.lm_expert\..*\.[qv]_proj"
         r"|state_proj|action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out)"
     )
-    sole_engine = {"release": True, "capture": True}  # noqa: RUF012
+    inference_only_defaults = {"release": True, "capture": True}  # noqa: RUF012
     takes_leftover = True
     config: SmolVLAConfig
     model: VLAFlowMatching

@@ -20,7 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from smolact.backbones.config import SmolVLMConfig, TextConfig
-from smolact.backbones.layers import DecoderLayer, Recomputing, RMSNorm, attend, rotary_tables, rotate
+from smolact.backbones.layers import (
+    ActivationCheckpointing,
+    DecoderLayer,
+    RMSNorm,
+    attend,
+    rotary_tables,
+    rotate,
+)
 from smolact.backbones.smolvlm import KeyValues, SmolVLM, make_decoder_layer
 from smolact.errors import ConfigError
 
@@ -36,7 +43,7 @@ def expert_hidden_width(width: int, multiple_of: int = 256) -> int:
     return multiple_of * ((hidden + multiple_of - 1) // multiple_of)
 
 
-class Expert(nn.Module):
+class ActionExpert(nn.Module):
     """The action expert: decoder layers of its own width, and a final norm. `cross` says which layers read from afar."""
 
     def __init__(self, config: TextConfig, cross: list[bool], vlm_key_value_width: int) -> None:
@@ -47,7 +54,7 @@ class Expert(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class SmolVLMWithExpertModel(Recomputing):
+class SmolVLMWithExpertModel(ActivationCheckpointing):
     """The VLM and the expert, and how the one reads the other.
 
     Raises:
@@ -100,7 +107,7 @@ class SmolVLMWithExpertModel(Recomputing):
             hidden_size=self.expert_hidden_size,
             intermediate_size=expert_hidden_width(self.expert_hidden_size),
         )
-        self.lm_expert = Expert(expert, self.cross, text.num_key_value_heads * text.head_dim)
+        self.lm_expert = ActionExpert(expert, self.cross, text.num_key_value_heads * text.head_dim)
         self.set_requires_grad()
 
     def set_requires_grad(self) -> None:
@@ -135,14 +142,16 @@ class SmolVLMWithExpertModel(Recomputing):
         keys, values = rotate(layer.keys(normed), *rotary), layer.values(normed)
         if past is not None:
             keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-        return layer.finish(hidden, attend(rotate(layer.queries(normed), *rotary), keys, values, mask))
+        return layer.output_and_mlp(
+            hidden, attend(rotate(layer.queries(normed), *rotary), keys, values, mask)
+        )
 
     def forward_cross_attn_layer(
         self, layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, read: KeyValues
     ) -> Tensor:
         """Attention over what was read of the prefix, and nothing else; (B, S, E) to the same."""
         queries = rotate(layer.queries(layer.input_layernorm(hidden)), *rotary)
-        return layer.finish(hidden, attend(queries, *read, mask))
+        return layer.output_and_mlp(hidden, attend(queries, *read, mask))
 
     def forward_prefix(
         self, prefix: Tensor, mask: Tensor, positions: Tensor, context: int = 0
@@ -176,8 +185,10 @@ class SmolVLMWithExpertModel(Recomputing):
         for index in range(last + 1):
             layer = layers[index]
             assert isinstance(layer, DecoderLayer)
-            before, goes_on = None if past is None else past[index], index < last
-            hidden, keys, values = self.through(_vlm_layer, layer, hidden, rotary, mask, before, goes_on)
+            before, is_read = None if past is None else past[index], index < last
+            hidden, keys, values = self.checkpointed_call(
+                _vlm_layer, layer, hidden, rotary, mask, before, is_read
+            )
             found.append((keys, values))
         return found
 
@@ -195,9 +206,9 @@ class SmolVLMWithExpertModel(Recomputing):
             assert isinstance(layer, DecoderLayer)
             if crosses:
                 inputs = layer, hidden, cross_rotary, cross_mask, past
-                hidden = self.through(self.forward_cross_attn_layer, *inputs)
+                hidden = self.checkpointed_call(self.forward_cross_attn_layer, *inputs)
             else:
-                hidden = self.through(self.forward_attn_layer, layer, hidden, rotary, mask, past)
+                hidden = self.checkpointed_call(self.forward_attn_layer, layer, hidden, rotary, mask, past)
         normed: Tensor = self.lm_expert.norm(hidden)
         return normed
 
@@ -227,17 +238,17 @@ class SmolVLMWithExpertModel(Recomputing):
 
 
 def _vlm_layer(
-    layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, past: KeyValues | None, goes_on: bool
+    layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, past: KeyValues | None, is_read: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states behind a layer of the VLM, and its keys and values behind those of `past` tokens.
 
-    Of the last layer that is read nothing but keys and values is ever used: without `goes_on` `hidden` stays as it is.
+    Of the last layer that is read nothing but keys and values is ever used: without `is_read` `hidden` stays as it is.
     """
     normed = layer.input_layernorm(hidden)
     keys, values = rotate(layer.keys(normed), *rotary), layer.values(normed)
     if past is not None:
         keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-    if goes_on:
+    if is_read:
         queries = rotate(layer.queries(normed), *rotary)
-        hidden = layer.finish(hidden, attend(queries, keys, values, mask))
+        hidden = layer.output_and_mlp(hidden, attend(queries, keys, values, mask))
     return hidden, keys, values

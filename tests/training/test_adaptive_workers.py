@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from smolact.errors import ConfigError
-from smolact.training import shared_steps
-from smolact.training.gradients import pieces_of, usual_number
-from smolact.training.shared_steps import SharedSteps
+from smolact.training import adaptive_workers
+from smolact.training.adaptive_workers import AdaptiveWorkers
+from smolact.training.gradients import default_part_count, split_evenly
 from smolact.training.tracking import Measured
-from smolact.training.workers import Made, Workers
+from smolact.training.worker_pool import StepGradients, WorkerPool
 from tests.training.runs import DATASET, QUICK, SMALL, run
 
 STEPS = ("--batch_size=16", "--steps=3")
@@ -45,7 +45,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("count", "processes"), [(1, 4), (7, 2), (8, 2), (32, 2), (32, 16), (50, 3)])
 def test_pieces_cover_a_step_and_are_alike(count: int, processes: int) -> None:
-    pieces = pieces_of(count, usual_number(count, processes))
+    pieces = split_evenly(count, default_part_count(count, processes))
     assert [place for piece in pieces for place in piece] == list(range(count))
     assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
     assert len(pieces) == 1 or min(map(len, pieces)) >= 4
@@ -93,16 +93,16 @@ def test_a_shared_run_resumes_bit_for_bit(shared: Path, tmp_path: Path) -> None:
 def test_a_process_that_is_killed_costs_nothing_but_time(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gradients = Workers.gradients
+    gradients = WorkerPool.gradients
 
-    def kill_one(self: Workers, first: int) -> Made:
+    def kill_one(self: WorkerPool, first: int) -> StepGradients:
         if self._step == 1:
             while self.ready < 2:
                 time.sleep(0.02)
             os.kill(self._workers[0].process.pid, signal.SIGKILL)
         return gradients(self, first)
 
-    monkeypatch.setattr(Workers, "gradients", kill_one)
+    monkeypatch.setattr(WorkerPool, "gradients", kill_one)
     run(tmp_path / "run", *STEPS, "--cpu_processes=2")
     assert_same(shared, tmp_path / "run")
     assert "has ended; the others go on without it" in caplog.text
@@ -188,7 +188,7 @@ class Machine:
         self.now, self.active, self.started, self.most, self.number = 0.0, 1, 1, 4, 4
         self.steps_per_second = {1: 5.0, 2: 10.0, 4: 10.0}
         self.busy = 1.0
-        monkeypatch.setattr(shared_steps.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(adaptive_workers.time, "perf_counter", lambda: self.now)
 
     @property
     def ready(self) -> int:
@@ -197,9 +197,9 @@ class Machine:
     def start(self, number: int) -> None:
         self.started = max(self.started, number)
 
-    def gradients(self, first: int) -> Made:
+    def gradients(self, first: int) -> StepGradients:
         self.now += 1 / self.steps_per_second[min(self.active, self.started)]
-        return Made(torch.tensor(0.0), torch.tensor(1.0), [], 0.0, self.busy)
+        return StepGradients(torch.tensor(0.0), torch.tensor(1.0), [], 0.0, self.busy)
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
-def train_for(shared: SharedSteps, machine: Machine, seconds: float) -> None:
+def train_for(shared: AdaptiveWorkers, machine: Machine, seconds: float) -> None:
     end = machine.now + seconds
     while machine.now < end:
         shared.gradients(0)
@@ -215,7 +215,7 @@ def train_for(shared: SharedSteps, machine: Machine, seconds: float) -> None:
 
 def test_as_many_processes_as_are_fastest_train(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    shared = SharedSteps(machine, 32, 2)  # type: ignore[arg-type]
+    shared = AdaptiveWorkers(machine, 32, 2)  # type: ignore[arg-type]
     train_for(shared, machine, 15)
     assert machine.active == 2 and machine.started == 2
     assert "Training in 2 processes of one thread: 320 samples/s (1: 160)." in caplog.text
@@ -226,7 +226,7 @@ def test_as_many_processes_as_are_fastest_train(machine: Machine, caplog: pytest
 
 
 def test_a_machine_that_has_become_busy_gets_more_processes(machine: Machine) -> None:
-    shared = SharedSteps(machine, 32, 2)  # type: ignore[arg-type]
+    shared = AdaptiveWorkers(machine, 32, 2)  # type: ignore[arg-type]
     train_for(shared, machine, 15)
     machine.busy, machine.steps_per_second = 0.5, {1: 2.0, 2: 5.0, 4: 7.0}
     train_for(shared, machine, 60)
@@ -234,7 +234,7 @@ def test_a_machine_that_has_become_busy_gets_more_processes(machine: Machine) ->
 
 
 def test_a_moment_in_which_the_machine_was_busy_is_forgotten(machine: Machine) -> None:
-    shared = SharedSteps(machine, 32, 2)  # type: ignore[arg-type]
+    shared = AdaptiveWorkers(machine, 32, 2)  # type: ignore[arg-type]
     machine.steps_per_second = {1: 5.0, 2: 3.0, 4: 3.0}
     train_for(shared, machine, 15)
     assert machine.active == 1
@@ -244,16 +244,16 @@ def test_a_moment_in_which_the_machine_was_busy_is_forgotten(machine: Machine) -
 
 
 def test_a_run_by_the_clock_has_a_piece_for_each_process(machine: Machine) -> None:
-    exact = SharedSteps(machine, 32, 2)  # type: ignore[arg-type]
+    exact = AdaptiveWorkers(machine, 32, 2)  # type: ignore[arg-type]
     train_for(exact, machine, 15)
     assert machine.active == 2 and machine.number == 4
     machine.active = machine.number = 1
-    free = SharedSteps(machine, 32, 2, is_exact=False)  # type: ignore[arg-type]
+    free = AdaptiveWorkers(machine, 32, 2, is_exact=False)  # type: ignore[arg-type]
     train_for(free, machine, 15)
     assert machine.active == machine.number == 2
 
 
 def test_a_run_that_is_nearly_over_starts_nobody(machine: Machine) -> None:
-    shared = SharedSteps(machine, 32, 2, seconds_left=lambda: 10.0)  # type: ignore[arg-type]
+    shared = AdaptiveWorkers(machine, 32, 2, seconds_left=lambda: 10.0)  # type: ignore[arg-type]
     train_for(shared, machine, 30)
     assert machine.started == 1

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from smolact.cli.main import main
-from smolact.datasets.alike import differences, order_of_names
+from smolact.datasets.comparison import differences, order_of_names
 from smolact.datasets.edit import merge
 from smolact.datasets.format import Feature
 from smolact.datasets.inspection import check_dataset

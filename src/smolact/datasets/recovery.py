@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import check_depth_image, decode_image
-from smolact.datasets.confined import check_inside, unfit
 from smolact.datasets.episodes import Episodes
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspected_files import DECODED_AT_ONCE, TIME_TOLERANCE
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
+from smolact.datasets.path_checks import check_inside, unfit
 from smolact.datasets.rows import EpisodeRows, taken
 from smolact.datasets.sizes import first_size
 from smolact.datasets.sources import Source, table_more, table_statistics
@@ -60,7 +60,7 @@ class Row:
 
 
 @dataclass
-class Salvage:
+class RecoveryReport:
     """What there is of a dataset (v3.0) in `root`.
 
     Attributes:
@@ -74,10 +74,10 @@ class Salvage:
 
     meta: LeRobotDatasetMetadata
     rows: list[Row] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     table_rows: dict[Path, int] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
-    learned: bool = False
+    tasks_recovered: bool = False
 
     def is_in_order(self) -> bool:
         """Whether the whole episodes are a dataset as they lie there, so that only `meta` has to be written."""
@@ -98,10 +98,10 @@ class Salvage:
         )
 
 
-class SalvagedSource(Source):
+class RecoveredSource(Source):
     """The whole episodes as a dataset of their own, numbered from 0."""
 
-    def __init__(self, found: Salvage) -> None:
+    def __init__(self, found: RecoveryReport) -> None:
         rows, meta = found.rows, found.meta
         first = {
             key: np.array([row.videos[key][1] for row in rows], dtype=np.float64) for key in meta.video_keys
@@ -126,7 +126,7 @@ class SalvagedSource(Source):
         return self._numbers[episode]
 
 
-class _Bare(LeRobotDatasetMetadata):
+class InfoOnlyMetadata(LeRobotDatasetMetadata):
     """What `info.json` says, whatever the rest is like."""
 
     def _read_tables(self) -> None:
@@ -137,7 +137,7 @@ class _Bare(LeRobotDatasetMetadata):
         """Each is looked at by itself: one that must not be opened costs only its own episodes."""
 
 
-def find_whole(root: Path, quick: bool = False, progress: Progress = no_progress) -> Salvage:
+def find_intact_episodes(root: Path, quick: bool = False, progress: Progress = no_progress) -> RecoveryReport:
     """Look at every episode that any metadata of the dataset in `root` tells of.
 
     Args:
@@ -150,7 +150,7 @@ def find_whole(root: Path, quick: bool = False, progress: Progress = no_progress
         ConfigError: it is of an older version.
         DatasetError: `info.json` is not there or damaged, or something of `meta`, or a folder, must not be opened.
     """
-    meta = _Bare(root)
+    meta = InfoOnlyMetadata(root)
     for fault in unfit(root):
         if (
             root / fault.place
@@ -161,23 +161,23 @@ def find_whole(root: Path, quick: bool = False, progress: Progress = no_progress
             f"{root} is a dataset of version {meta.codebase_version}, and only {layout.WRITTEN_VERSION} is mended. See what "
             f"is wrong (smolact dataset check --dataset.root={root}), and delete the episodes that are not whole."
         )
-    found = Salvage(meta)
+    found = RecoveryReport(meta)
     rows = _read_rows(found)
     try:
         meta.tasks = read_tasks_v3(root) if rows else {}
     except DatasetError as error:
-        found.lost.append(_cause(error))
-        found.learned = True
+        found.errors.append(_cause(error))
+        found.tasks_recovered = True
     rows = _check_data(found, rows, quick, progress)
     for key in meta.video_keys:
         rows = _check_videos(found, key, rows, quick, progress)
     found.rows = sorted(rows, key=lambda row: row.number)
     if not rows:
-        meta.tasks, found.learned = {}, False
+        meta.tasks, found.tasks_recovered = {}, False
     return found
 
 
-def _read_rows(found: Salvage) -> list[Row]:
+def _read_rows(found: RecoveryReport) -> list[Row]:
     """All rows of `meta/episodes` that can be read, the first of each number."""
     meta, rows = found.meta, dict[int, Row]()
     wanted = [*NAMES, "dataset_from_index", "dataset_to_index"]
@@ -194,7 +194,7 @@ def _read_rows(found: Salvage) -> list[Row]:
             columns = {name: column_values(read_table(path, wanted), name, path) for name in wanted}
             statistics, more = table_statistics(table, path), table_more(table, path)
         except DatasetError as error:
-            found.lost.append(_cause(error))
+            found.errors.append(_cause(error))
             continue
         found.table_rows[path] = table.num_rows
         for position in range(table.num_rows):
@@ -202,10 +202,10 @@ def _read_rows(found: Salvage) -> list[Row]:
             try:
                 row = _row(meta, path, position, value, statistics[position], more[position])
             except DatasetError as error:
-                found.lost.append(_cause(error))
+                found.errors.append(_cause(error))
                 continue
             if row.number in rows:
-                found.lost.append(f"{path}: episode {row.number} is there twice.")
+                found.errors.append(f"{path}: episode {row.number} is there twice.")
             rows.setdefault(row.number, row)
     return list(rows.values())
 
@@ -264,7 +264,7 @@ def _path(
     return str(layout.fill_template(template, meta.root / layout.INFO, **more, **place))
 
 
-def _check_data(found: Salvage, rows: list[Row], quick: bool, progress: Progress) -> list[Row]:
+def _check_data(found: RecoveryReport, rows: list[Row], quick: bool, progress: Progress) -> list[Row]:
     """Those of the episodes whose data rows are all there, and right."""
     meta, whole, done = found.meta, list[Row](), 0
     names = [name for name, feature in meta.features.items() if feature.dtype != "video"]
@@ -276,7 +276,7 @@ def _check_data(found: Salvage, rows: list[Row], quick: bool, progress: Progress
             counters = {name: column_array(table, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
             rows_of = EpisodeRows(table, path)
         except DatasetError as error:
-            found.lost.append(f"{_cause(error)} {_named(group)}")
+            found.errors.append(f"{_cause(error)} {_named(group)}")
             continue
         found.frames[place] = table.num_rows
         is_in_order = bool((np.diff(counters["index"]) > 0).all())
@@ -289,13 +289,13 @@ def _check_data(found: Salvage, rows: list[Row], quick: bool, progress: Progress
                     _check_images(meta, row, part)
                 whole.append(row)
             except DatasetError as error:
-                found.lost.append(f"{place}, episode {row.number}: {_cause(error)}")
+                found.errors.append(f"{place}, episode {row.number}: {_cause(error)}")
             done += 1
             progress("data", done, len(rows))
     return whole
 
 
-def _check_rows(found: Salvage, row: Row, part: pa.Table) -> None:
+def _check_rows(found: RecoveryReport, row: Row, part: pa.Table) -> None:
     """Look at the rows of an episode, which are in order of `frame_index`."""
     meta = found.meta
     path = meta.root / row.data
@@ -313,7 +313,7 @@ def _check_rows(found: Salvage, row: Row, part: pa.Table) -> None:
         if len(used) > 1 or len(row.tasks) > 1:
             raise DatasetError(f"task_index {sorted(used - meta.tasks.keys())[0]} is no task that is known.")
         meta.tasks[used.pop()] = row.tasks[0]
-        found.learned = True
+        found.tasks_recovered = True
     for name, feature in meta.features.items():
         if not feature.is_numeric:
             continue
@@ -333,7 +333,9 @@ def _check_images(meta: LeRobotDatasetMetadata, row: Row, part: pa.Table) -> Non
                 decode_image(data, meta.features[key].image_shape[1:], key)
 
 
-def _check_videos(found: Salvage, key: str, rows: list[Row], quick: bool, progress: Progress) -> list[Row]:
+def _check_videos(
+    found: RecoveryReport, key: str, rows: list[Row], quick: bool, progress: Progress
+) -> list[Row]:
     """Those of the episodes of which camera `key` has all frames."""
     meta, whole, done = found.meta, list[Row](), 0
     places = sorted({row.videos[key][0] for row in rows})
@@ -346,7 +348,7 @@ def _check_videos(found: Salvage, key: str, rows: list[Row], quick: bool, progre
             check_inside(meta.root, place)
             reader = VideoReader(meta.root / place)
         except DatasetError as error:
-            found.lost.append(f"{_cause(error)} {_named(group)}")
+            found.errors.append(f"{_cause(error)} {_named(group)}")
             continue
         end = 0
         for row in sorted(group, key=lambda row: (row.videos[key][1], row.number)):
@@ -356,7 +358,7 @@ def _check_videos(found: Salvage, key: str, rows: list[Row], quick: bool, progre
                 )
                 whole.append(row)
             except DatasetError as error:
-                found.lost.append(f"{place}, episode {row.number}: {_cause(error)}")
+                found.errors.append(f"{place}, episode {row.number}: {_cause(error)}")
             done += 1
             progress(key, done, len(rows))
         reader.close()

@@ -23,7 +23,7 @@ from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets import splits
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
-from smolact.datasets.resume import Found, Running, put_aside
+from smolact.datasets.resume import ResumeState, Running, quarantine_leftovers
 from smolact.datasets.stats import ImageStatistics, VectorStatistics, aggregate
 from smolact.datasets.tables import episodes_schema, frames_schema, tasks_table, to_column
 from smolact.datasets.video import VideoWriter
@@ -31,7 +31,7 @@ from smolact.types import Statistics
 
 
 @dataclass
-class Group:
+class FileGroup:
     """Finished episodes that go into the same files.
 
     Attributes:
@@ -48,10 +48,10 @@ class Group:
     images: list[dict[str, ImageStatistics]] = field(default_factory=list)
     videos: dict[str, VideoWriter] = field(default_factory=dict)
     frames: int = 0
-    sealed: bool = False
+    finalized: bool = False
 
 
-class Publisher:
+class EpisodeCommitter:
     """What of a dataset is on disk for good, and how more of it gets there.
 
     Raises (each method):
@@ -65,7 +65,7 @@ class Publisher:
         self._fps, self._features, self._robot_type = fps, features, robot_type
         self._video_keys = [name for name, feature in features.items() if feature.dtype == "video"]
         self._files, self._chunk_size = 0, layout.FILES_PER_CHUNK
-        self._found: Found | None = None
+        self._found: ResumeState | None = None
         self._statistics: Running = {
             name: ImageStatistics() if feature.is_image else VectorStatistics(feature.shape)
             for name, feature in features.items()
@@ -75,12 +75,12 @@ class Publisher:
 
     def begin(self) -> None:
         """Make the folder, and in it a dataset without episodes."""
-        with durable.named_errors(self.root):
+        with durable.annotate_errors(self.root):
             durable.make_folder(self.root)
             self._staging.mkdir()
         durable.write_json(self.root / layout.INFO, self._info(0, 0, 0))
 
-    def go_on(self, found: Found) -> None:
+    def resume(self, found: ResumeState) -> None:
         """Continue the dataset that is there: `found` says where it ended. What a dead writer left is put aside.
 
         Statistics and tasks that count the episode it lost come first: as long as that lies there, a check sees why they do.
@@ -98,15 +98,15 @@ class Publisher:
         if found.tasks_ran_ahead:
             with durable.replacing_file(self.root / layout.TASKS) as temporary:
                 pq.write_table(tasks_table(found.tasks), temporary)
-        put_aside(found)
-        with durable.named_errors(self.root):
+        quarantine_leftovers(found)
+        with durable.annotate_errors(self.root):
             self._staging.mkdir()
 
     def staged(self, key: str) -> Path:
         """Where the video of camera `key` is to be written for the group at hand."""
         return self._staging / f"{self._files:06d}-{key}.mp4"
 
-    def publish(self, group: Group, tasks: Sequence[str]) -> None:
+    def publish(self, group: FileGroup, tasks: Sequence[str]) -> None:
         """Publish a group whose videos are finished. Each step can be repeated: a failed call can be made again."""
         statistics = self._with_group(group)
         chunk, file = divmod(self._files, self._chunk_size)
@@ -129,10 +129,10 @@ class Publisher:
 
     def end(self) -> None:
         """Remove the staging folder."""
-        with durable.named_errors(self._staging):
+        with durable.annotate_errors(self._staging):
             shutil.rmtree(self._staging)
 
-    def _with_group(self, group: Group) -> Running:
+    def _with_group(self, group: FileGroup) -> Running:
         """The statistics of all that is published and of `group`."""
         together = copy.deepcopy(self._statistics)
         for name, running in together.items():
@@ -208,7 +208,7 @@ class Publisher:
         ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
-    def _episodes_table(self, group: Group, chunk: int, file: int) -> pa.Table:
+    def _episodes_table(self, group: FileGroup, chunk: int, file: int) -> pa.Table:
         places = {"data/chunk_index": chunk, "data/file_index": file}
         places |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
         for name in self._video_keys:
@@ -219,7 +219,7 @@ class Publisher:
     def _write_parquet(self, place: str, tables: list[pa.Table]) -> None:
         """Write tables as row groups of one file, and publish it as `place`."""
         staged = self._staging / place.replace("/", "-")
-        with durable.named_errors(self.root / place):
+        with durable.annotate_errors(self.root / place):
             counters = [name for name in tables[0].schema.names if name in DEFAULT_FEATURES]
             # Minima of images and encodings of what never repeats would only cost; episodes are looked up by number.
             with pq.ParquetWriter(
@@ -237,7 +237,7 @@ class Publisher:
         totals = {"total_episodes": episodes, "total_frames": frames, "total_tasks": tasks}
         if self._found is not None:
             info = self._found.meta.info
-            return {**info, **totals, "splits": splits.grown(info, episodes)}
+            return {**info, **totals, "splits": splits.extended(info, episodes)}
         return {
             "codebase_version": layout.WRITTEN_VERSION,
             "robot_type": self._robot_type,
@@ -246,7 +246,7 @@ class Publisher:
             "data_files_size_in_mb": layout.DATA_FILE_MB,
             "video_files_size_in_mb": layout.VIDEO_FILE_MB,
             "fps": self._fps,
-            "splits": splits.whole(episodes),
+            "splits": splits.all_in_train(episodes),
             "data_path": layout.DATA_PATH,
             "video_path": layout.VIDEO_PATH if self._video_keys else None,
             "features": {name: feature.to_json() for name, feature in self._features.items()},

@@ -18,14 +18,14 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from smolact.errors import ConfigError
-from smolact.machine import SMALL, check_guarded, cores
+from smolact.machine import SMALL, check_main_guard, cores
 from smolact.training.budget import Budget
 from smolact.training.config import TrainConfig
-from smolact.training.data import Samples
+from smolact.training.data import TrainDataset
 from smolact.training.facts import samples_per_step
-from smolact.training.gradients import SMALLEST_PIECE, Learner, most_pieces, usual_number
-from smolact.training.initialization import Start
-from smolact.training.workers import Made, Workers
+from smolact.training.gradients import MIN_PART_SAMPLES, GradientWorker, default_part_count, max_part_count
+from smolact.training.initialization import PolicyBundle
+from smolact.training.worker_pool import StepGradients, WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class _Window:
 
 
 @dataclass
-class SharedSteps:
+class AdaptiveWorkers:
     """Steps that processes share, as many as are fastest.
 
     Args:
@@ -80,7 +80,7 @@ class SharedSteps:
         seconds_left: of the run; None while nobody knows.
     """
 
-    workers: Workers
+    workers: WorkerPool
     samples: int
     most: int
     is_fixed: bool = False
@@ -99,8 +99,8 @@ class SharedSteps:
     _again_s: float = AGAIN_S
     _since_s: float = 0.0
 
-    def gradients(self, first: int) -> Made:
-        """The gradients of the step that begins at place `first` of the stream. Raises as `Workers.gradients` does."""
+    def gradients(self, first: int) -> StepGradients:
+        """The gradients of the step that begins at place `first` of the stream. Raises as `WorkerPool.gradients` does."""
         if self.is_fixed and self.workers.started < self.most:
             self.workers.start(self.most)
             self.workers.active = self.most
@@ -112,7 +112,7 @@ class SharedSteps:
         return made
 
     @property
-    def story(self) -> str:
+    def description(self) -> str:
         """Where and how it is computed, for a person."""
         if self.most == 1:
             return "cpu, in one process of one thread"
@@ -212,14 +212,14 @@ class SharedSteps:
         self._watched = _Window()
 
 
-def share_steps(
+def adaptive_workers(
     config: TrainConfig,
     seed: int,
-    start: Start,
-    samples: Samples,
+    start: PolicyBundle,
+    samples: TrainDataset,
     accelerator: Accelerator,
     budget: Budget,
-) -> SharedSteps | None:
+) -> AdaptiveWorkers | None:
     """How processes share the steps; None where one process does all of it.
 
     Raises:
@@ -230,15 +230,15 @@ def share_steps(
         return None
     trained = sum(parameter.numel() for parameter in start.policy.parameters() if parameter.requires_grad)
     is_exact = config.train_minutes is None
-    usual, most_processes = usual_number(count, asked or cores()), asked or 2 * cores()
-    most = usual if is_exact else min(most_processes, most_pieces(count))
+    usual, most_processes = default_part_count(count, asked or cores()), asked or 2 * cores()
+    most = usual if is_exact else min(most_processes, max_part_count(count))
     needed = 4 * (sum(parameter.numel() for parameter in start.policy.parameters()) + most * trained)
     why_not = (
         f"the policy trains on '{accelerator.device.type}'"
         if accelerator.device.type != "cpu"
         else "accelerate or torchrun started the processes of this run"
         if accelerator.num_processes > 1
-        else f"a step of {count} samples is work for {most} at most, with {SMALLEST_PIECE} samples each"
+        else f"a step of {count} samples is work for {most} at most, with {MIN_PART_SAMPLES} samples each"
         if most < (asked or 2)
         else f"{SHARED_MEMORY} has no room for {needed / 1e6:.0f} MB of weights and gradients (in a container: --shm-size)"
         if needed > _shared_memory_left()
@@ -250,17 +250,17 @@ def share_steps(
         return None
     processes = asked or cores()
     try:
-        check_guarded()
+        check_main_guard()
     except ConfigError as error:
         if asked is not None:
             raise
         logger.info("One process trains. %s", error)
         processes = 1
     in_bfloat16 = accelerator.mixed_precision == "bf16"
-    learner = Learner(start.policy, start.preprocess, samples, seed, config.batch_size, in_bfloat16)
+    learner = GradientWorker(start.policy, start.preprocess, samples, seed, config.batch_size, in_bfloat16)
     number = usual if is_exact else min(asked or 1, most)
-    return SharedSteps(
-        Workers(learner, count, most, number),
+    return AdaptiveWorkers(
+        WorkerPool(learner, count, most, number),
         count,
         processes,
         is_fixed=asked is not None,

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from smolact.datasets.unreadable import Unreadable
 from smolact.errors import SmolactError, TrainingError
-from smolact.machine import be_a_child
-from smolact.training.gradients import Learner, Piece, pieces_of, split
+from smolact.machine import leave_with_parent
+from smolact.training.gradients import GradientPart, GradientWorker, split, split_evenly
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
-class Made:
+class StepGradients:
     """What a step's processes made together; the gradients are where the parameters have them.
 
     Attributes:
@@ -56,7 +56,7 @@ class Made:
     busy: float
 
 
-class Claims:
+class WorkQueue:
     """Who computes which piece of the present step: each is taken once.
 
     Args:
@@ -109,7 +109,7 @@ class _Worker:
 
 
 @dataclass
-class Workers:
+class WorkerPool:
     """This process and those that help it. `active` of them share the next step.
 
     Args:
@@ -122,7 +122,7 @@ class Workers:
         active: how many processes take part, this one included; those that are not ready yet do not.
     """
 
-    learner: Learner
+    learner: GradientWorker
     count: int
     most: int
     number: int = 1
@@ -136,7 +136,7 @@ class Workers:
         trained = self.learner.trained
         self._slots = torch.zeros(self.most, sum(parameter.numel() for parameter in trained))
         self._slots.share_memory_()  # type: ignore[no-untyped-call]
-        self._claims = Claims(self._context, self.most)
+        self._claims = WorkQueue(self._context, self.most)
         self._step = 0
         self._threads: int | None = None
 
@@ -170,7 +170,7 @@ class Workers:
             threading.Thread(target=_send, args=(ours, learner), daemon=True).start()
             self._workers.append(_Worker(process, ours, 1 + len(self._workers)))
 
-    def gradients(self, first: int) -> Made:
+    def gradients(self, first: int) -> StepGradients:
         """The gradients of the samples from place `first` of the stream, in the parameters.
 
         Raises:
@@ -180,7 +180,7 @@ class Workers:
             self._threads = torch.get_num_threads()
             torch.set_num_threads(1)  # a piece is computed by one thread, whoever computes it
         self._step += 1
-        pieces: dict[int, Piece] = {}
+        pieces: dict[int, GradientPart] = {}
         self._claims.begin(self._step, self.number)
         self.ready  # noqa: B018, looks for workers that have become ready
         active = [worker for worker in self._workers if worker.is_ready and not worker.is_gone]
@@ -224,11 +224,11 @@ class Workers:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
 
-    def _compute(self, number: int, first: int) -> Piece:
+    def _compute(self, number: int, first: int) -> GradientPart:
         places = _places(self.count, self.number, number, first)
         return self.learner.gradients(places, self._slots[number])
 
-    def _together(self, pieces: Sequence[Piece], mine: Sequence[Piece]) -> Made:
+    def _together(self, pieces: Sequence[GradientPart], mine: Sequence[GradientPart]) -> StepGradients:
         """Add up what the pieces gave, in their order."""
         trained = self.learner.trained
         reached = [any(flags) for flags in zip(*(piece.has_gradient for piece in pieces), strict=True)]
@@ -242,7 +242,7 @@ class Workers:
         for parameter, part, is_reached in zip(trained, split(total, trained), reached, strict=True):
             parameter.grad = part if is_reached else None
         seconds = sum(piece.seconds for piece in mine)
-        return Made(
+        return StepGradients(
             torch.tensor(sum(piece.loss for piece in pieces)),
             torch.tensor(sum(piece.entries for piece in pieces)),
             [one for piece in pieces for one in piece.unreadable],
@@ -256,7 +256,7 @@ class Workers:
         except OSError:
             self._give_up(worker, "has ended")
 
-    def _hear(self, worker: _Worker) -> tuple[int, int, Piece] | None:
+    def _hear(self, worker: _Worker) -> tuple[int, int, GradientPart] | None:
         """What a worker says; None if that is that it is ready, or nothing any more.
 
         Raises:
@@ -284,7 +284,7 @@ class Workers:
 
 def _places(count: int, number: int, piece: int, first: int) -> range:
     """The places of one of `number` pieces of the step that begins at `first`."""
-    found = pieces_of(count, number)[piece]
+    found = split_evenly(count, number)[piece]
     return range(first + found.start, first + found.stop)
 
 
@@ -296,15 +296,15 @@ def _send(pipe: Connection, learner: bytes) -> None:
 def _work(
     count: int,
     slots: Tensor,
-    claims: Claims,
+    claims: WorkQueue,
     pipe: Connection,
     who: int,
 ) -> None:
     """What a worker does until its pipe is closed."""
-    be_a_child()
+    leave_with_parent()
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
-        learner: Learner = pipe.recv()
+        learner: GradientWorker = pipe.recv()
         learner.policy.train()
         pipe.send(None)
         while True:

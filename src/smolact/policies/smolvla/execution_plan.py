@@ -82,7 +82,7 @@ class Layout:
         return at + len(ids)
 
 
-class Plan:
+class ExecutionPlan:
     """Buffers of a shape, and what runs on them: `replan`, or `observe` and later `act`."""
 
     def __init__(self, network: Network, shape: Shape, settings: Settings) -> None:
@@ -134,7 +134,7 @@ class Plan:
 
     # What comes in.
 
-    def tell(self, tokens: Tensor, valid: Tensor) -> None:
+    def load_prompt(self, tokens: Tensor, valid: Tensor) -> None:
         """Take the instruction, and what of the prefix is there; nothing is done while both stay the same.
 
         Args:
@@ -258,9 +258,9 @@ class Plan:
                 own_keys[:, :, rows], own_values[:, :, rows] = network.read(
                     experts[index], keys[:, :, rows], values[:, :, rows]
                 )
-            if block.rest is not None:
+            if block.post_attention is not None:
                 attended = attend_folded(queries, keys[:, :, :last], values[:, :, :last], bias)
-                hidden = network.finish(block, hidden, attended)
+                hidden = network.output_and_mlp(block, hidden, attended)
 
     def _denoise(self) -> None:
         def velocity(x: Tensor, time: float) -> Tensor:
@@ -283,5 +283,5 @@ class Plan:
                     keys = torch.cat([keys[:, :, : self.layout.length], own_keys], dim=2)
                     values = torch.cat([values[:, :, : self.layout.length], own_values], dim=2)
             bias = self._biases["cross" if crosses else "self"]
-            hidden = network.finish(block, hidden, attend_folded(queries, keys, values, bias))
+            hidden = network.output_and_mlp(block, hidden, attend_folded(queries, keys, values, bias))
         return network.velocity(hidden)

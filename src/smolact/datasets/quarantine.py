@@ -18,22 +18,22 @@ FOLDER = "unfinished-{number:03d}"
 _TEMPORARY_VIDEOS = re.compile(r"tmp[a-z0-9_]{8}")  # where LeRobot encodes an episode
 
 
-def is_litter(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Whether this is what an interrupted write left."""
     return path.name.startswith(durable.TEMPORARY_PREFIX)
 
 
-def strays(root: Path, used: set[Path]) -> list[Path]:
+def orphaned_files(root: Path, used: set[Path]) -> list[Path]:
     """The files of data, videos and `meta/episodes` that are not in `used`, and what interrupted writes left."""
     found = [
         path
         for folder in ("data", "videos", layout.EPISODES_FOLDER)
         if leads_out(root, root / folder) is None
         for path in sorted((root / folder).rglob("*"))
-        if path.is_file() and path not in used and (path.suffix in (".parquet", ".mp4") or is_litter(path))
+        if path.is_file() and path not in used and (path.suffix in (".parquet", ".mp4") or is_temporary(path))
     ]
     for folder in (root, root / "meta"):
-        found += [path for path in sorted(folder.iterdir()) if is_litter(path)] if folder.is_dir() else []
+        found += [path for path in sorted(folder.iterdir()) if is_temporary(path)] if folder.is_dir() else []
     return found
 
 
@@ -65,7 +65,7 @@ def move(root: Path, paths: Iterable[Path], folder: Path) -> list[Path]:
         WriteError: the disk refused. What was not moved is where it was.
     """
     moved = []
-    with durable.named_errors(folder):
+    with durable.annotate_errors(folder):
         for path in paths:
             target = folder / path.relative_to(root)
             durable.make_folder(target.parent)

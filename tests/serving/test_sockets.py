@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 import pytest
 from websockets.sync.client import connect
 
-from smolact.serving import door
-from smolact.serving.access import Access, read_certificate
+from smolact.serving import sockets
+from smolact.serving.auth import Auth, read_certificate
 from smolact.serving.background import serving
-from smolact.serving.door import Hall
+from smolact.serving.sockets import PendingConnections
 from smolact_client import RemotePolicy, ServerFullError, handshake
-from smolact_client.protocol import Kind, Message, decode, encode
+from smolact_client.protocol import Message, MessageKind, decode, encode
 from tests.serving.test_abuse import SECRET, TOKEN, get
 from tests.serving.test_sessions import metric
 from tests.serving.worlds import Echo, make_certificate, observation, raw, until
@@ -72,16 +72,16 @@ def test_who_opens_a_websocket_and_says_no_hello_takes_no_place() -> None:
 def test_two_that_say_hello_at_once_do_not_share_the_last_place() -> None:
     with serving(Echo(), max_clients=1) as url, connect(url, proxy=None) as late:
         with raw(url):
-            late.send(encode(Message(Kind.HELLO, sequence=1, fields=handshake.hello("late", None))))
+            late.send(encode(Message(MessageKind.HELLO, sequence=1, fields=handshake.hello("late", None))))
             told = late.recv(10)
             assert isinstance(told, bytes) and decode(told).fields["code"] == "full"
         until(lambda: metric(url, "sessions") == 0)
 
 
 def test_a_crowd_of_one_address_makes_room_for_itself_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "PER_ADDRESS", 3)
+    monkeypatch.setattr(sockets, "PER_ADDRESS", 3)
     turned_out: list[int] = []
-    hall = Hall(5, lambda: turned_out.append(1))
+    hall = PendingConnections(5, lambda: turned_out.append(1))
     with contextlib.ExitStack() as stack:
 
         def enter(host: str, port: int) -> socket.socket:
@@ -109,7 +109,7 @@ def test_a_crowd_of_one_address_makes_room_for_itself_first(monkeypatch: pytest.
 
 def test_who_has_hung_up_takes_no_place() -> None:
     turned_out: list[int] = []
-    hall = Hall(1, lambda: turned_out.append(1))
+    hall = PendingConnections(1, lambda: turned_out.append(1))
     for port in range(3):
         here, there = socket.socketpair()
         with here, there:
@@ -123,7 +123,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_behind_tls_a_robot_gets_in_too(certificate: tuple[Path, Path]) -> None:
-    access = Access(port=0, token=TOKEN, tls=read_certificate(*certificate))
+    access = Auth(port=0, token=TOKEN, tls=read_certificate(*certificate))
     settings: dict[str, Any] = {"token": TOKEN, "ca_file": certificate[0], "connect_timeout": LONG}
     with serving(Echo(), access) as url, callers(url, 200), RemotePolicy(url, **settings) as policy:
         assert policy.predict_action_chunk(observation(1), "go")[0, 0] == 1
@@ -132,7 +132,7 @@ def test_behind_tls_a_robot_gets_in_too(certificate: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("says", [b"", b"GET / HTTP/1.1\r\nHost: here\r\n"], ids=["nothing", "half"])
 @pytest.mark.parametrize("tls", [False, True])
 def test_the_end_waits_for_no_handshake(says: bytes, tls: bool, certificate: tuple[Path, Path]) -> None:
-    access = Access(port=0, tls=read_certificate(*certificate) if tls else None)
+    access = Auth(port=0, tls=read_certificate(*certificate) if tls else None)
     with contextlib.ExitStack() as stack:
         with serving(Echo(), access) as url:
             stack.enter_context(callers(url, 5, says))
@@ -144,7 +144,7 @@ def test_the_end_waits_for_no_handshake(says: bytes, tls: bool, certificate: tup
 
 
 def test_a_name_of_two_addresses_is_one_port_at_both() -> None:
-    with serving(Echo(), Access("localhost", port=0)) as url:
+    with serving(Echo(), Auth("localhost", port=0)) as url:
         port = urlsplit(url).port
         found = {one[4][0] for one in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
         for host in found:

@@ -9,14 +9,14 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from smolact.errors import SmolactError
-from smolact.evaluation.suite import EpisodeLog, Share
-from smolact.machine import be_a_child, check_guarded
+from smolact.evaluation.suite import EpisodeLog, Shard
+from smolact.machine import check_main_guard, leave_with_parent
 
 LOOKS_EVERY_S = 0.5
 
 
-def play_shares(
-    play: Callable[[Share], None],
+def play_shards(
+    play: Callable[[Shard], None],
     processes: int,
     log: EpisodeLog,
     on_look: Callable[[EpisodeLog], None] | None = None,
@@ -30,17 +30,17 @@ def play_shares(
         on_look: is called with it, once and again, for a progress bar.
 
     Raises:
-        ConfigError: the program can't start processes (`check_guarded`).
+        ConfigError: the program can't start processes (`check_main_guard`).
         SmolactError: what `play` raised in a process, or that one of them died. The others are ended then.
     """
-    check_guarded()
+    check_main_guard()
     context = multiprocessing.get_context("spawn")
     workers: list[tuple[BaseProcess, Connection]] = []
     try:
         for rank in range(processes):
             ours, theirs = context.Pipe(duplex=False)
             worker: BaseProcess = context.Process(
-                target=_play, args=(play, Share(rank, processes), theirs), daemon=True
+                target=_play, args=(play, Shard(rank, processes), theirs), daemon=True
             )
             worker.start()
             theirs.close()
@@ -75,13 +75,13 @@ def _is_done(worker: BaseProcess, pipe: Connection) -> bool:
     return True
 
 
-def _play(play: Callable[[Share], None], share: Share, pipe: Connection) -> None:
-    be_a_child()
+def _play(play: Callable[[Shard], None], shard: Shard, pipe: Connection) -> None:
+    leave_with_parent()
     import torch
 
     torch.set_num_threads(1)  # the processes have the cores
     try:
-        play(share)
+        play(shard)
     except SmolactError as error:
         pipe.send(error)
     else:

@@ -13,7 +13,7 @@ import pytest
 
 from smolact.cli.main import main
 from smolact.datasets import edit
-from smolact.datasets.edit import Plan
+from smolact.datasets.edit import EditPlan
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import build, replace
@@ -34,7 +34,7 @@ OWN = {
     "calibration/cameras.yaml": "fx: 600",
     "images/plan.png": "a plan",
 }
-EDITS: dict[str, Callable[[Source], Plan]] = {
+EDITS: dict[str, Callable[[Source], EditPlan]] = {
     "compact": edit.whole,
     "delete": lambda source: edit.delete(source, [0]),
     "filter": lambda source: edit.filter_episodes(source, lambda episode: episode > 0),
@@ -215,7 +215,7 @@ def test_named_splits_follow_their_episodes(tmp_path: Path) -> None:
     root = write(tmp_path / "set", (2, 2, 2, 2, 2), "image")
     path = root / "meta/info.json"
 
-    def splits(plan: Plan, name: str) -> dict[str, str]:
+    def splits(plan: EditPlan, name: str) -> dict[str, str]:
         made = build(plan, tmp_path / name, quick=True)
         found: dict[str, str] = json.loads((made / "meta/info.json").read_text())["splits"]
         return found

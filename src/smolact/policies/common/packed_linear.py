@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 
-class Product(ABC):
+class PackedLinear(ABC):
     """x Wᵀ + b."""
 
     @abstractmethod
@@ -51,7 +51,7 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
 
 
-class DenseProduct(Product):
+class DensePackedLinear(PackedLinear):
     """In the precision of its weight."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -66,7 +66,7 @@ class DenseProduct(Product):
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
 
-class Int8Product(Product):
+class Int8PackedLinear(PackedLinear):
     """Weights rounded to 8 bits by output, inputs by row as they come; sums are exact, in 32 bits.
 
     A row of the input is scaled and shifted to unsigned bytes, which is what processors multiply with signed ones; oneDNN
@@ -99,11 +99,11 @@ class Int8Product(Product):
         return [self.weight, self.scale, self.zeros, *([] if self.bias is None else [self.bias])]
 
 
-class Float8Product(Product):
+class Float8PackedLinear(PackedLinear):
     """Weights rounded to float8 (e4m3: 3 bits of fraction) with a scale for each output; inputs stay as they are.
 
     For a GPU, and weights that few rows read often: such a product takes as long as its weight takes to come, and these are half
-    of bfloat16's bytes. The kernel that gains by it is `KernelProduct`'s. Here the weight is made whole for each product, which is
+    of bfloat16's bytes. The kernel that gains by it is `KernelPackedLinear`'s. Here the weight is made whole for each product, which is
     the same numbers and no gain: so what the rounding costs can be measured on any machine.
     Source: Micikevicius et al. 2022, "FP8 Formats for Deep Learning", arXiv 2209.05433.
     """
@@ -193,7 +193,7 @@ def plain_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     return weight, base.bias
 
 
-class Packer:
+class WeightPacker:
     """Makes products from a policy's layers.
 
     Args:
@@ -210,10 +210,10 @@ class Packer:
         *,
         int8: bool = False,
         fp8: bool = False,
-        kernel: Callable[[Product], Product] | None = None,
-        release: bool = False,
+        kernel: Callable[[PackedLinear], PackedLinear] | None = None,
+        releases: bool = False,
     ) -> None:
-        self.dtype, self.int8, self.fp8, self.kernel, self.release = dtype, int8, fp8, kernel, release
+        self.dtype, self.int8, self.fp8, self.kernel, self.releases = dtype, int8, fp8, kernel, releases
 
     def pack(
         self,
@@ -222,7 +222,7 @@ class Packer:
         *,
         exact: bool = False,
         often: bool = False,
-    ) -> Product:
+    ) -> PackedLinear:
         """The layers, which read the same input, as one product, their outputs one after the other.
 
         Args:
@@ -240,18 +240,24 @@ class Packer:
         ]
         bias = torch.cat(biases) if any(bias is not None for _, bias in parts) else None
         kind = (
-            Int8Product if self.int8 and not exact else Float8Product if self.fp8 and often else DenseProduct
+            Int8PackedLinear
+            if self.int8 and not exact
+            else Float8PackedLinear
+            if self.fp8 and often
+            else DensePackedLinear
         )
-        dtype = self.dtype if kind is DenseProduct else torch.float32
-        product: Product = kind(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
-        self.empty(*layers)
+        dtype = self.dtype if kind is DensePackedLinear else torch.float32
+        product: PackedLinear = kind(
+            weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+        )
+        self.release(*layers)
         return self.kernel(product) if self.kernel is not None and often else product
 
-    def keep(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def to_device(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor that is used as it is: the policy's own where precision allows."""
         return tensor.detach().to(dtype or self.dtype)
 
-    def empty(self, *modules: nn.Module) -> None:
+    def release(self, *modules: nn.Module) -> None:
         """Let go of the modules' weights, if that was asked for."""
-        for module in modules if self.release else ():
+        for module in modules if self.releases else ():
             module.to("meta")

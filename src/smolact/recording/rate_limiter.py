@@ -27,7 +27,7 @@ class Timing:
     missed: int
 
 
-class Pace:
+class RateLimiter:
     """Ticks at a fixed rate. A tick that comes too late is not made up for by a hurried one: its place is left out.
 
     Args:

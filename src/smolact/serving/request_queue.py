@@ -9,7 +9,7 @@ S = TypeVar("S", bound=Hashable)
 Q = TypeVar("Q")
 
 
-class Waiting(Generic[S, Q]):
+class RequestQueue(Generic[S, Q]):
     """One slot for each session. It can't hold more questions than there are sessions."""
 
     def __init__(self) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.errors import FeatureError
-from smolact.serving.local import Question
-from smolact.serving.sessions import Asked
+from smolact.serving.local import Request
+from smolact.serving.sessions import PendingRequest
 from smolact_client.errors import ClientError, ClosedError, ObservationError, PolicyFailedError, ProtocolError
 from smolact_client.protocol import Jpeg
 from smolact_client.schema import Schema
@@ -38,7 +38,7 @@ class Served(Protocol):
         """Answer, so that the first client does not wait longer than the second; batches have up to `max_batch` questions."""
         ...
 
-    def predict(self, questions: Sequence[Question]) -> list[Chunk]:
+    def predict(self, questions: Sequence[Request]) -> list[Chunk]:
         """A chunk (T, A) for each question; their pictures have the same sizes."""
         ...
 
@@ -50,7 +50,7 @@ class Answers(NamedTuple):
     seconds: float
 
 
-class Answering:
+class InferenceWorker:
     """Asks a policy, one batch at a time.
 
     Args:
@@ -66,24 +66,24 @@ class Answering:
         """Let go of the threads."""
         self._decoders.shutdown()
 
-    def answer(self, batch: Sequence[Asked]) -> Answers:
+    def answer(self, batch: Sequence[PendingRequest]) -> Answers:
         """A chunk, or what went wrong, for each of them. Blocks."""
         began = time.monotonic()
         results: list[Chunk | ClientError] = [ClosedError()] * len(batch)
-        questions: dict[int, Question] = {}
+        questions: dict[int, Request] = {}
         pictures = self._pictures(batch)
         for index, asked in enumerate(batch):
             arrays = {name: pictures.get((index, name), array) for name, array in asked.arrays.items()}
             broken = next((array for array in arrays.values() if isinstance(array, ProtocolError)), None)
             if broken is None:
-                questions[index] = Question(arrays, asked.task, asked.seed, asked.leftover)  # type: ignore[arg-type]
+                questions[index] = Request(arrays, asked.task, asked.seed, asked.leftover)  # type: ignore[arg-type]
             else:
                 results[index] = ObservationError(str(broken))
         for index, result in zip(questions, self._predict(list(questions.values())), strict=True):
             results[index] = result
         return Answers(results, time.monotonic() - began)
 
-    def _pictures(self, batch: Sequence[Asked]) -> dict[tuple[int, str], Picture | ProtocolError]:
+    def _pictures(self, batch: Sequence[PendingRequest]) -> dict[tuple[int, str], Picture | ProtocolError]:
         """What the batch's JPEGs show, each decoded beside the others, or what is wrong with them."""
         jpegs = {
             (index, name): array
@@ -102,7 +102,7 @@ class Answering:
 
         return dict(zip(jpegs, self._decoders.map(decoded, jpegs.values()), strict=True))
 
-    def _predict(self, questions: Sequence[Question]) -> list[Chunk | ClientError]:
+    def _predict(self, questions: Sequence[Request]) -> list[Chunk | ClientError]:
         if not questions:
             return []
         try:
@@ -120,5 +120,5 @@ class Answering:
             reason = f": {error}" if isinstance(error, FeatureError) else ""
             return [PolicyFailedError(f"The policy failed (incident {number} in the server's log){reason}")]
 
-    def _one_by_one(self, questions: Sequence[Question]) -> list[Chunk | ClientError]:
+    def _one_by_one(self, questions: Sequence[Request]) -> list[Chunk | ClientError]:
         return [result for one in questions for result in self._predict([one])]

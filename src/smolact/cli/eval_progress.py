@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from smolact.cli.progress import Advance, counting
+from smolact.cli.progress import Advance, progress_bar
 
 if TYPE_CHECKING:
     from smolact.evaluation.metrics import EpisodeResult
     from smolact.evaluation.suite import EpisodeLog
 
 
-class Tally:
+class EvalProgress:
     """Says how many episodes there are to play, how far this process is with its own, and how well each condition goes."""
 
     def __init__(
@@ -26,13 +26,13 @@ class Tally:
     ) -> None:
         self.policies = policies
         played = [log.results(policy, condition) for policy in self.policies for condition in conditions]
-        mine = range(log.share.rank, n_episodes, log.share.processes)
+        mine = range(log.shard.rank, n_episodes, log.shard.processes)
         self.advance: Advance = stack.enter_context(
-            counting(
+            progress_bar(
                 len(mine) * len(played),
                 "episodes",
                 done=sum(index in results for results in played for index in mine),
-                first=_plan_text(n_episodes, len(policies), len(conditions), played, log.share.processes),
+                first=_plan_text(n_episodes, len(policies), len(conditions), played, log.shard.processes),
             )
         )
         self.outcomes: dict[tuple[str, str], list[bool]] = {}

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from smolact.datasets import format as layout
+from smolact.datasets.committer import as_vectors
 from smolact.datasets.format import Feature
-from smolact.datasets.publisher import as_vectors
 from smolact.datasets.stats import ImageStatistics, vector_statistics
 
 
-class Place(NamedTuple):
+class EpisodePosition(NamedTuple):
     """Where an episode comes in its dataset: its number, that of its first frame, and that frame's in its video file."""
 
     number: int
@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 
 @dataclass
-class UnsavedEpisode:
+class EpisodeBuffer:
     """The frames since the last save.
 
     Attributes:
@@ -38,7 +38,7 @@ class UnsavedEpisode:
     tasks: list[str] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, features: Mapping[str, Feature]) -> UnsavedEpisode:
+    def begin(cls, features: Mapping[str, Feature]) -> EpisodeBuffer:
         """An episode of these features, without frames yet."""
         cameras = [name for name, feature in features.items() if feature.is_image]
         return cls({name: [] for name in features}, {name: ImageStatistics() for name in cameras})
@@ -47,7 +47,7 @@ class UnsavedEpisode:
         return len(self.tasks)
 
     def columns(
-        self, features: Mapping[str, Feature], fps: float, place: Place, tasks: Mapping[str, int]
+        self, features: Mapping[str, Feature], fps: float, place: EpisodePosition, tasks: Mapping[str, int]
     ) -> dict[str, Any]:
         """Column name to array, or to a list of PNG bytes or texts; `tasks` has each task's number."""
         steps = np.arange(len(self), dtype=np.int64)
@@ -65,7 +65,7 @@ class UnsavedEpisode:
         return columns
 
     def row(
-        self, features: Mapping[str, Feature], fps: float, place: Place, columns: Mapping[str, Any]
+        self, features: Mapping[str, Feature], fps: float, place: EpisodePosition, columns: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Its row of `meta/episodes`, without the places of its files."""
         row: dict[str, Any] = {

@@ -17,12 +17,12 @@ from smolact.policies.configuration import find_policy
 from smolact.policies.embodiment import embodiment_of
 from smolact.policies.fit import note_other_robot, usable_names
 from smolact.processors.pipeline import rename_map_in
-from smolact.training.cache import keep
+from smolact.training.cache import build_cache
 from smolact.training.checkpoint import Progress, read_progress
 from smolact.training.config import TrainConfig
-from smolact.training.devices import make_accelerator, total
+from smolact.training.devices import all_reduce_sum, make_accelerator
 from smolact.training.faults import check_faults
-from smolact.training.initialization import Start, policy_config_of, start_new, start_resumed
+from smolact.training.initialization import PolicyBundle, policy_config_of, start_new, start_resumed
 from smolact.training.preflight import check_memory, check_sources
 from smolact.training.random_state import seed_everything
 from smolact.training.sources import Source, find_sources, shared_features, training_statistics
@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Opened:
+class RunInputs:
     """What a run learns from, and the policy that learns."""
 
-    start: Start
+    start: PolicyBundle
     progress: Progress
     sources: list[Source]
     datasets: list[LeRobotDataset]
@@ -44,7 +44,7 @@ class Opened:
     """Of those sources that hold something out, by their number."""
 
     @property
-    def read(self) -> list[list[LeRobotDataset]]:
+    def all_datasets(self) -> list[list[LeRobotDataset]]:
         """Of each source all that is read."""
         return [
             [dataset, *([self.held_out[index]] if index in self.held_out else [])]
@@ -52,14 +52,14 @@ class Opened:
         ]
 
 
-def open_run(
+def prepare_run(
     config: TrainConfig,
     explicit: Mapping[str, str],
     accelerator: Accelerator,
     checkpoint: Path | None = None,
     *,
     trains: bool = True,
-) -> Opened:
+) -> RunInputs:
     """Find the datasets, make the policy of a new run or load that of a `checkpoint`, and see that they fit.
 
     If the policy `trains` now, a training step must fit into the memory, too.
@@ -93,7 +93,7 @@ def open_run(
     start.policy.config.of_robot(robot)
     if trains:
         check_memory(start.policy, config, accelerator)
-    return Opened(start, progress, sources, datasets, held_out)
+    return RunInputs(start, progress, sources, datasets, held_out)
 
 
 def with_saved_names(config: TrainConfig) -> TrainConfig:
@@ -145,28 +145,30 @@ def encode(
     config = with_saved_names(config)
     accelerator = make_accelerator(config)
     seed_everything(agreed_seed(config, accelerator))  # towers of random weights are those of the run
-    opened = open_run(config, explicit or {}, accelerator, trains=False)
-    kept = keep(
+    opened = prepare_run(config, explicit or {}, accelerator, trains=False)
+    kept = build_cache(
         config,
         opened.start.policy,
         opened.sources,
-        opened.read,
+        opened.all_datasets,
         accelerator,
-        teller(listeners, accelerator),
+        progress_callback(listeners, accelerator),
     )
     assert kept is not None
     return kept
 
 
-def teller(listeners: Sequence[Listener], accelerator: Accelerator) -> Callable[[str, int, int], None]:
+def progress_callback(
+    listeners: Sequence[Listener], accelerator: Accelerator
+) -> Callable[[str, int, int], None]:
     """Tells listeners how far something is, from the first process."""
 
-    def tell(what: str, done: int, of: int) -> None:
+    def report(what: str, done: int, of: int) -> None:
         if accelerator.is_main_process:
             for listener in listeners:
                 listener(Prepared(what, done, of))
 
-    return tell
+    return report
 
 
 def agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
@@ -174,12 +176,12 @@ def agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
     if config.seed is not None:
         return config.seed
     drawn = secrets.randbelow(2**31) if accelerator.is_main_process else 0
-    return int(total(accelerator, torch.tensor(drawn, device=accelerator.device)))
+    return int(all_reduce_sum(accelerator, torch.tensor(drawn, device=accelerator.device)))
 
 
 def _resumed(
     config: TrainConfig, explicit: Mapping[str, str], checkpoint: Path, device: str
-) -> tuple[Start, Progress]:
+) -> tuple[PolicyBundle, Progress]:
     """The policy of a checkpoint and where its run stands, with the policy settings that were given as flags."""
     if explicit.get("rename_map", "").startswith("--"):
         raise ConfigError(

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from smolact.datasets import aside
 from smolact.datasets import format as layout
+from smolact.datasets import quarantine
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.sources import Source
 from smolact.errors import DatasetError
@@ -81,7 +81,7 @@ def carry_all(sources: Collection[Source], folder: Path) -> None:
 def work_in_folder(root: Path) -> list[Path]:
     """What belongs to a dataset's folder rather than to the dataset: what recorders left there, `.git`, a download's `.cache`."""
     hidden = [path for path in root.iterdir() if path.name.startswith(".") and path.is_dir()]
-    return [*aside.folders(root), *aside.staging_folders(root), *hidden]
+    return [*quarantine.folders(root), *quarantine.staging_folders(root), *hidden]
 
 
 def copy(root: Path, path: Path, target: Path) -> None:
@@ -136,7 +136,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _is_left(path: Path, leave: Collection[Path]) -> bool:
-    return path in leave or aside.is_litter(path)
+    return path in leave or quarantine.is_temporary(path)
 
 
 def _is_of_format(place: Path) -> bool:

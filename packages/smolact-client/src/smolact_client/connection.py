@@ -28,7 +28,7 @@ from smolact_client.errors import (
     error_of,
 )
 from smolact_client.handshake import Welcome
-from smolact_client.protocol import MAX_MESSAGE, Array, Kind, Message, decode, encode, frames
+from smolact_client.protocol import MAX_MESSAGE, Array, Message, MessageKind, decode, encode, frames
 from smolact_client.schema import Offer
 
 PING_S = 10.0
@@ -76,7 +76,7 @@ class Address:
         return ssl.create_default_context(cafile=None if self.ca_file is None else str(self.ca_file))
 
 
-class Link:
+class Connection:
     """An open connection with its session.
 
     Attributes:
@@ -100,7 +100,7 @@ class Link:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def open(cls, address: Address, client: str, offer: Offer | None) -> Link:
+    async def open(cls, address: Address, client: str, offer: Offer | None) -> Connection:
         """Connect, and shake hands.
 
         Raises:
@@ -114,14 +114,16 @@ class Link:
             raise ConnectError(f"{address.url} did not answer within {address.timeout:g} s.") from error
 
     @classmethod
-    async def _open(cls, address: Address, client: str, offer: Offer | None) -> Link:
+    async def _open(cls, address: Address, client: str, offer: Offer | None) -> Connection:
         socket = await _connect(address)
         try:
-            await socket.send(encode(Message(Kind.HELLO, sequence=1, fields=handshake.hello(client, offer))))
+            await socket.send(
+                encode(Message(MessageKind.HELLO, sequence=1, fields=handshake.hello(client, offer)))
+            )
             answer = decode(_binary(await socket.recv()))
-            if answer.kind is Kind.ERROR:
-                raise _told(answer)
-            if answer.kind is not Kind.WELCOME:
+            if answer.kind is MessageKind.ERROR:
+                raise _server_error(answer)
+            if answer.kind is not MessageKind.WELCOME:
                 raise ProtocolError(f"{address.url} answers a hello with {answer.kind.name}.")
             return cls(socket, answer.session, handshake.read_welcome(answer.fields))
         except ConnectionClosed as error:
@@ -157,7 +159,7 @@ class Link:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting = mine, answer
         try:
-            await self._send(Message(Kind.OBSERVATION, self._session, mine, mine, fields, arrays))
+            await self._send(Message(MessageKind.OBSERVATION, self._session, mine, mine, fields, arrays))
             return await answer
         finally:
             self._waiting = None
@@ -169,7 +171,7 @@ class Link:
         if self._waiting is not None and not self._waiting[1].done():
             self._waiting[1].set_exception(DroppedError("The question was dropped: an episode began."))
         self._sequence += 1
-        await self._send(Message(Kind.RESET, self._session, self._sequence))
+        await self._send(Message(MessageKind.RESET, self._session, self._sequence))
 
     async def close(self) -> None:
         """Hang up; a server that does not say goodbye is not waited for."""
@@ -208,17 +210,17 @@ class Link:
     def _take(self, message: Message) -> None:
         if message.session != self._session:
             raise ProtocolError("An answer of another session came.")
-        if message.kind is Kind.READY:
+        if message.kind is MessageKind.READY:
             self._ready.set()
-        elif message.kind not in (Kind.CHUNK, Kind.ERROR):
+        elif message.kind not in (MessageKind.CHUNK, MessageKind.ERROR):
             raise ProtocolError(f"The server sent {message.kind.name}, which has no place here.")
         elif self._waiting is None or self._waiting[0] != message.observation:
-            if message.kind is Kind.ERROR and not message.observation:
-                raise _told(message)
+            if message.kind is MessageKind.ERROR and not message.observation:
+                raise _server_error(message)
             self.late += 1
         elif not self._waiting[1].done():
-            if message.kind is Kind.ERROR:
-                self._waiting[1].set_exception(_told(message))
+            if message.kind is MessageKind.ERROR:
+                self._waiting[1].set_exception(_server_error(message))
             else:
                 self._waiting[1].set_result(message)
 
@@ -270,7 +272,7 @@ def _refused(url: str, error: InvalidStatus) -> ClientError:
     return ConnectError(f"{url} answers with HTTP {status}: it is no smolact server, or not at this path.")
 
 
-def _told(message: Message) -> ClientError:
+def _server_error(message: Message) -> ClientError:
     return error_of(str(message.fields.get("code")), str(message.fields.get("message")))
 
 

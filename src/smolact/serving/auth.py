@@ -10,7 +10,7 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from smolact.errors import ConfigError, NotFoundError, what_is_near
+from smolact.errors import ConfigError, NotFoundError, list_siblings
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _MAKE_ONE = "Make one: (umask 077; openssl rand -hex 32 > FILE)"
 
 
 @dataclass(frozen=True)
-class Access:
+class Auth:
     """Where a server listens, and to whom.
 
     Attributes:
@@ -103,7 +103,7 @@ def read_token(path: Path) -> str:
     """
     if not path.is_file():
         raise NotFoundError(
-            f"The token's file {path} is not there. {_MAKE_ONE} {what_is_near(path.absolute())}"
+            f"The token's file {path} is not there. {_MAKE_ONE} {list_siblings(path.absolute())}"
         )
     if path.stat().st_mode & 0o004:
         logger.warning("Everybody on this machine can read %s. Keep it to yourself: chmod 600 %s", path, path)
@@ -122,7 +122,7 @@ def read_certificate(certificate: Path, key: Path | None) -> ssl.SSLContext:
     """
     for path in (certificate, key):
         if path is not None and not path.is_file():
-            raise NotFoundError(f"{path} is not there. {what_is_near(path.absolute())}")
+            raise NotFoundError(f"{path} is not there. {list_siblings(path.absolute())}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

@@ -24,7 +24,7 @@ PER_ADDRESS = 32
 Address = tuple[Any, ...]
 
 
-class Hall:
+class PendingConnections:
     """Connections that have not said who they are.
 
     Args:
@@ -63,13 +63,13 @@ class Hall:
         self._waiting.clear()
 
 
-class Door(socket.socket):
+class LimitedSocket(socket.socket):
     """A listening socket that shows everybody into a hall, before TLS and before a byte was read.
 
     An event loop that accepts connections without asking the socket (Windows has one) passes it by.
     """
 
-    hall: Hall
+    hall: PendingConnections
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection, and its address."""
@@ -78,7 +78,7 @@ class Door(socket.socket):
         return connection, address
 
 
-async def open_doors(host: str, port: int, hall: Hall) -> list[Door]:
+async def open_sockets(host: str, port: int, hall: PendingConnections) -> list[LimitedSocket]:
     """Doors at every address of `host`, all at one port; 0 for any that is free.
 
     Raises:
@@ -95,14 +95,14 @@ async def open_doors(host: str, port: int, hall: Hall) -> list[Door]:
         ) from error
 
 
-def _bound(found: Iterable[tuple[Any, ...]], hall: Hall) -> list[Door]:
-    doors: list[Door] = []
+def _bound(found: Iterable[tuple[Any, ...]], hall: PendingConnections) -> list[LimitedSocket]:
+    doors: list[LimitedSocket] = []
     missing: OSError | None = None
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
             port = doors[0].getsockname()[1] if doors else address[1]
             try:
-                door = Door(family, kind, protocol)
+                door = LimitedSocket(family, kind, protocol)
             except OSError as error:  # this machine does not speak that family
                 missing = error
                 continue

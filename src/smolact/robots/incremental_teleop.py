@@ -19,7 +19,7 @@ UNITS = 30.0  # a second, where the robot tells no range: degrees, or percent
 HELD = 0.15  # how long a key counts as held: terminals repeat it, and do not tell when it is let go
 
 
-class Jog:
+class IncrementalTeleop:
     """A target that moves with a velocity, from where the robot is.
 
     Args:
@@ -83,7 +83,7 @@ class KeyboardTeleoperator:
     name = "keyboard"
 
     def __init__(self, speed: float = SPEED, clock: Callable[[], float] = time.monotonic) -> None:
-        self._jog, self._clock = Jog(speed, clock), clock
+        self._incremental, self._clock = IncrementalTeleop(speed, clock), clock
         self._pressed: dict[str, float] = {}
         self._size = self._chosen = 0
 
@@ -99,7 +99,7 @@ class KeyboardTeleoperator:
         Raises:
             RobotError: the robot's state is not what its actions are.
         """
-        self._jog.connect(robot, self.name)
+        self._incremental.connect(robot, self.name)
         self._size = len(robot.features.action)
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
@@ -112,11 +112,11 @@ class KeyboardTeleoperator:
             velocity[self._chosen - 1] = -down
         else:
             velocity[:2] = (across, down)[: self._size]
-        return self._jog.move(observation, velocity)
+        return self._incremental.move(observation, velocity)
 
     def begin(self) -> None:
         """An episode begins: the target is where the robot is."""
-        self._jog.rest()
+        self._incremental.rest()
 
     def disconnect(self) -> None:
         """Let go."""
@@ -142,7 +142,7 @@ class GamepadTeleoperator:
         dead_zone: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._index, self._dead_zone, self._jog = index, dead_zone, Jog(speed, clock)
+        self._index, self._dead_zone, self._incremental = index, dead_zone, IncrementalTeleop(speed, clock)
         self._pygame: Any = None
         self._stick: Any = None
         self._size = 0
@@ -154,7 +154,7 @@ class GamepadTeleoperator:
             MissingDependencyError: pygame is not installed.
             RobotError: there is no such gamepad, or the robot's state is not what its actions are.
         """
-        self._jog.connect(robot, self.name)
+        self._incremental.connect(robot, self.name)
         self._size = len(robot.features.action)
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         pygame: Any = optional_import("pygame", "gamepad")
@@ -184,11 +184,11 @@ class GamepadTeleoperator:
         velocity = np.zeros(self._size)
         count = min(self._size, len(axes))
         velocity[:count] = axes[:count]
-        return self._jog.move(observation, velocity)
+        return self._incremental.move(observation, velocity)
 
     def begin(self) -> None:
         """An episode begins: the target is where the robot is."""
-        self._jog.rest()
+        self._incremental.rest()
 
     def disconnect(self) -> None:
         """Let go of it."""
