@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from smolact.evaluation.metrics import wilson_interval
 from smolact.policies.factory import load_policy
 from smolact.recording.builtin import make_sim
-from smolact.recording.chunk_driver import ChunkDriver, Inference, RealTime
-from smolact.recording.rollout import roll_out
-from smolact.serving.local import LocalPolicy
+from smolact.runtime.controller import ChunkController
+from smolact.runtime.inference import Inference, RealTime
+from smolact.runtime.local import LocalPolicy
+from smolact.runtime.rollout import roll_out
 from smolact_client import Leftover
 
 DELAYS = (0.0, 0.1, 0.3, 1.0)
@@ -78,7 +79,7 @@ class Late:
         self.left -= 1
 
 
-class Watched(ChunkDriver):
+class Watched(ChunkController):
     """Keeps what was sent, and the steps from one action to the next: within a chunk, and from one to another."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -92,7 +93,7 @@ class Watched(ChunkDriver):
         self.all.append([])
 
     def get_action(self, observation: dict[str, Any]) -> NDArray[np.float32] | None:
-        """See `ChunkDriver`."""
+        """See `ChunkController`."""
         chunks, held, sent = self.counts.chunks, self.counts.held, self.all[-1]
         action = super().get_action(observation)
         if action is None:

@@ -29,7 +29,9 @@ from lerobot_policy_smolact.policy import SmolactPolicy
 
 import smolact
 from smolact.envs.factory import KNOWN, make_env
+from smolact.envs.seeding import episode_seed
 from smolact.evaluation.rollout import EpisodePlan, evaluate
+from smolact.runtime.local import LocalPolicy
 from smolact.types import EmptyInstruction
 
 SEED = 1000
@@ -92,14 +94,10 @@ def played_by_lerobot(arguments: argparse.Namespace, name: str) -> dict[str, lis
 
 def played_by_smolact(arguments: argparse.Namespace, task: str | None) -> dict[str, list[float]]:
     """The same episodes by our own evaluation, with the engine, as `smolact eval` has it."""
-    policy, preprocess, postprocess = smolact.load_policy(
-        arguments.checkpoint, device="cpu", engine={"dtype": torch.float32}
-    )
+    loaded = smolact.load_policy(arguments.checkpoint, device="cpu", engine={"dtype": torch.float32})
     plans = [EpisodePlan(index, SEED + index) for index in range(arguments.episodes)]
     with make_env("pusht", arguments.batch_size, task=task, max_episode_steps=arguments.steps) as envs:
-        played = evaluate(
-            policy, preprocess, postprocess, envs, n_episodes=len(plans), seed=SEED, plans=plans
-        )
+        played = evaluate(LocalPolicy(*loaded), envs, n_episodes=len(plans), seed=SEED, plans=plans)
     return {
         "max_rewards": [one.max_reward for one in played.results],
         "successes": [float(one.success) for one in played.results],
@@ -108,20 +106,24 @@ def played_by_smolact(arguments: argparse.Namespace, task: str | None) -> dict[s
 
 @contextlib.contextmanager
 def same_noise(batch_size: int) -> Iterator[None]:
-    """Every episode's noise comes from a generator with the episode's seed, as in smolact's evaluation."""
+    """The noise of every chunk follows from the seed of its episode, as in smolact's evaluation."""
     plain = {name: getattr(SmolactPolicy, name) for name in ("reset", "select_action")}
     waves = itertools.count()
-    generators: list[torch.Generator] = []
+    seeds: list[int] = []
+    steps = itertools.count()
 
     def reset(self: Any) -> None:
+        nonlocal steps
         first = SEED + next(waves) * batch_size
-        generators[:] = [torch.Generator().manual_seed(first + number) for number in range(batch_size)]
+        seeds[:] = range(first, first + batch_size)
+        steps = itertools.count()
         plain["reset"](self)
 
     def select_action(self: Any, batch: Any, **more: Any) -> torch.Tensor:
         shape = self.player.noise_shape
         if shape is not None:
-            more["noise"] = noise_of(shape, generators)
+            replan = next(steps) // self.config.n_action_steps
+            more["noise"] = noise_of(shape, [episode_seed(seed, replan, "noise") for seed in seeds])
         found: torch.Tensor = plain["select_action"](self, batch, **more)
         return found
 
@@ -133,8 +135,10 @@ def same_noise(batch_size: int) -> Iterator[None]:
             setattr(SmolactPolicy, name, method)
 
 
-def noise_of(shape: Sequence[int], generators: Sequence[torch.Generator]) -> torch.Tensor:
-    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
+def noise_of(shape: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:
+    return torch.stack(
+        [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
 
 
 if __name__ == "__main__":

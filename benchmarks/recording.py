@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from smolact.datasets.writer import DatasetWriter
-from smolact.recording.rate_limiter import RateLimiter
 from smolact.recording.recorder import Recorder, RecordingPlan, dataset_features
 from smolact.robots.base import RobotFeatures
 from smolact.robots.safety import Gate, make_limits
+from smolact.runtime.rate_limiter import RateLimiter
 
 FPS, HEIGHT, WIDTH, PICTURES = 30, 480, 640, 45
 CAMERAS = ("observation.images.front", "observation.images.wrist")

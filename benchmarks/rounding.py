@@ -25,6 +25,7 @@ from smolact.envs.factory import make_env
 from smolact.evaluation.metrics import Comparison, EpisodeResult, SuccessRate
 from smolact.evaluation.rollout import evaluate, plan_episodes
 from smolact.policies.factory import load_policy
+from smolact.runtime.local import LocalPolicy
 
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": torch.float32},
@@ -57,7 +58,7 @@ def main() -> None:
         )
         for way, one in loaded.items() if arguments.episodes else ():
             with make_env("tabletop", WAVE, render=None) as envs:
-                result = evaluate(*one, envs, n_episodes=arguments.episodes, seed=arguments.seed)
+                result = evaluate(LocalPolicy(*one), envs, n_episodes=arguments.episodes, seed=arguments.seed)
             played[way] += result.results
             sys.stderr.write(f"{policy}, {way}: {result.success}\n")
     rows: dict[str, Any] = {}

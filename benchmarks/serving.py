@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact.runtime.policy import Request
 from smolact.serving.background import serving
-from smolact.serving.local import Request
 from smolact_client import RemotePolicy, Schema
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")

@@ -26,6 +26,9 @@ from smolact.envs.factory import make_env
 from smolact.evaluation.metrics import Comparison, EpisodeResult, EvaluationResult, SuccessRate
 from smolact.evaluation.rollout import EpisodePlan, evaluate, plan_episodes, play
 from smolact.policies.factory import LoadedEngine, load_policy
+from smolact.runtime.local import LocalPolicy
+from smolact.runtime.observation import to_batch
+from smolact.types import TASK
 
 WAYS = ((10, "euler"), (4, "euler"), (2, "euler"), (1, "euler"), (5, "midpoint"), (2, "midpoint"))
 MOMENTS, WAVE = 40, 16
@@ -55,7 +58,9 @@ def main() -> None:
         with make_env("tabletop", WAVE, render=None) as envs:
             for way in WAYS:
                 engine.use_steps(*way)
-                result = evaluate(*loaded, envs, n_episodes=arguments.episodes, seed=arguments.seed)
+                result = evaluate(
+                    LocalPolicy(*loaded), envs, n_episodes=arguments.episodes, seed=arguments.seed
+                )
                 played[name(way)] += result.results
                 sys.stderr.write(f"{policy}, {name(way)}: {result.success}\n")
     rows: dict[str, Any] = {}
@@ -101,13 +106,14 @@ def observed(loaded: LoadedEngine, plans: list[EpisodePlan]) -> list[dict[str, A
     """Single observations out of real episodes, preprocessed."""
     found: list[dict[str, Any]] = []
 
-    def watch(wave: Any, step: int, batch: dict[str, Any]) -> None:
-        if step % 4 == 0 and len(found) < MOMENTS:
-            place = step % len(wave)
-            found.append({k: v[place : place + 1] for k, v in batch.items() if isinstance(v, torch.Tensor)})
+    def replanned(plans: Any, step: int, requests: Any) -> None:
+        if len(found) < MOMENTS:
+            one = requests[step % len(requests)]
+            batch = loaded.preprocess({**to_batch([one]), TASK: [one.task]})
+            found.append({key: value for key, value in batch.items() if isinstance(value, torch.Tensor)})
 
     with make_env("tabletop", WAVE, render=None) as envs:
-        list(play(*loaded, envs, plans, watch=watch))
+        list(play(LocalPolicy(*loaded), envs, plans, on_replan=replanned))
     return found
 
 

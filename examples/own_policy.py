@@ -2,7 +2,7 @@
 
     python examples/own_policy.py
 
-It sees only the state, and so reaches a goal by chance. `ActsInChunks` has the queue of actions that evaluation asks.
+It sees only the state, and so reaches a goal by chance. `LocalPolicy` runs it with its processors.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from smolact.evaluation.rollout import evaluate
 from smolact.policies.common.chunking import ActsInChunks
 from smolact.policies.configuration import PolicyConfig
 from smolact.processors.factory import make_default_steps, make_pipelines
+from smolact.runtime.local import LocalPolicy
 from smolact.types import ACTION, STATE, Batch, FeatureType, NormalizationMode, PolicyFeature
 
 
@@ -30,6 +31,7 @@ class BlindConfig(PolicyConfig):
     """What can be set on it."""
 
     type: ClassVar[str] = "blind"
+    chunk_size: int = 4
     n_action_steps: int = 2
 
 
@@ -62,7 +64,9 @@ def main(episodes: int = 20, steps: int = 300, trials: int = 20) -> EvaluationRe
         made = make_default_steps(inputs, outputs, modes, stats)
         before, behind = make_pipelines([made.add_batch_dimension, made.normalize], [made.unnormalize])
 
-        policy = BlindPolicy(BlindConfig(), states.shape[1], actions.shape[2])
+        policy = BlindPolicy(
+            BlindConfig(input_features=inputs, output_features=outputs), states.shape[1], actions.shape[2]
+        )
         optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
         for _ in range(steps):
             rows = torch.randint(len(states), (64,))
@@ -71,7 +75,7 @@ def main(episodes: int = 20, steps: int = 300, trials: int = 20) -> EvaluationRe
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        return evaluate(policy, before, behind, envs, n_episodes=trials)
+        return evaluate(LocalPolicy(policy, before, behind), envs, n_episodes=trials)
 
 
 if __name__ == "__main__":

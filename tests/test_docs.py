@@ -25,9 +25,9 @@ from smolact.cli import parsing
 from smolact.cli.main import COMMANDS, main
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, MissingDependencyError, SmolactError
+from smolact.runtime.policy import Request
 from smolact.serving.auth import Auth, read_certificate, read_token
 from smolact.serving.background import serving
-from smolact.serving.local import Request
 from smolact_client import Schema
 from tests.documents import (
     PAGES,

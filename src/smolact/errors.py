@@ -9,6 +9,7 @@
     ├── CheckpointError           a checkpoint that is damaged or incomplete
     │   └── WeightsError          weights that are missing, left over or of another shape
     ├── FeatureError              a camera, state or action that is missing or does not fit
+    │   └── BadObservationError   an observation that a policy can't be given
     ├── ActionTokensError         action tokens that are no chunk of actions
     ├── StatisticsError           a normalization statistic that is missing or not finite
     ├── TrainingError             a run that can't go on: its loss is not finite
@@ -68,6 +69,10 @@ class WeightsError(CheckpointError):
 
 class FeatureError(SmolactError, ValueError):
     """A camera, state or action that is missing or does not fit."""
+
+
+class BadObservationError(FeatureError):
+    """An observation that a policy can't be given: it lacks an input, or a number is nowhere near the training's data."""
 
 
 class ActionTokensError(SmolactError, ValueError):

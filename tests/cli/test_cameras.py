@@ -10,8 +10,8 @@ import pytest
 
 from smolact.cli.main import main
 from smolact.policies.factory import load_policy
+from smolact.runtime.local import LocalPolicy
 from smolact.serving.background import serving
-from smolact.serving.local import LocalPolicy
 from tests import published
 from tests.robots.gate import OPEN
 

@@ -18,8 +18,8 @@ from smolact.policies.embodiment import Embodiment, embodiment_of, read_embodime
 from smolact.policies.fit import check_names
 from smolact.recording.recorder import dataset_features
 from smolact.robots.base import RobotFeatures
+from smolact.runtime.local import LocalPolicy
 from smolact.serving.background import serving
-from smolact.serving.local import LocalPolicy
 from smolact_client import Offer, RemotePolicy, SchemaMismatchError
 from smolact_client.schema import same_in_another_order, same_names
 from tests import published

@@ -15,7 +15,7 @@ from smolact.errors import ServerError
 from smolact.policies.smolvla.engine import SmolVLAEngine
 from smolact.robots.base import RobotFeatures
 from smolact.robots.sim import SimRobot
-from smolact.serving.local import LocalPolicy
+from smolact.runtime.local import LocalPolicy
 from tests.evaluation.test_suite import checkpoint
 from tests.robots.gate import OPEN
 

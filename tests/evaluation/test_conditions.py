@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 from smolact.envs.experts import tabletop_action
 from smolact.envs.factory import make_env
@@ -22,21 +22,23 @@ from smolact.evaluation.conditions import (
 )
 from smolact.evaluation.metrics import EvaluationResult
 from smolact.evaluation.rollout import evaluate
+from smolact.runtime.policy import Chunk, Policy, Request
 from smolact.types import EmptyInstruction
+from smolact_client import Schema
 
 FAST = {"obs_type": "environment_state_agent_pos"}
 
 
-class Listener:
+class Listener(Policy):
     """Does what its words say, as the scripted expert would; without words it stays where it is."""
 
     def __init__(self, envs: Any) -> None:
         self.envs = envs
-        self.config = SimpleNamespace(n_action_steps=1, chunk_size=1)
+        sizes = {key: feature.shape for key, feature in envs.features.items() if key != "action"}
+        cameras = {key: size[1:] for key, size in sizes.items() if "image" in key}
+        vectors = {key: size[0] for key, size in sizes.items() if "image" not in key}
+        self.schema = Schema("listener", cameras, vectors, action=2, chunk_size=1, n_action_steps=1)
         self.heard: list[str] = []
-
-    def reset(self) -> None:
-        pass
 
     def goal(self, number: int, words: str) -> Goal | None:
         try:
@@ -44,14 +46,15 @@ class Listener:
         except ConfigError:
             return None
 
-    def select_action(self, batch: dict[str, Any], noise: Any = None) -> torch.Tensor:
-        self.heard += batch["task"]
+    def predict(self, requests: Sequence[Request]) -> list[Chunk]:
+        told = [request.task or "" for request in requests]
+        self.heard += told
         actions = []
-        for number, words in enumerate(batch["task"]):
+        for number, words in enumerate(told):
             env = self.envs[number].unwrapped
             goal = self.goal(number, words)
             actions.append(env.state.pusher if goal is None else tabletop_action(env.state, goal))
-        return torch.tensor(actions)
+        return list(np.array(actions, np.float32)[:, None])
 
 
 class Deaf(Listener):
@@ -66,17 +69,12 @@ class Deaf(Listener):
 
 
 def results(policy_of: Any, n_episodes: int = 8, **settings: Any) -> dict[str, EvaluationResult]:
-    def same(value: Any) -> Any:
-        return value
-
     with make_env("tabletop", 4, **FAST, **settings) as envs:
         policy = policy_of(envs)
         found = {}
         for condition in conditions_for(envs):
             policy.heard.clear()
-            found[condition.name] = evaluate(
-                policy, same, same, envs, n_episodes=n_episodes, condition=condition
-            )
+            found[condition.name] = evaluate(policy, envs, n_episodes=n_episodes, condition=condition)
         return found
 
 
@@ -126,13 +124,13 @@ def test_the_scene_is_the_seeds_in_every_condition() -> None:
         for condition in [None, *conditions_for(envs)]:
 
             class Onlooker(Listener):
-                def select_action(self, batch: dict[str, Any], noise: Any = None) -> torch.Tensor:
+                def predict(self, requests: Sequence[Request]) -> list[Chunk]:
                     state = self.envs[0].unwrapped.state
                     scenes.append((state.pusher, [block[1:] for block in state.blocks]))
                     raise KeyboardInterrupt
 
             with pytest.raises(KeyboardInterrupt):
-                evaluate(Onlooker(envs), lambda b: b, lambda a: a, envs, n_episodes=1, condition=condition)
+                evaluate(Onlooker(envs), envs, n_episodes=1, condition=condition)
     assert len(scenes) == 6
     assert all(scene == scenes[0] for scene in scenes)
 

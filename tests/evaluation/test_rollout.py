@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -12,58 +12,60 @@ from smolact.envs.experts import tabletop_action
 from smolact.envs.factory import make_env
 from smolact.errors import ConfigError, FeatureError
 from smolact.evaluation.metrics import EvaluationResult
-from smolact.evaluation.rollout import batch_of, evaluate, plan_episodes, play
+from smolact.evaluation.rollout import evaluate, plan_episodes, play
+from smolact.runtime.policy import Policy
+from smolact_client import Schema
 
 
-def same(batch):
-    return batch
+class Playing(Policy):
+    """A policy of single actions; it has the environments, so that success can be known in advance."""
 
-
-class ExpertPolicy(torch.nn.Module):
-    """The scripted expert behind a policy's face. It looks at the environments, so that success can be known in advance."""
-
-    def __init__(self, envs, noise_shape=None, drawn=False):
-        super().__init__()
-        self.envs, self.drawn = envs, drawn
-        self.config = SimpleNamespace(n_action_steps=1, chunk_size=1)
-        self.modes, self.resets = [], 0
-        if noise_shape is not None:
-            self.noise_shape = noise_shape
+    def __init__(self, envs):
+        self.envs, self.resets = envs, 0
+        sizes = {key: feature.shape for key, feature in envs.features.items() if key != "action"}
+        cameras = {key: size[1:] for key, size in sizes.items() if "image" in key}
+        vectors = {key: size[0] for key, size in sizes.items() if "image" not in key}
+        self.schema = Schema("playing", cameras, vectors, action=2, chunk_size=1, n_action_steps=1)
 
     def reset(self):
         self.resets += 1
 
-    def select_action(self, batch, noise=None):
-        self.modes.append(self.training)
-        inner = [self.envs[number].unwrapped for number in range(len(batch["task"]))]
-        assert batch["task"] == [env.task for env in inner]
-        actions = torch.tensor([tabletop_action(env.state, env.goal) for env in inner])
-        if noise is not None:
-            actions = actions + 0.02 * noise[:, 0]
-        return actions + 0.02 * torch.randn(actions.shape) if self.drawn else actions
+
+class ExpertPolicy(Playing):
+    """The scripted expert, disturbed by noise of the request's seed or of torch's generator."""
+
+    def __init__(self, envs, seeded=False, drawn=False):
+        super().__init__(envs)
+        self.seeded, self.drawn = seeded, drawn
+
+    def predict(self, requests):
+        inner = [self.envs[number].unwrapped for number in range(len(requests))]
+        assert [request.task for request in requests] == [env.task for env in inner]
+        actions = np.array([tabletop_action(env.state, env.goal) for env in inner], np.float32)
+        if self.seeded:
+            noise = [np.random.default_rng(request.seed).standard_normal(2) for request in requests]
+            actions = actions + 0.02 * np.array(noise, np.float32)
+        if self.drawn:
+            actions = actions + 0.02 * torch.randn(actions.shape).numpy()
+        return list(actions[:, None])
 
 
-class LookingPolicy:
+class LookingPolicy(Playing):
     """Deterministic, and wrong: goes where the picture and the position send it."""
 
-    config = None
-
-    def reset(self):
-        pass
-
-    def select_action(self, batch, noise=None):
-        image, state = batch["observation.image"], batch["observation.state"]
-        assert image.dtype == torch.float32
-        assert image.shape[1:] == (3, 64, 64)
-        assert 0.0 <= float(image.min()) <= float(image.max()) <= 1.0
-        return (1 - state) * 0.5 + image.mean((2, 3))[:, :2]
+    def predict(self, requests):
+        images = [request.observation["observation.image"] for request in requests]
+        assert all(image.dtype == np.uint8 and image.shape == (64, 64, 3) for image in images)
+        states = [request.observation["observation.state"] for request in requests]
+        pairs = zip(states, images, strict=True)
+        return [((1 - state) * 0.5 + image.mean((0, 1))[:2] / 255)[None] for state, image in pairs]
 
 
 def run(batch_size, policy_of, n_episodes=7, **settings):
     options = {key: settings.pop(key) for key in ("obs_type", "render") if key in settings}
     with make_env("tabletop", batch_size, **options) as envs:
         policy = policy_of(envs)
-        return evaluate(policy, same, same, envs, n_episodes=n_episodes, **settings), policy
+        return evaluate(policy, envs, n_episodes=n_episodes, **settings), policy
 
 
 FAST = {"obs_type": "environment_state_agent_pos"}
@@ -84,39 +86,47 @@ def test_the_expert_as_a_policy_succeeds_in_every_episode():
     assert policy.resets == 3  # 4 + 4 + 2
 
 
-@pytest.mark.parametrize("policy_of", [ExpertPolicy, lambda envs: LookingPolicy()])
+@pytest.mark.parametrize("policy_of", [ExpertPolicy, LookingPolicy])
 def test_results_do_not_depend_on_the_batch_size(policy_of):
     results = [without_time(run(size, policy_of)[0]) for size in (1, 3, 7)]
     assert results[0] == results[1] == results[2]
 
 
-def test_a_policy_that_tells_its_noise_gets_each_episode_its_own():
-    results = [without_time(run(size, lambda e: ExpertPolicy(e, (4, 2)), **FAST)[0]) for size in (1, 3)]
+def test_a_policy_that_takes_seeds_gets_each_episode_its_own():
+    results = [without_time(run(size, lambda e: ExpertPolicy(e, seeded=True), **FAST)[0]) for size in (1, 3)]
     assert results[0] == results[1]
-    preserve_rng_state, _ = run(1, ExpertPolicy, **FAST)
-    assert [one.steps for one in preserve_rng_state.results] != [one.steps for one in results[0].results]
+    undisturbed, _ = run(1, ExpertPolicy, **FAST)
+    assert [one.steps for one in undisturbed.results] != [one.steps for one in results[0].results]
 
 
-def test_no_two_episodes_get_the_same_noise():
-    class Listening(LookingPolicy):
-        noise_shape, heard = (4, 2), None
+def test_no_two_chunks_get_the_same_seed():
+    class Listening(Playing):
+        heard: ClassVar[list[int]] = []
 
-        def select_action(self, batch, noise=None):
-            self.heard = noise if self.heard is None else torch.cat([self.heard, noise])
-            return torch.zeros(len(noise), 2)
+        def predict(self, requests):
+            self.heard.extend(request.seed for request in requests)
+            return [np.zeros((1, 2), np.float32) for _ in requests]
 
-    _, policy = run(3, lambda envs: Listening(), n_episodes=3, **FAST)
-    assert len(torch.unique(policy.heard, dim=0)) == len(policy.heard) == 3 * 80
+    run(3, Listening, n_episodes=3, **FAST)
+    assert len(set(Listening.heard)) == len(Listening.heard) == 3 * 80
 
 
-def test_pictures_become_channels_first_between_0_and_1():
-    picture = np.zeros((1, 4, 6, 3), np.uint8)
-    picture[0, 1, 5] = (255, 51, 0)
-    batch = batch_of({"observation.image": picture, "observation.state": np.ones((1, 2), np.float64)})
-    assert batch["observation.image"].shape == (1, 3, 4, 6)
-    assert batch["observation.image"][0, :, 1, 5].tolist() == pytest.approx([1.0, 0.2, 0.0])
-    assert batch["observation.image"].sum() == pytest.approx(1.2)
-    assert batch["observation.state"].dtype == torch.float32
+def test_a_chunk_is_executed_as_far_as_the_schema_says():
+    class Chunks(ExpertPolicy):
+        asked = 0
+
+        def predict(self, requests):
+            self.asked += 1
+            return [np.repeat(chunk, 8, axis=0) for chunk in super().predict(requests)]
+
+    def of(envs):
+        policy = Chunks(envs)
+        policy.schema = replace(policy.schema, chunk_size=8, n_action_steps=3)
+        return policy
+
+    result, policy = run(1, of, n_episodes=1, **FAST)
+    assert policy.asked == -(-result.results[0].steps // 3)
+    assert (result.n_action_steps, result.chunk_size) == (3, 8)
 
 
 def test_a_policy_that_draws_for_itself_repeats_and_leaves_the_callers_generator_alone():
@@ -140,19 +150,13 @@ def test_some_episodes_of_an_evaluation_can_be_played_alone():
     """What sharding over processes and resuming need."""
     whole, _ = run(2, ExpertPolicy, n_episodes=6, **FAST)
     with make_env("tabletop", 2, **FAST) as envs:
-        part = [one.result for one in play(ExpertPolicy(envs), same, same, envs, plan_episodes(6, 0)[3:6])]
+        part = [one.result for one in play(ExpertPolicy(envs), envs, plan_episodes(6, 0)[3:6])]
     assert tuple(part) == whole.results[3:6]
 
 
 def test_an_instruction_can_be_given_to_all_episodes():
     result, _ = run(2, ExpertPolicy, n_episodes=3, options={"task": "reach the pink block"}, **FAST)
     assert {one.task for one in result.results} == {"reach the pink block"}
-
-
-def test_a_training_policy_is_evaluated_in_evaluation_mode_and_trains_on():
-    _, policy = run(2, ExpertPolicy, n_episodes=2, **FAST)
-    assert policy.training
-    assert not any(policy.modes)
 
 
 def test_the_first_episodes_are_filmed(tmp_path):
@@ -173,24 +177,24 @@ def test_the_first_episodes_are_filmed(tmp_path):
             assert len(list(container.decode(stream))) == one.steps + 1
 
 
-class Broken(LookingPolicy):
-    def __init__(self, actions):
-        self.actions = actions
+class Broken(Playing):
+    actions = np.zeros(6)
 
-    def select_action(self, batch, noise=None):
-        return self.actions
+    def predict(self, requests):
+        return [self.actions[None].astype(np.float32) for _ in requests]
+
+
+class NotFinite(Broken):
+    actions = np.array([0.5, np.nan])
 
 
 @pytest.mark.parametrize(
-    ("actions", "message"),
-    [
-        (torch.zeros(2, 6), r"shape \(2, 6\).*take \(2, 2\)"),
-        (torch.tensor([[0.5, 0.5], [np.nan, 0.5]]), "not finite"),
-    ],
+    ("policy_of", "message"),
+    [(Broken, r"shape \(2, 6\).*take \(2, 2\)"), (NotFinite, "not finite")],
 )
-def test_actions_that_can_not_be_carried_out_are_an_error(actions, message):
+def test_actions_that_can_not_be_carried_out_are_an_error(policy_of, message):
     with pytest.raises(FeatureError, match=message):
-        run(2, lambda envs: Broken(actions), **FAST)
+        run(2, policy_of, **FAST)
 
 
 @pytest.mark.parametrize(

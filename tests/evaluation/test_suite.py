@@ -28,10 +28,6 @@ SETTINGS = {"seed": SEED}
 ALONE = Shard()
 
 
-def same(value: Any) -> Any:
-    return value
-
-
 def play(
     folder: Path | None, share: Shard = ALONE, n_episodes: int = EPISODES, stop_after: int | None = None
 ) -> tuple[Results, list[tuple[str, str, int]]]:
@@ -50,7 +46,7 @@ def play(
         with contextlib.suppress(KeyboardInterrupt):
             run_suite(
                 POLICIES,
-                lambda name: (kinds[name](envs), same, same),
+                lambda name: kinds[name](envs),
                 envs,
                 conditions,
                 log,
@@ -216,7 +212,7 @@ def test_the_command_compares_and_shares_over_processes(
     assert main(["eval", *flags]) == 0
 
 
-@pytest.mark.parametrize(("name", "kind"), [("int8", "Int8Product"), ("fp8", "Float8Product")])
+@pytest.mark.parametrize(("name", "kind"), [("int8", "Int8PackedLinear"), ("fp8", "Float8PackedLinear")])
 def test_an_evaluation_with_weights_in_8_bits_is_one_of_its_own(
     name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

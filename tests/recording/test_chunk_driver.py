@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from smolact.errors import ConfigError, FeatureError, RobotError, UnsafeActionError
-from smolact.recording.chunk_driver import ChunkDriver, Counts, Inference, RealTime, ThreadedInference
-from smolact.recording.chunks import Delays
 from smolact.robots.safety import Gate, make_limits
+from smolact.runtime.chunks import Delays
+from smolact.runtime.controller import ChunkController, Counts
+from smolact.runtime.inference import Inference, RealTime, ThreadedInference
+from smolact.runtime.policy import Chunk, Request
 from smolact_client import Leftover
 
 LENGTH = 8
@@ -55,8 +58,8 @@ class Late:
         self.left -= 1
 
 
-def drive(asks: Late, inference: Inference, ticks: int = 40) -> tuple[list[np.ndarray], ChunkDriver]:
-    driver = ChunkDriver(asks, inference, open_gate())
+def drive(asks: Late, inference: Inference, ticks: int = 40) -> tuple[list[np.ndarray], ChunkController]:
+    driver = ChunkController(asks, inference, open_gate())
     driver.begin("go")
     moved: list[np.ndarray] = []
     done = 0
@@ -95,7 +98,7 @@ def test_sync_carries_out_as_many_as_it_is_told() -> None:
 
 def test_while_it_holds_it_repeats_the_last_action_and_gives_up_at_the_deadline() -> None:
     asks, now = Late(10**6), [0.0]
-    driver = ChunkDriver(asks, Inference(deadline=2.0), open_gate(), clock=lambda: now[0])
+    driver = ChunkController(asks, Inference(deadline=2.0), open_gate(), clock=lambda: now[0])
     driver.begin("go")
     see = {"tick": np.array([0])}
     assert driver.get_action(see) is None
@@ -113,7 +116,7 @@ def test_while_it_holds_it_repeats_the_last_action_and_gives_up_at_the_deadline(
 def test_a_hold_is_told_when_it_happens_and_a_slow_policy_not_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     asks, now = Late(10**6), [0.0]
-    driver = ChunkDriver(asks, Inference(deadline=60.0), open_gate(), clock=lambda: now[0])
+    driver = ChunkController(asks, Inference(deadline=60.0), open_gate(), clock=lambda: now[0])
     driver.begin("go")
 
     def hold(seconds: float) -> str:
@@ -137,7 +140,7 @@ def test_a_hold_is_told_when_it_happens_and_a_slow_policy_not_again(caplog: pyte
 
 def test_what_was_asked_in_the_last_episode_is_of_no_interest() -> None:
     asks = Late(0)
-    driver = ChunkDriver(asks, Inference(1.0), open_gate())
+    driver = ChunkController(asks, Inference(1.0), open_gate())
     driver.begin("one")
     driver.get_action({"tick": np.array([0])})
     driver.task = "another"
@@ -150,7 +153,7 @@ def test_what_was_asked_in_the_last_episode_is_of_no_interest() -> None:
 
 def test_the_gate_refuses_the_whole_chunk() -> None:
     gate = Gate(make_limits(("a", "b"), {"a": (0, 5)}, 100.0))
-    driver = ChunkDriver(Late(0), Inference(), gate)
+    driver = ChunkController(Late(0), Inference(), gate)
     driver.begin("go")
     with pytest.raises(UnsafeActionError, match="'a' to 6"):
         driver.get_action({"tick": np.array([0])})
@@ -165,7 +168,7 @@ def test_what_is_no_chunk_moves_nothing(wrong: np.ndarray) -> None:
         def answer(self) -> np.ndarray:
             return wrong
 
-    driver = ChunkDriver(Wrong(0), Inference(), open_gate())
+    driver = ChunkController(Wrong(0), Inference(), open_gate())
     driver.begin("go")
     with pytest.raises(FeatureError, match="no chunk"):
         driver.get_action({"tick": np.array([0])})
@@ -178,14 +181,13 @@ class Slow:
         self.word, self.resets = threading.Event(), 0
         self.leftovers: list[Leftover | None] = []
 
-    def predict_action_chunk(
-        self, observation: dict[str, Any], task: str | None, *, leftover: Leftover | None = None
-    ) -> np.ndarray:
+    def predict(self, requests: Sequence[Request]) -> list[Chunk]:
+        ((task, leftover),) = ((request.task, request.leftover) for request in requests)
         assert self.word.wait(10)
         self.leftovers.append(leftover)
         if task == "fail":
             raise FeatureError("there is no such camera")
-        return np.ones((4, 2), np.float32)
+        return [np.ones((4, 2), np.float32)]
 
     def reset(self) -> None:
         self.resets += 1
@@ -251,7 +253,7 @@ def test_the_longest_of_the_last_delays_is_expected_and_no_more_than_is_left() -
 
 def test_another_instruction_is_held_to_what_will_be_carried_out_and_no_further() -> None:
     late = Late(0)
-    driver = ChunkDriver(late, Inference(0.75, real_time=RealTime()), open_gate())
+    driver = ChunkController(late, Inference(0.75, real_time=RealTime()), open_gate())
     driver.begin("one")
     for tick in range(20):
         driver.task = "one" if tick < 8 else "two"
@@ -264,7 +266,7 @@ def test_another_instruction_is_held_to_what_will_be_carried_out_and_no_further(
 
 def test_an_episode_begins_with_nothing_left_and_what_is_known_of_delays() -> None:
     late = Late(1)
-    driver = ChunkDriver(late, Inference(0.5, real_time=RealTime()), open_gate())
+    driver = ChunkController(late, Inference(0.5, real_time=RealTime()), open_gate())
     for episode in range(2):
         driver.begin("go")
         del late.leftovers[:]

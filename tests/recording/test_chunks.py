@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smolact.errors import ConfigError, FeatureError
-from smolact.recording.chunks import MERGES, ChunkQueue, ensemble, find_merge
+from smolact.runtime.chunks import MERGES, ChunkQueue, ensemble, find_merge
 
 
 def chunk(start: float, length: int = 6) -> np.ndarray:

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from smolact.errors import FeatureError, UnsafeActionError
-from smolact.recording.drivers import PolicyDriver
-from smolact.robots.base import RobotFeatures
 from smolact.robots.safety import Gate, make_limits
+from smolact.runtime.controller import ChunkController
+from smolact.runtime.inference import Inference, SyncInference
+from smolact.runtime.policy import Chunk, Policy, Request
+from smolact_client import Schema
 
-FEATURES = RobotFeatures(("a", "b"), {"observation.state": ("a", "b")})
 HERE = {"observation.state": np.zeros(2, np.float32)}
 
 
-def same(value: Any) -> Any:
-    return value
-
-
-class Counting:
+class Counting(Policy):
     """Gives chunks of three steps that count on, and says how often it was asked."""
 
+    schema = Schema("counting", {}, {"observation.state": 2}, action=2, chunk_size=3, n_action_steps=2)
+
     def __init__(self, last: float = 0.02) -> None:
-        self.config = SimpleNamespace(n_action_steps=2, chunk_size=3)
         self.asked = self.resets = 0
         self.last = last
 
     def reset(self) -> None:
         self.resets += 1
 
-    def predict_action_chunk(self, batch: dict[str, Any], noise: Any = None) -> torch.Tensor:
+    def predict(self, requests: Sequence[Request]) -> list[Chunk]:
         self.asked += 1
-        assert batch["task"] == ["go"]
-        return torch.tensor([[[0.01, 0.01], [self.last, 0.02], [9.0, 9.0]]])
+        assert [request.task for request in requests] == ["go"]
+        return [np.array([[0.01, 0.01], [self.last, 0.02], [9.0, 9.0]], np.float32)]
 
 
-def driver_of(policy: Counting, gate: Gate, clock: Any = None) -> PolicyDriver:
+def driver_of(policy: Counting, gate: Gate, clock: Any = None) -> ChunkController:
     more = {} if clock is None else {"clock": clock}
-    driver = PolicyDriver(policy, same, same, FEATURES, gate, **more)  # type: ignore[arg-type]
+    driver = ChunkController(SyncInference(policy), Inference(executed=2), gate, **more)
     driver.begin("go")
     return driver
 

@@ -18,12 +18,12 @@ from smolact.datasets.video import VideoReader, VideoWriter
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, DatasetError, FeatureError, RobotError, ServerError, WriteError
 from smolact.recording.builtin import ExpertTeleoperator, make_sim
-from smolact.recording.controls import Controls
 from smolact.recording.disk_space import check_space, estimate_bytes
-from smolact.recording.drivers import TeleoperatorDriver
 from smolact.recording.encoding import EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
 from smolact.recording.recorder import Recorder, RecordingPlan, Status, dataset_features
+from smolact.runtime.controls import Controls
+from smolact.runtime.loop import TeleoperatorSource
 from tests.recording.worlds import CAMERA, Arm, Clock, Counting
 
 
@@ -328,7 +328,7 @@ def test_a_row_has_the_instruction_that_its_action_obeys(tmp_path: Path) -> None
             return super().get_action(observation)
 
     session = Session(tmp_path / "d", plan(num_episodes=1))
-    session.recorder._driver = Told()
+    session.recorder._source = Told()
     session.run()
     tasks = [sample["task"] for sample in LeRobotDataset(tmp_path / "d")]
     assert tasks == ["Grip."] * 2 + ["Let go."] * 3
@@ -384,7 +384,7 @@ def test_a_simulation_says_its_task_ends_its_episodes_and_judges_them(tmp_path: 
     with DatasetWriter.create(tmp_path / "d", fps=10, features=features) as writer:
         reports = Recorder(
             robot,
-            TeleoperatorDriver(expert, robot.gate),
+            TeleoperatorSource(expert, robot.gate),
             writer,
             RecordingPlan(10, 3, realtime=False),
             on_tick=shown.append,

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from smolact.errors import RobotError, ServerError, UnsafeActionError
-from smolact.recording.chunk_driver import ChunkDriver, Inference
-from smolact.recording.rollout import roll_out
 from smolact.robots.safety import Gate, make_limits
+from smolact.runtime.controller import ChunkController
+from smolact.runtime.inference import Inference
+from smolact.runtime.rollout import roll_out
 from smolact_client import Leftover
 
 FPS, LENGTH = 30.0, 15
@@ -83,7 +84,7 @@ class Robot:
 
     clock: Clock
     gate: Gate
-    driver: ChunkDriver | None = None
+    driver: ChunkController | None = None
     name: str = "noted"
     sent: list[tuple[float, np.ndarray, int]] = field(default_factory=list)
 
@@ -110,7 +111,7 @@ def run_case(seed: int) -> tuple[str, float]:
     inference = Inference(draw.choice((0.0, 0.3, 0.7, 1.0)), "latest", deadline=DEADLINE)
     gate = Gate(make_limits(("tick", "question"), {}, float("inf"), MAX_AGE))
     robot = Robot(clock, gate)
-    robot.driver = driver = ChunkDriver(server, inference, gate, clock)  # type: ignore[arg-type]
+    robot.driver = driver = ChunkController(server, inference, gate, clock)  # type: ignore[arg-type]
     ended = "went on"
     try:
         roll_out(robot, driver, fps=FPS, duration=5.0, task="go", clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]

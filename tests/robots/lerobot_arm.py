@@ -23,9 +23,9 @@ from lerobot.teleoperators.so_leader import so_leader
 from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_features
 
 from smolact.errors import SmolactError
-from smolact.recording.drivers import TeleoperatorDriver
 from smolact.robots.factory import make_robot, make_teleoperator
 from smolact.robots.lerobot_drivers import ROBOT, known_types
+from smolact.runtime.loop import TeleoperatorSource
 from smolact.types import STATE
 
 CAMERA = {"type": "opencv", "index_or_path": 0, "width": 64, "height": 48, "fps": 30}
@@ -209,7 +209,7 @@ def main(folder: Path) -> dict[str, Any]:
         leader.driver.bus._set("Max_Position_Limit", motor.id, 3072)
     leader.connect(robot)
     leader.driver.bus.turn("shoulder_pan", 3072)
-    driver = TeleoperatorDriver(leader, robot.gate)
+    driver = TeleoperatorSource(leader, robot.gate)
     path = [robot.send_action(driver.get_action(ours)) for _ in range(4)]
     found["followed"] = [round(float(action[0]), 2) for action in path]
     leader.disconnect()

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from smolact.errors import ConfigError, FeatureError, MissingDependencyError, RobotError, UnsafeActionError
-from smolact.recording.drivers import TeleoperatorDriver
 from smolact.robots.base import Robot, Teleoperator
 from smolact.robots.factory import make_robot, make_teleoperator, robot_types, teleoperator_types
 from smolact.robots.lerobot import LeRobotRobot, LeRobotTeleoperator
 from smolact.robots.safety import Gate, make_limits
+from smolact.runtime.loop import TeleoperatorSource
 from smolact.types import STATE
 
 pytestmark = pytest.mark.usefixtures("lerobot")
@@ -118,7 +118,7 @@ def test_a_leader_arm_is_followed_a_step_at_a_time(robot: LeRobotRobot, calibrat
     teleoperator = leader(calibrated)
     teleoperator.connect(robot)
     teleoperator.driver.bus.positions = {"gripper": 100.0, "shoulder_pan": 100.0}
-    driver = TeleoperatorDriver(teleoperator, robot.gate)
+    driver = TeleoperatorSource(teleoperator, robot.gate)
     path = [robot.send_action(driver.get_action(robot.get_observation())) for _ in range(4)]
     np.testing.assert_allclose(path, [[30, 100], [60, 100], [90, 100], [90, 100]], atol=0.1)
 

@@ -11,16 +11,16 @@ import pytest
 
 from smolact.errors import ConfigError, MissingDependencyError, RobotError, UnsafeActionError
 from smolact.recording.builtin import make_sim
-from smolact.recording.drivers import TeleoperatorDriver
 from smolact.recording.recorder import Recorder
 from smolact.recording.replay import replay
-from smolact.recording.rollout import roll_out
 from smolact.robots.base import EpisodicRobot, Teleoperator, move
 from smolact.robots.factory import make_robot
 from smolact.robots.incremental_teleop import GamepadTeleoperator, KeyboardTeleoperator
 from smolact.robots.keys import Keys, split_keys
 from smolact.robots.sim import SimRobot
-from smolact.robots.teleoperation import teleoperate
+from smolact.runtime.loop import TeleoperatorSource
+from smolact.runtime.rollout import roll_out
+from smolact.runtime.teleoperation import teleoperate
 from smolact.types import STATE
 
 
@@ -185,7 +185,7 @@ def test_a_hand_is_held_to_the_gate_whatever_teleoperator_it_holds() -> None:
     robot = make_sim()
     robot.connect()
     robot.gate.position = np.full(2, 0.5, np.float32)
-    driver = TeleoperatorDriver(Far(), robot.gate)  # type: ignore[arg-type]
+    driver = TeleoperatorSource(Far(), robot.gate)  # type: ignore[arg-type]
     for expected in (0.8, 1.0, 1.0):
         assert move(robot, driver.get_action({}))[0] == pytest.approx(expected)
     robot.gate.position = np.full(2, 0.5, np.float32)

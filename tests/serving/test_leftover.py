@@ -13,8 +13,9 @@ from smolact.errors import FeatureError
 from smolact.policies.common.guidance import Guidance, prefix_weights
 from smolact.policies.factory import LoadedPolicy, load_policy
 from smolact.processors.normalize import NormalizerProcessorStep, UnnormalizerProcessorStep
+from smolact.runtime.local import LocalPolicy
+from smolact.runtime.policy import Request
 from smolact.serving.background import serving
-from smolact.serving.local import LocalPolicy, Request
 from smolact.types import ACTION, TASK
 from smolact_client import Leftover, ObservationError, RemotePolicy, handshake
 from smolact_client.leftover import check_leftover, read_leftover

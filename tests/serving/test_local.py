@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,19 +12,22 @@ import pytest
 import torch
 
 from smolact.envs.factory import make_env
-from smolact.errors import FeatureError, ServerError
+from smolact.errors import BadObservationError, FeatureError, ServerError
 from smolact.evaluation.rollout import evaluate
 from smolact.policies.embodiment import Embodiment
 from smolact.policies.factory import LoadedPolicy, load_policy
-from smolact.recording.drivers import PolicyDriver
 from smolact.robots.base import RobotFeatures
 from smolact.robots.safety import Gate, make_limits
+from smolact.runtime.controller import ChunkController
+from smolact.runtime.fit import check_robot
+from smolact.runtime.inference import Inference, SyncInference
+from smolact.runtime.local import LocalPolicy
+from smolact.runtime.policy import Chunk, Policy, Request
+from smolact.runtime.remote import connect
 from smolact.serving.background import serving
 from smolact.serving.inference_worker import InferenceWorker
-from smolact.serving.local import LocalPolicy, Request
-from smolact.serving.remote import RemoteChunks, load_remote
 from smolact.types import TASK, EmptyInstruction
-from smolact_client import ObservationError, RemotePolicy
+from smolact_client import ObservationError, RemotePolicy, Schema
 from smolact_client.policy import ChunkPolicy
 from tests.evaluation.test_suite import checkpoint
 from tests.serving.test_sessions import metric
@@ -129,37 +133,59 @@ def test_what_is_wrong_with_an_observation_or_an_answer_is_told(loaded: LoadedPo
 
 
 def test_evaluation_takes_a_remote_policy(loaded: LoadedPolicy) -> None:
-    row = {key: torch.from_numpy(value)[None].movedim(-1, 1) for key, value in seen(0).items()}
     with make_env("tabletop", 2) as envs, serving(LocalPolicy(*loaded)) as url:
-        remote = load_remote(url, timeout=60, n_action_steps=7)
-        found = evaluate(*remote, envs, n_episodes=2, seed=1)
-        chunks = []
-        for _ in range(2):
-            torch.manual_seed(0)
-            chunks.append(remote.policy.predict_action_chunk({**row, TASK: [WORDS]}))
-        remote.policy.close()
+        remote = connect(url, timeout=60, n_action_steps=7)
+        found = evaluate(remote, envs, n_episodes=2, seed=1)
+        here = evaluate(replace_steps(LocalPolicy(*loaded), 7), envs, n_episodes=2, seed=1)
+        remote.close()
     assert all(0 < one.steps <= 80 for one in found.results)
     assert (found.n_action_steps, found.chunk_size) == (7, 8)
-    assert torch.equal(*chunks)  # what is drawn there follows from the seed here
+    assert found.results == here.results
+
+
+def replace_steps(policy: LocalPolicy, steps: int) -> LocalPolicy:
+    policy.schema = replace(policy.schema, n_action_steps=steps)
+    return policy
+
+
+def test_requests_of_one_connection_are_answered_together(loaded: LoadedPolicy) -> None:
+    local = LocalPolicy(*loaded)
+    requests = [Request(seen(number), WORDS, number) for number in range(7)]
+    with serving(local, max_batch=3) as url, RemotePolicy(url, timeout=60) as remote:
+        assert remote.limits.requests == 3 and remote.sessions == 1
+        together = remote.predict(requests)
+        assert metric(url, "batch_size_sum") == 7 and metric(url, "batch_size_count") < 7
+        for request, chunk in zip(requests, together, strict=True):
+            np.testing.assert_allclose(local.predict([request])[0], chunk, rtol=1e-4, atol=1e-5)
+        with pytest.raises(ObservationError, match="at fault"):
+            remote.predict([*requests[:2], Request(NOWHERE, WORDS, 1)])
+        assert len(remote.predict(requests[:1])) == 1
 
 
 def test_a_remote_policy_drives_a_robot_as_a_local_one_does(loaded: LoadedPolicy) -> None:
     features = RobotFeatures(("x", "y"), {STATE: ("x", "y")}, {IMAGE: (64, 64)})
-    gate = Gate(make_limits(features.action, {}, {}, float("inf")))
+
+    class Seeded(Policy):
+        def __init__(self, inner: Policy) -> None:
+            self.inner, self.schema = inner, inner.schema
+
+        def predict(self, requests: Sequence[Request]) -> list[Chunk]:
+            return self.inner.predict([replace(request, seed=3) for request in requests])
+
+    def driven(policy: Policy) -> Any:
+        gate = Gate(make_limits(features.action, {}, {}, float("inf")))
+        controller = ChunkController(SyncInference(Seeded(policy)), Inference(), gate)
+        controller.begin(WORDS)
+        return np.stack([controller.get_action(seen(2)) for _ in range(8)])  # type: ignore[arg-type]
+
     with serving(LocalPolicy(*loaded)) as url:
-        remote = load_remote(url, timeout=60)
-        driver = PolicyDriver(*remote, features=features, gate=gate)
-        driver.begin(WORDS)
-        torch.manual_seed(3)
-        seed = int(torch.randint(2**62, (1,)))
-        torch.manual_seed(3)
-        driven = np.stack([driver.get_action(seen(2)) for _ in range(8)])
-        expected = LocalPolicy(*loaded).predict_action_chunk(seen(2), WORDS, seed=seed)
-        np.testing.assert_array_equal(driven, expected)
+        remote = connect(url, timeout=60)
+        assert check_robot(remote, features) == ()
+        np.testing.assert_array_equal(driven(remote), driven(LocalPolicy(*loaded)))
         less = RobotFeatures(("x",), features.vectors, features.cameras)
         with pytest.raises(FeatureError, match=r"does not fit the policy in action"):
-            PolicyDriver(*remote, features=less, gate=gate)
-        remote.policy.close()
+            check_robot(remote, less)
+        remote.close()
 
 
 def test_an_empty_instruction_on_purpose_arrives_as_one(loaded: LoadedPolicy) -> None:
@@ -170,19 +196,14 @@ def test_an_empty_instruction_on_purpose_arrives_as_one(loaded: LoadedPolicy) ->
         return loaded.preprocess(batch)
 
     with serving(LocalPolicy(loaded.policy, listen, loaded.postprocess)) as url:
-        remote = RemoteChunks(url, timeout=60)
-        row = {IMAGE: torch.zeros(1, 3, 64, 64), STATE: torch.zeros(1, 2)}
-        remote.predict_action_chunk({**row, TASK: [EmptyInstruction()]})
+        remote = connect(url, timeout=60)
+        remote.predict([Request(seen(0), None)])
         assert isinstance(heard[-1], EmptyInstruction)
-        with pytest.raises(FeatureError, match="instruction is empty"):
-            remote.predict_action_chunk({**row, TASK: [""]})
-        with pytest.raises(FeatureError, match="draws its own noise"):
-            remote.predict_action_chunk({**row, TASK: ["go"]}, torch.zeros(1))
-        with pytest.raises(FeatureError, match="needs 'task'"):
-            remote.predict_action_chunk(row)
+        with pytest.raises(BadObservationError, match="instruction is empty"):
+            remote.predict([Request(seen(0), "")])
         remote.close()
     with pytest.raises(ServerError, match="Nobody answers"):
-        RemoteChunks(url)
+        connect(url)
 
 
 def test_names_and_ranges_come_from_the_checkpoint(loaded: LoadedPolicy, tmp_path: Path) -> None:
@@ -238,11 +259,13 @@ def test_one_bad_observation_of_a_batch_fails_alone(named: LoadedPolicy) -> None
 
 
 def test_who_records_or_evaluates_is_told_the_same(loaded: LoadedPolicy) -> None:
-    features = RobotFeatures(("x", "y"), {STATE: ("pan", "lift")}, {IMAGE: (64, 64)})
-    driver = PolicyDriver(*loaded, features, Gate(make_limits(features.action, {}, {})))
-    driver.begin(WORDS)
+    loaded.policy.config.of_robot(Embodiment(names={STATE: ("pan", "lift")}))
+    named = LocalPolicy(*loaded)
+    loaded.policy.config.of_robot(None)
+    controller = ChunkController(SyncInference(named), Inference(), Gate(make_limits(("x", "y"), {}, {})))
+    controller.begin(WORDS)
     with pytest.raises(FeatureError, match=r"'lift' of observation\.state is 3e\+38"):
-        driver.get_action(NOWHERE)
+        controller.get_action(NOWHERE)
     with make_env("tabletop", 2) as envs:
         real = envs.reset
 
@@ -254,4 +277,21 @@ def test_who_records_or_evaluates_is_told_the_same(loaded: LoadedPolicy) -> None
         with pytest.raises(
             FeatureError, match=r"Number 0 \(counted from 0\) of observation\.state is 3e\+38"
         ):
-            evaluate(*loaded, envs, n_episodes=2)
+            evaluate(LocalPolicy(*loaded), envs, n_episodes=2)
+
+
+def test_a_policy_of_ones_own_is_a_class_with_a_schema_and_predict() -> None:
+    class Still(Policy):
+        schema = Schema("still", {}, {STATE: 2}, action=2, chunk_size=4, n_action_steps=4)
+
+        def predict(self, requests: Sequence[Request]) -> list[Chunk]:
+            return [np.tile(request.observation[STATE], (4, 1)) for request in requests]
+
+    with make_env("tabletop", 2, obs_type="environment_state_agent_pos") as envs:
+        assert len(evaluate(Still(), envs, n_episodes=3).results) == 3
+        with serving(Still()) as url:
+            served = connect(url, timeout=60)
+            state = np.array([0.25, 0.5], np.float32)
+            (chunk,) = served.predict([Request({STATE: state}, WORDS)])
+            assert chunk.tolist() == [[0.25, 0.5]] * 4
+            served.close()

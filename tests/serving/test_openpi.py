@@ -12,12 +12,12 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-import torch
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
 from smolact.cli.servers import is_server, load_from_server
 from smolact.errors import ServerError
+from smolact.runtime.policy import Request
 from smolact.serving.auth import Auth
 from smolact.serving.background import serving
 from smolact.serving.openpi import OpenpiServer, read_observation
@@ -339,11 +339,12 @@ def test_a_policy_of_theirs_stands_in_the_place_of_one_of_ours(tmp_path: Path) -
     file.write_text(json.dumps({**schema, "n_action_steps": 2, "keys": {STATE: "state"}}))
     with their_server(lambda said: {"actions": np.tile(said["state"], (5, 1))}) as url:
         assert is_server(url)
-        loaded = load_from_server(url, {"openpi_schema": file, "timeout": 20})
-        batch = {STATE: torch.arange(6.0).reshape(2, 3), "task": ["go", "stop"]}
-        assert loaded.policy.config.n_action_steps == 2
-        assert loaded.policy.predict_action_chunk(batch)[:, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
-        loaded.policy.close()
+        policy = load_from_server(url, {"openpi_schema": file, "timeout": 20})
+        states = np.arange(6, dtype=np.float32).reshape(2, 3)
+        requests = [Request({STATE: state}, task) for state, task in zip(states, ("go", "stop"), strict=True)]
+        assert policy.schema.n_action_steps == 2
+        assert [chunk[0].tolist() for chunk in policy.predict(requests)] == [[0, 1, 2], [3, 4, 5]]
+        policy.close()
         with pytest.raises(ServerError, match="raw pictures only"):
             load_from_server(url, {"images": "jpeg"})
     with pytest.raises(ServerError, match="tells its schema itself"):

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from smolact.errors import FeatureError
+from smolact.runtime.policy import Request
 from smolact.serving.background import serving
-from smolact.serving.local import Request
 from smolact.serving.request_queue import RequestQueue
 from smolact_client import (
     ClosedError,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from websockets.sync.client import ClientConnection, connect
 
-from smolact.serving.local import Request
+from smolact.runtime.policy import Request
 from smolact_client import Schema, handshake
 from smolact_client.protocol import Message, MessageKind, decode, encode
 from smolact_client.schema import Offer

@@ -38,6 +38,7 @@ from smolact.policies.factory import load_policy
 from smolact.policies.smolvla.engine import SmolVLAEngine
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from smolact.recording.demonstrations import record_demonstrations
+from smolact.runtime.local import LocalPolicy
 from smolact.training import loop
 from smolact.training.checkpoint import find_checkpoint
 from smolact.training.config import TrainConfig
@@ -426,7 +427,7 @@ def test_an_evaluation_on_the_way_is_played_by_an_engine_as_the_saved_policy_wou
     with make_env("tabletop", 2, render=None, **env) as envs:
         for step in (1, 2):
             saved = load_policy(tmp_path / "run" / "checkpoints" / f"{step:06d}", device="cpu")
-            evaluate(*saved, envs, n_episodes=2, seed=1000)
+            evaluate(LocalPolicy(*saved), envs, n_episodes=2, seed=1000)
     first, second = chunks[SmolVLAEngine]
     for found, expected in zip((first, second), chunks[SmolVLAPolicy], strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

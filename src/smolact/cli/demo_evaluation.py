@@ -60,8 +60,9 @@ class DemoEvaluation:
         from smolact.evaluation.conditions import conditions_for
         from smolact.evaluation.suite import run_suite
         from smolact.policies.factory import load_policy
+        from smolact.runtime.local import LocalPolicy
 
-        loaded = load_policy(self.checkpoint, device="cpu")
+        policy = LocalPolicy(*load_policy(self.checkpoint, device="cpu"))
         log, began, played = self.log(share), time.time(), 0
         with make_env(self.env, SIDE_BY_SIDE) as envs:
             conditions = conditions_for(envs)
@@ -71,7 +72,7 @@ class DemoEvaluation:
                     return
                 run_suite(
                     self.policies,
-                    lambda _: loaded,
+                    lambda _: policy,
                     envs,
                     conditions,
                     log,
@@ -91,6 +92,7 @@ def evaluate(
     from smolact.evaluation.showcase import showcase
     from smolact.evaluation.suite import collect
     from smolact.policies.factory import load_policy
+    from smolact.runtime.local import LocalPolicy
 
     (policy,) = examination.policies
     log = examination.log()
@@ -114,12 +116,12 @@ def evaluate(
             play_shards(examination, processes, log, look)
         n_episodes = min(_whole(log, policy, name) for name in names)
         console.print(f"{n_episodes} episodes in each of {len(names)} conditions were played")
-        loaded = load_policy(examination.checkpoint, device="cpu")
-        facts = {policy: {key: getattr(loaded.policy.config, key, None) for key in FACTS}}
+        loaded = LocalPolicy(*load_policy(examination.checkpoint, device="cpu"))
+        facts = {policy: {key: getattr(loaded.config, key, None) for key in FACTS}}
         results = collect([policy], names, log, n_episodes, examination.seed, facts)
         announce("Filming some of them …")
         with one_thread():
-            return results, showcase(*loaded, envs, results[policy], conditions, FILMED)
+            return results, showcase(loaded, envs, results[policy], conditions, FILMED)
 
 
 def _whole(log: EpisodeLog, policy: str, condition: str) -> int:

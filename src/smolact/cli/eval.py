@@ -32,11 +32,8 @@ from smolact.training.sections import EnvSection, EvalSection
 if TYPE_CHECKING:
     from smolact.envs.batch import EnvBatch
     from smolact.evaluation.conditions import Condition
-    from smolact.evaluation.rollout import Postprocessor, Preprocessor
     from smolact.evaluation.suite import Results, Shard
-    from smolact.types import Predictor
-
-    Loaded = tuple[Predictor, Preprocessor, Postprocessor]
+    from smolact.runtime.policy import Policy
 
 WORTH_A_PROCESS = 10
 """Episodes of a condition for which another process is started."""
@@ -159,7 +156,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smolact-")))
         log = EpisodeLog(folder, _settings(config), processes.shard)
 
-        def load(name: str) -> Loaded:
+        def load(name: str) -> Policy:
             if name != config.policy.path:
                 announce_policy(name)
             return _load(name, config, environments, processes.device, stack)
@@ -262,7 +259,7 @@ def write_page(
     results: Results,
     environments: EnvBatch,
     conditions: Sequence[Condition],
-    load: Callable[[str], Loaded],
+    load: Callable[[str], Policy],
 ) -> None:
     """Write `report.html`, with some of the first policy's episodes to look at."""
     from smolact.evaluation.report import write_report
@@ -273,8 +270,8 @@ def write_page(
     shown = []
     if config.n_videos:
         announce("Filming episodes for the report …")
-        loaded = load(config.policies[0])
-        shown = showcase(*loaded, environments, results[config.policies[0]], conditions, config.n_videos)
+        policy = load(config.policies[0])
+        shown = showcase(policy, environments, results[config.policies[0]], conditions, config.n_videos)
     write_report(
         folder,
         results,
@@ -351,40 +348,42 @@ def _load(
     environments: EnvBatch,
     device: str | None,
     stack: contextlib.ExitStack,
-) -> Loaded:
-    """A policy with its processors, in this process or on a server; `stack` lets go of it."""
+) -> Policy:
+    """A policy that fits the environment; `stack` closes it."""
     import torch
 
     from smolact.policies.fit import check_cameras, check_env_sizes
-    from smolact.processors.pipeline import rename_map_of
-    from smolact.processors.statistics import require_statistics
+    from smolact.runtime.local import LocalPolicy
+    from smolact.runtime.schema import config_of
     from smolact.types import is_image_key
 
-    loaded: Loaded = load_chosen(
+    policy = load_chosen(
         config.policy,
-        stack,
         path=name,
         device=device,
         # In float32 as the policy itself, so that both play the same episodes.
         engine={"dtype": torch.float32} if config.engine else None,
         rename_map=config.rename_map,
     )
-    require_statistics(loaded[1], loaded[2])
-    names = rename_map_of(loaded[1])
+    stack.callback(policy.close)
+    is_local = isinstance(policy, LocalPolicy)
+    names = policy.schema.rename_map if is_local else {}
+    settings = policy.config if isinstance(policy, LocalPolicy) else config_of(policy.schema)
     offered = {names.get(key, key): feature for key, feature in environments.features.items()}
     cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
-    check_cameras(loaded[0].config, cameras, names, where="the environment")
-    check_env_sizes(loaded[0].config, offered, names)
-    return loaded
+    check_cameras(settings, cameras, names, where="the environment")
+    check_env_sizes(settings, offered, names)
+    return policy
 
 
 def _policy_settings(name: str, config: EvalConfig) -> dict[str, Any]:
     from smolact.policies.configuration import CONFIG_FILE, find_policy, read_config_file
+    from smolact.runtime.schema import config_of
 
     if is_server(name):
-        policy = load_from_server(name, config.policy.settings).policy
-        policy.close()
-        return policy.config.to_dict()
+        served = load_from_server(name, config.policy.settings)
+        served.close()
+        return config_of(served.schema).to_dict()
     return {**read_config_file(find_policy(name, patterns=[CONFIG_FILE])), **_overrides(config)}
 
 

@@ -32,11 +32,11 @@ from smolact.hub import RECORDINGS
 from smolact.settings import setting, unsupported
 
 if TYPE_CHECKING:
-    from smolact.policies.factory import LoadedEngine, LoadedPolicy
     from smolact.recording.log import EpisodeReport
-    from smolact.recording.recorder import Driver, Status
+    from smolact.recording.recorder import Status
     from smolact.robots.base import Robot, Teleoperator
-    from smolact.serving.remote import LoadedRemote
+    from smolact.runtime.loop import ActionSource
+    from smolact.runtime.policy import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +117,12 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
     Raises:
         SmolactError: what any of them raises.
     """
-    from smolact.recording.controls import Controls
-    from smolact.recording.drivers import check_fit, note_masked, rate_of_training
     from smolact.recording.plan import RecordingPlan
     from smolact.recording.recorder import Recorder
     from smolact.robots.incremental_teleop import KeyboardTeleoperator
     from smolact.robots.keys import Keys, has_terminal
+    from smolact.runtime.controls import Controls
+    from smolact.runtime.fit import check_robot, note_masked
 
     robot = config.robot.make()
     teleoperator = config.teleop.make() if config.teleop.type is not None else None
@@ -134,19 +134,14 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         )
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
-        policy, trained = None, None
+        policy = None
         if config.policy.path is not None:
-            policy = load_chosen(config.policy, stack, engine={}, rename_map=config.rename_map)
-            note_masked(
-                check_fit(
-                    policy.policy,
-                    policy.preprocess,
-                    policy.postprocess,
-                    robot.features,
-                    any_names=not config.check_names,
-                )
+            policy = load_chosen(
+                config.policy, engine={}, rename_map=config.rename_map, any_names=not config.check_names
             )
-            trained = rate_of_training(policy.policy)
+            stack.callback(policy.close)
+            note_masked(check_robot(policy, robot.features, any_names=not config.check_names))
+        trained = None if policy is None else policy.schema.fps
         planned = functools.partial(
             RecordingPlan,
             num_episodes=config.dataset.num_episodes,
@@ -161,7 +156,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         plan = planned(writer.fps)
         stack.enter_context(print_errors_at_once())
         connect_for(robot, writer)
-        driver = _driver(policy, robot, teleoperator, stack, any_names=not config.check_names)
+        source = _source(policy, robot, teleoperator, stack)
         controls = Controls(arrows_drive=by_keyboard)
         keys = stack.enter_context(Keys(controls.press))
         if isinstance(teleoperator, KeyboardTeleoperator):
@@ -183,7 +178,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
 
         recorder = Recorder(
             robot,
-            driver,
+            source,
             writer,
             plan,
             controls=controls,
@@ -240,29 +235,20 @@ def _check(config: RecordConfig) -> None:
     )
 
 
-def _driver(
-    policy: LoadedPolicy | LoadedEngine | LoadedRemote | None,
-    robot: Robot,
-    teleoperator: Teleoperator | None,
-    stack: contextlib.ExitStack,
-    *,
-    any_names: bool,
-) -> Driver:
-    from smolact.recording.drivers import PolicyDriver, TeleoperatorDriver
+def _source(
+    policy: Policy | None, robot: Robot, teleoperator: Teleoperator | None, stack: contextlib.ExitStack
+) -> ActionSource:
+    from smolact.runtime.controller import ChunkController
+    from smolact.runtime.inference import Inference, SyncInference
+    from smolact.runtime.loop import TeleoperatorSource
 
     if policy is not None:
-        return PolicyDriver(
-            policy.policy,
-            policy.preprocess,
-            policy.postprocess,
-            robot.features,
-            robot.gate,
-            any_names=any_names,
-        )
+        inference = Inference(executed=policy.schema.n_action_steps)
+        return ChunkController(SyncInference(policy), inference, robot.gate)
     assert teleoperator is not None
     stack.callback(teleoperator.disconnect)
     teleoperator.connect(robot)
-    return TeleoperatorDriver(teleoperator, robot.gate)
+    return TeleoperatorSource(teleoperator, robot.gate)
 
 
 def _show_line(status: Status) -> None:

@@ -108,8 +108,8 @@ def open_dataset(
     from smolact.datasets import format as layout
     from smolact.datasets.writer import DatasetWriter
     from smolact.recording.disk_space import check_space, estimate_bytes
-    from smolact.recording.drivers import note_rate, rate_of
     from smolact.recording.recorder import dataset_features
+    from smolact.runtime.fit import note_rate, rate_of
 
     features = dataset_features(robot.features, video=dataset.video)
     fps = dataset.fps

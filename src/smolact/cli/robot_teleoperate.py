@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
             "Say what drives the robot: --teleop.type=NAME. `smolact robot info` lists what there is."
         )
 
-    from smolact.robots.teleoperation import Ticks, teleoperate
+    from smolact.runtime.teleoperation import Ticks, teleoperate
 
     robot, teleoperator = config.robot.make(), config.teleop.make()
     latest = Ticks(0, 0, 0.0)

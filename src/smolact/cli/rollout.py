@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,13 +31,13 @@ from smolact.errors import ConfigError, SmolactError
 from smolact.settings import setting
 
 if TYPE_CHECKING:
-    from smolact.recording.chunk_driver import ChunkDriver, Inference
-    from smolact.recording.controls import Controls
     from smolact.recording.log import EpisodeReport
-    from smolact.recording.rollout import RolloutReport
     from smolact.robots.base import Robot
-    from smolact.serving.local import LocalPolicy
-    from smolact.serving.remote import OnePolicy
+    from smolact.runtime.controller import ChunkController
+    from smolact.runtime.controls import Controls
+    from smolact.runtime.inference import Inference
+    from smolact.runtime.policy import Policy
+    from smolact.runtime.rollout import RolloutReport
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class InferenceSection:
         Raises:
             ConfigError: a number is out of its range.
         """
-        from smolact.recording.chunk_driver import Inference, RealTime
+        from smolact.runtime.inference import Inference, RealTime
 
         if self.type == "sync":
             return Inference(executed=n_action_steps, deadline=self.deadline)
@@ -197,22 +197,24 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
     Raises:
         SmolactError: what any of them raises.
     """
-    from smolact.recording.chunk_driver import ChunkDriver, SyncInference, ThreadedInference
-    from smolact.recording.controls import Controls
-    from smolact.recording.drivers import note_rate, rate_of
     from smolact.recording.plan import RecordingPlan
     from smolact.recording.recorder import Recorder
-    from smolact.recording.rollout import roll_out
     from smolact.robots.keys import Keys
+    from smolact.runtime.controller import ChunkController
+    from smolact.runtime.controls import Controls
+    from smolact.runtime.fit import note_rate, rate_of
+    from smolact.runtime.inference import SyncInference, ThreadedInference
+    from smolact.runtime.rollout import roll_out
 
     robot = config.robot.make()
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
         policy = _policy(config, robot, stack)
-        asks: ThreadedInference | SyncInference = SyncInference(policy)
+        backend: ThreadedInference | SyncInference = SyncInference(policy)
         if config.realtime:
-            asks = ThreadedInference(policy, policy.reset if is_server(config.policy.path) else lambda: None)
-            stack.callback(asks.close)
+            drop = policy.reset if is_server(config.policy.path) else lambda: None
+            backend = ThreadedInference(policy, drop)
+            stack.callback(backend.close)
             stack.callback(robot.disconnect)  # before what a policy computes is waited for
         planned = functools.partial(
             RecordingPlan,
@@ -242,20 +244,20 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         stack.enter_context(print_errors_at_once())
         # A robot knows the limits of its gate only when it is connected.
         inference = config.inference.make(policy.schema.n_action_steps)
-        driver = ChunkDriver(asks, inference, robot.gate)
+        controller = ChunkController(backend, inference, robot.gate)
         controls = Controls()
         if config.interactive:
-            _listen(driver, controls)
+            _listen(controller, controls)
         elif stack.enter_context(Keys(controls.press)).is_listening:
             logger.info("→: next episode · space: pause · q: stop")
         if writer is not None:
             return Recorder(
                 robot,
-                driver,
+                controller,
                 writer,
                 planned(writer.fps),
                 controls=controls,
-                on_episode=lambda report: logger.info("%s, %s", report, driver.counts),
+                on_episode=lambda report: logger.info("%s, %s", report, controller.counts),
                 on_failure=print_error,
                 keep_unfinished=True,
             ).run()
@@ -263,7 +265,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         note_rate(fps, policy.schema.fps)
         return roll_out(
             robot,
-            driver,
+            controller,
             fps=fps,
             duration=config.duration,
             episodes=config.episodes,
@@ -274,50 +276,36 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         )
 
 
-def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> OnePolicy:
-    """A policy with its processors, that fits this robot and can do what is asked for.
+def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> Policy:
+    """A policy that fits this robot and supports the inference that is asked for; `stack` closes it.
 
     Raises:
-        FeatureError: it looks at something that the robot does not have, or acts in other numbers.
-        ConfigError: it can't go on from what is left of a chunk.
+        FeatureError: the robot lacks an input of the policy, or takes other actions.
+        ConfigError: the policy does not support real-time chunking.
     """
-    from smolact.recording.drivers import check_robot, note_masked
-    from smolact.serving.local import LocalPolicy
-    from smolact.serving.remote import LoadedRemote, OnePolicy
+    from smolact.runtime.fit import check_robot, note_masked
 
-    loaded = load_chosen(config.policy, stack, engine={}, rename_map=config.rename_map)
-    local: LocalPolicy | None = None
-    if isinstance(loaded, LoadedRemote):
-        policy = loaded.policy.one()
-    else:
-        local = LocalPolicy(*loaded)
-        policy = OnePolicy(local, local.schema)
+    policy = load_chosen(config.policy, engine={}, rename_map=config.rename_map)
+    stack.callback(policy.close)
     schema = policy.schema
     if config.inference.type == "rtc" and not schema.takes_leftover:
         raise ConfigError(
             f"A '{schema.policy}' policy can't draw actions that go on from others, as --inference.type=rtc needs. Use "
             "--inference.type=async."
         )
-    note_masked(
-        check_robot(
-            replace(schema, any_names=schema.any_names or not config.check_names),
-            robot.features,
-            at_server=local is None,
-        )
-    )
-    if local is not None:
-        local.warm_up()
+    note_masked(check_robot(policy, robot.features, any_names=not config.check_names))
+    policy.warm_up()
     return policy
 
 
-def _listen(driver: ChunkDriver, controls: Controls) -> None:
-    """Take instructions from standard input, line by line, for as long as there are any."""
+def _listen(controller: ChunkController, controls: Controls) -> None:
+    """Take instructions from standard input, line by line."""
 
     def read() -> None:
         for line in sys.stdin:
             if line.strip():
-                driver.task = line.strip()
-                logger.info("From the next chunk on: %s", driver.task)
+                controller.task = line.strip()
+                logger.info("From the next chunk on: %s", controller.task)
             else:
                 controls.press("right")
 

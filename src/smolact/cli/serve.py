@@ -21,8 +21,8 @@ from smolact.settings import open_section, setting
 from smolact.training.sections import policy_fields
 
 if TYPE_CHECKING:
+    from smolact.runtime.local import LocalPolicy
     from smolact.serving.auth import Auth
-    from smolact.serving.local import LocalPolicy
     from smolact_client import Schema
 
 logger = logging.getLogger(__name__)
@@ -157,10 +157,13 @@ def _load(config: ServeConfig, path: str) -> LocalPolicy:
             f"--policy.path={path} is a server already: serve a checkpoint, a folder or a Hub id."
         )
     announce_policy(path)
-    from smolact.serving.local import LocalPolicy
+    from smolact.runtime.local import LocalPolicy
 
-    with contextlib.ExitStack() as stack:
-        policy, preprocess, postprocess = load_chosen(
-            config.policy, stack, engine={} if config.engine else None, rename_map=config.rename_map
-        )
-    return LocalPolicy(policy, preprocess, postprocess, any_names=not config.check_names)
+    policy = load_chosen(
+        config.policy,
+        engine={} if config.engine else None,
+        rename_map=config.rename_map,
+        any_names=not config.check_names,
+    )
+    assert isinstance(policy, LocalPolicy)  # a server was refused above
+    return policy

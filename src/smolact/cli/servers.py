@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from smolact.settings import open_section, setting
 from smolact.training.sections import policy_fields
 
 if TYPE_CHECKING:
-    from smolact.policies.factory import LoadedEngine, LoadedPolicy
-    from smolact.serving.remote import LoadedRemote
+    from smolact.runtime.local import LocalPolicy
+    from smolact.runtime.remote import ServedPolicy
 
 SCHEMES = ("ws://", "wss://", "openpi+ws://", "openpi+wss://")
 HELP = (
@@ -69,42 +68,44 @@ CHECK_NAMES = "Refuse a robot whose joints have other names than those of the po
 
 def load_chosen(
     policy: ChosenPolicy,
-    stack: contextlib.ExitStack,
     *,
     path: str | None = None,
     device: str | None = None,
     engine: Mapping[str, Any] | None = None,
     rename_map: Mapping[str, str] | None = None,
-) -> LoadedPolicy | LoadedEngine | LoadedRemote:
-    """The policy that the flags choose, with its processors; `stack` hangs up on a server's.
+    any_names: bool = False,
+) -> LocalPolicy | ServedPolicy:
+    """The policy that the flags choose; the caller closes it.
 
     Args:
         policy: the flags.
-        stack: left when the policy is not used any more.
         path: another checkpoint, with the same flags.
-        device: where it runs, unless a flag says so.
-        engine: settings of the engine that takes its place, besides those of the flags; None for the policy itself.
+        device: the device, unless a flag sets it.
+        engine: settings of the engine that takes the policy's place, besides those of the flags; None for the policy itself.
         rename_map: the flag.
+        any_names: whether a robot's joints may have other names than those of the policy's training.
 
     Raises:
         ConfigError: a flag is for checkpoints and the policy is on a server, or 8 bits are wanted in vain.
-        SmolactError: what loading raises.
+        SmolactError: the errors of loading.
     """
     from smolact.policies.factory import load_policy
+    from smolact.runtime.local import LocalPolicy
 
     path, settings = str(path or policy.path), dict(policy.settings)
     rounded = engine_settings(path, policy, rename_map, engine=engine is not None)
     if is_server(path):
-        remote = load_from_server(path, settings)
-        stack.callback(remote.policy.close)
-        return remote
+        return load_from_server(path, settings)
     chosen: dict[str, Any] = {
         "device": settings.pop("device", None) or device,
         "stats_key": policy.stats_key,
         "stats": policy.stats,
         "rename_map": rename_map or None,
     }
-    return load_policy(path, **chosen, engine=False if engine is None else {**engine, **rounded}, **settings)
+    loaded = load_policy(
+        path, **chosen, engine=False if engine is None else {**engine, **rounded}, **settings
+    )
+    return LocalPolicy(*loaded, any_names=any_names)
 
 
 def _there(path: str, flag: str) -> str:
@@ -159,18 +160,18 @@ def policy_or_server_fields(section: Mapping[str, Any]) -> type | None:
     return RemoteSettings if is_server(section.get("path")) else policy_fields(section)
 
 
-def load_from_server(url: str, settings: Mapping[str, Any]) -> LoadedRemote:
-    """The policy there, as `load_policy` would give it.
+def load_from_server(url: str, settings: Mapping[str, Any]) -> ServedPolicy:
+    """The policy on a server.
 
     Raises:
-        ServerError, NotFoundError, ConfigError: it does not answer, or lets nobody in, or the token's file holds none.
+        ServerError, NotFoundError, ConfigError: no answer, access is refused, or the token's file holds none.
     """
+    from smolact.runtime.remote import connect
     from smolact.serving.auth import read_token
-    from smolact.serving.remote import load_remote
 
     known = {field.name for field in dataclasses.fields(RemoteSettings)}
     given = RemoteSettings(**{key: value for key, value in settings.items() if key in known})
-    return load_remote(
+    return connect(
         url,
         token=None if given.token_file is None else read_token(given.token_file),
         ca_file=given.ca_file,

@@ -57,11 +57,11 @@ class Condition:
 
     Attributes:
         name: in files.
-        tell: from the environment, after a `reset` with the episode's seed, and a generator that follows from the seed.
+        instruct: from the environment, after a `reset` with the episode's seed, and a generator that follows from the seed.
     """
 
     name: str
-    tell: Callable[[Any, random.Random], EpisodeCondition]
+    instruct: Callable[[Any, random.Random], EpisodeCondition]
 
 
 def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:

@@ -1,12 +1,11 @@
-"""A policy in closed loop: observation -> preprocessor -> policy -> postprocessor -> environment.
+"""Episodes of a policy in closed loop with an environment.
 
-Episodes run in waves of as many as there are environments. A wave begins together, so the policy's queue of actions is
-that of all its episodes; one that ends early waits for the others. Then the next wave begins.
+Episodes run in groups of as many as there are environments. A group begins together, and its episodes replan together; one that ends
+early waits for the others. Then the next group begins.
 
-The same seed gives the same episodes: each has an environment seed of its own. What the policy draws is seeded by
-episode too, if it tells the shape of its noise (`policy.noise_shape`, (chunk, A)): then a result does not depend on how
-many environments ran side by side, but for the rounding of batched arithmetic. Any other policy's draws come from
-torch's generators, seeded for every wave; for these the number of environments is part of the seed.
+The same seed gives the same episodes: each has a seed of its own for its environment and for the noise of each of its chunks, so a
+result does not depend on how many environments run side by side, except for the rounding of batched arithmetic. A policy that draws
+from torch's global generators finds them seeded for every group; for such a policy the number of environments is part of the seed.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from smolact.envs.batch import EnvBatch
 from smolact.envs.mapping import Observation
@@ -31,16 +30,14 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.evaluation.conditions import PLAIN, Condition, EpisodeCondition
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.video import write_video
-from smolact.processors.observed import check_observed
-from smolact.types import ACTION, TASK, Batch, Predictor, is_image_key
-
-Preprocessor = Callable[[Batch], Batch]
-Postprocessor = Callable[[Tensor], Tensor]
+from smolact.runtime.observation import check_chunk
+from smolact.runtime.policy import Chunk, Policy, Request
+from smolact.types import ACTION, TASK, EmptyInstruction
 
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """An episode to run: its number, the environment's seed, the options for its `reset`, and how it is told what to do."""
+    """An episode to play: its number, the environment's seed, the options of its `reset`, and the condition of its instruction."""
 
     index: int
     seed: int
@@ -48,12 +45,13 @@ class EpisodePlan:
     condition: Condition | None = None
 
 
-Watch = Callable[[Sequence[EpisodePlan], int, Batch], None]
+Replanned = Callable[[Sequence[EpisodePlan], int, Sequence[Request]], None]
+"""Is called with a group's plans, the step and the requests, before each prediction."""
 
 
 @dataclass(frozen=True)
 class PlayedEpisode:
-    """What came of a plan: the result and, where they were asked for, the pictures from the first to the last."""
+    """The result of a plan and, if it was filmed, the pictures from the first to the last."""
 
     result: EpisodeResult
     frames: list[NDArray[np.uint8]]
@@ -65,7 +63,7 @@ def plan_episodes(
     options: dict[str, Any] | None = None,
     condition: Condition | None = None,
 ) -> list[EpisodePlan]:
-    """Episodes 0 to `n_episodes` − 1 of an evaluation; the first ones are the same whatever `n_episodes` is."""
+    """Episodes 0 to `n_episodes` − 1 of an evaluation; the first ones do not depend on `n_episodes`."""
     return [
         EpisodePlan(index, episode_seed(seed, index, "evaluation"), options, condition)
         for index in range(n_episodes)
@@ -73,9 +71,7 @@ def plan_episodes(
 
 
 def evaluate(
-    policy: Predictor,
-    preprocess: Preprocessor,
-    postprocess: Postprocessor,
+    policy: Policy,
     envs: EnvBatch,
     *,
     n_episodes: int,
@@ -88,23 +84,22 @@ def evaluate(
     on_episode: Callable[[EpisodeResult], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
-    """Run `n_episodes` and say how many succeeded.
+    """Play `n_episodes` and count the successes.
 
     Args:
-        policy: is put into evaluation mode, and back.
-        preprocess, postprocess: the checkpoint's own, from raw batch to the policy's and from its actions to raw ones.
+        policy: such as `LocalPolicy(*smolact.load_policy(…))`.
         envs: from `make_env`; their number is the batch size.
-        options: for every `reset`, such as {"task": "push the red block to the top zone"}.
-        condition: how episodes are told what to do; as the environment does it when None.
-        plans: only these of the episodes; all of them when None.
-        video_folder: where the first `n_videos` episodes are written, as mp4; the environments need `render=True`.
-        on_episode: is called with each episode as its wave ends, for a progress bar.
-        on_step: is called before each step of a wave: how many episodes the wave has, and the step's number.
+        options: of every `reset`, such as {"task": "push the red block to the top zone"}.
+        condition: of the episodes' instructions; None for those of the environment.
+        plans: only these episodes; all when None.
+        video_folder: the folder of the first `n_videos` episodes, as mp4; the environments need `render=True`.
+        on_episode: is called with each episode's result when its group ends.
+        on_step: is called before each step of a group with the number of its episodes and the step.
 
     Raises:
-        ConfigError: n_episodes < 1, videos without a folder, or an environment that does not tell task or success.
-        FeatureError: the policy's actions do not fit the environment, or are not finite; or a number that the environment
-            observes is nowhere near those of the training.
+        ConfigError: n_episodes < 1, videos without a folder, or an environment that lacks a task or success.
+        FeatureError: the policy's actions do not fit the environment, or are not finite; or a number of an observation is nowhere
+            near the training's data.
     """
     if n_episodes < 1:
         raise ConfigError(f"n_episodes={n_episodes}: an evaluation needs one episode at least.")
@@ -113,8 +108,7 @@ def evaluate(
     began = time.monotonic()
     results = []
     plans = plan_episodes(n_episodes, seed, options, condition) if plans is None else plans
-    watch = None if on_step is None else lambda group, step, batch: on_step(len(group), step)
-    for episode in play(policy, preprocess, postprocess, envs, plans, film=range(n_videos), watch=watch):
+    for episode in play(policy, envs, plans, film=range(n_videos), on_step=on_step):
         result = episode.result
         if episode.frames and video_folder is not None:
             name = f"episode_{result.index:03d}_{'success' if result.success else 'failure'}.mp4"
@@ -124,12 +118,11 @@ def evaluate(
         results.append(result)
         if on_episode is not None:
             on_episode(result)
-    config = getattr(policy, "config", None)
     return EvaluationResult(
         seed=seed,
-        n_action_steps=getattr(config, "n_action_steps", None),
-        chunk_size=getattr(config, "chunk_size", None),
-        num_steps=getattr(config, "num_steps", None),
+        n_action_steps=policy.schema.n_action_steps,
+        chunk_size=policy.schema.chunk_size,
+        num_steps=None,
         condition=PLAIN if condition is None else condition.name,
         seconds=time.monotonic() - began,
         results=tuple(results),
@@ -137,42 +130,41 @@ def evaluate(
 
 
 def play(
-    policy: Predictor,
-    preprocess: Preprocessor,
-    postprocess: Postprocessor,
+    policy: Policy,
     envs: EnvBatch,
     plans: Sequence[EpisodePlan],
     film: Sequence[int] = (),
-    watch: Watch | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    on_replan: Replanned | None = None,
 ) -> Iterator[PlayedEpisode]:
-    """Play the plans in waves and yield them in order, each wave as it ends.
+    """Play the plans in groups and yield them in order, each group when it ends.
 
     Args:
-        film: whose pictures are kept, by index.
-        watch: is shown every step before its action: the wave's plans, the step's number, the preprocessed batch.
+        film: the episodes, by index, whose pictures are kept.
+        on_step: see `evaluate`.
+        on_replan: is called before each prediction.
     """
     for first in range(0, len(plans), len(envs)):
         group = plans[first : first + len(envs)]
-        with _evaluation_mode(policy), _seeded_draws(group[0].seed), torch.inference_mode():
-            played = _play_group(policy, preprocess, postprocess, envs, group, film, watch)
+        with _seeded_draws(group[0].seed):
+            played = _play_group(policy, envs, group, film, on_step, on_replan)
         yield from played
 
 
 def _play_group(
-    policy: Predictor,
-    preprocess: Preprocessor,
-    postprocess: Postprocessor,
+    policy: Policy,
     envs: EnvBatch,
     group: Sequence[EpisodePlan],
     film: Sequence[int],
-    watch: Watch | None,
+    on_step: Callable[[int, int], None] | None,
+    on_replan: Replanned | None,
 ) -> list[PlayedEpisode]:
-    told = [_tell(envs, number, plan) for number, plan in enumerate(group)]
-    observations, infos = envs.reset([plan.seed for plan in group], [one.options for one in told])
+    conditions = [_condition(envs, number, plan) for number, plan in enumerate(group)]
+    observations, infos = envs.reset([plan.seed for plan in group], [one.options for one in conditions])
     others = np.zeros(len(group), np.bool_)
     policy.reset()
-    draw_noise = _noise_source(policy, group)
-    n_actions = envs.features[ACTION].shape[0]
+    due: deque[NDArray[np.float32]] = deque()  # actions (B, A) of the last chunks
+    step = replans = 0
     steps = np.zeros(len(group), np.int64)
     reward_sums, max_rewards = np.zeros(len(group)), np.full(len(group), -np.inf)
     successes = np.zeros(len(group), np.bool_)
@@ -181,26 +173,29 @@ def _play_group(
 
     done = envs.done
     while not done.all():
-        raw = {**batch_of(observations), TASK: _words(told, infos)}
-        batch = preprocess(raw)
-        check_observed(raw, batch, preprocess, {})
-        if watch is not None:
-            watch(group, int(steps.max()), batch)
-        actions = postprocess(policy.select_action(batch, **draw_noise(batch)))
+        if on_step is not None:
+            on_step(len(group), step)
+        if not due:
+            requests = _requests(group, observations, _instructions(conditions, infos), replans)
+            if on_replan is not None:
+                on_replan(group, step, requests)
+            due.extend(_executed(policy, policy.predict(requests), envs))
+            replans += 1
         running = ~done
-        observations, rewards, done, infos = envs.step(_checked(actions, (len(group), n_actions)))
+        observations, rewards, done, infos = envs.step(due.popleft())
+        step += 1
         steps += running
         reward_sums += rewards
         max_rewards[running] = np.maximum(max_rewards, rewards)[running]
         successes |= running & np.array([info["is_success"] for info in infos])
         for number in np.flatnonzero(running).tolist():
-            if told[number].other_goal is not None:
-                others[number] |= envs[number].unwrapped.goal_reached(told[number].other_goal)
+            if conditions[number].other_goal is not None:
+                others[number] |= envs[number].unwrapped.goal_reached(conditions[number].other_goal)
         for number in filmed:
             if running[number]:
                 frames[number].append(envs.render(number))
 
-    words = _words(told, infos)
+    words = _instructions(conditions, infos)
     return [
         PlayedEpisode(
             EpisodeResult(
@@ -211,7 +206,7 @@ def _play_group(
                 success=bool(successes[number]),
                 steps=int(steps[number]),
                 reward=float(reward_sums[number]),
-                other_task=None if (other := told[number].other_goal) is None else str(other),
+                other_task=None if (other := conditions[number].other_goal) is None else str(other),
                 other_goal_reached=None if other is None else bool(others[number]),
                 max_reward=float(max_rewards[number]),
             ),
@@ -221,78 +216,51 @@ def _play_group(
     ]
 
 
-def _tell(envs: EnvBatch, number: int, plan: EpisodePlan) -> EpisodeCondition:
-    """What an episode is told; its scene has to be there for that, so the environment is reset."""
+def _condition(envs: EnvBatch, number: int, plan: EpisodePlan) -> EpisodeCondition:
+    """The condition of an episode; it depends on the scene, so the environment is reset."""
     if plan.condition is None:
         return EpisodeCondition(dict(plan.options or {}))
     envs[number].reset(seed=plan.seed, options=plan.options)
-    told = plan.condition.tell(envs[number].unwrapped, random.Random(plan.seed))
-    return replace(told, options={**(plan.options or {}), **told.options})
+    condition = plan.condition.instruct(envs[number].unwrapped, random.Random(plan.seed))
+    return replace(condition, options={**(plan.options or {}), **condition.options})
 
 
-def _words(told: Sequence[EpisodeCondition], infos: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [one.words if one.words is not None else info[TASK] for one, info in zip(told, infos, strict=True)]
+def _instructions(conditions: Sequence[EpisodeCondition], infos: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        one.words if one.words is not None else info[TASK]
+        for one, info in zip(conditions, infos, strict=True)
+    ]
 
 
-def batch_of(observations: Observation) -> Batch:
-    """Stacked observations as a raw batch: images (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1], the rest float32."""
-    batch: Batch = {}
-    for key, values in observations.items():
-        tensor = torch.from_numpy(values)
-        batch[key] = (
-            tensor.permute(0, 3, 1, 2).contiguous().float().div_(255.0)
-            if is_image_key(key)
-            else tensor.float()
+def _requests(
+    group: Sequence[EpisodePlan], observations: Observation, words: Sequence[str], replans: int
+) -> list[Request]:
+    """A request for each episode; its noise follows from the episode's seed and how often it was replanned."""
+    return [
+        Request(
+            {key: values[number] for key, values in observations.items()},
+            None if isinstance(words[number], EmptyInstruction) else words[number],
+            episode_seed(plan.seed, replans, "noise"),
         )
-    return batch
+        for number, plan in enumerate(group)
+    ]
 
 
-def _checked(actions: Tensor, shape: tuple[int, int]) -> NDArray[np.float32]:
-    values = actions.detach().float().cpu().numpy()
-    if values.shape != shape:
+def _executed(policy: Policy, chunks: Sequence[Chunk], envs: EnvBatch) -> list[NDArray[np.float32]]:
+    """The actions (B, A) of the next steps, as many as are executed of a chunk."""
+    actions = np.stack([check_chunk(chunk) for chunk in chunks], axis=1)[: policy.schema.n_action_steps]
+    expected = (len(chunks), envs.features[ACTION].shape[0])
+    if actions.shape[1:] != expected:
         raise FeatureError(
-            f"The policy gives actions of shape {values.shape}, and the environments take {shape} (episodes, numbers): "
+            f"The policy gives actions of shape {actions.shape[1:]}, and the environments take {expected} (episodes, numbers): "
             "the policy was trained for another action space."
         )
-    if not np.isfinite(values).all():
-        raise FeatureError(
-            "The policy gave actions that are not finite numbers. Its weights or its statistics are damaged."
-        )
-    return values
-
-
-def _noise_source(
-    policy: Predictor, group: Sequence[EpisodePlan]
-) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
-    """What to pass to `select_action` beside a batch: each episode's own noise, if the policy tells its shape."""
-    shape = getattr(policy, "noise_shape", None)
-    if shape is None:
-        return lambda batch: {}
-    generators = [torch.Generator().manual_seed(plan.seed) for plan in group]
-
-    def draw(batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        device = next(value.device for value in batch.values() if isinstance(value, Tensor))
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        return {"noise": noise.to(device)}
-
-    return draw
-
-
-@contextlib.contextmanager
-def _evaluation_mode(policy: Predictor) -> Iterator[None]:
-    if not (isinstance(policy, torch.nn.Module) and policy.training):
-        yield
-        return
-    policy.eval()
-    try:
-        yield
-    finally:
-        policy.train()
+    return list(actions)
 
 
 @contextlib.contextmanager
 def _seeded_draws(seed: int) -> Iterator[None]:
-    """Seed torch's generators, and give the caller back its own: an evaluation in the middle of a training changes nothing."""
+    """Seed torch's generators, and restore the caller's: an evaluation during a training changes nothing."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

@@ -1,13 +1,13 @@
-"""Episodes to look at: played again, with their pictures and what the policy meant to do next.
+"""Episodes for a report: played again, with their pictures and several predictions at each replanning.
 
-A policy that draws its actions means many things at once. At each replanning several chunks are drawn and kept, so that
-they can be fanned out over the picture: a narrow fan is a policy that knows what it wants.
+A flow-matching policy draws its chunks. Several draws fanned out over the picture show how certain it is: a narrow fan is a certain
+policy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from smolact.envs.batch import EnvBatch
 from smolact.evaluation.conditions import PLAIN, SWAPPED, Condition
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
-from smolact.evaluation.rollout import EpisodePlan, Postprocessor, Preprocessor, plan_episodes, play
-from smolact.types import Batch, Predictor
+from smolact.evaluation.rollout import EpisodePlan, plan_episodes, play
+from smolact.runtime.policy import Policy, Request
 
 DRAWS = 8
 """Chunks that are drawn at each replanning."""
@@ -54,63 +54,55 @@ def pick(result: EvaluationResult, n: int) -> list[int]:
 
 
 def show(
-    policy: Predictor,
-    preprocess: Preprocessor,
-    postprocess: Postprocessor,
+    policy: Policy,
     envs: EnvBatch,
     result: EvaluationResult,
     n: int,
     condition: Condition | None = None,
 ) -> list[ShowcaseEpisode]:
-    """Play `n` episodes of an evaluation again, and keep what there is to see.
+    """Play `n` episodes of an evaluation again, with their pictures and predictions.
 
-    Fans are kept for environments that say where an action lies in their picture:
-    `action_positions(actions (…, A)) -> (…, 2)`.
+    Fans are drawn for environments that map actions to their picture: `action_positions(actions (…, A)) -> (…, 2)`.
 
     Args:
-        policy, preprocess, postprocess: that were evaluated.
+        policy: the policy that was evaluated.
         envs: the evaluation's environments, made with `render=True`.
-        result: what was found.
-        n: how many to show; successes and failures in turn.
-        condition: that `result` was found in.
+        result: the evaluation's result.
+        n: how many episodes; successes and failures in turn.
+        condition: of `result`.
     """
     chosen = pick(result, n)
     every = plan_episodes(len(result.results), result.seed, condition=condition)
-    plans = [every[index] for index in chosen]
-    executed = max(1, int(getattr(policy.config, "n_action_steps", 1) or 1))
     snapshots: dict[int, list[Snapshot]] = {index: [] for index in chosen}
 
-    def on_step(group: Sequence[EpisodePlan], step: int, batch: Batch) -> None:
-        if step % executed:
-            return
-        chunks = np.stack(
-            [postprocess(policy.predict_action_chunk(batch)).float().cpu().numpy() for _ in range(DRAWS)]
-        )
+    def replanned(group: Sequence[EpisodePlan], step: int, requests: Sequence[Request]) -> None:
+        again = [replace(request, seed=None) for request in requests for _ in range(DRAWS)]
+        chunks = policy.predict(again)
         for number, plan in enumerate(group):
             place = getattr(envs[number].unwrapped, "action_positions", None)
-            fan = None if place is None else np.asarray(place(chunks[:, number]))
-            snapshots[plan.index].append(Snapshot(step, fan))
+            drawn = np.stack(chunks[number * DRAWS : (number + 1) * DRAWS])
+            snapshots[plan.index].append(Snapshot(step, None if place is None else np.asarray(place(drawn))))
 
     shown = []
-    for episode in play(policy, preprocess, postprocess, envs, plans, film=chosen, watch=on_step):
+    plans = [every[index] for index in chosen]
+    for episode in play(policy, envs, plans, film=chosen, on_replan=replanned):
         played = episode.result
-        seen = [moment for moment in snapshots[played.index] if moment.step < played.steps]
+        seen = [snapshot for snapshot in snapshots[played.index] if snapshot.step < played.steps]
+        executed = policy.schema.n_action_steps
         shown.append(ShowcaseEpisode(result.condition, played, episode.frames, seen, executed))
     return shown
 
 
 def showcase(
-    policy: Predictor,
-    preprocess: Preprocessor,
-    postprocess: Postprocessor,
+    policy: Policy,
     envs: EnvBatch,
     results: Mapping[str, EvaluationResult],
     conditions: Sequence[Condition],
     n: int,
 ) -> list[ShowcaseEpisode]:
     """`n` episodes as asked and, where instructions were swapped, half as many of those."""
-    shown = show(policy, preprocess, postprocess, envs, results[PLAIN], n)
+    shown = show(policy, envs, results[PLAIN], n)
     for condition in conditions:
         if condition.name == SWAPPED:
-            shown += show(policy, preprocess, postprocess, envs, results[SWAPPED], (n + 1) // 2, condition)
+            shown += show(policy, envs, results[SWAPPED], (n + 1) // 2, condition)
     return shown

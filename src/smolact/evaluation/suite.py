@@ -18,13 +18,13 @@ from smolact.envs.batch import EnvBatch
 from smolact.errors import ConfigError
 from smolact.evaluation.conditions import PLAIN, SWAPPED, Condition
 from smolact.evaluation.metrics import Comparison, EpisodeResult, EvaluationResult
-from smolact.evaluation.rollout import Postprocessor, Preprocessor, evaluate, plan_episodes
+from smolact.evaluation.rollout import evaluate, plan_episodes
 from smolact.files import parse_json_lines, read_json_object
-from smolact.types import Predictor
+from smolact.runtime.policy import Policy
 
 SETTINGS = "evaluation.json"
 
-Load = Callable[[str], tuple[Predictor, Preprocessor, Postprocessor]]
+Load = Callable[[str], Policy]
 Results = dict[str, dict[str, EvaluationResult]]
 """Policy to condition to result."""
 
@@ -145,7 +145,7 @@ def run_suite(
     """
     shard = log.shard
     for name in policies:
-        loaded: tuple[Predictor, Preprocessor, Postprocessor] | None = None
+        policy: Policy | None = None
         for condition in (None, *conditions):
             told = PLAIN if condition is None else condition.name
             done = log.results(name, told)
@@ -156,7 +156,7 @@ def run_suite(
             ]
             if not plans:
                 continue
-            loaded = loaded or load(name)
+            policy = policy or load(name)
             began = time.monotonic()
 
             def ended(result: EpisodeResult, name: str = name, told: str = told) -> None:
@@ -169,7 +169,7 @@ def run_suite(
                     on_step(name, told, episodes, step)
 
             evaluate(
-                *loaded,
+                policy,
                 envs,
                 n_episodes=n_episodes,
                 seed=seed,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smolact.errors import FeatureError
+from smolact.errors import BadObservationError
 from smolact.processors.pipeline import rename_map_of
 from smolact.types import is_image_key
 
@@ -39,7 +39,7 @@ def check_observed(
         names: what the numbers of a vector of `raw` are called, where that is known.
 
     Raises:
-        FeatureError: a number is not finite, or farther from the training's data than `FARTHEST`; the message names it.
+        BadObservationError: a number is not finite, or farther from the training's data than `FARTHEST`; the message names it.
     """
     statistics: dict[str, Mapping[str, Tensor]] = {}
     given = {new: old for old, new in rename_map_of(preprocess).items()}
@@ -76,7 +76,7 @@ def _is_off_a_little(numbers: Tensor, known: Mapping[str, Tensor]) -> Tensor:
 
 def _fault(
     key: str, found: float, number: int, known: Mapping[str, Tensor], called: Sequence[str]
-) -> FeatureError:
+) -> BadObservationError:
     which = (
         f"'{called[number]}' of {key}"
         if number < len(called)
@@ -93,7 +93,7 @@ def _fault(
         if name in known
     ]
     training = f" In the training's data it had: {', '.join(ranges)}." if ranges else ""
-    return FeatureError(
+    return BadObservationError(
         f"{which} is {found:.4g}, and the policy can't look at that: the observation is at fault, not the policy.{training} "
         "See to the sensor and the driver that gave it, and to its units."
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.outcomes import read_log
-from smolact.recording.rate_limiter import Timing
+from smolact.runtime.rate_limiter import Timing
 
 
 @dataclass(frozen=True)

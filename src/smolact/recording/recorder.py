@@ -1,10 +1,10 @@
-"""The loop that records: look, decide, move, keep the frame; on time, and every finished episode for good.
+"""Recording: the control loop's observations and actions as frames, and every finished episode on disk.
 
     observation -> action of a teleoperator or policy -> robot -> frame -> queue -> encoding thread -> disk
 
-What a row holds is the observation and the action that was sent because of it. Nothing in the loop waits for the disk.
-If encoding can't follow and its queue is full, the whole row is left out, which is counted and told; so every camera
-has as many frames as there are rows.
+A row holds an observation and the action that was sent because of it. Nothing in the loop waits for the disk. If encoding can't
+follow and its queue is full, the whole row is left out, which is counted and logged; so every camera has as many frames as there are
+rows.
 """
 
 from __future__ import annotations
@@ -23,51 +23,26 @@ from smolact.datasets.checks import AXES
 from smolact.datasets.format import UNITS, Feature
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, FeatureError, RobotError, SmolactError
-from smolact.recording.controls import ControlCommand, Controls
 from smolact.recording.encoding import QUEUE_BYTES, EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
 from smolact.recording.plan import RecordingPlan
-from smolact.recording.rate_limiter import RateLimiter, Timing
-from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures, gate_of, move
+from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures, gate_of
+from smolact.runtime.controls import ControlCommand, Controls
+from smolact.runtime.loop import ActionSource, CameraTimeoutError, ControlLoop, NoSource
+from smolact.runtime.rate_limiter import Timing
 from smolact.types import ACTION
 
 logger = logging.getLogger(__name__)
 
-PAUSE_STEP = 0.02
-STALE_S, DEAD_S = 0.2, 1.0
-"""How old a camera's picture may be: beyond the first nothing moves and nothing is kept, beyond the second the episode ends."""
 SHOW_EVERY = 0.1
-
-
-class Driver(Protocol):
-    """Who says what the robot does: a teleoperator or a policy."""
-
-    drives_resets: bool  # whether it moves the robot between episodes, too
-
-    def begin(self, task: str) -> None:
-        """An episode begins."""
-        ...
-
-    def get_action(self, observation: Observation) -> NDArray[Any] | None:
-        """The action to send now, (A,) float32; None if there is none yet: then nothing is sent and nothing kept."""
-        ...
 
 
 @runtime_checkable
 class AcceptsInstruction(Protocol):
-    """A driver whose instruction may change within an episode."""
+    """A source of actions whose instruction may change within an episode."""
 
     current_instruction: str
-    """What it was told when it decided on the action that it gave last."""
-
-
-@runtime_checkable
-class HasTimestamps(Protocol):
-    """A robot that knows how old its cameras' pictures are."""
-
-    def camera_ages(self) -> Mapping[str, float]:
-        """Seconds, by camera."""
-        ...
+    """The instruction of the action that it gave last."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +110,7 @@ class Recorder:
 
     Args:
         robot: connected. An `EpisodicRobot` sets its scene back by itself, and may end an episode.
-        driver: who says what it does.
+        source: of the actions.
         writer: where frames go; with `episodes_per_file=1`, so that every finished episode is there for good.
         plan: what to record.
         controls: what a person says meanwhile.
@@ -153,7 +128,7 @@ class Recorder:
     def __init__(
         self,
         robot: Robot,
-        driver: Driver,
+        source: ActionSource,
         writer: DatasetWriter,
         plan: RecordingPlan,
         *,
@@ -167,7 +142,7 @@ class Recorder:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         gate_of(robot)
-        self._robot, self._driver, self._writer, self._plan = robot, driver, writer, plan
+        self._robot, self._source, self._writer, self._plan = robot, source, writer, plan
         self._controls = controls or Controls()
         self._on_tick, self._on_episode, self._on_failure = on_tick, on_episode, on_failure
         self._queue_bytes, self._clock, self._sleep = queue_bytes, clock, sleep
@@ -257,76 +232,58 @@ class Recorder:
                 f"The robot '{self._robot.name}' does not say what it is to do: give the instruction that the episodes show, "
                 "--dataset.single_task='Pick up the cube.'"
             )
-        self._driver.begin(task)
+        self._source.begin(task)
         return task
 
     def _play(self, number: int, task: str, encoding: EncodingThread) -> _Played:
         """One episode; its frames are in the queue."""
-        pace = RateLimiter(self._plan.fps, self._clock, self._sleep)
+        loop = self._loop(realtime=self._plan.realtime)
         kept = _Kept()
+        most = max(1, round(self._plan.episode_time_s * self._plan.fps))
+
+        def on_tick(observation: Observation, action: NDArray[Any] | None) -> None:
+            nonlocal task
+            if action is not None:
+                if isinstance(self._source, AcceptsInstruction):
+                    task = self._source.current_instruction
+                if encoding.add(self._frame(observation, action), task):
+                    kept.frames += 1
+                else:
+                    kept.dropped += 1
+                    if kept.dropped == 1:
+                        logger.warning("Encoding can't follow: frames of episode %d are left out.", number)
+            self._show(number, task, kept, loop, encoding, observation, action)
+
+        command: ControlCommand | None
         try:
-            command = self._drive(number, task, encoding, pace, kept)
+            command = loop.run(
+                self._source, lambda: kept.frames + kept.dropped + loop.rate_limiter.missed >= most, on_tick
+            )
+        except CameraTimeoutError as error:
+            command = self._end_without_camera(error)
         except (SmolactError, KeyboardInterrupt) as error:
             if not self._keep_unfinished:
                 raise
             self._end_with(error)
             command = ControlCommand.STOP
-        return _Played(command, kept.frames, kept.dropped, pace.timing())
+        return _Played(command, kept.frames, kept.dropped, loop.rate_limiter.timing())
 
-    def _drive(
-        self, number: int, task: str, encoding: EncodingThread, pace: RateLimiter, kept: _Kept
-    ) -> ControlCommand | None:
-        """The loop of an episode; returns what a person said to its end."""
-        most = max(1, round(self._plan.episode_time_s * self._plan.fps))
-        stale = False
-        while kept.frames + kept.dropped + pace.missed < most:
-            command = self._controls.take()
-            if command is not None:
-                return command
-            if self._plan.realtime:
-                pace.tick()
-            observation = self._robot.get_observation()
-            camera, age = self._oldest_picture()
-            if age > DEAD_S:
-                self._end_with(
-                    RobotError(
-                        f"The camera '{camera}' has given no picture for {age:.1f} s. The episode ended there, and what was "
-                        "recorded of it is kept. See to its cable, and go on with --resume=true."
-                    )
-                )
-                return ControlCommand.STOP
-            if age > STALE_S and not stale:
-                stale = True
-                logger.warning("The camera '%s' is late by %.0f ms: waiting for it.", camera, 1000 * age)
-            if self._controls.paused or age > STALE_S:
-                self._show(number, task, kept, pace, encoding, observation, None)
-                pace.pause()
-                self._sleep(PAUSE_STEP)
-                continue
-            wanted = self._driver.get_action(observation)
-            if wanted is None:
-                continue
-            action = move(self._robot, wanted)
-            task = self._driver.current_instruction if isinstance(self._driver, AcceptsInstruction) else task
-            if encoding.add(self._frame(observation, action), task):
-                kept.frames += 1
-            else:
-                kept.dropped += 1
-                if kept.dropped == 1:
-                    logger.warning("Encoding can't follow: frames of episode %d are left out.", number)
-            self._show(number, task, kept, pace, encoding, observation, action)
-            if isinstance(self._robot, EpisodicRobot) and self._robot.episode_is_over:
-                break
-        return self._controls.take()  # pressed in the last moment
+    def _loop(self, *, realtime: bool) -> ControlLoop:
+        return ControlLoop(self._robot, self._plan.fps, realtime, self._controls, self._clock, self._sleep)
+
+    def _end_without_camera(self, error: CameraTimeoutError) -> ControlCommand:
+        self._end_with(
+            RobotError(
+                f"{error} The episode ended there, and what was recorded of it is kept. See to its cable, and go on with "
+                "--resume=true."
+            )
+        )
+        return ControlCommand.STOP
 
     def _end_with(self, error: BaseException) -> None:
-        """The episode ends here, and the recording when it is saved."""
+        """End the episode here, and the recording when it is saved."""
         self._ended_by = error
         self._on_failure(error)
-
-    def _oldest_picture(self) -> tuple[str, float]:
-        ages = self._robot.camera_ages() if isinstance(self._robot, HasTimestamps) else {}
-        return max(ages.items(), key=lambda item: item[1], default=("", 0.0))
 
     def _frame(self, observation: Observation, action: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         features = self._robot.features
@@ -340,32 +297,32 @@ class Recorder:
         return {**{key: observation[key] for key in wanted}, ACTION: np.asarray(action, np.float32)}
 
     def _reset_scene(self) -> ControlCommand | None:
-        """The time between two episodes, in which a person sets the scene back; a simulation needs none."""
+        """The time between two episodes, in which a person resets the scene; a simulation needs none."""
         if isinstance(self._robot, EpisodicRobot) or self._plan.reset_time_s == 0:
             return None
         logger.info("Set the scene back (%g s; right arrow: done).", self._plan.reset_time_s)
-        pace = RateLimiter(self._plan.fps, self._clock, self._sleep)
-        ticks = round(self._plan.reset_time_s * self._plan.fps)
-        done = 0
-        while done + pace.missed < ticks:
-            command = self._controls.take()
-            if command in (ControlCommand.FINISH, ControlCommand.STOP):
+        loop = self._loop(realtime=True)
+        most = round(self._plan.reset_time_s * self._plan.fps)
+        drives = self._source.drives_resets
+        while True:
+            try:
+                command = loop.run(
+                    self._source if drives else NoSource(),
+                    lambda: loop.ticks + loop.rate_limiter.missed >= most,
+                    lambda *_: self._settle(wait=False),
+                    observes=drives,
+                )
+            except CameraTimeoutError as error:
+                return self._end_without_camera(error)
+            if command is not ControlCommand.REDO or loop.ticks + loop.rate_limiter.missed >= most:
                 return command
-            pace.tick()
-            self._settle(wait=False)
-            done += not self._controls.paused
-            if self._driver.drives_resets:
-                action = self._driver.get_action(self._robot.get_observation())
-                if action is not None:
-                    move(self._robot, action)
-        return self._controls.take()
 
     def _show(
         self,
         number: int,
         task: str,
         kept: _Kept,
-        pace: RateLimiter,
+        loop: ControlLoop,
         encoding: EncodingThread,
         observation: Observation,
         action: NDArray[Any] | None,
@@ -377,7 +334,7 @@ class Recorder:
                     number,
                     task,
                     kept.frames,
-                    pace.timing(),
+                    loop.rate_limiter.timing(),
                     encoding.waiting_bytes,
                     kept.dropped,
                     action is None,

@@ -14,9 +14,10 @@ from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import NUMBERS, EpisodeRows
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import ConfigError, FeatureError
-from smolact.recording.rate_limiter import RateLimiter, Timing
 from smolact.recording.recorder import dataset_features
-from smolact.robots.base import EpisodicRobot, Robot, gate_of, move
+from smolact.robots.base import EpisodicRobot, Robot
+from smolact.runtime.loop import ControlLoop, RecordedSource
+from smolact.runtime.rate_limiter import Timing
 from smolact.types import ACTION
 
 
@@ -43,7 +44,7 @@ def read_actions(root: Path, episode: int) -> tuple[NDArray[np.float32], float]:
 
 
 def check_fits(root: Path, robot: Robot) -> None:
-    """Whether the dataset's actions are this robot's.
+    """Raise unless the dataset's actions are this robot's.
 
     Raises:
         FeatureError: another number of them, other names or another order, or other units.
@@ -51,8 +52,8 @@ def check_fits(root: Path, robot: Robot) -> None:
     mine = dataset_features(robot.features)[ACTION]
     found = differences(LeRobotDatasetMetadata(root).features[ACTION], mine, dtype=False)
     if found:
-        told_of = told(ACTION, found, f"in {root}", f"on the robot '{robot.name}'")
-        raise FeatureError(f"{'; '.join(told_of)}. Replay it on the robot that it was recorded with.")
+        lines = told(ACTION, found, f"in {root}", f"on the robot '{robot.name}'")
+        raise FeatureError(f"{'; '.join(lines)}. Replay it on the robot that it was recorded with.")
 
 
 def replay(
@@ -66,20 +67,16 @@ def replay(
 ) -> Timing:
     """Send the actions (T, A) at their rate to a connected robot; a simulation begins in the scene of that episode.
 
-    They pass the robot's gate together before the first of them is sent.
+    All of them pass the robot's gate before the first is sent.
 
     Raises:
         UnsafeActionError: the gate refuses one of them; nothing was sent.
         RobotError: the robot fails, or has no gate.
     """
-    gate = gate_of(robot)
+    loop = ControlLoop(robot, fps, clock=clock, sleep=sleep)
     if isinstance(robot, EpisodicRobot):
         robot.reset(episode)
-    gate.check_chunk(actions)
-    pace = RateLimiter(fps, clock, sleep)
-    for action in actions:
-        pace.tick()
-        move(robot, action)
-        if isinstance(robot, EpisodicRobot) and robot.episode_is_over:
-            break
-    return pace.timing()
+    robot.gate.check_chunk(actions)
+    source = RecordedSource(actions)
+    loop.run(source, lambda: source.is_over, observes=False)
+    return loop.rate_limiter.timing()

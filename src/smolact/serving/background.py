@@ -8,14 +8,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from smolact.runtime.policy import Policy
 from smolact.serving.auth import Auth
-from smolact.serving.inference_worker import Served
 from smolact.serving.server import PolicyServer
 
 
 @contextlib.contextmanager
 def serving(
-    policy: Served,
+    policy: Policy,
     access: Auth | None = None,
     *,
     server: type[PolicyServer] = PolicyServer,

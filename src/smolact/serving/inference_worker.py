@@ -8,39 +8,20 @@ import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.errors import FeatureError
-from smolact.serving.local import Request
+from smolact.errors import BadObservationError, FeatureError
+from smolact.runtime.policy import Chunk, Policy, Request
 from smolact.serving.sessions import PendingRequest
 from smolact_client.errors import ClientError, ClosedError, ObservationError, PolicyFailedError, ProtocolError
 from smolact_client.protocol import Jpeg
-from smolact_client.schema import Schema
 
 logger = logging.getLogger(__name__)
 
-Chunk = NDArray[np.float32]
 Picture = NDArray[np.uint8]
-
-
-class Served(Protocol):
-    """What is served: `LocalPolicy` is one."""
-
-    @property
-    def schema(self) -> Schema:
-        """What it looks at and answers."""
-        ...
-
-    def warm_up(self, max_batch: int) -> None:
-        """Answer, so that the first client does not wait longer than the second; batches have up to `max_batch` questions."""
-        ...
-
-    def predict(self, questions: Sequence[Request]) -> list[Chunk]:
-        """A chunk (T, A) for each question; their pictures have the same sizes."""
-        ...
 
 
 class Answers(NamedTuple):
@@ -58,7 +39,7 @@ class InferenceWorker:
         max_pixels: of a JPEG.
     """
 
-    def __init__(self, policy: Served, max_pixels: int) -> None:
+    def __init__(self, policy: Policy, max_pixels: int) -> None:
         self._policy, self._max_pixels = policy, max_pixels
         self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "jpeg")
 
@@ -110,8 +91,8 @@ class InferenceWorker:
             if len(chunks) != len(questions):
                 raise FeatureError(f"The policy gave {len(chunks)} chunks for {len(questions)} questions.")
             return [*chunks]
-        except ObservationError as error:
-            return [error] if len(questions) == 1 else self._one_by_one(questions)
+        except BadObservationError as error:
+            return [ObservationError(str(error))] if len(questions) == 1 else self._one_by_one(questions)
         except Exception as error:  # whatever a policy raises, the server goes on and the log has it
             if len(questions) > 1:  # one of them may be at fault, the others are not
                 return self._one_by_one(questions)

@@ -22,9 +22,10 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from smolact.runtime.policy import Policy
 from smolact.serving.auth import Auth
 from smolact.serving.budget import Metered
-from smolact.serving.inference_worker import Answers, InferenceWorker, Served
+from smolact.serving.inference_worker import Answers, InferenceWorker
 from smolact.serving.metrics import Metrics
 from smolact.serving.request_queue import RequestQueue
 from smolact.serving.sessions import PendingRequest, Session, log
@@ -65,7 +66,7 @@ class PolicyServer:
 
     def __init__(
         self,
-        policy: Served,
+        policy: Policy,
         access: Auth | None = None,
         *,
         limits: Limits | None = None,
@@ -74,13 +75,13 @@ class PolicyServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy, self._schema = policy, policy.schema
-        self.access, self.limits = access or Auth(), limits or Limits()
+        self.access, self.limits = access or Auth(), limits or Limits(requests=max_batch)
         self.max_clients, self.max_batch = max_clients, max_batch
         self.metrics = Metrics()
         self.is_ready = False
         self._clock = clock
         self._sessions: set[Session] = set()
-        self._waiting: RequestQueue[Session, PendingRequest] = RequestQueue()
+        self._waiting: RequestQueue[tuple[Session, int], PendingRequest] = RequestQueue()
         self._arrived = asyncio.Event()
         self._replies: set[asyncio.Task[None]] = set()
         self._hall = PendingConnections(2 * max_clients + 64, lambda: self.metrics.reject("too_many_sockets"))
@@ -261,18 +262,24 @@ class PolicyServer:
         if not self.is_ready:
             raise NotReadyError("The policy is warming up.")
         sizes = tuple((name, picture_size(arrays[name])) for name in self._schema.cameras if name in arrays)
+        slot = message.fields.get("slot", 0)
+        if type(slot) is not int or not 0 <= slot < self.limits.requests:
+            raise ObservationError(
+                f"The slot is {slot!r:.40}: a session may have {self.limits.requests} observations waiting."
+            )
         kind = sizes, None if leftover is None else leftover.kind
         now = self._clock()
         most = self.limits.deadline_s
         until = now + (most if wait is None else min(most, wait / 1000))
         asked = PendingRequest(session, message.sequence, task, seed, arrays, leftover, kind, now, until)
-        if self._waiting.put(session, asked):
+        if self._waiting.put((session, slot), asked):
             self.metrics.questions["superseded"] += 1
         self._arrived.set()
 
     def _drop(self, session: Session) -> None:
-        if self._waiting.drop(session) is not None:
-            self.metrics.questions["dropped"] += 1
+        for slot in range(self.limits.requests):
+            if self._waiting.drop((session, slot)) is not None:
+                self.metrics.questions["dropped"] += 1
 
     # What they are answered
 

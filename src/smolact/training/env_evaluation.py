@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from smolact.evaluation.metrics import EvaluationResult
 from smolact.policies.base import PreTrainedPolicy
+from smolact.processors.pipeline import ProcessorPipeline
+from smolact.runtime.local import LocalPolicy
 from smolact.training.config import TrainConfig
 from smolact.training.devices import matmul_precision
 from smolact.training.initialization import PolicyBundle
 from smolact.training.random_state import preserve_rng_state
 from smolact.training.tracking import MAX_FILMS
-from smolact.types import Predictor
 
 
 def evaluate_in_environment(
@@ -53,17 +57,17 @@ def evaluate_in_environment(
             render=None,
             **env.kwargs,
         ) as environments,
+        _runnable(policy, start.preprocess, start.postprocess) as runnable,
     ):
-        return evaluate(
-            predictor(policy),
-            start.preprocess,
-            start.postprocess,
+        result = evaluate(
+            runnable,
             environments,
             n_episodes=count.n_episodes,
             seed=seed,
             video_folder=video_folder,
             n_videos=min(MAX_FILMS, count.n_episodes) if environments.draws else 0,
         )
+    return replace(result, num_steps=getattr(policy.config, "num_steps", None))
 
 
 def rates_of(result: EvaluationResult) -> dict[str, float]:
@@ -77,10 +81,18 @@ def rates_of(result: EvaluationResult) -> dict[str, float]:
     }
 
 
-def predictor(policy: PreTrainedPolicy) -> Predictor:
-    """What predicts as the policy does with its weights of now, as quickly as can be; the policy itself if it has no engine.
+@contextlib.contextmanager
+def _runnable(
+    policy: PreTrainedPolicy, preprocess: ProcessorPipeline, postprocess: ProcessorPipeline
+) -> Iterator[LocalPolicy]:
+    """The policy with its present weights, as its engine if it has one.
 
-    In float32 whatever the machine is quick in, so that an evaluation is the one that `smolact eval` repeats.
+    In float32, as `smolact eval` predicts, so that both give the same result.
     """
     has_engine = type(policy).build_engine is not PreTrainedPolicy.build_engine
-    return policy.build_engine(dtype=torch.float32) if has_engine else policy
+    was_training = policy.training
+    try:
+        predictor = policy.build_engine(dtype=torch.float32) if has_engine else policy
+        yield LocalPolicy(predictor, preprocess, postprocess)
+    finally:
+        policy.train(was_training)

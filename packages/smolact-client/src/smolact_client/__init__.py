@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         WrongTokenError,
     )
     from smolact_client.leftover import Leftover
-    from smolact_client.policy import ChunkPolicy
+    from smolact_client.policy import ChunkPolicy, Request
     from smolact_client.schema import Limits, Offer, Schema
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "PolicyFailedError",
     "ProtocolError",
     "RemotePolicy",
+    "Request",
     "Schema",
     "SchemaMismatchError",
     "ServerFullError",
@@ -63,6 +64,7 @@ _HOME = {
     "Limits": "schema",
     "Offer": "schema",
     "RemotePolicy": "client",
+    "Request": "policy",
     "Schema": "schema",
 }
 """The module of each public name that is no error."""

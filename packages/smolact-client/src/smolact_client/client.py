@@ -12,7 +12,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -35,6 +35,7 @@ from smolact_client.errors import (
 from smolact_client.images import QUALITY, encode_jpeg
 from smolact_client.leftover import LEFTOVER, Leftover, check_leftover
 from smolact_client.patience import Patience
+from smolact_client.policy import Request
 from smolact_client.protocol import Array, Jpeg
 from smolact_client.schema import Limits, Offer, Schema, check_chunk, check_observation
 
@@ -174,25 +175,43 @@ class RemotePolicy:
             DroppedError: `reset` was called from another thread.
             ClosedError: `close` was.
         """
+        arrays = {name: np.asarray(value) for name, value in observation.items()}
+        return self._answers([Request(arrays, task, seed, leftover)], timeout)[0]
+
+    def predict(
+        self, requests: Sequence[Request], *, timeout: float | None = None
+    ) -> list[NDArray[np.float32]]:
+        """A chunk (T, A) for each request. They travel together over one connection, and the server batches them; see `ask`."""
+        return [answer.chunk for answer in self._answers(requests, timeout)]
+
+    def _answers(self, requests: Sequence[Request], timeout: float | None) -> list[Answer]:
         began = time.monotonic()
         timeout = self._timeout if timeout is None else timeout
-        arrays = self._arrays(observation)
-        check_observation(self.schema, self.limits, arrays, task)
-        if leftover is not None:
-            check_leftover(self.schema, leftover)
-            arrays[LEFTOVER] = leftover.actions
+        messages = [self._message(request) for request in requests]
         if not self._turn.acquire(timeout=timeout):
             raise TimedOutError(f"Another thread's question took all of the {timeout:g} s.")
         try:
-            fields: dict[str, Any] = {"task": task}
-            if seed is not None:
-                fields["seed"] = seed
-            if leftover is not None:
-                fields |= leftover.fields
-            answer = self._run(self._ask(fields, arrays, began + timeout), began + timeout, timeout)
+            answers = self._run(self._ask_all(messages, began + timeout), began + timeout, timeout)
         finally:
             self._turn.release()
-        return answer._replace(seconds=time.monotonic() - began)
+        return [answer._replace(seconds=time.monotonic() - began) for answer in answers]
+
+    def _message(self, request: Request) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The fields and arrays of a request.
+
+        Raises:
+            ObservationError: the policy can't be given this.
+        """
+        arrays = self._arrays(request.observation)
+        check_observation(self.schema, self.limits, arrays, request.task)
+        fields: dict[str, Any] = {"task": request.task}
+        if request.seed is not None:
+            fields["seed"] = request.seed
+        if request.leftover is not None:
+            check_leftover(self.schema, request.leftover)
+            arrays[LEFTOVER] = request.leftover.actions
+            fields |= request.leftover.fields
+        return fields, arrays
 
     def reset(self) -> None:
         """An episode begins: a question that waits in another thread raises `DroppedError`, and is never answered."""
@@ -344,6 +363,28 @@ class RemotePolicy:
 
     def _has_link(self) -> bool:
         return self._link is not None and self._link.is_ready
+
+    async def _ask_all(
+        self, messages: Sequence[tuple[dict[str, Any], dict[str, Array]]], deadline: float
+    ) -> list[Answer]:
+        """The answers; as many requests wait at the same time as the server allows."""
+        answers: list[Answer] = []
+        while len(answers) < len(messages):
+            group = messages[len(answers) : len(answers) + self.limits.requests]
+            asking = [
+                asyncio.ensure_future(
+                    self._ask({**fields, "slot": slot} if slot else fields, arrays, deadline)
+                )
+                for slot, (fields, arrays) in enumerate(group)
+            ]
+            try:
+                answers += await asyncio.gather(*asking)
+            except BaseException:
+                for one in asking:
+                    one.cancel()
+                await asyncio.gather(*asking, return_exceptions=True)
+                raise
+        return answers
 
     async def _ask(self, fields: Mapping[str, Any], arrays: Mapping[str, Array], deadline: float) -> Answer:
         episode = self._episode

@@ -93,7 +93,8 @@ class Connection:
         self._socket, self._session = socket, session
         self._ready = asyncio.Event()
         self._sequence = 1
-        self._waiting: tuple[int, asyncio.Future[Message]] | None = None
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._sending = asyncio.Lock()  # sequence numbers arrive in their order
         self.reason = ""
         if welcome.ready:
             self._ready.set()
@@ -154,24 +155,26 @@ class Connection:
             DroppedError: `reset` was called.
             ClientError: what the server told.
         """
-        self._sequence += 1
-        mine = self._sequence
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting = mine, answer
+        mine = 0
         try:
-            await self._send(Message(MessageKind.OBSERVATION, self._session, mine, mine, fields, arrays))
+            async with self._sending:
+                self._sequence += 1
+                mine = self._sequence
+                self._waiting[mine] = answer
+                await self._send(Message(MessageKind.OBSERVATION, self._session, mine, mine, fields, arrays))
             return await answer
         finally:
-            self._waiting = None
+            self._waiting.pop(mine, None)
             if answer.done() and not answer.cancelled():
                 answer.exception()  # it was looked at, even if sending failed first
 
     async def reset(self) -> None:
         """An episode begins: drop what waits, here and there."""
-        if self._waiting is not None and not self._waiting[1].done():
-            self._waiting[1].set_exception(DroppedError("The question was dropped: an episode began."))
-        self._sequence += 1
-        await self._send(Message(MessageKind.RESET, self._session, self._sequence))
+        self._fail_all(DroppedError("The question was dropped: an episode began."))
+        async with self._sending:
+            self._sequence += 1
+            await self._send(Message(MessageKind.RESET, self._session, self._sequence))
 
     async def close(self) -> None:
         """Hang up; a server that does not say goodbye is not waited for."""
@@ -204,8 +207,12 @@ class Connection:
             # Over TLS, Python 3.10 takes a transport that the other end closed for a forgotten one.
             self._socket.transport.close()
             self.lost.set()
-            if self._waiting is not None and not self._waiting[1].done():
-                self._waiting[1].set_exception(ServerLostError(f"The server hung up ({self.reason})."))
+            self._fail_all(ServerLostError(f"The server hung up ({self.reason})."))
+
+    def _fail_all(self, error: ClientError) -> None:
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(error)
 
     def _take(self, message: Message) -> None:
         if message.session != self._session:
@@ -214,15 +221,15 @@ class Connection:
             self._ready.set()
         elif message.kind not in (MessageKind.CHUNK, MessageKind.ERROR):
             raise ProtocolError(f"The server sent {message.kind.name}, which has no place here.")
-        elif self._waiting is None or self._waiting[0] != message.observation:
+        elif message.observation not in self._waiting:
             if message.kind is MessageKind.ERROR and not message.observation:
                 raise _server_error(message)
             self.late += 1
-        elif not self._waiting[1].done():
+        elif not (answer := self._waiting[message.observation]).done():
             if message.kind is MessageKind.ERROR:
-                self._waiting[1].set_exception(_server_error(message))
+                answer.set_exception(_server_error(message))
             else:
-                self._waiting[1].set_result(message)
+                answer.set_result(message)
 
 
 async def _connect(address: Address) -> ClientConnection:

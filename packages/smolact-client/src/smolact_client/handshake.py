@@ -67,6 +67,7 @@ def read_welcome(fields: Mapping[str, Any]) -> Welcome:
             pixels=_count(limits.get("pixels"), "pixels"),
             task_characters=_count(limits.get("task_characters"), "task_characters"),
             deadline_s=_number(limits.get("deadline_s"), "deadline_s"),
+            requests=_count(limits.get("requests", 1), "requests"),
         ),
         fields.get("ready") is True,
     )

@@ -15,7 +15,7 @@ import math
 import socket as sockets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
@@ -43,6 +43,7 @@ from smolact_client.errors import (
 from smolact_client.handshake import read_schema
 from smolact_client.leftover import Leftover
 from smolact_client.patience import Patience
+from smolact_client.policy import Request
 from smolact_client.protocol import MAX_DEPTH, MAX_DIMENSIONS, MAX_KEYS, MAX_MESSAGE, MAX_TEXT, Array
 from smolact_client.schema import Limits, Schema, check_chunk, check_observation
 
@@ -238,6 +239,17 @@ class OpenpiPolicy:
         if isinstance(actions, np.ndarray) and actions.dtype.kind == "f":
             actions = actions.astype(np.float32)
         return check_chunk(actions, self._schema)
+
+    def predict(
+        self, requests: Sequence[Request], *, timeout: float | None = None
+    ) -> list[NDArray[np.float32]]:
+        """A chunk (T, A) for each request, one after the other, as openpi's protocol has no batches."""
+        return [
+            self.predict_action_chunk(
+                one.observation, one.task, timeout=timeout, seed=one.seed, leftover=one.leftover
+            )
+            for one in requests
+        ]
 
     def reset(self) -> None:
         """An episode begins: a question that waits in another thread is given up, and its connection with it."""

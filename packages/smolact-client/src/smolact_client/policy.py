@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smolact_client.leftover import Leftover
 from smolact_client.schema import Schema
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a policy.
+
+    Attributes:
+        observation: cameras (H, W, 3) uint8 and vectors (D,) float32, by the names of the policy's schema; other entries are ignored.
+        task: the instruction; None for an empty one, on purpose.
+        seed: the seed of the policy's noise; the same seed gives the same chunk. None: the policy draws without a seed.
+        leftover: the rest of the last chunk, which the new one continues (real-time chunking); the schema says if it is supported.
+    """
+
+    observation: Mapping[str, NDArray[Any]]
+    task: str | None
+    seed: int | None = None
+    leftover: Leftover | None = None
 
 
 @runtime_checkable

@@ -40,12 +40,14 @@ class Limits:
         pixels: of one picture.
         task_characters: of an instruction.
         deadline_s: the longest time that an observation may wait for its answer.
+        requests: how many observations of one session may wait for their answers.
     """
 
     message_bytes: int = MAX_MESSAGE
     pixels: int = MAX_PIXELS
     task_characters: int = MAX_TASK
     deadline_s: float = 60.0
+    requests: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,20 @@
-"""Driving a robot by hand, recording nothing: look, read the hand, move, on time."""
+"""Teleoperation without a recording."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from smolact.errors import ConfigError
-from smolact.robots.base import Robot, Teleoperator, gate_of, move
+from smolact.robots.base import Robot, Teleoperator
+from smolact.runtime.loop import ControlLoop, TeleoperatorSource
 
 
 @dataclass(frozen=True)
 class Ticks:
-    """What became of the ticks: how many there were, how many began late by over half a tick, and the measured rate in Hz."""
+    """The number of ticks, how many of them began late by over half a tick, and the measured rate in Hz."""
 
     count: int
     late: int
@@ -36,9 +38,8 @@ def teleoperate(
         teleoperator: connected to it.
         fps: ticks a second.
         seconds: how long; None for no end.
-        on_tick: told after every tick.
-        clock: a monotonic clock, in seconds.
-        sleep: waits that long.
+        on_tick: called after every tick.
+        clock, sleep: of the control loop.
 
     Raises:
         ConfigError: a rate or time that is not above 0.
@@ -48,17 +49,13 @@ def teleoperate(
         raise ConfigError(
             f"The rate and the time must be above 0, found {fps} ticks a second for {seconds} s."
         )
-    gate = gate_of(robot)
-    begin = due = clock()
-    ticks = Ticks(0, 0, 0.0)
-    while seconds is None or clock() - begin < seconds:
-        late = clock() - due > 0.5 / fps
-        if late:
-            due = clock()  # what was missed is not made up for: the hand is where it is now
-        observation = robot.get_observation()
-        move(robot, gate.clamp(teleoperator.get_action(observation)))
-        due += 1 / fps
-        sleep(max(0.0, due - clock()))
-        ticks = Ticks(ticks.count + 1, ticks.late + late, (ticks.count + 1) / max(clock() - begin, 1e-9))
-        on_tick(ticks)
-    return ticks
+    loop = ControlLoop(robot, fps, clock=clock, sleep=sleep)
+    limiter = loop.rate_limiter
+    most = math.inf if seconds is None else seconds * fps
+
+    def ticks() -> Ticks:
+        return Ticks(loop.ticks, limiter.late, limiter.rate or 0.0)
+
+    source = TeleoperatorSource(teleoperator, robot.gate)
+    loop.run(source, lambda: loop.ticks + limiter.missed >= most, lambda *_: on_tick(ticks()))
+    return ticks()

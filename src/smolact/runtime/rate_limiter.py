@@ -1,4 +1,4 @@
-"""A loop that holds its rate on a monotonic clock, and knows how well it did."""
+"""A rate limiter on a monotonic clock, with statistics of its timing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Timing:
-    """How well a loop held its rate.
+    """The timing of a loop.
 
     Attributes:
         rate: ticks a second, as measured; None before the second tick.
         jitter_p50_ms, jitter_p99_ms: how far the time between two ticks was from what was asked.
         late: ticks that began more than half a period after they were due.
-        missed: ticks that fell out because the one before took too long.
+        missed: ticks that were left out because the one before took too long.
     """
 
     rate: float | None
@@ -28,12 +28,15 @@ class Timing:
 
 
 class RateLimiter:
-    """Ticks at a fixed rate. A tick that comes too late is not made up for by a hurried one: its place is left out.
+    """Ticks at a fixed rate. A tick that is missed is left out, not made up for.
 
     Args:
         fps: ticks a second.
         clock: seconds, monotonic.
         sleep: waits so many seconds.
+
+    Attributes:
+        late, missed: as in `Timing`.
     """
 
     def __init__(
@@ -46,8 +49,8 @@ class RateLimiter:
         self._due: float | None = None
         self._began = 0.0
         self._intervals: list[float] = []
-        self._late = 0
-        self.missed = 0
+        self._seconds = 0.0
+        self.late = self.missed = 0
 
     def tick(self) -> None:
         """Wait until the next tick is due; the first one is at once."""
@@ -62,19 +65,24 @@ class RateLimiter:
         skipped = int((now - self._due) / self._period)
         self.missed += skipped
         self._due += skipped * self._period
-        self._late += now - self._due > self._period / 2 or skipped > 0
+        self.late += now - self._due > self._period / 2 or skipped > 0
         self._intervals.append(now - self._began)
+        self._seconds += now - self._began
         self._began = now
 
+    @property
+    def rate(self) -> float | None:
+        """Ticks a second, as measured; None before the second tick."""
+        return len(self._intervals) / max(self._seconds, 1e-9) if self._intervals else None
+
     def pause(self) -> None:
-        """The next tick is a first one: the time until then counts for nothing."""
+        """Treat the next tick as the first: the time until then is not counted."""
         self._due = None
 
     def timing(self) -> Timing:
-        """What was measured so far."""
+        """The timing so far."""
         if not self._intervals:
-            return Timing(None, 0.0, 0.0, self._late, self.missed)
+            return Timing(None, 0.0, 0.0, self.late, self.missed)
         intervals = np.array(self._intervals)
         median, rare = np.quantile(np.abs(intervals - self._period) * 1000, [0.5, 0.99])
-        rate = len(intervals) / max(float(intervals.sum()), 1e-9)
-        return Timing(rate, float(median), float(rare), self._late, self.missed)
+        return Timing(self.rate, float(median), float(rare), self.late, self.missed)

@@ -1,0 +1,162 @@
+"""The queue of actions between a policy and a robot: which action is due at each tick, when chunks overlap and come late.
+
+A tick is an action that was taken. A chunk answers the observation before some tick. When it comes, later ticks have passed, and
+its first actions are too late; how many is counted in ticks, which does not depend on clocks.
+Source: Shukor et al. 2025, "SmolVLA", arXiv 2506.01844, section 3.3 (asynchronous inference); Zhao et al. 2023, "ACT", arXiv
+2304.13705, section 4.2 (temporal ensembling).
+"""
+
+# T actions of a chunk, A numbers of an action.
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smolact.errors import ConfigError, FeatureError, did_you_mean
+
+Actions = NDArray[np.float32]
+Merge = Callable[[Actions, Actions, int], NDArray[np.floating[Any]]]
+"""From the action that is due at a tick, the new chunk's action for it, and the number of chunks merged into the first, to the
+action that is due then."""
+
+
+def weighted(share: float) -> Merge:
+    """The new action has the weight `share`, the old one the rest."""
+    return lambda due, new, count: (1 - share) * due + share * new
+
+
+def ensemble(decay: float) -> Merge:
+    """The mean of all chunks' actions for a tick; the k-th chunk has the weight exp(−decay · k), so the oldest counts most."""
+
+    def merge(due: Actions, new: Actions, count: int) -> NDArray[np.floating[Any]]:
+        before = sum(math.exp(-decay * k) for k in range(count))
+        weight = math.exp(-decay * count)
+        return (before * due + weight * new) / (before + weight)
+
+    return merge
+
+
+MERGES: dict[str, Merge] = {
+    "latest": weighted(1.0),
+    "weighted_average": weighted(0.7),
+    "average": weighted(0.5),
+    "conservative": weighted(0.3),
+    "ensemble": ensemble(0.01),
+}
+
+
+def find_merge(name: str) -> Merge:
+    """The merge function of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in MERGES:
+        raise ConfigError(
+            f"Chunks can't be merged by '{name}'; ways are {', '.join(MERGES)}.{did_you_mean(name, MERGES)}"
+        )
+    return MERGES[name]
+
+
+class Delays:
+    """How late chunks come, in actions that were carried out meanwhile: a count, which does not depend on clocks.
+
+    Args:
+        kept: the expected delay is the longest of so many last ones.
+        warm_ups: so many first ones are ignored, because the policy was not warm yet.
+    """
+
+    def __init__(self, kept: int = 10, warm_ups: int = 1) -> None:
+        self._last: deque[int] = deque(maxlen=kept)
+        self._warm_ups = warm_ups
+
+    def add(self, actions: int) -> None:
+        """A chunk came after so many actions."""
+        if self._warm_ups:
+            self._warm_ups -= 1
+        else:
+            self._last.append(actions)
+
+    def expected(self, remaining: int) -> int:
+        """How many of the remaining actions will be carried out before the next chunk; all while no delay is known."""
+        return min(remaining, max(self._last, default=remaining))
+
+
+class ChunkQueue:
+    """The actions that are due from now on.
+
+    Attributes:
+        tick: how many actions were taken.
+    """
+
+    def __init__(self, merge: Merge = MERGES["latest"]) -> None:
+        self._merge = merge
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove all actions, and count ticks from 0."""
+        self.tick = 0
+        self._due: deque[tuple[Actions, int]] = (
+            deque()
+        )  # with the number of chunks that were merged into the action
+        self._newest = -1
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def take(self) -> Actions | None:
+        """The action of this tick, (A,); None if nothing is due: then the tick is not counted."""
+        if not self._due:
+            return None
+        self.tick += 1
+        return self._due.popleft()[0]
+
+    def remaining(self) -> Actions:
+        """The actions that are due, (n, A)."""
+        return _actions(self._due)
+
+    def put(self, chunk: Actions, tick: int, check: Callable[[Actions], object] = lambda due: None) -> int:
+        """Merge a chunk (T, A) that answers the observation before `tick`.
+
+        Args:
+            chunk: the actions.
+            tick: when the observation was made.
+            check: is called with the merged actions (n, A), if there are any; the queue stays as it is if it raises.
+
+        Returns:
+            how many of the chunk's actions come too late; all of them if a chunk of a later observation is here.
+
+        Raises:
+            FeatureError: it is no chunk, or answers an observation that is still to come.
+        """
+        if chunk.ndim != 2 or not 0 <= tick <= self.tick:
+            raise FeatureError(
+                f"Expected a chunk (T, A) for a tick up to {self.tick}, found {chunk.shape} for {tick}."
+            )
+        is_outdated = tick < self._newest
+        due = self._due if is_outdated else deque(self._merged(chunk[self.tick - tick :]))
+        if due:
+            check(_actions(due))
+        if is_outdated:
+            return len(chunk)
+        self._due, self._newest = due, tick
+        return min(self.tick - tick, len(chunk))
+
+    def _merged(self, chunk: Actions) -> Iterator[tuple[Actions, int]]:
+        before = list(self._due)
+        for place, new in enumerate(chunk):
+            if place < len(before):
+                due, count = before[place]
+                yield self._merge(due, new, count).astype(np.float32), count + 1
+            else:
+                yield new.astype(np.float32), 1
+
+
+def _actions(due: Iterable[tuple[Actions, int]]) -> Actions:
+    return np.array([action for action, _ in due], dtype=np.float32)

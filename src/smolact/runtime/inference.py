@@ -1,0 +1,146 @@
+"""When and where a policy predicts its chunks: settings, and the thread beside the control loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from smolact.errors import ConfigError, did_you_mean
+from smolact.robots.base import Observation
+from smolact.runtime.chunks import find_merge
+from smolact.runtime.policy import Chunk, Policy, Request
+from smolact_client.leftover import HIGHEST_WEIGHT, MAX_WEIGHT, SCHEDULES, Leftover
+
+
+class InferenceBackend(Protocol):
+    """Predicts chunks, one request at a time."""
+
+    def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
+        """Start a prediction; `leftover` is what the chunk continues."""
+        ...
+
+    def answer(self) -> Chunk | None:
+        """The chunk (T, A) in the robot's units; None while it is being computed. Raises the errors of `Policy.predict`."""
+        ...
+
+    def reset(self) -> None:
+        """Begin an episode: the pending request is dropped."""
+        ...
+
+
+class ThreadedInference:
+    """Predicts in a thread.
+
+    Args:
+        policy: the policy.
+        drop: makes a request that waits for a server fail at once, from any thread. A local prediction runs to its end.
+    """
+
+    def __init__(self, policy: Policy, drop: Callable[[], None] = lambda: None) -> None:
+        self._policy, self._drop = policy, drop
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="smolact policy")
+        self._future: Future[list[Chunk]] | None = None
+
+    def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
+        """See `InferenceBackend`."""
+        self._future = self._thread.submit(
+            self._policy.predict, [Request(observation, task, leftover=leftover)]
+        )
+
+    def answer(self) -> Chunk | None:
+        """See `InferenceBackend`."""
+        if self._future is None or not self._future.done():
+            return None
+        future, self._future = self._future, None
+        return future.result()[0]
+
+    def reset(self) -> None:
+        """See `InferenceBackend`."""
+        if self._future is not None:
+            self._future.cancel()
+            self._future = None
+        self._drop()
+        self._thread.submit(self._policy.reset).result()
+
+    def close(self) -> None:
+        """Close the policy and the thread; waits for a local prediction, not for a server."""
+        self._policy.close()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+class SyncInference:
+    """Predicts in the control loop, for a simulation whose clock stands still meanwhile."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._chunk: Chunk | None = None
+
+    def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
+        """See `InferenceBackend`. Raises the errors of `Policy.predict`."""
+        self._chunk = self._policy.predict([Request(observation, task, leftover=leftover)])[0]
+
+    def answer(self) -> Chunk | None:
+        """See `InferenceBackend`."""
+        chunk, self._chunk = self._chunk, None
+        return chunk
+
+    def reset(self) -> None:
+        """See `InferenceBackend`."""
+        self._chunk = None
+        self._policy.reset()
+
+
+@dataclass(frozen=True)
+class RealTime:
+    """How strongly real-time chunking holds a new chunk to the rest of the old one; see `smolact_client.Leftover`.
+
+    Raises:
+        ConfigError: a number is out of its range, or there is no such schedule.
+    """
+
+    schedule: str = "exp"
+    max_weight: float = MAX_WEIGHT
+    jacobian: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"schedule={self.schedule}: there are {', '.join(SCHEDULES)}.{did_you_mean(self.schedule, SCHEDULES)}"
+            )
+        if not 0 < self.max_weight <= HIGHEST_WEIGHT:
+            raise ConfigError(f"max_guidance_weight={self.max_weight}: above 0, up to {HIGHEST_WEIGHT:g}.")
+
+
+@dataclass(frozen=True)
+class Inference:
+    """When a policy predicts.
+
+    Attributes:
+        refill: predict when this share of a chunk, or less, is left: 0 is `sync`, 1 predicts as often as possible.
+        merge: how actions are merged that several chunks have for a tick; see `chunks.MERGES`.
+        executed: how many actions of a chunk are executed at most; None for all.
+        deadline: seconds that the robot holds for want of a chunk before the episode is given up.
+        real_time: the new chunk continues the rest of the old one; None: it does not depend on it.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
+
+    refill: float = 0.0
+    merge: str = "latest"
+    executed: int | None = None
+    deadline: float = 10.0
+    real_time: RealTime | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        find_merge(self.merge)
+        if not 0 <= self.refill <= 1:
+            raise ConfigError(f"refill={self.refill}: it is a share of a chunk, from 0 to 1.")
+        if self.executed is not None and self.executed < 1:
+            raise ConfigError(f"executed={self.executed}: at least one action of a chunk is taken.")
+        if not self.deadline > 0:
+            raise ConfigError(f"deadline={self.deadline}: seconds above 0.")

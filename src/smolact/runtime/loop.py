@@ -1,0 +1,209 @@
+"""The control loop of everything that moves a robot: observe, decide, move, on time.
+
+    observation -> source (teleoperator, policy, recorded actions) -> gate -> robot
+
+Recording, rollout, replay and teleoperation run this loop, each with its own source of actions, listener and end.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from numpy.typing import NDArray
+
+from smolact.errors import RobotError
+from smolact.robots.base import EpisodicRobot, Observation, Robot, Teleoperator, gate_of, move
+from smolact.robots.safety import Gate
+from smolact.runtime.controls import ControlCommand, Controls
+from smolact.runtime.rate_limiter import RateLimiter
+
+logger = logging.getLogger(__name__)
+
+PAUSE_STEP = 0.02
+STALE_S, DEAD_S = 0.2, 1.0
+"""The age of a camera's picture beyond which the loop waits, and beyond which it ends."""
+
+
+class ActionSource(Protocol):
+    """The source of a robot's actions."""
+
+    drives_resets: bool
+    """Whether it also moves the robot between two episodes."""
+
+    def begin(self, task: str) -> None:
+        """Begin an episode with this instruction."""
+        ...
+
+    def get_action(self, observation: Observation) -> NDArray[Any] | None:
+        """The action to send now, (A,) float32; None if there is none yet: then nothing is sent."""
+        ...
+
+
+@runtime_checkable
+class HasTimestamps(Protocol):
+    """A robot with the ages of its cameras' pictures."""
+
+    def camera_ages(self) -> Mapping[str, float]:
+        """Seconds, by camera."""
+        ...
+
+
+class CameraTimeoutError(RobotError):
+    """A camera has given no picture for `DEAD_S`."""
+
+
+OnTick = Callable[[Observation, NDArray[Any] | None], None]
+
+
+@dataclass
+class ControlLoop:
+    """The loop of one episode.
+
+    Args:
+        robot: connected.
+        fps: ticks a second.
+        realtime: hold the rate; False runs as fast as possible, for a simulation.
+        controls: keys that end or pause the episode.
+        clock, sleep: the time in seconds, and the function that waits.
+
+    Attributes:
+        ticks: ticks so far, without those of a pause.
+        rate_limiter: the clock of the ticks, with its timing.
+
+    Raises:
+        RobotError: the robot has no gate.
+    """
+
+    robot: Robot
+    fps: float
+    realtime: bool = True
+    controls: Controls | None = None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    ticks: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that there is a gate."""
+        gate_of(self.robot)
+        self.rate_limiter = RateLimiter(self.fps, self.clock, self.sleep)
+        self.controls = self.controls or Controls()
+
+    def run(
+        self,
+        source: ActionSource,
+        stop: Callable[[], bool],
+        on_tick: OnTick = lambda observation, action: None,
+        *,
+        observes: bool = True,
+    ) -> ControlCommand | None:
+        """Run until `stop()`, a command, or the end of a simulation's episode; returns the command.
+
+        Args:
+            source: decides on the actions.
+            stop: is asked before every tick.
+            on_tick: is called after every tick with the observation and the action that was sent, None if none was.
+            observes: False does not read the robot's observation, for a source that does not need it.
+
+        Raises:
+            CameraTimeoutError: a camera has given no picture for too long.
+            UnsafeActionError: the gate refused an action.
+            SmolactError: errors of the robot, the source and `on_tick`.
+        """
+        assert self.controls is not None  # __post_init__ sets it
+        is_stale = False
+        while not stop():
+            command = self.controls.take()
+            if command is not None:
+                return command
+            if self.realtime:
+                self.rate_limiter.tick()
+            observation = self.robot.get_observation() if observes else {}
+            camera, age = self._oldest_picture() if observes else ("", 0.0)
+            if age > DEAD_S:
+                raise CameraTimeoutError(f"The camera '{camera}' has given no picture for {age:.1f} s.")
+            if age > STALE_S and not is_stale:
+                is_stale = True
+                logger.warning("The camera '%s' is late by %.0f ms: waiting for it.", camera, 1000 * age)
+            if self.controls.paused or age > STALE_S:
+                on_tick(observation, None)
+                self.rate_limiter.pause()
+                self.sleep(PAUSE_STEP)
+                continue
+            self.ticks += 1
+            wanted = source.get_action(observation)
+            on_tick(observation, None if wanted is None else move(self.robot, wanted))
+            if isinstance(self.robot, EpisodicRobot) and self.robot.episode_is_over:
+                break
+        return self.controls.take()  # pressed during the last tick
+
+    def run_for(
+        self, ticks: int, source: ActionSource, on_tick: OnTick = lambda observation, action: None
+    ) -> ControlCommand | None:
+        """`run` until so many ticks are done."""
+        return self.run(source, lambda: self.ticks >= ticks, on_tick)
+
+    def _oldest_picture(self) -> tuple[str, float]:
+        ages = self.robot.camera_ages() if isinstance(self.robot, HasTimestamps) else {}
+        return max(ages.items(), key=lambda item: item[1], default=("", 0.0))
+
+
+@runtime_checkable
+class _Begins(Protocol):
+    def begin(self) -> None: ...
+
+
+class TeleoperatorSource:
+    """The actions of a connected teleoperator, clamped to the limits of the robot's gate."""
+
+    drives_resets = True
+
+    def __init__(self, teleoperator: Teleoperator, gate: Gate) -> None:
+        self._teleoperator, self._gate = teleoperator, gate
+
+    def begin(self, task: str) -> None:
+        """Begin an episode, for a teleoperator with a `begin`."""
+        if isinstance(self._teleoperator, _Begins):
+            self._teleoperator.begin()
+
+    def get_action(self, observation: Observation) -> NDArray[Any]:
+        """The teleoperator's action, or the nearest one that the gate lets pass."""
+        return self._gate.clamp(self._teleoperator.get_action(observation))
+
+
+class RecordedSource:
+    """Actions (T, A) one after the other."""
+
+    drives_resets = False
+
+    def __init__(self, actions: NDArray[Any]) -> None:
+        self._actions, self._sent = actions, 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all actions were returned."""
+        return self._sent == len(self._actions)
+
+    def begin(self, task: str) -> None:
+        """Nothing depends on the instruction."""
+
+    def get_action(self, observation: Observation) -> NDArray[Any]:
+        """The next action, (A,)."""
+        self._sent += 1
+        action: NDArray[Any] = self._actions[self._sent - 1]
+        return action
+
+
+class NoSource:
+    """No actions: the robot stays where it is."""
+
+    drives_resets = False
+
+    def begin(self, task: str) -> None:
+        """Nothing depends on the instruction."""
+
+    def get_action(self, observation: Observation) -> None:
+        """None."""
