@@ -33,7 +33,7 @@ from tests.evaluation.test_suite import checkpoint
 from tests.recording.test_recorder import plan
 from tests.recording.worlds import Arm, Counting
 from tests.robots.gate import OPEN
-from tests.serving.test_deadlines import DemoSettings
+from tests.serving.test_deadlines import Road
 from tests.serving.worlds import Echo, observation, until
 
 LONG = 600
@@ -192,7 +192,7 @@ def test_a_question_that_waits_for_a_connection_is_dropped_or_ends_with_the_clie
 
 
 def test_a_server_that_does_not_say_goodbye_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    with serving(Echo()) as url, DemoSettings(url) as road:
+    with serving(Echo()) as url, Road(url) as road:
         threading.Thread(target=road.serve_forever).start()
         policy = RemotePolicy(f"ws://127.0.0.1:{road.server_address[1]}", timeout=LONG)
         asks = ThreadedInference(policy, policy.reset)

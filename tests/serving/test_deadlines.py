@@ -26,7 +26,7 @@ from smolact_client import (
     SchemaMismatchError,
     ServerLostError,
     TimedOutError,
-    link,
+    connection,
 )
 from smolact_client.protocol import MessageKind
 from tests.serving.test_sessions import metric
@@ -116,7 +116,7 @@ def test_nobody_there_is_told_at_once() -> None:
 
 def test_a_cold_start_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Warming up takes many times as long as a connection is tried for, with questions coming in."""
-    monkeypatch.setattr(link, "PING_S", 0.2)
+    monkeypatch.setattr(connection, "PING_S", 0.2)
     monkeypatch.setattr("smolact.serving.server.PING_S", 0.2)
     cold = Echo(warm_up=2.0)
     with serving(cold) as url:
@@ -139,7 +139,7 @@ def test_who_does_not_want_to_wait_for_a_cold_server_need_not() -> None:
         RemotePolicy(url, connect_timeout=0.2, ready_timeout=0.1)
 
 
-class DemoSettings(socketserver.ThreadingTCPServer):
+class Road(socketserver.ThreadingTCPServer):
     """Carries bytes to a server and back, while it is open."""
 
     daemon_threads = True
@@ -154,7 +154,7 @@ class DemoSettings(socketserver.ThreadingTCPServer):
 
 
 class Travel(socketserver.BaseRequestHandler):
-    server: DemoSettings
+    server: Road
 
     def handle(self) -> None:
         with socket.create_connection(self.server.end) as far:
@@ -176,7 +176,7 @@ class Travel(socketserver.BaseRequestHandler):
 def test_a_stalled_network_does_not_move_the_deadline() -> None:
     """What is sent piles up in the sockets until nothing more goes in."""
     big = {**observation(), CAMERA: np.zeros((2000, 2000, 3), np.uint8)}
-    with serving(Echo()) as url, DemoSettings(url) as road:
+    with serving(Echo()) as url, Road(url) as road:
         threading.Thread(target=road.serve_forever).start()
         with RemotePolicy(f"ws://127.0.0.1:{road.server_address[1]}", timeout=20) as policy:
             assert policy.predict_action_chunk({**big, STATE: np.ones(3)}, "go")[0, 0] == 1

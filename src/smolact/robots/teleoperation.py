@@ -1,4 +1,4 @@
-"""Driving a robot by hand, recording nothing: look, read the hand, move, on time."""
+"""Teleoperation without recording: observe, read the teleoperator, move, at a fixed rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smolact.robots.base import Robot, Teleoperator, gate_of, move
 
 @dataclass(frozen=True)
 class Ticks:
-    """What became of the ticks: how many there were, how many began late by over half a tick, and the measured rate in Hz."""
+    """Number of ticks, number that started over half a tick late, and measured rate in Hz."""
 
     count: int
     late: int
@@ -29,20 +29,20 @@ def teleoperate(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Ticks:
-    """Drive a connected robot by a connected teleoperator until the time is over or Ctrl-C.
+    """Drive a robot with a teleoperator until the time is over or Ctrl-C.
 
     Args:
         robot: connected.
         teleoperator: connected to it.
-        fps: ticks a second.
-        seconds: how long; None for no end.
-        on_tick: told after every tick.
-        clock: a monotonic clock, in seconds.
-        sleep: waits that long.
+        fps: ticks per second.
+        seconds: duration; None for no end.
+        on_tick: called after every tick.
+        clock: monotonic clock, in seconds.
+        sleep: sleeps that many seconds.
 
     Raises:
         ConfigError: a rate or time that is not above 0.
-        RobotError: one of them does not answer, or the robot has no gate.
+        RobotError: a device does not answer, or the robot has no gate.
     """
     if not fps > 0 or (seconds is not None and not seconds > 0):
         raise ConfigError(
@@ -54,7 +54,7 @@ def teleoperate(
     while seconds is None or clock() - begin < seconds:
         late = clock() - due > 0.5 / fps
         if late:
-            due = clock()  # what was missed is not made up for: the hand is where it is now
+            due = clock()  # missed ticks are not made up for: only the present position counts
         observation = robot.get_observation()
         move(robot, gate.clamp(teleoperator.get_action(observation)))
         due += 1 / fps
