@@ -1,4 +1,4 @@
-"""Cards, the pages by which the Hub shows what is published: their head, their tables, and the mark by which ours are known."""
+"""Model and dataset cards for the Hub: front matter, tables, and the mark of unedited cards."""
 
 from __future__ import annotations
 
@@ -12,53 +12,55 @@ import yaml
 
 CARD = "README.md"
 MAX_TASKS = 20
-"""Instructions that a card lists."""
+"""Maximum number of instructions in a card."""
 
 Row = tuple[str, "str | None"]
-"""A name, and what it is; None where it is not known."""
+"""A name and its value; None if unknown."""
 
 _MARK = re.compile(r"\n<!-- smolact ([0-9a-f]{16}) -->\s*\Z")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def front_matter(values: Mapping[str, Any]) -> str:
-    """The head of a card in YAML, between its lines; what is empty is left out."""
-    kept = {name: value for name, value in values.items() if value}
-    return f"---\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=1000)}---"
+    """Return a card's YAML front matter, without empty values."""
+    filled = {name: value for name, value in values.items() if value}
+    return f"---\n{yaml.safe_dump(filled, sort_keys=False, allow_unicode=True, width=1000)}---"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A table of two columns; rows without a value are left out."""
+    """Return a table of two columns, without rows that have no value."""
     lines = [f"| {name} | {cell(value)} |" for name, value in rows if value]
     return "\n".join(["| | |", "|---|---|", *lines]) if lines else ""
 
 
 def cell(text: str) -> str:
-    """A text as it may stand in a table."""
+    """Escape a text for a table cell."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def tasks(instructions: Sequence[str]) -> str:
-    """A list of instructions, the first of them; nothing if there are none."""
+    """Return a list of the first instructions; empty without any."""
     if not instructions:
         return ""
     more = len(instructions) - MAX_TASKS
-    lines = [f"- {one}" for one in instructions[:MAX_TASKS]] + ([f"- … and {more} more"] if more > 0 else [])
+    lines = [f"- {task}" for task in instructions[:MAX_TASKS]] + (
+        [f"- … and {more} more"] if more > 0 else []
+    )
     return "Instructions:\n\n" + "\n".join(lines)
 
 
 def hub_id(name: object) -> str | None:
-    """`name` if it may be an id on the Hub: what is a path here is none."""
+    """Return `name` if it may be a Hub id; an existing path is none."""
     return name if isinstance(name, str) and _HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
 def signed(text: str) -> str:
-    """A card with a mark by which it is known again, as long as nobody has changed it."""
+    """Return a card with a mark that identifies it until it is edited."""
     return f"{text}\n<!-- smolact {_digest(text)} -->\n"
 
 
 def is_as_written(text: str) -> bool:
-    """Whether a card is as we wrote it; one that somebody has worked on is theirs."""
+    """Whether a card is unedited since smolact wrote it."""
     mark = _MARK.search(text)
     return mark is not None and mark.group(1) == _digest(text[: mark.start()])
 

@@ -1,7 +1,7 @@
-"""How anything reaches the disk for good: a temporary name, flush, fsync, rename, fsync of the folder.
+"""Durable writes to disk: temporary name, flush, fsync, atomic rename, fsync of the folder.
 
-A reader sees the old content or the new, never half of it, whatever is killed and whenever. Temporary names begin with
-`.tmp-`, lie beside their target, and mean nothing to any reader: what a crash leaves behind is litter, not data.
+A reader sees the old or the new content, never a partial file, even if the process is killed. Temporary names begin with
+`.tmp-`, are in the target's folder, and are ignored by every reader: leftovers of a crash are not data.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _OS_ERROR = re.compile(r"os error (\d+)")
 
 
 def temporary_beside(path: Path) -> Path:
-    """A fresh temporary name in the folder of `path`."""
+    """A unique temporary path in the folder of `path`."""
     return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}"
 
 
 def sync_file(path: Path) -> None:
-    """Force the bytes of a closed file to the disk."""
-    # Windows forces only what was opened for writing.
+    """Fsync a closed file."""
+    # Windows can fsync only files opened for writing.
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,17 +47,17 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Force a folder's entries (names made, renamed, removed in it) to the disk."""
+    """Fsync a folder's entries (created, renamed or removed names)."""
     if os.name == "nt":  # Windows can't open folders; its renames are journaled
         return
     sync_file(path)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, and force each new name to the disk.
+    """Create a folder and its parents, and fsync each new name.
 
     Raises:
-        WriteError: the disk is full or refused, or a file is in the way.
+        WriteError: the disk is full or refused, or a file has that name.
     """
     with annotate_errors(path):
         missing = []
@@ -71,7 +71,7 @@ def make_folder(path: Path) -> None:
             try:
                 sync_folder(folder.parent)
             except BaseException:
-                with contextlib.suppress(OSError):  # so that a second try makes and forces it again
+                with contextlib.suppress(OSError):  # so that a retry creates and syncs it again
                     folder.rmdir()
                 raise
         if not path.is_dir():
@@ -83,7 +83,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it becomes `path`, on any error it is removed.
 
     Raises:
-        WriteError: the disk is full or refused; `path` is as it was.
+        WriteError: the disk is full or refused; `path` is unchanged.
     """
     with annotate_errors(path):
         make_folder(path.parent)
@@ -97,9 +97,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def publish(staged: Path, path: Path) -> None:
-    """Give a finished file its lasting name, replacing what has it: `staged` (on the same disk) becomes `path`.
+    """Move a finished file `staged` (on the same disk) to `path` durably, replacing an existing file.
 
-    For writers that stage their files elsewhere, where `path` lies in a folder that others list.
+    For writers that stage their files elsewhere because readers list the folder of `path`.
 
     Raises:
         WriteError: the disk refused; `staged` may then be published again.
@@ -139,23 +139,23 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def backup_path(path: Path) -> Path:
-    """Where the old folder of `path` lies while `exchange_folders` puts a new one in its place."""
+    """The path of the old folder of `path` while `exchange_folders` replaces it."""
     return path.with_name(f"{path.name}.replaced")
 
 
 def replacement_interrupted(path: Path) -> bool:
-    """Whether `exchange_folders` died between its two renames: nothing is at `path`, and the old folder lies beside."""
+    """Whether `exchange_folders` died between its two renames: `path` does not exist, and the old folder has its backup name."""
     return not path.exists() and backup_path(path).is_dir()
 
 
 def exchange_folders(path: Path, fresh: Path) -> Path:
-    """Give the name of the folder `path` to the finished folder `fresh` beside it; returns where the old one now is.
+    """Give the name `path` to the finished folder `fresh` next to it; returns the new path of the old folder.
 
-    No system can rename two folders at once. Whatever dies in between, the old folder is there under the name
-    `backup_path(path)`, and `replacement_interrupted` tells.
+    No operating system renames two folders at once. After a crash in between, the old folder is at `backup_path(path)`, and
+    `replacement_interrupted` returns true.
 
     Raises:
-        WriteError: the disk refused; `path` is as it was.
+        WriteError: the disk refused; `path` is unchanged.
     """
     with annotate_errors(path):
         old = backup_path(path)
@@ -170,23 +170,23 @@ def exchange_folders(path: Path, fresh: Path) -> Path:
     return old
 
 
-def leftovers_beside(path: Path) -> list[Path]:
-    """What writers that died, or are at work now, have of `path` under temporary names beside it."""
+def find_leftovers(path: Path) -> list[Path]:
+    """Temporary files of `path` from dead or running writers, in the same folder."""
     name = re.compile(rf"({re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{12}}-)+{re.escape(path.name)}(\.replaced)?")
     return sorted(entry for entry in path.parent.iterdir() if name.fullmatch(entry.name))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+    """Write `data` to `path` atomically."""
     with replacing_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, not durably by itself: inside `replacing_file` or `replacing_folder`, which name errors.
+    """Write a safetensors file. Not durable by itself: use it inside `replacing_file` or `replacing_folder`, which annotate errors.
 
     Raises:
-        OSError: the disk is full or refused; safetensors has an error of its own for that.
+        OSError: the disk is full or refused; safetensors itself raises another error for that.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -194,24 +194,24 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     try:
         save_file(dict(tensors), path, metadata=metadata)
     except SafetensorError as error:
-        number = _OS_ERROR.search(str(error))
-        if number is None:
+        match = _OS_ERROR.search(str(error))
+        if match is None:
             raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    """Write `text` as UTF-8 to `path` atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any, indent: int | None = 4) -> None:
-    """Write `value` as JSON to `path`, whole or not at all. NaN and infinity are refused: they are not JSON."""
+    """Write `value` as JSON to `path` atomically. NaN and infinity raise a ValueError: they are not JSON."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def link(path: Path, target: str) -> None:
-    """Make `path` a symbolic link to `target` (relative to its folder), replacing the link that may be there."""
+    """Make `path` a symbolic link to `target` (relative to its folder), replacing an existing link."""
     with annotate_errors(path):
         make_folder(path.parent)
         temporary = temporary_beside(path)
@@ -225,7 +225,7 @@ def link(path: Path, target: str) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that a crash leaves it whole or gone: it loses its name first."""
+    """Remove a folder; after a crash it is complete or gone, since it is renamed to a temporary name first."""
     with annotate_errors(path):
         temporary = temporary_beside(path)
         os.rename(path, temporary)
@@ -234,22 +234,22 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_litter(folder: Path) -> list[Path]:
-    """Remove what interrupted writes left in `folder` (not below it), and return what was removed.
+    """Remove leftovers of interrupted writes in `folder` (not below it), and return their paths.
 
-    Call it only where no other process writes: a write under way has a temporary name too.
+    Call it only where no other process writes: a running write has a temporary name too.
     """
-    litter = sorted(entry for entry in folder.iterdir() if entry.name.startswith(TEMPORARY_PREFIX))
-    for entry in litter:
+    leftovers = sorted(entry for entry in folder.iterdir() if entry.name.startswith(TEMPORARY_PREFIX))
+    for entry in leftovers:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
-    return litter
+    return leftovers
 
 
 @contextlib.contextmanager
 def annotate_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the disk into a `WriteError` that names `path`; for code that writes by other means."""
+    """Convert a disk error to a `WriteError` that names `path`, for code that writes by other means."""
     try:
         yield
     except WriteError:

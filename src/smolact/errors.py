@@ -1,29 +1,29 @@
-"""What can go wrong, as a tree. Catch `SmolactError` for all of it.
+"""Exceptions, as a tree. `SmolactError` catches all of them.
 
     SmolactError
-    ├── ConfigError               a setting that can't work, or a flag that does not exist
-    ├── NotFoundError             a folder, file or Hub id that is not there
+    ├── ConfigError               an invalid setting, or an unknown flag
+    ├── NotFoundError             a missing folder, file or Hub id
     ├── HubError                  the Hub refused, limited or could not be reached
-    ├── DatasetError              a dataset that is damaged, or not what its metadata says
+    ├── DatasetError              a corrupt dataset, or one that contradicts its metadata
     │   └── VideoError            a video file that can't be decoded or encoded
-    ├── CheckpointError           a checkpoint that is damaged or incomplete
-    │   └── WeightsError          weights that are missing, left over or of another shape
-    ├── FeatureError              a camera, state or action that is missing or does not fit
+    ├── CheckpointError           a corrupt or incomplete checkpoint
+    │   └── WeightsError          missing, unexpected or wrongly shaped weights
+    ├── FeatureError              a missing or incompatible camera, state or action
     │   └── BadObservationError   an observation that a policy can't be given
-    ├── ActionTokensError         action tokens that are no chunk of actions
-    ├── StatisticsError           a normalization statistic that is missing or not finite
-    ├── TrainingError             a run that can't go on: its loss is not finite
-    ├── DeviceError               a device that was asked for and is not there
-    ├── RobotError                a robot, camera or teleoperator that does not answer, or does not fit
-    │   └── UnsafeActionError     actions that were refused before they reached the motors
-    ├── ServerError               a policy server that does not answer, or does not let anybody in
-    ├── WriteError                the disk is full or refused a write
-    ├── OutOfMemoryError          the memory ran out, or would
-    ├── EnvironmentNotFoundError  an environment id that nobody registered
+    ├── ActionTokensError         action tokens that do not decode to a chunk
+    ├── StatisticsError           a missing or non-finite normalization statistic
+    ├── TrainingError             a training run that can't continue: its loss is not finite
+    ├── DeviceError               a requested device that does not exist
+    ├── RobotError                a robot, camera or teleoperator that does not answer or fit
+    │   └── UnsafeActionError     actions refused before they reached the motors
+    ├── ServerError               a policy server that does not answer or refuses access
+    ├── WriteError                a full disk or a failed write
+    ├── OutOfMemoryError          the memory ran out, or would run out
+    ├── EnvironmentNotFoundError  an environment id that is not registered
     └── MissingDependencyError    an optional package that is not installed
 
-Each message says what was expected, what was found, and what to do about it. Errors that a caller would expect as a
-builtin also are that builtin: `ConfigError` is a `ValueError`, `NotFoundError` a `FileNotFoundError`.
+Each message has the expected value, the actual one, and a remedy. Where a builtin exception fits, an error is also that
+builtin: `ConfigError` is a `ValueError`, `NotFoundError` a `FileNotFoundError`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from types import ModuleType
 
 
 class SmolactError(Exception):
-    """The root of every error that smolact raises on purpose."""
+    """The root of all exceptions that smolact raises on purpose."""
 
 
 class ConfigError(SmolactError, ValueError):
-    """A setting that can't work, or a flag that does not exist."""
+    """An invalid setting, or an unknown flag."""
 
 
 class NotFoundError(SmolactError, FileNotFoundError):
-    """A folder, file or Hub id that is not there."""
+    """A missing folder, file or Hub id."""
 
 
 class HubError(SmolactError, OSError):
@@ -52,7 +52,7 @@ class HubError(SmolactError, OSError):
 
 
 class DatasetError(SmolactError, ValueError):
-    """A dataset that is damaged, or not what its metadata says."""
+    """A corrupt dataset, or one that contradicts its metadata."""
 
 
 class VideoError(DatasetError):
@@ -60,59 +60,59 @@ class VideoError(DatasetError):
 
 
 class CheckpointError(SmolactError, ValueError):
-    """A checkpoint that is damaged or incomplete."""
+    """A corrupt or incomplete checkpoint."""
 
 
 class WeightsError(CheckpointError):
-    """Weights that are missing, left over or of another shape."""
+    """Missing, unexpected or wrongly shaped weights."""
 
 
 class FeatureError(SmolactError, ValueError):
-    """A camera, state or action that is missing or does not fit."""
+    """A missing or incompatible camera, state or action."""
 
 
 class BadObservationError(FeatureError):
-    """An observation that a policy can't be given: it lacks an input, or a number is nowhere near the training's data."""
+    """An observation that does not fit a policy, or is nowhere near the training's data."""
 
 
 class ActionTokensError(SmolactError, ValueError):
-    """Action tokens that are no chunk of actions."""
+    """Action tokens that do not decode to a chunk."""
 
 
 class StatisticsError(SmolactError, ValueError):
-    """A normalization statistic that is missing or not finite."""
+    """A missing or non-finite normalization statistic."""
 
 
 class TrainingError(SmolactError, RuntimeError):
-    """A run that can't go on: its loss is not finite."""
+    """A training run that can't continue: its loss is not finite."""
 
 
 class DeviceError(SmolactError, RuntimeError):
-    """A device that was asked for and is not there."""
+    """A requested device that does not exist."""
 
 
 class RobotError(SmolactError, RuntimeError):
-    """A robot, camera or teleoperator that does not answer, or does not fit."""
+    """A robot, camera or teleoperator that does not answer or fit."""
 
 
 class UnsafeActionError(RobotError):
-    """Actions that were refused before they reached the motors."""
+    """Actions refused before they reached the motors."""
 
 
 class ServerError(SmolactError, ConnectionError):
-    """A policy server that does not answer, or does not let anybody in."""
+    """A policy server that does not answer or refuses access."""
 
 
 class WriteError(SmolactError, OSError):
-    """The disk is full or refused a write."""
+    """A full disk or a failed write."""
 
 
 class OutOfMemoryError(SmolactError, MemoryError):
-    """The memory of the machine or of the GPU ran out, or would."""
+    """The memory of the machine or of the GPU ran out, or would run out."""
 
 
 class EnvironmentNotFoundError(SmolactError, LookupError):
-    """An environment id that nobody registered."""
+    """An environment id that is not registered."""
 
 
 class MissingDependencyError(SmolactError, ImportError):
@@ -120,13 +120,13 @@ class MissingDependencyError(SmolactError, ImportError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the nearest of `known`, or an empty string when nothing is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    """Return ` Did you mean 'x'?` for the closest of `known`, or an empty string if none is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
 def list_siblings(path: Path, most: int = 8) -> str:
-    """A sentence that lists what lies in the nearest folder above `path` that exists."""
+    """Return a sentence that lists the nearest existing folder above `path`."""
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -142,7 +142,7 @@ def optional_import(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != module.split(".")[0]:
-            raise  # the package is there; something that it needs is not
+            raise  # the package is installed; one of its dependencies is not
         raise MissingDependencyError(
             f"This needs the package '{module.split('.')[0]}', which is not installed. Run: pip install 'smolact[{extra}]'"
         ) from error

@@ -1,7 +1,7 @@
-"""JSON and tensors from the disk: every JSON file is read here, whatever wrote it.
+"""Reads JSON and tensors from disk; every JSON file is read here.
 
-`read_json` and `read_tensors` are for a checkpoint: their `CheckpointError` names the file and what to do about it. Datasets and others,
-whose errors are their own, take `read_bytes` and `parse_json`.
+`read_json` and `read_tensors` are for checkpoints: their `CheckpointError` names the file and the remedy. Modules with
+their own errors, such as datasets, use `read_bytes` and `parse_json`.
 """
 
 from __future__ import annotations
@@ -24,68 +24,68 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def read_bytes(path: Path) -> bytes:
-    """What is in a regular file.
+    """The content of a regular file.
 
     Raises:
-        OSError: it is not there, is no regular file, or can't be read.
+        OSError: the file is missing, not regular, or unreadable.
     """
     check_regular(path)
     return path.read_bytes()
 
 
 def parse_json(data: bytes | str, *, finite: bool = False) -> Any:
-    """The value that a JSON text holds, in UTF-8 (or UTF-16, UTF-32), with or without a byte order mark.
+    """The value of a JSON text in UTF-8 (or UTF-16, UTF-32), with or without a byte order mark.
 
     Args:
         data: the text.
-        finite: refuse NaN and infinity, which Python writes and JSON has not.
+        finite: reject NaN and infinity, which Python writes and JSON lacks.
 
     Raises:
-        ValueError: it is no JSON, or no text.
+        ValueError: the data is not JSON, or not text.
     """
     try:
         return json.loads(
-            data if isinstance(data, str) else _text(data), parse_constant=_refuse if finite else None
+            data if isinstance(data, str) else _text(data), parse_constant=_reject if finite else None
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
 def parse_json_lines(data: bytes) -> list[tuple[int, Any]]:
-    """The values of a JSON-lines text, a value a line, each with the number of its line (from 1).
+    """The values of a JSON-lines text, one per line, each with its line number (from 1).
 
-    Only a line feed ends a line: U+2028, U+0085 and the like are part of a text in JSON. Values that somebody's editor has spread
-    over several lines, or gathered in one list, are read too; each then has the number of the line where it, or the list, begins.
+    Only a line feed ends a line: U+2028, U+0085 and the like are valid in JSON text. Values spread over several lines, or
+    in one list, by an editor are accepted too; each then has the line number where it, or the list, begins.
 
     Raises:
-        ValueError: a line is no JSON; its number is in the message.
+        ValueError: a line is not JSON; its number is in the message.
     """
     text = _text(data)
-    found = []
+    values = []
     for number, line in enumerate(text.split("\n"), start=1):
         try:
-            if stripped := line.strip("\ufeff \t\r"):  # a mark stands inside where two files were joined
-                found.append((number, parse_json(stripped)))
+            if stripped := line.strip("\ufeff \t\r"):  # concatenated files have a byte order mark inside
+                values.append((number, parse_json(stripped)))
         except ValueError as error:
-            spread = _spread(text)
-            if spread is None:
+            multiline = _parse_multiline(text)
+            if multiline is None:
                 raise ValueError(f"line {number}: {error}") from error
-            found = spread
+            values = multiline
             break
-    lists = [(number, value) for number, value in found if isinstance(value, list)]
-    return [(lists[0][0], value) for value in lists[0][1]] if len(found) == len(lists) == 1 else found
+    lists = [(number, value) for number, value in values if isinstance(value, list)]
+    return [(lists[0][0], value) for value in lists[0][1]] if len(values) == len(lists) == 1 else values
 
 
 def read_json(path: Path, remedy: str, if_missing: str | None = None) -> Any:
-    """What the JSON file `path` holds.
+    """The content of the JSON file `path`.
 
     Args:
         path: the file.
-        remedy: a sentence that ends the message of an error: what its reader can do.
-        if_missing: that sentence for a file that is not there, if it is another.
+        remedy: the last sentence of the error message, which names the remedy.
+        if_missing: that sentence for a missing file, if it differs.
 
     Raises:
-        CheckpointError: the file is missing, can't be read, or is no JSON.
+        CheckpointError: the file is missing, unreadable, or not JSON.
     """
     data = _read(path, Path.read_bytes, remedy, if_missing)
     try:
@@ -95,7 +95,7 @@ def read_json(path: Path, remedy: str, if_missing: str | None = None) -> Any:
 
 
 def read_json_object(path: Path, remedy: str, if_missing: str | None = None) -> dict[str, Any]:
-    """The object that the JSON file `path` holds; arguments and errors are those of `read_json`."""
+    """The object in the JSON file `path`; arguments and errors are those of `read_json`."""
     data = read_json(path, remedy, if_missing)
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds {type(data).__name__}, expected an object. {remedy}")
@@ -106,7 +106,7 @@ def read_tensors(path: Path, remedy: str, if_missing: str | None = None) -> dict
     """The tensors of the safetensors file `path`, on the CPU; arguments as for `read_json`.
 
     Raises:
-        CheckpointError: the file is missing, can't be read, or is no safetensors file.
+        CheckpointError: the file is missing, unreadable, or not a safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -137,21 +137,21 @@ def _text(data: bytes) -> str:
     return data.decode(json.detect_encoding(data))
 
 
-def _refuse(constant: str) -> None:
+def _reject(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def _spread(text: str) -> list[tuple[int, Any]] | None:
-    """The values of a JSON text one after the other, wherever lines end, each with the line where it begins; None if it is none."""
-    decoder, found = json.JSONDecoder(), list[tuple[int, Any]]()
-    place, line = 0, 1
-    while (begin := _BLANKS.match(text, place).end()) < len(text):  # type: ignore[union-attr]
+def _parse_multiline(text: str) -> list[tuple[int, Any]] | None:
+    """The values of consecutive JSON texts regardless of line breaks, each with its first line's number; None if it is not JSON."""
+    decoder, values = json.JSONDecoder(), list[tuple[int, Any]]()
+    position, line = 0, 1
+    while (begin := _BLANKS.match(text, position).end()) < len(text):  # type: ignore[union-attr]
         try:
             value, end = decoder.raw_decode(text, begin)
         except (ValueError, RecursionError):
             return None
-        line += text.count("\n", place, begin)
-        found.append((line, value))
+        line += text.count("\n", position, begin)
+        values.append((line, value))
         line += text.count("\n", begin, end)
-        place = end
-    return found
+        position = end
+    return values

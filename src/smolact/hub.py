@@ -1,4 +1,4 @@
-"""Where a name leads: a local folder, or a repository of the Hugging Face Hub. What goes there is `uploads.py`'s."""
+"""Finds a model or dataset by name: a local folder, or a repository of the Hugging Face Hub. Uploads are in `uploads.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smolact import durable
 from smolact.errors import HubError, NotFoundError, WriteError, did_you_mean, list_siblings
 
 RECORDINGS = Path("outputs/datasets")
-"""Where `smolact record` puts a dataset that it is told only the name of, and where that name is looked for."""
+"""The folder where `smolact record` saves a dataset given by name only, and where that name is looked up."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +28,18 @@ def find_folder(
     patterns: Sequence[str] | None = None,
     revision: str | None = None,
 ) -> Path:
-    """The local folder of `name`: `root` if given, `name` itself if it is a folder, a dataset that was recorded here under
-    that name (which is said), else the Hub's copy of that id.
+    """The local folder of `name`: `root` if given; else `name` if it is a folder; else the dataset recorded under that name
+    (logged); else the Hub's copy.
 
     Args:
         name: a folder, or a Hub id such as `lerobot/smolvla_base`.
         kind: `model` or `dataset`.
-        root: a local folder that is used instead; no network call is made then.
-        patterns: which files to fetch (glob patterns); all of them when None.
+        root: a local folder to use instead; no network call is made then.
+        patterns: glob patterns of the files to fetch; all files when None.
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        NotFoundError: there is no such folder, and no such repository.
+        NotFoundError: neither such a folder nor such a repository exists.
         HubError: the Hub refused (401, 403, 429) or can't be reached.
     """
     if root is not None or Path(name).is_dir():
@@ -48,7 +48,7 @@ def find_folder(
             raise missing_folder(folder, kind)
         return folder
     if revision is None and (recorded := local_folder(name, kind)) is not None:
-        _note_recorded(str(name), recorded, recorded.absolute())
+        _log_recorded(str(name), recorded, recorded.absolute())
         return recorded
     looks_local = str(Path(name).parent) != "." and Path(name).parent.is_dir()
     if durable.replacement_interrupted(Path(name)):
@@ -64,27 +64,27 @@ def find_folder(
 
 
 def local_folder(name: str | Path, kind: str) -> Path | None:
-    """The folder of `name` that is here: itself, or a dataset that was recorded under that name; None if there is none."""
+    """The local folder of `name`: itself, or the dataset recorded under that name; None if there is none."""
     recorded = kind == "dataset" and _REPO_ID.fullmatch(str(name))
-    places = [Path(name), RECORDINGS / name] if recorded else [Path(name)]
-    return next((place for place in places if place.is_dir()), None)
+    candidates = [Path(name), RECORDINGS / name] if recorded else [Path(name)]
+    return next((folder for folder in candidates if folder.is_dir()), None)
 
 
 @functools.cache
-def _note_recorded(name: str, folder: Path, place: Path) -> None:
-    """Say once for each `place` which dataset a name leads to: a command may look for it several times."""
+def _log_recorded(name: str, folder: Path, location: Path) -> None:
+    """Log, once per `location`, the recorded dataset that a name resolves to: a command may look it up several times."""
     logger.info("The dataset '%s' is the one that was recorded here: %s", name, folder)
 
 
-def _near_recording(name: str, kind: str) -> str:
-    """` Did you mean 'me/push'? …`, for the nearest name of a dataset that was recorded here; empty if none is near."""
+def _suggest_recording(name: str, kind: str) -> str:
+    """` Did you mean 'me/push'? …`, for the most similar name of a recorded dataset; empty if there is none."""
     folders = RECORDINGS.glob("*/*") if kind == "dataset" else ()
-    meant = did_you_mean(name, ["/".join(folder.parts[-2:]) for folder in folders if folder.is_dir()])
-    return f"{meant} That one was recorded here." if meant else ""
+    suggestion = did_you_mean(name, ["/".join(folder.parts[-2:]) for folder in folders if folder.is_dir()])
+    return f"{suggestion} That one was recorded here." if suggestion else ""
 
 
 def missing_folder(folder: Path, kind: str) -> NotFoundError:
-    """The error for a local folder that is not there: what is there instead, and what to do."""
+    """The error for a missing local folder, with its siblings and the remedy."""
     if kind == "dataset" and durable.replacement_interrupted(folder):
         return NotFoundError(
             f"The dataset folder {folder} does not exist, but {durable.backup_path(folder)} does: an edit was killed as it put "
@@ -105,7 +105,7 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
     )
 
     flag = "--dataset.root=FOLDER" if kind == "dataset" else "a folder in its place"
-    near = _near_recording(repo_id, kind)
+    suggestion = _suggest_recording(repo_id, kind)
     try:
         folder = huggingface_hub.snapshot_download(
             repo_id,
@@ -122,7 +122,7 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
         raise NotFoundError(f"The {kind} '{repo_id}' has no revision '{revision}' on the Hub.") from error
     except RepositoryNotFoundError as error:
         raise NotFoundError(
-            f"The {kind} '{repo_id}' is neither a folder here nor a repository that the Hub shows you.{near} Check its "
+            f"The {kind} '{repo_id}' is neither a folder here nor a repository that the Hub shows you.{suggestion} Check its "
             f"spelling; if it is private, log in with `hf auth login`; if you have it on disk, give {flag}."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
@@ -141,13 +141,13 @@ def _download(repo_id: str, kind: str, patterns: Sequence[str] | None, revision:
             }.get(status, f"the Hub answered {status} (try again later)")
             raise HubError(f"The {kind} '{repo_id}' could not be fetched: {reason}.") from error
         raise HubError(
-            f"'{repo_id}' is no folder here and the Hub can't be reached.{near} Go online, or fetch the {kind} elsewhere "
+            f"'{repo_id}' is no folder here and the Hub can't be reached.{suggestion} Go online, or fetch the {kind} elsewhere "
             f"(`hf download {repo_id} --repo-type={kind} --local-dir=FOLDER`) and give {flag}."
         ) from error
 
 
 def status_of(error: BaseException | None) -> int | None:
-    """The Hub's answer behind an error, None where there was none: the client wraps a refusal in other errors."""
+    """The HTTP status behind an error, None if there is none: the client wraps a refusal in other errors."""
     while error is not None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is not None:
@@ -157,6 +157,6 @@ def status_of(error: BaseException | None) -> int | None:
 
 
 def is_snapshot(folder: Path) -> bool:
-    """Whether a folder is a snapshot that the Hub's cache keeps: of one commit, with links into its repository's `blobs`."""
+    """Whether a folder is a snapshot in the Hub's cache: one commit, with links into its repository's `blobs`."""
     repository = folder.parent.parent.name
     return folder.parent.name == "snapshots" and repository.startswith(("models--", "datasets--", "spaces--"))

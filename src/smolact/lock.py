@@ -1,7 +1,7 @@
-"""One writer at a time: the system's own lock (flock) on a file or folder.
+"""Exclusive and shared locks: the operating system's lock (flock) on a file or folder.
 
-Nothing is left of such a lock when its holder dies, however it dies. Windows has none, and some network disks have none: nobody
-is kept out there, and `PathLock.is_held` is false.
+The lock ends with its holder, however the process dies. Windows and some network disks have no such lock: access is not
+exclusive there, and `PathLock.is_held` is false.
 """
 
 from __future__ import annotations
@@ -30,50 +30,50 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-"""In a folder that is being written: who writes there, and since when. What a killed writer leaves of it keeps nobody out."""
+"""The lock file of a folder being written: the holder and its start time. A killed writer's file does not block others."""
 
 
-class _Opened:
-    """An open file that is closed once, by whoever comes first."""
+class _Descriptor:
+    """A file descriptor that is closed exactly once."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
 
     def close(self) -> None:
-        """Close it, unless it is closed."""
+        """Close it, unless it is already closed."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
 
-_EXCLUSIVE: weakref.WeakSet[_Opened] = weakref.WeakSet()
-"""What one process alone holds. A fork has these files too, and would hold the lock when its parent is dead."""
+_EXCLUSIVE: weakref.WeakSet[_Descriptor] = weakref.WeakSet()
+"""Exclusively locked files. A fork inherits them, and would hold the locks after its parent's death."""
 
 
-def _leave_to_parent() -> None:
-    """In a fork: close what its parent alone holds."""
+def _close_inherited() -> None:
+    """In a fork: close the parent's exclusively locked files."""
     for opened in list(_EXCLUSIVE):
         opened.close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
 class PathLock:
-    """Held from when it is made until `release`, the end of its block, or the end of the process.
+    """A lock held from construction until `release`, the end of its block, or the end of the process.
 
     Args:
-        path: a folder that is there, or a file, which is made if it is not there.
-        refusal: the message for whoever comes second, made of the words that name the holder.
-        shared: several may hold it at once, and one that is not shared keeps all of them out.
-        inside: a folder; a `path` that links lead out of it is not opened, and not locked.
+        path: an existing folder, or a file, which is created if missing.
+        refusal: makes the error message from a description of the holder.
+        shared: several processes may hold it at once; excludes holders that are not shared.
+        inside: a folder; a `path` that links lead out of it is neither opened nor locked.
 
     Attributes:
-        is_held: false where the system or the disk has no such lock.
+        is_held: false where the operating system or the disk has no such lock.
 
     Raises:
-        WriteError: another process holds it, or this one does already.
+        WriteError: another process, or this one, already holds the lock.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class PathLock:
         is_folder = path.is_dir()
         while fcntl is not None and (
             path.is_dir() if is_folder else not shared
-        ):  # only a writer makes a file
+        ):  # only a writer creates the file
             if is_folder:
                 descriptor = os.open(path, os.O_RDONLY)
             else:
@@ -100,25 +100,25 @@ class PathLock:
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                holder = (None if is_folder else _noted(path)) or _holder(os.fstat(descriptor).st_ino)
+                holder = (None if is_folder else _read_holder(path)) or _find_holder(
+                    os.fstat(descriptor).st_ino
+                )
                 os.close(descriptor)
                 raise self.error(refusal(holder), error.errno) from None
-            except OSError:  # this disk has no such lock
+            except OSError:  # no locks on this disk
                 os.close(descriptor)
                 return
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                opened = _Opened(descriptor)
-                self.release = weakref.finalize(self, opened.close)
+                held = _Descriptor(descriptor)
+                self.release = weakref.finalize(self, held.close)
                 if not shared:
-                    _EXCLUSIVE.add(opened)
+                    _EXCLUSIVE.add(held)
                 self.is_held = True
                 return
-            os.close(
-                descriptor
-            )  # meanwhile its holder has removed the file, or put another folder in its place
+            os.close(descriptor)  # its holder has meanwhile removed the file or replaced the folder
 
     def error(self, message: str, errno: int | None) -> Exception:
-        """What whoever comes second is given."""
+        """The exception raised when the lock is already held."""
         return WriteError(errno, message)
 
     def __enter__(self) -> PathLock:
@@ -132,66 +132,66 @@ class PathLock:
 
 @contextlib.contextmanager
 def writing_into(folder: Path, *, instead: str | None) -> Iterator[bool]:
-    """Be the only writer of an output folder within the block; the folder is made if it is not there.
+    """Hold the exclusive writer's lock of an output folder within the block; the folder is created if missing.
 
-    At the end of the block `LOCK_FILE` is removed, and the folder too if it was made here and nothing was written into it.
+    At the end of the block `LOCK_FILE` is removed, and the folder too if it was created here and is empty.
 
     Args:
-        folder: where the files go.
-        instead: what the second writer may do but wait, such as "choose another --output_dir".
+        folder: the output folder.
+        instead: the alternative to waiting that the error names, such as "choose another --output_dir".
 
     Yields:
-        whether the others are kept out; where the disk has no locks, they are not.
+        whether the lock is held; it is not on disks without locks.
 
     Raises:
-        WriteError: another process writes there, whom the message names; or the disk is full or refused.
+        WriteError: another process, named in the message, writes there; or the disk is full or refused.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     durable.make_folder(folder)
 
     def refusal(holder: str) -> str:
-        ways = ["Wait until it is done", "stop it", *([instead] if instead else [])]
-        return f"{folder} is being written by {holder}: two writers would mix their files. {', '.join(ways[:-1])}, or {ways[-1]}."
+        options = ["Wait until it is done", "stop it", *([instead] if instead else [])]
+        return f"{folder} is being written by {holder}: two writers would mix their files. {', '.join(options[:-1])}, or {options[-1]}."
 
     path = folder / LOCK_FILE
     try:
         with PathLock(path, refusal) as lock:
             if lock.is_held:
-                _note(path)
+                _write_holder(path)
             else:
                 logger.info("No lock can be had in %s: see to it that nothing else writes there.", folder)
             try:
                 yield lock.is_held
             finally:
-                path.unlink(missing_ok=True)  # while it is held: who comes next makes another
+                path.unlink(missing_ok=True)  # while the lock is held: the next writer creates another file
     finally:
-        with contextlib.suppress(OSError):  # something is in it
-            for made in missing:
-                made.rmdir()
+        with contextlib.suppress(OSError):  # it is not empty
+            for created in missing:
+                created.rmdir()
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether nothing is in a folder but, it may be, the lock of a writer."""
+    """Whether a folder is empty except for a writer's lock file."""
     return folder.is_dir() and all(entry.name == LOCK_FILE for entry in folder.iterdir())
 
 
-def _note(path: Path) -> None:
-    """Write into a lock's file who holds it."""
+def _write_holder(path: Path) -> None:
+    """Write the holder into the lock file."""
     since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     note = {"pid": os.getpid(), "host": socket.gethostname(), "command": sys.argv, "since": since}
     with durable.annotate_errors(path):
         path.write_text(json.dumps(note), encoding="utf-8")
 
 
-def _noted(path: Path) -> str | None:
-    """Who holds a lock, as its file says; None while it says nothing."""
+def _read_holder(path: Path) -> str | None:
+    """The holder of a lock according to its file; None if the file is incomplete or stale."""
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
         if note["host"] == socket.gethostname() and not _is_alive(int(note["pid"])):
             return None
         command = " ".join(map(str, note["command"]))
         return f"process {note['pid']} on {note['host']} since {note['since']} ({command:.300})"
-    except (OSError, ValueError, TypeError, KeyError):  # it is just being written
+    except (OSError, ValueError, TypeError, KeyError):  # it is being written
         return None
 
 
@@ -200,13 +200,13 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # another user's process
         pass
     return True
 
 
-def _holder(inode: int) -> str:
-    """Who holds the lock of a file or folder, where the system tells (Linux); of a process and its workers, the process."""
+def _find_holder(inode: int) -> str:
+    """The process that holds a file's or folder's lock (Linux only); the parent where its workers hold it too."""
     locks = Path("/proc/locks")
     lines = [line.split() for line in locks.read_text().splitlines()] if locks.exists() else []
     holders = [  # 1: FLOCK ADVISORY WRITE 4711 fd:01:2345 0 EOF
@@ -224,7 +224,7 @@ def _holder(inode: int) -> str:
 
 
 def _parent(process: str) -> str | None:
-    """The process that began this one, where it is still there."""
+    """The parent of a process, if that process still runs."""
     status = Path("/proc", process, "status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((line.split()[1] for line in lines if line.startswith("PPid:")), None)

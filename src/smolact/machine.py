@@ -1,4 +1,4 @@
-"""The cores of this machine, and the processes and threads that compute on them."""
+"""Processor cores, processes and threads of this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from smolact.errors import ConfigError
 
 SMALL = 20_000_000
-"""Parameters of a policy that gains by processes. Larger ones have operations that are long enough for threads."""
+"""Parameters up to which a policy gains by processes. Larger policies have operations long enough for threads."""
 _QUOTAS = (
     (Path("/sys/fs/cgroup/cpu.max"), None),
     (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
@@ -24,34 +24,34 @@ _QUOTAS = (
 
 
 def cores() -> int:
-    """The processor cores that this process may use: those it may run on, or a container's share of them, rounded up."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(there, _quota())))
+    """Return the usable processor cores: the process's affinity, or a container's quota, rounded up."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(available, _quota())))
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it torch computes in one thread: for a small network, whose operations are too short to be shared."""
+    """Run torch in one thread within the block: a small network's operations are too short to share."""
     import torch
 
-    before = torch.get_num_threads()
+    previous = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
 
 
 def check_main_guard() -> None:
-    """See that processes can be started: each of them runs the program's file again, up to its guard.
+    """Raise a `ConfigError` unless processes can be started: each runs the program's file again, up to its main guard.
 
     Raises:
-        ConfigError: the program is a script without one, which would begin anew in each process.
+        ConfigError: the program is a script without a main guard, which would run again in each process.
     """
     main = sys.modules["__main__"]
     spec, path = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if path is None or (spec is not None and spec.name.endswith("__main__")):
-        return  # a notebook or a package: nothing is run again
+        return  # a notebook or a package is not run again
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if "__name__" not in Path(path).read_text(encoding="utf-8"):
             raise ConfigError(
@@ -61,10 +61,9 @@ def check_main_guard() -> None:
 
 
 def leave_with_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent is gone, however that came about.
+    """Ignore Ctrl-C, and exit when the parent process is gone for any reason.
 
-    Called first by a process that `multiprocessing` has started. Without it, a parent that is killed leaves children behind that
-    wait for it for ever.
+    Call it first in a process that `multiprocessing` started. Otherwise the children of a killed parent wait forever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -79,10 +78,12 @@ def leave_with_parent() -> None:
 
 
 def _quota() -> float:
-    """How many cores a container's limit is worth; infinite without one."""
-    for path, beside in _QUOTAS:
+    """Return a container's limit in cores; infinite without one."""
+    for path, period_path in _QUOTAS:
         try:
-            words = path.read_text().split() + ([] if beside is None else beside.read_text().split())
+            words = path.read_text().split() + (
+                [] if period_path is None else period_path.read_text().split()
+            )
             quota, period = float(words[0]), float(words[1])
         except (OSError, ValueError, IndexError):
             continue

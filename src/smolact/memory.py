@@ -1,4 +1,4 @@
-"""How much memory a device has, and which errors say that there was not enough of it."""
+"""Memory of a device, and detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ LESS_TO_TRAIN = (
     "Lower --batch_size (with --gradient_accumulation_steps raised by the same factor the training stays the same), or give "
     "--gradient_checkpointing=true."
 )
-"""What takes less memory in a training."""
+"""Advice to reduce the memory of training."""
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-_REFUSED = re.compile(
+_OUT_OF_MEMORY = re.compile(
     r"DefaultCPUAllocator|out of memory|not enough memory|cannot allocate memory|bad_alloc|_ALLOC_FAILED",
     re.IGNORECASE,
 )
-"""In the message of a RuntimeError, which is what torch raises on a CPU; on a GPU its error is one, too."""
-_ASKED = re.compile(
+"""Matches the message of torch's RuntimeError on a CPU; on a GPU its error is a RuntimeError, too."""
+_REQUESTED = re.compile(
     r"(?:tried to|unable to) allocate (?P<number>[\d.]+) ?(?P<unit>bytes|[KMGTP]i?B)"
     r"|(?:malloc|realloc) of size (?P<bytes>\d+)",
     re.IGNORECASE,
 )
-_OF_GPU = re.compile(r"\b(CUDA|HIP|XPU|MPS|CUBLAS|CUDNN)", re.IGNORECASE)
+_GPU_ERROR = re.compile(r"\b(CUDA|HIP|XPU|MPS|CUBLAS|CUDNN)", re.IGNORECASE)
 
 
 class Memory(NamedTuple):
     """Bytes of a device's memory."""
 
     total: int
-    """What this process could have at most."""
+    """Maximum for this process."""
     free: int
-    """What nobody uses now."""
+    """Unused at present."""
 
 
 def memory_of(device: str) -> Memory | None:
-    """The memory of a device of this type, in bytes; None where nothing says how much it is.
+    """Return a device type's memory in bytes; None if it is unknown.
 
-    On a CPU (and on "mps", which shares its memory) the total is the smallest of the machine's memory, the limit of the
-    container (cgroup) and that of the process.
+    On a CPU (and "mps", which shares its memory) the total is the smallest of the machine's memory, the container's limit
+    (cgroup) and the process's limit.
     """
     if device == "cuda":
         import torch
@@ -60,54 +60,54 @@ def memory_of(device: str) -> Memory | None:
 
 
 def failed_allocation(error: BaseException) -> str | None:
-    """`The machine's memory ran out: 600 MiB more were needed.`, if an error says so; None if it is another error."""
+    """Return `The machine's memory ran out: 600 MiB more were needed.` for an out-of-memory error; otherwise None."""
     text = str(error)
-    is_it = (
+    is_out_of_memory = (
         isinstance(error, MemoryError)  # numpy's and pyarrow's are of this type
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or (isinstance(error, RuntimeError) and _REFUSED.search(text) is not None)
+        or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text) is not None)
     )
-    if not is_it:
+    if not is_out_of_memory:
         return None
-    asked = _asked(text)
-    whose = "The GPU's" if isinstance(error, RuntimeError) and _OF_GPU.search(text) else "The machine's"
-    return f"{whose} memory ran out" + ("." if asked is None else f": {size(asked)} more were needed.")
+    needed = _requested_bytes(text)
+    owner = "The GPU's" if isinstance(error, RuntimeError) and _GPU_ERROR.search(text) else "The machine's"
+    return f"{owner} memory ran out" + ("." if needed is None else f": {size(needed)} more were needed.")
 
 
 def size(count: float) -> str:
-    """A count of bytes with its unit."""
+    """Format a number of bytes with its unit."""
     return scaled(count, 1024, UNITS)
 
 
 def scaled(count: float, base: int, units: Sequence[str]) -> str:
-    """A count in the largest of `units` (each `base` times the one before) of which there is at least one."""
+    """Format a count in the largest of `units` (each `base` times the previous one) that it reaches."""
     power = 0
     while count >= base and power < len(units) - 1:
         count, power = count / base, power + 1
     return f"{count:.3g} {units[power]}" if count < 999.5 else f"{count:.0f} {units[power]}"
 
 
-def _asked(text: str) -> float | None:
-    """How many bytes an error says were asked for."""
-    found = _ASKED.search(text)
-    if found is None:
+def _requested_bytes(text: str) -> float | None:
+    """Return the requested bytes in an error's message."""
+    match = _REQUESTED.search(text)
+    if match is None:
         return None
-    if found["bytes"]:
-        return float(found["bytes"])
-    unit = found["unit"]
+    if match["bytes"]:
+        return float(match["bytes"])
+    unit = match["unit"]
     power = 0 if unit.lower() == "bytes" else "KMGTP".index(unit[0].upper()) + 1
-    return float(found["number"].rstrip(".")) * 1024.0**power
+    return float(match["number"].rstrip(".")) * 1024.0**power
 
 
 def _available(machine: int) -> int:
-    """What Linux says could be had without swapping; elsewhere all of it."""
+    """Return the memory available without swapping on Linux; elsewhere all of it."""
     path = _PROC / "meminfo"
-    found = re.search(r"^MemAvailable: +(\d+) kB", path.read_text(), re.MULTILINE) if path.is_file() else None
-    return machine if found is None else int(found[1]) * 1024
+    match = re.search(r"^MemAvailable: +(\d+) kB", path.read_text(), re.MULTILINE) if path.is_file() else None
+    return machine if match is None else int(match[1]) * 1024
 
 
 def _limits() -> Iterator[int]:
-    """Limits of this process, and of the cgroups (both versions) that it is in, from its own up to the outermost."""
+    """Yield the limits of this process and of its cgroups (both versions), from its own to the outermost."""
     if sys.platform != "win32":
         import resource
 
@@ -117,11 +117,11 @@ def _limits() -> Iterator[int]:
                 yield limit
     path = _PROC / "self/cgroup"
     for line in path.read_text().splitlines() if path.is_file() else ():
-        _, kinds, own = line.split(":", 2)
+        _, kinds, group_path = line.split(":", 2)
         if kinds not in ("", "memory"):
             continue
         top, name = (_CGROUPS / "memory", "memory.limit_in_bytes") if kinds else (_CGROUPS, "memory.max")
-        group = top / own.lstrip("/")
+        group = top / group_path.lstrip("/")
         for folder in (group, *group.parents):
             file = folder / name
             text = file.read_text().strip() if file.is_file() else ""

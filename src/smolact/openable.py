@@ -1,7 +1,7 @@
-"""Which files of a folder that somebody brought may be opened: regular files that lie inside it.
+"""Determines which files of an untrusted folder may be opened: regular files inside it.
 
-A link may lead anywhere on the disk, and opening a pipe or a device may wait for ever or have effects. The one exception is the
-Hub's cache, where a snapshot's files are links into the `blobs` folder of their own repository.
+A link may lead anywhere on the disk, and opening a pipe or a device may block or have side effects. The one exception is
+the Hub's cache, where a snapshot's files are links into the `blobs` folder of their own repository.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_regular(path: Path) -> None:
 
 
 def check_own(path: Path, folder: Path | None = None) -> None:
-    """Raise an `OSError` unless `path` is a regular file of `folder`, its own folder when None."""
+    """Raise an `OSError` unless `path` is a regular file inside `folder` (its parent when None)."""
     check_regular(path)
     if path.is_symlink() and (target := leads_out(folder or path.parent, path)) is not None:
         raise OSError(
@@ -43,74 +43,74 @@ def check_own(path: Path, folder: Path | None = None) -> None:
 
 
 def own_files(folder: Path) -> list[Path]:
-    """All files below `folder`, in order.
+    """All files below `folder`, sorted.
 
     Raises:
-        OSError: one is no regular file, or a link that leads out of the folder.
+        OSError: a file is not regular, or is a link out of the folder.
     """
-    found = sorted(path for path in folder.rglob("*") if path.exists() and not path.is_dir())
-    for path in found:
+    files = sorted(path for path in folder.rglob("*") if path.exists() and not path.is_dir())
+    for path in files:
         check_own(path, folder)
-    return found
+    return files
 
 
 def leads_out(folder: Path, path: Path) -> Path | None:
-    """Where `path`, below `folder`, is in truth, if links lead it out of the folder; None if they do not."""
+    """The real path of `path`, below `folder`, if links lead it out of the folder; None otherwise."""
     inside, target = os.path.realpath(folder), os.path.realpath(path)
     return None if _is_inside(target, inside, _blobs(inside)) else Path(target)
 
 
 def faults_below(root: Path, names: Collection[str]) -> Iterator[tuple[str, str]]:
-    """What of the entries `names` of the folder `root`, and of all below them, must not be opened, or can't be.
+    """Entries among `names` of the folder `root`, and below them, that must not or can't be opened.
 
     Yields:
-        its place relative to `root`, and what is wrong, to go on the sentence that the place begins.
+        the path relative to `root`, and the fault as a predicate for a sentence that begins with the path.
     """
-    inside, where = os.path.realpath(root), _Links()
+    inside, resolve_link = os.path.realpath(root), _Links()
     blobs = _blobs(inside)
-    walked: set[str] = set()
+    visited: set[str] = set()
     folders = [str(root)]
     while folders:
         folder = folders.pop()
         try:
-            listed = _entries(folder)
+            entries = _entries(folder)
         except OSError as error:
-            yield _place(folder, root), f"can't be read ({error.strerror or error})"
+            yield _relative(folder, root), f"can't be read ({error.strerror or error})"
             continue
-        for entry in listed:
+        for entry in entries:
             if folder == str(root) and entry.name not in names:
                 continue
             path, mode = entry.path, 0
             if entry.is_symlink():
-                path = where(path)
+                path = resolve_link(path)
                 if path == inside:
-                    continue  # to the folder itself, which is looked at
+                    continue  # a link to the folder itself, which is checked anyway
                 if not _is_inside(path, inside, blobs):
-                    yield _place(entry.path, root), f"leads out of the folder, to {path}"
+                    yield _relative(entry.path, root), f"leads out of the folder, to {path}"
                     continue
                 try:
                     mode = os.stat(path).st_mode  # noqa: PTH116
                 except OSError:
-                    continue  # a link to nothing: who needs the file will miss it by name
+                    continue  # a dangling link: reported when the file is needed
             if stat.S_ISDIR(mode) if mode else entry.is_dir():
-                if path not in walked:
-                    walked.add(path)
+                if path not in visited:
+                    visited.add(path)
                     folders.append(path)
             elif not (stat.S_ISREG(mode) if mode else entry.is_file()):
-                yield _place(entry.path, root), f"is {_kind(Path(path).stat().st_mode)}, no regular file"
+                yield _relative(entry.path, root), f"is {_kind(Path(path).stat().st_mode)}, no regular file"
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in `folder`, in order. Names alone are not enough: what they lead to must be open to a look, too."""
+    """The entries of `folder`, sorted. Raises unless they can be accessed, not only listed."""
     with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
+        result = sorted(entries, key=lambda entry: entry.name)
     if not os.access(folder, os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
-    return found
+    return result
 
 
 class _Links:
-    """Where links lead: as `os.path.realpath` says it, but each folder is resolved once. Snapshots have thousands of links into one."""
+    """Resolves links like `os.path.realpath`, but each folder only once. Snapshots have thousands of links into one."""
 
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
@@ -126,22 +126,22 @@ class _Links:
 
 
 def linked_folders(root: Path, names: Collection[str]) -> list[str]:
-    """Which of the entries `names` of the folder `root`, and of all folders below them, are links to folders."""
-    found = []
-    for folder, below, _ in os.walk(root):
+    """Links to folders among the entries `names` of the folder `root` and below them."""
+    result = []
+    for folder, subfolders, _ in os.walk(root):
         if Path(folder) == root:
-            below[:] = [name for name in below if name in names]
-        linked = [name for name in below if Path(folder, name).is_symlink()]
-        found += [Path(folder, name).relative_to(root).as_posix() for name in linked]
-    return sorted(found)
+            subfolders[:] = [name for name in subfolders if name in names]
+        linked = [name for name in subfolders if Path(folder, name).is_symlink()]
+        result += [Path(folder, name).relative_to(root).as_posix() for name in linked]
+    return sorted(result)
 
 
-def _place(path: str, root: Path) -> str:
+def _relative(path: str, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
 def _blobs(inside: str) -> str | None:
-    """The `blobs` of the repository whose snapshot `inside` is, or lies in; None if it is none."""
+    """The `blobs` folder of the repository whose snapshot is or contains `inside`; None if there is none."""
     snapshots = (part for part in (Path(inside), *Path(inside).parents) if is_snapshot(part))
     return next((str(part.parent.parent / "blobs") for part in snapshots), None)
 

@@ -1,4 +1,4 @@
-"""Pages that need nothing but themselves: one look, light and dark, on a phone and on a desk."""
+"""Self-contained HTML pages with one style, light and dark, for narrow and wide screens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("smolact", "torch", "accelerate", "numpy", "av")
 
 
 def document(title: str, parts: Iterable[str], head: str = "") -> str:
-    """A whole page; `title` is plain text, `parts` are HTML, and empty ones are left out; `head` ends its head."""
+    """Return a complete page from a plain-text `title` and HTML `parts` (empty ones are skipped); `head` ends its head."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -26,20 +26,20 @@ def document(title: str, parts: Iterable[str], head: str = "") -> str:
 
 
 def header(title: str, below: str) -> str:
-    """The page's first lines, from plain text."""
+    """Return the page's header from plain text."""
     return f"<header><h1>{escape(title)}</h1><p>{escape(below)}</p></header>"
 
 
-def tiles(shown: Mapping[str, str]) -> str:
-    """Numbers in large: name to text."""
-    each = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in shown.items()
+def tiles(values: Mapping[str, str]) -> str:
+    """Return large numbers: name to text."""
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in values.items()
     )
-    return f"<dl>{each}</dl>" if each else ""
+    return f"<dl>{items}</dl>" if items else ""
 
 
 def table(title: str, rows: Mapping[str, str], folded: bool = False) -> str:
-    """Name to text, under a heading; `folded` shows the heading alone until it is clicked."""
+    """Return a table under a heading; `folded` hides it until the heading is clicked."""
     if not rows:
         return ""
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows.items())
@@ -50,17 +50,17 @@ def table(title: str, rows: Mapping[str, str], folded: bool = False) -> str:
 
 
 def command_lines(*lines: str | None) -> str:
-    """Commands, to be copied."""
+    """Return commands to copy."""
     return "".join(f"<pre>{escape(line)}</pre>" for line in lines if line)
 
 
 def embedded(data: bytes, kind: str) -> str:
-    """A file as an address of itself; `kind` is its media type, such as `image/png`."""
+    """Return a file as a data URI; `kind` is its media type, such as `image/png`."""
     return f"data:{kind};base64,{b64encode(data).decode('ascii')}"
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings by their dotted names, as flags have them."""
+    """Yield nested settings by dotted name, as in flags."""
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{name}.")
@@ -69,7 +69,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def how_it_ran() -> dict[str, str]:
-    """The command of this process and the versions that it runs on; no host or user names."""
+    """Return this process's command and package versions, without host or user names."""
     versions = [f"Python {platform.python_version()}", *filter(None, map(_version, PACKAGES))]
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {"command": shlex.join(command), "versions": ", ".join(versions)}

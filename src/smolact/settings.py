@@ -1,6 +1,6 @@
-"""How a dataclass describes its settings to the command line: one line of help, other names, what is refused.
+"""Metadata of settings dataclasses for the command line: help text, aliases, refused values and ranges.
 
-`smolact.cli.parsing` reads these marks; the dataclasses that carry them know nothing of the command line.
+`smolact.cli.parsing` reads the metadata; the dataclasses are independent of the command line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OWN = "own"
 RANGE = "range"
 
 RestClass = Callable[[Mapping[str, Any]], type | None]
-"""From a section's other settings to the dataclass whose fields it takes as well; None while it can't be told."""
+"""From a section's other settings to the dataclass of its further fields; None while unknown."""
 
 
 def setting(
@@ -30,14 +30,14 @@ def setting(
     least: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """A dataclass field with its help line.
+    """Return a dataclass field with a help line.
 
     Args:
         default: its value, or a callable that makes it (`dict`, `list`, a class).
         doc: one line for `--help`.
         aliases: other names.
-        own: ours alone: it is kept out of files that other tools read, which refuse names that they do not know.
-        least, most: the smallest and the largest number (of a tuple: each number) that `out_of_range` lets pass.
+        own: smolact's alone: omitted from files for other tools, which refuse unknown names.
+        least, most: the range of the number (of a tuple: of each number) that `out_of_range` accepts.
     """
     metadata = {DOC: doc, ALIASES: aliases, OWN: own, RANGE: (least, most)}
     if callable(default):
@@ -46,12 +46,12 @@ def setting(
 
 
 def unsupported(default: Any, reason: str, *, harmless: Callable[[Any], bool] | None = None) -> Any:
-    """A setting of other tools that does nothing here: it parses, and any value but a harmless one is an error.
+    """Return a field for another tool's setting that has no effect here: any value but a harmless one is an error.
 
     Args:
-        default: the value that asks for nothing.
-        reason: why it is refused, and what to do in its place.
-        harmless: further values that ask for nothing.
+        default: the value without effect.
+        reason: the reason of the refusal, and the alternative.
+        harmless: further values without effect.
     """
     metadata = {REFUSED: (reason, harmless or (lambda value: bool(value == default)))}
     if callable(default):
@@ -60,21 +60,21 @@ def unsupported(default: Any, reason: str, *, harmless: Callable[[Any], bool] | 
 
 
 def open_section(fields_of: RestClass) -> Any:
-    """A `dict` field that takes every further setting of its section, typed by the dataclass that `fields_of` names."""
+    """Return a `dict` field for all further settings of its section, typed by the dataclass that `fields_of` returns."""
     return dataclasses.field(default_factory=dict, metadata={REST: fields_of})
 
 
 def out_of_range(config: Any) -> str | None:
-    """What is wrong with the first setting of a dataclass that is no number, or outside its range; None if none is."""
-    for item in dataclasses.fields(config):
-        least, most = item.metadata.get(RANGE, (None, None))
-        value = getattr(config, item.name)
+    """Describe a dataclass's first setting that is no number or out of range; None without one."""
+    for field in dataclasses.fields(config):
+        least, most = field.metadata.get(RANGE, (None, None))
+        value = getattr(config, field.name)
         if (least is None and most is None) or value is None:
             continue
         numbers = value if isinstance(value, (tuple, list)) else (value,)
         for number in numbers:
-            is_whole = isinstance(item.default, int) and not isinstance(item.default, bool)
-            is_number = isinstance(number, int if is_whole else (int, float)) and not isinstance(number, bool)
+            is_int = isinstance(field.default, int) and not isinstance(field.default, bool)
+            is_number = isinstance(number, int if is_int else (int, float)) and not isinstance(number, bool)
             if (
                 not is_number
                 or (isinstance(number, float) and not math.isfinite(number))
@@ -88,6 +88,6 @@ def out_of_range(config: Any) -> str | None:
                     if least is None
                     else f"{least:g} to {most:g}"
                 )
-                kind = "a whole number" if is_whole else "a finite number"
-                return f"{item.name}={value}: expected {kind}, {expected}."
+                kind = "a whole number" if is_int else "a finite number"
+                return f"{field.name}={value}: expected {kind}, {expected}."
     return None

@@ -1,4 +1,4 @@
-"""The data contract: the keys of a batch, the kinds of a feature, and what a policy is. Said once, here.
+"""The data contract: batch keys, feature types, and the policy interface.
 
 A **sample** is one moment of a demonstration, a **batch** several of them with a leading B:
 
@@ -9,9 +9,9 @@ A **sample** is one moment of a demonstration, a **batch** several of them with 
     task                                         str        the instruction
     timestamp, frame_index, episode_index, index, task_index
 
-The preprocessor adds `observation.language.tokens` (B, L) and `observation.language.attention_mask` (B, L) and
-normalizes; the postprocessor returns actions to the robot's units. A policy never sees raw units, a robot never sees
-normalized ones. No step changes a batch in place.
+The preprocessor adds `observation.language.tokens` (B, L) and `observation.language.attention_mask` (B, L) and normalizes; the
+postprocessor returns actions to the robot's units. Policies get only normalized units, robots only raw ones. No step changes a
+batch in place.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ACTION_IS_PAD = "action_is_pad"
 ACTION_TOKENS = "action.tokens"
 ACTION_TOKEN_MASK = "action.token_mask"
 VISION_TOKENS = "_vision_tokens"
-"""Ends the name of a camera whose picture a vision tower has read already: (T, D) in its place (`--cache.features`)."""
+"""Suffix of a camera's key whose image is replaced by its cached vision tokens: (T, D) (`--cache.features`)."""
 REWARD = "next.reward"
 DONE = "next.done"
 SUCCESS = "next.success"
@@ -45,20 +45,20 @@ TASK = "task"
 
 
 class EmptyInstruction(str):
-    """The empty instruction, on purpose: to see what a policy does when it is told nothing. Any other empty one is an error."""
+    """The intentionally empty instruction, to test a policy without one. Any other empty instruction is an error."""
 
     __slots__ = ()
 
 
 Batch = dict[str, Any]
-"""A batch, or a sample: name to tensor (or str, or list of str for `task`)."""
+"""A batch or a sample: key to tensor (or str, or list of str for `task`)."""
 
 Statistics = dict[str, dict[str, "np.ndarray[Any, Any]"]]
 """Feature to statistic (`min, max, mean, std, count, q01, …`) to array."""
 
 
 class FeatureType(str, Enum):
-    """What a feature is to a policy; decides how it is normalized."""
+    """The type of a feature, which determines its normalization."""
 
     STATE = "STATE"
     VISUAL = "VISUAL"
@@ -69,7 +69,7 @@ class FeatureType(str, Enum):
 
 
 class NormalizationMode(str, Enum):
-    """How the values of one feature type reach the policy's range."""
+    """The mapping of a feature type's values to the policy's range."""
 
     MIN_MAX = "MIN_MAX"  # (min, max) -> [-1, 1]
     MEAN_STD = "MEAN_STD"  # (x - mean) / std
@@ -80,7 +80,7 @@ class NormalizationMode(str, Enum):
 
 @dataclass(frozen=True)
 class PolicyFeature:
-    """A named input or output of a policy: its type and its shape without batch (images: channels, height, width)."""
+    """A policy's input or output: its type and its shape without batch (images: channels, height, width)."""
 
     type: FeatureType
     shape: tuple[int, ...]
@@ -92,25 +92,25 @@ def is_image_key(key: str) -> bool:
 
 
 class Predictor(Protocol):
-    """What evaluation, recording and serving need: a policy, an engine built from one. Batches come preprocessed."""
+    """The interface for evaluation, recording and serving: a policy, or an engine built from one. Batches are preprocessed."""
 
     config: Any
 
     def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next actions, (B, chunk, A), normalized."""
+        """Predict the next actions, (B, chunk, A), normalized."""
         ...
 
     def select_action(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next action, (B, A), normalized; predicts a chunk whenever the last one is used up."""
+        """Return the next action, (B, A), normalized; predicts a chunk whenever the last one is used up."""
         ...
 
     def reset(self) -> None:
-        """Forget the chunk in hand; called when an episode begins."""
+        """Discard the current chunk; called at the start of an episode."""
         ...
 
 
 class Policy(Predictor, Protocol):
-    """What training needs besides."""
+    """The interface for training."""
 
     def forward(
         self,
@@ -119,9 +119,9 @@ class Policy(Predictor, Protocol):
         time: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and what belongs to it.
+        """Return the loss and its metrics.
 
-        `reduction="mean"` gives a scalar, `"none"` one loss a sample (B,), `"sum"` the sum over all entries of the batch,
+        `reduction="mean"` gives a scalar, `"none"` one loss per sample (B,), `"sum"` the sum over all entries of the batch,
         whose number is `entries` in the mapping.
         """
         ...

@@ -1,4 +1,4 @@
-"""What goes to the Hub: whole files, in one commit, so that nobody ever sees half of them. Fetching is `hub.py`'s."""
+"""Uploads to the Hub: complete files in one atomic commit. `hub.py` downloads."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = 300.0
-"""Seconds that are waited, all in all, when the Hub asks to; its limits are counted over five minutes."""
+"""Total seconds to wait on the Hub's request; its rate limits are per five minutes."""
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
-"""What a token of the Hub looks like."""
+"""Pattern of a Hub token."""
 LOG_IN = "log in with `hf auth login`, or put a token with write permission into HF_TOKEN"
 
 _NAME = re.compile(r"(?!.*(\.\.|--))(?:([A-Za-z0-9_][\w.-]*)/)?([A-Za-z0-9_][\w.-]{0,95})(?<![.-])(?<!\.git)")
-_AGAIN = "Nothing was published; pushed again, only what is missing is sent."
+_RETRY_HINT = "Nothing was published; pushed again, only what is missing is sent."
 _CLIENTS = ("requests", "urllib3", "httpx", "httpx2", "httpcore")
-"""Whose errors mean that there was no answer."""
+"""Packages whose errors mean that the Hub did not answer."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What is to be published.
+    """Files to publish.
 
     Attributes:
         kind: `model` or `dataset`.
-        files: name in the repository to a file here, or to what the file shall hold.
-        owned: patterns of names that belong to what is published: such files of an earlier version are removed there.
+        files: name in the repository to a local file, or to the file's content.
+        owned: patterns of the upload's names: such files of an earlier version are deleted in the repository.
         tag: moved to the new commit.
-        notes: what whoever publishes should know: what is published in another form, and what is left out.
+        notes: remarks for the publishing user: converted and omitted files.
     """
 
     kind: str
@@ -53,10 +53,10 @@ class Upload:
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        """Refuse what must not be seen.
+        """Refuse files with secrets.
 
         Raises:
-            ConfigError: a file's text holds a token.
+            ConfigError: a file's text contains a token.
         """
         for name, content in self.files.items():
             if isinstance(content, bytes) and TOKEN.search(content):
@@ -77,21 +77,21 @@ class Upload:
 def check_repository(
     repo_id: str, kind: str, *, private: bool | None = None, revision: str | None = None, make: bool = True
 ) -> str:
-    """See to it that `repo_id` can be written: it is made if it is not there, and nothing is sent.
+    """Raise an error unless `repo_id` is writable; creates a missing repository and sends no files.
 
     Args:
         repo_id: `owner/name`; a name alone is the user's own.
         kind: `model` or `dataset`.
-        private: whether a new repository is to be private; the owner's default when None.
-        revision: the branch that is to be written, made if need be; the main one when None.
-        make: make what is missing; without it a repository that is not there is only known to be the user's to make.
+        private: whether a new repository is private; the owner's default when None.
+        revision: the branch to write, created if missing; the main branch when None.
+        make: create what is missing; otherwise check only that the user may create a missing repository.
 
     Returns:
-        the whole id.
+        the full id.
 
     Raises:
-        ConfigError: that is no name, or the repository is public and should be private.
-        HubError: no token, or one that may not write there; the Hub limits requests, or can't be reached.
+        ConfigError: the name is invalid, or the repository is public and should be private.
+        HubError: the token is missing or lacks permission; the Hub limits requests, or can't be reached.
     """
     if not _NAME.fullmatch(repo_id):
         raise ConfigError(
@@ -102,28 +102,28 @@ def check_repository(
     from huggingface_hub import constants
 
     api = huggingface_hub.HfApi()
-    with _explained(repo_id, kind):
+    with _translated_errors(repo_id, kind):
         if constants.HF_HUB_OFFLINE:
             raise HubError(
                 f"HF_HUB_OFFLINE is set, so '{repo_id}' can't be written. Unset it, or push from a machine that is online."
             )
         if huggingface_hub.get_token() is None:
             raise HubError(f"To write '{repo_id}' the Hub must know who you are: {LOG_IN}.")
-        repo_id = _owned_name(repo_id, _patiently(api.whoami))
+        repo_id = _full_repo_id(repo_id, _retry(api.whoami))
         if make:
-            _patiently(lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
-        elif not _patiently(lambda: api.repo_exists(repo_id, repo_type=kind)):
+            _retry(lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
+        elif not _retry(lambda: api.repo_exists(repo_id, repo_type=kind)):
             return repo_id
-        if private and not _patiently(lambda: api.repo_info(repo_id, repo_type=kind)).private:
+        if private and not _retry(lambda: api.repo_info(repo_id, repo_type=kind)).private:
             raise ConfigError(
                 f"The {kind} '{repo_id}' is there and public: what is pushed to it could be seen by everybody. Make it private on "
                 "its settings page, choose another name, or drop the wish for privacy."
             )
         if revision is not None and make:
-            _patiently(lambda: api.create_branch(repo_id, branch=revision, repo_type=kind, exist_ok=True))
-        # Asks how a file would be sent, which only those are told who may send it.
-        trial = huggingface_hub.CommitOperationAdd("README.md", b"#\n")
-        _patiently(lambda: api.preupload_lfs_files(repo_id, [trial], repo_type=kind, revision=revision))
+            _retry(lambda: api.create_branch(repo_id, branch=revision, repo_type=kind, exist_ok=True))
+        # The Hub answers this request for an upload's method only with write permission.
+        probe = huggingface_hub.CommitOperationAdd("README.md", b"#\n")
+        _retry(lambda: api.preupload_lfs_files(repo_id, [probe], repo_type=kind, revision=revision))
     return repo_id
 
 
@@ -135,14 +135,14 @@ def publish(
     revision: str | None = None,
     message: str | None = None,
 ) -> str:
-    """Put an upload's files into a repository in one commit, and return the page's address.
+    """Upload files in one commit, and return the page's address.
 
-    Large files go first and are known by their content: after an interruption the same call sends only what is missing.
-    Arguments are those of `check_repository`, which is asked first; `message` is the commit's.
+    Large files are sent first and identified by their content: after an interruption the same call sends only the missing ones.
+    Arguments are those of `check_repository`, which is called first; `message` is the commit's.
 
     Raises:
-        ConfigError, HubError: what `check_repository` raises; the connection broke; or a file changed meanwhile. Nothing is
-            published then, but where the message says so.
+        ConfigError, HubError: as in `check_repository`; the connection broke; or a file changed meanwhile. Nothing is published
+            then, unless the message says otherwise.
     """
     import huggingface_hub
 
@@ -150,16 +150,16 @@ def publish(
     api = huggingface_hub.HfApi()
     kind = upload.kind
     stamps = _stamps(upload)
-    with _explained(repo_id, kind):
-        there = _patiently(lambda: list(api.list_repo_files(repo_id, repo_type=kind, revision=revision)))
-        gone = [name for name in there if name not in upload.files and _matches(name, upload.owned)]
-        for name in gone:
+    with _translated_errors(repo_id, kind):
+        existing = _retry(lambda: list(api.list_repo_files(repo_id, repo_type=kind, revision=revision)))
+        obsolete = [name for name in existing if name not in upload.files and _matches(name, upload.owned)]
+        for name in obsolete:
             logger.info("Removed there, since it is of an earlier version: %s", name)
         additions = [
             huggingface_hub.CommitOperationAdd(name, content) for name, content in upload.files.items()
         ]
         try:
-            _patiently(
+            _retry(
                 lambda: api.preupload_lfs_files(
                     repo_id, additions, repo_type=kind, revision=revision, free_memory=False
                 )
@@ -168,38 +168,38 @@ def publish(
             _check_unchanged(stamps)
             raise
         _check_unchanged(stamps)
-        commit = _patiently(
+        commit = _retry(
             lambda: api.create_commit(
                 repo_id,
-                [*additions, *map(huggingface_hub.CommitOperationDelete, gone)],
+                [*additions, *map(huggingface_hub.CommitOperationDelete, obsolete)],
                 repo_type=kind,
                 revision=revision,
                 commit_message=message or f"Upload {kind} with smolact",
             )
         )
     if upload.tag is not None:
-        left = f"Its files are there, but not the tag '{upload.tag}' by which they are found: push it again."
-        with _explained(repo_id, kind, left):
+        hint = f"Its files are there, but not the tag '{upload.tag}' by which they are found: push it again."
+        with _translated_errors(repo_id, kind, hint):
             _move_tag(api, repo_id, kind, upload.tag, commit.oid)
     return page_of(repo_id, kind)
 
 
 def page_of(repo_id: str, kind: str) -> str:
-    """The address of a repository's page."""
+    """Return the address of a repository's page."""
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
 
 
-def _owned_name(repo_id: str, me: Mapping[str, Any]) -> str:
-    """`repo_id` with its owner, who must be the user or an organisation of theirs.
+def _full_repo_id(repo_id: str, user: Mapping[str, Any]) -> str:
+    """Return `repo_id` with its owner, who must be the user or one of their organisations.
 
     Raises:
-        HubError: it is another's, or the token only reads.
+        HubError: the owner is another, or the token is read-only.
     """
-    name = str(me.get("name"))
-    owners = [name, *(str(one.get("name")) for one in me.get("orgs") or [])]
-    role = ((me.get("auth") or {}).get("accessToken") or {}).get("role")
+    name = str(user.get("name"))
+    owners = [name, *(str(organisation.get("name")) for organisation in user.get("orgs") or [])]
+    role = ((user.get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise HubError(f"Your token only reads, and '{repo_id}' is to be written. To write, {LOG_IN}.")
     owner = repo_id.partition("/")[0] if "/" in repo_id else name
@@ -212,7 +212,7 @@ def _owned_name(repo_id: str, me: Mapping[str, Any]) -> str:
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a pattern fits: one without a slash fits top names only, one that ends in `/**` all that is below."""
+    """Whether a pattern matches: without a slash it matches top-level names only, with a final `/**` all names below."""
     return any(
         name.startswith(pattern[:-2])
         if pattern.endswith("/**")
@@ -245,18 +245,18 @@ def _move_tag(api: HfApi, repo_id: str, kind: str, tag: str, commit: str) -> Non
     from huggingface_hub.errors import RevisionNotFoundError
 
     with contextlib.suppress(RevisionNotFoundError):
-        _patiently(lambda: api.delete_tag(repo_id, tag=tag, repo_type=kind))
-    _patiently(lambda: api.create_tag(repo_id, tag=tag, revision=commit, repo_type=kind))
+        _retry(lambda: api.delete_tag(repo_id, tag=tag, repo_type=kind))
+    _retry(lambda: api.create_tag(repo_id, tag=tag, revision=commit, repo_type=kind))
 
 
-def _patiently(call: Callable[[], T]) -> T:
-    """What `call` returns; where the Hub says when to come again, that is waited for, within `PATIENCE`."""
+def _retry(call: Callable[[], T]) -> T:
+    """Return `call()`; waits when the Hub limits requests, `PATIENCE` seconds at most."""
     waited = 0.0
     while True:
         try:
             return call()
         except Exception as error:
-            pause = _asked_to_wait(error)
+            pause = _retry_after(error)
             if pause is None or waited + pause > PATIENCE:
                 raise
             logger.warning("The Hub limits requests: going on in %.0f s, as it asks.", pause)
@@ -264,43 +264,43 @@ def _patiently(call: Callable[[], T]) -> T:
             waited += pause
 
 
-def _asked_to_wait(error: BaseException) -> float | None:
-    """Seconds after which the Hub wants to be asked again; None if it did not say so."""
+def _retry_after(error: BaseException) -> float | None:
+    """Return the seconds after which the Hub accepts a retry; None if unknown."""
     response = getattr(error, "response", None)
     if status_of(error) not in (429, 503) or response is None:
         return None
-    told = str(response.headers.get("Retry-After") or "")
-    if not told.isdigit():
+    seconds = str(response.headers.get("Retry-After") or "")
+    if not seconds.isdigit():
         reset = re.search(r"\bt=(\d+)", str(response.headers.get("RateLimit") or ""))
-        told = reset.group(1) if reset else ""
-    return float(told) + 1 if told else None
+        seconds = reset.group(1) if reset else ""
+    return float(seconds) + 1 if seconds else None
 
 
 @contextlib.contextmanager
-def _explained(repo_id: str, kind: str, again: str = _AGAIN) -> Iterator[None]:
-    """Turn whatever the Hub's client raises within the block into an error that says what to do."""
+def _translated_errors(repo_id: str, kind: str, hint: str = _RETRY_HINT) -> Iterator[None]:
+    """Convert all exceptions of the Hub's client within the block to errors with a remedy."""
     try:
         yield
     except SmolactError:
         raise
-    except Exception as error:  # whose, depends on the client's version and on the way that files take
-        raise _explanation(error, repo_id, kind, again) from error
+    except Exception as error:  # its type depends on the client's version and the transfer method
+        raise _hub_error(error, repo_id, kind, hint) from error
 
 
-def _explanation(error: Exception, repo_id: str, kind: str, again: str) -> SmolactError:
+def _hub_error(error: Exception, repo_id: str, kind: str, hint: str) -> SmolactError:
     from huggingface_hub.errors import RevisionNotFoundError
 
     status = status_of(error)
     if isinstance(error, RevisionNotFoundError):
         return NotFoundError(
-            f"The {kind} '{repo_id}' has no such branch. A branch is written, not a commit. {again}"
+            f"The {kind} '{repo_id}' has no such branch. A branch is written, not a commit. {hint}"
         )
     if status == 404:
-        return NotFoundError(f"The {kind} '{repo_id}' is not there, or not for you: check its name. {again}")
+        return NotFoundError(f"The {kind} '{repo_id}' is not there, or not for you: check its name. {hint}")
     if status == 429:
-        pause = _asked_to_wait(error)
-        when = "in some minutes" if pause is None else f"in {pause:.0f} s"
-        return HubError(f"The Hub limits your requests: try '{repo_id}' again {when}. {again}")
+        pause = _retry_after(error)
+        delay = "in some minutes" if pause is None else f"in {pause:.0f} s"
+        return HubError(f"The Hub limits your requests: try '{repo_id}' again {delay}. {hint}")
     reason = {
         401: f"the Hub does not accept your token: {LOG_IN} (HF_TOKEN comes first, where it is set)",
         402: "its owner's plan has no room for it",
@@ -309,15 +309,15 @@ def _explanation(error: Exception, repo_id: str, kind: str, again: str) -> Smola
         409: "somebody else writes to it at the same time. Wait for them",
         412: "somebody else writes to it at the same time. Wait for them",
     }.get(status or 0)
-    if reason is None and status is None and _no_answer(error):
+    if reason is None and status is None and _is_connection_error(error):
         reason = "the Hub can't be reached. Go online"
     if reason is None:
-        said = _first_line(error)
-        reason = f"the Hub answered {status}{said}" if status else f"sending failed{said}"
-    return HubError(f"The {kind} '{repo_id}' could not be written: {reason}. {again}")
+        detail = _first_line(error)
+        reason = f"the Hub answered {status}{detail}" if status else f"sending failed{detail}"
+    return HubError(f"The {kind} '{repo_id}' could not be written: {reason}. {hint}")
 
 
-def _no_answer(error: BaseException | None) -> bool:
+def _is_connection_error(error: BaseException | None) -> bool:
     while error is not None:
         if type(error).__module__.split(".")[0] in _CLIENTS or isinstance(
             error, ConnectionError | TimeoutError
@@ -328,7 +328,7 @@ def _no_answer(error: BaseException | None) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    """What was said, in a line, and never a token."""
-    told = str(getattr(error, "server_message", None) or error).strip().splitlines()
-    line = TOKEN.sub(b"hf_...", told[0].encode()).decode() if told else ""
+    """Return the message's first line, without tokens."""
+    lines = str(getattr(error, "server_message", None) or error).strip().splitlines()
+    line = TOKEN.sub(b"hf_...", lines[0].encode()).decode() if lines else ""
     return f" ({line[:300]})" if line else ""

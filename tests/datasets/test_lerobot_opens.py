@@ -24,7 +24,7 @@ from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
 from tests.datasets.annotated import LANGUAGE, annotate, rows_of
 from tests.datasets.make import TASKS, record, write
-from tests.datasets.test_carried import own
+from tests.datasets.test_extra_files import own
 
 PARITY = Path(__file__).parent.parent / "parity/data"
 OFFSETS = [-0.1, 0.0, 0.1, 0.2]

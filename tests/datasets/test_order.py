@@ -130,7 +130,7 @@ def test_an_edit_takes_the_rows_of_the_right_episodes(case: Case, tmp_path: Path
 def test_repair_keeps_every_episode(case: Case) -> None:
     ordered, root, _ = case
     done = repair(root)
-    assert (done.episodes, done.lost) == (3, ())
+    assert (done.episodes, done.errors) == (3, ())
     assert_same(root, ordered)
 
 

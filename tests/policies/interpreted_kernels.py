@@ -134,7 +134,7 @@ def test_an_engine_with_kernels_gives_what_it_gives_without(settings: dict[str, 
     plain = policy.build_engine(**settings)
     fused = policy.build_engine(**settings, triton=True)
     assert sorted(fused._network.cross) == [False, True]  # both kinds of layers
-    multiplied = [block.rest.down for block in fused._network.expert]
+    multiplied = [block.post_attention.down for block in fused._network.expert]
     assert all(isinstance(product, KernelPackedLinear) for product in multiplied)
     assert not any(isinstance(block.project, KernelPackedLinear) for block in fused._network.text)
     expected = plain.predict_action_chunk(batch, noise)

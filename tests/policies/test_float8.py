@@ -75,8 +75,8 @@ def products(engine: SmolVLAEngine, part: str) -> list[PackedLinear]:
     found: list[PackedLinear] = []
     for block in getattr(engine._network, part):
         found.append(block.project)
-        if block.rest is not None:
-            found += [block.rest.out, *block.rest.gates, block.rest.down]
+        if block.post_attention is not None:
+            found += [block.post_attention.out, *block.post_attention.gates, block.post_attention.down]
     return found
 
 

@@ -18,7 +18,7 @@ import pytest
 from smolact.cli.main import main
 from smolact.errors import ConfigError, WriteError
 from smolact.lock import LOCK_FILE, writing_into
-from smolact.training.run_folder import BEGUN
+from smolact.training.run_folder import STARTED_FLAGS
 from tests.training.runs import DATASET, QUICK, SMALL, run
 
 TOP = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2]
     assert {entry.name for entry in (folder / "checkpoints").iterdir()} == {"000002", "last"}
-    assert not (folder / BEGUN).exists() and not (folder / LOCK_FILE).exists()
+    assert not (folder / STARTED_FLAGS).exists() and not (folder / LOCK_FILE).exists()
 
 
 def test_a_supervisor_may_give_all_flags_and_resume_each_time(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_folder_that_holds_more_than_a_begun_run_is_not_begun_anew(
 ) -> None:
     folder = tmp_path / "run"
     run(folder, "--steps=1", "--save_checkpoint=false")
-    (folder / BEGUN).write_text(json.dumps([*FLAGS, "--steps=1"]))
+    (folder / STARTED_FLAGS).write_text(json.dumps([*FLAGS, "--steps=1"]))
     (folder / "notes.txt").write_text("mine")
     assert main(["train", "--resume=true", f"--output_dir={folder}"]) == 1
     assert "holds more than a run leaves" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""SmolVLM, from pixels and tokens to hidden states, and where its weights come from."""
+"""SmolVLM, from pixels and tokens to hidden states, and the sources of its weights."""

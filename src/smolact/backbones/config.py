@@ -1,4 +1,4 @@
-"""The sizes of a SmolVLM, as its `config.json` gives them. No torch here: commands read this to answer `--help`."""
+"""The sizes of a SmolVLM, as in its `config.json`. No torch here: commands import this for `--help`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from smolact.errors import ConfigError
 
 MAX_LAYERS, MAX_SIZE = 1000, 2**22
-"""Bounds of what a `config.json` may ask for; the largest SmolVLM has 32 layers and a vocabulary of 49280."""
+"""Upper bounds for a `config.json`; the largest SmolVLM has 32 layers and a vocabulary of 49280."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,15 @@ class SmolVLMConfig:
 
     @property
     def image_tokens(self) -> int:
-        """How many tokens a square image of the tower's own size becomes."""
+        """The number of tokens of a square image of the tower's own size."""
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2 // self.scale_factor**2
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SmolVLMConfig:
-        """Read a `config.json` of transformers, of any version; fields that do not matter here are passed over.
+        """Read a `config.json` of transformers, of any version; fields that are not needed here are ignored.
 
         Raises:
-            ConfigError: it is not a SmolVLM, or uses something that SmolVLM does not.
+            ConfigError: it is not a SmolVLM, or uses an option that SmolVLM does not.
         """
         kind = data.get("model_type")
         if kind not in ("smolvlm", "idefics3"):
@@ -139,16 +139,16 @@ def _check(config: Any, section: str) -> None:
         value, kind = getattr(config, item.name), type(item.default)
         if kind not in (bool, int, float, str):
             continue
-        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        right = right or (kind is float and type(value) is int)
-        if right and kind in (int, float):
+        valid = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        valid = valid or (kind is float and type(value) is int)
+        if valid and kind in (int, float):
             least = 0 if kind is float or item.name in ("head_dim", "image_token_id") else 1
             most = MAX_LAYERS if item.name == "num_hidden_layers" else MAX_SIZE if kind is int else 1e12
-            right = least <= value <= most  # not a NaN
+            valid = least <= value <= most  # not a NaN
             expected = f"a number from {least} to {most:g}"
         else:
             expected = {bool: "true or false", str: "text"}.get(kind, "a number")
-        if not right:
+        if not valid:
             raise ConfigError(
                 f"The VLM's config.json: {section}.{item.name} is {value!r:.100}, expected {expected}."
             )

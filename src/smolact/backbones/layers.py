@@ -1,4 +1,4 @@
-"""The few operations that every transformer here is made of, as pure functions and the layers that hold their weights."""
+"""The operations of every transformer here, as pure functions and as layers that hold their weights."""
 
 # B batch, L query tokens, S key tokens, N query heads, K key/value heads, H head width, D model width.
 
@@ -40,7 +40,7 @@ def attend(
     """
     groups = queries.shape[1] // keys.shape[1]
     if groups > 1 and mask is not None and queries.is_cuda:
-        # No fused kernel of a GPU takes shared heads and a mask, and the plain way holds all L x S weights of all heads.
+        # No fused GPU kernel takes shared heads and a mask, and plain attention stores all L x S weights of all heads.
         keys, values, groups = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1), 1
     return F.scaled_dot_product_attention(
         queries,
@@ -64,7 +64,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class ActivationCheckpointing(nn.Module):
-    """A stack of layers that can make their activations again in the backward pass instead of keeping them until then.
+    """A stack of layers that can recompute its activations in the backward pass instead of storing them until then.
 
     Source: Chen et al. 2016, "Training deep nets with sublinear memory cost", arXiv 1604.06174.
     """
@@ -72,10 +72,10 @@ class ActivationCheckpointing(nn.Module):
     recomputes = False
 
     def checkpointed_call(self, layer: Callable[..., T], *inputs: Any) -> T:
-        """`layer(*inputs)`; of what happens inside nothing is kept if the stack `recomputes`."""
+        """Return `layer(*inputs)`; its inner activations are not stored if the stack `recomputes`."""
         if self.recomputes and torch.is_grad_enabled():
-            found: T = checkpoint(layer, *inputs, use_reentrant=False)
-            return found
+            output: T = checkpoint(layer, *inputs, use_reentrant=False)
+            return output
         return layer(*inputs)
 
 
@@ -93,7 +93,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """The projections of grouped-query attention; `key_value_width` differs from `width` where keys come from afar."""
+    """The projections of grouped-query attention; `key_value_width` differs from `width` if keys come from another model."""
 
     def __init__(
         self, width: int, heads: int, key_value_heads: int, head_width: int, key_value_width: int, bias: bool
@@ -121,7 +121,7 @@ class GatedMLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A Llama layer that shows its parts, because here queries often meet keys that were made elsewhere."""
+    """A Llama layer with separate parts, because queries here often attend to keys from elsewhere."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class DecoderLayer(nn.Module):
         return split_heads(self.self_attn.v_proj(x), self.head_width)
 
     def output_and_mlp(self, residual: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention: output projection, residual, MLP, residual; (B, L, D)."""
+        """Apply what follows attention: output projection, residual, MLP, residual; (B, L, D)."""
         hidden = residual + self.self_attn.o_proj(merge_heads(attended))
         finished: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return finished

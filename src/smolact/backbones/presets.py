@@ -22,7 +22,7 @@ from smolact.hub import find_folder
 ASSETS = Path(__file__).parent / "assets"
 TOKENIZER_FOLDER = ASSETS / "tokenizer"
 VLM_FOLDER = "vlm"
-"""Where a checkpoint of ours keeps its VLM's configuration and tokenizer, so that it opens without the Hub."""
+"""The folder in a checkpoint for its VLM's configuration and tokenizer, so that it opens without the Hub."""
 
 CONFIG_FILES = ("config.json",)
 TOKENIZER_FILES = (
@@ -47,7 +47,7 @@ def _shape(
     vocab_size: int,
     rope_theta: float,
 ) -> dict[str, Any]:
-    """A config.json from (image, patch, width, hidden, layers, heads) and (width, hidden, layers, heads, kv, head)."""
+    """Return a config.json from (image, patch, width, hidden, layers, heads) and (width, hidden, layers, heads, kv, head)."""
     image_size, patch_size, width, hidden, layers, heads = vision
     text_width, text_hidden, text_layers, text_heads, key_value_heads, head_dim = text
     return {
@@ -116,18 +116,18 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class VLMSource:
-    """Where a VLM's parts come from: its configuration, and the folder of its tokenizer and weights if there is one."""
+    """The source of a VLM: its configuration, and the folder of its tokenizer and weights if there is one."""
 
     name: str
     config: SmolVLMConfig
     raw_config: Mapping[str, Any]
     folder: Path | None
-    """Holds tokenizer files, and weights where they were asked for; None when only the shape is known."""
+    """It holds tokenizer files, and weights if they were requested; None if only the shape is known."""
     field: str | None = None
-    """The setting by which a new policy chose it."""
+    """The setting of a new policy that selected the VLM."""
 
     def tokenizer_folder(self) -> Path:
-        """The folder that holds `tokenizer.json`.
+        """Return the folder of `tokenizer.json`.
 
         Raises:
             NotFoundError: only the shape is known, since the Hub could not be reached.
@@ -137,12 +137,12 @@ class VLMSource:
             raise NotFoundError(
                 f"The tokenizer of '{self.name}' is not here and the Hub could not be reached for it. "
                 f"Give a folder that holds tokenizer.json and config.json: --policy.{self.field or 'vlm_model_name'}=FOLDER."
-                f"{_what_ships(self.field)}"
+                f"{_shipped_vlm_hint(self.field)}"
             )
         return folder
 
     def save(self, folder: Path) -> None:
-        """Write configuration and tokenizer into `folder`, as transformers would find them."""
+        """Write configuration and tokenizer into `folder`, in transformers' layout."""
         durable.make_folder(folder)
         durable.write_json(folder / "config.json", self.raw_config)
         source = TOKENIZER_FOLDER if self.name in PRESETS else self.folder
@@ -155,17 +155,17 @@ class VLMSource:
 def find_vlm(
     name: str | Path, *, weights: bool = False, beside: Path | None = None, field: str | None = None
 ) -> VLMSource:
-    """The VLM of that name.
+    """Return the VLM of that name.
 
     Args:
         name: a preset (`tiny`, `small`, `smolvlm2-256m`, …), a folder, or a Hub id.
         weights: whether its weights are needed too; otherwise only configuration and tokenizer are fetched.
-        beside: a checkpoint folder; the copy that it keeps is used unless `name` is a folder that holds one. A preset goes before a folder of
-            its name: write `./tiny` for that.
-        field: the setting by which a new policy chose it, for messages, which then name a VLM that ships with smolact.
+        beside: a checkpoint folder, whose copy of the VLM is used unless `name` is a folder that holds one. A preset has
+            precedence over a folder of its name: write `./tiny` for the folder.
+        field: the setting of a new policy that selected the VLM, for messages, which then name a VLM that ships with smolact.
 
     Raises:
-        NotFoundError, HubError: nothing is there, or the Hub can't be reached for a model whose shape is not known.
+        NotFoundError, HubError: it does not exist, or the Hub can't be reached for a model of unknown shape.
         CheckpointError: `config.json` is damaged.
     """
     name = str(name)
@@ -177,7 +177,7 @@ def find_vlm(
         folder = ASSETS / name if weights and name in PRESETS_WITH_WEIGHTS else None
         return VLMSource(name, SmolVLMConfig.from_dict(_SHAPES[name]), _SHAPES[name], folder)
     if Path(name).is_dir():
-        return _from_folder(name, Path(name))  # which says what it lacks
+        return _from_folder(name, Path(name))  # raises, since config.json is missing
     try:
         patterns = [
             *CONFIG_FILES,
@@ -187,20 +187,20 @@ def find_vlm(
         return _from_folder(name, find_folder(name, "model", patterns=patterns))
     except HubError as error:
         if weights or name not in _PUBLISHED:
-            raise HubError(f"{error}{_what_ships(field)}") from error
+            raise HubError(f"{error}{_shipped_vlm_hint(field)}") from error
         shape = _SHAPES[_PUBLISHED[name]]
         return VLMSource(name, SmolVLMConfig.from_dict(shape), shape, None, field)
     except NotFoundError as error:
         if "/" in name:
-            raise NotFoundError(f"{error}{_what_ships(field)}") from error
+            raise NotFoundError(f"{error}{_shipped_vlm_hint(field)}") from error
         raise NotFoundError(
             f"There is no VLM '{name}': expected a preset ({', '.join(PRESETS)}), a folder with config.json, or a Hub "
             f"id like HuggingFaceTB/SmolVLM2-500M-Video-Instruct.{did_you_mean(name, PRESETS)}"
         ) from error
 
 
-def _what_ships(field: str | None) -> str:
-    """A sentence on the VLM that needs no Hub, for who makes a new policy."""
+def _shipped_vlm_hint(field: str | None) -> str:
+    """Return a sentence on the VLM that needs no Hub, for messages about a new policy."""
     if field is None:
         return ""
     return (

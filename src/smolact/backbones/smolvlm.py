@@ -1,6 +1,6 @@
 """SmolVLM: a SigLIP vision tower, a connector that packs patches into tokens, and a small Llama.
 
-What is distinctive:
+Its distinctive parts:
 - images go in whole (or as sub-images), 16×16 patches become tokens of a bidirectional transformer;
 - pixel shuffle folds each `scale_factor`² patches into one token, a single linear layer projects it to the text width;
 - text and image tokens share one causal decoder.
@@ -31,7 +31,7 @@ from smolact.backbones.layers import (
 from smolact.errors import FeatureError
 
 CACHED = 32 * 2**20
-"""Bytes of activations that a CPU's last cache is taken to hold."""
+"""The assumed bytes of activations that fit into a CPU's last-level cache."""
 
 KeyValues = tuple[Tensor, Tensor]
 """Rotated keys and values of one layer, each (B, K, S, H)."""
@@ -90,9 +90,9 @@ class VisionEmbeddings(nn.Module):
         size = self.patch_size
         rows, columns = pixels.shape[-2] // size, pixels.shape[-1] // size
         images, channels = pixels.shape[:2]
-        whole = pixels[..., : rows * size, : columns * size]
+        cropped = pixels[..., : rows * size, : columns * size]
         # A convolution whose stride is its kernel is a matrix product of unfolded patches, and much faster as one.
-        flat = whole.reshape(images, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+        flat = cropped.reshape(images, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
         patches = F.linear(
             flat.flatten(3).flatten(1, 2), self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
         )
@@ -107,7 +107,7 @@ class VisionAttention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.head_width = width // config.num_attention_heads
-        # In the reference's order: an optimizer's state on disk knows parameters by their number.
+        # In the reference's order: an optimizer's state on disk identifies parameters by their index.
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.q_proj = nn.Linear(width, width)
@@ -241,27 +241,27 @@ class TextModel(ActivationCheckpointing):
     ) -> tuple[Tensor, list[KeyValues]]:
         """Hidden states (B, L, D) at positions (B, L) to (B, L, D), and each layer's keys and values.
 
-        `past` holds the keys and values of earlier tokens; `mask` (B, L, past + L) is true where a token may look. Without one,
-        and without a past, a token looks at itself and those before it, which costs half.
+        `past` holds the keys and values of earlier tokens; `mask` (B, L, past + L) is true where a token may attend. Without
+        one, and without a past, a token attends to itself and those before it, which costs half.
         """
         tables = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
         present: list[KeyValues] = []
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             before = None if past is None else past[index]
-            hidden, keys, values = self.checkpointed_call(_through_layer, layer, hidden, tables, mask, before)
+            hidden, keys, values = self.checkpointed_call(_run_layer, layer, hidden, tables, mask, before)
             present.append((keys, values))
         return self.norm(hidden), present
 
 
-def _through_layer(
+def _run_layer(
     layer: DecoderLayer,
     hidden: Tensor,
     tables: tuple[Tensor, Tensor],
     mask: Tensor | None,
     past: KeyValues | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states behind a layer, and its keys and values with those of earlier tokens before them."""
+    """Return the hidden states after a layer, and its keys and values with those of earlier tokens before them."""
     normed = layer.input_layernorm(hidden)
     keys, values = rotate(layer.keys(normed), *tables), layer.values(normed)
     if past is not None:
@@ -271,10 +271,10 @@ def _through_layer(
 
 
 def put_images(embeds: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
-    """Embeddings (B, L, D) with image tokens (T, D), in order, where `places` (B, L) is true.
+    """Insert image tokens (T, D), in order, into embeddings (B, L, D) where `places` (B, L) is true.
 
-    A training step on a GPU does not wait to hear how many places there are: if they are not as many as the tokens, its
-    embeddings, and so its loss, are not numbers.
+    A training step on a GPU does not synchronize to count the places: if they are not as many as the tokens, its
+    embeddings, and so its loss, are NaN.
 
     Raises:
         FeatureError: there are more or fewer places than tokens.
@@ -287,7 +287,7 @@ def put_images(embeds: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
         raise FeatureError(
             f"The prompt has {int(count)} places for image tokens, the images give {len(tokens)}."
         )
-    # Every place asks for its token: a scatter's way back would wait for the host to hear how many there are.
+    # Each place gathers its token: a scatter's backward pass would synchronize with the host for their number.
     numbers = (places.flatten().long().cumsum(0) - 1).clamp(0, len(tokens) - 1).view_as(places)
     return torch.where(places[..., None], tokens[numbers], embeds)
 
@@ -305,7 +305,7 @@ class SmolVLMModel(nn.Module):
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Pixels (I, 3, height, width) in [−1, 1] to image tokens (I, T, D).
 
-        On a CPU a few images at a time, so that what lies between two layers is still in its cache when it is read.
+        On a CPU a few images at a time, so that the activations between two layers are still in its cache.
         """
         pixels = pixels.to(self.connector.modality_projection.proj.weight)
         vision = self.vision_config

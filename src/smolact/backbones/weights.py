@@ -1,4 +1,4 @@
-"""Weights from safetensors files, sharded or not, into a module: all of them, of the right shape, or an error."""
+"""Loading of weights from safetensors files, sharded or not, into a module: all of them, of the right shape, or an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INDEX_FILE = "model.safetensors.index.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: `model.safetensors`, or the shards that its index names.
+    """Return the safetensors files of a folder: `model.safetensors`, or the shards that its index names.
 
     Raises:
         NotFoundError: there are none.
@@ -61,7 +61,7 @@ def weight_files(folder: Path) -> list[Path]:
 def read_tensors(
     files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True
 ) -> dict[str, Tensor]:
-    """Every wanted tensor of the files, mapped from the disk where the platform can.
+    """Read every wanted tensor of the files, memory-mapped if the platform supports it.
 
     Raises:
         CheckpointError: a file is damaged or truncated.
@@ -80,8 +80,8 @@ def read_tensors(
     return tensors
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves out what `torch.nn.init` would do. On the meta device it does nothing but import a compiler for it (two seconds)."""
+class _SkipInitialization(TorchFunctionMode):
+    """Skips the functions of `torch.nn.init`, which on the meta device only import a compiler (two seconds)."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -94,8 +94,8 @@ class _NothingDrawn(TorchFunctionMode):
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Within the block modules are made without values (on the meta device), for `load_weights` to give them some."""
-    with torch.device("meta"), _NothingDrawn():
+    """Build modules without values (on the meta device) within the block; `load_weights` sets them."""
+    with torch.device("meta"), _SkipInitialization():
         yield
 
 
@@ -105,19 +105,19 @@ def load_weights(
     source: str | Path,
     dtype: torch.dtype | None = torch.float32,
 ) -> None:
-    """Give `module` (which may be on the meta device) exactly these tensors; none may be missing, left over or misshapen.
+    """Load exactly these tensors into `module` (which may be on the meta device); none may be missing, unexpected or misshapen.
 
     Args:
-        module: its parameters are replaced; whether each one trains is kept.
+        module: its parameters are replaced; their `requires_grad` is kept.
         tensors: by the names of `module.state_dict()`.
-        source: what to name in an error.
+        source: their source, for the message.
         dtype: convert to it; None keeps each tensor's own.
 
     Raises:
         WeightsError: a table of what is missing, unexpected or of another shape.
     """
     aliases = _aliases(module)
-    tensors = {**{name: tensors[of] for name, of in aliases.items() if of in tensors}, **tensors}
+    tensors = {**{name: tensors[first] for name, first in aliases.items() if first in tensors}, **tensors}
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     faults = {
@@ -136,13 +136,13 @@ def load_weights(
         for name, tensor in tensors.items()
     }
     module.load_state_dict(converted, strict=True, assign=True)
-    for name, of in aliases.items():
+    for name, first in aliases.items():
         owner, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(owner), attribute, module.get_parameter(of))
+        setattr(module.get_submodule(owner), attribute, module.get_parameter(first))
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:
-    """Names of parameters that are another one (a tied output layer), and the first name of that one."""
+    """Return the names of parameters that are tied to another one (an output layer), with the first name of that one."""
     first: dict[nn.Parameter, str] = {}
     named = module.named_parameters(remove_duplicate=False)
     return {name: first[parameter] for name, parameter in named if first.setdefault(parameter, name) != name}

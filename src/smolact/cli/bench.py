@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 USAGE = "smolact bench --policy.path=CHECKPOINT | --policy.type=smolvla [--repeats=10] [--output=FILE.json]"
 
-CAMERAS, HEIGHT, WIDTH, NUMBERS = ("top", "wrist"), 480, 640, 6
-"""What a policy without a checkpoint is given: a typical robot arm with two cameras."""
-OBSERVED = "engine, float32, images seen"
-"""From the state to the chunk, where images and instruction came before."""
-READY = """
+CAMERAS, HEIGHT, WIDTH, N_JOINTS = ("top", "wrist"), 480, 640, 6
+"""Inputs of a policy without a checkpoint: a typical robot arm with two cameras."""
+IMAGES_ENCODED = "engine, float32, images seen"
+"""Times only state to chunk; images and instruction are encoded before."""
+PROBE = """
 import json, resource, sys, time
 from pathlib import Path
 import torch
@@ -49,12 +49,12 @@ loaded = load_policy(engine=True, **options)
 seconds = time.perf_counter() - began
 print(json.dumps({"seconds": seconds, "peak_bytes": peak(), "torch_bytes": before, "weights_bytes": loaded.policy.memory}))
 """
-"""A process of its own, since this one has the policy in its memory already."""
+"""Runs in a separate process, since this one has the policy in memory already."""
 
 
 @dataclass
 class BenchedPolicy:
-    """Whose figures; further settings override those of its configuration."""
+    """The policy to measure; further settings override those of its configuration."""
 
     path: str | None = setting(None, "A checkpoint: a folder or a Hub id.")
     type: str | None = setting(None, "A policy type, such as smolvla, with random weights and two cameras.")
@@ -63,7 +63,7 @@ class BenchedPolicy:
 
 @dataclass
 class BenchConfig:
-    """What `smolact bench` takes."""
+    """Settings of `smolact bench`."""
 
     policy: BenchedPolicy = field(default_factory=BenchedPolicy)
     task: str = setting("pick up the red block and put it into the box", "The instruction.")
@@ -77,7 +77,6 @@ class BenchConfig:
     output: Path | None = setting(None, "Write the figures, the machine and the versions there, as JSON.")
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name, least in (("batch_size", 1), ("repeats", 1), ("threads", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"--{name}={getattr(self, name)} is too small: it must be {least} or more.")
@@ -89,21 +88,21 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one way to answer; times in milliseconds."""
+    """Measurements of one inference variant; times in milliseconds."""
 
     way: str
     median: float
     p90: float
     ratio: float
-    """How many times as fast as the policy itself, by medians."""
+    """Speed relative to the policy itself, by medians."""
     difference: float | None
-    """The norm of the difference to the policy's own answer from the same noise, over the norm of that answer."""
+    """Relative norm of the difference to the policy's own chunk for the same noise."""
     weights: int
-    """Bytes that it holds beside the policy's."""
+    """Bytes of weights in addition to the policy's."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Measure, and print a table."""
+    """Run the benchmark and print a table."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(BenchConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -122,10 +121,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def measure(config: BenchConfig) -> tuple[list[Row], dict[str, Any]]:
-    """The figures of each way to answer, and what they were measured on.
+    """Measure each variant; also return the machine, versions and policy.
 
     Raises:
-        SmolactError: what loading the policy raises.
+        SmolactError: the policy can't be loaded.
     """
     announce_policy(config.policy.path or config.policy.type)
     import torch
@@ -136,9 +135,9 @@ def measure(config: BenchConfig) -> tuple[list[Row], dict[str, Any]]:
     shape = getattr(policy, "noise_shape", None)
     noise = None if shape is None else torch.randn(config.batch_size, *shape).to(_device(policy))
     engines = {"engine, float32": policy.build_engine(dtype=torch.float32)}
-    quickest = policy.build_engine()
-    if getattr(quickest, "dtype", torch.float32) != torch.float32:
-        engines["engine, bfloat16"] = quickest
+    fastest = policy.build_engine()
+    if getattr(fastest, "dtype", torch.float32) != torch.float32:
+        engines["engine, bfloat16"] = fastest
     if config.int8:
         engines["engine, int8"] = policy.build_engine(int8=True)
     if config.fp8:
@@ -150,52 +149,52 @@ def measure(config: BenchConfig) -> tuple[list[Row], dict[str, Any]]:
     for name, engine in engines.items():
         announce(f"Warming up: {name} …")
         engine.warm_up(batch)
-    ways: dict[str, Callable[[], Tensor]] = {"policy": lambda: policy.predict_action_chunk(batch, noise)}
+    variants: dict[str, Callable[[], Tensor]] = {"policy": lambda: policy.predict_action_chunk(batch, noise)}
     for name, engine in engines.items():
-        ways[name] = lambda engine=engine: engine.predict_action_chunk(batch, noise)  # type: ignore[misc]
+        variants[name] = lambda engine=engine: engine.predict_action_chunk(batch, noise)  # type: ignore[misc]
     first: Any = engines["engine, float32"]
     before: dict[str, Callable[[], None]] = {}
     if hasattr(first, "observe"):
-        ways[OBSERVED] = lambda: first.act(batch, noise)
-        before[OBSERVED] = lambda: first.observe(batch)
-    times, answers = _take_turns(ways, before, config.repeats, _device(policy))
-    exact, base = answers["policy"], statistics.median(times["policy"])
+        variants[IMAGES_ENCODED] = lambda: first.act(batch, noise)
+        before[IMAGES_ENCODED] = lambda: first.observe(batch)
+    times, chunks = _time_in_turns(variants, before, config.repeats, _device(policy))
+    reference, baseline = chunks["policy"], statistics.median(times["policy"])
     rows = [
         Row(
             name,
             median=(median := statistics.median(times[name])),
             p90=sorted(times[name])[max(0, round(0.9 * len(times[name])) - 1)],
-            ratio=base / median,
-            difference=None if name == "policy" else _relative(answers[name], exact),
+            ratio=baseline / median,
+            difference=None if name == "policy" else _relative_difference(chunks[name], reference),
             weights=getattr(engines.get(name), "memory", 0),
         )
-        for name in ways
+        for name in variants
     ]
     facts = {
         "machine": machine(torch.get_num_threads(), str(_device(policy))),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "policy": policy.name,
         "parameters": sum(parameter.numel() for parameter in policy.parameters()),
-        "ready": None if config.policy.path is None else _ready(config),
+        "ready": None if config.policy.path is None else _measure_loading(config),
     }
     return rows, facts
 
 
 def machine(threads: int, device: str) -> dict[str, Any]:
-    """The processor and what is used of it; no host or user names."""
+    """Return the processor, threads and device, without host or user names."""
     import torch
 
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    found = {
+    facts = {
         "processor": next(names, platform.processor()),
         "cores": os.cpu_count(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
         "device": device,
     }
-    return found | ({"gpu": torch.cuda.get_device_name()} if device.startswith("cuda") else {})
+    return facts | ({"gpu": torch.cuda.get_device_name()} if device.startswith("cuda") else {})
 
 
 def show(rows: Sequence[Row], facts: dict[str, Any]) -> None:
@@ -203,9 +202,9 @@ def show(rows: Sequence[Row], facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    known = facts["machine"]
-    title = f"{facts['policy']}, {facts['parameters'] / 1e6:.0f}M parameters, on {known.get('gpu', known['processor'])}"
-    table = Table(title=f"{title}, {known['threads']} CPU threads", title_justify="left")
+    hardware = facts["machine"]
+    title = f"{facts['policy']}, {facts['parameters'] / 1e6:.0f}M parameters, on {hardware.get('gpu', hardware['processor'])}"
+    table = Table(title=f"{title}, {hardware['threads']} CPU threads", title_justify="left")
     table.add_column("observation → chunk")
     for name in ("median ms", "p90 ms", "×", "difference", "weights MB"):
         table.add_column(name, justify="right")
@@ -222,9 +221,9 @@ def show(rows: Sequence[Row], facts: dict[str, Any]) -> None:
     console.print(table)
     ready = facts["ready"]
     if ready is not None:
-        above = ready["peak_bytes"] - ready["torch_bytes"]
+        policy_bytes = ready["peak_bytes"] - ready["torch_bytes"]
         console.print(
-            f"Ready to predict after {ready['seconds']:.2f} s; peak memory {above / 1e6:.0f} MB above torch's own, for "
+            f"Ready to predict after {ready['seconds']:.2f} s; peak memory {policy_bytes / 1e6:.0f} MB above torch's own, for "
             f"{ready['weights_bytes'] / 1e6:.0f} MB of weights."
         )
 
@@ -245,7 +244,7 @@ def _policy_and_batch(config: BenchConfig) -> tuple[PreTrainedPolicy, dict[str, 
     if config.policy.path is not None:
         loaded = load_policy(config.policy.path, device=settings.pop("device", None), **settings)
         policy, preprocess = loaded.policy, loaded.preprocess
-        # What is timed does not depend on units, so a checkpoint without statistics is timed all the same.
+        # Timings do not depend on units, so missing statistics are filled with placeholders.
         fill_statistics([preprocess], _statistics(policy.config), "the numbers of a benchmark")
     else:
         features = _typical_features()
@@ -267,16 +266,16 @@ def _typical_features() -> dict[str, Any]:
 
     cameras = {f"{IMAGES}.{name}": PolicyFeature(FeatureType.VISUAL, (3, HEIGHT, WIDTH)) for name in CAMERAS}
     return {
-        "input_features": {**cameras, STATE: PolicyFeature(FeatureType.STATE, (NUMBERS,))},
-        "output_features": {ACTION: PolicyFeature(FeatureType.ACTION, (NUMBERS,))},
+        "input_features": {**cameras, STATE: PolicyFeature(FeatureType.STATE, (N_JOINTS,))},
+        "output_features": {ACTION: PolicyFeature(FeatureType.ACTION, (N_JOINTS,))},
     }
 
 
 def _statistics(config: PolicyConfig) -> dict[str, Any]:
-    """As if every number were between −1 and 1: nothing was learnt, so nothing else is known."""
+    """Return placeholder statistics, as if every value were between −1 and 1."""
     import numpy as np
 
-    ends = {
+    placeholders = {
         "min": -1.0,
         "max": 1.0,
         "q01": -1.0,
@@ -288,56 +287,56 @@ def _statistics(config: PolicyConfig) -> dict[str, Any]:
     }
     features = {**config.input_features, **config.output_features}
     return {
-        key: {name: np.full(feature.shape, value, np.float32) for name, value in ends.items()}
+        key: {name: np.full(feature.shape, value, np.float32) for name, value in placeholders.items()}
         for key, feature in features.items()
         if len(feature.shape) == 1
     }
 
 
-def _take_turns(
-    ways: dict[str, Callable[[], Tensor]],
+def _time_in_turns(
+    variants: dict[str, Callable[[], Tensor]],
     before: dict[str, Callable[[], None]],
     repeats: int,
     device: Any,
 ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Times in milliseconds and answers; whatever else the machine does meets all ways alike."""
+    """Time the variants (in ms) in turns, so that other load affects all alike; also return their chunks."""
     import torch
 
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    answers: dict[str, Tensor] = {}
-    with progress_bar((repeats + 1) * len(ways), "answers") as advance:
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    chunks: dict[str, Tensor] = {}
+    with progress_bar((repeats + 1) * len(variants), "answers") as advance:
         for turn in range(repeats + 1):  # the first one warms up
-            for name, way in ways.items():
+            for name, predict in variants.items():
                 if name in before:
                     before[name]()
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 began = time.perf_counter()
-                answers[name] = way()
+                chunks[name] = predict()
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 if turn:
                     times[name].append((time.perf_counter() - began) * 1000)
                 advance()
-    return times, answers
+    return times, chunks
 
 
 def _device(policy: PreTrainedPolicy) -> Any:
     return next(policy.parameters()).device
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+def _relative_difference(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
-def _ready(config: BenchConfig) -> dict[str, float]:
-    """How long the policy takes to be ready in a new process that has imported torch, and how much memory."""
+def _measure_loading(config: BenchConfig) -> dict[str, float]:
+    """Measure loading time and peak memory in a new process, after the import of torch."""
     announce("Loading the policy once more, in a process of its own …")
     options = {"folder_or_id": config.policy.path, **config.policy.settings}
-    done = subprocess.run(
-        [sys.executable, "-c", READY, json.dumps(options)], capture_output=True, text=True, check=False
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps(options)], capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise SmolactError(f"Loading the policy in a process of its own failed:\n{done.stderr[-2000:]}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    if result.returncode:
+        raise SmolactError(f"Loading the policy in a process of its own failed:\n{result.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     return figures

@@ -29,11 +29,9 @@ TYPES = {
     "teleop.type": ("expert", "keyboard", "gamepad"),
     "env.type": ("tabletop", "pusht"),
 }
-"""The built-in names that a text setting can take. They are repeated here because the modules that define them take a second
-to import; a test holds them equal."""
+"""Built-in names for text settings, copied here because their modules take a second to import; a test compares them."""
 
-# In each script the shell hands over the line up to the cursor; what it gets back are whole words, a line each.
-# Where nothing comes back, the shell completes the names of files.
+# A script passes the line up to the cursor and receives words, one per line; without any, the shell completes files.
 SCRIPTS = {
     "bash": r"""# smolact in bash (3.2 or later). In ~/.bashrc: eval "$(smolact completion bash)"
 _smolact() {
@@ -74,7 +72,7 @@ complete -c smolact -n __smolact_found -f -a '(printf "%s\n" $__smolact_words)'
 
 @dataclass
 class CompletionConfig:
-    """What `smolact completion` takes."""
+    """Settings of `smolact completion`."""
 
     shell: Literal["bash", "zsh", "fish"] | None = setting(
         None, "The shell whose script is printed; it can be named without the flag."
@@ -85,7 +83,7 @@ class CompletionConfig:
 
 
 class Candidate(NamedTuple):
-    """A word that can stand at the cursor, and what it does."""
+    """A word that can stand at the cursor, and its description."""
 
     word: str
     doc: str = ""
@@ -97,55 +95,55 @@ class Candidate(NamedTuple):
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print the script of a shell, or the words that can follow a line."""
+    """Print a shell's completion script, or the completions of a line."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(CompletionConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return DONE
-    named = [word for word in argv if not word.startswith("-")]
+    positional = [word for word in argv if not word.startswith("-")]
     flags = [word for word in argv if word.startswith("-")]
     names = ("shell", "line")
-    if len(named) > len(names):
-        raise ConfigError(f"`smolact completion` takes one shell, not {len(named)} words: {USAGE}")
-    words = [f"--{name}={word}" for name, word in zip(names, named, strict=False)]
+    if len(positional) > len(names):
+        raise ConfigError(f"`smolact completion` takes one shell, not {len(positional)} words: {USAGE}")
+    words = [f"--{name}={word}" for name, word in zip(names, positional, strict=False)]
     config, _ = parse(CompletionConfig, [*words, *flags])
     if config.shell is None:
         raise ConfigError(f"`smolact completion` needs the name of a shell: {USAGE}")
     if config.line is None:
         sys.stdout.write(SCRIPTS[config.shell])
         return DONE
-    for one in candidates(config.line):
-        # fish adds the space itself; bash and zsh are told not to, as some words go on.
-        space = "" if one.is_open or config.shell == "fish" else " "
-        doc = f"\t{one.doc}" if one.doc and config.shell != "bash" else ""
-        sys.stdout.write(f"{one.word}{space}{doc}\n")
+    for candidate in candidates(config.line):
+        # fish adds the space itself; bash and zsh do not, since some words are incomplete.
+        space = "" if candidate.is_open or config.shell == "fish" else " "
+        doc = f"\t{candidate.doc}" if candidate.doc and config.shell != "bash" else ""
+        sys.stdout.write(f"{candidate.word}{space}{doc}\n")
     return DONE
 
 
 def candidates(line: str) -> list[Candidate]:
-    """The words that can stand at the end of `line`, in place of the part of a word that is typed there."""
+    """Return the completions of the partial word at the end of `line`."""
     try:
         typed = shlex.split(line)
     except ValueError:  # inside a quotation
         return []
     before, current = (typed, "") if line[-1:].isspace() else (typed[:-1], typed[-1] if typed else "")
     before = [word for word in before[1:] if word != "--debug"]
-    return [one for one in _all(before, current) if one.word.startswith(current)]
+    return [candidate for candidate in _candidates(before, current) if candidate.word.startswith(current)]
 
 
 def subcommands(command: Command) -> Mapping[str, Command] | None:
-    """The commands of a group such as `smolact dataset`; None for a command that runs itself."""
-    found: Mapping[str, Command] = getattr(importlib.import_module(command.module), "COMMANDS", COMMANDS)
-    return None if found is COMMANDS else found
+    """Return a group's commands; None for a command without subcommands."""
+    commands: Mapping[str, Command] = getattr(importlib.import_module(command.module), "COMMANDS", COMMANDS)
+    return None if commands is COMMANDS else commands
 
 
-def _all(before: list[str], current: str) -> Iterator[Candidate]:
+def _candidates(before: list[str], current: str) -> Iterator[Candidate]:
     commands: Mapping[str, Command] = COMMANDS
-    for at, name in enumerate(before):
+    for index, name in enumerate(before):
         if name not in commands:
             return
         inner = subcommands(commands[name])
         if inner is None:
-            yield from _settings(commands[name], before[at + 1 :], current)
+            yield from _settings(commands[name], before[index + 1 :], current)
             return
         commands = inner
     yield from (Candidate(command.name, command.summary) for command in commands.values())
@@ -154,9 +152,9 @@ def _all(before: list[str], current: str) -> Iterator[Candidate]:
 
 
 def _settings(command: Command, before: Sequence[str], current: str) -> Iterator[Candidate]:
-    """A setting of the command, or a value of the setting that is being typed: `--name=VALUE`, `--name VALUE`."""
+    """Yield settings of the command, or values of the setting being typed (`--name=VALUE`, `--name VALUE`)."""
     with contextlib.redirect_stdout(io.StringIO()) as shown:
-        command.run([*_types(before), FLAGS])
+        command.run([*_type_flags(before), FLAGS])
     rows = [line.split("\t") for line in shown.getvalue().splitlines()]
     values = {name: TYPES.get(name) or choices.split() for name, choices, _ in rows}
     flag, equals, _ = current.partition("=")
@@ -169,7 +167,7 @@ def _settings(command: Command, before: Sequence[str], current: str) -> Iterator
     sections: set[str] = set()
     given = {word.partition("=")[0] for word in before}
     for flag, doc in ((f"--{name}", doc) for name, _, doc in rows):
-        # As folders of a path: first the sections, and the settings of one when its name is typed.
+        # Like folders in a path: sections first, and a section's settings once its name is typed.
         section, dot, _ = flag.removeprefix(current).partition(".")
         if dot and flag.startswith(current):
             sections.add(current + section + dot)
@@ -180,8 +178,8 @@ def _settings(command: Command, before: Sequence[str], current: str) -> Iterator
     yield from map(Candidate, ("--help", "--debug"))
 
 
-def _types(before: Sequence[str]) -> Iterator[str]:
-    """The words that say which further settings there are, as far as that is known here and at once: no Hub, no LeRobot."""
+def _type_flags(before: Sequence[str]) -> Iterator[str]:
+    """Yield the flags that determine further settings, if they resolve locally and fast (no Hub, no LeRobot)."""
     for word, after in zip(before, [*before[1:], ""], strict=False):
         name, equals, value = word.removeprefix("--").partition("=")
         value = value if equals else after

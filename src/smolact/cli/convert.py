@@ -18,7 +18,7 @@ USAGE = "smolact convert CHECKPOINT --to=smolvla_fast|smolvla --output=FOLDER"
 
 @dataclass
 class ConvertConfig:
-    """What `smolact convert` takes."""
+    """Settings of `smolact convert`."""
 
     to: str | None = setting(
         None,
@@ -29,18 +29,18 @@ class ConvertConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Convert, and say where the policy is."""
+    """Convert the checkpoint and print the new folder."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(ConvertConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
-    named = [word for word in argv if not word.startswith("-")]
+    positional = [word for word in argv if not word.startswith("-")]
     config, _ = parse(ConvertConfig, [word for word in argv if word.startswith("-")])
-    if len(named) != 1 or config.to is None or config.output is None:
+    if len(positional) != 1 or config.to is None or config.output is None:
         raise ConfigError(f"`smolact convert` needs one CHECKPOINT, --to and --output: {USAGE}")
 
-    announce(f"Reading {named[0]} …")
+    announce(f"Reading {positional[0]} …")
     from smolact.policies.conversion import convert_checkpoint
 
-    written = convert_checkpoint(named[0], config.to, config.output, revision=config.revision)
+    written = convert_checkpoint(positional[0], config.to, config.output, revision=config.revision)
     sys.stdout.write(f"{written}\n")
     return 0

@@ -1,4 +1,4 @@
-"""`smolact dataset COMMAND …`: what can be done with a dataset, one module a command."""
+"""`smolact dataset COMMAND …`: the commands on datasets, one module per command."""
 
 from __future__ import annotations
 

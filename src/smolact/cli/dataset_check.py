@@ -17,14 +17,14 @@ USAGE = "smolact dataset check --dataset.root=FOLDER [--quick]"
 
 @dataclass
 class CheckConfig:
-    """What `smolact dataset check` takes."""
+    """Settings of `smolact dataset check`."""
 
     dataset: WhichDataset = field(default_factory=WhichDataset)
     quick: bool = setting(False, "Decode no pictures: metadata, numbers and the lengths of videos only.")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print a line a fault, and what it comes to."""
+    """Print one line per fault, and a summary; return 1 if there are errors."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(CheckConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -40,9 +40,9 @@ def run(argv: Sequence[str]) -> int:
     for fault in faults:
         sys.stdout.write(f"{fault}\n")
     if not any(fault.severity == "error" and fault.place.startswith("meta") for fault in faults):
-        story = depth_story(LeRobotDatasetMetadata(folder))
-        sys.stdout.write(f"{story}\n" if story else "")
+        depth_message = depth_story(LeRobotDatasetMetadata(folder))
+        sys.stdout.write(f"{depth_message}\n" if depth_message else "")
     errors = sum(fault.severity == "error" for fault in faults)
-    what = "whole" if not faults else f"{errors} errors, {len(faults) - errors} warnings"
-    sys.stdout.write(f"{folder}: {what}{' (pictures not decoded)' if config.quick else ''}\n")
+    verdict = "whole" if not faults else f"{errors} errors, {len(faults) - errors} warnings"
+    sys.stdout.write(f"{folder}: {verdict}{' (pictures not decoded)' if config.quick else ''}\n")
     return 1 if errors else 0

@@ -12,15 +12,15 @@ USAGE = "smolact dataset compact --dataset.root=FOLDER [--output=FOLDER]"
 
 @dataclass
 class CompactConfig(EditConfig):
-    """What `smolact dataset compact` takes."""
+    """Settings of `smolact dataset compact`."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the new dataset."""
+    """Write the new dataset."""
     config = parse_edit(CompactConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
-    source = open_source(config.dataset, anew=config.output is not None)
+    source = open_source(config.dataset, to_new_folder=config.output is not None)
 
     from smolact.datasets.edit import whole
 

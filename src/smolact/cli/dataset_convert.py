@@ -16,14 +16,14 @@ USAGE = "smolact dataset convert --dataset.root=FOLDER [--version=v2.1] [--camer
 
 @dataclass
 class ConvertConfig(EditConfig):
-    """What `smolact dataset convert` takes."""
+    """Settings of `smolact dataset convert`."""
 
     version: str = setting("v3.0", "v3.0 or v2.1.")
     cameras: str | None = setting(None, "image or video: how all cameras are stored; as they are when null.")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the new dataset."""
+    """Write the new dataset."""
     config = parse_edit(ConvertConfig, argv, USAGE, __doc__)
     if config is None:
         return 0

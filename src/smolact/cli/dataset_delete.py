@@ -13,18 +13,18 @@ USAGE = "smolact dataset delete --dataset.root=FOLDER --episodes=[3, 7] [--outpu
 
 @dataclass
 class DeleteConfig(EditConfig):
-    """What `smolact dataset delete` takes."""
+    """Settings of `smolact dataset delete`."""
 
     episodes: list[int] | None = setting(None, "The episodes to delete, numbered from 0.")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the new dataset."""
+    """Write the new dataset."""
     config = parse_edit(DeleteConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
     require_flag(config.episodes, "--episodes", USAGE)
-    source = open_source(config.dataset, anew=config.output is not None)
+    source = open_source(config.dataset, to_new_folder=config.output is not None)
 
     from smolact.datasets.edit import delete
 

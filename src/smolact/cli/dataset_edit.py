@@ -1,4 +1,4 @@
-"""What the commands that make a new dataset have in common: where it goes, and how it is told."""
+"""Settings and functions shared by the commands that write a new dataset."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Config = TypeVar("Config")
 
 @dataclass
 class EditConfig:
-    """What all edits take."""
+    """Settings of every edit command."""
 
     dataset: WhichDataset = field(default_factory=WhichDataset)
     output: Path | None = setting(
@@ -35,18 +35,18 @@ class EditConfig:
 
 
 def parse_edit(config: type[Config], argv: Sequence[str], usage: str, doc: str | None) -> Config | None:
-    """The settings, or None when help was asked for and shown."""
+    """Parse the settings; return None after printing help."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(config, usage, (doc or "").strip(), argv) + "\n")
         return None
     return parse(config, argv)[0]
 
 
-def open_source(which: WhichDataset, anew: bool = True, usage: str = "") -> Source:
-    """The dataset that is to be changed.
+def open_source(which: WhichDataset, to_new_folder: bool = True, usage: str = "") -> Source:
+    """Open the dataset to edit, after undoing an edit that was killed.
 
     Raises:
-        ConfigError: it would have to become another version in its own place.
+        ConfigError: it is not v3.0, and the result would replace it in place.
     """
     from smolact.datasets.rewrite import restore
     from smolact.datasets.sources import Source
@@ -54,7 +54,7 @@ def open_source(which: WhichDataset, anew: bool = True, usage: str = "") -> Sour
     restore(Path(which.root or which.repo_id or "."))
     source = Source(dataset_folder(which))
     version = source.meta.codebase_version
-    if version != "v3.0" and not anew:
+    if version != "v3.0" and not to_new_folder:
         raise ConfigError(
             f"{source.meta.root} is of version {version}, and edits write v3.0. Give --output=FOLDER for the result, or "
             "convert it first: smolact dataset convert --version=v3.0"
@@ -63,20 +63,20 @@ def open_source(which: WhichDataset, anew: bool = True, usage: str = "") -> Sour
 
 
 def apply_edit(plan: EditPlan, output: Path | None, quick: bool) -> None:
-    """Make the dataset, and say where it is."""
+    """Write the dataset, and print its folder and size."""
     from smolact.datasets.rewrite import build, replace
 
     with stages() as progress:
-        made = replace(plan, quick, progress) if output is None else build(plan, output, quick, progress)
-    frames = sum(int(plan.sources[place].meta.episodes.length[number]) for place, number in plan.episodes)
-    sys.stdout.write(f"{made}: {len(plan.episodes)} episodes, {frames} frames, {plan.version}\n")
+        folder = replace(plan, quick, progress) if output is None else build(plan, output, quick, progress)
+    frames = sum(int(plan.sources[source].meta.episodes.length[episode]) for source, episode in plan.episodes)
+    sys.stdout.write(f"{folder}: {len(plan.episodes)} episodes, {frames} frames, {plan.version}\n")
 
 
 def require_flag(value: object, flag: str, usage: str) -> None:
-    """Whether a setting was given.
+    """Raise a `ConfigError` unless a setting was given.
 
     Raises:
-        ConfigError: it was not.
+        ConfigError: it was not given.
     """
     if value is None or value == []:
         raise ConfigError(f"{flag} is missing: {usage}")

@@ -25,7 +25,7 @@ USAGE = "smolact dataset encode --dataset.root=FOLDER --policy.path=CHECKPOINT [
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make what is not there yet, and say how much there is, and where."""
+    """Build the missing part of the cache, and print its size and folder."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(TrainConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -36,9 +36,9 @@ def run(argv: Sequence[str]) -> int:
         )
     if not config.dataset.cache:
         cache = dataclasses.replace(config.cache, features=True)
-        config = dataclasses.replace(config, cache=cache)  # checked again
-    speaks = os.environ.get("RANK", "0") == "0"  # of several processes the first one
-    if not speaks:
+        config = dataclasses.replace(config, cache=cache)  # repeats the checks
+    is_main_process = os.environ.get("RANK", "0") == "0"
+    if not is_main_process:
         logging.getLogger().setLevel(logging.ERROR)
 
     announce(f"Opening {config.dataset.root or config.dataset.repo_id} …")
@@ -46,10 +46,10 @@ def run(argv: Sequence[str]) -> int:
 
     try:
         with ProgressLine() as line:
-            kept = encode(config, explicit, listeners=[line])
+            summary = encode(config, explicit, listeners=[line])
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. What was made is kept; the same command goes on from there.\n")
         return INTERRUPTED
-    if speaks:
-        sys.stdout.write(f"{kept}\n")
+    if is_main_process:
+        sys.stdout.write(f"{summary}\n")
     return 0

@@ -14,7 +14,7 @@ USAGE = "smolact dataset filter --dataset.root=FOLDER [--task=TEXT] [--min_frame
 
 @dataclass
 class FilterConfig(EditConfig):
-    """What `smolact dataset filter` takes."""
+    """Settings of `smolact dataset filter`."""
 
     task: str | None = setting(
         None, "Keep episodes with this in one of their tasks (upper and lower case alike)."
@@ -28,13 +28,13 @@ class FilterConfig(EditConfig):
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the new dataset."""
+    """Write the new dataset."""
     config = parse_edit(FilterConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
-    source = open_source(config.dataset, anew=config.output is not None)
-    wanted = (config.task, config.min_frames, config.max_frames, config.success, config.min_reward)
-    if all(value is None for value in wanted):
+    source = open_source(config.dataset, to_new_folder=config.output is not None)
+    criteria = (config.task, config.min_frames, config.max_frames, config.success, config.min_reward)
+    if all(value is None for value in criteria):
         raise ConfigError(
             f"Which episodes? Give --task, --min_frames, --max_frames, --success or --min_reward: {USAGE}"
         )
@@ -42,20 +42,20 @@ def run(argv: Sequence[str]) -> int:
     from smolact.datasets.edit import filter_episodes
     from smolact.datasets.outcomes import rewards, successes
 
-    episodes, words = source.meta.episodes, (config.task or "").lower()
-    fewest, most = config.min_frames or 0, config.max_frames
-    succeeded = None if config.success is None else successes(source)
-    rewarded = None if config.min_reward is None else rewards(source)
+    episodes, text = source.meta.episodes, (config.task or "").lower()
+    min_frames, max_frames = config.min_frames or 0, config.max_frames
+    outcomes = None if config.success is None else successes(source)
+    final_rewards = None if config.min_reward is None else rewards(source)
 
-    def keeps(number: int) -> bool:
-        length = int(episodes.length[number])
+    def is_kept(episode: int) -> bool:
+        length = int(episodes.length[episode])
         return (
-            length >= fewest
-            and (most is None or length <= most)
-            and (config.task is None or any(words in task.lower() for task in episodes.tasks[number]))
-            and (succeeded is None or succeeded[number] is config.success)
-            and (rewarded is None or rewarded[number] >= (config.min_reward or 0.0))
+            length >= min_frames
+            and (max_frames is None or length <= max_frames)
+            and (config.task is None or any(text in task.lower() for task in episodes.tasks[episode]))
+            and (outcomes is None or outcomes[episode] is config.success)
+            and (final_rewards is None or final_rewards[episode] >= (config.min_reward or 0.0))
         )
 
-    apply_edit(filter_episodes(source, keeps), config.output, config.quick)
+    apply_edit(filter_episodes(source, is_kept), config.output, config.quick)
     return 0

@@ -1,4 +1,4 @@
-"""What the commands about a dataset have in common: which dataset."""
+"""The dataset section shared by the dataset commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smolact.settings import setting
 
 @dataclass
 class WhichDataset:
-    """Which dataset."""
+    """The dataset, by Hub id or folder."""
 
     repo_id: str | None = setting(None, "The dataset: a Hub id (owner/name) or a local folder.")
     root: str | None = setting(None, "A local folder that holds the dataset; no network call is made then.")
@@ -19,11 +19,11 @@ class WhichDataset:
 
 
 def dataset_folder(which: WhichDataset) -> Path:
-    """The folder of the dataset, all of it.
+    """Return the folder of the complete dataset.
 
     Raises:
-        ConfigError: none is named.
-        NotFoundError, HubError: there is no such dataset, or it can't be fetched.
+        ConfigError: no dataset is named.
+        NotFoundError, HubError: the dataset does not exist, or can't be downloaded.
     """
     from smolact.hub import find_folder
 

@@ -22,7 +22,7 @@ USAGE = "smolact dataset info --dataset.root=FOLDER"
 
 @dataclass
 class InfoConfig:
-    """What `smolact dataset info` takes."""
+    """Settings of `smolact dataset info`."""
 
     dataset: WhichDataset = field(default_factory=WhichDataset)
 
@@ -44,11 +44,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 def describe(meta: LeRobotDatasetMetadata) -> list[tuple[str, str]]:
-    """Rows of a name and a value; a name that is empty goes on with what is above."""
+    """Return rows of name and value; an empty name continues the row above."""
     from smolact.datasets.format import DEFAULT_FEATURES
 
     lengths = meta.episodes.length
-    spread = (
+    length_range = (
         f", {lengths.min()} to {lengths.max()} frames (median {int(sorted(lengths)[len(lengths) // 2])})"
         if len(lengths)
         else ""
@@ -58,7 +58,7 @@ def describe(meta: LeRobotDatasetMetadata) -> list[tuple[str, str]]:
         ("dataset", str(meta.root)),
         ("version", meta.codebase_version),
         ("robot", meta.robot_type or "(not said)"),
-        ("episodes", f"{meta.total_episodes}{spread}"),
+        ("episodes", f"{meta.total_episodes}{length_range}"),
         ("frames", f"{meta.total_frames} at {meta.fps:g} a second"),
         ("duration", f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds:.1f} s"),
         ("size on disk", _megabytes(meta.root)),
@@ -69,13 +69,13 @@ def describe(meta: LeRobotDatasetMetadata) -> list[tuple[str, str]]:
     ]
     for title, names in groups.items():
         rows += [
-            ("" if place else title, f"{name}: {_feature(meta.features[name])}")
-            for place, name in enumerate(names)
+            ("" if row else title, f"{name}: {_feature(meta.features[name])}")
+            for row, name in enumerate(names)
         ]
     counts = Counter(task for tasks in meta.episodes.tasks for task in set(tasks))
     rows += [
-        ("" if place else "tasks", f"{task!r}: {counts[task]} episode{'s' * (counts[task] != 1)}")
-        for place, task in enumerate(dict.fromkeys([*meta.tasks.values(), *counts]))
+        ("" if row else "tasks", f"{task!r}: {counts[task]} episode{'s' * (counts[task] != 1)}")
+        for row, task in enumerate(dict.fromkeys([*meta.tasks.values(), *counts]))
     ]
     return rows
 
@@ -86,9 +86,9 @@ def _feature(feature: Feature) -> str:
     if feature.is_image:
         _, height, width = feature.image_shape
         codec = feature.info.get("video.codec")
-        told = [codec, feature.info.get("video.pix_fmt") if feature.is_depth else None]
-        how = ", ".join(str(one) for one in told if one)
-        return f"{width} × {height}, {feature.dtype}" + (f" ({how})" if how else "")
+        details = [codec, feature.info.get("video.pix_fmt") if feature.is_depth else None]
+        encoding = ", ".join(str(detail) for detail in details if detail)
+        return f"{width} × {height}, {feature.dtype}" + (f" ({encoding})" if encoding else "")
     names = flat_names(feature.names)
     shape = " × ".join(map(str, feature.shape)) or "1"
     return f"{feature.dtype}, {shape}" + (f" ({', '.join(names)})" if names else "")

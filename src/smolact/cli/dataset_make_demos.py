@@ -20,7 +20,7 @@ USAGE = "smolact dataset make-demos --env.type=tabletop --episodes=200 --output=
 
 @dataclass
 class MakeDemosConfig:
-    """What `smolact dataset make-demos` takes."""
+    """Settings of `smolact dataset make-demos`."""
 
     env: EnvSection = field(default_factory=EnvSection)
     episodes: int = setting(200, "How many episodes.")
@@ -36,7 +36,6 @@ class MakeDemosConfig:
     video: bool = setting(True, "Cameras as video; false: as images in the tables, for small pictures.")
 
     def __post_init__(self) -> None:
-        """Check what does not need the environment."""
         if self.episodes < 1:
             raise ConfigError(f"--episodes={self.episodes}: expected 1 or more.")
         if self.processes < 1:
@@ -44,7 +43,7 @@ class MakeDemosConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the demonstrations, and say how often the expert succeeded."""
+    """Record the demonstrations and print the expert's success rate."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(MakeDemosConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -61,25 +60,25 @@ def run(argv: Sequence[str]) -> int:
 
     name = config.env.type
     expert = expert_for(env_id(name))
-    made_with = {"task": config.env.task, "mapping": config.env.mapping, **config.env.kwargs}
+    env_settings = {"task": config.env.task, "mapping": config.env.mapping, **config.env.kwargs}
     outcomes: list[bool] = []
-    with make_env(name, **made_with) as envs, progress_bar(config.episodes, "episodes") as advance:
+    with make_env(name, **env_settings) as envs, progress_bar(config.episodes, "episodes") as advance:
 
-        def attempted(success: bool) -> None:
+        def count_attempt(success: bool) -> None:
             outcomes.append(success)
             advance(0, f"the expert succeeded in {sum(outcomes) / len(outcomes):.0%}")
 
-        how: dict[str, Any] = {
+        options: dict[str, Any] = {
             "seed": config.seed,
             "noise": ActionNoise() if config.noise else None,
             "only_successes": config.only_successes,
-            "on_attempt": attempted,
+            "on_attempt": count_attempt,
         }
         frames = record_demonstrations(
-            demonstrations(envs[0], expert, config.episodes, **how)
+            demonstrations(envs[0], expert, config.episodes, **options)
             if config.processes == 1
             else demonstrations_by_processes(
-                name, config.episodes, config.processes, settings=made_with, **how
+                name, config.episodes, config.processes, settings=env_settings, **options
             ),
             config.output,
             fps=envs.fps or 10,

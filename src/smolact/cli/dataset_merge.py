@@ -15,7 +15,7 @@ USAGE = "smolact dataset merge --datasets=[FOLDER, OWNER/NAME, …] --output=FOL
 
 @dataclass
 class MergeConfig:
-    """What `smolact dataset merge` takes."""
+    """Settings of `smolact dataset merge`."""
 
     datasets: list[str] | None = setting(None, "The datasets, in order: folders or Hub ids.")
     output: Path | None = setting(None, "A new folder for the result.")
@@ -30,7 +30,7 @@ class MergeConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the new dataset."""
+    """Write the new dataset."""
     config = parse_edit(MergeConfig, argv, USAGE, __doc__)
     if config is None:
         return 0

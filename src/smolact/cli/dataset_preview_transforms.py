@@ -27,7 +27,7 @@ USAGE = "smolact dataset preview-transforms --dataset.repo_id=OWNER/NAME [--fram
 
 @dataclass
 class PreviewedDataset:
-    """Which dataset, and what would be done to its images."""
+    """The dataset, and the transforms of its images."""
 
     repo_id: str | None = setting(None, "The dataset: a Hub id (owner/name) or a local folder.")
     root: str | None = setting(None, "A local folder that holds the dataset; no network call is made then.")
@@ -37,7 +37,7 @@ class PreviewedDataset:
 
 @dataclass
 class PreviewConfig:
-    """What `smolact dataset preview-transforms` takes."""
+    """Settings of `smolact dataset preview-transforms`."""
 
     dataset: PreviewedDataset = field(default_factory=PreviewedDataset)
     frames: list[int] | None = setting(
@@ -48,7 +48,7 @@ class PreviewConfig:
     output: Path = setting(Path("preview-transforms.png"), "Where the picture goes.")
 
     def __post_init__(self) -> None:
-        """Check the ranges; a preview is of what would be done, enabled or not."""
+        """Check the ranges, and enable the transforms for the preview."""
         if self.samples < 2:
             raise ConfigError(f"--samples={self.samples} is too small: a range has 2 ends. Give 2 or more.")
         if self.frames == []:
@@ -59,7 +59,7 @@ class PreviewConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Draw the picture, and say where it is."""
+    """Draw the picture and print its path."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(PreviewConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -79,11 +79,11 @@ def run(argv: Sequence[str]) -> int:
 def read_pictures(
     section: PreviewedDataset, frames: Sequence[int] | None
 ) -> Mapping[str, Mapping[int, Tensor]]:
-    """Camera to number of frame to its image, (3, H, W) uint8; only the episodes that hold them are fetched.
+    """Fetch only the needed episodes; return camera to frame number to image, (3, H, W) uint8.
 
     Raises:
-        ConfigError: no dataset is named, or it has no such frame, or no camera.
-        SmolactError: what opening the dataset raises.
+        ConfigError: no dataset is named, or it lacks a camera or one of the frames.
+        SmolactError: the dataset can't be opened.
     """
     import numpy as np
 

@@ -13,18 +13,18 @@ USAGE = "smolact dataset remove-feature --dataset.root=FOLDER --features=[NAME] 
 
 @dataclass
 class RemoveConfig(EditConfig):
-    """What `smolact dataset remove-feature` takes."""
+    """Settings of `smolact dataset remove-feature`."""
 
     features: list[str] | None = setting(None, "The features to leave out.")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the new dataset."""
+    """Write the new dataset."""
     config = parse_edit(RemoveConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
     require_flag(config.features, "--features", USAGE)
-    source = open_source(config.dataset, anew=config.output is not None)
+    source = open_source(config.dataset, to_new_folder=config.output is not None)
 
     from smolact.datasets.edit import remove_features
 

@@ -13,20 +13,20 @@ USAGE = "smolact dataset rename-task --dataset.root=FOLDER --old=TEXT --new=TEXT
 
 @dataclass
 class RenameConfig(EditConfig):
-    """What `smolact dataset rename-task` takes."""
+    """Settings of `smolact dataset rename-task`."""
 
     old: str | None = setting(None, "The task as it is.")
     new: str | None = setting(None, "What it is to be.")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the new dataset."""
+    """Write the new dataset."""
     config = parse_edit(RenameConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
     require_flag(config.old, "--old", USAGE)
     require_flag(config.new, "--new", USAGE)
-    source = open_source(config.dataset, anew=config.output is not None)
+    source = open_source(config.dataset, to_new_folder=config.output is not None)
 
     from smolact.datasets.edit import rename_task
 

@@ -27,7 +27,7 @@ MAX_SHOWN = 20
 
 @dataclass
 class RepairConfig:
-    """What `smolact dataset repair` takes."""
+    """Settings of `smolact dataset repair`."""
 
     dataset: WhichDataset = field(default_factory=WhichDataset)
     dry_run: bool = setting(False, "Only tell what is whole and what would be put aside.")
@@ -35,7 +35,7 @@ class RepairConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Repair, and print what was found and done."""
+    """Repair the dataset, and print the faults and changes."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(RepairConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -47,28 +47,28 @@ def run(argv: Sequence[str]) -> int:
     from smolact.datasets.repair import repair
 
     with stages() as progress:
-        done = repair(Path(name), config.dry_run, config.quick, progress)
-    sys.stdout.write(_told(done, config.dry_run))
+        result = repair(Path(name), config.dry_run, config.quick, progress)
+    sys.stdout.write(_report(result, config.dry_run))
     return 0
 
 
-def _told(done: Repair, dry_run: bool) -> str:
-    if not done.needed:
-        return f"{done.root}: whole, {done.episodes} episodes, {done.frames} frames; nothing to do\n"
-    lines = [f"  {line}" for line in done.errors[:MAX_SHOWN]]
-    if len(done.errors) > MAX_SHOWN:
-        lines.append(f"  and {len(done.errors) - MAX_SHOWN} more")
-    if done.restored:
+def _report(result: Repair, dry_run: bool) -> str:
+    if not result.needed:
+        return f"{result.root}: whole, {result.episodes} episodes, {result.frames} frames; nothing to do\n"
+    lines = [f"  {line}" for line in result.errors[:MAX_SHOWN]]
+    if len(result.errors) > MAX_SHOWN:
+        lines.append(f"  and {len(result.errors) - MAX_SHOWN} more")
+    if result.restored:
         lines.append(
             f"  an edit was killed: the dataset as it was before it {'can be' if dry_run else 'was'} put back"
         )
-    how = "made anew, the old one put aside" if done.anew else "only its metadata written"
+    method = "made anew, the old one put aside" if result.anew else "only its metadata written"
     lines.append(
-        f"{done.root}: {done.episodes} episodes are whole, {done.frames} frames; {done.told} were counted ({how})"
+        f"{result.root}: {result.episodes} episodes are whole, {result.frames} frames; {result.told} were counted ({method})"
     )
-    if done.files:
-        where = "" if dry_run else f" in {', '.join(map(str, done.folders))}"
-        lines.append(f"put aside: {done.files} files, {done.bytes / 1e6:.2f} MB{where}")
+    if result.files:
+        location = "" if dry_run else f" in {', '.join(map(str, result.folders))}"
+        lines.append(f"put aside: {result.files} files, {result.bytes / 1e6:.2f} MB{location}")
     if dry_run:
         lines.append("nothing was changed (--dry_run)")
     return "\n".join(lines) + "\n"

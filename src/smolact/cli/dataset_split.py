@@ -16,7 +16,7 @@ USAGE = "smolact dataset split --dataset.root=FOLDER --parts={train: 0.8, test: 
 
 @dataclass
 class SplitConfig(EditConfig):
-    """What `smolact dataset split` takes."""
+    """Settings of `smolact dataset split`."""
 
     parts: dict[str, Any] = setting(
         dict, "Name to fraction (of the episodes, in order) or to a list of episodes."
@@ -24,7 +24,7 @@ class SplitConfig(EditConfig):
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the new dataset."""
+    """Write the new datasets."""
     config = parse_edit(SplitConfig, argv, USAGE, __doc__)
     if config is None:
         return 0

@@ -16,15 +16,15 @@ USAGE = "smolact dataset stats --dataset.root=FOLDER [--output=FOLDER]"
 
 @dataclass
 class StatsConfig(EditConfig):
-    """What `smolact dataset stats` takes."""
+    """Settings of `smolact dataset stats`."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Make the new dataset."""
+    """Write the new dataset."""
     config = parse_edit(StatsConfig, argv, USAGE, __doc__)
     if config is None:
         return 0
-    source = open_source(config.dataset, anew=config.output is not None)
+    source = open_source(config.dataset, to_new_folder=config.output is not None)
 
     from smolact.datasets.edit import whole
 

@@ -23,13 +23,13 @@ from smolact.settings import setting
 logger = logging.getLogger(__name__)
 
 USAGE = "smolact dataset viz --dataset.root=FOLDER --html [--episodes=0:10] [--output=page.html | --output=FOLDER]"
-FIRST = 10
-"""Episodes that are shown where none are chosen; a folder takes all."""
+DEFAULT_EPISODES = 10
+"""Number of episodes shown by default; a folder gets all."""
 
 
 @dataclass
 class VizConfig:
-    """What `smolact dataset viz` takes."""
+    """Settings of `smolact dataset viz`."""
 
     dataset: WhichDataset = field(default_factory=WhichDataset)
     html: bool = setting(False, "Write a page for the browser.")
@@ -45,7 +45,6 @@ class VizConfig:
     most_mb: int = setting(100, "How large the page may become, in MB; films in a folder do not count.")
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the dataset."""
         if self.most_mb < 1:
             raise ConfigError(f"--most_mb={self.most_mb} must be 1 or more.")
         if not self.html and self.output is not None and self.output.suffix != ".rrd":
@@ -55,7 +54,7 @@ class VizConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Write the page and say where it is, or open rerun."""
+    """Write the page and print its path, or open rerun."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(VizConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -63,19 +62,19 @@ def run(argv: Sequence[str]) -> int:
     if not config.html:
         from smolact.datasets.viz_rerun import import_rerun
 
-        import_rerun()  # before a dataset is fetched in vain
+        import_rerun()  # raises before a dataset is downloaded
     folder = dataset_folder(config.dataset)
 
     from smolact.datasets.depth import depth_story
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
     meta = LeRobotDatasetMetadata(folder)
-    total, story = meta.total_episodes, depth_story(meta)
-    if story is not None:
-        logger.info("%s", story)
+    total, depth_message = meta.total_episodes, depth_story(meta)
+    if depth_message is not None:
+        logger.info("%s", depth_message)
     output = config.output or (Path(f"{folder.resolve().name}.html") if config.html else None)
-    whole = output is not None and output.suffix not in (".html", ".rrd")
-    episodes = chosen_episodes(config.episodes or (":" if whole else f":{FIRST}"), total)
+    is_folder = output is not None and output.suffix not in (".html", ".rrd")
+    episodes = chosen_episodes(config.episodes or (":" if is_folder else f":{DEFAULT_EPISODES}"), total)
     with stages() as progress:
         if not config.html:
             from smolact.datasets.viz_rerun import show_in_rerun
@@ -93,20 +92,20 @@ def run(argv: Sequence[str]) -> int:
 
 
 def chosen_episodes(text: str, total: int) -> list[int]:
-    """The episodes that `--episodes` names, in its order, each once: numbers and ranges `first:end`, the end left out.
+    """Parse `--episodes` to unique episodes in order: numbers and ranges `first:end` (end excluded).
 
     Raises:
-        ConfigError: it is nothing of the kind, or the dataset has no such episode.
+        ConfigError: the text is malformed, or the dataset has no such episode.
     """
     chosen: list[int] = []
     for part in text.strip("[] ").split(","):
-        found = re.fullmatch(r"\s*(\d*)\s*(:?)\s*(\d*)\s*", part)
-        if not found or not (found[1] or found[2]):
+        match = re.fullmatch(r"\s*(\d*)\s*(:?)\s*(\d*)\s*", part)
+        if not match or not (match[1] or match[2]):
             raise ConfigError(
                 f"--episodes={text}: expected numbers and ranges, such as 3 or 0:10 or 1,4,7:9."
             )
-        first = int(found[1] or 0)
-        end = min(int(found[3] or total), total) if found[2] else first + 1
+        first = int(match[1] or 0)
+        end = min(int(match[3] or total), total) if match[2] else first + 1
         if first >= total or end <= first:
             raise ConfigError(
                 f"--episodes={text}: the dataset has {total} episodes, numbered from 0; {part.strip()} names none of them."

@@ -1,7 +1,7 @@
-"""From a YAML node to a typed value, or an error that says what was expected and what was found.
+"""Decodes YAML nodes to typed values; errors contain the expected type and the found value.
 
-Nodes, not values, are decoded: a node knows its line, and keeps the text that was written (`007`, `1e-4`, `on`), so a
-setting means the same on the command line, in YAML and in JSON.
+The input is nodes, not values: a node has its line number and its original text (`007`, `1e-4`, `on`), so a setting
+means the same on the command line, in YAML and in JSON.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _INTEGER = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
 
 
 class DecodingError(Exception):
-    """A node that does not fit its type: what was expected at `path` inside the setting, what was found, on which line."""
+    """A node that does not fit the type expected at `path` inside the setting."""
 
     def __init__(self, expected: str, node: Node, path: str = "", note: str = "") -> None:
         self.expected, self.node, self.path, self.note = expected, node, path, note
         super().__init__(f"expected {expected}, found {describe_node(node)}.{note}")
 
     def inside(self, step: str) -> DecodingError:
-        """The same error seen from one level further out."""
+        """Return the same error with `step` prepended to its path."""
         return DecodingError(self.expected, self.node, step + self.path, self.note)
 
 
 def decode(hint: Any, node: Node) -> Any:
-    """The value of type `hint` that `node` spells.
+    """Decode `node` to a value of type `hint`.
 
-    Known are bool, int, float, str, Path, Enum, Literal, None, unions, list, tuple, dict, dataclasses and Any.
+    Supported: bool, int, float, str, Path, Enum, Literal, None, unions, list, tuple, dict, dataclasses and Any.
 
     Raises:
         DecodingError: the node does not fit.
@@ -74,10 +74,10 @@ def decode(hint: Any, node: Node) -> Any:
 
 
 def text_node(hint: Any, text: str) -> Node:
-    """The node that `text` from the command line is for a setting of type `hint`.
+    """Return the node of `text` from the command line, for a setting of type `hint`.
 
     Raises:
-        DecodingError: the text is meant as YAML and is none.
+        DecodingError: the text is not valid YAML.
     """
     plain = ScalarNode(_TEXT, text)
     if _takes_null(hint) and text.strip().lower() in ("null", "none"):
@@ -92,21 +92,21 @@ def text_node(hint: Any, text: str) -> Node:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain values, with the pairs of escapes that JSON spells rare characters with put together."""
+    """Loads plain YAML values, and joins the surrogate pairs with which JSON escapes rare characters."""
 
     def construct_scalar(self, node: ScalarNode | MappingNode) -> Any:
-        return _joined(super().construct_scalar(node))
+        return _join_surrogates(super().construct_scalar(node))
 
 
 def plain_value(node: Node) -> Any:
-    """What YAML makes of a node: str, int, float, bool, None, list, dict."""
+    """Return the plain YAML value of a node: str, int, float, bool, None, list, dict."""
     loader = _Loader("")
     try:
         return loader.construct_object(node, deep=True)
     except (
         yaml.YAMLError,
         ValueError,
-    ) as error:  # ValueError: a date that is none, an integer of 5000 digits
+    ) as error:  # ValueError: an invalid date, an integer of 5000 digits
         raise DecodingError(
             "plain YAML", node, note=f" {getattr(error, 'problem', None) or error}."
         ) from error
@@ -114,7 +114,7 @@ def plain_value(node: Node) -> Any:
         loader.dispose()
 
 
-def _joined(text: str) -> str:
+def _join_surrogates(text: str) -> str:
     if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
         return text
     try:
@@ -126,7 +126,7 @@ def _joined(text: str) -> str:
 
 
 def describe_type(hint: Any) -> str:
-    """A type in a user's words: `an integer`, `a list of integers`, `text or nothing (null)`."""
+    """Describe a type for a user: `an integer`, `a list [a, b, …], each text`, `text or nothing (null)`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         named = [describe_type(kind) for kind in arguments if kind is not type(None)]
@@ -159,7 +159,7 @@ def describe_type(hint: Any) -> str:
 
 
 def describe_node(node: Node) -> str:
-    """What was found, in a few words."""
+    """Describe a node in a few words."""
     if isinstance(node, ScalarNode):
         if node.tag == _NULL:
             return "nothing (null)"
@@ -172,7 +172,7 @@ def describe_node(node: Node) -> str:
 def _text(node: Node, expected: str) -> str:
     if not isinstance(node, ScalarNode) or node.tag == _NULL:
         raise DecodingError(expected, node)
-    return _joined(str(node.value))
+    return _join_surrogates(str(node.value))
 
 
 def _string(node: Node) -> str:
@@ -192,7 +192,7 @@ def _boolean(node: Node) -> bool:
 
 def _integer(node: Node) -> int:
     text = _text(node, "an integer").strip()
-    if not _INTEGER.fullmatch(text) or len(text) > 4000:  # int() itself refuses longer ones
+    if not _INTEGER.fullmatch(text) or len(text) > 4000:  # int() itself rejects longer ones
         raise DecodingError("an integer", node)
     return int(text)
 
@@ -230,20 +230,20 @@ def _union(kinds: Sequence[Any], node: Node, expected: str) -> Any:
             return decode(kind, node)
         except DecodingError as error:
             failures.append(error)
-    # One that got inside the value knows more than "it is none of these".
+    # An error inside the value is more specific than "it is none of these".
     deepest = max(failures, key=lambda error: len(error.path))
     if deepest.path or deepest.note:
         raise deepest
     raise DecodingError(expected, node)
 
 
-def _one_of(choices: Mapping[str, Any], node: Node, also: Mapping[str, Any] | None = None) -> Any:
+def _one_of(choices: Mapping[str, Any], node: Node, aliases: Mapping[str, Any] | None = None) -> Any:
     expected = "one of " + ", ".join(choices)
     text = _text(node, expected)
     if text in choices:
         return choices[text]
-    if also and text in also:
-        return also[text]
+    if aliases and text in aliases:
+        return aliases[text]
     raise DecodingError(expected, node, note=did_you_mean(text, choices))
 
 
@@ -254,7 +254,7 @@ def _sequence(node: Node, expected: str) -> list[Node]:
 
 
 def _items(kind: Any, node: Node, expected: str) -> list[Any]:
-    return [_within(f"[{at}]", kind, item) for at, item in enumerate(_sequence(node, expected))]
+    return [_within(f"[{index}]", kind, item) for index, item in enumerate(_sequence(node, expected))]
 
 
 def _tuple(kinds: tuple[Any, ...], node: Node, expected: str) -> tuple[Any, ...]:
@@ -264,15 +264,15 @@ def _tuple(kinds: tuple[Any, ...], node: Node, expected: str) -> tuple[Any, ...]
     if len(items) != len(kinds):
         raise DecodingError(expected, node)
     return tuple(
-        _within(f"[{at}]", kind, item) for at, (kind, item) in enumerate(zip(kinds, items, strict=True))
+        _within(f"[{index}]", kind, item) for index, (kind, item) in enumerate(zip(kinds, items, strict=True))
     )
 
 
 def entries(node: Node, expected: str) -> list[tuple[Node, Node]]:
-    """The (key, value) nodes of a mapping.
+    """Return the (key, value) nodes of a mapping.
 
     Raises:
-        DecodingError: `node` is no mapping, has a key that is no scalar, or has a key twice.
+        DecodingError: `node` is not a mapping, or has a non-scalar or duplicate key.
     """
     if not isinstance(node, MappingNode):
         raise DecodingError(expected, node)
@@ -341,7 +341,7 @@ def _takes_text(hint: Any) -> bool:
 
 
 def _takes_items(hint: Any) -> bool:
-    """Whether its text is YAML: a list, a mapping, anything."""
+    """Whether the setting's text is parsed as YAML: a list, a mapping, anything."""
     return any(
         (typing.get_origin(kind) or kind) in (Any, list, tuple, dict, Sequence, Mapping)
         or dataclasses.is_dataclass(kind)

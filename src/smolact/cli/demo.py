@@ -33,15 +33,15 @@ NOISE_DRAWS = 2
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What is particular to an environment.
+    """Settings of the demo for one environment.
 
     Attributes:
-        demonstrated: settings of the environment while it is demonstrated.
-        flags: of the training.
-        per_minute: episodes that are demonstrated for each minute of the demo.
+        env_settings: settings of the environment for the demonstrations.
+        flags: flags of the training.
+        per_minute: demonstrations per minute of the demo.
     """
 
-    demonstrated: dict[str, Any]
+    env_settings: dict[str, Any]
     flags: tuple[str, ...] = ()
     per_minute: int = 20
 
@@ -49,7 +49,7 @@ class DemoSettings:
 DEMO_SETTINGS = {
     "tabletop": DemoSettings(
         {"tasks": ["reach", "push", "push", "push"]},  # pushing takes longer to learn than reaching
-        # What the pusher goes in a step, normalized, is 0.16 at most.
+        # The pusher moves at most 0.16 (normalized) per step.
         ("--policy.relative_step=0.12", "--policy.resize_imgs_with_padding=[64,64]"),
         200,
     ),
@@ -57,14 +57,14 @@ DEMO_SETTINGS = {
 }
 DEMONSTRATIONS_AT_LEAST = 50
 DEMONSTRATION_SHARE, EVALUATION_SHARE, REPORT_SHARE = 0.1, 0.12, 0.03
-"""Of the minutes: what demonstrations may take at most, and what is kept for what comes behind the training."""
+"""Shares of the total time: the limit of the demonstrations, and the reserves for evaluation and report."""
 EVALUATION_S, REPORT_S = 14.0, 9.0
-"""Seconds that starting processes and playing the first round, and filming, take even in a short demo."""
+"""Seconds that even a short demo needs: to start processes and play the first round; to film."""
 
 
 @dataclass
 class DemoConfig:
-    """What `smolact demo` takes."""
+    """Settings of `smolact demo`."""
 
     minutes: float = setting(10.0, "How long it takes in all; more minutes give a better policy.")
     seed: int = setting(0, "Seed of the demonstrations, the training and the evaluation.")
@@ -79,46 +79,46 @@ class DemoConfig:
             raise ConfigError(f"--minutes={self.minutes}: expected more than 0 and at most a day.")
 
 
-BEGUN = "demo.json"
-"""The settings of a demo, in its folder from the beginning."""
-_LEFT = {BEGUN, "dataset", "train", "evaluation", "videos", "report.html"}
+SETTINGS_FILE = "demo.json"
+"""File with a demo's settings, written to its folder at the start."""
+_OUTPUTS = {SETTINGS_FILE, "dataset", "train", "evaluation", "videos", "report.html"}
 
 
 def run(argv: Sequence[str]) -> int:
-    """Go the whole road, and say what was reached."""
+    """Run the whole demo and print the results."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(DemoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
     began = time.monotonic()
     config, _ = parse(DemoConfig, argv)
-    again = [*(word for word in argv if not word.startswith("--restart")), "--restart=true"]
+    restart_argv = [*(word for word in argv if not word.startswith("--restart")), "--restart=true"]
     announce(f"smolact demo: {counted(config.minutes, 'minute')}, into {config.output}")
     from smolact import durable
     from smolact.envs.experts import expert_for
     from smolact.envs.factory import env_id
     from smolact.lock import writing_into
 
-    expert_for(env_id(config.env))  # before anything is written
+    expert_for(env_id(config.env))  # raises before anything is written
     with writing_into(config.output, instead="choose another --output"):
         clear(config.output, restart=config.restart)
         durable.write_json(
-            config.output / BEGUN, {"minutes": config.minutes, "seed": config.seed, "env": config.env}
+            config.output / SETTINGS_FILE, {"minutes": config.minutes, "seed": config.seed, "env": config.env}
         )
         try:
             run_steps(config, began)
         except KeyboardInterrupt:
             sys.stderr.write(
-                f"\nThe demo was stopped. To begin it again: {shlex.join(['smolact', 'demo', *again])}\n"
+                f"\nThe demo was stopped. To begin it again: {shlex.join(['smolact', 'demo', *restart_argv])}\n"
             )
             raise
     return 0
 
 
 def clear(folder: Path, *, restart: bool) -> None:
-    """See that the folder is empty, or remove what a demo that was stopped has left there.
+    """Remove the files of a stopped demo from the folder, if there are any.
 
     Raises:
-        ConfigError: something else is there, or a demo, and nobody said that it may go.
+        ConfigError: the folder contains other files or a complete demo, or `restart` is false.
     """
     from smolact import durable
     from smolact.lock import is_unused
@@ -126,8 +126,8 @@ def clear(folder: Path, *, restart: bool) -> None:
     if is_unused(folder):
         return
     names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-    if BEGUN not in names or not names <= _LEFT:
-        what = "holds a demo that is complete" if {BEGUN, "metrics.json"} <= names else "is not empty"
+    if SETTINGS_FILE not in names or not names <= _OUTPUTS:
+        what = "holds a demo that is complete" if {SETTINGS_FILE, "metrics.json"} <= names else "is not empty"
         raise ConfigError(
             f"{folder} {what}, and a demo needs a folder of its own. Remove it, or give --output=FOLDER."
         )
@@ -136,7 +136,7 @@ def clear(folder: Path, *, restart: bool) -> None:
             f"{folder} holds a demo that was stopped. Begin it again with --restart=true, which removes what is there, or give "
             "--output=FOLDER."
         )
-    for name in sorted(names, key=lambda name: name == BEGUN):
+    for name in sorted(names, key=lambda name: name == SETTINGS_FILE):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             durable.remove_folder(path)
@@ -145,7 +145,7 @@ def clear(folder: Path, *, restart: bool) -> None:
 
 
 def run_steps(config: DemoConfig, began: float) -> None:
-    """Demonstrations, training, evaluation, and a page of it all, in `config.output`."""
+    """Make demonstrations, train, evaluate, and write a report, in `config.output`."""
     from rich.console import Console
 
     from smolact import durable
@@ -157,22 +157,22 @@ def run_steps(config: DemoConfig, began: float) -> None:
     seconds = 60 * config.minutes
     dataset, run_folder = config.output / "dataset", config.output / "train"
 
-    for_report = min(max(seconds * REPORT_SHARE, REPORT_S), seconds / 4)
-    for_evaluation = min(max(seconds * EVALUATION_SHARE, EVALUATION_S), seconds / 4)
+    report_seconds = min(max(seconds * REPORT_SHARE, REPORT_S), seconds / 4)
+    evaluation_seconds = min(max(seconds * EVALUATION_SHARE, EVALUATION_S), seconds / 4)
 
     console.rule("1. Demonstrations: a scripted expert does what it is told")
     demonstrations = make_demonstrations(
         config, dataset, console, until=began + seconds * DEMONSTRATION_SHARE
     )
     console.rule("2. Training: a small SmolVLA, from the weights of a small VLM, on this machine")
-    training = train(config, dataset, run_folder, until=began + seconds - for_evaluation - for_report)
+    training = train(config, dataset, run_folder, until=began + seconds - evaluation_seconds - report_seconds)
     console.rule("3. Evaluation: new scenes, in closed loop")
     checkpoint = run_folder / "checkpoints" / "last" / "pretrained_model"
-    left = began + seconds - for_report - time.monotonic()
-    examination = DemoEvaluation(
-        checkpoint, config.env, config.output / "evaluation", config.seed, time.time() + left, ROUNDS
+    seconds_left = began + seconds - report_seconds - time.monotonic()
+    evaluation = DemoEvaluation(
+        checkpoint, config.env, config.output / "evaluation", config.seed, time.time() + seconds_left, ROUNDS
     )
-    results, shown = evaluate(examination, cores(), console)
+    results, shown = evaluate(evaluation, cores(), console)
     metrics = {
         **summarize(results),
         **demonstrations,
@@ -189,76 +189,76 @@ def run_steps(config: DemoConfig, began: float) -> None:
 
 
 def make_demonstrations(config: DemoConfig, folder: Path, console: Console, until: float) -> dict[str, Any]:
-    """Write the expert's episodes to a dataset: as many as are wanted, or as can be made until then, by the monotonic clock."""
+    """Write the expert's episodes to a dataset: the wanted number, or fewer by the deadline `until` (monotonic clock)."""
     from smolact.envs.demonstrations import ActionNoise, demonstrations, demonstrations_by_processes
     from smolact.envs.experts import expert_for
     from smolact.envs.factory import env_id, make_env
     from smolact.machine import cores
     from smolact.recording.demonstrations import record_demonstrations
 
-    road = DEMO_SETTINGS.get(config.env, DemoSettings({}))
-    wanted = max(DEMONSTRATIONS_AT_LEAST, round(config.minutes * road.per_minute))
+    demo = DEMO_SETTINGS.get(config.env, DemoSettings({}))
+    wanted = max(DEMONSTRATIONS_AT_LEAST, round(config.minutes * demo.per_minute))
     began, made = time.monotonic(), 0
-    how: dict[str, Any] = {"seed": config.seed, "noise": ActionNoise()}
+    options: dict[str, Any] = {"seed": config.seed, "noise": ActionNoise()}
 
-    def ended(_: Demonstration) -> None:
+    def count(_: Demonstration) -> None:
         nonlocal made
         made += 1
         advance()
 
     with (
-        make_env(config.env, **road.demonstrated) as envs,
+        make_env(config.env, **demo.env_settings) as envs,
         progress_bar(wanted, "episodes", console=console) as advance,
     ):
         expert = expert_for(env_id(config.env))
-        # A process that writes them keeps one core busy; for a few it is not worth while to start others.
+        # The writing process keeps one core busy; for few episodes, starting others does not pay.
         episodes: Generator[Demonstration, None, None] = (
-            demonstrations_by_processes(config.env, wanted, cores(), settings=road.demonstrated, **how)
+            demonstrations_by_processes(config.env, wanted, cores(), settings=demo.env_settings, **options)
             if wanted > DEMONSTRATIONS_AT_LEAST and cores() > 1
-            else demonstrations(envs[0], expert, wanted, **how)
+            else demonstrations(envs[0], expert, wanted, **options)
         )
         with contextlib.closing(episodes):
             frames = record_demonstrations(
-                _in_time(episodes, until), folder, fps=envs.fps or 10, use_videos=False, on_episode=ended
+                _take_until(episodes, until), folder, fps=envs.fps or 10, use_videos=False, on_episode=count
             )
     seconds = round(time.monotonic() - began, 1)
     console.print(f"{made} episodes, {frames} frames in {seconds} s: {folder}", markup=False)
     return {"demonstrations": made, "demonstration_frames": frames, "demonstration_seconds": seconds}
 
 
-def _in_time(episodes: Iterator[Demonstration], until: float) -> Iterator[Demonstration]:
-    """Episodes until then, but so many at least that something can be learned from them."""
+def _take_until(episodes: Iterator[Demonstration], deadline: float) -> Iterator[Demonstration]:
+    """Yield episodes until the deadline, but enough for a training at least."""
     yield from itertools.islice(episodes, DEMONSTRATIONS_AT_LEAST)
     for episode in episodes:
         yield episode
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             return
 
 
 def train(config: DemoConfig, dataset: Path, run_folder: Path, until: float) -> dict[str, Any]:
-    """Train until then, by the monotonic clock."""
+    """Train until the deadline `until` (monotonic clock)."""
     from smolact.cli.train import ProgressLine
     from smolact.training.trainer import train as train_policy
 
     began = time.monotonic()
     settings, explicit = training_settings(config, dataset, run_folder, minutes=(until - began) / 60)
     with ProgressLine(ending=False) as line:
-        ended = train_policy(settings, explicit, listeners=[line])
-    if ended.is_stopped:  # it may have been the last step
+        result = train_policy(settings, explicit, listeners=[line])
+    if result.is_stopped:  # even after the last step
         raise KeyboardInterrupt
     seconds = time.monotonic() - began
     return {
-        "steps": ended.step,
+        "steps": result.step,
         "batch_size": BATCH_SIZE,
         "train_seconds": round(seconds, 1),
-        "samples_per_second": round(ended.step * BATCH_SIZE / seconds, 1),
+        "samples_per_second": round(result.step * BATCH_SIZE / seconds, 1),
     }
 
 
 def training_settings(
     config: DemoConfig, dataset: Path, run_folder: Path, minutes: float
 ) -> tuple[TrainConfig, dict[str, str]]:
-    """What a user would type after `smolact train`, and which of it is set on purpose."""
+    """Return the settings of the demo's `smolact train`, and the sources of the explicit ones."""
     from smolact.training.config import TrainConfig
 
     argv = [

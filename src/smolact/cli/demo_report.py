@@ -1,4 +1,4 @@
-"""What came of `smolact demo`: its figures, its page, and the table on the terminal."""
+"""Report of `smolact demo`: metrics, web page, and table on the terminal."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def write_page(
     run_folder: Path,
     checkpoint: Path,
 ) -> None:
-    """`report.html`: all of it on a page."""
+    """Write `report.html`."""
     from smolact.evaluation.report import write_report
     from smolact.pages import flat, how_it_ran
     from smolact.policies.configuration import read_config_file
     from smolact.training.curves import read_metrics
     from smolact.training.report import curves_section
 
-    ran = how_it_ran()
+    run_facts = how_it_ran()
     (by_condition,) = results.values()
     write_report(
         output,
         results,
         title="smolact demo",
         shown=shown,
-        commands=[ran.pop("command")],
+        commands=[run_facts.pop("command")],
         facts={
             "demonstrations": f"{metrics['demonstrations']} of a scripted expert ({metrics['demonstration_frames']} frames)",
             "training": f"{metrics['steps']} steps of {metrics['batch_size']}, {metrics['train_seconds']:.0f} s, "
             f"{metrics['samples_per_second']:.0f} samples/s",
             "in all": f"{metrics['total_seconds']:.0f} s",
             **({"where words get their meaning": GROUNDING} if len(by_condition) > 1 else {}),
-            **ran,
+            **run_facts,
         },
         settings=dict(flat(read_config_file(checkpoint))),
         sections=["<h2>Training</h2>", curves_section(read_metrics(run_folder))],
@@ -55,20 +55,20 @@ def write_page(
 
 
 def summarize(results: Results) -> dict[str, Any]:
-    """The headline of `metrics.json`, without the single episodes."""
+    """Return the summary for `metrics.json`, without the single episodes."""
     from smolact.evaluation.suite import to_json
 
-    def short(values: dict[str, Any]) -> dict[str, Any]:
+    def without_details(values: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if key not in ("results", "seconds", "policy")}
 
-    found = short(to_json(results))
-    conditions = {name: short(values) for name, values in found.pop("conditions").items()}
+    totals = without_details(to_json(results))
+    conditions = {name: without_details(values) for name, values in totals.pop("conditions").items()}
     seconds = sum(result.seconds for by_condition in results.values() for result in by_condition.values())
     episodes = sum(
         len(result.results) for by_condition in results.values() for result in by_condition.values()
     )
     return {
-        **found,
+        **totals,
         **{name: values for name, values in conditions.items() if name != "swapped_instruction"},
         "evaluation_seconds": round(seconds, 1),
         "evaluation_episodes": episodes,
@@ -78,7 +78,7 @@ def summarize(results: Results) -> dict[str, Any]:
 def show(
     console: Console, output: Path, env: str, results: Results, metrics: dict[str, Any], checkpoint: Path
 ) -> None:
-    """The table, the places, and what to try next."""
+    """Print the table, the output paths and the next commands."""
     from rich.table import Table
 
     from smolact.evaluation.conditions import PLAIN

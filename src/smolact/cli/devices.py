@@ -1,4 +1,4 @@
-"""`--robot.…` and `--teleop.…`: which robot, who drives it, and their own settings."""
+"""The sections `--robot.…` and `--teleop.…`: the robot, the teleoperator, and their own settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def robot_fields(section: Mapping[str, Any]) -> type | None:
-    """The settings that `--robot.…` takes besides: those of its type."""
+    """Return the settings class of the robot's type, for `--robot.…`."""
     if not section.get("type"):
         return None
     from smolact.recording.builtin import ROBOTS
@@ -28,7 +28,7 @@ def robot_fields(section: Mapping[str, Any]) -> type | None:
 
 
 def teleop_fields(section: Mapping[str, Any]) -> type | None:
-    """The settings that `--teleop.…` takes besides: those of its type."""
+    """Return the settings class of the teleoperator's type, for `--teleop.…`."""
     if not section.get("type"):
         return None
     from smolact.recording.builtin import TELEOPERATORS
@@ -39,7 +39,7 @@ def teleop_fields(section: Mapping[str, Any]) -> type | None:
 
 
 def _announce_lerobot(is_builtin: bool) -> None:
-    """Say that LeRobot is about to be imported, which takes seconds."""
+    """Announce the import of LeRobot, which takes seconds."""
     from smolact.robots.lerobot_drivers import is_installed
 
     if not is_builtin and "lerobot" not in sys.modules and is_installed():
@@ -48,16 +48,16 @@ def _announce_lerobot(is_builtin: bool) -> None:
 
 @dataclass
 class RobotSection:
-    """Which robot; further settings are those of its type (id, port, cameras …)."""
+    """The robot; further settings are those of its type (id, port, cameras …)."""
 
     type: str | None = setting(None, "sim, or one of LeRobot's robots (so101_follower …).")
     settings: dict[str, Any] = open_section(robot_fields)
 
     def make(self) -> Robot:
-        """The robot, not connected.
+        """Return the robot, not connected.
 
         Raises:
-            SmolactError: what making it raises.
+            SmolactError: the robot can't be created.
         """
         from smolact.recording.builtin import ROBOTS
         from smolact.robots.factory import given_settings, make_robot
@@ -67,7 +67,7 @@ class RobotSection:
 
 @dataclass
 class TeleopSection:
-    """Who drives it; further settings are those of its type (id, port …)."""
+    """The teleoperator; further settings are those of its type (id, port …)."""
 
     type: str | None = setting(
         None, "expert (scripted, in simulation), keyboard, gamepad, or one of LeRobot's (so101_leader …)."
@@ -75,10 +75,10 @@ class TeleopSection:
     settings: dict[str, Any] = open_section(teleop_fields)
 
     def make(self) -> Teleoperator:
-        """The teleoperator, not connected.
+        """Return the teleoperator, not connected.
 
         Raises:
-            SmolactError: what making it raises.
+            SmolactError: the teleoperator can't be created.
         """
         from smolact.recording.builtin import TELEOPERATORS
         from smolact.robots.factory import given_settings, make_teleoperator
@@ -87,10 +87,10 @@ class TeleopSection:
 
 
 def needs_robot(argv: Sequence[str], command: str) -> None:
-    """Whether the words name a robot, or a file that may.
+    """Raise a `ConfigError` unless the arguments name a robot, or a file that may name one.
 
     Raises:
-        ConfigError: they do not; what there is, is listed.
+        ConfigError: neither is named; the message lists the robot types.
     """
     if flag_value(argv, "robot.type") is not None or flag_value(argv, CONFIG_PATH) is not None:
         return

@@ -22,7 +22,7 @@ USAGE = "smolact doctor CHECKPOINT_OR_DATASET [--with=DATASET_OR_ENV] [--policy.
 
 @dataclass
 class DiagnosedPolicy:
-    """How the checkpoint is opened; further settings override those of its configuration."""
+    """The checkpoint to open; further settings override those of its configuration."""
 
     path: str | None = setting(
         None, "The checkpoint; it can be named without a flag, or --with what it is to meet, too."
@@ -38,7 +38,7 @@ class DiagnosedPolicy:
 
 @dataclass
 class DoctorConfig:
-    """What `smolact doctor` takes."""
+    """Settings of `smolact doctor`."""
 
     policy: DiagnosedPolicy = field(default_factory=DiagnosedPolicy)
     stats_key: str | None = setting(None, "As --policy.stats_key.")
@@ -52,19 +52,19 @@ class DoctorConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print what there is and what was found; the exit code says whether all is well."""
+    """Print the diagnosis; return `FAILED` if it did not pass."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(DoctorConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return DONE
-    named = [word for word in argv if not word.startswith("-")]
+    positional = [word for word in argv if not word.startswith("-")]
     flags = [word for word in argv if word.startswith("-")]
-    config, _ = parse(DoctorConfig, [*flags, *_path_of_policy(named, flags)])
-    name, other = _who_meets_whom(named, config)
+    config, _ = parse(DoctorConfig, [*flags, *_policy_path_flag(positional, flags)])
+    name, other = _select_inputs(positional, config)
     announce(f"Looking at {name}{f' and {other}' if other else ''} …")
 
     from smolact.training.doctor import diagnose
 
-    found = diagnose(
+    diagnosis = diagnose(
         name,
         other,
         stats_key=config.policy.stats_key or config.stats_key,
@@ -73,75 +73,77 @@ def run(argv: Sequence[str]) -> int:
         settings=config.policy.settings,
         env=config.env,
     )
-    width = max(len(name) for name, _ in found.rows)
-    lines = [f"{name.ljust(width)}  {value}".rstrip() for name, value in found.rows]
-    if found.table:
-        lines += ["", found.table]
-    if found.findings:
-        lines += ["", *(f"{one.label.ljust(5)}  {one.text}" for one in found.findings)]
+    width = max(len(name) for name, _ in diagnosis.rows)
+    lines = [f"{name.ljust(width)}  {value}".rstrip() for name, value in diagnosis.rows]
+    if diagnosis.table:
+        lines += ["", diagnosis.table]
+    if diagnosis.findings:
+        lines += ["", *(f"{finding.label.ljust(5)}  {finding.text}" for finding in diagnosis.findings)]
     sys.stdout.write("\n".join(lines) + "\n")
-    return DONE if found.passed else FAILED
+    return DONE if diagnosis.passed else FAILED
 
 
-def _who_meets_whom(named: Sequence[str], config: DoctorConfig) -> tuple[str, str | None]:
-    """What is looked at, and what it meets.
+def _select_inputs(positional: Sequence[str], config: DoctorConfig) -> tuple[str, str | None]:
+    """Return the checkpoint or dataset to diagnose, and its counterpart.
 
     Raises:
-        ConfigError: nothing is named, or more than one checkpoint and what it meets; or a flag would change nothing.
+        ConfigError: no name or too many are given, or a flag would have no effect.
     """
-    policy, met = config.policy.path, config.meets or config.env.type
-    if config.env.type not in (None, met):
-        raise ConfigError(f"--with={met} and --env.type={config.env.type} name two things. Give one of them.")
-    names = [*named, *([policy] if policy and policy not in (*named, met) else [])]
-    if len(names) == 2 and policy and met is None and _is_dataset(names[0]):
-        names, met = names[:1], policy
+    policy, other = config.policy.path, config.meets or config.env.type
+    if config.env.type not in (None, other):
+        raise ConfigError(
+            f"--with={other} and --env.type={config.env.type} name two things. Give one of them."
+        )
+    names = [*positional, *([policy] if policy and policy not in (*positional, other) else [])]
+    if len(names) == 2 and policy and other is None and _is_dataset(names[0]):
+        names, other = names[:1], policy
     if len(names) != 1:
         raise ConfigError(
             f"`smolact doctor` looks at one checkpoint or dataset{', not at ' if names else ''}{' and '.join(names)}: {USAGE}"
         )
-    if met is None:
-        given = {
+    if other is None:
+        flags = {
             "env.task": config.env.task,
             "env.mapping": config.env.mapping,
             "env.kwargs": config.env.kwargs,
         }
-        idle = [flag for flag, value in given.items() if value]
-        if idle:
-            raise ConfigError(f"--{idle[0]} is an environment's: name it, --with=ENV.")
-    if met is None and _is_dataset(names[0]):
-        given = {
+        unused = [flag for flag, value in flags.items() if value]
+        if unused:
+            raise ConfigError(f"--{unused[0]} is an environment's: name it, --with=ENV.")
+    if other is None and _is_dataset(names[0]):
+        flags = {
             "stats_key": config.stats_key,
             "rename_map": config.rename_map,
         }
-        idle = [flag for flag, value in given.items() if value]
-        if idle:
-            raise _policy_is_missing(idle[0], names[0])
-    return names[0], met
+        unused = [flag for flag, value in flags.items() if value]
+        if unused:
+            raise _missing_policy_error(unused[0], names[0])
+    return names[0], other
 
 
 def _is_dataset(name: str) -> bool:
     return (Path(name) / "meta/info.json").is_file()
 
 
-def _policy_is_missing(flag: str, dataset: str) -> ConfigError:
+def _missing_policy_error(flag: str, dataset: str) -> ConfigError:
     return ConfigError(
         f"--{flag} says how a policy is opened, and {dataset} is a dataset: name the policy that it is to meet, "
         "--with=CHECKPOINT."
     )
 
 
-def _path_of_policy(named: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """The flag that says whose settings `--policy.…` are: of what is named, or of what a dataset meets."""
+def _policy_path_flag(positional: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return `--policy.path` for the settings `--policy.…`: the given checkpoint, or a dataset's counterpart."""
     if (
-        not named
+        not positional
         or flag_value(flags, "policy.path")
         or not any(word.startswith("--policy.") for word in flags)
     ):
         return []
-    path: str | None = named[0]
-    if _is_dataset(named[0]):
+    path: str | None = positional[0]
+    if _is_dataset(positional[0]):
         path = flag_value(flags, "with") or flag_value(flags, "meets")
         if path is None:
             first = next(word for word in flags if word.startswith("--policy."))
-            raise _policy_is_missing(first[2:].partition("=")[0], named[0])
+            raise _missing_policy_error(first[2:].partition("=")[0], positional[0])
     return [f"--policy.path={path}"] if path else []

@@ -1,4 +1,4 @@
-"""How far `smolact eval` is: episodes played, and how well each condition goes."""
+"""Progress of `smolact eval`: finished episodes, and the success rate of each condition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class EvalProgress:
-    """Says how many episodes there are to play, how far this process is with its own, and how well each condition goes."""
+    """Prints the number of episodes, this process's progress, and each condition's success rate."""
 
     def __init__(
         self,
@@ -26,12 +26,12 @@ class EvalProgress:
     ) -> None:
         self.policies = policies
         played = [log.results(policy, condition) for policy in self.policies for condition in conditions]
-        mine = range(log.shard.rank, n_episodes, log.shard.processes)
+        own_episodes = range(log.shard.rank, n_episodes, log.shard.processes)
         self.advance: Advance = stack.enter_context(
             progress_bar(
-                len(mine) * len(played),
+                len(own_episodes) * len(played),
                 "episodes",
-                done=sum(index in results for results in played for index in mine),
+                done=sum(index in results for results in played for index in own_episodes),
                 first=_plan_text(n_episodes, len(policies), len(conditions), played, log.shard.processes),
             )
         )
@@ -40,25 +40,25 @@ class EvalProgress:
         self.known = sum(map(len, played))
 
     def looked(self, log: EpisodeLog) -> None:
-        """Other processes play, and this is what they have noted by now."""
-        of_all = {
+        """Update the progress from the log, which other processes write."""
+        results = {
             (policy, condition): log.results(policy, condition)
             for policy in self.policies
             for condition in self.conditions
         }
-        now = sum(map(len, of_all.values()))
-        self.outcomes = {key: [one.success for one in found.values()] for key, found in of_all.items()}
-        last = [key for key, found in of_all.items() if found]
+        now = sum(map(len, results.values()))
+        self.outcomes = {key: [result.success for result in row.values()] for key, row in results.items()}
+        last = [key for key, row in results.items() if row]
         self.advance(now - self.known, self._note(*last[-1]) if last else "")
         self.known = now
 
     def ended(self, policy: str, condition: str, result: EpisodeResult) -> None:
-        """An episode is over."""
+        """Count a finished episode."""
         self.outcomes.setdefault((policy, condition), []).append(result.success)
         self.advance(1, self._note(policy, condition))
 
     def stepped(self, policy: str, condition: str, episodes: int, step: int) -> None:
-        """So many episodes, which end together, are at this step."""
+        """Show the step of `episodes` parallel episodes."""
         self.advance(0, f"{self._note(policy, condition)}, {episodes} at step {step}")
 
     def _note(self, policy: str, condition: str) -> str:
@@ -75,7 +75,7 @@ def _plan_text(
     played: Sequence[Mapping[int, EpisodeResult]],
     processes: int,
 ) -> str:
-    """What is going to be played, before it begins: "120 episodes: 20 in each of 6 conditions …"."""
+    """Return the first line of the output: "120 episodes: 20 in each of 6 conditions …"."""
     where = [f"in each of {conditions} conditions"] * (conditions > 1)
     where += [f"with each of {policies} policies"] * (policies > 1)
     done = sum(index < each for results in played for index in results)

@@ -1,4 +1,4 @@
-"""`smolact COMMAND --help`: every setting of a command, read off its dataclasses. Imports nothing heavy."""
+"""`smolact COMMAND --help`: every setting of a command, read from its dataclasses. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from smolact.cli.parsing import ConfigSchema, Flag, flag_value
 from smolact.settings import ALIASES, DOC, REFUSED
 
 FLAGS = "--help=flags"
-"""Asks for a command's settings in lines of name, values and description, which a shell's completion reads."""
+"""Prints a command's settings as lines of name, values and description, for shell completion."""
 HELP = ("--help", "-h", FLAGS)
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
-    """Whether `--help` or `-h` is among the words."""
+    """Whether the arguments contain one of the `HELP` flags."""
     return any(word in HELP for word in argv)
 
 
 def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> str:
-    """The help page of a command whose settings are `cls`.
+    """Return the help page of a command.
 
     Args:
         cls: the dataclass of the command's settings.
-        usage: an example of the command, as it is typed.
-        summary: what the command does.
-        argv: the words that were given; `--policy.type=NAME` among them adds the fields of that policy.
+        usage: an example of the command line.
+        summary: a description of the command.
+        argv: the arguments; `--policy.type=NAME` adds the fields of that policy.
     """
     groups, notes = settings_of(cls, [word for word in argv if word not in HELP])
     if FLAGS in argv:
-        rows_of_all = [row for rows in groups.values() for row in rows]
-        return "\n".join(f"{row.name}\t{' '.join(row.choices)}\t{row.doc}" for row in rows_of_all)
+        all_rows = [row for rows in groups.values() for row in rows]
+        return "\n".join(f"{row.name}\t{' '.join(row.choices)}\t{row.doc}" for row in all_rows)
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = [summary, "", f"usage: {usage}", ""]
     for title, rows in groups.items():
@@ -56,8 +56,7 @@ def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> 
 
 
 class Row(NamedTuple):
-    """A setting as it is shown: its dotted name, its default, what kind of value it takes, what it does, and its values
-    where they can be listed."""
+    """A setting on the help page: dotted name, default, type, description, and its values if they can be listed."""
 
     name: str
     default: str
@@ -67,7 +66,7 @@ class Row(NamedTuple):
 
 
 def settings_of(cls: type, argv: Sequence[str] = ()) -> tuple[dict[str, list[Row]], list[str]]:
-    """A command's settings by section, and notes about settings that depend on a type. What is refused is left out."""
+    """Return a command's settings by section, except refused ones, and notes on sections that depend on a type."""
     schema = ConfigSchema(cls)
     groups: dict[str, list[Flag]] = {"": []}
     for flag in schema.flags.values():
@@ -98,7 +97,7 @@ def _row(flag: Flag, docs: dict[str, str]) -> Row:
     aliases = flag.field.metadata.get(ALIASES, ())
     if aliases:
         doc += f" (Also: {', '.join('--' + alias for alias in aliases)}.)"
-    default = "REQUIRED" if flag.is_required else _shown(_default(flag.field))
+    default = "REQUIRED" if flag.is_required else _value_text(_default(flag.field))
     return Row(flag.name, default, _type_name(flag.hint), doc, _choices(flag.hint))
 
 
@@ -118,7 +117,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -126,11 +125,11 @@ def _shown(value: Any) -> str:
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_shown(item) for item in value) + "]"
+        return "[" + ", ".join(_value_text(item) for item in value) + "]"
     if dataclasses.is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_value_text(item)}" for key, item in value.items()) + "}"
     return str(value)
 
 
@@ -161,20 +160,20 @@ def _all_docs(cls: type, prefix: str = "") -> dict[str, str]:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """What the source of a dataclass says of its fields: the string below a field, or the comment beside or above it."""
+    """Return the fields' descriptions in a dataclass's source: the string below, or the comment on or above the line."""
     if not dataclasses.is_dataclass(cls) or all(DOC in field.metadata for field in dataclasses.fields(cls)):
         return {}
     try:
         source = textwrap.dedent(inspect.getsource(cls))
-    except (OSError, TypeError):  # no source at hand: a class made by code
+    except (OSError, TypeError):  # no source: a class created at run time
         return {}
     lines = source.splitlines()
     body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
     docs = {}
-    for at, statement in enumerate(body):
+    for index, statement in enumerate(body):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
-        following = body[at + 1] if at + 1 < len(body) else None
+        following = body[index + 1] if index + 1 < len(body) else None
         if (
             isinstance(following, ast.Expr)
             and isinstance(following.value, ast.Constant)
@@ -183,13 +182,13 @@ def field_docs(cls: type) -> dict[str, str]:
             docs[statement.target.id] = " ".join(following.value.value.split())
             continue
         last = (statement.end_lineno or statement.lineno) - 1
-        beside = lines[last][statement.end_col_offset or 0 :].strip() if statement.end_col_offset else ""
+        trailing = lines[last][statement.end_col_offset or 0 :].strip() if statement.end_col_offset else ""
         above: list[str] = []
-        before = statement.lineno - 2
-        while before >= 0 and lines[before].strip().startswith("#"):
-            above.insert(0, lines[before].strip().lstrip("# "))
-            before -= 1
-        doc = beside.lstrip("# ") if beside.startswith("#") else " ".join(above)
+        line = statement.lineno - 2
+        while line >= 0 and lines[line].strip().startswith("#"):
+            above.insert(0, lines[line].strip().lstrip("# "))
+            line -= 1
+        doc = trailing.lstrip("# ") if trailing.startswith("#") else " ".join(above)
         if doc:
             docs[statement.target.id] = doc
     return docs

@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
 
 @dataclass
 class ForceConfig:
-    """What installing and uninstalling take."""
+    """Settings of `install` and `uninstall`."""
 
     force: bool = setting(False, "Also replace files that were changed since; yours are kept beside.")
 
@@ -47,16 +47,16 @@ class ForceConfig:
 def change_checkout(
     command: str, summary: str, argv: Sequence[str], change: Callable[[Path, bool], list[tuple[str, str]]]
 ) -> int:
-    """Run a command that changes the files of one checkout, and show what became of each."""
+    """Run a command that changes the files of one checkout, and print the outcome for each."""
     usage = f"smolact il-studio {command} PATH [--force]"
     if asks_for_help(argv):
         sys.stdout.write(help_text(ForceConfig, usage, summary, argv) + "\n")
         return DONE
-    named = [word for word in argv if not word.startswith("-")]
+    positional = [word for word in argv if not word.startswith("-")]
     config, _ = parse(ForceConfig, [word for word in argv if word.startswith("-")])
-    if len(named) != 1:
+    if len(positional) != 1:
         raise ConfigError(f"`smolact il-studio {command}` needs the PATH of one checkout: {usage}")
-    rows = change(Path(named[0]), config.force)
+    rows = change(Path(positional[0]), config.force)
     width = max(len(path) for path, _ in rows)
     sys.stdout.write("\n".join(f"{path.ljust(width)}  {done}" for path, done in rows) + "\n")
     return DONE

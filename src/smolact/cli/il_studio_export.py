@@ -19,23 +19,23 @@ USAGE = "smolact il-studio export CHECKPOINT --output=FOLDER"
 
 @dataclass
 class ExportConfig:
-    """What `smolact il-studio export` takes."""
+    """Settings of `smolact il-studio export`."""
 
     output: Path | None = setting(None, "The new folder.")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Export, and say where the policy is."""
+    """Export the checkpoint and print the new folder."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(ExportConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return DONE
-    named = [word for word in argv if not word.startswith("-")]
+    positional = [word for word in argv if not word.startswith("-")]
     config, _ = parse(ExportConfig, [word for word in argv if word.startswith("-")])
-    if len(named) != 1 or config.output is None:
+    if len(positional) != 1 or config.output is None:
         raise ConfigError(f"`smolact il-studio export` needs one CHECKPOINT and --output: {USAGE}")
 
-    announce(f"Reading {named[0]} …")
+    announce(f"Reading {positional[0]} …")
     from smolact.integrations.il_studio.export import export_checkpoint
 
-    sys.stdout.write(f"{export_checkpoint(named[0], config.output)}\n")
+    sys.stdout.write(f"{export_checkpoint(positional[0], config.output)}\n")
     return DONE

@@ -9,7 +9,7 @@ from smolact.cli.il_studio import change_checkout
 
 
 def run(argv: Sequence[str]) -> int:
-    """Install, and say what was written."""
+    """Install the files and print the changes."""
     return change_checkout("install", (__doc__ or "").strip(), argv, _install)
 
 

@@ -9,7 +9,7 @@ from smolact.cli.il_studio import change_checkout
 
 
 def run(argv: Sequence[str]) -> int:
-    """Uninstall, and say what was done."""
+    """Uninstall the files and print the changes."""
     return change_checkout("uninstall", (__doc__ or "").strip(), argv, _uninstall)
 
 

@@ -43,12 +43,12 @@ OPTIONAL = {
     "trackio": "--trackio.enable=true",
     "torchcodec": "not needed: videos are decoded with PyAV",
 }
-"""Packages that smolact can use, and what for."""
+"""Optional packages and their purpose."""
 
 
 @dataclass
 class PolicyQuestion:
-    """Whose size is asked for."""
+    """The policy to measure."""
 
     type: str | None = setting(None, "A policy type, such as smolvla.")
     path: str | None = setting(None, "A checkpoint: a folder or a Hub id.")
@@ -57,13 +57,12 @@ class PolicyQuestion:
 
 @dataclass
 class InfoConfig:
-    """What `smolact info` takes."""
+    """Settings of `smolact info`."""
 
     policy: PolicyQuestion = field(default_factory=PolicyQuestion)
     batch_size: int = setting(1, "Samples of one training step, for the memory of its activations.")
 
     def __post_init__(self) -> None:
-        """Check the range."""
         if self.batch_size < 1:
             raise ConfigError(f"--batch_size={self.batch_size} is too small: it must be 1 or more.")
 
@@ -75,14 +74,14 @@ def run(argv: Sequence[str]) -> int:
         return 0
     config, _ = parse(InfoConfig, argv)
     announce("Loading torch …")
-    asked = config.policy.type or config.policy.path
-    lines = sizes(config.policy, config.batch_size) if asked else _aligned(machine())
+    has_policy = config.policy.type or config.policy.path
+    lines = sizes(config.policy, config.batch_size) if has_policy else _aligned(machine())
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 
 
 def machine() -> dict[str, str]:
-    """This machine, as a bug report needs it; no host or user names."""
+    """Return versions and devices for a bug report, without host or user names."""
     import torch
 
     rows = {
@@ -98,18 +97,18 @@ def machine() -> dict[str, str]:
     return rows
 
 
-def sizes(question: PolicyQuestion, batch_size: int = 1) -> list[str]:
-    """A policy as a tree, with parameters, FLOPs and memory; nothing is allocated or loaded."""
+def sizes(section: PolicyQuestion, batch_size: int = 1) -> list[str]:
+    """Return a policy's tree of modules, parameters, FLOPs and memory; nothing is allocated or loaded."""
     from smolact.policies.factory import get_config_class
     from smolact.policies.summary import empty_policy, summarize, table_of, tree_lines
     from smolact.training.sections import policy_type_at
 
-    kind = question.type or policy_type_at(str(question.path))
+    kind = section.type or policy_type_at(str(section.path))
     config_class = get_config_class(kind)
     config = (
-        config_class.from_pretrained(question.path, **question.settings)
-        if question.path
-        else config_class(**question.settings)
+        config_class.from_pretrained(section.path, **section.settings)
+        if section.path
+        else config_class(**section.settings)
     )
     summary = summarize(empty_policy(config), batch_size)
     names = {"policy": kind, "vlm": config.vlm_name}
@@ -124,16 +123,16 @@ def _aligned(rows: Mapping[str, str]) -> list[str]:
 def _devices() -> list[str]:
     import torch
 
-    found = ["cpu"]
+    devices = ["cpu"]
     for index in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
-        found.append(f"cuda:{index} {torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
-    return found + (["mps"] if torch.backends.mps.is_available() else [])
+        devices.append(f"cuda:{index} {torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+    return devices + (["mps"] if torch.backends.mps.is_available() else [])
 
 
-def _websockets(found: str) -> str:
-    is_whole = find_spec("websockets") is None or find_spec("websockets.speedups") is not None
-    return found if is_whole else f"{found}, without its C extension: pictures travel three times as slowly"
+def _websockets(text: str) -> str:
+    is_fast = find_spec("websockets") is None or find_spec("websockets.speedups") is not None
+    return text if is_fast else f"{text}, without its C extension: pictures travel three times as slowly"
 
 
 def _version(name: str) -> str | None:

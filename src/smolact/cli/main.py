@@ -17,19 +17,19 @@ DONE, FAILED, MISUSED, BROKEN, INTERRUPTED = 0, 1, 2, 70, 130
 
 
 class Command(NamedTuple):
-    """A command: its name, one line about it, and the module whose `run(argv) -> exit code` it is."""
+    """A command: name, one-line summary, and the module with its `run(argv) -> exit code`."""
 
     name: str
     summary: str
     module: str
 
     def run(self, argv: Sequence[str]) -> int:
-        """Run it, and return its exit code."""
+        """Run the command and return its exit code."""
         return int(importlib.import_module(self.module).run(argv))
 
 
 def by_name(*commands: Command) -> dict[str, Command]:
-    """Commands as they are looked up."""
+    """Return the commands by name."""
     return {command.name: command for command in commands}
 
 
@@ -64,16 +64,16 @@ COMMANDS = by_name(
     Command("completion", "a script for tab completion in bash, zsh or fish", "smolact.cli.completion"),
 )
 
-_COARSER = "give --policy.int8=true (on a CPU) or --policy.fp8=true (on a GPU)"
+_LOWER_PRECISION = "give --policy.int8=true (on a CPU) or --policy.fp8=true (on a GPU)"
 LESS_MEMORY = {
     "train": LESS_TO_TRAIN,
     "eval": "Lower --eval.batch_size, the number of environments that are stepped side by side.",
-    "serve": f"Lower --max-batch, or {_COARSER}: weights of less precision.",
-    "record": f"If a policy drives, {_COARSER}: weights of less precision.",
-    "rollout": f"To keep the weights in less precision, {_COARSER}.",
+    "serve": f"Lower --max-batch, or {_LOWER_PRECISION}: weights of less precision.",
+    "record": f"If a policy drives, {_LOWER_PRECISION}: weights of less precision.",
+    "rollout": f"To keep the weights in less precision, {_LOWER_PRECISION}.",
     "bench": "Lower --batch_size.",
 }
-"""What makes a command take less memory; for others nothing of theirs does."""
+"""Advice after an out-of-memory error, for commands whose settings affect memory."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write("\nStopped.\n")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
+    except BrokenPipeError:  # the reader of our output (head, less) has exited
         sys.stderr.close()
         return DONE
     except Exception as error:
@@ -107,9 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             )
             return FAILED
-        if ended := failed_allocation(error):
-            less = LESS_MEMORY.get(words[0], "Close other programs, or use a machine with more memory.")
-            _show(OutOfMemoryError(f"{ended} {less}"))
+        if message := failed_allocation(error):
+            advice = LESS_MEMORY.get(words[0], "Close other programs, or use a machine with more memory.")
+            _show(OutOfMemoryError(f"{message} {advice}"))
             return FAILED
         sys.stderr.write(
             f"This is a bug in smolact: {type(error).__name__}: {error}\n"
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def print_error(error: BaseException) -> None:
-    """Say what ends a command, once: when it happens, before robots, encoders and connections are let go of."""
+    """Print a command's final error once, before robots, encoders and connections close."""
     if getattr(error, "was_told", False):
         return
     error.was_told = True  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def print_error(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def print_errors_at_once() -> Iterator[None]:
-    """Say what ends the block before anything around it is let go of, which may take a while."""
+    """Print the block's error before the enclosing contexts close, which may take a while."""
     try:
         yield
     except BaseException as error:
@@ -141,7 +141,7 @@ def print_errors_at_once() -> Iterator[None]:
 
 
 def _missing_package(error: Exception) -> str | None:
-    """The package that an import did not find, unless it is ours."""
+    """Return the package that an import did not find, unless it is smolact."""
     name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return name if name not in ("", "smolact") else None
 
@@ -155,7 +155,7 @@ def _run(words: list[str]) -> int:
         return DONE
     command = find_command(words[0], COMMANDS)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    # At its first import it lists the machine's fonts, and tells of it.
+    # matplotlib logs at its first import that it builds the font cache.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     return command.run(words[1:])
 
@@ -172,10 +172,10 @@ def version() -> str:
 
 
 def find_command(name: str, commands: Mapping[str, Command], group: str = "") -> Command:
-    """The command `name` of `commands`, which belong to the command `group`.
+    """Return the command `name` of `commands`, the subcommands of `group`.
 
     Raises:
-        ConfigError: there is none; the nearest is named.
+        ConfigError: there is no such command; the message proposes the nearest.
     """
     if name not in commands:
         title = f"{group} {name}".strip()
@@ -186,7 +186,7 @@ def find_command(name: str, commands: Mapping[str, Command], group: str = "") ->
 
 
 def run_group(group: str, about: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
-    """Run one of the commands that belong to the command `group`, or list them; returns the exit code."""
+    """Run a subcommand of `group`, or list them all; return the exit code."""
     if argv and argv[0] not in ("--help", "-h", "help"):
         return find_command(argv[0], commands, group).run(argv[1:])
     sys.stdout.write(
@@ -197,7 +197,7 @@ def run_group(group: str, about: str, commands: Mapping[str, Command], argv: Seq
 
 
 def command_rows(commands: Mapping[str, Command]) -> str:
-    """A line for each command."""
+    """Return one line per command."""
     width = max(map(len, commands))
     return "\n".join(f"  {command.name.ljust(width)}  {command.summary}" for command in commands.values())
 

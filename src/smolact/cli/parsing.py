@@ -1,10 +1,10 @@
-"""Flags and configuration files to dataclasses, the way LeRobot's users type them.
+"""Parses flags and configuration files to dataclasses, in LeRobot's syntax.
 
     --policy.type=smolvla --dataset.repo_id=me/data --batch_size=64 --resume --config_path=train.yaml
 
 A dotted name is a field of a nested dataclass; a section may take the fields of a class that another setting names
-(`--policy.type` → `SmolVLAConfig`). A file holds the same names, nested or dotted, in YAML or JSON; flags win over it,
-and of a flag that is given twice the last one wins. Every mistake is a `ConfigError` that says where it stands.
+(`--policy.type` → `SmolVLAConfig`). A file contains the same names, nested or dotted, in YAML or JSON. Flags override
+the file; of repeated flags the last wins. Every mistake is a `ConfigError` with its location.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from smolact.errors import ConfigError, NotFoundError, did_you_mean, list_siblin
 from smolact.settings import ALIASES, REFUSED, REST, RestClass
 
 CONFIG_PATH = "config_path"
-RECORDED = "when the run began: "
+RECORDED_PREFIX = "when the run began: "
 
 Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True)
 class ParsedValue:
-    """A setting as it was given: a flag's text (None when bare) or a file's node, and where that stands."""
+    """A setting as given: a flag's text (None when bare) or a file's node, and its source."""
 
     name: str
     value: str | Node | None
     source: str
 
     def node(self, hint: Any) -> Node:
-        """The YAML node of the value, for a setting of type `hint`."""
+        """Return the value's YAML node, for a setting of type `hint`."""
         if isinstance(self.value, Node):
             return self.value
         if self.value is None and hint is not bool:
@@ -51,7 +51,7 @@ class ParsedValue:
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """One setting: its dotted name, its type, and the dataclass field that it fills."""
+    """A setting: its dotted name, type and dataclass field."""
 
     name: str
     hint: Any
@@ -59,12 +59,12 @@ class Flag:
 
     @property
     def is_required(self) -> bool:
-        """Whether it has no default."""
+        """Whether the field has no default."""
         return self.field.default is dataclasses.MISSING and self.field.default_factory is dataclasses.MISSING
 
 
 class ConfigSchema:
-    """What can be set on a dataclass: `flags`, the `sections` that hold them, and sections that are still `open`."""
+    """A dataclass's settings: `flags`, nested `sections`, and `open` sections, whose class another setting names."""
 
     def __init__(self, cls: type, prefix: str = "") -> None:
         self.cls, self.prefix = cls, prefix
@@ -94,12 +94,12 @@ class ConfigSchema:
         self.open.update(inner.open)
 
     def names(self) -> list[str]:
-        """Every name that can be given."""
+        """Return all setting names, including aliases."""
         return [*self.flags, *self.aliases]
 
 
 def section_class(hint: Any) -> type | None:
-    """The dataclass of a section (`T`, or `T | None`), None for a setting of its own."""
+    """Return the dataclass of a section (`T`, or `T | None`); None for a single setting."""
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     classes = [kind for kind in kinds if isinstance(kind, type) and kind is not type(None)]
     return classes[0] if len(classes) == 1 and dataclasses.is_dataclass(classes[0]) else None
@@ -111,53 +111,53 @@ def parse(
     *,
     recorded: Callable[[Path], Mapping[str, str] | None] = lambda path: None,
 ) -> tuple[Config, dict[str, str]]:
-    """The settings that `argv` and the file it may name give, as a `cls`, and where each of them was set.
+    """Parse `argv`, and the file that it may name, to a `cls`.
 
     Args:
         cls: a dataclass; nested dataclasses are its sections.
-        argv: the words after the command.
-        recorded: for a configuration file that a run wrote, with every default in it: which settings had been set by
-            hand (name to source). None for a file written by a person, in which every key counts.
+        argv: the arguments after the command.
+        recorded: maps a run's configuration file, which contains all defaults, to its explicit settings (name to
+            source); None for a hand-written file, in which every key is explicit.
 
     Returns:
         the configuration, and `explicit`: dotted name to source (`--steps=5`; `train.yaml, line 12`; `when the run began: …`).
 
     Raises:
-        ConfigError: an unknown name, a value of the wrong type, a setting that is required or refused.
-        NotFoundError: the configuration file is not there.
+        ConfigError: a name is unknown, a value has the wrong type, or a setting is missing or refused.
+        NotFoundError: the configuration file does not exist.
     """
     words = list(read_flags(argv))
     paths = [word for word in words if word.name == CONFIG_PATH]
-    given = [word for word in words if word.name != CONFIG_PATH]
-    by_hand: Mapping[str, str] | None = None
+    from_flags = [word for word in words if word.name != CONFIG_PATH]
+    recorded_sources: Mapping[str, str] | None = None
     from_file: list[ParsedValue] = []
     if paths:
         if not isinstance(paths[-1].value, str) or not paths[-1].value:
             raise ConfigError("--config_path needs a value: --config_path=FILE.yaml")
         path = Path(paths[-1].value).expanduser()
-        by_hand = recorded(path)
+        recorded_sources = recorded(path)
         from_file = list(read_file(path))
     schema = ConfigSchema(cls)
-    settings, rest = _assign([*from_file, *given], schema, schema.names())
+    settings, rest = _assign([*from_file, *from_flags], schema, schema.names())
     values = _decode_all(settings, schema.flags)
     explicit = {name: setting.source for name, setting in settings.items()}
     config = _build(schema, values, _decode_rest(schema, values, rest, explicit))
-    if by_hand is not None:
-        flags = {setting.source for setting in given}
+    if recorded_sources is not None:
+        flags = {setting.source for setting in from_flags}
         explicit = {name: source for name, source in explicit.items() if source in flags} | {
-            # What the run was started with is not what was typed now: it may not begin with the dashes of a flag.
-            name: source if source.startswith(RECORDED) else RECORDED + source
-            for name, source in by_hand.items()
+            # The source of a recorded setting must not look like a flag of this command line.
+            name: source if source.startswith(RECORDED_PREFIX) else RECORDED_PREFIX + source
+            for name, source in recorded_sources.items()
             if explicit.get(name) not in flags
         }
     return config, explicit
 
 
 def read_flags(argv: Sequence[str]) -> Iterator[ParsedValue]:
-    """The flags of a command line: `--name=value`, `--name value`, or `--name` alone.
+    """Yield the flags of a command line: `--name=value`, `--name value`, or `--name` alone.
 
     Raises:
-        ConfigError: a word that is no flag and belongs to none.
+        ConfigError: a word is neither a flag nor a flag's value.
     """
     words = list(argv)
     while words:
@@ -180,17 +180,17 @@ def read_flags(argv: Sequence[str]) -> Iterator[ParsedValue]:
 
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:
-    """The text of the last `--name=…` in `argv`; None when it is not given, or given without a value."""
-    found = [flag.value for flag in read_flags(argv) if flag.name == name]
-    return found[-1] if found and isinstance(found[-1], str) else None
+    """Return the text of the last `--name=…` in `argv`; None without the flag or its value."""
+    values = [flag.value for flag in read_flags(argv) if flag.name == name]
+    return values[-1] if values and isinstance(values[-1], str) else None
 
 
 def read_file(path: Path) -> Iterator[ParsedValue]:
-    """The top settings of a YAML or JSON file.
+    """Yield the top-level settings of a YAML or JSON file.
 
     Raises:
-        NotFoundError: the file is not there.
-        ConfigError: it is not YAML (JSON), or not a mapping, or has a key twice.
+        NotFoundError: the file does not exist.
+        ConfigError: it is not valid YAML (JSON), not a mapping, or has a duplicate key.
     """
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not there"
@@ -199,7 +199,7 @@ def read_file(path: Path) -> Iterator[ParsedValue]:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
             json.loads(text)
-            text = text.replace("\t", " ")  # JSON has no tabs but between tokens; YAML takes none there
+            text = text.replace("\t", " ")  # JSON allows tabs only between tokens, where YAML forbids them
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not text in UTF-8 (byte {error.start}). Save it as UTF-8.") from error
@@ -215,17 +215,17 @@ def read_file(path: Path) -> Iterator[ParsedValue]:
         ) from error
     if node is None:
         return
-    yield from _inside(ParsedValue("", node, str(path)), str(path))
+    yield from _section_values(ParsedValue("", node, str(path)), str(path))
 
 
-def _inside(section: ParsedValue, file: str | None) -> Iterator[ParsedValue]:
-    """The settings in a section that was given as one mapping."""
+def _section_values(section: ParsedValue, file: str | None) -> Iterator[ParsedValue]:
+    """Yield the settings of a section that was given as one mapping."""
     assert isinstance(section.value, Node)
     try:
         pairs = entries(section.value, "a mapping of settings (name: value)")
     except DecodingError as error:
         raise ConfigError(
-            _complaint(ParsedValue(section.name, error.node, section.source), error, file)
+            _error_message(ParsedValue(section.name, error.node, section.source), error, file)
         ) from error
     prefix = section.name + "." if section.name else ""
     for key, value in pairs:
@@ -236,56 +236,56 @@ def _inside(section: ParsedValue, file: str | None) -> Iterator[ParsedValue]:
 def _assign(
     given: Sequence[ParsedValue], schema: ConfigSchema, known: Sequence[str]
 ) -> tuple[dict[str, ParsedValue], dict[str, list[ParsedValue]]]:
-    """Which setting each given value is for; and for each open section, what must wait for its class.
+    """Assign values to settings; return those of open sections, whose class is not resolved yet, separately.
 
     Raises:
-        ConfigError: a name that nothing has; the nearest of `known` is proposed.
+        ConfigError: a name is unknown; the message proposes the nearest of `known`.
     """
     settings: dict[str, ParsedValue] = {}
     rest: dict[str, list[ParsedValue]] = {prefix: [] for prefix in schema.open}
-    waiting = list(given)
-    while waiting:
-        one = waiting.pop(0)
-        name = schema.aliases.get(one.name, one.name)
+    pending = list(given)
+    while pending:
+        item = pending.pop(0)
+        name = schema.aliases.get(item.name, item.name)
         prefixes = [prefix for prefix in rest if name.startswith(prefix)]
         if name in schema.flags:
-            settings[name] = one
+            settings[name] = item
         elif name in schema.sections:
-            waiting[:0] = _opened(one, schema.sections[name].cls)
+            pending[:0] = _open_section(item, schema.sections[name].cls)
         elif prefixes:
-            rest[max(prefixes, key=len)].append(one)
+            rest[max(prefixes, key=len)].append(item)
         else:
-            raise ConfigError(_unknown(one, known))
+            raise ConfigError(_unknown_name(item, known))
     return settings, rest
 
 
-def _opened(section: ParsedValue, cls: type) -> list[ParsedValue]:
+def _open_section(section: ParsedValue, cls: type) -> list[ParsedValue]:
     from_flag = not isinstance(section.value, Node)
     try:
         node = section.node(cls)
     except DecodingError as error:
-        raise ConfigError(_complaint(section, error)) from error
+        raise ConfigError(_error_message(section, error)) from error
     if isinstance(node, ScalarNode) and node.value.lower() in ("null", "none", "", "~"):
         return []
     if not isinstance(node, MappingNode):
         expected = f"a mapping of settings, or flags --{section.name}.NAME=VALUE"
-        raise ConfigError(_complaint(section, DecodingError(expected, node)))
+        raise ConfigError(_error_message(section, DecodingError(expected, node)))
     file = None if from_flag else section.source.rpartition(", line ")[0]
-    return list(_inside(ParsedValue(section.name, node, section.source), file))
+    return list(_section_values(ParsedValue(section.name, node, section.source), file))
 
 
 def _decode_all(settings: Mapping[str, ParsedValue], flags: Mapping[str, Flag]) -> dict[str, Any]:
     values = {}
-    for name, one in settings.items():
+    for name, setting in settings.items():
         flag = flags[name]
         try:
-            values[name] = decode(flag.hint, one.node(flag.hint))
+            values[name] = decode(flag.hint, setting.node(flag.hint))
         except DecodingError as error:
-            raise ConfigError(_complaint(one, error)) from error
+            raise ConfigError(_error_message(setting, error)) from error
         if REFUSED in flag.field.metadata:
             reason, harmless = flag.field.metadata[REFUSED]
             if not harmless(values[name]):
-                raise ConfigError(f"{_place(one)} can't be used: {reason}")
+                raise ConfigError(f"{_label(setting)} can't be used: {reason}")
     return values
 
 
@@ -295,7 +295,7 @@ def _decode_rest(
     rest: Mapping[str, Sequence[ParsedValue]],
     explicit: dict[str, str],
 ) -> dict[str, dict[str, Any]]:
-    """The settings of each open section, typed by the class that the section's other settings name."""
+    """Decode the settings of each open section, typed by the class that its other settings name."""
     decoded: dict[str, dict[str, Any]] = {}
     for prefix, fields_of in schema.open.items():
         cls = fields_of(
@@ -304,21 +304,21 @@ def _decode_rest(
         if cls is None:
             if rest[prefix]:
                 note = f" Further settings of this section need --{prefix}type=NAME."
-                raise ConfigError(_unknown(rest[prefix][0], schema.names(), note))
+                raise ConfigError(_unknown_name(rest[prefix][0], schema.names(), note))
             decoded[prefix] = {}
             continue
         inner = ConfigSchema(cls, prefix)
         settings, _ = _assign(rest[prefix], inner, [*inner.names(), *schema.names()])
         decoded[prefix] = _nested(inner, _decode_all(settings, inner.flags))
-        explicit.update({name: one.source for name, one in settings.items()})
+        explicit.update({name: setting.source for name, setting in settings.items()})
     return decoded
 
 
 def _build(schema: ConfigSchema, values: Mapping[str, Any], rest: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The dataclass of a schema, sections first.
+    """Build the dataclass of a schema, sections first.
 
     Raises:
-        ConfigError: a required setting is missing, or the class refuses the values.
+        ConfigError: a required setting is missing, or the class rejects the values.
     """
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(schema.cls):
@@ -328,11 +328,11 @@ def _build(schema: ConfigSchema, values: Mapping[str, Any], rest: Mapping[str, M
         elif name in values:
             fields[field.name] = values[name]
         elif name in schema.sections:
-            touched = any(key.startswith(name + ".") for key in values)
-            touched = touched or any(
+            is_given = any(key.startswith(name + ".") for key in values)
+            is_given = is_given or any(
                 content and prefix.startswith(name + ".") for prefix, content in rest.items()
             )
-            if touched or name + "." in rest or field.default is dataclasses.MISSING:
+            if is_given or name + "." in rest or field.default is dataclasses.MISSING:
                 fields[field.name] = _build(schema.sections[name], values, rest)
         elif name in schema.flags and schema.flags[name].is_required:
             raise ConfigError(
@@ -342,7 +342,7 @@ def _build(schema: ConfigSchema, values: Mapping[str, Any], rest: Mapping[str, M
 
 
 def _nested(schema: ConfigSchema, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Only what was given, top fields by name; a touched section as an instance of its class."""
+    """Return the given fields by name; a section with values becomes an instance of its class."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(schema.cls):
         name = schema.prefix + field.name
@@ -353,27 +353,27 @@ def _nested(schema: ConfigSchema, values: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _unknown(one: ParsedValue, known: Sequence[str], note: str = "") -> str:
-    how = " Add --help to list every setting."
-    if one.source.startswith("--"):
-        near = did_you_mean("--" + one.name, ["--" + name for name in known])
-        return f"There is no flag --{one.name}.{near}{note}{how}"
-    return f"{one.source}: there is no setting '{one.name}'.{did_you_mean(one.name, known)}{note}{how}"
+def _unknown_name(item: ParsedValue, known: Sequence[str], note: str = "") -> str:
+    advice = " Add --help to list every setting."
+    if item.source.startswith("--"):
+        near = did_you_mean("--" + item.name, ["--" + name for name in known])
+        return f"There is no flag --{item.name}.{near}{note}{advice}"
+    return f"{item.source}: there is no setting '{item.name}'.{did_you_mean(item.name, known)}{note}{advice}"
 
 
-def _place(one: ParsedValue) -> str:
-    return one.source if one.source.startswith("--") else f"{one.source}: {one.name}"
+def _label(item: ParsedValue) -> str:
+    return item.source if item.source.startswith("--") else f"{item.source}: {item.name}"
 
 
-def _complaint(one: ParsedValue, error: DecodingError, file: str | None = None) -> str:
-    """Where, what was expected, what was found."""
+def _error_message(item: ParsedValue, error: DecodingError, file: str | None = None) -> str:
+    """Return the message: location, expected type, found value."""
     mark = error.node.start_mark
-    if one.source.startswith("--"):
+    if item.source.startswith("--"):
         at = f" (at {error.path.lstrip('.')})" if error.path else ""
-        return f"{one.source}{at}: {error}"
-    file = file or one.source.rpartition(", line ")[0] or one.source
+        return f"{item.source}{at}: {error}"
+    file = file or item.source.rpartition(", line ")[0] or item.source
     line = f", line {mark.line + 1}" if mark is not None else ""
-    name = f"{one.name}{error.path}".lstrip(".")
+    name = f"{item.name}{error.path}".lstrip(".")
     return f"{file}{line}: {name + ': ' if name else ''}{error}"
 
 

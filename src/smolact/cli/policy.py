@@ -1,4 +1,4 @@
-"""`smolact policy COMMAND …`: what can be done with a trained policy, one module a command."""
+"""`smolact policy COMMAND …`: the commands on trained policies, one module per command."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ USAGE = "smolact policy merge-adapters --policy.path=CHECKPOINT --output=FOLDER"
 
 @dataclass
 class AdaptedPolicy:
-    """Which policy."""
+    """The policy with adapters."""
 
     path: str | None = setting(None, "The checkpoint of adapters: its folder, its run's folder, or a Hub id.")
     revision: str | None = setting(None, "Branch, tag or commit of the checkpoint on the Hub.")
@@ -26,14 +26,14 @@ class AdaptedPolicy:
 
 @dataclass
 class MergeConfig:
-    """What `smolact policy merge-adapters` takes."""
+    """Settings of `smolact policy merge-adapters`."""
 
     policy: AdaptedPolicy = field(default_factory=AdaptedPolicy)
     output: Path | None = setting(None, "The new folder that the merged policy goes to.")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Merge, and say where the policy is."""
+    """Merge the adapters and print the new folder."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(MergeConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0

@@ -1,7 +1,7 @@
-"""How a command shows that it lives: a bar on a terminal, and a line now and then where there is none.
+"""Progress output of commands: a bar on a terminal, an occasional line elsewhere.
 
-`announce` is for the first line, before anything slow is imported; `progress_bar` for work whose amount is known; `stages` for several
-such works, one after the other, that are over at once most of the time.
+`announce` prints the first line, before slow imports; `progress_bar` shows one task of known size, `stages` several
+consecutive ones that are mostly short.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PATIENCE = 5.0
-"""Seconds between two lines about the same work, where there is no terminal."""
+"""Seconds between two lines about the same task, without a terminal."""
 QUICK = 2.0
-"""Seconds that a work may take without a sign."""
+"""Seconds that tasks may take without any output."""
 REDRAW = 0.1
-"""Seconds between two drawings of a bar. The work itself draws it: a thread that did would disturb what is timed."""
+"""Seconds between two drawings of a bar. The task itself draws it: a thread would disturb timings."""
 
 
 class Advance(Protocol):
-    """What `progress_bar` yields."""
+    """The callback that `progress_bar` yields."""
 
     def __call__(self, count: int = 1, note: str = "") -> None:
-        """So many more are done; 0 to show only another note. A note stays until there is another one."""
+        """Add `count` finished items; 0 changes only the note, which stays until the next one."""
 
 
 def announce(line: str) -> None:
-    """Write a line to standard error at once; of several processes the first one speaks."""
+    """Write a line to standard error at once, in the process of rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
@@ -41,14 +41,14 @@ def announce(line: str) -> None:
 
 @dataclass
 class Count:
-    """How far a work is, and the lines that say so.
+    """Progress of one task, and the text that describes it.
 
     Attributes:
-        total: how many there are to do.
-        unit: of what, such as "episodes".
-        done: how many are done; those that are when the count is made are not part of its rate.
-        what: the name of the work, where there are several.
-        note: the end of the lines, such as "success 84%".
+        total: number of items.
+        unit: the items' noun, such as "episodes".
+        done: number of finished items; the initial ones do not count for the rate.
+        what: name of the task, if there are several.
+        note: end of the lines, such as "success 84%".
     """
 
     total: int
@@ -56,53 +56,52 @@ class Count:
     done: int = 0
     what: str = ""
     note: str = ""
-    _first: int = field(init=False)
-    _began: float = field(init=False)
-    _reached: float = field(init=False)
-    _said: float = field(init=False)
-    _is_over: bool = field(init=False)
+    _initial: int = field(init=False)
+    _started_at: float = field(init=False)
+    _advanced_at: float = field(init=False)
+    _printed_at: float = field(init=False)
+    _is_finished: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start the clock."""
-        self._first, self._is_over = self.done, self.done >= self.total
-        self._began = self._reached = self._said = time.monotonic()
+        self._initial, self._is_finished = self.done, self.done >= self.total
+        self._started_at = self._advanced_at = self._printed_at = time.monotonic()
 
     def reach(self, done: int, note: str = "") -> None:
-        """So many are done in all."""
+        """Set the number of finished items."""
         if done != self.done:
-            self.done, self._reached = done, time.monotonic()
+            self.done, self._advanced_at = done, time.monotonic()
         self.note = note or self.note
 
     @property
     def title(self) -> str:
-        """The line before the work: "600 episodes"."""
+        """The line before the task: "600 episodes"."""
         return self._named(counted(self.total, self.unit.removesuffix("s")) if self.unit else str(self.total))
 
     @property
     def numbers(self) -> str:
-        """What stands behind a bar: "3.1/s, 155 s left, success 84%"."""
+        """The text after a bar: "3.1/s, 155 s left, success 84%"."""
         parts = []
-        if self.done > self._first:
-            rate = (self.done - self._first) / max(self._reached - self._began, 1e-9)
+        if self.done > self._initial:
+            rate = (self.done - self._initial) / max(self._advanced_at - self._started_at, 1e-9)
             parts.append(rate_text(rate))
             if self.done < self.total:
-                # Episodes may end many at a time: until the next ones do, it is the time left that passes, not the rate that falls.
-                left = (self.total - self.done) / rate - (time.monotonic() - self._reached)
+                # Many episodes may end at once: until the next ones do, the time left falls, and the rate stays.
+                left = (self.total - self.done) / rate - (time.monotonic() - self._advanced_at)
                 parts.append(f"{time_text(left)} left")
         return ", ".join([*parts, self.note] if self.note else parts)
 
     @property
     def line(self) -> str:
-        """Where there is no bar: "120 of 600 episodes, 3.1/s, 155 s left, success 84%"."""
+        """The line without a bar: "120 of 600 episodes, 3.1/s, 155 s left, success 84%"."""
         reached = f"{self.done} of {self.total} {self.unit}".rstrip()
         return self._named(", ".join(part for part in (reached, self.numbers) if part))
 
     def next_line(self) -> str | None:
-        """The line, if it is time for it: `PATIENCE` after the one before, and at the end of the work."""
+        """Return the line if it is due: `PATIENCE` after the last one, and at the end of the task."""
         now, is_complete = time.monotonic(), self.done >= self.total
-        if self._is_over or (now - self._said < PATIENCE and not is_complete):
+        if self._is_finished or (now - self._printed_at < PATIENCE and not is_complete):
             return None
-        self._said, self._is_over = now, is_complete
+        self._printed_at, self._is_finished = now, is_complete
         return self.line
 
     def _named(self, text: str) -> str:
@@ -115,14 +114,14 @@ def counted(number: float, noun: str) -> str:
 
 
 def rate_text(rate: float) -> str:
-    """How many a second, or a minute if they are few."""
+    """Return a rate per second, or per minute if it is low."""
     if rate < 0.1:
         return f"{60 * rate:.1f}/min"
     return f"{rate:.1f}/s" if rate < 10 else f"{rate:.0f}/s"
 
 
 def time_text(seconds: float) -> str:
-    """A duration for a person: "155 s", "12 min", "3.5 h"."""
+    """Return a duration as text: "155 s", "12 min", "3.5 h"."""
     seconds = max(0.0, seconds)
     if seconds < 600:
         return f"{seconds:.0f} s"
@@ -133,18 +132,18 @@ def time_text(seconds: float) -> str:
 def progress_bar(
     total: int, unit: str, *, done: int = 0, first: str = "", console: Console | None = None
 ) -> Iterator[Advance]:
-    """Show how far a work is: a bar on a terminal; elsewhere a line at once, one every `PATIENCE` seconds, and one at the end.
+    """Show a task's progress: a bar on a terminal; elsewhere a line at once, every `PATIENCE` seconds, and at the end.
 
     Args:
         total, unit: such as 600 and "episodes".
-        done: how many were done before.
-        first: what to say before the work; "600 episodes" when empty, where there is no terminal.
-        console: where; standard error when None.
+        done: number of items finished before.
+        first: the first line; when empty, "600 episodes" without a terminal, and none on one.
+        console: the output; standard error when None.
     """
     console = console or _standard_error()
     work = Count(total, unit, done)
     if first or not console.is_interactive:
-        _say(console, first or work.title)
+        _print_line(console, first or work.title)
     with _bars(console) if console.is_interactive else _lines(console) as show:
         show(work)
 
@@ -157,9 +156,9 @@ def progress_bar(
 
 @contextlib.contextmanager
 def stages(*, console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a callback `(what, done, total)`, which shows nothing of what is over within `QUICK` seconds.
+    """Yield a callback `(what, done, total)`, which shows nothing in the first `QUICK` seconds.
 
-    On a terminal each `what` has a bar, and all go away at the end; elsewhere each has a line at once, and one every `PATIENCE` seconds.
+    On a terminal each `what` has a bar, removed at the end; elsewhere a line at once and every `PATIENCE` seconds.
     """
     console = console or _standard_error()
     began, counts, shown = time.monotonic(), dict[str, Count](), set[str]()
@@ -168,7 +167,7 @@ def stages(*, console: Console | None = None) -> Iterator[Callable[[str, int, in
 
         def advance(what: str, done: int, total: int) -> None:
             nonlocal show
-            if what not in counts or done < counts[what].done:  # it begins, or begins again
+            if what not in counts or done < counts[what].done:  # started or restarted
                 counts[what] = Count(total, what=what, done=done)
             count = counts[what]
             count.reach(done)
@@ -179,7 +178,7 @@ def stages(*, console: Console | None = None) -> Iterator[Callable[[str, int, in
                     _bars(console, transient=True) if console.is_interactive else _lines(console)
                 )
             if what not in shown and not console.is_interactive:
-                _say(console, count.line)
+                _print_line(console, count.line)
             else:
                 show(count)
             shown.add(what)
@@ -196,7 +195,7 @@ def _bars(console: Console, transient: bool = False) -> Iterator[Callable[[Count
     numbers = TextColumn(
         "{task.fields[numbers]}",
         markup=False,
-        table_column=Column(no_wrap=True, ratio=1),  # where the terminal is narrow, this is what is cut off
+        table_column=Column(no_wrap=True, ratio=1),  # cut off first on a narrow terminal
     )
     tasks: dict[str, TaskID] = {}
     drawn = time.monotonic()
@@ -209,7 +208,7 @@ def _bars(console: Console, transient: bool = False) -> Iterator[Callable[[Count
         transient=transient,
         expand=True,
         auto_refresh=False,
-        redirect_stdout=False,  # or a result that goes to a file would go to the terminal
+        redirect_stdout=False,  # else a result meant for a file would go to the terminal
     ) as bar:
 
         def show(count: Count) -> None:
@@ -231,12 +230,12 @@ def _lines(console: Console) -> Iterator[Callable[[Count], None]]:
     def show(count: Count) -> None:
         line = count.next_line()
         if line is not None:
-            _say(console, line)
+            _print_line(console, line)
 
     yield show
 
 
-def _say(console: Console, line: str) -> None:
+def _print_line(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 USAGE = "smolact push FOLDER OWNER/NAME [--private] [--dry-run]"
 MAX_FILES = 20
-"""That are listed; of more, how many there are."""
+"""Number of files that are listed; the rest is only counted."""
 
 
 @dataclass
 class PushConfig:
-    """What `smolact push` takes."""
+    """Settings of `smolact push`."""
 
     private: bool = setting(False, "Make a new repository private; else it is as its owner's are by default.")
     revision: str | None = setting(None, "The branch to write, made if need be; the main one when null.")
@@ -45,21 +45,21 @@ class PushConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Show what is published, publish it, and say where it is."""
+    """List the files, publish them, and print the page's address."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(PushConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
-    named = [word for word in argv if not word.startswith("-")]
+    positional = [word for word in argv if not word.startswith("-")]
     config, _ = parse(PushConfig, [word for word in argv if word.startswith("-")])
-    if len(named) != 2:
+    if len(positional) != 2:
         raise ConfigError(f"`smolact push` needs a folder and a name on the Hub: {USAGE}")
-    folder, repo_id = named
+    folder, repo_id = positional
 
     announce(f"Reading {folder} …")
     from smolact.uploads import publish
 
     with contextlib.ExitStack() as stack:
-        upload = what_is_pushed(folder, repo_id, config, stack)
+        upload = collect_upload(folder, repo_id, config, stack)
         sys.stdout.write(listing(upload, repo_id))
         if config.dry_run:
             card = upload.files["README.md"]
@@ -78,12 +78,12 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def what_is_pushed(name: str, repo_id: str, config: PushConfig, stack: contextlib.ExitStack) -> Upload:
-    """A dataset's or a policy's files; nobody may write into a dataset until the `stack` is left.
+def collect_upload(name: str, repo_id: str, config: PushConfig, stack: contextlib.ExitStack) -> Upload:
+    """Collect the files of a dataset or policy; a dataset stays locked until the `stack` closes.
 
     Raises:
-        NotFoundError: there is no such folder, or neither of them is in it.
-        SmolactError: it is damaged, or not to be published.
+        NotFoundError: the folder does not exist, or contains neither.
+        SmolactError: it is damaged, or must not be published.
     """
     from smolact.hub import local_folder
 
@@ -112,7 +112,7 @@ def what_is_pushed(name: str, repo_id: str, config: PushConfig, stack: contextli
 
 
 def listing(upload: Upload, repo_id: str) -> str:
-    """What is published, largest first, and what is to be known about it."""
+    """Return the list of files, largest first, and notes."""
     sizes = sorted(upload.sizes.items(), key=lambda entry: -entry[1])
     rows = [f"  {size_text(size):>9}  {name}" for name, size in sizes[:MAX_FILES]]
     if len(sizes) > MAX_FILES:
@@ -125,7 +125,7 @@ def listing(upload: Upload, repo_id: str) -> str:
 
 
 def size_text(size: int) -> str:
-    """Bytes for a person."""
+    """Return a number of bytes as text."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""`smolact robot COMMAND …`: what is plugged in, and what comes before recording; one module a command."""
+"""`smolact robot COMMAND …`: the set-up commands of a robot, one module per command."""
 
 from __future__ import annotations
 

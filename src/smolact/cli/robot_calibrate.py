@@ -16,14 +16,14 @@ USAGE = "smolact robot calibrate --robot.type=so101_follower --robot.port=PORT -
 
 @dataclass
 class CalibrateConfig:
-    """What `smolact robot calibrate` takes: a robot or a teleoperator."""
+    """Settings of `smolact robot calibrate`: a robot or a teleoperator."""
 
     robot: RobotSection = field(default_factory=RobotSection)
     teleop: TeleopSection = field(default_factory=TeleopSection)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Calibrate, and say where it is kept."""
+    """Calibrate the device and print the calibration file."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(CalibrateConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0

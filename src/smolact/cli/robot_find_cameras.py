@@ -24,14 +24,14 @@ USAGE = "smolact robot find-cameras --output=FOLDER"
 
 @dataclass
 class FindCamerasConfig:
-    """What `smolact robot find-cameras` takes."""
+    """Settings of `smolact robot find-cameras`."""
 
     type: str | None = setting(None, "Look for these alone: opencv or intelrealsense.")
     output: Path | None = setting(None, "A folder for a picture of each camera, to see which is which.")
 
 
 def run(argv: Sequence[str]) -> int:
-    """List the cameras."""
+    """Print the cameras, and save a picture of each."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(FindCamerasConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -39,23 +39,23 @@ def run(argv: Sequence[str]) -> int:
 
     from smolact.robots.lerobot_cameras import find_cameras, take_picture
 
-    silent = 0
-    for number, camera in enumerate(find_cameras(config.type, _tell)):
+    failures = 0
+    for number, camera in enumerate(find_cameras(config.type, _print_error)):
         sys.stdout.write(f'--robot.cameras="{{{camera.setting(f"camera{number}")}}}"\n')
         if config.output is None:
             continue
         path = config.output / f"{camera.type}_{re.sub('[^A-Za-z0-9]+', '_', str(camera.id)).strip('_')}.png"
         try:
             _save(take_picture(camera), path)
-        except RobotError as error:  # the other cameras are still to be seen
-            silent += 1
-            _tell(str(error))
+        except RobotError as error:  # continue with the other cameras
+            failures += 1
+            _print_error(str(error))
         else:
             sys.stdout.write(f"  {path}\n")
-    return FAILED if silent else DONE
+    return FAILED if failures else DONE
 
 
-def _tell(line: str) -> None:
+def _print_error(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 

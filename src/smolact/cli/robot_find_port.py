@@ -16,13 +16,13 @@ USAGE = "smolact robot find-port"
 
 @dataclass
 class FindPortConfig:
-    """What `smolact robot find-port` takes."""
+    """Settings of `smolact robot find-port`."""
 
     list: bool = setting(False, "Only list the ports that there are, and ask nothing.")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Name the port."""
+    """Find and print the robot's port."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(FindPortConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0

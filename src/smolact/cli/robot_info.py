@@ -19,23 +19,23 @@ USAGE = "smolact robot info [--robot.type=so101_follower --robot.port=PORT --rob
 
 @dataclass
 class InfoConfig:
-    """What `smolact robot info` takes. Nothing is connected."""
+    """Settings of `smolact robot info`. Nothing is connected."""
 
     robot: RobotSection = field(default_factory=RobotSection)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Tell."""
+    """Print the known types and ports, or one robot's features and limits."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(InfoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
     config, _ = parse(InfoConfig, argv)
-    lines = _what_there_is() if config.robot.type is None else _about(config.robot.make())
+    lines = _overview() if config.robot.type is None else _describe(config.robot.make())
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def _what_there_is() -> Iterator[str]:
+def _overview() -> Iterator[str]:
     from smolact.recording.builtin import ROBOTS, TELEOPERATORS
     from smolact.robots.factory import robot_types, teleoperator_types
     from smolact.robots.lerobot_drivers import CAMERA, NEEDS, is_installed, known_types, version
@@ -49,7 +49,7 @@ def _what_there_is() -> Iterator[str]:
     yield f"video devices  {', '.join(video_devices()) or 'none'}"
 
 
-def _about(robot: Robot) -> Iterator[str]:
+def _describe(robot: Robot) -> Iterator[str]:
     from smolact.robots.lerobot import LeRobotRobot
     from smolact.robots.lerobot_hardware import calibration_file
     from smolact.types import ACTION

@@ -30,37 +30,36 @@ USAGE = (
     "smolact train --dataset.repo_id=OWNER/NAME (--policy.path=… | --policy.type=smolvla) [--NAME=VALUE …]"
 )
 INTERRUPTED = 130
-MUCH = 0.1
-"""Of a run's time; who waits longer for data hears what to do."""
+HIGH_DATA_WAIT = 0.1
+"""Share of a run's time spent waiting for data above which advice is printed."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train as the flags say, and show how it goes."""
+    """Train with the given flags and show the progress."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(TrainConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
     flags, checkpoint = with_resumed_settings(argv)
     config, explicit = parse(TrainConfig, flags, recorded=_recorded)
-    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
+    if os.environ.get("RANK", "0") != "0":  # only rank 0 logs
         logging.getLogger().setLevel(logging.ERROR)
 
     announce("Loading PyTorch …")
     from smolact.training.trainer import train
 
     with ProgressLine(env_flags=env_flags(config.env)) as line:
-        ended = train(config, explicit, checkpoint=checkpoint, listeners=[line])
-    return INTERRUPTED if ended.is_stopped else 0
+        result = train(config, explicit, checkpoint=checkpoint, listeners=[line])
+    return INTERRUPTED if result.is_stopped else 0
 
 
 def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
-    """With `--resume`, the flags with the checkpoint's own settings put beneath them, and that checkpoint.
+    """With `--resume`, return the flags on top of the checkpoint's own settings, and the checkpoint.
 
-    The checkpoint is the link `last` where the flags name the run and no other checkpoint: it may lead to another one by the time
-    that the run's folder is held. A run that was stopped before its first checkpoint has none: its flags are those that it was
-    begun with, beneath these.
+    It is the link `last` if the flags name the run and no other checkpoint: its target may change before the run's folder
+    is locked. A run that was stopped before its first checkpoint has none: the flags override its original ones.
 
     Raises:
-        ConfigError: nothing says which run, or the flags say two.
+        ConfigError: the flags name no run, or two runs.
         NotFoundError: there is no checkpoint.
     """
     flags = {flag.name: flag.value for flag in read_flags(argv)}
@@ -75,28 +74,28 @@ def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     if run and is_unfinished(Path(str(run))):
         logging.getLogger(__name__).info("%s holds a run without a checkpoint: it begins anew.", run)
         return [*([] if CONFIG_PATH in flags else read_saved_flags(Path(str(run)))), *argv], None
-    named = flags.get(CONFIG_PATH) or flags.get("output_dir")
-    if not named:
+    location = flags.get(CONFIG_PATH) or flags.get("output_dir")
+    if not location:
         raise ConfigError(
             "Which run is to be resumed? Give --output_dir=RUN or --config_path=…/train_config.json."
         )
-    checkpoint = find_checkpoint(Path(str(named)))
+    checkpoint = find_checkpoint(Path(str(location)))
     if run and Path(str(run)).resolve() != checkpoint.parent.parent:
         raise ConfigError(
-            f"--output_dir={run} is not the run of --config_path={named}, and a run goes on in its own folder. Drop "
+            f"--output_dir={run} is not the run of --config_path={location}, and a run goes on in its own folder. Drop "
             "--output_dir, or start a new run from the weights with --policy.path."
         )
-    own = [
+    own_flags = [
         f"--{name}={json.dumps(value)}"
         for name, value in read_own_settings(checkpoint).items()
-        if name != "train_minutes" or "steps" not in flags  # which say how long the run goes, instead
+        if name != "train_minutes" or "steps" not in flags  # --steps replaces it
     ]
-    kept = [
+    other_flags = [
         f"--{flag.name}" if flag.value is None else f"--{flag.name}={flag.value}"
         for flag in read_flags(argv)
         if flag.name not in (CONFIG_PATH, "output_dir")
     ]
-    settings = [f"--{CONFIG_PATH}={checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG}", *own, *kept]
+    settings = [f"--{CONFIG_PATH}={checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG}", *own_flags, *other_flags]
     last = checkpoint.parent / LAST
     is_last = CONFIG_PATH not in flags and checkpoint.parent.name == CHECKPOINTS and last.exists()
     return settings, last if is_last and last.resolve() == checkpoint else checkpoint
@@ -114,16 +113,16 @@ def _recorded(path: Path) -> Mapping[str, str] | None:
 
 @dataclass
 class _Preparation:
-    """Something that is made: its bar, when it began, from how many on, and when a line last told of it."""
+    """A preparation step: its bar, start time, initial count, and the time of its last printed line."""
 
     task: TaskID
-    began: float
-    first: int
-    said: float
+    started_at: float
+    initial: int
+    printed_at: float
 
 
 class ProgressLine:
-    """A live line on a terminal, a plain line a measurement elsewhere; `ending`: whether it says how to go on."""
+    """A live line on a terminal, elsewhere a line per measurement; `ending` prints the next command at the end."""
 
     def __init__(self, ending: bool = True, env_flags: Sequence[str] = ()) -> None:
         from rich.console import Console
@@ -144,7 +143,7 @@ class ProgressLine:
         self.left = ""
         self.steps = 0
         self.minutes: float | None = None
-        self.said = 0.0
+        self.printed_at = 0.0
         self.run = Path()
 
     def __enter__(self) -> ProgressLine:
@@ -164,9 +163,9 @@ class ProgressLine:
             self.steps, self.minutes, self.run = event.steps, event.minutes, event.run
             for preparation in self.prepared.values():
                 self.bar.remove_task(preparation.task)
-            self.said = time.monotonic()
+            self.printed_at = time.monotonic()
             total = event.steps if event.minutes is None else 60 * event.minutes
-            self.task = self.bar.add_task("", total=total, place=self._place(event.step), numbers="")
+            self.task = self.bar.add_task("", total=total, place=self._step_text(event.step), numbers="")
             width = max(map(len, event.facts))
             for name, value in event.facts.items():
                 self.console.print(f"{name.ljust(width)}  {value}", soft_wrap=True, markup=False)
@@ -175,12 +174,12 @@ class ProgressLine:
             left = event.seconds_left
             self.left = "" if left is None else f"  {datetime.timedelta(seconds=round(left))} left"
             done = event.step if self.minutes is None else 60 * self.minutes - (left or 0.0)
-            self.bar.update(self.task, completed=done, place=self._place(event.step))
-            if time.monotonic() - self.said > PATIENCE:
-                self._line(event.step)
+            self.bar.update(self.task, completed=done, place=self._step_text(event.step))
+            if time.monotonic() - self.printed_at > PATIENCE:
+                self._print_progress(event.step)
         elif isinstance(event, tracking.Measured):
             self.bar.update(self.task, numbers=_numbers(event.metrics))
-            self._line(event.step, _numbers(event.metrics))
+            self._print_progress(event.step, _numbers(event.metrics))
         elif isinstance(event, tracking.Evaluated):
             self.console.print(f"step {event.step}: success {event.result.success}", soft_wrap=True)
         elif isinstance(event, tracking.Saved):
@@ -189,45 +188,45 @@ class ProgressLine:
             self._end(event)
 
     def _prepare(self, event: Prepared) -> None:
-        """Another bar for each thing that is made; without a terminal a line now and then."""
+        """Show a bar for each preparation step; without a terminal, an occasional line."""
         now = time.monotonic()
         if event.what not in self.prepared:
             task = self.bar.add_task("", total=event.of, place="", numbers=event.what)
             self.prepared[event.what] = _Preparation(task, now, event.done, now)
             if not self.console.is_terminal:
                 self.console.print(f"{event.what}: {event.of}", soft_wrap=True, markup=False)
-        begun = self.prepared[event.what]
-        rate = (event.done - begun.first) / max(now - begun.began, 1e-9)
+        preparation = self.prepared[event.what]
+        rate = (event.done - preparation.initial) / max(now - preparation.started_at, 1e-9)
         numbers = f"{event.what}  {rate:.0f}/s" if rate else event.what
         place = f"{event.done}/{event.of}"
-        self.bar.update(begun.task, completed=event.done, total=event.of, place=place, numbers=numbers)
-        if not self.console.is_terminal and rate and now - begun.said > PATIENCE:
-            begun.said = now
+        self.bar.update(preparation.task, completed=event.done, total=event.of, place=place, numbers=numbers)
+        if not self.console.is_terminal and rate and now - preparation.printed_at > PATIENCE:
+            preparation.printed_at = now
             left = datetime.timedelta(seconds=round((event.of - event.done) / rate))
             line = f"{event.what}: {event.done} of {event.of}, {rate:.0f}/s, {left} left"
             self.console.print(line, soft_wrap=True, markup=False)
 
-    def _place(self, step: int) -> str:
+    def _step_text(self, step: int) -> str:
         return f"step {step}" if self.minutes is not None else f"{step}/{self.steps}"
 
-    def _line(self, step: int, numbers: str = "") -> None:
-        """Where there is no terminal: after each measurement, and when nothing has been said for a while."""
-        self.said = time.monotonic()
+    def _print_progress(self, step: int, numbers: str = "") -> None:
+        """Without a terminal, print a line: after each measurement, or `PATIENCE` seconds without one."""
+        self.printed_at = time.monotonic()
         if not self.console.is_terminal:
             numbers = f"  {numbers}" if numbers else ""
             self.console.print(
-                f"step {self._place(step).removeprefix('step ')}{numbers}{self.left}", soft_wrap=True
+                f"step {self._step_text(step).removeprefix('step ')}{numbers}{self.left}", soft_wrap=True
             )
 
     def _end(self, event: Ended) -> None:
         self.bar.stop()
         if event.data_wait is not None:
-            more = (
+            options = (
                 "More --num_workers, or --dataset.cache=frames,"
                 if event.has_readers
                 else "--dataset.cache=frames"
             )
-            advice = f" {more} would help." * (event.data_wait > MUCH)
+            advice = f" {options} would help." * (event.data_wait > HIGH_DATA_WAIT)
             self.console.print(f"Waited for data {event.data_wait:.0%} of the time.{advice}", soft_wrap=True)
         if event.is_complete:
             if self.ending and event.checkpoint is not None:
@@ -247,7 +246,7 @@ class ProgressLine:
 
 
 def env_flags(env: EnvSection) -> list[str]:
-    """The flags that name this environment to another command."""
+    """Return the flags that select this environment in another command."""
     flags = [f"--env.type={env.type or 'ENV'}"]
     if env.mapping is not None:
         flags.append(f"--env.mapping={env.mapping}")

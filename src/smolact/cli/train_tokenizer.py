@@ -28,7 +28,7 @@ PICTURE = "tokenizer.png"
 
 @dataclass
 class TokenizedDataset:
-    """Whose actions."""
+    """The dataset whose actions are encoded."""
 
     repo_id: str | None = setting(None, "The dataset on the Hub, or a folder.")
     root: Path | None = setting(None, "A local folder, used in its place.")
@@ -38,7 +38,7 @@ class TokenizedDataset:
 
 @dataclass
 class TokenizerConfig:
-    """What `smolact train-tokenizer` takes."""
+    """Settings of `smolact train-tokenizer`."""
 
     dataset: TokenizedDataset = field(default_factory=TokenizedDataset)
     output: Path | None = setting(None, "The folder of the tokenizer; it must not hold one yet.")
@@ -52,7 +52,6 @@ class TokenizerConfig:
     seed: int = setting(0, "Of that draw.")
 
     def __post_init__(self) -> None:
-        """Check what does not need the dataset."""
         if self.normalization not in MODES:
             raise ConfigError(
                 f"--normalization={self.normalization}: FAST needs actions in about [-1, 1]; use {' or '.join(MODES)}."
@@ -65,7 +64,7 @@ class TokenizerConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Fit, save, and print what it comes to."""
+    """Fit and save a tokenizer, and print its report."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(TokenizerConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -84,10 +83,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def fit(config: TokenizerConfig, source: str, output: Path) -> None:
-    """Fit a tokenizer on the dataset `source`, save it to the folder `output`, and print what it comes to.
+    """Fit a tokenizer on the dataset `source`, save it to the folder `output`, and print its report.
 
     Raises:
-        SmolactError: what the dataset, its chunks and the disk raise.
+        SmolactError: the dataset or its chunks are unusable, or writing fails.
     """
     announce(f"Reading {source} …")
     from smolact import durable
@@ -112,10 +111,10 @@ def fit(config: TokenizerConfig, source: str, output: Path) -> None:
 
 
 def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArray[Any]:
-    """The dataset's chunks of actions as a policy has them, (N, T, D).
+    """Return the dataset's action chunks, normalized as for a policy, (N, T, D).
 
     Raises:
-        ConfigError: no episode is as long as a chunk.
+        ConfigError: no episode is as long as a chunk, or the dataset lacks a statistic.
     """
     import numpy as np
     import torch
@@ -139,14 +138,14 @@ def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArr
     if len(frames) > config.max_chunks:
         frames = np.sort(np.random.default_rng(config.seed).choice(frames, config.max_chunks, replace=False))
     mode = NormalizationMode[config.normalization.upper()]
-    kept = dataset.meta.stats.get(ACTION, {})
-    missing = [name for name in STATISTICS_OF[mode] if name not in kept]
+    stats = dataset.meta.stats.get(ACTION, {})
+    missing = [name for name in STATISTICS_OF[mode] if name not in stats]
     if missing:
         raise ConfigError(
             f"The dataset has no statistic '{missing[0]}' of '{ACTION}', which --normalization={config.normalization} needs. "
             f"Use --normalization={'min_max' if mode is NormalizationMode.QUANTILES else 'quantiles'}, or compute it."
         )
-    values = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in kept.items()}
+    values = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in stats.items()}
     mask = is_degenerate(values, mode)
     if mask is not None:
         warn_of_degenerate(ACTION, mode, mask, MINIMUM_AND_MAXIMUM)
@@ -156,7 +155,7 @@ def normalized_chunks(dataset: LeRobotDataset, config: TokenizerConfig) -> NDArr
 
 
 def joint_names(dataset: LeRobotDataset) -> list[str]:
-    """The names of the action's numbers; their places where they have none."""
+    """Return the names of the action's dimensions, or their indices if they have none."""
     from smolact.types import ACTION
 
     feature = dataset.features[ACTION]
@@ -170,7 +169,7 @@ def show(
     names: Sequence[str],
     chunks: int,
 ) -> None:
-    """A table a person can read."""
+    """Print the report as a table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,6 +1,6 @@
-"""What is wrong with a dataset's annotations: LeRobot's language columns, and the subtasks of its older versions.
+"""Faults in LeRobot's language columns, and in the subtasks of its older versions.
 
-Training here does not read them, so these are warnings.
+They are warnings, because training does not read annotations.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from smolact.datasets.metadata import LeRobotDatasetMetadata, read_numbered
 from smolact.datasets.tables import column_array
 from smolact.errors import DatasetError
 
-_PERSISTENT = "language_persistent"  # records that hold for a whole episode; others happen at their frame
+_PERSISTENT = "language_persistent"  # the same records in every frame of an episode
 _FIELDS = {"role", "content", "style", "camera", "tool_calls"}
 
 
 def annotation_faults(
-    meta: LeRobotDatasetMetadata, place: str, table: pa.Table, rows: Sequence[tuple[int, NDArray[Any]]]
+    meta: LeRobotDatasetMetadata, file: str, table: pa.Table, rows: Sequence[tuple[int, NDArray[Any]]]
 ) -> Iterator[Fault]:
-    """Look at the annotations in one data file.
+    """Check the annotations in one data file.
 
     Args:
-        meta: the dataset's.
-        place: the file, relative to the dataset's root.
-        table: its columns.
-        rows: an episode's number and its rows, for each episode.
+        meta: the dataset's metadata.
+        file: the data file, relative to the root.
+        table: its table.
+        rows: each episode's number and rows.
     """
     for name, feature in meta.features.items():
         if feature.dtype == layout.LANGUAGE_DTYPE:
-            yield from _language(meta, place, name, table.column(name).combine_chunks(), rows)
+            yield from _language_faults(meta, file, name, table.column(name).combine_chunks(), rows)
     path = meta.root / layout.SUBTASKS
     if layout.SUBTASK_INDEX in meta.features and path.is_file():
-        numbers = column_array(table, layout.SUBTASK_INDEX, (1,), meta.root / place)
+        numbers = column_array(table, layout.SUBTASK_INDEX, (1,), meta.root / file)
         try:
             known = read_numbered(path, "subtask")
         except DatasetError as error:
@@ -47,39 +47,39 @@ def annotation_faults(
         unknown = {number for number in np.unique(numbers).tolist() if number >= 0} - known.keys()
         if unknown:
             message = f"{layout.SUBTASK_INDEX} {min(unknown)} is no subtask: {layout.SUBTASKS} lists {len(known)}. Restore it."
-            yield Fault("warning", place, message)
+            yield Fault("warning", file, message)
 
 
-def _language(
+def _language_faults(
     meta: LeRobotDatasetMetadata,
-    place: str,
+    file: str,
     name: str,
     column: Any,
     rows: Sequence[tuple[int, NDArray[Any]]],
 ) -> Iterator[Fault]:
     if isinstance(column, pa.ChunkedArray):  # PyArrow before 17
         column = pa.concat_arrays(column.chunks)
-    again = "Annotate the dataset again, or leave the column out: smolact dataset remove-feature"
+    advice = "Annotate the dataset again, or leave the column out: smolact dataset remove-feature"
     kind = column.type
     if pa.types.is_null(kind) or (pa.types.is_list(kind) and pa.types.is_null(kind.value_type)):
-        return  # nothing was said
+        return  # no annotations
     if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
-        message = f"'{name}' holds {kind}, expected a list of records for each frame. {again}"
-        yield Fault("warning", place, message)
+        message = f"'{name}' holds {kind}, expected a list of records for each frame. {advice}"
+        yield Fault("warning", file, message)
         return
     missing = sorted(
         (_FIELDS | ({"timestamp"} if name == _PERSISTENT else set()))
         - {kind.value_type.field(number).name for number in range(kind.value_type.num_fields)}
     )
     if missing:
-        yield Fault("warning", place, f"'{name}' lacks {', '.join(missing)} in its records. {again}")
+        yield Fault("warning", file, f"'{name}' lacks {', '.join(missing)} in its records. {advice}")
         return
     cameras = set(column.flatten().field("camera").to_pylist()) - {None}
     for camera in sorted(cameras - set(meta.camera_keys)):
-        message = f"'{name}' is about the camera '{camera}', which the dataset does not have. {again}"
-        yield Fault("warning", place, message)
+        message = f"'{name}' is about the camera '{camera}', which the dataset does not have. {advice}"
+        yield Fault("warning", file, message)
     for episode, numbers in rows if name == _PERSISTENT else ():
         first = column.slice(int(numbers[0]), 1) if len(numbers) else None
         if first is not None and not all(column.slice(int(row), 1).equals(first) for row in numbers):
-            message = f"'{name}' is not the same in every frame of episode {episode}. {again}"
-            yield Fault("warning", place, message)
+            message = f"'{name}' is not the same in every frame of episode {episode}. {advice}"
+            yield Fault("warning", file, message)

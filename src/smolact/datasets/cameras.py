@@ -1,7 +1,7 @@
-"""The pictures of a dataset, by episode and frame: out of video files, or out of image columns.
+"""Camera images of a dataset, read by episode and frame from video files or image columns.
 
-What is open or cached belongs to one process. A forked worker abandons what it inherited (without closing it: the
-parent still reads there), a pickled source travels empty; either opens its own files when first asked.
+Open files and caches belong to one process. A forked worker abandons inherited ones without closing them, because the
+parent still reads from them; a pickled object travels without them. Both open their own files on first use.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 OPEN_FILES = 32
-CACHED_IMAGE_BYTES = 256 * 2**20  # encoded, a process
+CACHED_IMAGE_BYTES = 256 * 2**20  # encoded, per process
 
 
 class ForkSafeLRUCache(Generic[Key, Value]):
-    """The most recently used values, made on demand, within a budget; one thread at a time, each process its own.
+    """An LRU cache that creates values on demand, for one thread at a time; each process has its own entries.
 
     Args:
-        make: what makes a value.
-        budget: how much is kept, counted by `weigh`; the latest value is kept in any case.
-        weigh: what a value counts; 1 each when None.
-        drop: what is done to a value that leaves.
+        make: creates the value of a key.
+        budget: the maximal total weight; the latest value is always kept.
+        weigh: the weight of a value; 1 each when None.
+        drop: called with each evicted value.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class ForkSafeLRUCache(Generic[Key, Value]):
     ) -> None:
         self._make, self._budget, self._weigh, self._drop = make, budget, weigh, drop
         self._abandoned: list[Any] = []
-        self._begin()
+        self._reset()
 
     def __call__(self, key: Key) -> Value:
         """The value of `key`."""
         if self._process != os.getpid():
-            self._abandoned.append(self._values)  # destroying it would close what the parent reads
-            self._begin()
+            self._abandoned.append(self._values)  # destroying it would close the parent's files
+            self._reset()
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -75,7 +75,7 @@ class ForkSafeLRUCache(Generic[Key, Value]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._values: OrderedDict[Key, Value] = OrderedDict()
@@ -86,15 +86,15 @@ class ForkSafeLRUCache(Generic[Key, Value]):
 
 
 class Camera(Protocol):
-    """Where the pictures of one camera come from."""
+    """The image source of one camera."""
 
     def frames(self, episodes: Ints, numbers: Ints) -> Image:
-        """The frames `numbers` (counted from 0 in each episode) of `episodes`, (n, H, W, 3) uint8."""
+        """The frames `numbers` (from 0 in each episode) of `episodes`, (n, H, W, 3) uint8."""
         ...
 
 
 class Videos:
-    """The video readers that all cameras of a dataset share."""
+    """The video readers shared by all cameras of a dataset."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -111,7 +111,7 @@ class Videos:
 
 
 class VideoCamera:
-    """A camera stored as video: `paths` and `first_frames` say where each episode begins."""
+    """A camera stored as video: episode to file (`paths`) and to its first frame in that file (`first_frames`)."""
 
     def __init__(
         self,
@@ -125,46 +125,46 @@ class VideoCamera:
         self._videos, self._paths, self._first = videos, paths, first_frames
 
     def frames(self, episodes: Ints, numbers: Ints) -> Image:
-        """See `Camera`. Each file is visited once, in order, and what lies together is decoded together."""
+        """See `Camera`. Each file is read once, in frame order, and adjacent frames are decoded together."""
         channels, height, width = self._shape
         images: Image = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
         by_file: dict[str, list[int]] = {}
-        for place, episode in enumerate(episodes.tolist()):
-            by_file.setdefault(self._paths[episode], []).append(place)
-        for path, places in by_file.items():
-            inside = np.array([self._first[int(episodes[place])] for place in places]) + numbers[places]
+        for slot, episode in enumerate(episodes.tolist()):
+            by_file.setdefault(self._paths[episode], []).append(slot)
+        for path, slots in by_file.items():
+            wanted = np.array([self._first[int(episodes[slot])] for slot in slots]) + numbers[slots]
             try:
-                found = self._videos.reader(path).frames(inside)
+                decoded = self._videos.reader(path).frames(wanted)
             except VideoError as error:
                 raise VideoError(f"'{self._key}': {error}") from error
-            if found.shape[1:] != images.shape[1:]:
+            if decoded.shape[1:] != images.shape[1:]:
                 raise VideoError(
-                    f"{path} has frames of (height, width, channels) {found.shape[1:]}, and other videos of '{self._key}' have "
+                    f"{path} has frames of (height, width, channels) {decoded.shape[1:]}, and other videos of '{self._key}' have "
                     f"{images.shape[1:]}. Fetch the dataset again, or delete the episodes of one of them: smolact dataset delete"
                 )
-            images[places] = found
+            images[slots] = decoded
         return images
 
 
 class Columns:
-    """The image columns of a dataset's data files, read a row group at a time."""
+    """The image columns of a dataset's data files, read one row group at a time."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._files: ForkSafeLRUCache[str, Any] = ForkSafeLRUCache(self._open, OPEN_FILES)
         self._groups: ForkSafeLRUCache[tuple[str, int, str], Any] = ForkSafeLRUCache(
-            self._read, CACHED_IMAGE_BYTES, weigh=_bytes_of
+            self._read, CACHED_IMAGE_BYTES, weigh=_num_bytes
         )
 
     def images(self, path: str, key: str, rows: Sequence[int]) -> list[bytes | None]:
         """The encoded images in `rows` of the column `key` of the file `path`, relative to the root."""
         _, ends = self._files(path)
-        found = []
+        images = []
         for row in rows:
             group = int(np.searchsorted(ends, row, side="right"))
             begin = int(ends[group - 1]) if group else 0
-            found.append(self._groups((path, group, key))[row - begin].as_py())
-        return found
+            images.append(self._groups((path, group, key))[row - begin].as_py())
+        return images
 
     def _open(self, path: str) -> tuple[Any, Ints]:
         file = open_parquet(self._root / path)
@@ -182,12 +182,12 @@ class Columns:
         return column.combine_chunks().field("bytes")
 
 
-def _bytes_of(column: Any) -> int:
+def _num_bytes(column: Any) -> int:
     return int(column.nbytes)
 
 
 class ImageCamera:
-    """A camera stored as PNG or JPEG in the data files: `paths` and `rows` say where each episode's frames are."""
+    """A camera stored as PNG or JPEG in the data files: episode to file (`paths`) and to its row numbers (`rows`)."""
 
     def __init__(
         self,
@@ -204,44 +204,44 @@ class ImageCamera:
         """See `Camera`."""
         channels, height, width = self._shape
         images: Image = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
-        for place, (episode, number) in enumerate(zip(episodes.tolist(), numbers.tolist(), strict=True)):
+        for slot, (episode, number) in enumerate(zip(episodes.tolist(), numbers.tolist(), strict=True)):
             path, row = self._paths[episode], int(self._rows[episode][number])
             (data,) = self._columns.images(path, self._key, [row])
-            images[place] = decode_image(data, (height, width), f"{path}, row {row}, '{self._key}'")
+            images[slot] = decode_image(data, (height, width), f"{path}, row {row}, '{self._key}'")
         return images
 
 
 def decode_image(data: bytes | None, size: tuple[int, int], where: str) -> Image:
-    """A PNG or JPEG as (H, W, 3) uint8; its size is checked before it is decoded.
+    """Decode a PNG or JPEG to (H, W, 3) uint8; its size is checked before decoding.
 
     Raises:
-        DatasetError: there is no image, it is damaged, or of another size than (height, width) `size`.
+        DatasetError: the image is missing, corrupt, or of another size than (height, width) `size`.
     """
-    with _opened(data, size, where, ("PNG", "JPEG")) as picture:
+    with _open_image(data, size, where, ("PNG", "JPEG")) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
 def check_depth_image(data: bytes | None, shape: tuple[int, int, int], where: str) -> None:
-    """See that an image of a depth camera is whole; its numbers stay as they are.
+    """Raise unless an image of a depth camera is intact; its values are not checked.
 
     Raises:
-        DatasetError: there is no image, it is damaged, or of another (channels, height, width) than `shape`.
+        DatasetError: the image is missing, corrupt, or of another (channels, height, width) than `shape`.
     """
-    with _opened(data, shape[1:], where, ("PNG", "TIFF", "JPEG")) as picture:
+    with _open_image(data, shape[1:], where, ("PNG", "TIFF", "JPEG")) as picture:
         picture.load()
-        found = len(picture.getbands())
-    if found != shape[0]:
+        channels = len(picture.getbands())
+    if channels != shape[0]:
         raise DatasetError(
-            f"{where} is an image of {found} channels, but meta/info.json says {shape[0]}: it is not the depth that was "
+            f"{where} is an image of {channels} channels, but meta/info.json says {shape[0]}: it is not the depth that was "
             "recorded. Fetch the dataset again, or leave the camera out: smolact dataset remove-feature"
         )
 
 
 @contextlib.contextmanager
-def _opened(
+def _open_image(
     data: bytes | None, size: tuple[int, int], where: str, formats: tuple[str, ...]
 ) -> Iterator[Pillow.Image]:
-    """An image whose size is checked before it is decoded."""
+    """Open an image after checking its size."""
     if not data:
         raise DatasetError(
             f"{where} holds no image: it names a file outside the dataset. Fetch the dataset again."
@@ -263,7 +263,7 @@ def _opened(
 
 
 def encode_image(image: Image) -> bytes:
-    """An (H, W, 3) uint8 image as PNG."""
+    """Encode an (H, W, 3) uint8 image as PNG."""
     buffer = io.BytesIO()
     Pillow.fromarray(image).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What a writer accepts: the features of a new dataset, and each frame."""
+"""Validate a writer's input: the features of a new dataset, and each frame."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ AXES = ("height", "width", "channels")
 
 
 def check_features(features: Mapping[str, Feature | Mapping[str, Any]]) -> dict[str, Feature]:
-    """The features of a new dataset, without the columns that every dataset has; cameras as (H, W, 3).
+    """The validated features of a new dataset, without the default ones; cameras as (H, W, 3).
 
     Raises:
-        ConfigError: a name, dtype or shape that a dataset can't have.
+        ConfigError: a name, dtype or shape is not allowed.
     """
     checked = {}
-    for name, given in features.items():
+    for name, value in features.items():
         if name in DEFAULT_FEATURES:
-            continue  # another dataset's features may be passed on as they are
-        feature = given if isinstance(given, Feature) else _from_mapping(name, given)
+            continue  # allows another dataset's features
+        feature = value if isinstance(value, Feature) else _parse_feature(name, value)
         _check_name(name)
         dtypes = (*IMAGE_DTYPES, *ARROW_TYPES)
         if feature.dtype not in dtypes:
@@ -63,10 +63,10 @@ def check_features(features: Mapping[str, Feature | Mapping[str, Any]]) -> dict[
 
 
 def check_frame(frame: Mapping[str, Any], features: Mapping[str, Feature]) -> dict[str, Any]:
-    """A frame's values as they are stored: arrays of each feature's shape and dtype, images (H, W, 3) uint8.
+    """A frame's values as stored: arrays of each feature's shape and dtype, images (H, W, 3) uint8.
 
     Raises:
-        FeatureError: a value is missing, not known, of another shape or type, or not finite.
+        FeatureError: a value is missing, unknown, not finite, or of another shape or dtype.
     """
     if frame.keys() != features.keys():
         missing, unknown = sorted(features.keys() - frame.keys()), sorted(frame.keys() - features.keys())
@@ -81,11 +81,7 @@ def check_frame(frame: Mapping[str, Any], features: Mapping[str, Feature]) -> di
 
 
 def check_task(task: Any) -> None:
-    """Whether `task` is an instruction.
-
-    Raises:
-        FeatureError: it is no text, or empty.
-    """
+    """Raise a `FeatureError` unless `task` is non-empty text."""
     if not isinstance(task, str):
         raise FeatureError(
             f"The task must be text, like 'Pick up the cube.'; found {type(task).__name__} {task!r:.100}."
@@ -106,14 +102,14 @@ def _check_value(name: str, value: Any, feature: Feature) -> Any:
         raise FeatureError(
             f"'{name}' has the shape {array.shape}, but the dataset was created with {feature.shape}."
         )
-    kind = np.dtype(feature.dtype)
-    if not np.can_cast(array.dtype, kind, casting="same_kind"):
+    dtype = np.dtype(feature.dtype)
+    if not np.can_cast(array.dtype, dtype, casting="same_kind"):
         raise FeatureError(
             f"'{name}' has the dtype {array.dtype}, which does not go into {feature.dtype} without loss. Convert it, "
             "or create the dataset with that dtype."
         )
-    stored = np.array(array, dtype=kind).reshape(feature.shape)  # a copy: drivers use their buffers again
-    if kind.kind == "f" and not (np.abs(stored.astype(np.float64)) <= LARGEST).all():
+    stored = np.array(array, dtype=dtype).reshape(feature.shape)  # a copy: drivers reuse their buffers
+    if dtype.kind == "f" and not (np.abs(stored.astype(np.float64)) <= LARGEST).all():
         raise FeatureError(
             f"'{name}' is not finite, or beyond {LARGEST:g} ({value!r:.200}). Check the sensor; such a frame can't be learned."
         )
@@ -135,20 +131,20 @@ def _check_image(name: str, array: NDArray[Any], feature: Feature) -> NDArray[np
         raise FeatureError(
             f"The image '{name}' has the dtype {array.dtype}: expected uint8, or floats in [0, 1]."
         )
-    if not (array.min() >= 0 and array.max() <= 1):  # also refuses NaN
+    if not (array.min() >= 0 and array.max() <= 1):  # also rejects NaN
         raise FeatureError(
             f"The image '{name}' has floats from {array.min():g} to {array.max():g}: expected [0, 1], or uint8."
         )
     return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
 
 
-def _from_mapping(name: str, given: Any) -> Feature:
+def _parse_feature(name: str, value: Any) -> Feature:
     try:
         return Feature(
-            str(given["dtype"]), tuple(given["shape"]), given.get("names"), given.get("info") or {}
+            str(value["dtype"]), tuple(value["shape"]), value.get("names"), value.get("info") or {}
         )
     except (TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"Feature '{name}' needs a dtype and a shape; found {given!r:.200}.") from error
+        raise ConfigError(f"Feature '{name}' needs a dtype and a shape; found {value!r:.200}.") from error
 
 
 def _check_name(name: Any) -> None:

@@ -1,4 +1,4 @@
-"""Samples to a batch."""
+"""Collates samples into a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
     """Stack samples into a batch: tensors and numbers get a leading B, everything else (`task`) becomes a list.
 
     Raises:
-        FeatureError: the samples differ in their keys, or in the shape of one.
+        FeatureError: the samples differ in their keys or in a tensor's shape.
     """
     if not samples:
         raise FeatureError("There are no samples to make a batch of: expected at least one.")
@@ -27,10 +27,10 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
                 f"Sample {number} of the batch and sample 0 have not the same keys: {', '.join(differing)} only in one "
                 "of them. Every sample of a batch needs the same features."
             )
-    return {key: _together(key, [sample[key] for sample in samples]) for key in keys}
+    return {key: _stack(key, [sample[key] for sample in samples]) for key in keys}
 
 
-def _together(key: str, values: list[Any]) -> Any:
+def _stack(key: str, values: list[Any]) -> Any:
     if isinstance(values[0], torch.Tensor):
         shapes = list(dict.fromkeys(tuple(value.shape) for value in values))
         if len(shapes) > 1:

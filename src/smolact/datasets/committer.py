@@ -1,8 +1,8 @@
-"""How finished episodes reach the disk: as a group, in files of their own, metadata last.
+"""Publication of finished episodes: as a group, in separate files, metadata last.
 
-The files are staged under names that no reader looks at and published in this order: videos, data, `meta/episodes`,
-tasks, statistics, and last `meta/info.json`, which says how many episodes there are. Whenever the process dies, the
-dataset on disk is whole and holds exactly the groups that were published; `resume.py` finds where it ended.
+Files are staged under names that readers ignore and published in this order: videos, data, `meta/episodes`, tasks,
+statistics, and finally `meta/info.json` with the number of episodes. If the process dies at any point, the dataset on disk
+is valid and holds exactly the published groups; `resume.py` finds its end.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class FileGroup:
     """Finished episodes that go into the same files.
 
     Attributes:
-        columns: an episode's column name to array, or to a list of PNG bytes.
-        rows: its row of `meta/episodes`, without the places of its files.
-        images: its cameras' statistics.
-        videos: the cameras' files, staged.
-        frames: how many frames all of it has.
-        sealed: its videos are finished; it takes no more episodes.
+        columns: per episode, column name to array, or to a list of PNG bytes.
+        rows: per episode, its row of `meta/episodes`, without file indices.
+        images: per episode, its cameras' statistics.
+        videos: the cameras' staged files.
+        frames: the total number of frames.
+        finalized: whether the videos are finished; the group then takes no more episodes.
     """
 
     columns: list[dict[str, Any]] = field(default_factory=list)
@@ -52,10 +52,10 @@ class FileGroup:
 
 
 class EpisodeCommitter:
-    """What of a dataset is on disk for good, and how more of it gets there.
+    """Publishes episodes to a dataset on disk and tracks its published state.
 
     Raises (each method):
-        WriteError: the disk is full or refused. What was published before is whole.
+        WriteError: the disk is full or refused. Published episodes are intact.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class EpisodeCommitter:
         self._fps, self._features, self._robot_type = fps, features, robot_type
         self._video_keys = [name for name, feature in features.items() if feature.dtype == "video"]
         self._files, self._chunk_size = 0, layout.FILES_PER_CHUNK
-        self._found: ResumeState | None = None
+        self._resumed: ResumeState | None = None
         self._statistics: Running = {
             name: ImageStatistics() if feature.is_image else VectorStatistics(feature.shape)
             for name, feature in features.items()
@@ -74,50 +74,50 @@ class EpisodeCommitter:
         self._staging = durable.temporary_beside(root / "staging")
 
     def begin(self) -> None:
-        """Make the folder, and in it a dataset without episodes."""
+        """Create the folder and an empty dataset in it."""
         with durable.annotate_errors(self.root):
             durable.make_folder(self.root)
             self._staging.mkdir()
         durable.write_json(self.root / layout.INFO, self._info(0, 0, 0))
 
-    def resume(self, found: ResumeState) -> None:
-        """Continue the dataset that is there: `found` says where it ended. What a dead writer left is put aside.
+    def resume(self, state: ResumeState) -> None:
+        """Continue the existing dataset whose end is `state`; leftover files are quarantined.
 
-        Statistics and tasks that count the episode it lost come first: as long as that lies there, a check sees why they do.
+        It first removes unpublished episodes from statistics and tasks: until their files move, these explain the surplus.
         """
-        info = found.meta.info
-        self._found, self._files, self._chunk_size = found, found.next_file, found.chunk_size
+        info = state.meta.info
+        self._resumed, self._files, self._chunk_size = state, state.next_file, state.chunk_size
         self.episodes, self.frames, self.tasks = (
             info["total_episodes"],
             info["total_frames"],
-            len(found.tasks),
+            len(state.tasks),
         )
-        self._statistics = {**self._statistics, **found.running}
-        if found.statistics_ran_ahead:
+        self._statistics = {**self._statistics, **state.running}
+        if state.has_extra_statistics:
             self._write_statistics(self._statistics)
-        if found.tasks_ran_ahead:
+        if state.has_extra_tasks:
             with durable.replacing_file(self.root / layout.TASKS) as temporary:
-                pq.write_table(tasks_table(found.tasks), temporary)
-        quarantine_leftovers(found)
+                pq.write_table(tasks_table(state.tasks), temporary)
+        quarantine_leftovers(state)
         with durable.annotate_errors(self.root):
             self._staging.mkdir()
 
     def staged(self, key: str) -> Path:
-        """Where the video of camera `key` is to be written for the group at hand."""
+        """The path where the current group's video of camera `key` is written."""
         return self._staging / f"{self._files:06d}-{key}.mp4"
 
     def publish(self, group: FileGroup, tasks: Sequence[str]) -> None:
-        """Publish a group whose videos are finished. Each step can be repeated: a failed call can be made again."""
+        """Publish a group whose videos are finished. Each step is idempotent: a failed call can be retried."""
         statistics = self._with_group(group)
         chunk, file = divmod(self._files, self._chunk_size)
         for key, video in group.videos.items():
-            if video.path.exists():  # else an earlier try has moved it
-                place = self._place("video_path", layout.VIDEO_PATH, chunk, file, video_key=key)
-                durable.publish(video.path, self.root / place)
+            if video.path.exists():  # else an earlier attempt has moved it
+                path = self._path("video_path", layout.VIDEO_PATH, chunk, file, video_key=key)
+                durable.publish(video.path, self.root / path)
         tables = [self._frames_table(columns) for columns in group.columns]
-        self._write_parquet(self._place("data_path", layout.DATA_PATH, chunk, file), tables)
-        place = layout.EPISODES_PATH.format(chunk_index=chunk, file_index=file)
-        self._write_parquet(place, [self._episodes_table(group, chunk, file)])
+        self._write_parquet(self._path("data_path", layout.DATA_PATH, chunk, file), tables)
+        path = layout.EPISODES_PATH.format(chunk_index=chunk, file_index=file)
+        self._write_parquet(path, [self._episodes_table(group, chunk, file)])
         if len(tasks) > self.tasks:
             self._write_parquet(layout.TASKS, [tasks_table(tasks)])
         self._write_statistics(statistics)
@@ -133,16 +133,16 @@ class EpisodeCommitter:
             shutil.rmtree(self._staging)
 
     def _with_group(self, group: FileGroup) -> Running:
-        """The statistics of all that is published and of `group`."""
-        together = copy.deepcopy(self._statistics)
-        for name, running in together.items():
+        """The statistics of all published episodes and of `group`."""
+        total = copy.deepcopy(self._statistics)
+        for name, running in total.items():
             if isinstance(running, ImageStatistics):
                 for images in group.images:
                     running.add(images[name])
             else:
                 for columns in group.columns:
                     running.update(as_vectors(columns, name, self._features[name]))
-        return together
+        return total
 
     def _write_statistics(self, statistics: Running) -> None:
         results = self._results(statistics).items()
@@ -150,16 +150,16 @@ class EpisodeCommitter:
         durable.write_json(self.root / layout.STATS, plain)
 
     def _results(self, statistics: Running) -> Statistics:
-        """The statistics of the whole dataset: exact, but for cameras whose counts an earlier writer did not keep."""
+        """The statistics of the dataset; exact, except for cameras whose value counts an earlier writer did not store."""
         results = {name: running.result() for name, running in statistics.items()}
-        for name, before in (self._found.summaries if self._found is not None else {}).items():
-            together = [{name: before}, *([{name: results[name]}] if results[name]["count"] else [])]
-            results[name] = aggregate(together)[name]
+        for name, summary in (self._resumed.summaries if self._resumed is not None else {}).items():
+            parts = [{name: summary}, *([{name: results[name]}] if results[name]["count"] else [])]
+            results[name] = aggregate(parts)[name]
         return results
 
     def _write_image_counts(self, statistics: Running, episodes: int, frames: int) -> None:
-        """Keep the counts of all images before and after this group: `info.json` tells later which of them hold."""
-        known = self._found.summaries if self._found is not None else {}
+        """Store the value counts before and after this group; `info.json` later determines which of them are valid."""
+        known = self._resumed.summaries if self._resumed is not None else {}
         cameras = [
             name
             for name, running in statistics.items()
@@ -178,50 +178,50 @@ class EpisodeCommitter:
         ]
         durable.write_json(self.root / layout.IMAGE_COUNTS, value, indent=None)
 
-    def _place(self, template: str, usual: str, chunk: int, file: int, **more: str) -> str:
-        """Where a file goes, by the dataset's own template."""
-        info = self._found.meta.info if self._found is not None else {}
+    def _path(self, template: str, default: str, chunk: int, file: int, **fields: str) -> str:
+        """A file's path by the dataset's own template."""
+        info = self._resumed.meta.info if self._resumed is not None else {}
         source = self.root / layout.INFO
         return str(
             layout.fill_template(
-                info.get(template) or usual, source, **more, chunk_index=chunk, file_index=file
+                info.get(template) or default, source, **fields, chunk_index=chunk, file_index=file
             )
         )
 
     def _schema(self, make: Callable[[Mapping[str, Feature]], pa.Schema], name: str) -> pa.Schema:
-        """The schema of new files: ours, or that of the files which are there if it is another."""
+        """The schema of new files: ours, or that of the existing files if it differs."""
         ours: pa.Schema = make(self._features)
-        there = None if self._found is None else getattr(self._found, name)
-        return ours if there is None or there.equals(ours) else there
+        existing = None if self._resumed is None else getattr(self._resumed, name)
+        return ours if existing is None or existing.equals(ours) else existing
 
     def _frames_table(self, columns: Mapping[str, Any]) -> pa.Table:
-        there = self._found.meta.features.items() if self._found is not None else ()
-        silent = {
-            name: pa.list_(pa.null()) for name, feature in there if feature.dtype == layout.LANGUAGE_DTYPE
+        features = self._resumed.meta.features.items() if self._resumed is not None else ()
+        annotations = {
+            name: pa.list_(pa.null()) for name, feature in features if feature.dtype == layout.LANGUAGE_DTYPE
         }
-        schema = self._schema(partial(frames_schema, others=silent), "frames_schema")
+        schema = self._schema(partial(frames_schema, others=annotations), "frames_schema")
         arrays = [
             to_column(self._features[field.name], columns[field.name]).cast(field.type)
             if field.name in self._features
-            else nothing(field.type, len(columns["index"]))
+            else empty_column(field.type, len(columns["index"]))
             for field in schema
         ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def _episodes_table(self, group: FileGroup, chunk: int, file: int) -> pa.Table:
-        places = {"data/chunk_index": chunk, "data/file_index": file}
-        places |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
+        indices = {"data/chunk_index": chunk, "data/file_index": file}
+        indices |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
         for name in self._video_keys:
-            places |= {f"videos/{name}/chunk_index": chunk, f"videos/{name}/file_index": file}
-        schema = self._schema(episodes_schema, "episodes_schema")  # columns that we do not know stay empty
-        return pa.Table.from_pylist([{**row, **places} for row in group.rows], schema=schema)
+            indices |= {f"videos/{name}/chunk_index": chunk, f"videos/{name}/file_index": file}
+        schema = self._schema(episodes_schema, "episodes_schema")  # unknown columns stay empty
+        return pa.Table.from_pylist([{**row, **indices} for row in group.rows], schema=schema)
 
-    def _write_parquet(self, place: str, tables: list[pa.Table]) -> None:
-        """Write tables as row groups of one file, and publish it as `place`."""
-        staged = self._staging / place.replace("/", "-")
-        with durable.annotate_errors(self.root / place):
+    def _write_parquet(self, path: str, tables: list[pa.Table]) -> None:
+        """Write tables as row groups of one file, and publish it as `path`."""
+        staged = self._staging / path.replace("/", "-")
+        with durable.annotate_errors(self.root / path):
             counters = [name for name in tables[0].schema.names if name in DEFAULT_FEATURES]
-            # Minima of images and encodings of what never repeats would only cost; episodes are looked up by number.
+            # Only index columns need statistics (lookup by episode); images and unique values gain nothing.
             with pq.ParquetWriter(
                 staged,
                 tables[0].schema,
@@ -231,12 +231,12 @@ class EpisodeCommitter:
             ) as file:
                 for table in tables:
                     file.write_table(table)
-        durable.publish(staged, self.root / place)
+        durable.publish(staged, self.root / path)
 
     def _info(self, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
         totals = {"total_episodes": episodes, "total_frames": frames, "total_tasks": tasks}
-        if self._found is not None:
-            info = self._found.meta.info
+        if self._resumed is not None:
+            info = self._resumed.meta.info
             return {**info, **totals, "splits": splits.extended(info, episodes)}
         return {
             "codebase_version": layout.WRITTEN_VERSION,
@@ -253,12 +253,12 @@ class EpisodeCommitter:
         }
 
 
-def nothing(kind: pa.DataType, rows: int) -> pa.Array:
-    """A column that a recorder has nothing for, such as annotations, which are made later: empty lists, or gaps."""
+def empty_column(kind: pa.DataType, rows: int) -> pa.Array:
+    """A column without recorded values, such as annotations: empty lists, or nulls."""
     return pa.array([[]] * rows, type=kind) if pa.types.is_list(kind) else pa.nulls(rows, kind)
 
 
 def as_vectors(columns: Mapping[str, Any], name: str, feature: Feature) -> NDArray[Any]:
-    """A column as (frames, *shape): one of plain values has no shape of its own."""
+    """A column as (frames, *shape); scalar columns lack the feature's shape."""
     vectors: NDArray[Any] = columns[name].reshape(-1, *feature.shape)
     return vectors

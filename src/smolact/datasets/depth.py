@@ -1,4 +1,4 @@
-"""Depth cameras: copied bit for bit by every tool, read by none. `Feature.is_depth` says which cameras they are."""
+"""Depth cameras (`Feature.is_depth`), which tools copy bit for bit and never decode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smolact.errors import ConfigError
 
 
 def depth_story(meta: LeRobotDatasetMetadata) -> str | None:
-    """What to say of the dataset's depth cameras; None if it has none."""
+    """A notice about the dataset's depth cameras; None if there are none."""
     if not meta.depth_keys:
         return None
     names = ", ".join(meta.depth_keys)
@@ -22,33 +22,33 @@ def depth_story(meta: LeRobotDatasetMetadata) -> str | None:
 
 
 def check_no_depth(meta: LeRobotDatasetMetadata, names: Sequence[str], what: str) -> None:
-    """Refuse something that would make pictures of 8 bits of a depth camera.
+    """Raise a `ConfigError` if an operation would reduce a depth camera to 8 bits.
 
     Args:
-        meta: the dataset's.
-        names: the cameras that it would be done to.
-        what: what it is, such as "storing them as images".
+        meta: the dataset's metadata.
+        names: the cameras of the operation.
+        what: the operation, such as "storing them as images".
 
     Raises:
         ConfigError: a depth camera is among them.
     """
-    found = [name for name in names if name in meta.depth_keys]
-    if found:
+    depth_cameras = [name for name in names if name in meta.depth_keys]
+    if depth_cameras:
         raise ConfigError(
-            f"{meta.root}: {', '.join(found)} holds depth, and {what} would leave 8 bits of it. {without(meta, found)}"
+            f"{meta.root}: {', '.join(depth_cameras)} holds depth, and {what} would leave 8 bits of it. {without(meta, depth_cameras)}"
         )
 
 
 def without(meta: LeRobotDatasetMetadata, names: Sequence[str]) -> str:
-    """How to make a copy that lacks these cameras."""
+    """Advice for a copy of the dataset without these cameras."""
     return (
         "To make a copy without depth: smolact dataset remove-feature "
         f"--dataset.root={meta.root} --features='{json.dumps(list(names))}' --output=FOLDER"
     )
 
 
-def meaning(feature: Feature) -> dict[str, Any]:
-    """What says which distance a stored number is; empty if this is no depth camera."""
+def depth_encoding(feature: Feature) -> dict[str, Any]:
+    """The `info` entries that map stored numbers to distances; empty for other features."""
     if not feature.is_depth:
         return {}
     marked = bool(feature.info.get(DEPTH_MARKERS[0]))
@@ -56,7 +56,7 @@ def meaning(feature: Feature) -> dict[str, Any]:
 
 
 def bits_of(pixel_format: str) -> int:
-    """The bits of a number in FFmpeg's pixel format; 0 if there is no such format."""
+    """The bits per component of an FFmpeg pixel format; 0 if there is no such format."""
     try:
         components = av.VideoFormat(pixel_format, 16, 16).components
     except ValueError:

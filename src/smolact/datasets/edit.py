@@ -1,4 +1,4 @@
-"""What a new dataset is to be made of: which episodes of which datasets, and what changes on the way. Nothing is done here."""
+"""Plans of dataset edits: which episodes of which datasets, with which changes. `rewrite.py` executes them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from smolact.errors import ConfigError, FeatureError, did_you_mean
 
 @dataclass(frozen=True)
 class EditPlan:
-    """A dataset to be made.
+    """The plan of a new dataset.
 
     Attributes:
-        sources: the datasets that it comes from.
-        episodes: its episodes in order, each the number of its source and its number there.
+        sources: the source datasets.
+        episodes: the new episodes in order, as (source index, episode number in that source).
         renamed: task to new task.
-        removed: features that are left out.
-        cameras: camera to the dtype, `image` or `video`, that it is to be stored as.
-        robot_type: what it says of its robot; what the first source says when None.
-        recompute: compute all statistics from the frames, rather than take the episodes' from the metadata.
-        version: of the format.
+        removed: features to leave out.
+        cameras: camera to its new dtype, `image` or `video`.
+        robot_type: the new robot type; the first source's when None.
+        recompute: compute all statistics from the frames instead of copying the episodes' from the metadata.
+        version: the format version.
     """
 
     sources: tuple[Source, ...]
@@ -39,31 +39,31 @@ class EditPlan:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every episode of one dataset is kept where it is."""
+        """Whether every episode of a single dataset is kept in its position."""
         return len(self.sources) == 1 and self.episodes == _all(0, self.sources[0])
 
     def features(self) -> dict[str, Feature]:
         """The features of the new dataset."""
-        kept: dict[str, Feature] = {}
+        result: dict[str, Feature] = {}
         for name, feature in self.sources[0].meta.features.items():
             if name in self.removed:
                 continue
             info, more = dict(feature.info), dict(feature.more)
-            for source in self.sources[1:]:  # what is said of a video holds for all of them, or is not said
+            for source in self.sources[1:]:  # keep only the entries on which all sources agree
                 other = source.meta.features[name]
                 info = {key: value for key, value in info.items() if other.info.get(key) == value}
                 more = {key: value for key, value in more.items() if other.more.get(key) == value}
             dtype = self.cameras.get(name, feature.dtype)
             named = (source.meta.features[name].names for source in self.sources)
             names = feature.names if feature.is_image else next(filter(flat_names, named), feature.names)
-            kept[name] = dataclasses.replace(
+            result[name] = dataclasses.replace(
                 feature, dtype=dtype, names=names, info=info if dtype == feature.dtype else {}, more=more
             )
-        return kept
+        return result
 
 
 def whole(source: Source) -> EditPlan:
-    """All of a dataset; made anew, many small files become few."""
+    """All episodes of a dataset; rewriting merges many small files into few."""
     return EditPlan((source,), _all(0, source))
 
 
@@ -71,7 +71,7 @@ def keep(source: Source, episodes: Sequence[int]) -> EditPlan:
     """Some episodes of a dataset, in its order.
 
     Raises:
-        ConfigError: there is no such episode, or none is left.
+        ConfigError: an episode does not exist, or none is left.
     """
     check_episodes(source.meta, episodes)
     if not episodes:
@@ -85,7 +85,7 @@ def delete(source: Source, episodes: Sequence[int]) -> EditPlan:
     """A dataset without some of its episodes.
 
     Raises:
-        ConfigError: there is no such episode, or none is left.
+        ConfigError: an episode does not exist, or none is left.
     """
     check_episodes(source.meta, episodes)
     return keep(
@@ -94,46 +94,46 @@ def delete(source: Source, episodes: Sequence[int]) -> EditPlan:
 
 
 def split(source: Source, parts: Mapping[str, float | Sequence[int]]) -> dict[str, EditPlan]:
-    """Several datasets of one: each a fraction of the episodes, in order, or a list of them.
+    """Split one dataset into several: each part is a fraction of the episodes, in order, or a list of them.
 
     Raises:
-        ConfigError: fractions above 1 in all, an episode that is not there or in two parts, a part without episodes.
+        ConfigError: the fractions exceed 1 in total, an episode does not exist or is in two parts, or a part is empty.
     """
-    total, begin, sum_before = source.meta.total_episodes, 0, 0.0
+    total, begin, fraction_sum = source.meta.total_episodes, 0, 0.0
     chosen: dict[str, list[int]] = {}
     for name, part in parts.items():
         if isinstance(part, (int, float)):
-            sum_before += part
-            if not 0 < part <= 1 or sum_before > 1 + 1e-9:
+            fraction_sum += part
+            if not 0 < part <= 1 or fraction_sum > 1 + 1e-9:
                 raise ConfigError(
                     f"The fraction {part} of '{name}': each must be above 0, all together at most 1."
                 )
-            end = round(sum_before * total)
+            end = round(fraction_sum * total)
             chosen[name], begin = list(range(begin, end)), end
         else:
             chosen[name] = list(part)
         if not chosen[name]:
             raise ConfigError(f"'{name}' would have no episode of the {total} of {source.meta.root}.")
-    taken = [number for numbers in chosen.values() for number in set(numbers)]
-    twice = sorted({number for number in taken if taken.count(number) > 1})
-    if twice:
-        raise ConfigError(f"Episode {twice[0]} is in two parts. Put each episode into one.")
+    assigned = [number for numbers in chosen.values() for number in set(numbers)]
+    duplicates = sorted({number for number in assigned if assigned.count(number) > 1})
+    if duplicates:
+        raise ConfigError(f"Episode {duplicates[0]} is in two parts. Put each episode into one.")
     return {name: keep(source, numbers) for name, numbers in chosen.items()}
 
 
 def merge(
     sources: Sequence[Source], *, reorder_names: bool = False, robot_type: str | None = None
 ) -> EditPlan:
-    """Several datasets, one after the other; tasks of the same text become one.
+    """Concatenate several datasets; tasks of the same text become one.
 
     Args:
         sources: the datasets.
-        reorder_names: put the numbers of vectors that have the first dataset's names in another order into its order.
-        robot_type: what the new dataset says of its robot; must be given where its sources name different ones.
+        reorder_names: reorder vectors that have the first dataset's dimension names in another order.
+        robot_type: the robot type of the new dataset; required where the sources' robot types differ.
 
     Raises:
-        ConfigError: fewer than two, another rate, or robots of different names.
-        FeatureError: their features differ, in kind, size, or the names of their numbers; all differences are listed.
+        ConfigError: there are fewer than two datasets, or their frame rates or robot types differ.
+        FeatureError: their features differ in type, size, or dimension names; all differences are listed.
     """
     if len(sources) < 2:
         raise ConfigError("Merging needs two datasets or more.")
@@ -163,7 +163,7 @@ def merge(
 
 
 def _check_mergeable(first: LeRobotDatasetMetadata, meta: LeRobotDatasetMetadata, reorderable: str) -> None:
-    """Raise a `FeatureError` unless the features of two datasets are the same; `reorderable` are those of another order."""
+    """Raise a `FeatureError` unless both datasets have the same features; `reorderable` names those in another order."""
     sides = f"in {meta.root}", f"in {first.root}"
     wrong = [
         f"'{name}' is in {first.root if name in first.features else meta.root} only"
@@ -185,20 +185,20 @@ def _check_mergeable(first: LeRobotDatasetMetadata, meta: LeRobotDatasetMetadata
     raise FeatureError(f"{meta.root} and {first.root} differ in{listed}\n{remedy}")
 
 
-def filter_episodes(source: Source, wanted: Callable[[int], bool]) -> EditPlan:
-    """The episodes for whose number `wanted` is true.
+def filter_episodes(source: Source, predicate: Callable[[int], bool]) -> EditPlan:
+    """The episodes for whose number `predicate` returns true.
 
     Raises:
         ConfigError: there are none.
     """
-    return keep(source, [number for number in range(source.meta.total_episodes) if wanted(number)])
+    return keep(source, [number for number in range(source.meta.total_episodes) if predicate(number)])
 
 
 def rename_task(source: Source, old: str, new: str) -> EditPlan:
-    """Another text for a task; a text that is there already joins both.
+    """Rename a task; renaming to an existing text merges both.
 
     Raises:
-        ConfigError: there is no such task, or the new one is empty.
+        ConfigError: the task does not exist, or the new text is empty.
     """
     tasks = list(source.meta.tasks.values())
     if old not in tasks:
@@ -214,7 +214,7 @@ def remove_features(source: Source, names: Sequence[str]) -> EditPlan:
     """A dataset without some of its features.
 
     Raises:
-        ConfigError: there is no such feature, every dataset has it, or none is left.
+        ConfigError: the feature does not exist, is required in every dataset, or none would be left.
     """
     own = [name for name in source.meta.features if name not in DEFAULT_FEATURES]
     for name in names:
@@ -229,11 +229,7 @@ def remove_features(source: Source, names: Sequence[str]) -> EditPlan:
 
 
 def check_episodes(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> None:
-    """Whether there are these episodes.
-
-    Raises:
-        ConfigError: one is not there.
-    """
+    """Raise a `ConfigError` unless all `episodes` exist."""
     outside = [number for number in episodes if not 0 <= number < meta.total_episodes]
     if outside:
         raise ConfigError(

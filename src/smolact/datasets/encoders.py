@@ -1,4 +1,4 @@
-"""What can encode a video here: programs that any machine has, and chips that some have."""
+"""Video encoders: software that every machine has, and hardware that some have."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Options = dict[str, str]
 
 
 class Encoder(NamedTuple):
-    """An encoder, and how it is told what LeRobot calls `crf` and `preset`."""
+    """An encoder and its equivalents of LeRobot's `crf` and `preset`."""
 
     format: str
-    """What it writes, as `info.json` names it."""
+    """The codec that it writes, as named in `info.json`."""
     quality: Callable[[int], Options]
-    """FFmpeg's options for a `crf`: lower is better, 30 is LeRobot's."""
+    """FFmpeg options for a `crf`: lower is better, LeRobot uses 30."""
     preset: int | None = None
-    """LeRobot's choice of its speed; None for the encoder's own."""
+    """LeRobot's speed preset; None for the encoder's default."""
     pix_fmt: str = "yuv420p"
-    """The layout of colours that it takes; who opens the file sees `yuv420p` in either case."""
+    """The pixel format of its input; the file is `yuv420p` in either case."""
     device: str | None = None
-    """The hardware that it needs."""
+    """The required hardware."""
 
 
-def _program(crf: int) -> Options:
+def _software(crf: int) -> Options:
     return {"crf": str(crf)}
 
 
@@ -50,7 +50,7 @@ def _nvenc(qp: int) -> Options:
 
 
 def _nvenc_av1(crf: int) -> Options:
-    return _nvenc(4 * crf)  # its quantizer goes to 255 where AV1's crf goes to 63
+    return _nvenc(4 * crf)  # its quantizer ranges to 255, AV1's crf to 63
 
 
 def _quick_sync(crf: int) -> Options:
@@ -58,16 +58,16 @@ def _quick_sync(crf: int) -> Options:
 
 
 def _video_toolbox(crf: int) -> Options:
-    """A quality from 1 to 100, higher is better, in FFmpeg's units of a quantizer (118 to one)."""
+    """A quality from 1 to 100 (higher is better) in FFmpeg's quantizer units, 118 per step."""
     return {"flags": "+qscale", "global_quality": str(118 * max(1, 100 - 2 * crf))}
 
 
 _NVIDIA, _INTEL, _APPLE = "an NVIDIA GPU with NVENC", "an Intel GPU with Quick Sync", "a Mac"
 
 ENCODERS = {
-    "libsvtav1": Encoder("av1", _program, preset=12),
-    "h264": Encoder("h264", _program),
-    "libx264": Encoder("h264", _program),
+    "libsvtav1": Encoder("av1", _software, preset=12),
+    "h264": Encoder("h264", _software),
+    "libx264": Encoder("h264", _software),
     "hevc": Encoder("hevc", _x265),
     "h264_videotoolbox": Encoder("h264", _video_toolbox, device=_APPLE),
     "h264_nvenc": Encoder("h264", _nvenc, device=_NVIDIA),
@@ -77,64 +77,60 @@ ENCODERS = {
     "hevc_qsv": Encoder("hevc", _quick_sync, pix_fmt="nv12", device=_INTEL),
     "av1_nvenc": Encoder("av1", _nvenc_av1, device=_NVIDIA),
 }
-"""Programs, and then hardware, in the order in which `auto` tries it."""
+"""Software encoders, then hardware ones in the order in which `auto` tries them."""
 
 
 def encoder_options(codec: str, g: int, crf: int, preset: int | str | None = None) -> Options:
-    """FFmpeg's options for an encoder: a key frame every `g` frames, a quality, a speed (None for LeRobot's)."""
+    """FFmpeg options of an encoder: a key frame every `g` frames, quality `crf`, speed `preset` (None for LeRobot's)."""
     encoder = ENCODERS[codec]
     options = {"g": str(g), **encoder.quality(crf)}
     if encoder.format != "av1":
-        options["bf"] = (
-            "0"  # frames are stored in the order they are shown, so that one is found without a scan
-        )
+        options["bf"] = "0"  # no B-frames: storage order is display order, so a frame is found without a scan
     if preset is None:
         preset = encoder.preset
     return options if preset is None else {**options, "preset": str(preset)}
 
 
 def choose_encoder(
-    asked: str | None, sizes: Collection[tuple[int, int]], formats: Collection[str] = ()
+    requested: str | None, sizes: Collection[tuple[int, int]], formats: Collection[str] = ()
 ) -> str:
-    """The encoder to write videos with.
+    """Choose the encoder to write videos with.
 
     Args:
-        asked: a name of `ENCODERS`; `auto` for the first hardware that opens, and a program if none does; None for
-            the first program.
+        requested: a name in `ENCODERS`; `auto` for the first hardware encoder that opens, else software; None for the first
+            software encoder.
         sizes: (height, width) of every camera.
-        formats: what the videos that are there already have, all in one; empty if there are none.
+        formats: codecs of the existing videos, which the new ones must match; empty if there are none.
 
     Raises:
-        ConfigError: it can't encode these sizes here, or does not write this format.
+        ConfigError: the encoder can't encode these sizes on this machine, or writes another format.
     """
-    fits = [name for name, encoder in ENCODERS.items() if not formats or {encoder.format} == set(formats)]
-    if not fits:
+    candidates = [
+        name for name, encoder in ENCODERS.items() if not formats or {encoder.format} == set(formats)
+    ]
+    if not candidates:
         raise ConfigError(
             f"The videos that are there are {' and '.join(sorted(formats))}, a dataset says one codec of all, and nothing here "
             "writes that. Go on with the tool that made them, or record into another folder."
         )
-    if asked in ENCODERS and asked not in fits:
+    if requested in ENCODERS and requested not in candidates:
         raise ConfigError(
-            f"The videos that are there are {' and '.join(formats)}, a dataset says one codec of all, and '{asked}' writes "
-            f"{ENCODERS[asked].format}. Go on with {FLAG}={fits[0]}, or record into another folder."
+            f"The videos that are there are {' and '.join(formats)}, a dataset says one codec of all, and '{requested}' writes "
+            f"{ENCODERS[requested].format}. Go on with {FLAG}={candidates[0]}, or record into another folder."
         )
-    codec = asked or fits[0]
-    if asked == AUTO:
-        tried = [name for name in fits if ENCODERS[name].device]
-        codec = next((name for name in tried if _opens(name, sizes)), fits[0])
-        none = "" if ENCODERS[codec].device else f": none of {', '.join(tried)} opens here"
-        logger.info("%s=auto uses %s%s.", FLAG, codec, none)
+    codec = requested or candidates[0]
+    if requested == AUTO:
+        tried = [name for name in candidates if ENCODERS[name].device]
+        codec = next((name for name in tried if _opens(name, sizes)), candidates[0])
+        note = "" if ENCODERS[codec].device else f": none of {', '.join(tried)} opens here"
+        logger.info("%s=auto uses %s%s.", FLAG, codec, note)
     for height, width in sizes:
         check_encoder(codec, width, height)
     return codec
 
 
 def check_encoder(codec: str, width: int, height: int) -> None:
-    """Whether `codec` can encode frames of this size here; hardware is tried.
-
-    Raises:
-        ConfigError: it can't.
-    """
+    """Raise a `ConfigError` unless `codec` can encode frames of this size on this machine; hardware is tested by opening it."""
     if width % 2 or height % 2:
         raise ConfigError(
             f"A video needs an even height and width, found {height} × {width}. Crop or resize the images, or store "
@@ -142,9 +138,11 @@ def check_encoder(codec: str, width: int, height: int) -> None:
         )
     reason = why_not(codec, width, height)
     if reason is not None:
-        here = ", ".join(name for name in ENCODERS if _opens(name, [(height, width)]))
-        meant = "" if codec in ENCODERS else did_you_mean(codec, ENCODERS)
-        raise ConfigError(f"The video codec '{codec}' is not available: {reason}. Here are: {here}.{meant}")
+        available = ", ".join(name for name in ENCODERS if _opens(name, [(height, width)]))
+        suggestion = "" if codec in ENCODERS else did_you_mean(codec, ENCODERS)
+        raise ConfigError(
+            f"The video codec '{codec}' is not available: {reason}. Here are: {available}.{suggestion}"
+        )
 
 
 def _opens(codec: str, sizes: Collection[tuple[int, int]]) -> bool:
@@ -152,7 +150,7 @@ def _opens(codec: str, sizes: Collection[tuple[int, int]]) -> bool:
 
 
 def why_not(codec: str, width: int, height: int) -> str | None:
-    """Why `codec` can't encode frames of this size here; None if it can."""
+    """The reason why `codec` can't encode frames of this size on this machine; None if it can."""
     if codec not in ENCODERS:
         return "it is not one that smolact writes"
     if codec not in av.codecs_available:
@@ -174,11 +172,11 @@ def why_not(codec: str, width: int, height: int) -> str | None:
 
 @contextlib.contextmanager
 def quiet_encoder() -> Iterator[None]:
-    """Keep encoders from printing: SVT-AV1 knows only this variable, and reads it when one opens."""
-    before = os.environ.get("SVT_LOG")
-    os.environ["SVT_LOG"] = before if before is not None else "1"
+    """Suppress encoder output: SVT-AV1 reads only this variable, when an encoder opens."""
+    previous = os.environ.get("SVT_LOG")
+    os.environ["SVT_LOG"] = previous if previous is not None else "1"
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ["SVT_LOG"]

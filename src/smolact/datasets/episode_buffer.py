@@ -1,4 +1,4 @@
-"""The episode that is being recorded: its frames, and the columns and the row of metadata that become of them."""
+"""The buffer of the episode being recorded: its frames, and their conversion to columns and a metadata row."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from smolact.datasets.stats import ImageStatistics, vector_statistics
 
 
 class EpisodePosition(NamedTuple):
-    """Where an episode comes in its dataset: its number, that of its first frame, and that frame's in its video file."""
+    """An episode's position in its dataset: its number, its first frame's index, and that frame's index in the video file."""
 
     number: int
     first: int
-    first_of_video: int
+    first_video_frame: int
 
 
 @dataclass
@@ -27,10 +27,10 @@ class EpisodeBuffer:
     """The frames since the last save.
 
     Attributes:
-        values: of each feature by frame; a camera stored as images has PNG bytes, one stored as video in a group the
-            frames, and none if its frames were encoded as they came.
+        values: feature to its values per frame: PNG bytes for an image camera; frames for a video camera, or none if they
+            were encoded on arrival.
         statistics: of each camera.
-        tasks: by frame.
+        tasks: per frame.
     """
 
     values: dict[str, list[Any]]
@@ -39,7 +39,7 @@ class EpisodeBuffer:
 
     @classmethod
     def begin(cls, features: Mapping[str, Feature]) -> EpisodeBuffer:
-        """An episode of these features, without frames yet."""
+        """Create an empty episode with these features."""
         cameras = [name for name, feature in features.items() if feature.is_image]
         return cls({name: [] for name in features}, {name: ImageStatistics() for name in cameras})
 
@@ -47,15 +47,15 @@ class EpisodeBuffer:
         return len(self.tasks)
 
     def columns(
-        self, features: Mapping[str, Feature], fps: float, place: EpisodePosition, tasks: Mapping[str, int]
+        self, features: Mapping[str, Feature], fps: float, start: EpisodePosition, tasks: Mapping[str, int]
     ) -> dict[str, Any]:
-        """Column name to array, or to a list of PNG bytes or texts; `tasks` has each task's number."""
+        """Column name to array, or to a list of PNG bytes or texts; `tasks` maps each task to its index."""
         steps = np.arange(len(self), dtype=np.int64)
         columns: dict[str, Any] = {
             "timestamp": (steps / fps).astype(np.float32),
             "frame_index": steps,
-            "episode_index": np.full(len(self), place.number, dtype=np.int64),
-            "index": steps + place.first,
+            "episode_index": np.full(len(self), start.number, dtype=np.int64),
+            "index": steps + start.first,
             "task_index": np.array([tasks[task] for task in self.tasks], dtype=np.int64),
         }
         for name, values in self.values.items():
@@ -65,22 +65,22 @@ class EpisodeBuffer:
         return columns
 
     def row(
-        self, features: Mapping[str, Feature], fps: float, place: EpisodePosition, columns: Mapping[str, Any]
+        self, features: Mapping[str, Feature], fps: float, start: EpisodePosition, columns: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Its row of `meta/episodes`, without the places of its files."""
+        """The episode's row of `meta/episodes`, without file indices."""
         row: dict[str, Any] = {
-            "episode_index": place.number,
+            "episode_index": start.number,
             "tasks": list(dict.fromkeys(self.tasks)),
             "length": len(self),
-            "dataset_from_index": place.first,
-            "dataset_to_index": place.first + len(self),
+            "dataset_from_index": start.first,
+            "dataset_to_index": start.first + len(self),
         }
         for name, feature in features.items():
             if feature.dtype == "video":
-                row[f"videos/{name}/from_timestamp"] = place.first_of_video / fps
-                row[f"videos/{name}/to_timestamp"] = (place.first_of_video + len(self)) / fps
+                row[f"videos/{name}/from_timestamp"] = start.first_video_frame / fps
+                row[f"videos/{name}/to_timestamp"] = (start.first_video_frame + len(self)) / fps
             if feature.is_image or feature.is_numeric:
                 images = self.statistics.get(name)
-                found = images.result() if images else vector_statistics(as_vectors(columns, name, feature))
-                row |= {f"stats/{name}/{one}": found[one].tolist() for one in layout.STATISTICS}
+                stats = images.result() if images else vector_statistics(as_vectors(columns, name, feature))
+                row |= {f"stats/{name}/{key}": stats[key].tolist() for key in layout.STATISTICS}
         return row

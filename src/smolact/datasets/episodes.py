@@ -1,4 +1,4 @@
-"""The table of episodes: how long each is, and which files it lies in."""
+"""The table of episodes: their lengths and files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class VideoSpan:
-    """Where an episode lies in a video file: `path` relative to the root, times in seconds."""
+    """An episode's span in a video file: `path` is relative to the root, times are in seconds."""
 
     path: str
     from_timestamp: float
@@ -28,7 +28,7 @@ class VideoSpan:
 
 @dataclass(frozen=True)
 class Episode:
-    """One demonstration: frames `from_index` (included) to `to_index` of the dataset."""
+    """One demonstration: frames `from_index` to `to_index` (exclusive) of the dataset."""
 
     index: int
     from_index: int
@@ -44,10 +44,10 @@ class Episode:
 
 
 class Episodes(Sequence[Episode]):
-    """The table of episodes, kept as columns: thousands of episodes are a few small arrays.
+    """The table of episodes, stored as columns, a few small arrays even for thousands of episodes.
 
     `length`, `from_index`, `to_index` are (episodes,); `data_path[i]` is the file of episode i; `video_path[key][i]`,
-    `from_timestamp[key][i]` and `to_timestamp[key][i]` say where it lies in the video of camera `key`.
+    `from_timestamp[key][i]` and `to_timestamp[key][i]` are its span in the video of camera `key`.
     """
 
     def __init__(
@@ -95,52 +95,52 @@ class Episodes(Sequence[Episode]):
 
 
 def read_episodes_v3(root: Path, info: Mapping[str, Any], video_keys: Sequence[str]) -> Episodes:
-    """The episodes of a v3.0 dataset: the first `total_episodes` rows of `meta/episodes`.
+    """The first `total_episodes` rows of `meta/episodes` of a v3.0 dataset.
 
     Raises:
         DatasetError: the table is damaged, incomplete, or leads out of the folder.
     """
-    place, total = root / layout.EPISODES_FOLDER, info["total_episodes"]
-    wanted = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index"]
+    folder, total = root / layout.EPISODES_FOLDER, info["total_episodes"]
+    names = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index"]
     for key in video_keys:
-        wanted += [
+        names += [
             f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
         ]
-    columns: dict[str, list[Any]] = {name: [] for name in wanted}
-    for file in sorted(place.glob("*/*.parquet")) if total else []:
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for file in sorted(folder.glob("*/*.parquet")) if total else []:
         if file.name.startswith("."):
-            continue  # what an interrupted write left behind
-        table = read_table(file, wanted)
-        for name in wanted:
+            continue  # left by an interrupted write
+        table = read_table(file, names)
+        for name in names:
             columns[name].extend(column_values(table, name, file))
-    # A writer names an episode in info.json last: rows beyond that belong to a write that never ended.
+    # Writers update info.json last: further rows belong to an interrupted write.
     columns = {name: values[:total] for name, values in columns.items()}
-    _check_complete(columns["episode_index"], total, root, place)
+    _check_complete(columns["episode_index"], total, root, folder)
 
     def paths(template: str, prefix: str, **more: str) -> list[str]:
-        chunks = whole_numbers(columns[f"{prefix}/chunk_index"], place, f"{prefix}/chunk_index").tolist()
-        files = whole_numbers(columns[f"{prefix}/file_index"], place, f"{prefix}/file_index").tolist()
-        known = {
+        chunks = whole_numbers(columns[f"{prefix}/chunk_index"], folder, f"{prefix}/chunk_index").tolist()
+        files = whole_numbers(columns[f"{prefix}/file_index"], folder, f"{prefix}/file_index").tolist()
+        filled = {
             (chunk, file): str(
                 layout.fill_template(template, root / layout.INFO, **more, chunk_index=chunk, file_index=file)
             )
             for chunk, file in set(zip(chunks, files, strict=True))
         }
-        return [known[pair] for pair in zip(chunks, files, strict=True)]
+        return [filled[pair] for pair in zip(chunks, files, strict=True)]
 
     video_template = info.get("video_path") or layout.VIDEO_PATH
     return Episodes(
-        whole_numbers(columns["length"], place, "length"),
-        _tasks(columns["tasks"], place),
+        whole_numbers(columns["length"], folder, "length"),
+        _tasks(columns["tasks"], folder),
         paths(info.get("data_path") or layout.DATA_PATH, "data"),
         {key: paths(video_template, f"videos/{key}", video_key=key) for key in video_keys},
-        {key: _seconds(columns[f"videos/{key}/from_timestamp"], place) for key in video_keys},
-        {key: _seconds(columns[f"videos/{key}/to_timestamp"], place) for key in video_keys},
+        {key: _seconds(columns[f"videos/{key}/from_timestamp"], folder) for key in video_keys},
+        {key: _seconds(columns[f"videos/{key}/to_timestamp"], folder) for key in video_keys},
     )
 
 
 def read_episodes_v2(root: Path, info: Mapping[str, Any], video_keys: Sequence[str]) -> Episodes:
-    """The episodes of a v2.0 or v2.1 dataset: each has its own files.
+    """The episodes of a v2.0 or v2.1 dataset, each in its own files.
 
     Raises:
         DatasetError: the list is damaged, incomplete, or leads out of the folder.
@@ -178,43 +178,43 @@ def read_episodes_v2(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
     )
 
 
-def _check_complete(found: Sequence[Any], total: int, root: Path, place: Path) -> None:
-    if len(found) != total or list(found) != list(range(total)):
+def _check_complete(numbers: Sequence[Any], total: int, root: Path, source: Path) -> None:
+    if len(numbers) != total or list(numbers) != list(range(total)):
         raise DatasetError(
-            f"{root / layout.INFO} says {total} episodes, but {place} lists {len(found)} of them (or not in order). "
+            f"{root / layout.INFO} says {total} episodes, but {source} lists {len(numbers)} of them (or not in order). "
             "The metadata is damaged or half fetched: fetch the dataset again; or, if a recorder died, keep the episodes that "
             f"are whole: smolact dataset repair --dataset.root={root}"
         )
 
 
-def _tasks(values: Sequence[Any], place: Path) -> list[tuple[str, ...]]:
-    found = [tuple(tasks) if isinstance(tasks, list) else () for tasks in values]
-    if not all(isinstance(task, str) for tasks in found for task in tasks):
-        raise DatasetError(f"{place}: 'tasks' must be lists of text. Fetch the dataset again.")
-    return found
+def _tasks(values: Sequence[Any], source: Path) -> list[tuple[str, ...]]:
+    tasks_of_episodes = [tuple(tasks) if isinstance(tasks, list) else () for tasks in values]
+    if not all(isinstance(task, str) for tasks in tasks_of_episodes for task in tasks):
+        raise DatasetError(f"{source}: 'tasks' must be lists of text. Fetch the dataset again.")
+    return tasks_of_episodes
 
 
-def whole_numbers(values: Sequence[Any], place: Path, name: str) -> Ints:
-    """A column of counts or numbers.
+def whole_numbers(values: Sequence[Any], source: Path, name: str) -> Ints:
+    """A column of non-negative integers.
 
     Raises:
-        DatasetError: they are not that.
+        DatasetError: a value is invalid.
     """
     numbers = [layout.whole_number(value) for value in values]
     if not all(number is not None and 0 <= number < 2**62 for number in numbers):
-        raise DatasetError(f"{place}: '{name}' must hold whole numbers from 0 up. Fetch the dataset again.")
+        raise DatasetError(f"{source}: '{name}' must hold whole numbers from 0 up. Fetch the dataset again.")
     return np.array(numbers, dtype=np.int64)
 
 
-def _seconds(values: Sequence[Any], place: Path) -> NDArray[np.float64]:
+def _seconds(values: Sequence[Any], source: Path) -> NDArray[np.float64]:
     try:
         seconds = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DatasetError(
-            f"{place}: a video's timestamps must be numbers ({error}). Fetch it again."
+            f"{source}: a video's timestamps must be numbers ({error}). Fetch it again."
         ) from error
     if seconds.ndim != 1 or not np.isfinite(seconds).all() or (seconds < 0).any():
         raise DatasetError(
-            f"{place}: a video's timestamps must be 0 or more seconds. Fetch the dataset again."
+            f"{source}: a video's timestamps must be 0 or more seconds. Fetch the dataset again."
         )
     return seconds

@@ -1,4 +1,4 @@
-"""What lies in a dataset's folder and is no part of the format (a licence, GR00T's `modality.json`, notes) goes with every edit."""
+"""Carry files outside the format (a licence, GR00T's `modality.json`, notes) through edits."""
 
 from __future__ import annotations
 
@@ -19,73 +19,66 @@ from smolact.openable import leads_out
 logger = logging.getLogger(__name__)
 
 MERGED = "merged-from"
-"""Where a merged dataset keeps the files of its sources that the first has otherwise."""
-_MADE_ANEW = {
+"""A merged dataset's folder for files that differ from the first source's."""
+_REWRITTEN = {
     *(layout.INFO, layout.STATS, layout.TASKS, layout.SUBTASKS, layout.TASKS_V2, layout.EPISODES_V2),
     *(layout.EPISODES_STATS_V21, layout.IMAGE_COUNTS, layout.RECORDING_LOG),
 }
-_KNOWN_IN_INFO = {
+_INFO_KEYS = {
     *("codebase_version", "robot_type", "total_episodes", "total_frames", "total_tasks", "total_videos"),
     *("total_chunks", "chunks_size", "data_files_size_in_mb", "video_files_size_in_mb", "fps", "splits"),
     *("data_path", "video_path", "features"),
 }
 
 
-def carry(source: Source, folder: Path, leave: Collection[Path] = ()) -> None:
-    """Copy all that is no part of the format from a dataset's folder to the new one, `folder`.
-
-    Args:
-        source: the dataset.
-        folder: where the new one is built.
-        leave: folders of the old one that are not taken along.
+def carry(source: Source, folder: Path, excluded: Collection[Path] = ()) -> None:
+    """Copy the extra files of `source` to its new folder, without the `excluded` folders.
 
     Raises:
         DatasetError: a file can't be read.
     """
     root = source.meta.root
-    for path in _others(source.meta, leave):
+    for path in _extra_paths(source.meta, excluded):
         copy(root, path, folder / path.relative_to(root))
 
 
 def carry_all(sources: Collection[Source], folder: Path) -> None:
-    """The same of several datasets that become one: what they have alike or only one has comes to its place; where they differ,
-    the first one's does, and the others' to a folder of theirs in `merged-from`, with a warning.
-    """
+    """Copy the extra files of merged datasets; those that differ from an earlier dataset's go below `merged-from`, with a warning."""
     differing: dict[tuple[Path, str], list[str]] = {}
     for number, source in enumerate(sources):
         root = source.meta.root
-        own = f"{MERGED}/{number}-{root.resolve().name}"
-        paths = list(_others(source.meta, work_in_folder(root)))
-        if number and _says_more(source.meta, next(iter(sources)).meta):
+        subfolder = f"{MERGED}/{number}-{root.resolve().name}"
+        paths = list(_extra_paths(source.meta, workspace_paths(root)))
+        if number and _has_conflicting_info(source.meta, next(iter(sources)).meta):
             paths.append(root / layout.INFO)
         for path in paths:
-            place = path.relative_to(root)
-            target = folder / place
+            relative = path.relative_to(root)
+            target = folder / relative
             if (
-                place.as_posix() == layout.INFO
+                relative.as_posix() == layout.INFO
                 or _is_blocked(folder, target)
                 or (os.path.lexists(target) and not _same(path, target))
             ):
-                differing.setdefault((root, own), []).append(place.as_posix())
-                target = folder / own / place
+                differing.setdefault((root, subfolder), []).append(relative.as_posix())
+                target = folder / subfolder / relative
             copy(root, path, target)
-    for (root, own), places in differing.items():
+    for (root, subfolder), files in differing.items():
         logger.warning(
             "%s: %s differ from those of the first dataset, and are kept in %s of the new one. See which you need.",
             root,
-            ", ".join(places[:5]) + (f" and {len(places) - 5} more" if len(places) > 5 else ""),
-            own,
+            ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else ""),
+            subfolder,
         )
 
 
-def work_in_folder(root: Path) -> list[Path]:
-    """What belongs to a dataset's folder rather than to the dataset: what recorders left there, `.git`, a download's `.cache`."""
+def workspace_paths(root: Path) -> list[Path]:
+    """Paths that are not part of the dataset: leftovers of recorders, `.git`, a download's `.cache`."""
     hidden = [path for path in root.iterdir() if path.name.startswith(".") and path.is_dir()]
     return [*quarantine.folders(root), *quarantine.staging_folders(root), *hidden]
 
 
 def copy(root: Path, path: Path, target: Path) -> None:
-    """Copy a file, folder or link. What a link leads to is copied if the Hub's cache keeps it there; other links stay links.
+    """Copy a file, folder or link. A link into the Hub's cache is copied as a file; other links stay links.
 
     Raises:
         DatasetError: it can't be read.
@@ -109,51 +102,53 @@ def copy(root: Path, path: Path, target: Path) -> None:
     shutil.copy2(path, target)
 
 
-def _others(meta: LeRobotDatasetMetadata, leave: Collection[Path]) -> Iterator[Path]:
-    """All files, links and folders of a dataset that an edit does not make anew."""
+def _extra_paths(meta: LeRobotDatasetMetadata, excluded: Collection[Path]) -> Iterator[Path]:
+    """All files, links and folders that an edit does not rewrite."""
     root, table = meta.root, meta.episodes
-    made = set(table.data_path).union(*table.video_path.values())
-    for parent, folders, files in os.walk(root, onerror=_refuse):
-        here = Path(parent)
-        kept = [name for name in sorted(folders) if not _is_left(here / name, leave)]
-        links = [name for name in kept if (here / name).is_symlink()]
-        folders[:] = [name for name in kept if name not in links]
-        links = [name for name in links if not _is_of_format((here / name).relative_to(root))]
+    used = set(table.data_path).union(*table.video_path.values())
+    for parent, folders, files in os.walk(root, onerror=_raise_unreadable):
+        folder = Path(parent)
+        included = [name for name in sorted(folders) if not _is_excluded(folder / name, excluded)]
+        links = [name for name in included if (folder / name).is_symlink()]
+        folders[:] = [name for name in included if name not in links]
+        links = [name for name in links if not _is_of_format((folder / name).relative_to(root))]
         for name in (*folders, *links, *sorted(files)):
-            path = here / name
-            place = path.relative_to(root)
+            path = folder / name
+            relative = path.relative_to(root)
             if name in folders:
-                if not _is_of_format(place / "any"):
+                if not _is_of_format(relative / "any"):
                     yield path
-            elif not (place.as_posix() in made or _is_left(path, leave) or _is_made_anew(place)):
+            elif not (relative.as_posix() in used or _is_excluded(path, excluded) or _is_rewritten(relative)):
                 yield path
 
 
-def _refuse(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     raise DatasetError(
         f"{error.filename} can't be read, and an edit takes it along. See to its permissions."
     ) from error
 
 
-def _is_left(path: Path, leave: Collection[Path]) -> bool:
-    return path in leave or quarantine.is_temporary(path)
+def _is_excluded(path: Path, excluded: Collection[Path]) -> bool:
+    return path in excluded or quarantine.is_temporary(path)
 
 
-def _is_of_format(place: Path) -> bool:
-    return place.parts[0] in ("data", "videos", "meta")
+def _is_of_format(relative: Path) -> bool:
+    return relative.parts[0] in ("data", "videos", "meta")
 
 
-def _is_made_anew(place: Path) -> bool:
-    """Whether an edit writes this, or leaves it out because it is of no episode."""
-    if place.as_posix() in _MADE_ANEW:
+def _is_rewritten(relative: Path) -> bool:
+    """Whether an edit rewrites the file, or drops it as orphaned."""
+    if relative.as_posix() in _REWRITTEN:
         return True
-    of_episodes = place.parts[0] in ("data", "videos") or place.as_posix().startswith(layout.EPISODES_FOLDER)
-    return of_episodes and place.suffix in (".parquet", ".mp4")
+    episodic = relative.parts[0] in ("data", "videos") or relative.as_posix().startswith(
+        layout.EPISODES_FOLDER
+    )
+    return episodic and relative.suffix in (".parquet", ".mp4")
 
 
 def _is_blocked(folder: Path, target: Path) -> bool:
-    above = [parent for parent in target.parents if parent != folder and parent.is_relative_to(folder)]
-    return any(parent.is_symlink() or parent.is_file() for parent in above)
+    parents = [parent for parent in target.parents if parent != folder and parent.is_relative_to(folder)]
+    return any(parent.is_symlink() or parent.is_file() for parent in parents)
 
 
 def _same(path: Path, target: Path) -> bool:
@@ -164,7 +159,7 @@ def _same(path: Path, target: Path) -> bool:
     return path.is_file() and target.is_file() and filecmp.cmp(path, target, shallow=False)
 
 
-def _says_more(meta: LeRobotDatasetMetadata, first: LeRobotDatasetMetadata) -> bool:
-    """Whether `info.json` has something that we do not know, and the first dataset's has otherwise."""
-    unknown = meta.info.keys() - _KNOWN_IN_INFO
+def _has_conflicting_info(meta: LeRobotDatasetMetadata, first: LeRobotDatasetMetadata) -> bool:
+    """Whether an unknown key of `info.json` has another value in the first dataset."""
+    unknown = meta.info.keys() - _INFO_KEYS
     return any(name in first.info and first.info[name] != meta.info[name] for name in unknown)

@@ -1,4 +1,4 @@
-"""What an inspection says: what is wrong, and how far it is."""
+"""Faults found by an inspection, and its progress callback."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with (description, done, total)."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong.
+    """A fault in a dataset.
 
     Attributes:
-        severity: an `error` keeps training from what it relies on, a `warning` does not.
+        severity: an `error` prevents training with the affected data, a `warning` does not.
         place: the file, relative to the dataset's root, or the episode in it.
-        message: what was expected, what was found, what to do.
-        feature: whose values or statistics it is about; None for what every sample relies on.
+        message: what was expected, what was found, and the remedy.
+        feature: the affected feature (values or statistics); None if it affects every sample.
     """
 
     severity: Literal["error", "warning"]

@@ -1,8 +1,8 @@
-"""The layout of a LeRobot dataset on disk, in every version: names, path templates, columns. Said once, here.
+"""The layout of a LeRobot dataset on disk, in every version: file names, path templates, columns.
 
-v2.0   an episode a file, meta/stats.json
-v2.1   an episode a file, meta/episodes_stats.jsonl
-v3.0   many episodes a file, meta/episodes/*/*.parquet
+v2.0   one episode per file, meta/stats.json
+v2.1   one episode per file, meta/episodes_stats.jsonl
+v3.0   many episodes per file, meta/episodes/*/*.parquet
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ WRITTEN_VERSION = "v3.0"
 INFO = "meta/info.json"
 STATS = "meta/stats.json"
 TASKS = "meta/tasks.parquet"
-SUBTASKS = "meta/subtasks.parquet"  # LeRobot's before 0.6: what `subtask_index` numbers
+SUBTASKS = "meta/subtasks.parquet"  # LeRobot before 0.6: the texts of `subtask_index`
 SUBTASK_INDEX = "subtask_index"
 EPISODES_FOLDER = "meta/episodes"
-IMAGE_COUNTS = "meta/smolact_image_counts.json"  # ours: what exact image statistics go on from
-RECORDING_LOG = "meta/smolact_recording.json"  # ours: how each episode was recorded, and whether it succeeded
+IMAGE_COUNTS = "meta/smolact_image_counts.json"  # ours: value counts, to continue exact image statistics
+RECORDING_LOG = "meta/smolact_recording.json"  # ours: recording details and outcome of each episode
 TASKS_V2 = "meta/tasks.jsonl"
 EPISODES_V2 = "meta/episodes.jsonl"
 EPISODES_STATS_V21 = "meta/episodes_stats.jsonl"
@@ -45,30 +45,30 @@ DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 
 MAX_CHANNELS = 4
-MAX_VALUES = 2**26  # of one frame's feature: a picture of 4096 × 4096 in colour, and room to spare
+MAX_VALUES = 2**26  # of one feature in one frame: more than a 4096 × 4096 RGB image
 IMAGE_DTYPES = ("image", "video")
 DEPTH_MARKERS = ("is_depth_map", "video.is_depth_map")
-"""What marks a depth camera, in a feature's `info` or in its older `video_info`; the first is the newer name."""
+"""Keys that mark a depth camera in a feature's `info` or its older `video_info`; the first is the newer name."""
 DEPTH_MEANING = ("depth_unit", "video.depth_min", "video.depth_max", "video.shift", "video.use_log")
-"""What in a depth camera's `info` says which distance a stored number is."""
+"""Keys of a depth camera's `info` that define which distance a stored number is."""
 NUMBER_DTYPES = (
     *("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64"),
     *("uint8", "uint16", "uint32", "uint64"),
 )
-UNITS = "units"  # in the `info` of a feature: of each of its numbers, such as "degrees"
-LANGUAGE_DTYPE = "language"  # LeRobot's annotations: a list of records for each frame
+UNITS = "units"  # key of a feature's `info`: the unit of each dimension, such as "degrees"
+LANGUAGE_DTYPE = "language"  # LeRobot's annotations: a list of records per frame
 STATISTICS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
-_KNOWN_OF_FEATURE = ("dtype", "shape", "names", "info", "video_info")
+_FEATURE_KEYS = ("dtype", "shape", "names", "info", "video_info")
 
 
 @dataclass(frozen=True)
 class Feature:
     """A column or camera of a dataset, as `info.json` describes it.
 
-    `shape` is one frame's, without time: (D,) for a vector, (H, W, C) or (C, H, W) for a camera.
+    `shape` is that of one frame, without time: (D,) for a vector, (H, W, C) or (C, H, W) for a camera.
     """
 
     dtype: str
@@ -76,7 +76,7 @@ class Feature:
     names: Any = None
     info: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
-    """What else `info.json` says of it, such as LeRobot's `fps`."""
+    """Further keys in `info.json`, such as LeRobot's `fps`."""
 
     @property
     def is_image(self) -> bool:
@@ -85,31 +85,31 @@ class Feature:
 
     @property
     def is_depth(self) -> bool:
-        """Whether this is a depth camera: one that is marked as such, or has a single channel.
+        """Whether this is a depth camera: marked as such, or with a single channel.
 
-        Its numbers are distances of more than 8 bits. Nothing here reads them: they are copied, never decoded to pictures.
+        Its values are distances of more than 8 bits. They are copied, never decoded to images.
         """
         is_marked = any(self.info.get(marker) for marker in DEPTH_MARKERS)
         return self.is_image and (is_marked or 1 in (self.shape[0], self.shape[-1]))
 
     @property
     def is_numeric(self) -> bool:
-        """Whether its values are numbers, which have statistics; text, annotations and what we do not know have none."""
+        """Whether its values are numbers, which have statistics; text, annotations and unknown dtypes have none."""
         return self.dtype in NUMBER_DTYPES
 
     @property
     def is_known(self) -> bool:
-        """Whether we know how its values are stored."""
+        """Whether the storage of its dtype is known."""
         return self.is_image or self.is_numeric or self.dtype == "string"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """A camera's (C, H, W), in whichever order `shape` is."""
+        """A camera's (C, H, W), for either order of `shape`."""
         channels, height, width = self._axes()
         return self.shape[channels], self.shape[height], self.shape[width]
 
     def resized(self, height: int, width: int) -> Feature:
-        """The same camera with pictures of another size."""
+        """The same camera with another image size."""
         shape = list(self.shape)
         for axis, size in zip(self._axes()[1:], (height, width), strict=True):
             shape[axis] = size
@@ -118,12 +118,12 @@ class Feature:
         return replace(self, shape=tuple(shape), info=info)
 
     def _axes(self) -> tuple[int, int, int]:
-        """Where in a camera's `shape` channels, height and width are: sizes say where the channels are, or else `names` do."""
+        """Indices of channels, height and width in a camera's `shape`, determined by the sizes, or else by `names`."""
         names = [name.lower() for name in flat_names(self.names)]
         axes = [name[:1] if name[:1] in "hw" else "c" for name in names]
         named = axes if sorted(axes) == ["c", "h", "w"] else None
         few = [size <= MAX_CHANNELS for size in self.shape]
-        if few[0] != few[2]:  # a height or width of so few pixels is nobody's
+        if few[0] != few[2]:  # no image is only so few pixels high or wide
             channels = 0 if few[0] else 2
         else:
             channels = 0 if named is not None and named[0] == "c" else 2
@@ -134,12 +134,12 @@ class Feature:
 
     @property
     def dimension_names(self) -> list[str]:
-        """A name for each number of the feature, in order; none where `names` does not give each its own."""
+        """A name for each dimension of the feature, in order; empty unless `names` gives each a unique one."""
         names = flat_names(self.names)
         return names if len(names) == math.prod(self.shape) and len(set(names)) == len(names) else []
 
     def to_json(self) -> dict[str, Any]:
-        """What `info.json` says of this feature."""
+        """The feature's entry in `info.json`."""
         value = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names, **self.more}
         return {**value, "info": dict(self.info)} if self.info else value
 
@@ -151,14 +151,14 @@ DEFAULT_FEATURES = {
     "index": Feature("int64", (1,)),
     "task_index": Feature("int64", (1,)),
 }
-"""The columns that every dataset has, besides the ones that it is made for."""
+"""The columns that every dataset has in addition to its own."""
 
 
 def parse_feature(name: str, value: Any, source: Path) -> Feature:
-    """The feature `name` of `info.json`.
+    """Parse the entry `name` of the `features` in `info.json`.
 
     Raises:
-        DatasetError: the description lacks a dtype or a shape, or a camera has not three dimensions.
+        DatasetError: the entry lacks a dtype or a shape, or a camera does not have three dimensions.
     """
     problem = f"{source}: feature '{name}' "
     if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
@@ -167,7 +167,7 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
         )
     shape = value.get("shape", [1])
     if isinstance(shape, (list, tuple)):
-        shape = [size if (whole := whole_number(size)) is None else whole for size in shape]
+        shape = [size if (integer := whole_number(size)) is None else integer for size in shape]
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise DatasetError(
             f"{problem}needs a 'shape' (a list of sizes); found {shape!r:.200}. Repair the file or fetch it again."
@@ -180,20 +180,20 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
         raise DatasetError(
             f"{problem}has the shape {list(shape)}, more than {MAX_VALUES} values a frame. Repair the file or fetch it again."
         )
-    told = [value.get(name) for name in ("video_info", "info")]  # v2.0 has the first name
-    parts = [part for part in told if isinstance(part, dict)]
-    info = {name: of for part in parts for name, of in part.items()}
-    if any(part.get(marker) for part in parts for marker in DEPTH_MARKERS):
-        info[DEPTH_MARKERS[0]] = True  # whatever the other names say
-    more = {key: said for key, said in value.items() if key not in _KNOWN_OF_FEATURE}
+    raw_infos = [value.get(name) for name in ("video_info", "info")]  # v2.0 uses the first name
+    infos = [item for item in raw_infos if isinstance(item, dict)]
+    info = {key: item for mapping in infos for key, item in mapping.items()}
+    if any(mapping.get(marker) for mapping in infos for marker in DEPTH_MARKERS):
+        info[DEPTH_MARKERS[0]] = True  # any marker suffices
+    more = {key: item for key, item in value.items() if key not in _FEATURE_KEYS}
     return Feature(value["dtype"], tuple(shape), value.get("names"), info, more)
 
 
 def fill_template(template: Any, source: Path, **values: int | str) -> PurePosixPath:
-    """The path, relative to the dataset's root, that a `data_path` or `video_path` of `info.json` gives for `values`.
+    """Fill a `data_path` or `video_path` template of `info.json` with `values`; the path is relative to the dataset's root.
 
     Raises:
-        DatasetError: the template has fields that a path can't have, or leads out of the dataset's folder.
+        DatasetError: the template has unknown fields, or leads out of the dataset's folder.
     """
     problem = f"{source}: the path template {template!r:.200} "
     if not isinstance(template, str):
@@ -223,7 +223,7 @@ def fill_template(template: Any, source: Path, **values: int | str) -> PurePosix
 
 
 def as_number(value: Any) -> int | float | None:
-    """A number of JSON, also if it is written as text; None for anything else."""
+    """A JSON number, also if it is written as text; None for anything else."""
     if isinstance(value, str):
         for kind in (int, float):
             with contextlib.suppress(ValueError):
@@ -238,11 +238,11 @@ def whole_number(value: Any) -> int | None:
 
 
 def flat_names(names: Any) -> list[str]:
-    """The names that `info.json` gives the numbers (or axes) of a feature, in order, in whichever form: a list, a mapping of lists
-    ({"motors": [...]}), a mapping of name to place, or any of these in another; none for null.
+    """The names of a feature's dimensions (or axes), in order, from the `names` of `info.json`: a list, a mapping of lists
+    ({"motors": [...]}), a mapping of name to index, or any nesting of these; none for null.
     """
     if isinstance(names, Mapping):
-        if names and all(type(place) is int for place in names.values()):
+        if names and all(type(index) is int for index in names.values()):
             return [str(name) for name in sorted(names, key=lambda name: names[name])]
         return [name for group in names.values() for name in flat_names(group)]
     if isinstance(names, (list, tuple)):
@@ -251,10 +251,10 @@ def flat_names(names: Any) -> list[str]:
 
 
 def read_json(path: Path, strict: bool = False) -> Any:
-    """The content of a JSON file; NaN and infinity, which Python writes and JSON has not, pass unless `strict`.
+    """The content of a JSON file. NaN and infinity, which Python writes and JSON lacks, are accepted unless `strict`.
 
     Raises:
-        DatasetError: it is not there, or not JSON.
+        DatasetError: the file is missing or not JSON.
     """
     data = _read(path)
     try:
@@ -267,7 +267,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file.
 
     Raises:
-        DatasetError: it is not there, or a line is not a JSON object.
+        DatasetError: the file is missing, or a line is not a JSON object.
     """
     data = _read(path)
     try:

@@ -1,11 +1,8 @@
-"""Pictures of a dataset, decoded once and kept as they are: from then on a sample costs a copy, not a video.
+"""Cache of decoded images: a sample is copied instead of decoded, bit for bit the same.
 
 cache = FrameCache(dataset.meta)
-fill(cache, dataset)              # what is there already stays
-cache.attach(dataset)             # the same samples, bit for bit
+cache.keep(dataset)               # decodes missing frames
 """
-
-# n frames asked for.
 
 from __future__ import annotations
 
@@ -35,25 +32,24 @@ from smolact.hub import is_snapshot
 
 Ints = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
-"""Told what is done, and how many of how many."""
+"""Called with a description, the number done and the total."""
 Load = Callable[["Runs"], Iterable["Piece"]]
-"""Gives the items of a dataset, in order."""
+"""Yields the items of a dataset, in order."""
 
-RUN = 32
-"""Frames in a row that are decoded together."""
-_SAMPLED = 4096  # bytes at either end of a file that say whether it is the same
+RUN_LENGTH = 32
+"""The most consecutive frames that are decoded together."""
+_SAMPLE_BYTES = 4096  # bytes at both ends of a file that are hashed
 
 
 class FrameCache:
-    """The kept pictures of a dataset's cameras.
+    """The cached images of a dataset's cameras.
 
     Args:
-        meta: the dataset's.
-        cameras: whose pictures; all but depth cameras when None.
-        fit: (width, height) that pictures are scaled down to, in their own proportions: smaller, and no longer exact to the
-            bit (rounded to whole numbers). None keeps them as they are.
-        folder: where; a folder beside the dataset when None.
-        max_bytes: no more is kept; further frames are decoded each time.
+        meta: the dataset's metadata.
+        cameras: the cameras to cache; all but depth cameras when None.
+        fit: (width, height) to scale images down to, with their aspect ratio, rounded to uint8; None for the exact images.
+        folder: the parent folder; one next to the dataset when None.
+        max_bytes: the size limit; further frames are decoded each time.
 
     Raises:
         WriteError: the disk is full or refused.
@@ -73,10 +69,10 @@ class FrameCache:
         self.stores = {}
         for key in meta.color_keys if cameras is None else cameras:
             channels, height, width = meta.features[key].image_shape
-            height, width = _inner((height, width), fit)
+            height, width = _fitted_size((height, width), fit)
             shape = (channels, height, width)
             self.stores[key] = FrameStore(self.folder, key, shape, "uint8", meta.total_frames)
-        self.is_kept = np.zeros(meta.total_frames, dtype=bool)
+        self.is_cached = np.zeros(meta.total_frames, dtype=bool)
         self._starts = first_frames(meta)
 
     def keep(
@@ -89,25 +85,24 @@ class FrameCache:
         progress: Progress | None = None,
         unreadable: list[Unreadable] | None = None,
     ) -> int:
-        """Keep a dataset's pictures as far as there is room, and let it take them from here.
+        """Cache a dataset's images up to the size limit, and make it read them from here.
 
         Args:
-            dataset: of this metadata.
-            rank, processes: of several processes, each makes a part; all have to be through before samples are read.
-            load: gets what is decoded one by one, by other processes if it likes.
-            progress: told of what is looked at and made.
-            unreadable: as for `fill`; `leave_out` has to be told what all processes found.
+            dataset: a dataset of this metadata.
+            rank, processes: each process caches a part; all must finish before samples are read.
+            load, progress: see `fill`.
+            unreadable: see `fill`; pass those of all processes to `leave_out`.
 
         Returns:
-            of how many of its frames the pictures are kept.
+            the number of cached frames.
 
         Raises:
-            DatasetError: a picture can't be read.
-            WriteError: the disk is full or refused. What was made until then is kept.
+            DatasetError: an image can't be read.
+            WriteError: the disk is full or refused. Earlier frames stay.
         """
-        of_one = sum(store.bytes_of_one for store in self.stores.values())
-        room = int(min(self.max_bytes / max(1, of_one) - self.is_kept.sum(), dataset.num_frames))
-        frames = np.arange(max(0, room))
+        frame_bytes = sum(store.bytes_of_one for store in self.stores.values())
+        capacity = int(min(self.max_bytes / max(1, frame_bytes) - self.is_cached.sum(), dataset.num_frames))
+        frames = np.arange(max(0, capacity))
         fill(
             self.stores,
             dataset,
@@ -118,40 +113,40 @@ class FrameCache:
             progress=progress,
             unreadable=unreadable,
         )
-        self.is_kept[dataset.frame_numbers[frames]] = True
+        self.is_cached[dataset.frame_numbers[frames]] = True
         for key, store in self.stores.items():
-            kept = partial(_KeptCamera, store, self._starts, self.is_kept, self.fit)
-            dataset.replace_camera(key, kept)
+            make_camera = partial(_CachedCamera, store, self._starts, self.is_cached, self.fit)
+            dataset.replace_camera(key, make_camera)
         dataset.decodes &= len(frames) < dataset.num_frames
         return len(frames)
 
     def leave_out(self, unreadable: Sequence[Unreadable]) -> None:
-        """Frames that could not be read are not kept: whoever asks for one hears why."""
-        self.is_kept[[self._starts[one.episode] + one.frame for one in unreadable]] = False
+        """Mark unreadable frames as not cached, so that reading one raises its error."""
+        self.is_cached[[self._starts[sample.episode] + sample.frame for sample in unreadable]] = False
 
 
 @dataclass
-class _KeptCamera:
-    """See `Camera`."""
+class _CachedCamera:
+    """A `Camera` that decodes only frames that are not cached."""
 
     store: FrameStore
     starts: Ints
-    is_kept: NDArray[np.bool_]
+    is_cached: NDArray[np.bool_]
     fit: tuple[int, int] | None
     camera: Camera
 
     def frames(self, episodes: Ints, numbers: Ints) -> Image:
-        """Out of the store, or of the camera."""
-        places = self.starts[episodes] + numbers
-        kept = self.is_kept[places]
-        if kept.all():
-            images: Image = self.store.read(places)
+        """See `Camera`."""
+        positions = self.starts[episodes] + numbers
+        cached = self.is_cached[positions]
+        if cached.all():
+            images: Image = self.store.read(positions)
         else:
-            images = np.empty((len(places), *self.store.shape), dtype=np.uint8)
-            images[kept] = self.store.read(places[kept])
-            decoded = self.camera.frames(episodes[~kept], numbers[~kept])
-            images[~kept] = scaled(torch.from_numpy(decoded).permute(0, 3, 1, 2), self.fit).numpy()
-        return np.asarray(images.transpose(0, 2, 3, 1))  # the reader's way back makes them contiguous again
+            images = np.empty((len(positions), *self.store.shape), dtype=np.uint8)
+            images[cached] = self.store.read(positions[cached])
+            decoded = self.camera.frames(episodes[~cached], numbers[~cached])
+            images[~cached] = scaled(torch.from_numpy(decoded).permute(0, 3, 1, 2), self.fit).numpy()
+        return np.asarray(images.transpose(0, 2, 3, 1))  # contiguous after the reader's transpose
 
 
 def fill(
@@ -165,48 +160,48 @@ def fill(
     progress: Progress | None = None,
     unreadable: list[Unreadable] | None = None,
 ) -> int:
-    """Put into stores what is not there yet, and return how many arrays that were.
+    """Write missing frames into stores, and return how many were missing.
 
     Args:
         stores: camera to store.
-        dataset: what to read; its pictures are decoded in order, a run of frames at a time.
+        dataset: the dataset to read, in order, in runs of frames.
         frames: samples of the dataset, ascending.
-        make: camera and pictures (n, 3, H, W) uint8 to what is kept of them (n, …). Called in this process.
-        prepare: called with the pictures before, in the process that decoded them.
-        load: gets what is decoded one by one, by other processes if it likes.
-        progress: told of what is looked at and made.
-        unreadable: takes the frames that can't be read, of which nothing is put in; None to stop at the first one.
+        make: maps a camera and its images (n, 3, H, W) uint8 to the arrays to store (n, …), in this process.
+        prepare: applied to the images first, in the process that decoded them.
+        load: iterates over the runs, possibly in worker processes.
+        progress: called while frames are checked and written.
+        unreadable: receives unreadable frames, which are skipped; None to stop at the first one.
 
     Raises:
-        DatasetError: a picture can't be read, and there is no list for that.
-        WriteError: the disk is full or refused. What was made until then is kept.
+        DatasetError: an image can't be read, and `unreadable` is None.
+        WriteError: the disk is full or refused. Earlier frames stay.
     """
-    say: Progress = progress or (lambda what, done, of: None)
+    report: Progress = progress or (lambda what, done, of: None)
     numbers = dataset.frame_numbers
     runs: list[tuple[str, Ints]] = []
     needed = 0
     for key, store in stores.items():
-        lacking = store.missing(numbers[frames].tolist(), partial(say, f"checking what is kept of {key}"))
-        needed += len(lacking) * store.bytes_of_one
-        # Both ascend: where the numbers are among all is where they are among these.
-        runs += [(key, run) for run in _runs(frames[np.searchsorted(numbers[frames], lacking)])]
-    _check_room(next(iter(stores.values())).folder if stores else dataset.meta.root, needed)
+        missing = store.missing(numbers[frames].tolist(), partial(report, f"checking what is kept of {key}"))
+        needed += len(missing) * store.bytes_of_one
+        # Both are ascending, so positions in one are positions in the other.
+        runs += [(key, run) for run in _runs(frames[np.searchsorted(numbers[frames], missing)])]
+    _check_disk_space(next(iter(stores.values())).folder if stores else dataset.meta.root, needed)
     total, done = sum(len(run) for _, run in runs), 0
-    wanted = Runs(dataset, runs, prepare)
-    for piece in map(wanted.__getitem__, range(len(runs))) if load is None else load(wanted):
-        if piece.unreadable and unreadable is None:
-            raise refusal(piece.unreadable)
+    frame_runs = Runs(dataset, runs, prepare)
+    for decoded in map(frame_runs.__getitem__, range(len(runs))) if load is None else load(frame_runs):
+        if decoded.unreadable and unreadable is None:
+            raise refusal(decoded.unreadable)
         if unreadable is not None:
-            unreadable += piece.unreadable
-        if piece.pictures is not None:
-            stores[piece.camera].write(numbers[piece.frames], make(piece.camera, piece.pictures))
-        done += len(piece.frames) + len(piece.unreadable)
-        say(f"keeping frames of {len(stores)} camera{'s' * (len(stores) > 1)}", done, total)
+            unreadable += decoded.unreadable
+        if decoded.pictures is not None:
+            stores[decoded.camera].write(numbers[decoded.frames], make(decoded.camera, decoded.pictures))
+        done += len(decoded.frames) + len(decoded.unreadable)
+        report(f"keeping frames of {len(stores)} camera{'s' * (len(stores) > 1)}", done, total)
     return total
 
 
 class Piece(NamedTuple):
-    """Frames (n,) of a camera that lie together, their pictures (n, 3, H, W), None for no frames, and those that can't be read."""
+    """A decoded run: its camera, readable frames (n,), images (n, 3, H, W) or None if n is 0, and unreadable frames."""
 
     camera: str
     frames: Ints
@@ -215,7 +210,7 @@ class Piece(NamedTuple):
 
 
 class Runs(Dataset[Piece]):
-    """What cameras saw, a run of frames at a time."""
+    """Runs of consecutive frames to decode."""
 
     def __init__(
         self,
@@ -232,42 +227,42 @@ class Runs(Dataset[Piece]):
         key, frames = self.runs[index]
         unreadable: list[Unreadable] = []
         try:
-            pictures: Tensor | None = self.dataset.pictures(key, frames)
+            images: Tensor | None = self.dataset.pictures(key, frames)
         except DatasetError:
-            frames, pictures = self._one_by_one(key, frames, unreadable)
-        if pictures is not None and self.prepare is not None:
-            pictures = self.prepare(pictures)
-        return Piece(key, frames, pictures, unreadable)
+            frames, images = self._one_by_one(key, frames, unreadable)
+        if images is not None and self.prepare is not None:
+            images = self.prepare(images)
+        return Piece(key, frames, images, unreadable)
 
     def _one_by_one(self, key: str, frames: Ints, unreadable: list[Unreadable]) -> tuple[Ints, Tensor | None]:
-        found: dict[int, Tensor] = {}
+        images: dict[int, Tensor] = {}
         for frame in frames.tolist():
             try:
-                found[frame] = self.dataset.pictures(key, np.array([frame]))
+                images[frame] = self.dataset.pictures(key, np.array([frame]))
             except DatasetError as error:
                 unreadable.append(self.dataset.unreadable(frame, error))
-        pictures = torch.cat(list(found.values())) if found else None
-        return np.array(list(found), dtype=np.int64), pictures
+        pictures = torch.cat(list(images.values())) if images else None
+        return np.array(list(images), dtype=np.int64), pictures
 
 
 def _runs(frames: Ints) -> Iterator[Ints]:
-    """Frames in pieces that lie together."""
+    """Split frames into runs of consecutive ones, at most `RUN_LENGTH`."""
     for piece in np.split(frames, np.flatnonzero(np.diff(frames) != 1) + 1):
-        for first in range(0, len(piece), RUN):
-            yield piece[first : first + RUN]
+        for first in range(0, len(piece), RUN_LENGTH):
+            yield piece[first : first + RUN_LENGTH]
 
 
-def scaled(pictures: Tensor, fit: tuple[int, int] | None) -> Tensor:
-    """Pictures (n, 3, H, W) uint8 scaled down into (width, height) `fit` as SmolVLA does it, and rounded."""
-    height, width = _inner((pictures.shape[-2], pictures.shape[-1]), fit)
-    if (height, width) == tuple(pictures.shape[-2:]):
-        return pictures
-    resized = F.interpolate(pictures.float(), size=(height, width), mode="bilinear", align_corners=False)
+def scaled(images: Tensor, fit: tuple[int, int] | None) -> Tensor:
+    """Images (n, 3, H, W) uint8, scaled down into (width, height) `fit` like SmolVLA's, and rounded."""
+    height, width = _fitted_size((images.shape[-2], images.shape[-1]), fit)
+    if (height, width) == tuple(images.shape[-2:]):
+        return images
+    resized = F.interpolate(images.float(), size=(height, width), mode="bilinear", align_corners=False)
     return resized.round_().to(torch.uint8)
 
 
-def _inner(size: tuple[int, int], fit: tuple[int, int] | None) -> tuple[int, int]:
-    """(height, width) of a picture that is scaled down into (width, height) `fit`; never up."""
+def _fitted_size(size: tuple[int, int], fit: tuple[int, int] | None) -> tuple[int, int]:
+    """The (height, width) after scaling down, never up, into (width, height) `fit`."""
     if fit is None:
         return size
     ratio = max(size[1] / fit[0], size[0] / fit[1])
@@ -275,17 +270,17 @@ def _inner(size: tuple[int, int], fit: tuple[int, int] | None) -> tuple[int, int
 
 
 def folder_beside(root: Path) -> Path:
-    """Where what is kept of the dataset in `root` lies: `NAME.cache`, so that edits and uploads pass it over."""
-    if is_snapshot(root):  # the Hub's cache: beside it all revisions would be seen as one more
+    """The dataset's cache folder, `NAME.cache` next to `root`, outside of edits and uploads."""
+    if is_snapshot(root):  # next to a snapshot it would count as a revision
         return root.parents[1] / "smolact.cache"
     root = root.resolve()
     return root.with_name(f"{root.name}.cache")
 
 
 def fingerprint(meta: LeRobotDatasetMetadata) -> str:
-    """A name for what a dataset holds: its metadata's bytes, and of each large file its size and both ends."""
+    """A hash of a dataset's files (path, size and 4096 bytes at both ends), or of a Hub snapshot's commit."""
     digest = hashlib.blake2b(digest_size=8)
-    if is_snapshot(meta.root):  # a commit, of which not all files have to be here
+    if is_snapshot(meta.root):  # a commit hash; not all files may be here
         digest.update(meta.root.name.encode())
         return digest.hexdigest()
     for folder in ("meta", "data", "videos"):
@@ -295,13 +290,13 @@ def fingerprint(meta: LeRobotDatasetMetadata) -> str:
             with path.open("rb") as file:
                 size = path.stat().st_size
                 digest.update(f"{path.relative_to(meta.root).as_posix()} {size}\n".encode())
-                digest.update(file.read(_SAMPLED))
-                file.seek(max(0, size - _SAMPLED))
-                digest.update(file.read(_SAMPLED))
+                digest.update(file.read(_SAMPLE_BYTES))
+                file.seek(max(0, size - _SAMPLE_BYTES))
+                digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_disk_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise WriteError(

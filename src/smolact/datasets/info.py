@@ -1,4 +1,4 @@
-"""`meta/info.json`: what a dataset says of itself as a whole, in whichever form its version and numbers are written."""
+"""Reads `meta/info.json`, the dataset-wide metadata, in the variants of all versions and number formats."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NUMBERS = ("fps", "data_files_size_in_mb", "video_files_size_in_mb")
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """All of `info.json`; numbers that are written as text, or counts as 1000.0, are numbers, and counts whole.
+    """Read `info.json`. Numbers written as text become numbers, and counts such as 1000.0 become integers.
 
     Raises:
-        DatasetError: it is not there, damaged, or lacks what every dataset says.
+        DatasetError: the file is missing, corrupt, or lacks a required key.
     """
     info = layout.read_json(path, strict=True)
     if not isinstance(info, dict):
@@ -41,19 +41,17 @@ def read_info(path: Path) -> dict[str, Any]:
 
 
 def version_of(info: dict[str, Any], path: Path) -> str:
-    """Which of `format.VERSIONS` a dataset has the layout of: the major number decides, as in LeRobot.
+    """The layout version, one of `format.VERSIONS`; the major number decides, as in LeRobot.
 
     Raises:
-        DatasetError: it is older or newer than these, or no version at all.
+        DatasetError: the version is older or newer than these, or malformed.
     """
-    said = info.get("codebase_version")
-    found = _VERSION.fullmatch(said) if isinstance(said, str) else None
-    problem = (
-        f"{path} says codebase_version {said!r}; known are {', '.join(layout.VERSIONS)}, and later ones of 3."
-    )
-    if found is None:
+    written = info.get("codebase_version")
+    match = _VERSION.fullmatch(written) if isinstance(written, str) else None
+    problem = f"{path} says codebase_version {written!r}; known are {', '.join(layout.VERSIONS)}, and later ones of 3."
+    if match is None:
         raise DatasetError(f"{problem} Write the version there that the dataset has, or fetch it again.")
-    major, minor = int(found[1]), int(found[2] or 0)
+    major, minor = int(match[1]), int(match[2] or 0)
     if major < 2:
         raise DatasetError(f"{problem} Convert the dataset with the LeRobot that made it.")
     if major > 3:

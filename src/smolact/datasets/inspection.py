@@ -1,4 +1,4 @@
-"""What is wrong with a dataset: everything that training relies on, looked at file by file."""
+"""Check everything in a dataset that training relies on, file by file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smolact.datasets.format import DEFAULT_FEATURES
 from smolact.datasets.inspected_files import data_faults, video_faults
 from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.path_checks import unfit
+from smolact.datasets.path_checks import unsafe_paths
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import DatasetError
 
@@ -24,20 +24,15 @@ _UNFINISHED = "a writer died, or is at work now. Go on where it ended (smolact r
 
 
 def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no_progress) -> list[Fault]:
-    """The faults of the dataset in folder `root`, of any version; none if it is whole.
-
-    Args:
-        root: the folder.
-        quick: trust the pictures: decode none.
-        progress: told of each file.
+    """The faults of the dataset in folder `root`, of any version; `quick` decodes no images.
 
     Raises:
         NotFoundError: there is no such folder.
-        DatasetError: an edit is about to put another dataset in its place.
+        DatasetError: an edit is about to replace the dataset.
     """
     root = Path(root)
-    # What must not even be opened is all that is told.
-    if root.is_dir() and (faults := list(unfit(root))):
+    # With unsafe paths, nothing is opened.
+    if root.is_dir() and (faults := list(unsafe_paths(root))):
         return faults
     with ReadLock(root):
         return _faults(root, quick, progress)
@@ -46,63 +41,69 @@ def check_dataset(root: str | Path, quick: bool = False, progress: Progress = no
 def _faults(root: Path, quick: bool, progress: Progress) -> list[Fault]:
     try:
         meta = LeRobotDatasetMetadata(root)
-        faults = list(_metadata(meta))
+        faults = list(_metadata_faults(meta))
     except DatasetError as error:
         return [Fault("error", "meta", str(error))]
-    faults += _orphaned_files(meta)
+    faults += _orphaned_file_faults(meta)
     columns: dict[str, list[NDArray[Any]]] = {}
     faults += data_faults(meta, quick, progress, columns)
     for key in meta.video_keys:
         faults += video_faults(meta, key, quick, progress)
     known = {name: np.concatenate(parts) for name, parts in columns.items()}
-    faults += _statistics(meta, known if not any(fault.severity == "error" for fault in faults) else {})
+    faults += _statistics_faults(
+        meta, known if not any(fault.severity == "error" for fault in faults) else {}
+    )
     return faults
 
 
 def errors_of_training(
     meta: LeRobotDatasetMetadata, episodes: Collection[int], features: Collection[str]
 ) -> list[Fault]:
-    """Those errors of `check_dataset` that a training would meet: of metadata, tables and statistics; pictures are trusted.
+    """The errors of `check_dataset` that a training would meet, without checking images.
 
     Args:
-        meta: the dataset's.
-        episodes: what is trained on; whether statistics fit the values is looked at only if these are all.
-        features: whose values and statistics are used.
+        meta: the dataset's metadata.
+        episodes: the training episodes; only if these are all, values are compared with statistics.
+        features: the features whose values and statistics are used.
     """
     columns: dict[str, list[NDArray[Any]]] = {}
-    faults = [*_metadata(meta), *data_faults(meta, True, no_progress, columns, episodes, features)]
-    whole = len(set(episodes)) == meta.total_episodes and not any(one.severity == "error" for one in faults)
+    faults = [*_metadata_faults(meta), *data_faults(meta, True, no_progress, columns, episodes, features)]
+    complete = len(set(episodes)) == meta.total_episodes and not any(
+        fault.severity == "error" for fault in faults
+    )
     known = {name: np.concatenate(parts) for name, parts in columns.items() if name in features}
-    faults += _statistics(meta, known if whole else {})
+    faults += _statistics_faults(meta, known if complete else {})
     return [
-        one for one in faults if one.severity == "error" and (one.feature is None or one.feature in features)
+        fault
+        for fault in faults
+        if fault.severity == "error" and (fault.feature is None or fault.feature in features)
     ]
 
 
-def _files(meta: LeRobotDatasetMetadata) -> set[str]:
+def _used_files(meta: LeRobotDatasetMetadata) -> set[str]:
     return set(meta.episodes.data_path).union(*meta.episodes.video_path.values())
 
 
-def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
+def _metadata_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
     numbers, texts = sorted(meta.tasks), list(meta.tasks.values())
-    where = layout.TASKS if meta.codebase_version == "v3.0" else layout.TASKS_V2
-    mend = "Make the dataset anew: smolact dataset compact."
+    file = layout.TASKS if meta.codebase_version == "v3.0" else layout.TASKS_V2
+    fix = "Make the dataset anew: smolact dataset compact."
     if numbers != list(range(len(numbers))):
-        yield Fault("error", where, f"numbers its tasks {numbers[:10]}, expected 0, 1, 2, …. {mend}")
+        yield Fault("error", file, f"numbers its tasks {numbers[:10]}, expected 0, 1, 2, …. {fix}")
     if len(set(texts)) < len(texts):
-        yield Fault("warning", where, "has a task twice. Run smolact dataset rename-task, which joins them.")
+        yield Fault("warning", file, "has a task twice. Run smolact dataset rename-task, which joins them.")
     for number, text in meta.tasks.items():
         if not text.strip():
             yield Fault(
-                "error", where, f"task {number} is empty. Give it words with smolact dataset rename-task."
+                "error", file, f"task {number} is empty. Give it words with smolact dataset rename-task."
             )
-    told = meta.info.get("total_tasks", len(texts))
-    if told != len(texts):
-        mend = _UNFINISHED if type(told) is int and told < len(texts) and _frames_ahead(meta) else mend
-        yield Fault("warning", layout.INFO, f"says {told} tasks, but {where} lists {len(texts)}. {mend}")
+    total = meta.info.get("total_tasks", len(texts))
+    if total != len(texts):
+        fix = _UNFINISHED if type(total) is int and total < len(texts) and _frames_ahead(meta) else fix
+        yield Fault("warning", layout.INFO, f"says {total} tasks, but {file} lists {len(texts)}. {fix}")
     unknown = {task for tasks in meta.episodes.tasks for task in tasks} - set(texts)
     if unknown:
-        yield Fault("error", where, f"lacks the task {sorted(unknown)[0]!r} that an episode names. {mend}")
+        yield Fault("error", file, f"lacks the task {sorted(unknown)[0]!r} that an episode names. {fix}")
     if not meta.total_episodes:
         yield Fault("warning", layout.INFO, "there are no episodes yet. Record some.")
     for name, feature in meta.features.items():
@@ -111,42 +112,42 @@ def _metadata(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
                 "warning", layout.INFO, f"feature '{name}' has the dtype '{feature.dtype}', not known here."
             )
     for name in meta.video_keys:
-        said, found = meta.said_size(name), meta.features[name].image_shape[1:]
-        if said != found:
+        stored, size = meta.said_size(name), meta.features[name].image_shape[1:]
+        if stored != size:
             yield Fault(
                 "warning",
                 layout.INFO,
-                f"says that '{name}' is {said[0]} × {said[1]} (height × width), but its video is {found[0]} × {found[1]}, which is "
+                f"says that '{name}' is {stored[0]} × {stored[1]} (height × width), but its video is {size[0]} × {size[1]}, which is "
                 "used. smolact dataset compact writes it there.",
             )
     if meta.codebase_version == "v3.0":
-        yield from _edges(meta)
+        yield from _frame_range_faults(meta)
 
 
-def _edges(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
-    """Whether the rows of `meta/episodes` say the frame numbers that their lengths give."""
+def _frame_range_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
+    """Compare the frame numbers in `meta/episodes` with the episode lengths."""
     number = 0
     for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
         if path.name.startswith(".") or number >= meta.total_episodes:
             continue
-        place = path.relative_to(meta.root).as_posix()
+        file = path.relative_to(meta.root).as_posix()
         names = ["dataset_from_index", "dataset_to_index"]
         rows = read_table(path, names)
         first, last = (column_array(rows, name, (1,), path).reshape(-1) for name in names)
         end = min(number + len(first), meta.total_episodes)
-        wanted = (meta.episodes.from_index[number:end], meta.episodes.to_index[number:end])
-        wrong = np.flatnonzero((first[: end - number] != wanted[0]) | (last[: end - number] != wanted[1]))
+        expected = (meta.episodes.from_index[number:end], meta.episodes.to_index[number:end])
+        wrong = np.flatnonzero((first[: end - number] != expected[0]) | (last[: end - number] != expected[1]))
         for row in wrong[:1]:
             yield Fault(
                 "error",
-                place,
+                file,
                 f"says that episode {number + row} has the frames {first[row]} to {last[row]}, but the lengths give "
-                f"{wanted[0][row]} to {wanted[1][row]}. smolact dataset compact sets that right.",
+                f"{expected[0][row]} to {expected[1][row]}. smolact dataset compact sets that right.",
             )
         if number + len(first) > meta.total_episodes:
             yield Fault(
                 "warning",
-                place,
+                file,
                 f"has {number + len(first) - meta.total_episodes} episodes more than {layout.INFO} counts: a writer died. "
                 "smolact dataset repair keeps those that are whole; smolact dataset compact leaves them out.",
             )
@@ -154,7 +155,7 @@ def _edges(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
 
 
 def _frames_ahead(meta: LeRobotDatasetMetadata) -> int:
-    """How many frames the episodes have that a writer put into `meta/episodes` before it died, and never into `info.json`."""
+    """The frames of episodes that a killed writer put into `meta/episodes` but not into `info.json`."""
     if meta.codebase_version != "v3.0":
         return 0
     lengths: list[int] = []
@@ -164,15 +165,15 @@ def _frames_ahead(meta: LeRobotDatasetMetadata) -> int:
     return sum(lengths[meta.total_episodes :])
 
 
-def _orphaned_files(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
-    used = _files(meta)
+def _orphaned_file_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
+    used = _used_files(meta)
     for folder in ("data", "videos"):
         for path in sorted((meta.root / folder).rglob("*")):
-            place = path.relative_to(meta.root).as_posix()
-            if path.is_file() and place not in used and path.suffix in (".parquet", ".mp4"):
+            file = path.relative_to(meta.root).as_posix()
+            if path.is_file() and file not in used and path.suffix in (".parquet", ".mp4"):
                 yield Fault(
                     "warning",
-                    place,
+                    file,
                     "belongs to no episode: a writer died. smolact dataset repair puts it aside, compact leaves it out.",
                 )
     for path in sorted(meta.root.glob("*")):
@@ -184,7 +185,7 @@ def _orphaned_files(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
             )
 
 
-def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) -> Iterator[Fault]:
+def _statistics_faults(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) -> Iterator[Fault]:
     if not meta.total_episodes:
         return
     ahead = _frames_ahead(meta)
@@ -196,18 +197,18 @@ def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) 
             f"counts {ahead} frames that {layout.INFO} does not count yet: {_UNFINISHED}",
         )
         return
-    where = layout.STATS if meta.codebase_version != "v2.1" else layout.EPISODES_STATS_V21
-    again = "Compute them again: smolact dataset stats."
+    file = layout.STATS if meta.codebase_version != "v2.1" else layout.EPISODES_STATS_V21
+    fix = "Compute them again: smolact dataset stats."
     for name, feature in meta.features.items():
         if not (feature.is_image or feature.is_numeric):
             continue
         stats = meta.stats.get(name, {})
         if feature.is_depth and not stats:
-            continue  # nothing here reads depth, or could compute them
+            continue  # smolact does not read depth
         missing = [statistic for statistic in ("min", "max", "mean", "std") if statistic not in stats]
         if missing:
             severity: Literal["error", "warning"] = "warning" if name in DEFAULT_FEATURES else "error"
-            yield Fault(severity, where, f"has no {', '.join(missing)} of '{name}'. {again}", name)
+            yield Fault(severity, file, f"has no {', '.join(missing)} of '{name}'. {fix}", name)
             continue
         shape = (feature.image_shape[0], 1, 1) if feature.is_image else (feature.shape or (1,))
         wrong = [statistic for statistic in missing or stats if not np.isfinite(stats[statistic]).all()]
@@ -215,9 +216,9 @@ def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) 
         if wrong:
             yield Fault(
                 "error",
-                where,
+                file,
                 f"'{name}' has {wrong[0]} {stats[wrong[0]].tolist()!r:.80}, expected finite numbers of the shape {shape}. "
-                f"{again}",
+                f"{fix}",
                 name,
             )
             continue
@@ -229,18 +230,18 @@ def _statistics(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) 
         ).any():
             yield Fault(
                 "error",
-                where,
-                f"'{name}' has a mean outside its min and max, or a negative std. {again}",
+                file,
+                f"'{name}' has a mean outside its min and max, or a negative std. {fix}",
                 name,
             )
-        elif name in columns and not _fit(stats, columns[name].astype(np.float64), slack):
-            yield Fault("error", where, f"'{name}' has other values than its statistics say. {again}", name)
+        elif name in columns and not _match(stats, columns[name].astype(np.float64), slack):
+            yield Fault("error", file, f"'{name}' has other values than its statistics say. {fix}", name)
 
 
-def _fit(stats: Any, values: NDArray[np.float64], slack: NDArray[np.float64]) -> bool:
-    found = {"min": values.min(axis=0), "max": values.max(axis=0), "mean": values.mean(axis=0)}
-    found["std"] = values.std(axis=0)
+def _match(stats: Any, values: NDArray[np.float64], slack: NDArray[np.float64]) -> bool:
+    actual = {"min": values.min(axis=0), "max": values.max(axis=0), "mean": values.mean(axis=0)}
+    actual["std"] = values.std(axis=0)
     return all(
-        (np.abs(stats[name].reshape(found[name].shape) - value) <= 10 * slack.reshape(value.shape)).all()
-        for name, value in found.items()
+        (np.abs(stats[name].reshape(actual[name].shape) - value) <= 10 * slack.reshape(value.shape)).all()
+        for name, value in actual.items()
     )

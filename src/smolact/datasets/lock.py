@@ -1,7 +1,7 @@
-"""Who is at work in a dataset's folder: one writer at a time, and no edit in its place while somebody reads it.
+"""Locks of a dataset's folder: one writer at a time, and no in-place edit while the dataset is read.
 
-A folder is locked while it is recorded into, edited in its place, or repaired; its `meta` is locked too, by readers together, by an
-edit alone. The locks are on the folders themselves, so that they stay with them when an edit renames them (see `smolact.lock`).
+The folder is locked during recording, in-place edits and repairs; its `meta` too, shared by readers, exclusively by an
+edit. The locks are on the folders themselves and follow their renames by an edit (see `smolact.lock`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from smolact.lock import PathLock
 
 
 class FolderLock(PathLock):
-    """Held by the writer of the dataset in `root`, from when it is made until `release` or the end of its block or process.
+    """The lock of the writer of the dataset in `root`, held from construction until `release` or the end of its block or process.
 
     Raises:
-        NotFoundError: there is no such folder.
-        WriteError: another process holds it, or this one does already.
+        NotFoundError: the folder does not exist.
+        WriteError: another process, or this one, already holds the lock.
     """
 
     def __init__(self, root: Path) -> None:
@@ -35,10 +35,10 @@ class FolderLock(PathLock):
 
 
 class ReadLock(PathLock):
-    """The lock of a reader of the dataset in `root`, one of many. A copy in another process (a worker's) holds its own.
+    """A shared lock of a reader of the dataset in `root`. A copy in another process (a worker) holds its own lock.
 
     Raises:
-        DatasetError: an edit is about to put another dataset in its place.
+        DatasetError: an edit is about to replace the dataset.
     """
 
     def __init__(self, root: Path) -> None:
@@ -53,7 +53,7 @@ class ReadLock(PathLock):
         )
 
     def error(self, message: str, errno: int | None) -> Exception:
-        """Reading is what fails."""
+        """A `DatasetError`, since reading fails."""
         return DatasetError(message)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -61,14 +61,14 @@ class ReadLock(PathLock):
 
 
 class NoReaders(PathLock):
-    """The lock of an edit that puts another dataset in the place of the one in `root`: nobody reads it, and nobody begins to.
+    """The lock of an edit that replaces the dataset in `root`: no reader holds or can acquire the read lock.
 
     Args:
         root: the dataset's folder.
-        advice: what can be done besides waiting.
+        advice: the alternative to waiting that the error names.
 
     Raises:
-        WriteError: somebody reads it.
+        WriteError: the dataset is being read.
     """
 
     def __init__(self, root: Path, advice: str) -> None:

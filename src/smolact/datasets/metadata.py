@@ -1,4 +1,4 @@
-"""What a dataset says of itself, in any version: one view of `meta/`."""
+"""The metadata of a dataset of any version: one view of `meta/`."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from smolact.types import ACTION, ENVIRONMENT_STATE, STATE, FeatureType, PolicyF
 
 
 class LeRobotDatasetMetadata:
-    """The metadata of the dataset in folder `root`, whatever its version.
+    """The metadata of the dataset in folder `root`, of any version.
 
     Attributes:
-        info: the whole `meta/info.json`, with the keys that we do not know.
-        codebase_version: which of `format.VERSIONS` its layout is; `info` has it as it is written.
+        info: the complete `meta/info.json`, including unknown keys.
+        codebase_version: the layout version, one of `format.VERSIONS`; `info` has it as written.
         features: name to `Feature`, in the dataset's order.
         tasks: task index to instruction.
         episodes: the table of episodes.
-        stats: feature to statistic to float64 array, over all episodes; images (3, 1, 1) in [0, 1]. Empty if the
-            dataset has none.
+        stats: feature to statistic to float64 array, over all episodes; images (3, 1, 1) in [0, 1]. Empty if the dataset
+            has none.
 
     Raises:
-        NotFoundError: there is no such folder.
-        DatasetError: the metadata is missing, damaged, of an unknown version; or a file leads out of the folder, or is a pipe or a
-            device.
+        NotFoundError: the folder does not exist.
+        DatasetError: the metadata is missing, corrupt, or of an unknown version; or a file leads out of the folder, or is a
+            pipe or a device.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -63,12 +63,12 @@ class LeRobotDatasetMetadata:
         self.look_at_files()
 
     def look_at_files(self) -> None:
-        """See that the files that are here may be opened, and take the size of each camera from its video.
+        """Check that the present files may be opened, and take each camera's image size from its video.
 
-        `info.json` may say another size, which LeRobot never looks at; that is told, and the video's is used.
+        If `info.json` has another size, which LeRobot ignores, a warning is logged and the video's size is used.
 
         Raises:
-            DatasetError: one is a link out of the folder, or no regular file.
+            DatasetError: a file is a link out of the folder, or not a regular file.
         """
         check_confined(self.root, entries_of(self.episodes))
         for key in self.video_keys:
@@ -78,7 +78,7 @@ class LeRobotDatasetMetadata:
                 self.features[key] = self.features[key].resized(*size)
 
     def said_size(self, key: str) -> tuple[int, int]:
-        """The (height, width) of a camera that `info.json` says."""
+        """The (height, width) of a camera according to `info.json`."""
         _, height, width = layout.parse_feature(key, self.info["features"][key], self._info_path).image_shape
         return height, width
 
@@ -100,12 +100,12 @@ class LeRobotDatasetMetadata:
 
     @property
     def camera_keys(self) -> list[str]:
-        """The cameras, however they are stored; depth cameras too."""
+        """All cameras, stored as video or images, including depth cameras."""
         return [name for name, feature in self.features.items() if feature.is_image]
 
     @property
     def color_keys(self) -> list[str]:
-        """The cameras that give pictures in colour: what a policy can look at."""
+        """The color cameras, which policies can use."""
         return [name for name in self.camera_keys if not self.features[name].is_depth]
 
     @property
@@ -124,7 +124,7 @@ class LeRobotDatasetMetadata:
         return [name for name, feature in self.features.items() if feature.dtype == "image"]
 
     def policy_features(self) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
-        """What a policy can take in and give out: cameras as (3, H, W), state and environment state; the action.
+        """Possible policy inputs (cameras as (3, H, W), state, environment state) and outputs (the action).
 
         Depth cameras are left out.
         """
@@ -164,19 +164,19 @@ def _read_tasks_v2(root: Path) -> dict[int, str]:
 
 
 def read_tasks_v3(root: Path) -> dict[int, str]:
-    """What `meta/tasks.parquet` says: number to instruction.
+    """Read `meta/tasks.parquet`: task index to instruction.
 
     Raises:
-        DatasetError: it is not there, or damaged.
+        DatasetError: the file is missing or corrupt.
     """
     return read_numbered(root / layout.TASKS, "task")
 
 
 def read_numbered(path: Path, name: str) -> dict[int, str]:
-    """What a table of texts says, pandas' index `name` beside a column `{name}_index`: number to text.
+    """Read a table of texts (pandas index `name`, column `{name}_index`): number to text.
 
     Raises:
-        DatasetError: it is not there, or damaged.
+        DatasetError: the file is missing or corrupt.
     """
     table = read_table(path)
     text = next((known for known in (name, "__index_level_0__") if known in table.column_names), None)
@@ -192,10 +192,10 @@ def read_numbered(path: Path, name: str) -> dict[int, str]:
 
 
 def read_stats(path: Path) -> Statistics:
-    """What a `stats.json` says; empty if there is none.
+    """Read a `stats.json`; empty if the file does not exist.
 
     Raises:
-        DatasetError: it is damaged.
+        DatasetError: the file is corrupt.
     """
     return _to_statistics(layout.read_json(path), path) if path.exists() else {}
 

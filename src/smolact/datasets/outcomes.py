@@ -1,7 +1,7 @@
-"""How a dataset's episodes ended: whether they succeeded, and with what reward, where it says so.
+"""Outcomes of a dataset's episodes: success and final reward, where available.
 
-A column of the data says it of an episode's last frame (`next.success`, `success`, `next.reward`, as simulations write
-them); else what our recorder kept in `meta/smolact_recording.json`.
+They are read from a column at an episode's last frame (`next.success`, `success`, `next.reward`, as simulations write
+them), or else from our recorder's `meta/smolact_recording.json`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ REWARD = ("next.reward", "reward")
 
 
 def successes(source: Source) -> list[bool | None]:
-    """Whether each episode succeeded; None where nobody said.
+    """Whether each episode succeeded; None where unknown.
 
     Raises:
-        ConfigError: the dataset says it of no episode.
-        DatasetError: it is damaged.
+        ConfigError: no episode has an outcome.
+        DatasetError: the dataset is corrupt.
     """
     for name in SUCCESS:
         if name in source.meta.features:
-            return [bool(value > 0) for value in _at_the_end(source, name)]
-    said = {row["episode_index"]: row.get("success") for row in read_log(source.meta.root)}
-    found = [said.get(episode) for episode in range(source.meta.total_episodes)]
-    if not any(isinstance(success, bool) for success in found):
+            return [bool(value > 0) for value in _last_values(source, name)]
+    recorded = {row["episode_index"]: row.get("success") for row in read_log(source.meta.root)}
+    outcomes = [recorded.get(episode) for episode in range(source.meta.total_episodes)]
+    if not any(isinstance(success, bool) for success in outcomes):
         raise ConfigError(
             f"{source.meta.root} does not say which episodes succeeded: it has no column {' or '.join(SUCCESS)}, and no "
             f"{layout.RECORDING_LOG} that tells. Look at them (smolact dataset viz), and name the others: smolact dataset "
             "delete --episodes=[…]"
         )
-    return [success if isinstance(success, bool) else None for success in found]
+    return [success if isinstance(success, bool) else None for success in outcomes]
 
 
 def rewards(source: Source) -> list[float]:
@@ -46,21 +46,21 @@ def rewards(source: Source) -> list[float]:
 
     Raises:
         ConfigError: the dataset has no rewards.
-        DatasetError: it is damaged.
+        DatasetError: it is corrupt.
     """
     for name in REWARD:
         if name in source.meta.features:
-            return _at_the_end(source, name)
+            return _last_values(source, name)
     raise ConfigError(
         f"{source.meta.root} has no column {' or '.join(REWARD)}, so its episodes have no rewards."
     )
 
 
 def read_log(root: Path) -> list[dict[str, Any]]:
-    """The rows of the recorder's log, one for each episode that it recorded; none if it never did.
+    """The recording log's rows, one per recorded episode; empty if there is no log.
 
     Raises:
-        DatasetError: the file is damaged.
+        DatasetError: the file is corrupt.
     """
     path = root / layout.RECORDING_LOG
     if not path.is_file():
@@ -74,10 +74,10 @@ def read_log(root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _at_the_end(source: Source, name: str) -> list[float]:
-    found = []
+def _last_values(source: Source, name: str) -> list[float]:
+    result = []
     for episode in range(source.meta.total_episodes):
         path = source.meta.root / source.meta.episodes.data_path[episode]
         values = column_array(source.table(episode), name, source.meta.features[name].shape, path)
-        found.append(float(np.asarray(values[-1], dtype=np.float64).reshape(-1)[0]))
-    return found
+        result.append(float(np.asarray(values[-1], dtype=np.float64).reshape(-1)[0]))
+    return result

@@ -1,4 +1,4 @@
-"""What of a dataset must not be opened, so that no command reads or writes out of its folder; see `smolact.openable`."""
+"""Keep all reads and writes inside a dataset's folder; see `smolact.openable`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ META = ("meta",)
 _MESSAGE = "and such files are neither read nor written. If it is your own doing, put the file or folder itself there, readable for you; else do not use this dataset."
 
 
-def unfit(root: Path, entries: tuple[str, ...] = ("data", "meta", "videos")) -> Iterator[Fault]:
-    """What below these entries of the folder `root` is a link out of it, no regular file, or a folder that can't be read."""
-    return (Fault("error", place, f"{what}, {_MESSAGE}") for place, what in faults_below(root, entries))
+def unsafe_paths(root: Path, entries: tuple[str, ...] = ("data", "meta", "videos")) -> Iterator[Fault]:
+    """Links out of the folder `root`, irregular files and unreadable folders below `entries`."""
+    return (Fault("error", file, f"{problem}, {_MESSAGE}") for file, problem in faults_below(root, entries))
 
 
 def entries_of(episodes: Episodes) -> tuple[str, ...]:
-    """The entries of a dataset's folder in which its files are."""
-    places = set(episodes.data_path).union(*episodes.video_path.values())
-    return tuple({"data", "videos", *(place.partition("/")[0] for place in places)})
+    """The entries of a dataset's folder with its files."""
+    files = set(episodes.data_path).union(*episodes.video_path.values())
+    return tuple({"data", "videos", *(file.partition("/")[0] for file in files)})
 
 
 def check_confined(root: Path, entries: tuple[str, ...] = ("data", "meta", "videos")) -> None:
-    """Raise a `DatasetError` for the first thing below these entries that must not be opened."""
-    for fault in unfit(root, entries):
+    """Raise a `DatasetError` if `entries` have an unsafe path."""
+    for fault in unsafe_paths(root, entries):
         raise DatasetError(f"{root / fault.place} {fault.message}")
 
 
-def check_inside(root: Path, place: str) -> None:
-    """Raise a `DatasetError` if `place`, relative to `root`, leads out of it."""
-    target = leads_out(root, root / place)
+def check_inside(root: Path, file: str) -> None:
+    """Raise a `DatasetError` if `file`, relative to `root`, leads out of it."""
+    target = leads_out(root, root / file)
     if target is not None:
-        raise DatasetError(f"{root / place} leads out of the folder, to {target}, {_MESSAGE}")
+        raise DatasetError(f"{root / file} leads out of the folder, to {target}, {_MESSAGE}")

@@ -1,6 +1,6 @@
-"""What belongs to no episode of a dataset, and the folder where it is put: `unfinished-001` and so on, beside `data`.
+"""Quarantine files of no episode in the folders `unfinished-001` and so on, next to `data`.
 
-Nothing is deleted here: files are moved, one durable rename each, so that a kill leaves every one in either place.
+Files are moved by durable renames and never deleted, so a kill leaves each in one of the two places.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _TEMPORARY_VIDEOS = re.compile(r"tmp[a-z0-9_]{8}")  # where LeRobot encodes an e
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether this is what an interrupted write left."""
+    """Whether an interrupted write left this file."""
     return path.name.startswith(durable.TEMPORARY_PREFIX)
 
 
 def orphaned_files(root: Path, used: set[Path]) -> list[Path]:
-    """The files of data, videos and `meta/episodes` that are not in `used`, and what interrupted writes left."""
+    """Files of data, videos and `meta/episodes` that are not in `used`, and those of interrupted writes."""
     found = [
         path
         for folder in ("data", "videos", layout.EPISODES_FOLDER)
@@ -38,7 +38,7 @@ def orphaned_files(root: Path, used: set[Path]) -> list[Path]:
 
 
 def staging_folders(root: Path) -> list[Path]:
-    """Where LeRobot keeps the pictures and the video of an episode until it is saved, if anything is in there."""
+    """LeRobot's non-empty folders for the images and videos of an unsaved episode."""
     found = [root / "images", *(path for path in root.iterdir() if _TEMPORARY_VIDEOS.fullmatch(path.name))]
     return sorted(
         path for path in found if path.is_dir() and any(entry.is_file() for entry in path.rglob("*"))
@@ -46,12 +46,12 @@ def staging_folders(root: Path) -> list[Path]:
 
 
 def folders(root: Path) -> list[Path]:
-    """The folders where leftovers have been put."""
+    """The existing quarantine folders."""
     return sorted(path for path in root.glob(FOLDER.format(number=0).replace("000", "*")) if path.is_dir())
 
 
 def next_folder(root: Path) -> Path:
-    """The first folder for leftovers that is not there yet."""
+    """The first free quarantine folder."""
     number = 1
     while (root / FOLDER.format(number=number)).exists():
         number += 1
@@ -59,12 +59,12 @@ def next_folder(root: Path) -> Path:
 
 
 def move(root: Path, paths: Iterable[Path], folder: Path) -> list[Path]:
-    """Move files and folders below `root` to the same places below `folder`; returns their new paths.
+    """Move files and folders below `root` to the same paths below `folder`; returns the new paths.
 
     Raises:
-        WriteError: the disk refused. What was not moved is where it was.
+        WriteError: the disk refused. The remaining files are not moved.
     """
-    moved = []
+    targets = []
     with durable.annotate_errors(folder):
         for path in paths:
             target = folder / path.relative_to(root)
@@ -72,12 +72,12 @@ def move(root: Path, paths: Iterable[Path], folder: Path) -> list[Path]:
             path.replace(target)
             durable.sync_folder(target.parent)
             durable.sync_folder(path.parent)
-            moved.append(target)
-    return moved
+            targets.append(target)
+    return targets
 
 
 def copy(root: Path, path: Path, folder: Path) -> Path:
-    """Keep a copy of the file `path` at its place below `folder`, before it is written anew.
+    """Copy a file to its path below `folder`, before it is rewritten.
 
     Raises:
         WriteError: the disk is full or refused.

@@ -1,4 +1,4 @@
-"""`LeRobotDataset`: a dataset on disk or on the Hub as samples for training."""
+"""`LeRobotDataset`: a dataset on disk or on the Hub as training samples."""
 
 from __future__ import annotations
 
@@ -28,37 +28,35 @@ from smolact.types import TASK, VISION_TOKENS, Batch
 logger = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
-Kept = Callable[[Ints], Tensor]
-"""Frames (n,), numbered through all episodes, to what is kept of them (n, …)."""
+CachedTokens = Callable[[Ints], Tensor]
+"""Maps frame numbers (n,), counted through all episodes, to cached vision tokens (n, …)."""
 
 TOLERANCE = 1e-4
-"""How far, in seconds, an offset of `delta_timestamps` may be from a frame's time."""
+"""The largest distance, in seconds, of an offset of `delta_timestamps` from a frame."""
 
 
 class LeRobotDataset(Dataset[Batch]):
-    """A map-style dataset of the frames of demonstrations; a sample is described in `smolact.types`.
+    """A map-style dataset of demonstration frames; `smolact.types` describes a sample.
 
     Args:
         repo_id: a folder, or an id on the Hub such as `lerobot/pusht`.
-        root: a local folder that is used instead; no network call is made then.
-        episodes: the episodes to use, in the dataset's order; all of them when None.
+        root: a local folder to use instead, without network calls.
+        episodes: the episodes to use, in the dataset's order; all when None.
         image_transforms: called with each camera image, (3, H, W) float32 in [0, 1] (uint8 with `return_uint8`).
-        delta_timestamps: feature to offsets in seconds from the sample's frame. The feature then has a leading time
-            dimension, and `{feature}_is_pad` (T,) is true where an offset lies outside the episode, whose first or
-            last frame stands in. An offset must be a whole number of frames.
+        delta_timestamps: feature to offsets in seconds, whole numbers of frames, from the sample's frame. The feature gets a leading
+            time dimension, and `{feature}_is_pad` (T,) is true where the first or last frame of the episode is repeated.
         revision: branch, tag or commit on the Hub.
-        return_uint8: give images as uint8, a quarter of the bytes to move; divide by 255 on the device.
-        cameras: those that samples have; all of them when None. Of others nothing is fetched or decoded. A depth camera can't be
-            one of them.
+        return_uint8: return uint8 images, a quarter of the bytes to move; divide by 255 on the device.
+        cameras: the cameras to fetch and decode; all but depth cameras, which are not allowed, when None.
 
     Attributes:
-        frame_numbers: (num_frames,), where each sample's frame is among those of all episodes, chosen or not.
-        decodes: whether pictures are decoded; not if all of them are kept somewhere, and a sample is only copied.
+        frame_numbers: (num_frames,), each sample's frame number among all episodes, selected or not.
+        decodes: whether samples need decoding; false if all images are cached.
 
     Raises:
         NotFoundError, HubError: there is no such dataset, or it can't be fetched.
-        DatasetError: it is damaged, or its files are not what its metadata says.
-        ConfigError: an episode, feature or offset that the dataset does not have.
+        DatasetError: the dataset is damaged, or its files do not match its metadata.
+        ConfigError: the dataset lacks an episode, feature or offset.
     """
 
     def __init__(
@@ -74,12 +72,12 @@ class LeRobotDataset(Dataset[Batch]):
     ) -> None:
         folder = find_folder(repo_id, "dataset", root=root, patterns=["meta/**"], revision=revision)
         self.repo_id = str(repo_id)
-        self._held = ReadLock(folder)  # as long as this is there, no edit takes the files away
+        self._lock = ReadLock(folder)  # while held, no edit removes the files
         self.meta = LeRobotDatasetMetadata(folder)
-        self.episodes = _chosen(episodes, self.meta)
+        self.episodes = _select_episodes(episodes, self.meta)
         self.image_transforms = image_transforms
         self.return_uint8 = return_uint8
-        self._camera_keys = _chosen_cameras(cameras, self.meta)
+        self._camera_keys = _select_cameras(cameras, self.meta)
         self.delta_indices = {
             key: frame_offsets(key, offsets, self.meta.fps, self.meta.features)
             for key, offsets in (delta_timestamps or {}).items()
@@ -90,33 +88,33 @@ class LeRobotDataset(Dataset[Batch]):
         self._numbers = np.array(self.episodes, dtype=np.int64)
         self._check_tasks()
         self._cameras = self._make_cameras(frames.rows)
-        self._kept: dict[str, Kept] = {}
+        self._tokens: dict[str, CachedTokens] = {}
         self.decodes = bool(self._camera_keys)
         shift = first_frames(self.meta)[self._numbers] - self._starts[:-1]
         self.frame_numbers: Ints = np.repeat(shift, np.diff(self._starts)) + np.arange(self.num_frames)
 
     @property
     def fps(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return self.meta.fps
 
     @property
     def features(self) -> dict[str, Feature]:
-        """Name to feature, as the metadata has them."""
+        """The features of the metadata, by name."""
         return self.meta.features
 
     @property
     def num_frames(self) -> int:
-        """The number of samples: frames of the chosen episodes."""
+        """The number of samples."""
         return int(self._starts[-1])
 
     @property
     def num_episodes(self) -> int:
-        """The number of chosen episodes."""
+        """The number of selected episodes."""
         return len(self.episodes)
 
     def frames_before_end(self, count: int) -> Ints:
-        """The numbers of the frames that are followed by `count` or more of their episode.
+        """The numbers of the frames with at least `count` later frames in their episode.
 
         Raises:
             ConfigError: there are none.
@@ -131,47 +129,47 @@ class LeRobotDataset(Dataset[Batch]):
         return frames
 
     def windows(self, key: str, length: int, frames: Ints | None = None) -> NDArray[Any]:
-        """Runs of `length` frames of a feature that is no camera, (N, length, …), without decoding anything.
+        """Windows of `length` frames of a non-camera feature, (N, length, …), each in one episode.
 
         Args:
             key: the feature, such as `action`.
-            length: frames of a run; all of them lie in one episode.
-            frames: the numbers of their first frames, of those that `frames_before_end(length - 1)` gives; all when None.
+            length: the number of frames.
+            frames: the first frames, of `frames_before_end(length - 1)`; all of them when None.
 
         Raises:
-            ConfigError: no such feature, or no episode is so long.
+            ConfigError: there is no such feature, or no episode is that long.
         """
-        known = [name for name in self.meta.features if name not in self._cameras]
-        if key not in known:
+        names = [name for name in self.meta.features if name not in self._cameras]
+        if key not in names:
             raise ConfigError(
-                f"The dataset has no feature '{key}' that is no camera.{did_you_mean(key, known)}"
+                f"The dataset has no feature '{key}' that is no camera.{did_you_mean(key, names)}"
             )
         first = self.frames_before_end(length - 1) if frames is None else frames
         return np.asarray(self._columns[key][first[:, None] + np.arange(length)])
 
     def pictures(self, key: str, frames: Ints) -> Tensor:
-        """What camera `key` saw at some samples' frames (n,), as uint8 (n, 3, H, W)."""
+        """The images of camera `key` at the samples `frames` (n,), uint8 (n, 3, H, W)."""
         owners = np.searchsorted(self._starts, frames, side="right") - 1
-        found = self._cameras[key].frames(self._numbers[owners], frames - self._starts[owners])
-        return torch.from_numpy(found).permute(0, 3, 1, 2)
+        images = self._cameras[key].frames(self._numbers[owners], frames - self._starts[owners])
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def unreadable(self, index: int, error: DatasetError) -> Unreadable:
-        """The sample `index`, which raised `error`, with its place."""
+        """The location of sample `index`, which raised `error`."""
         row = self._row(index)
         slot = int(np.searchsorted(self._starts, row, side="right")) - 1
         return Unreadable(self.meta.root, self.episodes[slot], row - int(self._starts[slot]), str(error))
 
     def replace_camera(self, key: str, change: Callable[[Camera], Camera]) -> None:
-        """Take the pictures of camera `key` from what `change` makes of it."""
+        """Replace camera `key` by `change(camera)`."""
         self._cameras[key] = change(self._cameras[key])
 
-    def replace_pictures(self, key: str, kept: Kept) -> None:
-        """Give samples the vision tokens of camera `key` in the place of its picture: `kept` has them by `frame_numbers`."""
+    def replace_pictures(self, key: str, cached: CachedTokens) -> None:
+        """Return cached vision tokens, by `frame_numbers`, instead of images of camera `key`."""
         if key in self.delta_indices:
             raise ConfigError(
                 f"'{key}' is asked for at several times (delta_timestamps), which are not kept."
             )
-        self._kept[key] = kept
+        self._tokens[key] = cached
 
     def __len__(self) -> int:
         return self.num_frames
@@ -180,7 +178,7 @@ class LeRobotDataset(Dataset[Batch]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
-        """Several samples at once, as a DataLoader asks for them: each video file is decoded once, in order."""
+        """Several samples; each video file is decoded once, in order."""
         rows = np.array([self._row(index) for index in indices], dtype=np.int64)
         slots = np.searchsorted(self._starts, rows, side="right") - 1
         first, last = self._starts[slots], self._starts[slots + 1] - 1
@@ -188,18 +186,18 @@ class LeRobotDataset(Dataset[Batch]):
         for key, feature in self.meta.features.items():
             if feature.is_image and key not in self._camera_keys:
                 continue
-            if key in self._kept:
-                for sample, value in zip(samples, self._kept[key](self.frame_numbers[rows]), strict=True):
+            if key in self._tokens:
+                for sample, value in zip(samples, self._tokens[key](self.frame_numbers[rows]), strict=True):
                     sample[key + VISION_TOKENS] = value
                 continue
             deltas = self.delta_indices.get(key)
-            wanted = rows[:, None] + (0 if deltas is None else deltas)
-            window = np.clip(wanted, first[:, None], last[:, None])
+            unclipped = rows[:, None] + (0 if deltas is None else deltas)
+            window = np.clip(unclipped, first[:, None], last[:, None])
             values = self._images(key, window) if key in self._cameras else self._values(key, window)
             for sample, value in zip(samples, values, strict=True):
                 sample[key] = value if deltas is not None else value[0]
             if deltas is not None:
-                for sample, is_pad in zip(samples, torch.from_numpy(window != wanted), strict=True):
+                for sample, is_pad in zip(samples, torch.from_numpy(window != unclipped), strict=True):
                     sample[f"{key}_is_pad"] = is_pad
         for sample, row in zip(samples, rows, strict=True):
             sample[TASK] = self.meta.tasks[int(self._columns["task_index"][row])]
@@ -210,12 +208,12 @@ class LeRobotDataset(Dataset[Batch]):
         return values.tolist() if values.dtype == object else torch.from_numpy(values)
 
     def _images(self, key: str, window: Ints) -> list[Tensor]:
-        """(T, 3, H, W) for each row of the window (B, T); a frame that several rows show is decoded once."""
-        unique, back = np.unique(window, return_inverse=True)
-        pictures = self.pictures(key, unique)
-        if len(unique) == len(window) and window.shape[1] == 1:  # each has a picture of its own: no copy
-            return [self._finish(pictures[place : place + 1]) for place in back.reshape(-1).tolist()]
-        return [self._finish(pictures[torch.from_numpy(places)]) for places in back.reshape(window.shape)]
+        """(T, 3, H, W) for each row of the window (B, T); repeated frames are decoded once."""
+        unique, inverse = np.unique(window, return_inverse=True)
+        images = self.pictures(key, unique)
+        if len(unique) == len(window) and window.shape[1] == 1:  # no frame repeats: no copy
+            return [self._finish(images[index : index + 1]) for index in inverse.reshape(-1).tolist()]
+        return [self._finish(images[torch.from_numpy(indices)]) for indices in inverse.reshape(window.shape)]
 
     def _finish(self, images: Tensor) -> Tensor:
         images = images.contiguous()
@@ -237,15 +235,13 @@ class LeRobotDataset(Dataset[Batch]):
         return number % self.num_frames
 
     def _fetch(self, root: str | Path | None) -> None:
-        """Make sure that the files of the chosen episodes are here: fetch them if the dataset is on the Hub."""
+        """Fetch the selected episodes' files if the dataset is on the Hub, and check that they exist."""
         table = self.meta.episodes
         paths = {table.data_path[number] for number in self.episodes}
         for key in filter(self._camera_keys.__contains__, table.video_path):
             paths |= {table.video_path[key][number] for number in self.episodes}
         if root is None and local_folder(self.repo_id, "dataset") != self.meta.root:
-            commit = (
-                self.meta.root.name
-            )  # the Hub's folders are named by commit: metadata and data stay together
+            commit = self.meta.root.name  # the Hub's cache names folders by commit: data and metadata match
             find_folder(self.repo_id, "dataset", patterns=sorted(paths), revision=commit)
             self.meta.look_at_files()
         missing = sorted(path for path in paths if not (self.meta.root / path).is_file())
@@ -268,7 +264,7 @@ class LeRobotDataset(Dataset[Batch]):
         videos, columns = Videos(self.meta.root), Columns(self.meta.root)
         cameras: dict[str, Camera] = {}
         for key in filter(self._camera_keys.__contains__, self.meta.video_keys):
-            # By number, not by time: several episodes share a file, and sums of seconds drift.
+            # Frame numbers, not times: sums of seconds drift.
             starts = np.rint(table.from_timestamp[key] * self.fps).astype(np.int64)
             paths = {number: table.video_path[key][number] for number in self.episodes}
             first = {number: int(starts[number]) for number in self.episodes}
@@ -280,26 +276,26 @@ class LeRobotDataset(Dataset[Batch]):
 
 
 def first_frames(meta: LeRobotDatasetMetadata) -> Ints:
-    """(episodes,), the number of each episode's first frame among those of all."""
+    """(episodes,), the number of each episode's first frame among all episodes."""
     return np.asarray(np.cumsum(meta.episodes.length) - meta.episodes.length)
 
 
-def _chosen(episodes: Sequence[int] | None, meta: LeRobotDatasetMetadata) -> list[int]:
+def _select_episodes(episodes: Sequence[int] | None, meta: LeRobotDatasetMetadata) -> list[int]:
     total = meta.total_episodes
     if not total:
         raise DatasetError(f"{meta.root} has no episodes yet. Record one, or choose another dataset.")
     if episodes is None:
         return list(range(total))
-    chosen = sorted({operator.index(number) for number in episodes})
-    if not chosen or chosen[0] < 0 or chosen[-1] >= total:
+    selected = sorted({operator.index(number) for number in episodes})
+    if not selected or selected[0] < 0 or selected[-1] >= total:
         raise ConfigError(
             f"episodes={list(episodes)[:20]}: expected one or more of 0 to {total - 1}, the {total} episodes of "
             f"{meta.root}."
         )
-    return chosen
+    return selected
 
 
-def _chosen_cameras(cameras: Sequence[str] | None, meta: LeRobotDatasetMetadata) -> list[str]:
+def _select_cameras(cameras: Sequence[str] | None, meta: LeRobotDatasetMetadata) -> list[str]:
     for key in cameras or ():
         if key in meta.depth_keys:
             raise ConfigError(
@@ -312,14 +308,14 @@ def _chosen_cameras(cameras: Sequence[str] | None, meta: LeRobotDatasetMetadata)
             )
     if cameras is not None:
         return list(cameras)
-    story = depth_story(meta)
-    if story is not None:
-        logger.info("%s: %s", meta.root, story)
+    message = depth_story(meta)
+    if message is not None:
+        logger.info("%s: %s", meta.root, message)
     return meta.color_keys
 
 
 def frame_offsets(key: str, seconds: Sequence[float], fps: float, features: Mapping[str, Feature]) -> Ints:
-    """Offsets in frames for offsets in seconds.
+    """Convert offsets in seconds to offsets in frames.
 
     Raises:
         ConfigError: there is no feature `key`, or an offset is not a whole number of frames.
@@ -339,9 +335,9 @@ def frame_offsets(key: str, seconds: Sequence[float], fps: float, features: Mapp
     frames = np.rint(offsets * fps)
     wrong = np.flatnonzero(np.abs(frames / fps - offsets) > TOLERANCE)
     if wrong.size:
-        asked, nearest = float(offsets[wrong[0]]), float(frames[wrong[0]] / fps)
+        offset, nearest = float(offsets[wrong[0]]), float(frames[wrong[0]] / fps)
         raise ConfigError(
-            f"delta_timestamps of '{key}' has the offset {asked:g} s, which is no whole number of frames at {fps:g} "
+            f"delta_timestamps of '{key}' has the offset {offset:g} s, which is no whole number of frames at {fps:g} "
             f"frames a second. The nearest is {nearest:g} s."
         )
     return frames.astype(np.int64)

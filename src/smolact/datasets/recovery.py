@@ -1,6 +1,6 @@
-"""Which episodes of a damaged dataset are wholly there: a row of metadata, all rows of data, all frames of every camera.
+"""Find the intact episodes of a damaged dataset: those with all metadata, data rows and video frames.
 
-Nothing is trusted and nothing is written. What `inspection.py` calls an error of an episode makes it not whole here.
+Nothing is written. Faults that `inspection.py` calls errors make an episode not intact.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from smolact.datasets.cameras import check_depth_image, decode_image
 from smolact.datasets.episodes import Episodes
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES
-from smolact.datasets.inspected_files import DECODED_AT_ONCE, TIME_TOLERANCE
+from smolact.datasets.inspected_files import DECODE_BATCH, TIME_TOLERANCE
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
-from smolact.datasets.path_checks import check_inside, unfit
+from smolact.datasets.path_checks import check_inside, unsafe_paths
 from smolact.datasets.rows import EpisodeRows, taken
 from smolact.datasets.sizes import first_size
 from smolact.datasets.sources import Source, table_more, table_statistics
@@ -38,19 +38,19 @@ class Row:
     """A row of `meta/episodes`.
 
     Attributes:
-        number: the episode's, as its data rows have it.
-        place: the file that the row is in, and its number there.
-        data: the file of its data, relative to the root.
-        videos: camera to file and number of its first frame there.
-        more: what other tools say of it.
-        edges: the numbers of its first frame in the dataset and of the one after its last, as the row says.
-        in_place: its counters are those that readers expect, were it in a whole dataset.
+        number: the episode index.
+        table_row: the file of `meta/episodes` and the row's position in it.
+        data: the data file, relative to the root.
+        videos: camera to video file and first frame in it.
+        edges: the stored `dataset_from_index` and `dataset_to_index`.
+        more: other tools' columns.
+        in_place: whether its data rows are in order and their `index` counts on from `dataset_from_index`.
     """
 
     number: int
     length: int
     tasks: tuple[str, ...]
-    place: tuple[Path, int]
+    table_row: tuple[Path, int]
     data: str
     videos: dict[str, tuple[str, int]]
     edges: tuple[Any, Any]
@@ -61,15 +61,15 @@ class Row:
 
 @dataclass
 class RecoveryReport:
-    """What there is of a dataset (v3.0) in `root`.
+    """The recoverable contents of a v3.0 dataset.
 
     Attributes:
-        meta: its features and settings; its tasks, completed from its episodes; no episodes.
-        rows: those of the episodes that are whole, in order.
-        lost: what is wrong, a line each.
-        table_rows: file of `meta/episodes` to how many rows it has.
-        frames: data file to how many rows it has.
-        learned: `tasks.parquet` is not there, or lacks a task that `meta.tasks` has.
+        meta: the features, settings and tasks, completed from the episodes.
+        rows: the intact episodes, in order.
+        errors: one line for each fault.
+        table_rows: file of `meta/episodes` to its number of rows.
+        frames: data file to its number of rows.
+        tasks_recovered: whether `tasks.parquet` is unreadable or incomplete.
     """
 
     meta: LeRobotDatasetMetadata
@@ -80,9 +80,9 @@ class RecoveryReport:
     tasks_recovered: bool = False
 
     def is_in_order(self) -> bool:
-        """Whether the whole episodes are a dataset as they lie there, so that only `meta` has to be written."""
-        places = [row.place for row in self.rows]
-        if [row.number for row in self.rows] != list(range(len(places))) or places != sorted(places):
+        """Whether the intact episodes are a valid dataset in place, so that only `meta` has to be written."""
+        positions = [row.table_row for row in self.rows]
+        if [row.number for row in self.rows] != list(range(len(positions))) or positions != sorted(positions):
             return False
         wanted, first = dict.fromkeys((row.data for row in self.rows), 0), 0
         for row in self.rows:
@@ -99,10 +99,10 @@ class RecoveryReport:
 
 
 class RecoveredSource(Source):
-    """The whole episodes as a dataset of their own, numbered from 0."""
+    """The intact episodes as a dataset, numbered from 0."""
 
-    def __init__(self, found: RecoveryReport) -> None:
-        rows, meta = found.rows, found.meta
+    def __init__(self, report: RecoveryReport) -> None:
+        rows, meta = report.rows, report.meta
         first = {
             key: np.array([row.videos[key][1] for row in rows], dtype=np.float64) for key in meta.video_keys
         }
@@ -116,70 +116,63 @@ class RecoveredSource(Source):
             {key: (numbers + lengths) / meta.fps for key, numbers in first.items()},
         )
         meta.total_episodes, meta.total_frames = len(rows), int(lengths.sum())
-        # Not by Source's own way, which wants a dataset that is whole.
+        # Not `super().__init__`, which needs an intact dataset.
         self.meta, self._open = meta, None
         self._statistics, self._more = [row.statistics for row in rows], [row.more for row in rows]
         self._numbers = [row.number for row in rows]
 
     def number_in_file(self, episode: int) -> int:
-        """What the column `episode_index` says of an episode."""
+        """The `episode_index` of an episode in its data file."""
         return self._numbers[episode]
 
 
 class InfoOnlyMetadata(LeRobotDatasetMetadata):
-    """What `info.json` says, whatever the rest is like."""
+    """The metadata in `info.json` alone."""
 
     def _read_tables(self) -> None:
         self.tasks, self.stats = {}, {}
         self.episodes = Episodes(np.zeros(0, dtype=np.int64), [], [], {}, {}, {})
 
     def look_at_files(self) -> None:
-        """Each is looked at by itself: one that must not be opened costs only its own episodes."""
+        """Check nothing: reading a file checks it, so an unsafe one costs only its own episodes."""
 
 
 def find_intact_episodes(root: Path, quick: bool = False, progress: Progress = no_progress) -> RecoveryReport:
-    """Look at every episode that any metadata of the dataset in `root` tells of.
-
-    Args:
-        root: the folder.
-        quick: decode no pictures.
-        progress: told of each episode.
+    """Check every episode in the metadata of the dataset in `root`; `quick` decodes no images.
 
     Raises:
         NotFoundError: there is no such folder.
-        ConfigError: it is of an older version.
-        DatasetError: `info.json` is not there or damaged, or something of `meta`, or a folder, must not be opened.
+        ConfigError: the dataset has an older version.
+        DatasetError: `info.json` is missing or damaged, or something in `meta` or a folder must not be opened.
     """
     meta = InfoOnlyMetadata(root)
-    for fault in unfit(root):
-        if (
-            root / fault.place
-        ).is_dir():  # the files in there may be whole, and are not this dataset's to move
+    for fault in unsafe_paths(root):
+        if (root / fault.place).is_dir():  # its files may be intact, and another dataset's
             raise DatasetError(f"{root / fault.place} {fault.message}")
     if meta.codebase_version != layout.WRITTEN_VERSION:
         raise ConfigError(
             f"{root} is a dataset of version {meta.codebase_version}, and only {layout.WRITTEN_VERSION} is mended. See what "
             f"is wrong (smolact dataset check --dataset.root={root}), and delete the episodes that are not whole."
         )
-    found = RecoveryReport(meta)
-    rows = _read_rows(found)
+    report = RecoveryReport(meta)
+    rows = _read_rows(report)
     try:
         meta.tasks = read_tasks_v3(root) if rows else {}
     except DatasetError as error:
-        found.errors.append(_cause(error))
-        found.tasks_recovered = True
-    rows = _check_data(found, rows, quick, progress)
+        report.errors.append(_cause(error))
+        report.tasks_recovered = True
+    rows = _check_data(report, rows, quick, progress)
     for key in meta.video_keys:
-        rows = _check_videos(found, key, rows, quick, progress)
-    found.rows = sorted(rows, key=lambda row: row.number)
+        rows = _check_videos(report, key, rows, quick, progress)
+    report.rows = sorted(rows, key=lambda row: row.number)
     if not rows:
-        meta.tasks, found.tasks_recovered = {}, False
-    return found
+        meta.tasks, report.tasks_recovered = {}, False
+    return report
 
 
-def _read_rows(found: RecoveryReport) -> list[Row]:
-    """All rows of `meta/episodes` that can be read, the first of each number."""
-    meta, rows = found.meta, dict[int, Row]()
+def _read_rows(report: RecoveryReport) -> list[Row]:
+    """All readable rows of `meta/episodes`, without duplicates."""
+    meta, rows = report.meta, dict[int, Row]()
     wanted = [*NAMES, "dataset_from_index", "dataset_to_index"]
     for key in meta.video_keys:
         wanted += [
@@ -194,18 +187,18 @@ def _read_rows(found: RecoveryReport) -> list[Row]:
             columns = {name: column_values(read_table(path, wanted), name, path) for name in wanted}
             statistics, more = table_statistics(table, path), table_more(table, path)
         except DatasetError as error:
-            found.errors.append(_cause(error))
+            report.errors.append(_cause(error))
             continue
-        found.table_rows[path] = table.num_rows
+        report.table_rows[path] = table.num_rows
         for position in range(table.num_rows):
-            value = {name: column[position] for name, column in columns.items()}
+            values = {name: column[position] for name, column in columns.items()}
             try:
-                row = _row(meta, path, position, value, statistics[position], more[position])
+                row = _row(meta, path, position, values, statistics[position], more[position])
             except DatasetError as error:
-                found.errors.append(_cause(error))
+                report.errors.append(_cause(error))
                 continue
             if row.number in rows:
-                found.errors.append(f"{path}: episode {row.number} is there twice.")
+                report.errors.append(f"{path}: episode {row.number} is there twice.")
             rows.setdefault(row.number, row)
     return list(rows.values())
 
@@ -214,39 +207,39 @@ def _row(
     meta: LeRobotDatasetMetadata,
     path: Path,
     position: int,
-    value: dict[str, Any],
+    values: dict[str, Any],
     statistics: Statistics,
     more: dict[str, Any],
 ) -> Row:
-    problem = f"{path}, row {position}: "
-    counts = [name for name in value if name.endswith("_index")] + ["length"]
-    whole = {name: layout.whole_number(value[name]) for name in counts}
+    prefix = f"{path}, row {position}: "
+    counts = [name for name in values if name.endswith("_index")] + ["length"]
+    integers = {name: layout.whole_number(values[name]) for name in counts}
     if (
-        not all(number is not None and 0 <= number < 2**62 for number in whole.values())
-        or not whole["length"]
+        not all(number is not None and 0 <= number < 2**62 for number in integers.values())
+        or not integers["length"]
     ):
-        raise DatasetError(f"{problem}expected whole numbers, found {[value[name] for name in counts]}.")
-    value = {**value, **whole}
-    tasks = value["tasks"]
+        raise DatasetError(f"{prefix}expected whole numbers, found {[values[name] for name in counts]}.")
+    values = {**values, **integers}
+    tasks = values["tasks"]
     if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) and t.strip() for t in tasks):
-        raise DatasetError(f"{problem}expected a list of tasks, found {tasks!r:.100}.")
+        raise DatasetError(f"{prefix}expected a list of tasks, found {tasks!r:.100}.")
     videos = {}
     for key in meta.video_keys:
-        edges = [value[f"videos/{key}/{name}_timestamp"] for name in ("from", "to")]
+        edges = [values[f"videos/{key}/{name}_timestamp"] for name in ("from", "to")]
         if not all(isinstance(edge, (int, float)) and 0 <= edge < 2**40 for edge in edges):
-            raise DatasetError(f"{problem}expected seconds in the video of '{key}', found {edges}.")
+            raise DatasetError(f"{prefix}expected seconds in the video of '{key}', found {edges}.")
         first, end = (round(edge * meta.fps) for edge in edges)
-        if end - first != value["length"]:
+        if end - first != values["length"]:
             raise DatasetError(
-                f"{problem}episode {value['episode_index']} has {value['length']} rows and {end - first} frames of '{key}'."
+                f"{prefix}episode {values['episode_index']} has {values['length']} rows and {end - first} frames of '{key}'."
             )
         template = meta.info.get("video_path") or layout.VIDEO_PATH
-        videos[key] = (_path(meta, template, f"videos/{key}", value, video_key=key), first)
-    data = _path(meta, meta.info.get("data_path") or layout.DATA_PATH, "data", value)
-    indices = (value["dataset_from_index"], value["dataset_to_index"])
+        videos[key] = (_path(meta, template, f"videos/{key}", values, video_key=key), first)
+    data = _path(meta, meta.info.get("data_path") or layout.DATA_PATH, "data", values)
+    indices = (values["dataset_from_index"], values["dataset_to_index"])
     return Row(
-        value["episode_index"],
-        value["length"],
+        values["episode_index"],
+        values["length"],
         tuple(tasks),
         (path, position),
         data,
@@ -258,46 +251,46 @@ def _row(
 
 
 def _path(
-    meta: LeRobotDatasetMetadata, template: Any, prefix: str, value: dict[str, Any], **more: str
+    meta: LeRobotDatasetMetadata, template: Any, prefix: str, values: dict[str, Any], **more: str
 ) -> str:
-    place = {name: value[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
-    return str(layout.fill_template(template, meta.root / layout.INFO, **more, **place))
+    indices = {name: values[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
+    return str(layout.fill_template(template, meta.root / layout.INFO, **more, **indices))
 
 
-def _check_data(found: RecoveryReport, rows: list[Row], quick: bool, progress: Progress) -> list[Row]:
-    """Those of the episodes whose data rows are all there, and right."""
-    meta, whole, done = found.meta, list[Row](), 0
+def _check_data(report: RecoveryReport, rows: list[Row], quick: bool, progress: Progress) -> list[Row]:
+    """The episodes with complete, valid data rows."""
+    meta, intact, done = report.meta, list[Row](), 0
     names = [name for name, feature in meta.features.items() if feature.dtype != "video"]
-    for place, group in _by_file(rows, lambda row: row.data):
-        path = meta.root / place
+    for file, group in _by_file(rows, lambda row: row.data):
+        path = meta.root / file
         try:
-            check_inside(meta.root, place)
+            check_inside(meta.root, file)
             table = read_table(path, names)
             counters = {name: column_array(table, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
-            rows_of = EpisodeRows(table, path)
+            episode_rows = EpisodeRows(table, path)
         except DatasetError as error:
-            found.errors.append(f"{_cause(error)} {_named(group)}")
+            report.errors.append(f"{_cause(error)} {_episode_range(group)}")
             continue
-        found.frames[place] = table.num_rows
+        report.frames[file] = table.num_rows
         is_in_order = bool((np.diff(counters["index"]) > 0).all())
-        for row in sorted(group, key=lambda row: len(row.tasks)):  # one task alone says what its number means
+        for row in sorted(group, key=lambda row: len(row.tasks)):  # a single task identifies its index
             try:
-                part = taken(table, rows_of.of(row.number))
-                _check_rows(found, row, part)
+                part = taken(table, episode_rows.of(row.number))
+                _check_rows(report, row, part)
                 row.in_place &= is_in_order
                 if not quick:
                     _check_images(meta, row, part)
-                whole.append(row)
+                intact.append(row)
             except DatasetError as error:
-                found.errors.append(f"{place}, episode {row.number}: {_cause(error)}")
+                report.errors.append(f"{file}, episode {row.number}: {_cause(error)}")
             done += 1
             progress("data", done, len(rows))
-    return whole
+    return intact
 
 
-def _check_rows(found: RecoveryReport, row: Row, part: pa.Table) -> None:
-    """Look at the rows of an episode, which are in order of `frame_index`."""
-    meta = found.meta
+def _check_rows(report: RecoveryReport, row: Row, part: pa.Table) -> None:
+    """Raise a `DatasetError` unless an episode's rows, sorted by `frame_index`, are valid."""
+    meta = report.meta
     path = meta.root / row.data
     if part.num_rows != row.length:
         raise DatasetError(f"expected {row.length} rows, found {part.num_rows}.")
@@ -305,15 +298,15 @@ def _check_rows(found: RecoveryReport, row: Row, part: pa.Table) -> None:
     values = {name: column_array(part, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
     if (values["frame_index"] != steps).any():
         raise DatasetError("frame_index does not count from 0.")
-    late = np.abs(values["timestamp"].astype(np.float64) - steps / meta.fps)
-    if not (late <= np.maximum(TIME_TOLERANCE, 1e-6 * steps / meta.fps)).all():
+    deviation = np.abs(values["timestamp"].astype(np.float64) - steps / meta.fps)
+    if not (deviation <= np.maximum(TIME_TOLERANCE, 1e-6 * steps / meta.fps)).all():
         raise DatasetError(f"its timestamps are not those of {meta.fps:g} frames a second.")
     used = set(values["task_index"].tolist())
     if not used <= meta.tasks.keys():
         if len(used) > 1 or len(row.tasks) > 1:
             raise DatasetError(f"task_index {sorted(used - meta.tasks.keys())[0]} is no task that is known.")
         meta.tasks[used.pop()] = row.tasks[0]
-        found.tasks_recovered = True
+        report.tasks_recovered = True
     for name, feature in meta.features.items():
         if not feature.is_numeric:
             continue
@@ -334,21 +327,21 @@ def _check_images(meta: LeRobotDatasetMetadata, row: Row, part: pa.Table) -> Non
 
 
 def _check_videos(
-    found: RecoveryReport, key: str, rows: list[Row], quick: bool, progress: Progress
+    report: RecoveryReport, key: str, rows: list[Row], quick: bool, progress: Progress
 ) -> list[Row]:
-    """Those of the episodes of which camera `key` has all frames."""
-    meta, whole, done = found.meta, list[Row](), 0
-    places = sorted({row.videos[key][0] for row in rows})
-    inside = [place for place in places if not leads_out(meta.root, meta.root / place)]
-    sizes = [size for place in inside if (size := first_size(meta.root, [place])) is not None]
-    if sizes and meta.features[key].image_shape[1:] not in sizes:  # then info.json is wrong, not every video
+    """The episodes with all frames of camera `key`."""
+    meta, intact, done = report.meta, list[Row](), 0
+    files = sorted({row.videos[key][0] for row in rows})
+    inside = [file for file in files if not leads_out(meta.root, meta.root / file)]
+    sizes = [size for file in inside if (size := first_size(meta.root, [file])) is not None]
+    if sizes and meta.features[key].image_shape[1:] not in sizes:  # info.json is wrong, not every video
         meta.features[key] = meta.features[key].resized(*sizes[0])
-    for place, group in _by_file(rows, lambda row: row.videos[key][0]):
+    for file, group in _by_file(rows, lambda row: row.videos[key][0]):
         try:
-            check_inside(meta.root, place)
-            reader = VideoReader(meta.root / place)
+            check_inside(meta.root, file)
+            reader = VideoReader(meta.root / file)
         except DatasetError as error:
-            found.errors.append(f"{_cause(error)} {_named(group)}")
+            report.errors.append(f"{_cause(error)} {_episode_range(group)}")
             continue
         end = 0
         for row in sorted(group, key=lambda row: (row.videos[key][1], row.number)):
@@ -356,43 +349,43 @@ def _check_videos(
                 end = _check_frames(
                     reader, row, row.videos[key][1], end, meta.features[key].image_shape, quick
                 )
-                whole.append(row)
+                intact.append(row)
             except DatasetError as error:
-                found.errors.append(f"{place}, episode {row.number}: {_cause(error)}")
+                report.errors.append(f"{file}, episode {row.number}: {_cause(error)}")
             done += 1
             progress(key, done, len(rows))
         reader.close()
-    return whole
+    return intact
 
 
 def _check_frames(
-    reader: VideoReader, row: Row, first: int, before: int, shape: tuple[int, int, int], quick: bool
+    reader: VideoReader, row: Row, first: int, previous_end: int, shape: tuple[int, int, int], quick: bool
 ) -> int:
     end = first + row.length
-    if first < before:
+    if first < previous_end:
         raise DatasetError("its frames are another episode's.")
     if end > len(reader):
         raise DatasetError(f"its frames end at {end}, but the file has {len(reader)}.")
-    for start in () if quick else range(first, end, DECODED_AT_ONCE):
-        for height, width, _ in reader.layouts(np.arange(start, min(start + DECODED_AT_ONCE, end))):
+    for start in () if quick else range(first, end, DECODE_BATCH):
+        for height, width, _ in reader.layouts(np.arange(start, min(start + DECODE_BATCH, end))):
             if (height, width) != shape[1:]:
                 raise DatasetError(f"its frames are {height} × {width}, expected {shape[1]} × {shape[2]}.")
     return end
 
 
-def _by_file(rows: Iterable[Row], file: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
+def _by_file(rows: Iterable[Row], file_of: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(file(row), []).append(row)
+        groups.setdefault(file_of(row), []).append(row)
     return list(groups.items())
 
 
-def _named(rows: list[Row]) -> str:
-    """Which episodes."""
+def _episode_range(rows: list[Row]) -> str:
+    """A sentence with the number and range of the episodes."""
     numbers = [row.number for row in rows]
     return f"It has {len(rows)} episodes ({min(numbers)} to {max(numbers)})."
 
 
 def _cause(error: DatasetError) -> str:
-    """What is wrong, without the advice to get the file elsewhere: nobody else has what was just recorded."""
+    """The error without the advice to fetch the file again: a new recording has no other copy."""
     return str(error).partition(" Fetch ")[0]

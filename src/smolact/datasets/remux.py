@@ -1,7 +1,7 @@
-"""Videos cut and joined as they are: packets are copied, and no frame is decoded or encoded.
+"""Cuts and joins videos without re-encoding: packets are copied, no frame is decoded.
 
-A cut can be copied if it begins with a key frame and its packets lie together in the file, so that none of them needs
-a frame outside. What a decoder must be told beforehand (`Index.kind`) has to be the same throughout a file.
+A cut can be copied if it begins with a key frame and its packets are contiguous in the file, so that none of them needs a
+frame outside. The decoder configuration (`Index.kind`) must be the same throughout a file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from smolact.errors import VideoError
 from smolact.openable import check_regular
 
-MAX_DELAY = 16  # frames that a decoder may hold back; H.264's and HEVC's limit
+MAX_DELAY = 16  # frames that a decoder may reorder; the limit of H.264 and HEVC
 
 
 @dataclass(frozen=True)
 class Cut:
-    """`count` frames of a video file from number `first` on."""
+    """`count` frames of a video file, starting at frame `first`."""
 
     path: Path
     first: int
@@ -33,10 +33,10 @@ class Cut:
 
 
 class Index:
-    """The packets of a video file, in the order in which they are stored.
+    """The packets of a video file, in storage order.
 
     Raises:
-        VideoError: the file is not there, or damaged.
+        VideoError: the file is missing or corrupt.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,14 +58,14 @@ class Index:
         if not packets:
             raise VideoError(f"{path} has no frames: it is damaged or cut off. Fetch it again.")
         times, self.decoding_times, keys, sizes = zip(*packets, strict=True)
-        self.shown_as: NDArray[np.int64] = np.argsort(np.argsort(times))  # packet to number of its frame
+        self.shown_as: NDArray[np.int64] = np.argsort(np.argsort(times))  # packet to frame number
         self.keys, self.sizes = np.array(keys), np.array(sizes)
 
     def packets(self, cut: Cut) -> tuple[int, int] | None:
-        """The first packet of `cut` and the one after its last; None if it can't be copied.
+        """The first packet of `cut` and the one after its last; None if the cut can't be copied.
 
         Raises:
-            VideoError: the file has not so many frames.
+            VideoError: the file has too few frames.
         """
         if cut.first + cut.count > len(self.keys):
             raise VideoError(
@@ -74,12 +74,12 @@ class Index:
             )
         inside = np.flatnonzero((self.shown_as >= cut.first) & (self.shown_as < cut.first + cut.count))
         begin, end = int(inside[0]), int(inside[-1]) + 1
-        together = end - begin == cut.count and self.decoding_times[begin] is not None
-        return (begin, end) if together and self.keys[begin] and self.shown_as[begin] == cut.first else None
+        adjacent = end - begin == cut.count and self.decoding_times[begin] is not None
+        return (begin, end) if adjacent and self.keys[begin] and self.shown_as[begin] == cut.first else None
 
 
 class Joiner:
-    """Writes a video file of cuts of other files, one after the other, a frame every 1/fps seconds from 0 on."""
+    """Writes a video file of cuts of other files in sequence, one frame every 1/fps seconds from 0."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.frames, self.bytes = path, 0, 0
@@ -89,20 +89,20 @@ class Joiner:
         self._stream: Any = None
 
     def fits(self, index: Index) -> bool:
-        """Whether frames of the file of `index` can follow what is there."""
+        """Whether frames of the file of `index` can be appended."""
         return self._kind is None or bool(self._kind == index.kind)
 
     def add(self, index: Index, begin: int, end: int) -> None:
-        """Append the packets `begin` to `end`, which `Index.packets` gave.
+        """Append the packets `begin` to `end` returned by `Index.packets`.
 
         Raises:
-            VideoError: the file can't be read there.
+            VideoError: the packets can't be read.
         """
         with open_video(index.path) as source:
             stream = source.streams.video[0]
             if self._stream is None:
                 self._kind = index.kind
-                self._stream = _like(self._output, stream)
+                self._stream = _add_stream_like(self._output, stream)
                 self._stream.time_base = 1 / self._rate
             try:
                 source.seek(int(index.decoding_times[begin]), stream=stream, backward=True)
@@ -121,7 +121,7 @@ class Joiner:
             if packet.pts is None or packet.dts is None:
                 continue
             if number == begin and packet.dts != index.decoding_times[begin]:
-                continue  # a seek may land before
+                continue  # a seek may land earlier
             shown = self.frames + int(index.shown_as[number]) - first
             decoded = self.frames + number - begin - (MAX_DELAY if reordered else 0)
             packet.stream = self._stream
@@ -141,10 +141,10 @@ class Joiner:
 
 @contextlib.contextmanager
 def open_video(path: Path) -> Iterator[Any]:
-    """An open container that has a picture.
+    """Open a container that has a video stream.
 
     Raises:
-        VideoError: it is not there, damaged, or has no picture.
+        VideoError: the file is missing, corrupt, or without a video stream.
     """
     try:
         check_regular(path)
@@ -159,8 +159,8 @@ def open_video(path: Path) -> Iterator[Any]:
         yield container
 
 
-def _like(output: Any, stream: Any) -> Any:
-    """A stream of `output` for packets of `stream`."""
+def _add_stream_like(output: Any, stream: Any) -> Any:
+    """Add a stream to `output` for packets of `stream`."""
     if hasattr(output, "add_stream_from_template"):  # PyAV 14 and later
         return output.add_stream_from_template(stream, opaque=True)
     return output.add_stream(template=stream)

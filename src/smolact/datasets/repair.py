@@ -1,8 +1,7 @@
-"""A dataset that a crash of any writer has left becomes whole again: of the episodes that are wholly there.
+"""Repair a dataset after a crash of any writer, to one of all intact episodes.
 
-If these are a dataset as they lie there, only `meta` is written; else the dataset is made anew beside and takes the old
-one's place. What is not theirs is put aside, and nothing is deleted. A kill leaves the dataset as it was, repaired, or so
-that another repair goes on: what it is, is `info.json`'s to say, which is written last.
+If these are valid in place, only `meta` is written; otherwise the dataset is rewritten and exchanged with the old one. Other files
+are quarantined, never deleted. `info.json` is written last, so after a kill another repair can finish.
 """
 
 from __future__ import annotations
@@ -34,19 +33,18 @@ from smolact.types import Statistics
 
 @dataclass(frozen=True)
 class Repair:
-    """What was found of a dataset, and what was done (or, as a dry run, would be).
+    """The result of a repair, or of a dry run.
 
     Attributes:
-        root: its folder.
-        told: how many episodes `info.json` had counted.
-        episodes: how many are whole.
-        frames: how many frames they have.
-        lost: what was wrong with others, a line each.
-        needed: whether there was anything to do.
-        anew: whether the whole dataset had to be made anew.
-        files, bytes: how many files were put aside.
-        folders: where they are now.
-        restored: an edit had been killed, and the dataset as it was before it was put back.
+        root: the dataset's folder.
+        told: the number of episodes in the old `info.json`.
+        episodes, frames: the numbers of intact episodes and of their frames.
+        errors: one line for each fault.
+        needed: whether a repair was needed.
+        anew: whether the dataset had to be rewritten.
+        files, bytes: the number and size of the quarantined files.
+        folders: their folders.
+        restored: whether the backup of a killed edit was restored.
     """
 
     root: Path
@@ -65,19 +63,19 @@ class Repair:
 def repair(
     root: str | Path, dry_run: bool = False, quick: bool = False, progress: Progress = no_progress
 ) -> Repair:
-    """Make the dataset (v3.0) in the folder `root` whole again; on a whole dataset it does nothing.
+    """Repair the v3.0 dataset in the folder `root`; an intact dataset is not changed.
 
     Args:
-        root: the folder.
-        dry_run: only look.
-        quick: decode no pictures.
-        progress: told of each episode.
+        root: the dataset's folder.
+        dry_run: change nothing.
+        quick: decode no images.
+        progress: called after each episode.
 
     Raises:
         NotFoundError: there is no such folder.
-        ConfigError: it is of an older version, or belongs to the Hub's cache.
-        DatasetError: `info.json` is not there or damaged.
-        WriteError: another process writes to it; or the disk is full or refused: run it again when it is mended.
+        ConfigError: the dataset has an older version, or belongs to the Hub's cache.
+        DatasetError: `info.json` is missing or damaged.
+        WriteError: another process writes to the dataset, or the disk is full or refused; then repair again.
     """
     root = Path(root)
     restored = durable.replacement_interrupted(root)
@@ -93,29 +91,29 @@ def repair(
             f"{root} is a copy that the Hub's cache keeps. Fetch the dataset again, or copy it elsewhere."
         )
     with FolderLock(folder):
-        found = find_intact_episodes(folder, quick, progress)
-        old = durable.backup_path(folder)
-        before = [old] if not restored and (old / layout.INFO).is_file() else []  # an edit died at its end
-        work = _Work(found)
-        files = [path for entry in (*before, *work.set_aside()) for path in _files(entry)]
-        size = sum(path.lstat().st_size for path in files)  # before they move
+        report = find_intact_episodes(folder, quick, progress)
+        backup = durable.backup_path(folder)
+        backups = [backup] if not restored and (backup / layout.INFO).is_file() else []  # of a killed edit
+        plan = _RepairPlan(report)
+        files = [path for entry in (*backups, *plan.quarantined()) for path in _files_below(entry)]
+        size = sum(path.lstat().st_size for path in files)  # before the files move
         folders: list[Path] = []
         if not dry_run:
-            folders += [_put_beside(folder, path) for path in before]
-            if work.anew:
-                folders.append(_put_beside(folder, _rewrite(found, folder, quick, progress)))
-            elif work.is_needed():
-                folders += work.write_metadata()
-    if dry_run or not work.anew:
+            folders += [_rename_aside(folder, path) for path in backups]
+            if plan.rewrites:
+                folders.append(_rename_aside(folder, _rewrite(report, folder, quick, progress)))
+            elif plan.is_needed():
+                folders += plan.write_metadata()
+    if dry_run or not plan.rewrites:
         warn_of_leftovers(folder)
     return Repair(
         root,
-        found.meta.info["total_episodes"],
-        len(found.rows),
-        sum(row.length for row in found.rows),
-        tuple(found.errors),
-        bool(before) or work.is_needed() or restored,
-        work.anew,
+        report.meta.info["total_episodes"],
+        len(report.rows),
+        sum(row.length for row in report.rows),
+        tuple(report.errors),
+        bool(backups) or plan.is_needed() or restored,
+        plan.rewrites,
         len(files),
         size,
         tuple(folders),
@@ -123,14 +121,14 @@ def repair(
     )
 
 
-class _Work:
-    """What has to be done in the folder of a dataset."""
+class _RepairPlan:
+    """The files that a repair writes and quarantines."""
 
-    def __init__(self, found: RecoveryReport) -> None:
-        self.found, self.root, rows = found, found.meta.root, found.rows
+    def __init__(self, report: RecoveryReport) -> None:
+        self.report, self.root, rows = report, report.meta.root, report.rows
         self.tables: dict[Path, list[int]] = {}
         for row in rows:
-            self.tables.setdefault(row.place[0], []).append(row.place[1])
+            self.tables.setdefault(row.table_row[0], []).append(row.table_row[1])
         used = {self.root / row.data for row in rows} | set(self.tables)
         used |= {self.root / video for row in rows for video, _ in row.videos.values()}
         self.orphaned_files = [
@@ -138,111 +136,113 @@ class _Work:
             *quarantine.staging_folders(self.root),
         ]
         if not rows:
-            known = (self.root / name for name in (layout.TASKS, layout.STATS, layout.IMAGE_COUNTS))
-            self.orphaned_files += [path for path in known if path.exists()]
-        self.cut = {path: kept for path, kept in self.tables.items() if len(kept) < found.table_rows[path]}
-        self.info = self._info()
-        self.stats = self._statistics()
-        self.anew = not found.is_in_order() or (self.stats is not None and not self._are_known())
+            summaries = (self.root / name for name in (layout.TASKS, layout.STATS, layout.IMAGE_COUNTS))
+            self.orphaned_files += [path for path in summaries if path.exists()]
+        self.partial = {
+            path: intact for path, intact in self.tables.items() if len(intact) < report.table_rows[path]
+        }
+        self.info = self._new_info()
+        self.stats = self._new_statistics()
+        self.rewrites = not report.is_in_order() or (self.stats is not None and not self._has_statistics())
 
     def is_needed(self) -> bool:
         return bool(
-            self.anew
+            self.rewrites
             or self.orphaned_files
-            or self.cut
-            or self.found.tasks_recovered
+            or self.partial
+            or self.report.tasks_recovered
             or self.stats is not None
-            or self.info != self.found.meta.info
+            or self.info != self.report.meta.info
         )
 
-    def set_aside(self) -> list[Path]:
-        """What will not be where it was."""
-        return [self.root] if self.anew else [*self.orphaned_files, *self.cut]
+    def quarantined(self) -> list[Path]:
+        """The files and folders that will be quarantined."""
+        return [self.root] if self.rewrites else [*self.orphaned_files, *self.partial]
 
     def write_metadata(self) -> list[Path]:
-        """Put aside what is in no episode, and write what `meta` has to say, `info.json` last."""
-        folder, meta = quarantine.next_folder(self.root), self.found.meta
-        for path, kept in self.cut.items():
+        """Quarantine orphaned files, and write `meta`, `info.json` last; returns the quarantine folder."""
+        folder, meta = quarantine.next_folder(self.root), self.report.meta
+        for path, rows in self.partial.items():
             quarantine.copy(self.root, path, folder)
             with durable.replacing_file(path) as temporary:
-                pq.write_table(read_table(path).take(kept), temporary, compression="snappy")
+                pq.write_table(read_table(path).take(rows), temporary, compression="snappy")
         quarantine.move(self.root, self.orphaned_files, folder)
-        if self.found.tasks_recovered:
-            self._keep(self.root / layout.TASKS, folder)
+        if self.report.tasks_recovered:
+            self._back_up(self.root / layout.TASKS, folder)
             with durable.replacing_file(self.root / layout.TASKS) as temporary:
                 pq.write_table(tasks_table([meta.tasks[number] for number in sorted(meta.tasks)]), temporary)
         if self.stats is not None:
-            self._keep(self.root / layout.STATS, folder)
+            self._back_up(self.root / layout.STATS, folder)
             durable.write_json(self.root / layout.STATS, plain(self.stats))
         if self.info != meta.info:
-            self._keep(self.root / layout.INFO, folder)
+            self._back_up(self.root / layout.INFO, folder)
             durable.write_json(self.root / layout.INFO, self.info)
         return [folder] if folder.exists() else []
 
-    def _keep(self, path: Path, folder: Path) -> None:
+    def _back_up(self, path: Path, folder: Path) -> None:
         if path.is_file():
             quarantine.copy(self.root, path, folder)
 
-    def _info(self) -> dict[str, Any]:
-        before, rows = self.found.meta.info, self.found.rows
+    def _new_info(self) -> dict[str, Any]:
+        old, rows = self.report.meta.info, self.report.rows
         counts = {"total_episodes": len(rows), "total_frames": sum(row.length for row in rows)}
-        tasks = len(self.found.meta.tasks)
+        tasks = len(self.report.meta.tasks)
         if (
-            counts.items() <= before.items()
-            and before.get("total_tasks", tasks) in range(tasks + 1)
-            and not self.found.tasks_recovered
+            counts.items() <= old.items()
+            and old.get("total_tasks", tasks) in range(tasks + 1)
+            and not self.report.tasks_recovered
         ):
-            return before
-        told = {"total_tasks": tasks, "splits": splits.subset(before, [row.number for row in rows])}
-        return {**before, **counts, **told}
+            return old
+        updates = {"total_tasks": tasks, "splits": splits.subset(old, [row.number for row in rows])}
+        return {**old, **counts, **updates}
 
-    def _statistics(self) -> Statistics | None:
-        """What `stats.json` should say; None if it is right as far as a crash can tell."""
-        if not self.found.rows:
+    def _new_statistics(self) -> Statistics | None:
+        """The new `stats.json`; None if no crash can have made it wrong."""
+        if not self.report.rows:
             return None
         try:
-            there = read_stats(self.root / layout.STATS)
+            stored = read_stats(self.root / layout.STATS)
         except DatasetError:
-            there = {}
-        counts = [there.get(name, {}).get("count") for name in ("index", "timestamp")]
-        fits = all(count is not None and (count == self.info["total_frames"]).all() for count in counts)
-        if there and (fits or self.info == self.found.meta.info):
+            stored = {}
+        counts = [stored.get(name, {}).get("count") for name in ("index", "timestamp")]
+        is_current = all(count is not None and (count == self.info["total_frames"]).all() for count in counts)
+        if stored and (is_current or self.info == self.report.meta.info):
             return None
-        if not self._are_known():
+        if not self._has_statistics():
             return {}
-        places = list(dict.fromkeys(row.data for row in self.found.rows))
+        files = list(dict.fromkeys(row.data for row in self.report.rows))
         try:
-            together = aggregate([row.statistics for row in self.found.rows])
-            return together | file_statistics(self.root, places, self.found.meta.features)
+            statistics = aggregate([row.statistics for row in self.report.rows])
+            return statistics | file_statistics(self.root, files, self.report.meta.features)
         except ValueError as error:
             raise DatasetError(
                 f"{self.root}: the episodes' statistics differ in shape ({error}). Nothing was changed. Make the dataset anew "
                 "with the tool that made it."
             ) from error
 
-    def _are_known(self) -> bool:
-        """Whether the rows of `meta/episodes` say enough to compute the statistics of all."""
-        wanted = [
+    def _has_statistics(self) -> bool:
+        """Whether `meta/episodes` has all statistics to aggregate."""
+        names = [
             name
-            for name, feature in self.found.meta.features.items()
+            for name, feature in self.report.meta.features.items()
             if (feature.is_image or feature.is_numeric) and not feature.is_depth
         ]
         return all(
             {"min", "max", "mean", "std", "count"} <= row.statistics.get(name, {}).keys()
             and all(np.isfinite(value).all() for value in row.statistics[name].values())
-            for row in self.found.rows
-            for name in wanted
+            for row in self.report.rows
+            for name in names
         )
 
 
-def _rewrite(found: RecoveryReport, root: Path, quick: bool, progress: Progress) -> Path:
-    """Make the dataset of the whole episodes and put it in place; returns where the old one is now."""
-    plan, leave = edit.whole(RecoveredSource(found)), quarantine.staging_folders(root)
+def _rewrite(report: RecoveryReport, root: Path, quick: bool, progress: Progress) -> Path:
+    """Exchange the dataset with one of the intact episodes; returns the old one's new path."""
+    plan, leave = edit.whole(RecoveredSource(report)), quarantine.staging_folders(root)
     return exchange(plan, quick, progress, leave, advice="stop it")
 
 
-def _put_beside(root: Path, old: Path) -> Path:
-    """Give the folder `old` a name that says that it is put aside, for good."""
+def _rename_aside(root: Path, old: Path) -> Path:
+    """Rename the folder `old` to the first free `NAME.aside-NNN`."""
     number = 1
     while (target := root.with_name(f"{root.name}.aside-{number:03d}")).exists():
         number += 1
@@ -252,5 +252,5 @@ def _put_beside(root: Path, old: Path) -> Path:
     return target
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files_below(path: Path) -> Iterator[Path]:
     return (entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else iter((path,))

@@ -1,4 +1,4 @@
-"""Where a dataset ended, so that a writer can go on: its counts, files, tasks, statistics, and what a dead writer left."""
+"""The end state of an existing dataset, from which a writer resumes: counts, files, tasks, statistics, and leftover files."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ Running = dict[str, "VectorStatistics | ImageStatistics"]
 
 @dataclass(frozen=True)
 class ResumeState:
-    """An existing dataset (v3.0), as a writer needs it to go on.
+    """An existing dataset (v3.0) as far as a resuming writer needs it.
 
     Attributes:
-        meta: what it says of itself.
+        meta: the dataset's metadata.
         tasks: its instructions, by number.
-        tasks_ran_ahead: `tasks.parquet` has more than these: a writer died before it could say so in `info.json`.
-        statistics_ran_ahead: so does `stats.json`.
+        has_extra_tasks: `tasks.parquet` has more tasks than `info.json` counts: a writer died between the two files.
+        has_extra_statistics: `stats.json` counts more frames than `info.json`, for the same reason.
         tables: the files of `meta/episodes` that are in use.
-        next_file: the number of the first file that is not in use, in data, videos and `meta/episodes` alike.
-        chunk_size: files a folder.
-        running: statistics that can go on exactly.
-        summaries: of cameras whose counts nobody kept: what `stats.json` says.
-        frames_schema, episodes_schema: of its files; None if it has none.
+        next_file: the first file number that is unused in data, videos and `meta/episodes` alike.
+        chunk_size: files per chunk folder.
+        running: statistics that can be continued exactly.
+        summaries: the `stats.json` entries of cameras without stored value counts.
+        frames_schema, episodes_schema: schemas of the dataset's files; None if it has none.
     """
 
     meta: LeRobotDatasetMetadata
     tasks: list[str]
-    tasks_ran_ahead: bool
-    statistics_ran_ahead: bool
+    has_extra_tasks: bool
+    has_extra_statistics: bool
     tables: list[Path]
     next_file: int
     chunk_size: int
@@ -64,12 +64,12 @@ class ResumeState:
 
 
 def find_last_episode(root: Path) -> ResumeState:
-    """Read the dataset in `root` to where it ends. What a writer that died has left is not changed: see `quarantine_leftovers`.
+    """Read the end state of the dataset in `root`. Leftover files are not changed: see `quarantine_leftovers`.
 
     Raises:
-        NotFoundError: there is no such folder.
-        ConfigError: it is of an older version, belongs to the Hub's cache, or has depth cameras.
-        DatasetError: it is damaged, or has links to folders.
+        NotFoundError: the folder does not exist.
+        ConfigError: the dataset is of an older version, belongs to the Hub's cache, or has depth cameras.
+        DatasetError: it is corrupt, or has links to folders.
     """
     meta = LeRobotDatasetMetadata(root)
     if meta.codebase_version != layout.WRITTEN_VERSION:
@@ -126,20 +126,20 @@ def find_last_episode(root: Path) -> ResumeState:
     )
 
 
-def quarantine_leftovers(found: ResumeState) -> list[Path]:
-    """Move every file that belongs to no episode into a folder of its own beside `data`, and say so; returns their new paths.
+def quarantine_leftovers(state: ResumeState) -> list[Path]:
+    """Move every orphaned file into a new folder next to `data`, log a warning, and return the new paths.
 
     Raises:
         WriteError: the disk refused.
     """
-    meta, root, episodes = found.meta, found.meta.root, found.meta.episodes
-    used = {root / path for path in episodes.data_path} | set(found.tables)
+    meta, root, episodes = state.meta, state.meta.root, state.meta.episodes
+    used = {root / path for path in episodes.data_path} | set(state.tables)
     used |= {root / path for paths in episodes.video_path.values() for path in paths}
-    stray = quarantine.orphaned_files(root, used)
-    if not stray:
+    orphaned = quarantine.orphaned_files(root, used)
+    if not orphaned:
         return []
     folder = quarantine.next_folder(root)
-    moved = quarantine.move(root, stray, folder)
+    moved = quarantine.move(root, orphaned, folder)
     logger.warning(
         "%s: recording ended before its last episode was whole. What was left of it is now in %s; its %d finished "
         "episodes are all there. Remove that folder when you do not need it.",
@@ -150,17 +150,17 @@ def quarantine_leftovers(found: ResumeState) -> list[Path]:
     return moved
 
 
-def check_same(
+def check_compatible(
     meta: LeRobotDatasetMetadata,
     fps: float | None,
     features: Mapping[str, Feature] | None,
     robot_type: str | None = None,
 ) -> None:
-    """Whether what is to be recorded fits what is there; of a robot of another name and the same joints there is a warning.
+    """Raise unless the new recording fits the dataset. A robot of another name with the same joints only logs a warning.
 
     Raises:
-        ConfigError: other frames a second.
-        FeatureError: a feature is missing, new, or of another kind, size or order of names; all are listed.
+        ConfigError: the frame rate differs.
+        FeatureError: a feature is missing, new, or of another type, size or order of names; all are listed.
     """
     if fps is not None and fps != meta.fps:
         raise ConfigError(
@@ -169,15 +169,15 @@ def check_same(
         )
     if features is None:
         return
-    there = {name: meta.features[name] for name in recorded_features(meta) if name not in DEFAULT_FEATURES}
-    wrong = [f"'{name}' is in the dataset and is not recorded now" for name in there if name not in features]
+    old = {name: meta.features[name] for name in recorded_features(meta) if name not in DEFAULT_FEATURES}
+    wrong = [f"'{name}' is in the dataset and is not recorded now" for name in old if name not in features]
     wrong += [
-        f"'{name}' is recorded now and is not in the dataset.{did_you_mean(name, there)}"
+        f"'{name}' is recorded now and is not in the dataset.{did_you_mean(name, old)}"
         for name in features
-        if name not in there
+        if name not in old
     ]
-    for name in there.keys() & features.keys():
-        wrong += told(name, differences(there[name], features[name]), "in the dataset", "now")
+    for name in old.keys() & features.keys():
+        wrong += told(name, differences(old[name], features[name]), "in the dataset", "now")
     if wrong:
         raise FeatureError(
             f"{meta.root} can't be continued with this robot: {'; '.join(sorted(wrong))}. Connect what it was recorded "
@@ -195,14 +195,14 @@ def check_same(
 
 
 def recorded_features(meta: LeRobotDatasetMetadata) -> dict[str, Feature]:
-    """The features that a recorder gives values to; annotations are made later, and are empty in what is recorded."""
+    """The features that a recorder provides. Annotations are added later and are empty in recordings."""
     return {
         name: feature for name, feature in meta.features.items() if feature.dtype != layout.LANGUAGE_DTYPE
     }
 
 
-def is_only_begun(folder: Path) -> bool:
-    """Whether the folder holds nothing but what a writer left that died before it had made a dataset."""
+def has_only_leftovers(folder: Path) -> bool:
+    """Whether the folder holds only leftovers of a writer that died while it created the dataset."""
     entries = list(folder.iterdir())
     return bool(entries) and all(
         quarantine.is_temporary(entry)
@@ -245,18 +245,18 @@ def _next_file(meta: LeRobotDatasetMetadata, tables: list[Path], chunk_size: int
         last = max(last, int(chunk) * chunk_size + int(file))
         opened = open_parquet(path)
         pairs = [(f"{prefix}/chunk_index", f"{prefix}/file_index") for prefix in prefixes]
-        there = [pair for pair in pairs if set(pair) <= set(opened.schema_arrow.names)]
-        table = read_groups(opened, path, [name for pair in there for name in pair])
-        for pair in there:
+        present = [pair for pair in pairs if set(pair) <= set(opened.schema_arrow.names)]
+        table = read_groups(opened, path, [name for pair in present for name in pair])
+        for pair in present:
             chunks, files = (whole_numbers(column_values(table, name, path), path, name) for name in pair)
             last = max([last, *(chunks * chunk_size + files).tolist()])
     return last + 1
 
 
 def _statistics(meta: LeRobotDatasetMetadata, tables: list[Path] | None) -> tuple[Running, Statistics]:
-    """Statistics that go on: numbers are read again; images by their counts, or else by what `stats.json` says.
+    """Statistics to continue: vectors are read again; images use their stored counts, or else `stats.json`.
 
-    Where that counts frames of an episode that is not there, what `tables` say of each episode is put together instead.
+    If `tables` is given, `stats.json` counts unpublished frames, and the per-episode statistics in `tables` replace it.
     """
     vectors = {
         name: VectorStatistics(feature.shape) for name, feature in meta.features.items() if feature.is_numeric
@@ -265,41 +265,41 @@ def _statistics(meta: LeRobotDatasetMetadata, tables: list[Path] | None) -> tupl
     running: Running = dict(vectors)
     summaries: Statistics = {}
     if meta.total_episodes:
-        counts, together = _image_counts(meta), meta.stats
+        counts, known = _image_counts(meta), meta.stats
         if tables is not None:
             rows = [row for path in tables for row in table_statistics(read_table(path), path)]
-            together = {**meta.stats, **aggregate(rows[: meta.total_episodes])}
+            known = {**meta.stats, **aggregate(rows[: meta.total_episodes])}
         for name in meta.camera_keys:
             if name in counts:
                 running[name] = counts[name]
                 continue
-            known = together.get(name, {})
-            if not known or not all(np.isfinite(value).all() for value in known.values()):
+            camera = known.get(name, {})
+            if not camera or not all(np.isfinite(value).all() for value in camera.values()):
                 raise DatasetError(
                     f"{meta.root / layout.STATS} has no (finite) statistics of the camera '{name}', so they can't go on. "
                     "Compute them first: smolact dataset stats --help"
                 )
-            # Others count a sample of the frames; a frame of theirs weighs as much as one of ours.
-            summaries[name] = {**known, "count": np.array([meta.total_frames])}
+            # Other tools count a sample of the frames; weight their statistics by all frames.
+            summaries[name] = {**camera, "count": np.array([meta.total_frames])}
     return running, summaries
 
 
 def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStatistics]) -> None:
-    """An episode at a time, as they were written, so that the histograms are those of an uninterrupted writer."""
-    place_of, lengths = meta.episodes.data_path, meta.episodes.length
+    """Update `vectors` one episode at a time, so that the histograms equal those of an uninterrupted writer."""
+    paths, lengths = meta.episodes.data_path, meta.episodes.length
     frames_of: Counter[str] = Counter()
-    for place, length in zip(place_of, lengths.tolist(), strict=True):
-        frames_of[place] += length
-    for relative, episodes in groupby(range(meta.total_episodes), key=place_of.__getitem__):
+    for path_in_dataset, length in zip(paths, lengths.tolist(), strict=True):
+        frames_of[path_in_dataset] += length
+    for relative, episodes in groupby(range(meta.total_episodes), key=paths.__getitem__):
         path = meta.root / relative
         table = read_table(path, list(vectors))
-        there = EpisodeRows(table, path)
+        grouped = EpisodeRows(table, path)
         if table.num_rows != frames_of[relative]:
             raise DatasetError(
                 f"{path} has {table.num_rows} frames, and its episodes have {frames_of[relative]}. Mend the dataset first: "
                 f"smolact dataset repair --dataset.root={meta.root}"
             )
-        rows = [there.whole(episode, int(lengths[episode])) for episode in episodes]
+        rows = [grouped.whole(episode, int(lengths[episode])) for episode in episodes]
         for name, running in vectors.items():
             values = column_array(table, name, meta.features[name].shape, path)
             if not np.isfinite(values).all() or (np.abs(values.astype(np.float64)) > LARGEST).any():
@@ -307,8 +307,8 @@ def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStat
                     f"{path}: '{name}' is not finite, or beyond {LARGEST:g}. Delete that episode: smolact dataset check "
                     f"--dataset.root={meta.root}"
                 )
-            for of_episode in rows:
-                running.update(values[of_episode])
+            for indices in rows:
+                running.update(values[indices])
 
 
 def _image_counts(meta: LeRobotDatasetMetadata) -> dict[str, ImageStatistics]:
@@ -324,4 +324,4 @@ def _image_counts(meta: LeRobotDatasetMetadata) -> dict[str, ImageStatistics]:
         raise DatasetError(
             f"{path} is damaged ({error}). Remove it: image statistics then go on from {layout.STATS}."
         ) from error
-    return {}  # another tool has changed the dataset since
+    return {}  # another tool has changed the dataset

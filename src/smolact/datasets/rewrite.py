@@ -1,7 +1,7 @@
-"""From a plan to a dataset: built beside the old one, checked, and only then put in its place.
+"""Execution of an edit plan: the new dataset is built in a temporary folder, checked, and then put in its place.
 
-What is not named in a plan stays as it was: rows are copied, videos are cut and joined as they are, and what is no part of
-the format goes along. Only a cut that needs frames outside of it is encoded again, which is said.
+Everything that the plan does not mention is unchanged: rows are copied, videos are cut and joined without re-encoding, and
+files outside the format are copied. Only cuts that need outside frames are encoded again, with a warning.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ logger = logging.getLogger(__name__)
 
 
 def build(plan: EditPlan, output: Path, quick: bool = False, progress: Progress = no_progress) -> Path:
-    """Make the dataset of `plan` in the new folder `output`, check it, and return `output`.
+    """Build the dataset of `plan` in the new folder `output`, check it, and return `output`.
 
     Args:
-        plan: what it is made of.
+        plan: the edit plan.
         output: must not exist.
-        quick: do not decode the pictures of the result.
-        progress: told of each episode.
+        quick: skip decoding the result's images.
+        progress: called for each episode.
 
     Raises:
         ConfigError: the folder exists.
-        DatasetError: a source is damaged; or what came out has a fault, and is not kept.
-        WriteError: the disk is full or refused; nothing is left of the new dataset.
+        DatasetError: a source is corrupt; or the result has faults and is discarded.
+        WriteError: the disk is full or refused; the new dataset is removed.
     """
     if output.exists():
         raise ConfigError(f"{output} exists already. Choose another --output, or remove it first.")
-    with contextlib.ExitStack() as held, durable.replacing_folder(output) as folder:
+    with contextlib.ExitStack() as stack, durable.replacing_folder(output) as folder:
         for source in plan.sources:
-            held.enter_context(ReadLock(source.meta.root))
+            stack.enter_context(ReadLock(source.meta.root))
         with durable.annotate_errors(folder):
             carry_all(plan.sources, folder)
         _build_in(plan, folder, quick, progress)
@@ -54,10 +54,10 @@ def build(plan: EditPlan, output: Path, quick: bool = False, progress: Progress 
 
 
 def replace(plan: EditPlan, quick: bool = False, progress: Progress = no_progress) -> Path:
-    """Make the dataset of `plan` and put it in the place of its only source, whose folder is returned.
+    """Build the dataset of `plan` and replace its only source with it; returns the folder.
 
     Raises:
-        as `build` does; the old dataset is then as it was.
+        as `build` does; the old dataset is then unchanged.
     """
     (source,) = plan.sources
     with FolderLock(source.meta.root):
@@ -76,10 +76,10 @@ def exchange(
     leave: Collection[Path] = (),
     advice: str = "give --output=FOLDER for the result",
 ) -> Path:
-    """Like `replace`, but the old dataset is kept: returns the folder beside the new one where it is now.
+    """Like `replace`, but keeps the old dataset: returns its new folder, next to the new dataset.
 
-    The folders of the old one that `leave` names are not taken along. It is the caller's to hold the writer's lock; `advice` is
-    what can be done if somebody reads the dataset.
+    Folders in `leave` are not copied from the old dataset. The caller must hold the writer's lock. `advice` is the
+    alternative to waiting that the error names if the dataset is being read.
     """
     (source,) = plan.sources
     root = source.meta.root.resolve()
@@ -108,22 +108,22 @@ def exchange(
 
 
 def warn_of_leftovers(root: Path) -> None:
-    """Name what an edit that was killed has left beside the dataset; it may also be one at work, so it is not removed."""
-    left = durable.leftovers_beside(root)
-    if left:
+    """Log temporary files of an edit next to the dataset; they are not removed, since an edit may be running."""
+    leftovers = durable.find_leftovers(root)
+    if leftovers:
         logger.warning(
             "%s: beside it lies what an edit that was killed has left (or one at work has now): %s. Remove it when "
             "nothing writes there.",
             root,
-            ", ".join(path.name for path in left),
+            ", ".join(path.name for path in leftovers),
         )
 
 
 def restore(root: Path) -> bool:
-    """Put the old dataset back that an edit had moved from the folder `root` when it was killed; whether there was one.
+    """Restore the old dataset that a killed edit had moved away from the folder `root`. Return whether there was one.
 
     Raises:
-        WriteError: the edit is not dead, or the disk refused.
+        WriteError: the edit is still running, or the disk refused.
     """
     if not durable.replacement_interrupted(root):
         return False

@@ -1,7 +1,7 @@
-"""The columns of a dataset that is made of others: those of known types as the format has them, all others as they lie there.
+"""The columns of an edited dataset: known dtypes in the format's types, all others with the types of their files.
 
-LeRobot's annotations (`language_persistent`, `language_events`) are such others: lists of records, whose type is what a file's
-writer inferred. So are columns that `info.json` does not list.
+Others are LeRobot's annotations (`language_persistent`, `language_events`: lists of records, whose type the file's writer
+inferred) and columns that `info.json` does not list.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ def rewritten_schema(plan: EditPlan, features: Mapping[str, Feature]) -> pa.Sche
     """The schema of the new data files.
 
     Raises:
-        DatasetError: a column that we do not know has types that do not go together.
+        DatasetError: an unknown column has incompatible types, or is missing from all data files.
     """
     others = _other_types(plan, features)
-    lost = [name for name, feature in features.items() if not feature.is_known and name not in others]
-    if lost:
+    missing = [name for name, feature in features.items() if not feature.is_known and name not in others]
+    if missing:
         raise DatasetError(
-            f"{plan.sources[0].meta.root}: no data file has the column '{lost[0]}' that {layout.INFO} lists. Fetch the dataset "
+            f"{plan.sources[0].meta.root}: no data file has the column '{missing[0]}' that {layout.INFO} lists. Fetch the dataset "
             "again, or leave it out: smolact dataset remove-feature"
         )
     return frames_schema(features, plan.version, others)
 
 
 def _other_types(plan: EditPlan, features: Mapping[str, Feature]) -> dict[str, pa.DataType]:
-    """The types of the columns that are copied as they lie there."""
+    """The types of the columns that are copied unchanged."""
     known = {name for name, feature in features.items() if feature.is_known} | plan.removed
-    found: dict[str, pa.DataType] = {}
+    types: dict[str, pa.DataType] = {}
     used = dict.fromkeys(
-        plan.sources[place].meta.root / plan.sources[place].meta.episodes.data_path[episode]
-        for place, episode in plan.episodes
+        plan.sources[number].meta.root / plan.sources[number].meta.episodes.data_path[episode]
+        for number, episode in plan.episodes
     )
     for path in used:
         for field in open_parquet(path).schema_arrow:
             if field.name not in known:
-                found[field.name] = _together(found.get(field.name, field.type), field, path)
-    return found
+                types[field.name] = _common_type(types.get(field.name, field.type), field, path)
+    return types
 
 
-def _together(kind: pa.DataType, field: pa.Field, path: Path) -> pa.DataType:
-    """A type that holds the values of both: files in which nothing was ever said have columns of nulls or of empty lists."""
+def _common_type(kind: pa.DataType, field: pa.Field, path: Path) -> pa.DataType:
+    """A type that holds the values of both; files without any values have columns of nulls or empty lists."""
     if kind == field.type:
         return kind
-    both = [pa.schema([(field.name, one)]) for one in (kind, field.type)]
+    schemas = [pa.schema([(field.name, item)]) for item in (kind, field.type)]
     try:
-        return pa.unify_schemas(both, promote_options="permissive").field(0).type
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException as error:
         raise DatasetError(
             f"{path}: the column '{field.name}' holds {field.type}, and {kind} in another file: one file can't hold both. Leave "
@@ -65,10 +65,10 @@ def _together(kind: pa.DataType, field: pa.Field, path: Path) -> pa.DataType:
 
 
 def rewritten_column(table: pa.Table, field: pa.Field, features: Mapping[str, Feature], path: Path) -> Any:
-    """The column of `field` of a source's rows `table`, in its type.
+    """The column of `field` from a source's rows `table`, cast to the field's type.
 
     Raises:
-        DatasetError: it is not there though `info.json` lists it, or holds something else.
+        DatasetError: the column is missing though `info.json` lists it, or has another type.
     """
     if field.name not in table.column_names:
         if field.name in features:
@@ -84,7 +84,7 @@ def rewritten_column(table: pa.Table, field: pa.Field, features: Mapping[str, Fe
     try:
         if field.name in features and features[field.name].is_known:
             return values.cast(field.type)
-        return pa.array(values.to_pylist(), type=field.type)  # older Arrows do not cast lists of records
+        return pa.array(values.to_pylist(), type=field.type)  # old Arrow does not cast lists of records
     except pa.ArrowException as error:
         raise DatasetError(
             f"{path}: '{field.name}' holds {values.type}, expected {field.type} ({error})."

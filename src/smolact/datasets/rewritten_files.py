@@ -1,4 +1,4 @@
-"""The data and videos of a dataset that a plan makes of others: rows copied under new numbers, packets joined as they are."""
+"""The data and video files of an edited dataset: rows are copied with new indices, video packets without re-encoding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.remux import Cut, Index, Joiner
 from smolact.datasets.rewritten_columns import rewritten_column, rewritten_schema
 from smolact.datasets.rewritten_metadata import Contents
-from smolact.datasets.rewritten_statistics import WholeStatistics, has_all, usable
+from smolact.datasets.rewritten_statistics import DatasetStatistics, is_complete, usable
 from smolact.datasets.sources import Source
 from smolact.datasets.stats import LARGEST, ImageStatistics, vector_statistics
 from smolact.datasets.subtasks import Subtasks
@@ -35,16 +35,16 @@ logger = logging.getLogger(__name__)
 
 
 def write_files(plan: EditPlan, folder: Path, progress: Progress) -> Contents:
-    """Write `data/` and `videos/` of the new dataset below `folder`, and return what its metadata has to say of them.
+    """Write `data/` and `videos/` of the new dataset below `folder`, and return the contents for its metadata.
 
     Raises:
-        DatasetError: a source is damaged.
+        DatasetError: a source is corrupt.
     """
     return _Rewriter(plan, folder, progress).run()
 
 
 class _Rewriter:
-    """The files of one new dataset, as they grow."""
+    """Writes the files of one new dataset."""
 
     def __init__(self, plan: EditPlan, folder: Path, progress: Progress) -> None:
         self.plan, self.folder, self.progress = plan, folder, progress
@@ -54,7 +54,7 @@ class _Rewriter:
         self.schema = rewritten_schema(plan, self.features)
         for source in plan.sources:
             check_no_depth(source.meta, list(plan.cameras), "storing it as another kind of picture")
-        self.whole = WholeStatistics(plan, self.features)
+        self.totals = DatasetStatistics(plan, self.features)
         self.subtasks = Subtasks(plan)
         self.rows: list[dict[str, Any]] = []
         self.statistics: list[Statistics] = []
@@ -63,8 +63,8 @@ class _Rewriter:
     def run(self) -> Contents:
         first = 0
         numbers = {task: number for number, task in enumerate(self.tasks)}
-        for number, (place, episode) in enumerate(self.plan.episodes):
-            source = self.plan.sources[place]
+        for number, (source_index, episode) in enumerate(self.plan.episodes):
+            source = self.plan.sources[source_index]
             length = int(source.meta.episodes.length[episode])
             row = {**source.more(episode), "episode_index": number, "length": length}
             self.rows.append({**row, "dataset_from_index": first, "dataset_to_index": first + length})
@@ -74,8 +74,8 @@ class _Rewriter:
         for name, feature in self.features.items():
             if feature.dtype == "video":
                 self._videos(name, feature)
-        whole = self.whole.result(self.statistics)
-        return Contents(self.features, self.tasks, self.rows, self.statistics, whole, self.subtasks)
+        totals = self.totals.result(self.statistics)
+        return Contents(self.features, self.tasks, self.rows, self.statistics, totals, self.subtasks)
 
     def _data(self, numbers: dict[str, int]) -> None:
         limit = self._limit("data_files_size_in_mb", layout.DATA_FILE_MB)
@@ -83,28 +83,28 @@ class _Rewriter:
         writer: pq.ParquetWriter | None = None
         size = 0
         try:
-            for number, (place, episode) in enumerate(self.plan.episodes):
-                table = self._table(number, place, episode, numbers)
+            for number, (source_index, episode) in enumerate(self.plan.episodes):
+                table = self._table(number, source_index, episode, numbers)
                 if writer is None or size + table.nbytes > limit or self.plan.version != "v3.0":
                     if writer is not None:
                         writer.close()
                     file, size = file + 1, 0
-                    path = self.folder / self._place(layout.DATA_PATH, layout.DATA_PATH_V2, file, number)
+                    path = self.folder / self._file_path(layout.DATA_PATH, layout.DATA_PATH_V2, file, number)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     counters = [name for name in self.schema.names if name in DEFAULT_FEATURES]
                     options = {"use_dictionary": False, "write_statistics": counters}
                     writer = pq.ParquetWriter(path, self.schema, compression="snappy", **options)
                 writer.write_table(table)
                 size += table.nbytes
-                self._place_row(number, "data", file)
+                self._set_file_index(number, "data", file)
                 self.progress("data", number + 1, len(self.plan.episodes))
         finally:
             if writer is not None:
                 writer.close()
 
-    def _table(self, number: int, place: int, episode: int, numbers: dict[str, int]) -> pa.Table:
-        """The rows of an episode under their new numbers; its statistics and tasks are noted by the way."""
-        source = self.plan.sources[place]
+    def _table(self, number: int, source_index: int, episode: int, numbers: dict[str, int]) -> pa.Table:
+        """The rows of an episode with its new indices; also records the episode's statistics and tasks."""
+        source = self.plan.sources[source_index]
         row, old = self.rows[number], source.table(episode)
         path = source.meta.root / source.meta.episodes.data_path[episode]
         steps = np.arange(row["length"], dtype=np.int64)
@@ -122,8 +122,8 @@ class _Rewriter:
             ),
         }
         if layout.SUBTASK_INDEX in self.features:
-            there = column_array(old, layout.SUBTASK_INDEX, (1,), path).reshape(-1)
-            new[layout.SUBTASK_INDEX] = self.subtasks.renumbered(place, there, path)
+            old_subtasks = column_array(old, layout.SUBTASK_INDEX, (1,), path).reshape(-1)
+            new[layout.SUBTASK_INDEX] = self.subtasks.renumbered(source_index, old_subtasks, path)
         columns = []
         for field in self.schema:
             feature = self.features.get(field.name)
@@ -144,97 +144,97 @@ class _Rewriter:
     def _episode_statistics(
         self, source: Source, episode: int, table: pa.Table, changed: Collection[str]
     ) -> Statistics:
-        kept = {
+        stored = {
             name: values
             for name, values in source.statistics(episode).items()
             if not self.plan.recompute or name in source.meta.depth_keys
         }
-        found: Statistics = {}
+        statistics: Statistics = {}
         for name, feature in self.features.items():
-            known = usable(kept.get(name, {}), feature)
-            if feature.is_depth:  # what they say is in the unit of the sensor, not in that of what is stored
-                found |= {name: known} if known else {}
+            known = usable(stored.get(name, {}), feature)
+            if feature.is_depth:  # their statistics are in the sensor's unit, not in the stored one
+                statistics |= {name: known} if known else {}
             elif feature.is_image:
                 if not {"min", "max", "mean", "std", "count"} <= known.keys():
                     known = self._image_statistics(source, name, episode)
-                found[name] = known
+                statistics[name] = known
             elif feature.is_numeric:
                 values = column_array(table, name, feature.shape, self.folder).reshape(-1, *feature.shape)
-                self.whole.add_vectors(name, values, name in changed)
-                if name in changed or not has_all(known):
+                self.totals.add_vectors(name, values, name in changed)
+                if name in changed or not is_complete(known):
                     if not (np.abs(values.astype(np.float64)) <= LARGEST).all():
                         raise DatasetError(
                             f"{source.meta.root}, episode {episode}: '{name}' is not finite. Delete that episode: smolact "
                             f"dataset delete --episodes=[{episode}]"
                         )
                     known = vector_statistics(values)
-                found[name] = known
-        return found
+                statistics[name] = known
+        return statistics
 
     def _image_statistics(self, source: Source, name: str, episode: int) -> Any:
         statistics = ImageStatistics()
         for image in source.images(name, episode):
             statistics.update(image)
-        self.whole.add_pictures(name, statistics)
+        self.totals.add_images(name, statistics)
         return statistics.result()
 
     def _videos(self, name: str, feature: Feature) -> None:
         limit = self._limit("video_files_size_in_mb", layout.VIDEO_FILE_MB)
-        file, again = -1, 0
+        file, num_encoded = -1, 0
         joiner: Joiner | None = None
         index: Index | None = None
         encoded = self.folder / f"{durable.TEMPORARY_PREFIX}encoded.mp4"
         try:
-            for number, (place, episode) in enumerate(self.plan.episodes):
-                source, span = self.plan.sources[place], None
+            for number, (source_index, episode) in enumerate(self.plan.episodes):
+                source, span = self.plan.sources[source_index], None
                 if source.meta.features[name].dtype == "video":
                     cut = source.cut(name, episode)
                     if index is None or index.path != cut.path:
                         index = Index(cut.path)
                     span = index.packets(cut)
-                used = index
-                if span is None or used is None:
+                packet_index = index
+                if span is None or packet_index is None:
                     if feature.is_depth:
                         raise _not_cut(source, name, episode)
                     self._encode(encoded, source, name, episode, feature)
-                    used = Index(encoded)
-                    span = used.packets(Cut(encoded, 0, self.rows[number]["length"]))
-                    again += source.meta.features[name].dtype == "video"
+                    packet_index = Index(encoded)
+                    span = packet_index.packets(Cut(encoded, 0, self.rows[number]["length"]))
+                    num_encoded += source.meta.features[name].dtype == "video"
                 if span is None:
                     raise DatasetError(
                         f"{name}: episode {episode} could not be encoded so that it can be joined."
                     )
-                size = int(used.sizes[span[0] : span[1]].sum())
+                size = int(packet_index.sizes[span[0] : span[1]].sum())
                 if (
                     joiner is None
-                    or not joiner.fits(used)
+                    or not joiner.fits(packet_index)
                     or joiner.bytes + size > limit
                     or self.plan.version != "v3.0"
                 ):
                     if joiner is not None:
                         joiner.close()
                     file += 1
-                    path = self.folder / self._place(
+                    path = self.folder / self._file_path(
                         layout.VIDEO_PATH, layout.VIDEO_PATH_V2, file, number, video_key=name
                     )
                     path.parent.mkdir(parents=True, exist_ok=True)
                     joiner = Joiner(path, self.fps)
                 row = self.rows[number]
                 row[f"videos/{name}/from_timestamp"] = joiner.frames / self.fps
-                joiner.add(used, *span)
+                joiner.add(packet_index, *span)
                 row[f"videos/{name}/to_timestamp"] = joiner.frames / self.fps
-                self._place_row(number, f"videos/{name}", file)
+                self._set_file_index(number, f"videos/{name}", file)
                 self.progress(name, number + 1, len(self.plan.episodes))
         finally:
             if joiner is not None:
                 joiner.close()
             encoded.unlink(missing_ok=True)
-        if again:
+        if num_encoded:
             logger.warning(
                 "%s: %d of %d episodes can't be cut out of their video as they are (they do not begin with a key frame, or "
                 "end among frames that need a later one) and were encoded again; the others are as they were.",
                 name,
-                again,
+                num_encoded,
                 len(self.plan.episodes),
             )
 
@@ -245,20 +245,20 @@ class _Rewriter:
             for image in source.images(name, episode):
                 video.write(image)
 
-    def _place(self, v3: str, v2: str, file: int, number: int, **more: str) -> str:
+    def _file_path(self, v3: str, v2: str, file: int, number: int, **fields: str) -> str:
         if self.plan.version == "v3.0":
             chunk, file = divmod(file, layout.FILES_PER_CHUNK)
-            return v3.format(chunk_index=chunk, file_index=file, **more)
-        return v2.format(episode_chunk=number // layout.FILES_PER_CHUNK, episode_index=number, **more)
+            return v3.format(chunk_index=chunk, file_index=file, **fields)
+        return v2.format(episode_chunk=number // layout.FILES_PER_CHUNK, episode_index=number, **fields)
 
-    def _place_row(self, number: int, prefix: str, file: int) -> None:
+    def _set_file_index(self, number: int, prefix: str, file: int) -> None:
         chunk, file = divmod(file, layout.FILES_PER_CHUNK)
         self.rows[number] |= {f"{prefix}/chunk_index": chunk, f"{prefix}/file_index": file}
 
-    def _limit(self, name: str, usual: int) -> float:
-        """Bytes of a file."""
-        value = self.info.get(name, usual)
-        return 2**20 * (value if isinstance(value, (int, float)) and value > 0 else usual)
+    def _limit(self, name: str, default: int) -> float:
+        """The size limit of a file in bytes."""
+        value = self.info.get(name, default)
+        return 2**20 * (value if isinstance(value, (int, float)) and value > 0 else default)
 
 
 def _not_cut(source: Source, name: str, episode: int) -> DatasetError:
@@ -270,15 +270,15 @@ def _not_cut(source: Source, name: str, episode: int) -> DatasetError:
 
 
 def _tasks(plan: EditPlan) -> list[str]:
-    """The tasks of the new dataset: those that its episodes have, in the order of their sources."""
+    """The tasks that the new dataset's episodes have, in the order of their sources."""
     chosen = {
-        (place, task)
-        for place, episode in plan.episodes
-        for task in plan.sources[place].meta.episodes.tasks[episode]
+        (number, task)
+        for number, episode in plan.episodes
+        for task in plan.sources[number].meta.episodes.tasks[episode]
     }
     listed: Iterator[tuple[int, str]] = (
-        (place, task)
-        for place, source in enumerate(plan.sources)
+        (number, task)
+        for number, source in enumerate(plan.sources)
         for _, task in sorted(source.meta.tasks.items())
     )
     return list(dict.fromkeys(plan.renamed.get(pair[1], pair[1]) for pair in listed if pair in chosen))

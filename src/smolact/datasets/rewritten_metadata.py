@@ -1,4 +1,4 @@
-"""The `meta/` of a dataset that was made from others, of version v3.0 or v2.1."""
+"""The `meta/` of an edited dataset, in version v3.0 or v2.1."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from smolact.types import Statistics
 
 ROWS_PER_FILE = 10_000
 _STATISTICS_V21 = ("min", "max", "mean", "std", "count")
-_COUNTED_IN_V2 = ("total_chunks", "total_videos")
+_COUNTS_OF_V2 = ("total_chunks", "total_videos")
 _SIZES_OF_V3 = ("data_files_size_in_mb", "video_files_size_in_mb")
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in the data and videos of a new dataset.
+    """The data and videos of a new dataset.
 
     Attributes:
         features: every column and camera.
         tasks: by number.
-        rows: an episode each, as `meta/episodes` tells of them, without statistics.
-        statistics: an episode each.
-        whole: of all episodes together.
-        subtasks: LeRobot's, if there are any.
+        rows: per episode, its row of `meta/episodes` without statistics.
+        statistics: per episode.
+        totals: the statistics over all episodes.
+        subtasks: LeRobot's subtasks, if there are any.
     """
 
     features: Mapping[str, Feature]
     tasks: Sequence[str]
     rows: Sequence[dict[str, Any]]
     statistics: Sequence[Statistics]
-    all_in_train: Statistics
+    totals: Statistics
     subtasks: Subtasks
 
 
 def write_metadata(plan: EditPlan, folder: Path, contents: Contents) -> None:
     """Write all of `meta/` below `folder`, whose data and videos hold `contents`.
 
-    Meant for a folder that is not in use yet: durable only once `durable.replacing_folder` has finished it.
+    For a folder that is not in use yet: durable only after `durable.replacing_folder` has finished it.
     """
     meta = folder / "meta"
     meta.mkdir(parents=True, exist_ok=True)
@@ -74,9 +74,9 @@ def write_metadata(plan: EditPlan, folder: Path, contents: Contents) -> None:
     }
     has_video = any(feature.dtype == "video" for feature in features.values())
     if plan.version == "v3.0":
-        info = {name: value for name, value in info.items() if name not in _COUNTED_IN_V2}
-        for name, usual in zip(_SIZES_OF_V3, (layout.DATA_FILE_MB, layout.VIDEO_FILE_MB), strict=True):
-            info.setdefault(name, usual)
+        info = {name: value for name, value in info.items() if name not in _COUNTS_OF_V2}
+        for name, default in zip(_SIZES_OF_V3, (layout.DATA_FILE_MB, layout.VIDEO_FILE_MB), strict=True):
+            info.setdefault(name, default)
         info |= {"data_path": layout.DATA_PATH, "video_path": layout.VIDEO_PATH if has_video else None}
         _write_v3(folder, contents)
     else:
@@ -87,24 +87,24 @@ def write_metadata(plan: EditPlan, folder: Path, contents: Contents) -> None:
         _write_v21(folder, contents)
     (folder / layout.INFO).write_text(_json(info, indent=4), encoding="utf-8")
     contents.subtasks.write(folder)
-    _keep_log(plan, folder)
-    _keep_image_counts(plan, folder)
+    _copy_recording_log(plan, folder)
+    _copy_image_counts(plan, folder)
 
 
 def _splits(plan: EditPlan) -> dict[str, str]:
-    """Which episodes belong to which split: those that one dataset names, as far as they are left; of several datasets all train."""
+    """The splits of the new dataset: those of a single source, reduced to the remaining episodes; of several sources, all train."""
     if len(plan.sources) > 1:
         return splits.all_in_train(len(plan.episodes))
     (source,) = plan.sources
     return splits.subset(source.meta.info, [source.number_in_file(episode) for _, episode in plan.episodes])
 
 
-def _keep_log(plan: EditPlan, folder: Path) -> None:
-    """How each episode was recorded goes with it, under its new number."""
+def _copy_recording_log(plan: EditPlan, folder: Path) -> None:
+    """Copy each episode's recording log entry under its new number."""
     logs = [{row["episode_index"]: row for row in read_log(source.meta.root)} for source in plan.sources]
     rows = []
-    for number, (place, episode) in enumerate(plan.episodes):
-        row = logs[place].get(plan.sources[place].number_in_file(episode))
+    for number, (source_index, episode) in enumerate(plan.episodes):
+        row = logs[source_index].get(plan.sources[source_index].number_in_file(episode))
         if row is not None:
             task = row.get("task")
             renamed = {"task": plan.renamed.get(task, task)} if isinstance(task, str) else {}
@@ -113,8 +113,8 @@ def _keep_log(plan: EditPlan, folder: Path) -> None:
         (folder / layout.RECORDING_LOG).write_text(_json({"episodes": rows}), encoding="utf-8")
 
 
-def _keep_image_counts(plan: EditPlan, folder: Path) -> None:
-    """What exact image statistics go on from holds as long as every frame and every camera is what it was."""
+def _copy_image_counts(plan: EditPlan, folder: Path) -> None:
+    """Copy the value counts of exact image statistics if no frame and no camera changes."""
     source = plan.sources[0]
     path = source.meta.root / layout.IMAGE_COUNTS
     same = plan.is_whole and all(source.number_in_file(number) == number for _, number in plan.episodes)
@@ -136,13 +136,13 @@ def _write_v3(folder: Path, contents: Contents) -> None:
         chunk, number = divmod(file, layout.FILES_PER_CHUNK)
         path = folder / layout.EPISODES_PATH.format(chunk_index=chunk, file_index=number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        place = {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": number}
+        index = {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": number}
         part = slice(begin, begin + ROWS_PER_FILE)
         values = [
-            {**row, **place, **_flat(stats)} for row, stats in zip(rows[part], statistics[part], strict=True)
+            {**row, **index, **_flat(stats)} for row, stats in zip(rows[part], statistics[part], strict=True)
         ]
         pq.write_table(pa.Table.from_pylist(values, schema=schema), path, compression="snappy")
-    (folder / layout.STATS).write_text(_json(plain(contents.all_in_train), indent=4), encoding="utf-8")
+    (folder / layout.STATS).write_text(_json(plain(contents.totals), indent=4), encoding="utf-8")
 
 
 def _write_v21(folder: Path, contents: Contents) -> None:
@@ -167,19 +167,19 @@ def _write_v21(folder: Path, contents: Contents) -> None:
 
 
 def _is_of_v3(name: str) -> bool:
-    """Whether only v3.0 says this of an episode: where it lies in files and among all frames."""
+    """Whether a key of an episode row exists in v3.0 only: file positions and dataset-wide frame indices."""
     return name.startswith(("data/", "videos/")) or name in ("dataset_from_index", "dataset_to_index")
 
 
 def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
-    """The type of what another tool says of episodes.
+    """The column type of episode metadata from another tool.
 
     Raises:
-        DatasetError: parquet has no type for it, such as for several kinds of values, an empty object, or a number beyond 64 bits.
+        DatasetError: parquet has no type for the values: mixed types, an empty object, or a number beyond 64 bits.
     """
     try:
         kind = pa.array(values).type
-        # Parquet has fewer types than pyarrow.
+        # Parquet supports fewer types than pyarrow.
         pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([(name, kind)])).close()
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise DatasetError(
@@ -198,7 +198,7 @@ def _flat(statistics: Statistics) -> dict[str, Any]:
 
 
 def plain(statistics: Statistics) -> dict[str, dict[str, Any]]:
-    """Statistics as JSON has them: lists, counts as whole numbers."""
+    """Statistics as JSON values: lists, with integer counts."""
     return {
         feature: {
             name: (

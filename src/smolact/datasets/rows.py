@@ -1,4 +1,4 @@
-"""Which rows of a data file are an episode's, in which order: its numbers say so, never the place where a row lies."""
+"""Find the rows of episodes in a data file by number, in any row order."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class EpisodeRows:
 
     Args:
         table: with the columns `NUMBERS`.
-        file: for messages.
+        file: for error messages.
 
     Raises:
-        DatasetError: these columns are not there, or hold no numbers.
+        DatasetError: a column is missing or not numeric.
     """
 
     def __init__(self, table: pa.Table, file: Path) -> None:
@@ -32,26 +32,26 @@ class EpisodeRows:
         episodes, self._steps = (
             column if column.dtype.kind == "f" else column.astype(np.int64, copy=False) for column in columns
         )
-        further = np.diff(episodes)
-        in_order = ((further > 0) | ((further == 0) & (np.diff(self._steps) > 0))).all()
+        episode_steps = np.diff(episodes)
+        in_order = ((episode_steps > 0) | ((episode_steps == 0) & (np.diff(self._steps) > 0))).all()
         self._order: Ints = np.arange(self.count) if in_order else np.lexsort((self._steps, episodes))
         self._episodes = episodes[self._order]
 
     def of(self, episode: int) -> Ints:
-        """The rows (n,) of an episode, by `frame_index`."""
+        """The rows (n,) of an episode, sorted by `frame_index`."""
         first, end = np.searchsorted(self._episodes, [episode, episode + 1])
         return self._order[first:end]
 
     def whole(self, episode: int, length: int, name: int | None = None) -> Ints:
-        """The rows (length,) of an episode.
+        """The rows (length,) of a complete episode.
 
         Args:
-            episode: its number in the file.
-            length: how many it must have.
-            name: its number for the message, if it is another.
+            episode: the episode index in the file.
+            length: the expected number of rows.
+            name: the episode number for messages, if it differs.
 
         Raises:
-            DatasetError: it has not `length` rows whose `frame_index` counts from 0.
+            DatasetError: the episode does not have `length` rows with a `frame_index` from 0.
         """
         rows = self.of(episode)
         if len(rows) != length or (self._steps[rows] != np.arange(length)).any():
@@ -65,7 +65,7 @@ class EpisodeRows:
 
 
 def taken(table: pa.Table, rows: Ints) -> pa.Table:
-    """These rows of a table, in this order; without a copy where they lie together."""
+    """These rows of a table, in this order; no copy if they are contiguous."""
     if len(rows) and (np.diff(rows) == 1).all():
         return table.slice(int(rows[0]), len(rows))
     return table.take(pa.array(rows))

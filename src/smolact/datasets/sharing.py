@@ -1,4 +1,4 @@
-"""What of a dataset is published: the files that its episodes are in, what it says of itself, and a card."""
+"""Select the files of a dataset to publish: its episodes, its metadata and a card."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _OWNED = ("data/**", "videos/**", "meta/**")
 def contents(
     root: Path, *, name: str | None = None, license: str | None = None, tags: Sequence[str] | None = None
 ) -> Upload:
-    """What of the dataset in folder `root` is published, and under which names; its version is its tag, as LeRobot asks.
+    """The upload of the dataset in `root`, tagged with its format version, as LeRobot requires.
 
-    The card is written anew, unless somebody has worked on it.
+    The card is regenerated unless a user has edited it.
 
     Args:
         root: the dataset's folder.
         name: its id on the Hub, for the card.
-        license: a licence by the Hub's name for it, such as apache-2.0.
-        tags: for the card, besides its own.
+        license: the Hub's name of a licence, such as apache-2.0.
+        tags: further tags of the card.
 
     Raises:
         NotFoundError: there is no such folder.
-        DatasetError: the dataset is damaged, has no episodes, or its card is a link out of its folder.
+        DatasetError: the dataset is damaged or has no episodes, or its card is a link out of its folder.
     """
     faults = check_dataset(root, quick=True)
     errors = [fault for fault in faults if fault.severity == "error"]
@@ -44,19 +44,19 @@ def contents(
     meta = LeRobotDatasetMetadata(root)
     if not meta.total_episodes:
         raise DatasetError(f"{root} has no episodes yet, so there is nothing to publish. Record some.")
-    of_episodes = set(meta.episodes.data_path).union(*meta.episodes.video_path.values())
-    of_itself = {
+    episode_files = set(meta.episodes.data_path).union(*meta.episodes.video_path.values())
+    meta_files = {
         path.relative_to(root).as_posix()
         for path in (root / "meta").rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
     }
-    files: dict[str, Path | bytes] = {place: root / place for place in sorted(of_episodes | of_itself)}
+    files: dict[str, Path | bytes] = {file: root / file for file in sorted(episode_files | meta_files)}
     notes = [str(fault) for fault in faults]
     check_confined(root, (CARD,))
-    own = (root / CARD).read_text(encoding="utf-8") if (root / CARD).is_file() else None
-    if own is not None and not is_as_written(own):
+    card = (root / CARD).read_text(encoding="utf-8") if (root / CARD).is_file() else None
+    if card is not None and not is_as_written(card):
         notes.append(f"{CARD} is yours, and published as it is")
-        files[CARD] = own.encode()
+        files[CARD] = card.encode()
     else:
         files[CARD] = dataset_card(meta, name=name, license=license, tags=tags or ()).encode()
     return Upload("dataset", files, _OWNED, tag=meta.codebase_version, notes=tuple(notes))
@@ -69,7 +69,7 @@ def dataset_card(
     license: str | None = None,
     tags: Sequence[str] = (),
 ) -> str:
-    """The text of a dataset's `README.md`: what is in it, and how to use it."""
+    """The text of a dataset's `README.md`."""
     title = (name or meta.root.resolve().name).rpartition("/")[2]
     head = front_matter(
         {
@@ -88,7 +88,7 @@ def dataset_card(
         ("format", f"LeRobotDataset {meta.codebase_version}"),
     ]
     instructions = list(dict.fromkeys(meta.tasks.values()))
-    used = name or "FOLDER"
+    dataset = name or "FOLDER"
     parts = [
         head,
         f"# {title}",
@@ -97,10 +97,10 @@ def dataset_card(
         tasks(instructions),
         "## Features\n\n" + _features(meta),
         "## Use it\n\n```bash\n"
-        f"smolact train --dataset.repo_id={used} --policy.path=lerobot/smolvla_base\n"
-        f"lerobot-train --dataset.repo_id={used} --policy.path=lerobot/smolvla_base\n```\n\n"
+        f"smolact train --dataset.repo_id={dataset} --policy.path=lerobot/smolvla_base\n"
+        f"lerobot-train --dataset.repo_id={dataset} --policy.path=lerobot/smolvla_base\n```\n\n"
         "```python\nfrom smolact import LeRobotDataset\n\n"
-        f'dataset = LeRobotDataset("{used}")\n```',
+        f'dataset = LeRobotDataset("{dataset}")\n```',
     ]
     return signed("\n\n".join(part for part in parts if part) + "\n")
 
@@ -110,8 +110,8 @@ def _features(meta: LeRobotDatasetMetadata) -> str:
     for name, feature in meta.features.items():
         if name in layout.DEFAULT_FEATURES:
             continue
-        told = [] if feature.is_image else flat_names(feature.names)
+        names = [] if feature.is_image else flat_names(feature.names)
         size = " × ".join(map(str, feature.shape))
         kind = feature.dtype + " (depth)" * feature.is_depth
-        lines.append(f"| `{name}` | {kind} | {size} | {', '.join(told)} |")
+        lines.append(f"| `{name}` | {kind} | {size} | {', '.join(names)} |")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`Source`: an existing dataset, of any version, as the tools take it apart: an episode at a time."""
+"""`Source`: an existing dataset of any version, read episode by episode by the dataset tools."""
 
 from __future__ import annotations
 
@@ -33,58 +33,58 @@ class Source:
 
     Args:
         root: the folder.
-        held: no edit may take the files away as long as this is there.
+        held: hold a read lock for the object's lifetime, so that no edit replaces the files.
 
     Raises:
-        NotFoundError: there is no such folder.
-        DatasetError: it is damaged.
+        NotFoundError: the folder does not exist.
+        DatasetError: the dataset is corrupt.
     """
 
     def __init__(self, root: str | Path, *, held: bool = False) -> None:
-        self._held = ReadLock(Path(root)) if held else None
+        self._read_lock = ReadLock(Path(root)) if held else None
         self.meta = LeRobotDatasetMetadata(root)
-        self._statistics, self._more = _said_of_episodes(self.meta)
+        self._statistics, self._more = _episode_metadata(self.meta)
         self._open: tuple[str, pa.Table, EpisodeRows] | None = None
 
     def statistics(self, episode: int) -> Statistics:
-        """What the metadata keeps of an episode's statistics; empty where it keeps none."""
+        """An episode's statistics in the metadata; empty if there are none."""
         return self._statistics[episode] if self._statistics else {}
 
     def more(self, episode: int) -> dict[str, Any]:
-        """What the metadata says of an episode beyond what the format has: other tools' annotations, such as SARM's."""
+        """An episode's metadata beyond the format: annotations by other tools, such as SARM's."""
         return self._more[episode] if self._more else {}
 
     def number_in_file(self, episode: int) -> int:
-        """What the column `episode_index` says of an episode."""
+        """The value of the column `episode_index` for an episode."""
         return episode
 
     def table(self, episode: int) -> pa.Table:
-        """The rows of an episode in order, all columns.
+        """The rows of an episode in order, with all columns.
 
         Raises:
-            DatasetError: the file is damaged, or has not as many rows as the metadata says.
+            DatasetError: the file is corrupt, or its number of rows differs from the metadata.
         """
-        place = self.meta.episodes.data_path[episode]
-        path = self.meta.root / place
-        if self._open is None or self._open[0] != place:
-            whole = read_table(path)
-            self._open = place, whole, EpisodeRows(whole, path)
-        _, whole, rows = self._open
+        relative = self.meta.episodes.data_path[episode]
+        path = self.meta.root / relative
+        if self._open is None or self._open[0] != relative:
+            all_rows = read_table(path)
+            self._open = relative, all_rows, EpisodeRows(all_rows, path)
+        _, all_rows, rows = self._open
         length = int(self.meta.episodes.length[episode])
-        return taken(whole, rows.whole(self.number_in_file(episode), length, name=episode))
+        return taken(all_rows, rows.whole(self.number_in_file(episode), length, name=episode))
 
     def cut(self, key: str, episode: int) -> Cut:
-        """Where an episode lies in the video of camera `key`."""
+        """The frame range of an episode in the video of camera `key`."""
         table = self.meta.episodes
         first = int(np.rint(table.from_timestamp[key][episode] * self.meta.fps))
         return Cut(self.meta.root / table.video_path[key][episode], first, int(table.length[episode]))
 
     def images(self, key: str, episode: int) -> Iterator[Image]:
-        """The pictures of camera `key` in an episode, (H, W, 3) uint8.
+        """The images of camera `key` in an episode, (H, W, 3) uint8.
 
         Raises:
-            ConfigError: it is a depth camera.
-            DatasetError: one can't be decoded.
+            ConfigError: the camera is a depth camera.
+            DatasetError: an image can't be decoded.
         """
         check_no_depth(self.meta, [key], "a picture")
         feature = self.meta.features[key]
@@ -100,15 +100,15 @@ class Source:
 
 
 class ReorderedSource(Source):
-    """A dataset with the numbers of some vectors in another order, in its rows, statistics and names alike.
+    """A dataset with reordered dimensions of some vectors, in rows, statistics and names alike.
 
     Args:
-        source: the dataset as it is.
-        orders: feature to which of its numbers comes first, second, …
-        features: those with the names that it then has.
+        source: the original dataset.
+        orders: feature to the old indices of its dimensions, in the new order.
+        features: the features with the reordered names.
 
     Raises:
-        DatasetError: a statistic of one of these vectors has another length (`statistics` too).
+        DatasetError: a statistic of a reordered vector has the wrong length (`statistics` too).
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class ReorderedSource(Source):
             feature = self.meta.features[name]
             units = flat_names(feature.info.get(UNITS))
             info = (
-                {**feature.info, UNITS: [units[place] for place in order]}
+                {**feature.info, UNITS: [units[index] for index in order]}
                 if len(units) == len(order)
                 else feature.info
             )
@@ -138,12 +138,12 @@ class ReorderedSource(Source):
         for name, order in self._orders.items():
             feature = self.meta.features[name]
             values = column_array(table, name, feature.shape, path)[:, order]
-            place = table.schema.get_field_index(name)
-            table = table.set_column(place, name, to_column(feature, values))
+            column = table.schema.get_field_index(name)
+            table = table.set_column(column, name, to_column(feature, values))
         return table
 
     def _reordered(self, statistics: Statistics) -> Statistics:
-        changed = {
+        reordered = {
             name: {
                 statistic: value if statistic == "count" else self._in_order(name, statistic, value)
                 for statistic, value in values.items()
@@ -151,7 +151,7 @@ class ReorderedSource(Source):
             for name, values in statistics.items()
             if name in self._orders
         }
-        return {**statistics, **changed}
+        return {**statistics, **reordered}
 
     def _in_order(self, name: str, statistic: str, value: NDArray[Any]) -> NDArray[Any]:
         order = self._orders[name]
@@ -173,10 +173,10 @@ def decode(cut: Cut) -> Iterator[Image]:
         reader.close()
 
 
-def _said_of_episodes(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
-    """The statistics of each episode, and what else is said of it that the format does not have."""
+def _episode_metadata(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
+    """Each episode's statistics and its metadata beyond the format."""
     if meta.codebase_version == "v3.0":
-        return _said_v3(meta)
+        return _episode_metadata_v3(meta)
     lines = {
         layout.whole_number(row.get("episode_index")): row
         for row in layout.read_json_lines(meta.root / layout.EPISODES_V2)
@@ -195,7 +195,7 @@ def _said_of_episodes(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], l
     return [_to_arrays(rows.get(number) or {}, path) for number in range(meta.total_episodes)], more
 
 
-def _said_v3(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
+def _episode_metadata_v3(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
     statistics: list[Statistics] = []
     more: list[dict[str, Any]] = []
     for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
@@ -208,7 +208,7 @@ def _said_v3(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[
 
 
 def table_more(table: pa.Table, path: Path) -> list[dict[str, Any]]:
-    """The columns of a table of `meta/episodes` that the format does not have, a row each."""
+    """The columns of a `meta/episodes` table that are not in the format, one dict per row."""
     known = set(episodes_schema({}).names)
     names = [
         name
@@ -220,22 +220,22 @@ def table_more(table: pa.Table, path: Path) -> list[dict[str, Any]]:
 
 
 def table_statistics(table: pa.Table, path: Path) -> list[Statistics]:
-    """The statistics in a table of `meta/episodes`, a row each.
+    """The statistics in a `meta/episodes` table, one entry per row.
 
     Raises:
-        DatasetError: they are no numbers.
+        DatasetError: the values are not numeric.
     """
     names = [name for name in table.column_names if name.startswith("stats/")]
     columns = {name: column_values(table, name, path) for name in names}
-    found = []
+    statistics = []
     for row in range(table.num_rows):
         value: dict[str, dict[str, Any]] = {}
         for name in names:
             feature, _, statistic = name.removeprefix("stats/").rpartition("/")
             if columns[name][row] is not None:
                 value.setdefault(feature, {})[statistic] = columns[name][row]
-        found.append(_to_arrays(value, path))
-    return found
+        statistics.append(_to_arrays(value, path))
+    return statistics
 
 
 def _to_arrays(value: Any, path: Path) -> Statistics:

@@ -1,4 +1,4 @@
-"""The named splits of `info.json`, such as {"train": "0:8", "val": "8:10"}: what becomes of them when episodes come or go."""
+"""Update the splits in `info.json`, such as {"train": "0:8", "val": "8:10"}, when episodes are added or removed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ _TRAIN = "train"
 
 
 def all_in_train(total: int) -> dict[str, str]:
-    """The splits of a dataset that names none: all of its `total` episodes are for training."""
+    """The default splits: all `total` episodes are in `train`."""
     return {_TRAIN: f"0:{total}"}
 
 
 def extended(info: Mapping[str, Any], total: int) -> dict[str, Any]:
-    """The splits of the dataset that `info` describes once it has `total` episodes, the new ones at its end.
+    """The splits after episodes were appended to the dataset of `info`, `total` in all.
 
-    The new episodes are in `train` if that split ended where the dataset did and no other split went on beyond it; otherwise they
-    are in no split, because nobody has said which one they are for. Every other split stays as it is.
+    The new episodes are in `train` if that split ended with the dataset and no split reached further, else in none. Other splits stay.
     """
     splits = info.get("splits")
     if not isinstance(splits, dict) or not splits:
@@ -32,21 +31,21 @@ def extended(info: Mapping[str, Any], total: int) -> dict[str, Any]:
 
 
 def subset(info: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, str]:
-    """The splits of the episodes `numbers` of the dataset that `info` describes, once they are numbered from 0.
+    """The splits of the episodes `numbers` of the dataset of `info`, renumbered from 0.
 
-    Episodes that `info` does not count are treated as in `extended`. A split without an episode is left out. All episodes are `train`
-    if none is left, if one is no range of numbers, or if the episodes are in another order, so that a split is no range any more.
+    Episodes that `info` does not count are treated as in `extended`. Empty splits are dropped. All episodes are in `train` if no split
+    is left, a split is no range, or the episodes are not ascending.
     """
     splits = extended(info, max(numbers, default=-1) + 1)
     ranges = {name: _range(text) for name, text in splits.items()}
     if not all(ranges.values()) or list(numbers) != sorted(numbers):
         return all_in_train(len(numbers))
-    found = {}
+    remaining = {}
     for name, edges in ranges.items():
         begin, end = (bisect.bisect_left(numbers, edge) for edge in edges or ())
         if begin < end:
-            found[name] = f"{begin}:{end}"
-    return found or all_in_train(len(numbers))
+            remaining[name] = f"{begin}:{end}"
+    return remaining or all_in_train(len(numbers))
 
 
 def _range(text: Any) -> tuple[int, int] | None:

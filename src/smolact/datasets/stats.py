@@ -1,8 +1,7 @@
-"""Normalization statistics: running ones for what is being written, and their aggregation over episodes.
+"""Normalization statistics: running statistics of new data, and their aggregation over episodes.
 
-Vectors have one value a dimension, images one a channel, (3, 1, 1) in [0, 1]. Mean, std, min, max and an image's
-quantiles are exact (of a large image: those of a grid of its points); a vector's running quantiles come from a histogram,
-within about 1/2048 of its range, and are exact where all values are at hand (`vector_statistics`).
+Vectors have one value per dimension, images one per channel, (3, 1, 1) in [0, 1]. All are exact (of large images: over a grid of
+pixels), except running vector quantiles, which come from a histogram, within about 1/2048 of the range.
 """
 
 from __future__ import annotations
@@ -19,20 +18,17 @@ from smolact.types import Statistics
 
 Float = NDArray[np.float64]
 
-BINS = 8192  # of a histogram; fewer for features of more than MAX_BINS / BINS values, to bound memory
+BINS = 8192  # of a histogram; fewer for more than MAX_BINS / BINS dimensions, to bound memory
 MAX_BINS = 2**20
 _SORTED_AT_ONCE = 2**22  # numbers, to bound memory
-LARGEST = 1e150  # numbers beyond have squares that can't be added up
-IMAGE_SIDE = (
-    150  # larger images are counted on a grid of about this many points a side, from twice this size on
-)
+LARGEST = 1e150  # sums of larger squares would overflow
+GRID_SIDE = 150  # grid points per side of images of at least twice this size
 
 
 class VectorStatistics:
-    """Running statistics of vectors; `update` with (n, *shape) arrays, `result` has arrays of `shape`.
+    """Running statistics of vectors; `update` takes (n, *shape) arrays, `result` returns arrays of `shape`.
 
-    The histogram's range grows by doubling, to the side where a value fell outside, and merges its bins in pairs: no
-    value is ever counted in a bin that it was not in, however the range grows.
+    The histogram's range doubles towards an outlier and merges bins in pairs, so every value stays in its bin.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -51,7 +47,7 @@ class VectorStatistics:
         self._bins = np.zeros((self._size, self._columns), dtype=np.int64)
 
     def update(self, values: NDArray[Any]) -> None:
-        """Take in n more vectors, (n, *shape), all finite."""
+        """Add n vectors, (n, *shape), all finite."""
         rows = np.asarray(values, dtype=np.float64).reshape(len(values), self._size)
         if not len(rows):
             return
@@ -59,7 +55,7 @@ class VectorStatistics:
         self._merge_moments(len(rows), mean, np.square(rows - mean).sum(axis=0))
         if not self._count:
             self._low = low
-            least = 1e-9 * np.maximum(np.abs(low), np.abs(high)).clip(1e-6)  # a constant has a range too
+            least = 1e-9 * np.maximum(np.abs(low), np.abs(high)).clip(1e-6)  # a constant needs a range too
             self._width = 1.001 * np.maximum(high - low, least) / self._columns
         self._min, self._max = np.minimum(self._min, low), np.maximum(self._max, high)
         self._count += len(rows)
@@ -71,20 +67,20 @@ class VectorStatistics:
         )
 
     def result(self) -> dict[str, NDArray[Any]]:
-        """The statistics of all vectors so far: `min, max, mean, std, q01 … q99` of `shape`, and `count` (1,)."""
-        found = {
+        """The statistics so far: `min, max, mean, std, q01 … q99` of `shape`, and `count` (1,)."""
+        statistics = {
             "min": self._min,
             "max": self._max,
             "mean": self._mean,
             "std": np.sqrt(self._squares / max(self._count, 1)),
         }
-        below = self._bins.cumsum(axis=1)
+        cumulative = self._bins.cumsum(axis=1)
         for name, quantile in QUANTILES.items():
             rank = max(1, int(np.ceil(quantile * self._count)))  # the rank-th smallest value
-            column = (below < rank).sum(axis=1)
+            column = (cumulative < rank).sum(axis=1)
             middle = self._low + (column + 0.5) * self._width
-            found[name] = middle.clip(self._min, self._max)
-        shaped = {name: value.reshape(self._shape).copy() for name, value in found.items()}
+            statistics[name] = middle.clip(self._min, self._max)
+        shaped = {name: value.reshape(self._shape).copy() for name, value in statistics.items()}
         return {**shaped, "count": np.array([self._count], dtype=np.int64)}
 
     def _merge_moments(self, count: int, mean: Float, squares: Float) -> None:
@@ -102,7 +98,7 @@ class VectorStatistics:
                 self._double(column, upper=False)
 
     def _double(self, column: int, upper: bool) -> None:
-        """Twice the range in as many bins; the counts so far lie in the upper or the lower half of it."""
+        """Double the range; `upper` puts the old counts into its upper half."""
         merged = self._bins[column].reshape(-1, 2).sum(axis=1)
         empty = np.zeros_like(merged)
         self._bins[column] = np.concatenate([empty, merged] if upper else [merged, empty])
@@ -110,14 +106,14 @@ class VectorStatistics:
 
 
 class ImageStatistics:
-    """Running statistics of 8-bit images, a channel at a time: an exact count of every value."""
+    """Running statistics per channel of 8-bit images, from exact value counts."""
 
     def __init__(self, channels: int = 3) -> None:
         self._counts = np.zeros((channels, 256), dtype=np.int64)
         self._images = 0
 
     def update(self, image: NDArray[np.uint8]) -> None:
-        """Take in one more image, (H, W, C) uint8; a large one by a grid of its points."""
+        """Add an image, (H, W, C) uint8, or the grid of a large one."""
         step = grid_step(image.shape[0], image.shape[1])
         points = image[::step, ::step]
         for channel, counts in enumerate(self._counts):
@@ -125,20 +121,20 @@ class ImageStatistics:
         self._images += 1
 
     def add(self, other: ImageStatistics) -> None:
-        """Take in all that `other` has seen."""
+        """Add the counts of `other`."""
         self._counts += other._counts
         self._images += other._images
 
     def to_json(self) -> dict[str, Any]:
-        """All that was counted, for `from_json`."""
+        """The counts, for `from_json`."""
         return {"images": self._images, "counts": self._counts.tolist()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ImageStatistics:
-        """What `to_json` gave.
+        """Read the result of `to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError: it is something else.
+            ValueError, KeyError, TypeError: `value` is invalid.
         """
         statistics = cls()
         counts = np.array(value["counts"], dtype=np.int64)
@@ -152,8 +148,8 @@ class ImageStatistics:
         levels = np.arange(256) / 255
         total = self._counts.sum(axis=1).clip(1)
         mean = self._counts @ levels / total
-        below = self._counts.cumsum(axis=1)
-        found = {
+        cumulative = self._counts.cumsum(axis=1)
+        statistics = {
             "min": levels[(self._counts > 0).argmax(axis=1)],
             "max": levels[255 - (self._counts[:, ::-1] > 0).argmax(axis=1)],
             "mean": mean,
@@ -161,22 +157,22 @@ class ImageStatistics:
         }
         for name, quantile in QUANTILES.items():
             rank = np.ceil(quantile * total).clip(1)
-            found[name] = levels[(below < rank[:, None]).sum(axis=1).clip(max=255)]
-        shaped = {name: value.reshape(-1, 1, 1) for name, value in found.items()}
+            statistics[name] = levels[(cumulative < rank[:, None]).sum(axis=1).clip(max=255)]
+        shaped = {name: value.reshape(-1, 1, 1) for name, value in statistics.items()}
         return {**shaped, "count": np.array([self._images], dtype=np.int64)}
 
 
 def grid_step(height: int, width: int) -> int:
-    """Every how many pixels an image is counted: 1 below 300 pixels a side, then about 150 points of the longer one."""
+    """The step between counted pixels: 1 below 300 pixels, then for about 150 on the longer side."""
     longer = max(height, width)
-    return 1 if longer < 2 * IMAGE_SIDE else longer // IMAGE_SIDE
+    return 1 if longer < 2 * GRID_SIDE else longer // GRID_SIDE
 
 
 def vector_statistics(values: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The statistics of a column, (n, *shape) with n ≥ 1, quantiles exact too (the nearest rank)."""
+    """The exact statistics of a column, (n, *shape) with n ≥ 1; nearest-rank quantiles."""
     count, shape = len(values), values.shape[1:]
     table = values.reshape(count, math.prod(shape))
-    at_once = max(1, _SORTED_AT_ONCE // count)  # of its dimensions
+    at_once = max(1, _SORTED_AT_ONCE // count)  # dimensions
     parts = []
     for first in range(0, max(1, table.shape[1]), at_once):
         rows = table[:, first : first + at_once].astype(np.float64)
@@ -184,27 +180,26 @@ def vector_statistics(values: NDArray[Any]) -> dict[str, NDArray[Any]]:
         quantiles = [ranked[max(1, int(np.ceil(part * count))) - 1] for part in QUANTILES.values()]
         parts.append([ranked[0], ranked[-1], rows.mean(axis=0), rows.std(axis=0), *quantiles])
     names = ("min", "max", "mean", "std", *QUANTILES)
-    found = {
+    statistics = {
         name: np.concatenate(part).reshape(shape)
         for name, part in zip(names, zip(*parts, strict=True), strict=True)
     }
-    return {**found, "count": np.array([count], dtype=np.int64)}
+    return {**statistics, "count": np.array([count], dtype=np.int64)}
 
 
 def aggregate(episodes: Sequence[Mapping[str, Mapping[str, NDArray[Any]]]]) -> Statistics:
-    """The statistics of several episodes together, from each one's.
+    """Aggregate the statistics of several episodes.
 
-    Mean, std, min, max and count are those of all frames. Quantiles do not follow from quantiles: those up to q50 are the
-    lowest of the episodes', those above it the highest, which are bounds of the true ones (LeRobot's rule since 0.6.1). A
-    statistic that some episode lacks is left out.
+    All are exact except quantiles, which are bounds: up to q50 the lowest of the episodes, above it the highest (LeRobot's rule since
+    0.6.1). A statistic that an episode lacks is dropped.
     """
-    together: Statistics = {}
+    statistics: Statistics = {}
     for feature in dict.fromkeys(name for episode in episodes for name in episode):
         parts = [episode[feature] for episode in episodes if feature in episode]
         shared = [name for name in parts[0] if all(name in part for part in parts)]
-        with np.errstate(all="ignore"):  # what is not finite stays so, and is for `check` to tell
-            together[feature] = _aggregate_feature(parts, shared)
-    return together
+        with np.errstate(all="ignore"):  # `check` reports non-finite values
+            statistics[feature] = _aggregate_feature(parts, shared)
+    return statistics
 
 
 def _aggregate_feature(
@@ -213,26 +208,28 @@ def _aggregate_feature(
     stacked = {
         name: np.stack([np.asarray(part[name], dtype=np.float64) for part in parts]) for name in shared
     }
-    found: dict[str, NDArray[Any]] = {}
+    statistics: dict[str, NDArray[Any]] = {}
     if "min" in shared:
-        found["min"] = stacked["min"].min(axis=0)
+        statistics["min"] = stacked["min"].min(axis=0)
     if "max" in shared:
-        found["max"] = stacked["max"].max(axis=0)
+        statistics["max"] = stacked["max"].max(axis=0)
     for name in shared:
         if name.startswith("q") and name[1:].isdigit():
             bound = np.min if int(name[1:]) <= 50 else np.max
-            found[name] = np.asarray(bound(stacked[name], axis=0))
+            statistics[name] = np.asarray(bound(stacked[name], axis=0))
     if "count" not in shared:
-        return found
+        return statistics
     total = stacked["count"].sum(axis=0)
-    found["count"] = total
+    statistics["count"] = total
 
     def average(values: Float) -> Float:
         weights = stacked["count"].reshape(-1, *[1] * (values.ndim - 1))
         return np.asarray((values * weights).sum(axis=0) / total, dtype=np.float64)
 
     if "mean" in shared:
-        found["mean"] = average(stacked["mean"])
+        statistics["mean"] = average(stacked["mean"])
         if "std" in shared:
-            found["std"] = np.sqrt(average(stacked["std"] ** 2 + (stacked["mean"] - found["mean"]) ** 2))
-    return found
+            statistics["std"] = np.sqrt(
+                average(stacked["std"] ** 2 + (stacked["mean"] - statistics["mean"]) ** 2)
+            )
+    return statistics

@@ -1,10 +1,8 @@
-"""`FrameStore`: an array for each frame of a dataset, memory-mapped, each with a checksum; filled in any order, once.
+"""`FrameStore`: a memory-mapped array for each frame of a dataset, with checksums, written once in any order.
 
-Two files: the arrays one after the other (sparse until they are written), and a checksum a frame, 0 where there is none yet.
-Arrays reach the disk before their checksums do, so that a kill or a power cut leaves frames that are whole or not there.
+The arrays (a sparse file) are synced to disk before their checksums (a second file, 0 for a missing array), so that after a kill
+or a power failure a frame is either complete or missing.
 """
-
-# n frames asked for, … the shape of one array.
 
 from __future__ import annotations
 
@@ -25,18 +23,17 @@ from smolact.openable import check_regular
 
 Ints = NDArray[np.int64]
 
-_AT_ONCE = 64 * 2**20  # bytes that one thread checks in a piece
+_PIECE_BYTES = 64 * 2**20  # bytes that a thread checks at once
 
 
 class FrameStore:
-    """Arrays of one shape and type, one a frame, in two files of a folder.
+    """Arrays of one shape and dtype, one for each frame, in two files of a folder.
 
     Args:
-        folder: is made if it is not there. What its arrays are made of must be in its name: nothing here tells.
-        name: of the files.
-        shape: of one array.
-        dtype: of its numbers.
-        frames: how many there are at most.
+        folder: created if missing; its name must identify the source of the arrays.
+        name: the name of the files.
+        shape, dtype: of one array.
+        frames: the maximum number of frames.
 
     Raises:
         WriteError: the disk is full or refused.
@@ -56,52 +53,47 @@ class FrameStore:
                     check_regular(path)
                 file = path.open("ab")
             with durable.annotate_errors(path), file:
-                if file.tell() != size:  # new, or cut off: what is missing has no checksum, or a wrong one
+                if file.tell() != size:  # new or truncated: the checksums show it
                     file.truncate(size)
         self._mapped: NDArray[Any] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travels without its map: each process opens its own."""
+        """The state without the memory map, which each process opens itself."""
         return {**self.__dict__, "_mapped": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def read(self, frames: Ints) -> NDArray[Any]:
-        """The arrays of frames that are there, (n, …), a copy. Whether they are, `missing` tells."""
-        found: NDArray[Any] = self._map()[frames]
-        return found
+        """A copy (n, …) of the arrays of n existing frames; see `missing`."""
+        arrays: NDArray[Any] = self._map()[frames]
+        return arrays
 
     def missing(self, frames: Iterable[int], progress: Callable[[int, int], None] | None = None) -> list[int]:
-        """Those of the frames that are not there, or not what was written; reads all of them.
+        """The missing or corrupt ones of `frames`; `progress` is called with the number checked and the total."""
+        numbers = list(frames)
+        sums, arrays = self._read_checksums(), self._map()
+        size = max(1, _PIECE_BYTES // max(1, self.bytes_of_one))
+        pieces = [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
-        Args:
-            frames: their numbers.
-            progress: told how many of how many were looked at.
-        """
-        asked = list(frames)
-        sums, arrays = self._checksums(), self._map()
-        piece = max(1, _AT_ONCE // max(1, self.bytes_of_one))
-        pieces = [asked[first : first + piece] for first in range(0, len(asked), piece)]
+        def corrupt(piece: list[int]) -> list[int]:
+            return [n for n in piece if not sums[n] or sums[n] != _checksum(arrays[n])]
 
-        def wrong(numbers: list[int]) -> list[int]:
-            return [n for n in numbers if not sums[n] or sums[n] != _checksum(arrays[n])]
-
-        found: list[int] = []
+        invalid: list[int] = []
         with ThreadPoolExecutor(4) as threads:
-            for number, part in enumerate(threads.map(wrong, pieces), 1):
-                found += part
+            for number, part in enumerate(threads.map(corrupt, pieces), 1):
+                invalid += part
                 if progress:
-                    progress(min(number * piece, len(asked)), len(asked))
-        return found
+                    progress(min(number * size, len(numbers)), len(numbers))
+        return invalid
 
     def write(self, frames: Sequence[int] | Ints, arrays: NDArray[Any]) -> None:
-        """Put in the arrays (n, …) of `frames`, for good. Several processes may, each frames of its own.
+        """Write the arrays (n, …) of `frames` durably; processes may write different frames.
 
         Raises:
-            DatasetError: they have another shape or type.
-            WriteError: the disk is full or refused; what was there before is as it was.
+            DatasetError: the arrays have another shape or dtype.
+            WriteError: the disk is full or refused; earlier arrays are unchanged.
         """
         if arrays.shape != (len(frames), *self.shape) or arrays.dtype != self.dtype:
             raise DatasetError(
@@ -110,9 +102,7 @@ class FrameStore:
         arrays = np.ascontiguousarray(arrays)
         with durable.annotate_errors(self._arrays), self._arrays.open("r+b") as file:
             for number, array in zip(frames, arrays, strict=True):
-                file.seek(
-                    int(number) * self.bytes_of_one
-                )  # not through the map: a full disk would be a signal there
+                file.seek(int(number) * self.bytes_of_one)  # on the map a full disk raises SIGBUS
                 file.write(array.data)
             file.flush()
             os.fsync(file.fileno())
@@ -126,14 +116,14 @@ class FrameStore:
     def _map(self) -> NDArray[Any]:
         if self._mapped is None:
             with self._lock:
-                # Not `np.memmap`: its subclass makes every slice slower.
+                # Slices of the subclass `np.memmap` are slower.
                 mapped = np.memmap(self._arrays, self.dtype, "r", shape=(self.frames, *self.shape))
                 self._mapped = np.asarray(mapped)
         return self._mapped
 
-    def _checksums(self) -> NDArray[np.uint32]:
+    def _read_checksums(self) -> NDArray[np.uint32]:
         return np.fromfile(self._sums, np.uint32)
 
 
 def _checksum(array: NDArray[Any]) -> int:
-    return zlib.crc32(array.data) or 1  # 0 is for what is not there
+    return zlib.crc32(array.data) or 1  # 0 marks a missing array

@@ -1,4 +1,4 @@
-"""LeRobot's subtasks (before 0.6): a column `subtask_index`, whose numbers `meta/subtasks.parquet` gives texts to."""
+"""LeRobot's subtasks (before 0.6): a column `subtask_index`, whose texts are in `meta/subtasks.parquet`."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from smolact.errors import DatasetError
 
 
 class Subtasks:
-    """The subtasks of a new dataset: its sources' table as it is, or one table that joins theirs.
+    """The subtasks of a new dataset: the unchanged table of its sources, or one table merged from theirs.
 
     Raises:
-        DatasetError: a table is damaged, or only some of the sources have one.
+        DatasetError: a table is corrupt, or only some of the sources have one.
     """
 
     def __init__(self, plan: EditPlan) -> None:
         paths = [source.meta.root / layout.SUBTASKS for source in plan.sources]
-        there = [path for path in paths if path.is_file()]
-        self._same = there[0] if there else None
+        existing = [path for path in paths if path.is_file()]
+        self._same = existing[0] if existing else None
         self._joined: list[str] = []
         self._numbers: list[dict[int, int]] = []
         if len(plan.sources) == 1 or layout.SUBTASK_INDEX not in plan.features():
             return
-        if there and len(there) < len(paths):
-            missing = next(path for path in paths if path not in there)
+        if existing and len(existing) < len(paths):
+            missing = next(path for path in paths if path not in existing)
             raise DatasetError(
-                f"{missing} is missing, and {there[0]} is there: what '{layout.SUBTASK_INDEX}' numbers can't be joined. "
+                f"{missing} is missing, and {existing[0]} is there: what '{layout.SUBTASK_INDEX}' numbers can't be joined. "
                 "Restore it, or leave the column out: smolact dataset remove-feature"
             )
-        tables = [read_numbered(path, "subtask") for path in there]
+        tables = [read_numbered(path, "subtask") for path in existing]
         if any(table != tables[0] for table in tables[1:]):
             ordered = [[table[number] for number in sorted(table)] for table in tables]
             self._joined = list(dict.fromkeys(text for texts in ordered for text in texts))
-            place = {text: number for number, text in enumerate(self._joined)}
-            self._numbers = [{number: place[text] for number, text in table.items()} for table in tables]
+            index = {text: number for number, text in enumerate(self._joined)}
+            self._numbers = [{number: index[text] for number, text in table.items()} for table in tables]
 
     def renumbered(self, source: int, numbers: NDArray[Any], path: Path) -> NDArray[Any]:
-        """The numbers of a source's frames, as they are in the new dataset; negative ones (no subtask) stay.
+        """A source's subtask indices converted to the new dataset's; negative ones (no subtask) are unchanged.
 
         Raises:
-            DatasetError: the source's table has no such number.
+            DatasetError: an index is not in the source's table.
         """
         if not self._numbers:
             return numbers
@@ -62,7 +62,7 @@ class Subtasks:
         return np.array([known.get(number, number) for number in numbers.tolist()], dtype=numbers.dtype)
 
     def write(self, folder: Path) -> None:
-        """Write the table below `folder`, if there is one."""
+        """Write the table, if any, below `folder`."""
         path = folder / layout.SUBTASKS
         if self._joined:
             pq.write_table(tasks_table(self._joined, "subtask"), path)

@@ -1,4 +1,4 @@
-"""Parquet files to arrays and back: the columns of a dataset's frames."""
+"""Convert between parquet files and arrays."""
 
 from __future__ import annotations
 
@@ -16,30 +16,27 @@ from smolact.datasets.format import NUMBER_DTYPES, STATISTICS, WRITTEN_VERSION, 
 from smolact.errors import DatasetError
 from smolact.openable import check_regular
 
-_DAMAGE = (
-    pa.ArrowException,
-    OSError,
-    ValueError,
-)  # what pyarrow raises on a damaged file; ValueError: names that are no text
+# pyarrow's errors on a damaged file; ValueError: column names that are not UTF-8.
+_READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 ARROW_TYPES = {**{name: pa.type_for_alias(name) for name in NUMBER_DTYPES}, "string": pa.string()}
 
 MAX_NAMED = 12
-"""Columns that an error names."""
+"""The most columns that an error lists."""
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a parquet file, memory-mapped.
 
     Raises:
-        DatasetError: it is not there, or not parquet.
+        DatasetError: the file is missing, or not parquet.
     """
     try:
         check_regular(path)
         return pq.ParquetFile(path, memory_map=True)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DatasetError(f"{path} is missing. Fetch the dataset again, or restore this file.") from error
-    except _DAMAGE as error:
+    except _READ_ERRORS as error:
         raise _damaged(path, error) from error
 
 
@@ -49,7 +46,7 @@ def read_table(
     """Read a parquet file, or some of its columns or row groups.
 
     Raises:
-        DatasetError: it is not there, is damaged, or lacks one of `columns`.
+        DatasetError: the file is missing or damaged, or lacks one of `columns`.
     """
     return read_groups(open_parquet(path), path, columns, row_groups)
 
@@ -60,14 +57,14 @@ def read_groups(
     columns: Sequence[str] | None = None,
     row_groups: Sequence[int] | None = None,
 ) -> pa.Table:
-    """Like `read_table`, of a `file` that is already open; `path` is for the messages."""
+    """Like `read_table`, for an open `file`; `path` is for error messages."""
     if columns is not None:
-        there = file.schema_arrow.names
-        missing = sorted(set(columns) - set(there))
+        existing = file.schema_arrow.names
+        missing = sorted(set(columns) - set(existing))
         if missing:
-            more = f" and {len(there) - MAX_NAMED} more" if len(there) > MAX_NAMED else ""
+            more = f" and {len(existing) - MAX_NAMED} more" if len(existing) > MAX_NAMED else ""
             raise DatasetError(
-                f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(there[:MAX_NAMED])}{more}. "
+                f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(existing[:MAX_NAMED])}{more}. "
                 "The metadata does not fit the file: fetch the dataset again."
             )
     names = None if columns is None else list(columns)
@@ -75,64 +72,62 @@ def read_groups(
         if row_groups is None:
             return file.read(columns=names, use_threads=False)
         return file.read_row_groups(list(row_groups), columns=names, use_threads=False)
-    except _DAMAGE as error:
+    except _READ_ERRORS as error:
         raise _damaged(path, error) from error
 
 
 def column_values(table: pa.Table, name: str, path: Path) -> list[Any]:
-    """A column as Python values: text, lists.
+    """A column as Python values.
 
     Raises:
-        DatasetError: it is not there, or holds text that is not UTF-8.
+        DatasetError: the column is missing, or its text is not UTF-8.
     """
     column = _column(table, name, path)
     try:
         values: list[Any] = column.to_pylist()
-    except _DAMAGE as error:
+    except _READ_ERRORS as error:
         raise _damaged(path, error) from error
     return values
 
 
 def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
-    times = table.column_names.count(name)
-    if times != 1:
+    count = table.column_names.count(name)
+    if count != 1:
         raise DatasetError(
-            f"{path} has {times or 'no'} columns '{name}', expected one. Fetch the dataset again."
+            f"{path} has {count or 'no'} columns '{name}', expected one. Fetch the dataset again."
         )
     return table.column(name)
 
 
 def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
-    """A column as an array (rows, *shape); a column of plain values as (rows,) whatever `shape` of one value says.
+    """A column as an array (rows, *shape), or (rows,) if it holds scalars.
 
     Raises:
-        DatasetError: it holds nothing numeric, has gaps, or rows of another size than `shape`.
+        DatasetError: the column is not numeric, has nulls, or rows of another size than `shape`.
     """
     column = _column(table, name, path)
-    problem = f"{path}: the column '{name}' "
+    prefix = f"{path}: the column '{name}' "
     values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
     rows, size = len(values), 1
     while _is_list(values.type):
         size = len(values.flatten()) // max(rows, 1)
-        if values.null_count or not _even(values, len(values.flatten())):
-            raise DatasetError(
-                f"{problem}has rows of differing size, or empty ones. Fetch the dataset again."
-            )
+        if values.null_count or not _is_rectangular(values, len(values.flatten())):
+            raise DatasetError(f"{prefix}has rows of differing size, or empty ones. Fetch the dataset again.")
         values = values.flatten()
     if values.null_count:
-        raise DatasetError(f"{problem}has gaps (nulls). Fetch the dataset again.")
+        raise DatasetError(f"{prefix}has gaps (nulls). Fetch the dataset again.")
     if not (
         pa.types.is_integer(values.type)
         or pa.types.is_floating(values.type)
         or pa.types.is_boolean(values.type)
     ):
-        raise DatasetError(f"{problem}holds {values.type}, not numbers. Fetch the dataset again.")
-    wanted = int(np.prod(shape))
-    if len(values) != rows * wanted:
+        raise DatasetError(f"{prefix}holds {values.type}, not numbers. Fetch the dataset again.")
+    expected = int(np.prod(shape))
+    if len(values) != rows * expected:
         raise DatasetError(
-            f"{problem}has {size} values a row, but meta/info.json says shape {list(shape)}. Fetch the dataset again."
+            f"{prefix}has {size} values a row, but meta/info.json says shape {list(shape)}. Fetch the dataset again."
         )
     array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
     return array if column.type == values.type else array.reshape(rows, *shape)
@@ -142,8 +137,8 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _even(values: Any, flat: int) -> bool:
-    """Whether every list in `values` has the same size."""
+def _is_rectangular(values: Any, flat: int) -> bool:
+    """Whether all lists in `values`, of total size `flat`, have the same size."""
     if pa.types.is_fixed_size_list(values.type):
         return True
     offsets = values.offsets.to_numpy()
@@ -151,20 +146,20 @@ def _even(values: Any, flat: int) -> bool:
 
 
 def column_type(feature: Feature) -> pa.DataType:
-    """The Arrow type of a feature's column: a shape of (1,) is a plain value, an image the {bytes, path} struct."""
+    """The Arrow type of a feature's column: a scalar for shape (1,), the {bytes, path} struct for images."""
     if feature.dtype == "image":
         return IMAGE_STRUCT
     kind = ARROW_TYPES[feature.dtype]
     if feature.shape == (1,):
         return kind
     for size in reversed(feature.shape):
-        # Only vectors have a fixed size: Hugging Face's multi-dimensional columns are lists of lists.
+        # As in Hugging Face datasets, only vectors have a fixed size.
         kind = pa.list_(kind, size) if len(feature.shape) == 1 else pa.list_(kind)
     return kind
 
 
 def to_column(feature: Feature, values: Any) -> pa.Array:
-    """An Arrow column of (rows, *shape) values; images come as a list of encoded bytes, text as a list of str."""
+    """An Arrow column of (rows, *shape) values, of encoded images (bytes), or of str."""
     kind = column_type(feature)
     if feature.dtype == "image":
         return pa.array([{"bytes": data, "path": None} for data in values], type=kind)
@@ -183,25 +178,24 @@ def frames_schema(
     version: str = WRITTEN_VERSION,
     others: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Schema:
-    """The schema of a data file, with the description that the Hugging Face Hub shows it by. Videos have no column.
+    """The schema of a data file, with Hugging Face's feature metadata, except for `others`. Videos have no column.
 
     Args:
         features: of known types.
-        version: of the format.
-        others: columns of types that we do not know; features that are among them are not described.
+        version: the format version.
+        others: columns of unknown types.
     """
     others = others or {}
-    vector = (
-        "List" if version == "v3.0" else "Sequence"
-    )  # its name before datasets 4, which LeRobot of v2 has
-    stored = {
+    # datasets before 4, which LeRobot used for v2, call it `Sequence`.
+    vector = "List" if version == "v3.0" else "Sequence"
+    columns = {
         name: feature for name, feature in features.items() if feature.dtype != "video" and name not in others
     }
-    described = {name: _hub_feature(feature, vector) for name, feature in stored.items()}
-    types = {name: column_type(feature) for name, feature in stored.items()} | dict(others)
+    hub_features = {name: _hub_feature(feature, vector) for name, feature in columns.items()}
+    types = {name: column_type(feature) for name, feature in columns.items()} | dict(others)
     order = dict.fromkeys([*filter(types.__contains__, features), *others])
     schema = pa.schema([(name, types[name]) for name in order])
-    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": described}})})
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": hub_features}})})
 
 
 def _hub_feature(feature: Feature, vector: str) -> dict[str, Any]:
@@ -216,14 +210,14 @@ def _hub_feature(feature: Feature, vector: str) -> dict[str, Any]:
 
 
 def episodes_schema(features: Mapping[str, Feature]) -> pa.Schema:
-    """The schema of a `meta/episodes` file. Said, not inferred: all files of a dataset must have the same."""
-    whole, seconds = pa.int64(), pa.float64()
-    columns = [("episode_index", whole), ("tasks", pa.list_(pa.string())), ("length", whole)]
-    columns += [(name, whole) for name in ("data/chunk_index", "data/file_index", "dataset_from_index")]
-    columns.append(("dataset_to_index", whole))
+    """The schema of `meta/episodes`, the same in all files."""
+    int64, seconds = pa.int64(), pa.float64()
+    columns = [("episode_index", int64), ("tasks", pa.list_(pa.string())), ("length", int64)]
+    columns += [(name, int64) for name in ("data/chunk_index", "data/file_index", "dataset_from_index")]
+    columns.append(("dataset_to_index", int64))
     for name, feature in features.items():
         if feature.dtype == "video":
-            columns += [(f"videos/{name}/{index}", whole) for index in ("chunk_index", "file_index")]
+            columns += [(f"videos/{name}/{index}", int64) for index in ("chunk_index", "file_index")]
             columns += [(f"videos/{name}/{edge}_timestamp", seconds) for edge in ("from", "to")]
     for name, feature in features.items():
         if not (feature.is_image or feature.is_numeric):
@@ -232,17 +226,17 @@ def episodes_schema(features: Mapping[str, Feature]) -> pa.Schema:
         for _ in feature.shape:
             values = pa.list_(values)
         for statistic in STATISTICS:
-            columns.append((f"stats/{name}/{statistic}", pa.list_(whole) if statistic == "count" else values))
-    columns += [("meta/episodes/chunk_index", whole), ("meta/episodes/file_index", whole)]
+            columns.append((f"stats/{name}/{statistic}", pa.list_(int64) if statistic == "count" else values))
+    columns += [("meta/episodes/chunk_index", int64), ("meta/episodes/file_index", int64)]
     return pa.schema(columns)
 
 
 def tasks_table(tasks: Sequence[str], name: str = "task") -> pa.Table:
-    """`meta/tasks.parquet`: what pandas would write of a frame with the index `task` and the column `task_index`."""
+    """`meta/tasks.parquet` as pandas writes it, with the index `task` and the column `task_index`."""
     number_name = f"{name}_index"
     text = {"pandas_type": "unicode", "numpy_type": "object"}
     number = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
-    described = {
+    description = {
         "index_columns": [name],
         "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
         "columns": [
@@ -255,7 +249,7 @@ def tasks_table(tasks: Sequence[str], name: str = "task") -> pa.Table:
     }
     schema = pa.schema([(number_name, pa.int64()), (name, pa.string())])
     table = pa.table({number_name: list(range(len(tasks))), name: list(tasks)}, schema=schema)
-    return table.replace_schema_metadata({"pandas": json.dumps(described)})
+    return table.replace_schema_metadata({"pandas": json.dumps(description)})
 
 
 def _damaged(path: Path, error: Exception) -> DatasetError:

@@ -1,6 +1,6 @@
-"""Which random changes training makes to camera images: LeRobot's `dataset.image_transforms`, its names and defaults.
+"""Settings of random image transforms: LeRobot's `dataset.image_transforms`, with its names and defaults.
 
-Imports no torch: the command line reads these settings. `smolact.datasets.transforms` carries them out.
+The command line reads this module, so it imports no torch; `smolact.datasets.transforms` applies the transforms.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from smolact.settings import setting
 FLAG = "--dataset.image_transforms"
 
 Range = tuple[float, float]
-"""The least and the most that a parameter is drawn from, uniformly."""
+"""The bounds of a parameter's uniform distribution."""
 
 
 class Bounds(NamedTuple):
-    """Where a parameter may lie, and the value that changes nothing: a single number d means `neutral` ± d."""
+    """A parameter's limits and its value without effect: a single number d means `neutral` ± d."""
 
     neutral: float
     least: float
@@ -28,7 +28,7 @@ class Bounds(NamedTuple):
 
 
 _FACTOR = Bounds(1.0, 0.0, math.inf)
-_SHARE = Bounds(0.0, 0.0, 1.0)
+_FRACTION = Bounds(0.0, 0.0, 1.0)
 
 TYPES: dict[str, dict[str, Bounds]] = {
     "Identity": {},
@@ -39,19 +39,19 @@ TYPES: dict[str, dict[str, Bounds]] = {
         "hue": Bounds(0.0, -0.5, 0.5),
     },
     "SharpnessJitter": {"sharpness": _FACTOR},
-    "RandomAffine": {"degrees": Bounds(0.0, -math.inf, math.inf), "translate": _SHARE},
+    "RandomAffine": {"degrees": Bounds(0.0, -math.inf, math.inf), "translate": _FRACTION},
 }
-"""Type of transform to the `kwargs` that it takes."""
+"""Transform type to the `kwargs` that it takes."""
 
 _REQUIRED = {"SharpnessJitter": "sharpness", "RandomAffine": "degrees"}
 
 
 @dataclass
 class ImageTransformConfig:
-    """One transform: how readily it is chosen, what it is, and the ranges that it draws from.
+    """One transform: its sampling weight, type and parameter ranges.
 
-    `kwargs` hold, by parameter, [low, high], or one number d for "d to either side of no change". `translate` is the
-    largest shift as a share of [width, height].
+    `kwargs` maps a parameter to [low, high], or to d for ±d around no change; `translate` is the largest shift, as a fraction of
+    [width, height].
     """
 
     weight: float = 1.0
@@ -59,13 +59,13 @@ class ImageTransformConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def ranges(self, name: str = "") -> dict[str, Range]:
-        """Parameter to the range that it is drawn from; `translate` becomes `translate_x` and `translate_y`.
+        """The range of each parameter; `translate` becomes `translate_x` and `translate_y`.
 
         Args:
-            name: what the configuration calls this transform, for messages.
+            name: the transform's name, for error messages.
 
         Raises:
-            ConfigError: an unknown type, a parameter that the type has not or lacks, or a range that can't work.
+            ConfigError: an unknown type, an unknown or missing parameter, or an invalid range.
         """
         where = f"{FLAG}.tfs: '{name or self.type}'"
         if self.type not in TYPES:
@@ -73,30 +73,30 @@ class ImageTransformConfig:
                 f"{where} has the type '{self.type}', which is none of {', '.join(TYPES)}."
                 f"{did_you_mean(self.type, TYPES)} Take one of these, or leave it out."
             )
-        known = TYPES[self.type]
-        given = {key: value for key, value in self.kwargs.items() if value is not None}
-        for key in given.keys() - known.keys():
-            takes = f"takes {', '.join(known)}" if known else "takes none"
+        allowed = TYPES[self.type]
+        kwargs = {key: value for key, value in self.kwargs.items() if value is not None}
+        for key in kwargs.keys() - allowed.keys():
+            takes = f"takes {', '.join(allowed)}" if allowed else "takes none"
             raise ConfigError(
-                f"{where} has '{key}' in its kwargs; {self.type} {takes}.{did_you_mean(key, known)}"
+                f"{where} has '{key}' in its kwargs; {self.type} {takes}.{did_you_mean(key, allowed)}"
             )
         required = _REQUIRED.get(self.type)
-        if required is not None and required not in given:
+        if required is not None and required not in kwargs:
             raise ConfigError(
                 f"{where} lacks '{required}': {self.type} needs kwargs: {{{required}: [low, high]}}."
             )
-        found: dict[str, Range] = {}
-        for key, bounds in known.items():
-            if key in given and key == "translate":
-                x, y = _pair(given[key], f"{where}: {key}", bounds, ordered=False)
-                found |= {"translate_x": (-x, x), "translate_y": (-y, y)}
-            elif key in given:
-                found[key] = _range(given[key], f"{where}: {key}", bounds)
-        return found
+        ranges: dict[str, Range] = {}
+        for key, bounds in allowed.items():
+            if key in kwargs and key == "translate":
+                x, y = _pair(kwargs[key], f"{where}: {key}", bounds, ordered=False)
+                ranges |= {"translate_x": (-x, x), "translate_y": (-y, y)}
+            elif key in kwargs:
+                ranges[key] = _range(kwargs[key], f"{where}: {key}", bounds)
+        return ranges
 
 
 def default_transforms() -> dict[str, ImageTransformConfig]:
-    """LeRobot's six, in the order in which they are applied."""
+    """LeRobot's six transforms, in the order of application."""
     jitter = {
         "brightness": [0.8, 1.2],
         "contrast": [0.8, 1.2],
@@ -114,10 +114,10 @@ def default_transforms() -> dict[str, ImageTransformConfig]:
 
 @dataclass
 class ImageTransformsConfig:
-    """How images are changed at random in training. Checked when made, if enabled.
+    """Random image transforms in training, validated at construction if enabled.
 
     Raises:
-        ConfigError: a transform that can't work, or none that could be chosen.
+        ConfigError: a transform is invalid, or none can be selected.
     """
 
     enable: bool = setting(False, "Change the camera images of each training sample at random.")
@@ -131,12 +131,12 @@ class ImageTransformsConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check what is enabled; a file of LeRobot's may hold any transform that it does not use."""
+        """Validate enabled transforms; a LeRobot file may list unsupported ones."""
         if self.enable:
             self.ranges()
 
     def ranges(self) -> dict[str, dict[str, Range]]:
-        """Each transform that can be chosen, to its parameters' ranges.
+        """The parameter ranges of each selectable transform.
 
         Raises:
             ConfigError: see the class.
@@ -151,19 +151,21 @@ class ImageTransformsConfig:
                 raise ConfigError(
                     f"{FLAG}.tfs: '{name}' has the weight {transform.weight}: it must be 0 (never chosen) or more."
                 )
-        found = {name: each.ranges(name) for name, each in self.tfs.items() if each.weight > 0}
-        if not found:
+        ranges = {
+            name: transform.ranges(name) for name, transform in self.tfs.items() if transform.weight > 0
+        }
+        if not ranges:
             raise ConfigError(
                 f"{FLAG}.tfs has no transform of a weight above 0. Add one, or give {FLAG}.enable=false."
             )
-        return found
+        return ranges
 
 
 def _range(value: Any, where: str, bounds: Bounds) -> Range:
     if not _is_number(value):
         return _pair(value, where, bounds)
     if value < 0:
-        _refuse(value, where, bounds)
+        _raise_invalid(value, where, bounds)
     low = bounds.neutral - value
     # A factor's range ends at 0: 1 ± 1.5 is [0, 2.5], as in torchvision. A hue's does not.
     return _pair([max(low, 0.0) if bounds is _FACTOR else low, bounds.neutral + value], where, bounds)
@@ -171,10 +173,10 @@ def _range(value: Any, where: str, bounds: Bounds) -> Range:
 
 def _pair(value: Any, where: str, bounds: Bounds, *, ordered: bool = True) -> Range:
     if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(map(_is_number, value)):
-        _refuse(value, where, bounds, ordered)
+        _raise_invalid(value, where, bounds, ordered)
     low, high = float(value[0]), float(value[1])
     if not all(bounds.least <= end <= bounds.most for end in (low, high)) or (ordered and low > high):
-        _refuse(value, where, bounds, ordered)
+        _raise_invalid(value, where, bounds, ordered)
     return low, high
 
 
@@ -182,7 +184,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _refuse(value: Any, where: str, bounds: Bounds, ordered: bool = True) -> NoReturn:
+def _raise_invalid(value: Any, where: str, bounds: Bounds, ordered: bool = True) -> NoReturn:
     limits: Mapping[bool, str] = {True: "", False: f", from {bounds.least:g} to {bounds.most:g}"}
     expected = "a number, or [low, high] with low ≤ high" if ordered else "[share of width, share of height]"
     raise ConfigError(f"{where} is {value!r:.100}: expected {expected}{limits[bounds.least == -math.inf]}.")

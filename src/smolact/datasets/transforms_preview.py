@@ -1,4 +1,4 @@
-"""A picture of what random image transforms do: frames, changed versions of them, and each transform from end to end."""
+"""A preview image of random image transforms: frames, transformed versions, and a sweep of each kind's range."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from smolact.datasets.transforms import ImageTransforms, apply, between
+from smolact.datasets.transforms import ImageTransforms, apply, interpolate
 from smolact.datasets.transforms_config import ImageTransformsConfig
 
 _CELL = 2.1  # inches
-_LABELS = 1.1  # inches left of the pictures
-_LINE, _GAP = 0.135, 0.14  # inches: a line of text above the pictures, and what is free above it
+_LABELS = 1.1  # inches left of the images
+_LINE, _GAP = 0.135, 0.14  # inches: a line of text above the images, and the gap above it
 
 
 class Cell(NamedTuple):
-    """An image (3, H, W) uint8, and what is written above it."""
+    """An image (3, H, W) uint8 and its title."""
 
     image: Tensor
     title: str
 
 
 class Row(NamedTuple):
-    """A row of the picture, and what is written on its left."""
+    """A row of the preview and its label on the left."""
 
     label: str
     cells: list[Cell]
@@ -36,16 +36,16 @@ class Row(NamedTuple):
 def draw_preview(
     pictures: Mapping[str, Mapping[int, Tensor]], config: ImageTransformsConfig, samples: int, seed: int
 ) -> bytes:
-    """A PNG: for each camera, each frame with `samples` changed versions; then, of its first frame, every transform alone.
+    """Return a PNG: each camera's frames with `samples` transformed versions, then a sweep of every transform on its first frame.
 
     Args:
-        pictures: camera to number of the frame to image, (3, H, W) uint8.
+        pictures: camera to frame number to image, (3, H, W) uint8.
         config: the transforms.
-        samples: changed versions of each frame; also steps from the low to the high end of each transform's ranges.
-        seed: of what is drawn.
+        samples: the number of transformed versions per frame, and of steps per sweep of a transform's ranges.
+        seed: the random seed.
 
     Raises:
-        ConfigError: the configuration can't work.
+        ConfigError: the configuration is invalid.
     """
     transforms = ImageTransforms(config)
     generator = torch.Generator().manual_seed(seed)
@@ -53,36 +53,36 @@ def draw_preview(
     for camera, frames in pictures.items():
         name = camera.rpartition(".")[2]
         for number, image in frames.items():
-            rows.append(Row(f"{name}\nframe {number}", _drawn(image, transforms, samples, generator)))
+            rows.append(Row(f"{name}\nframe {number}", _sampled_cells(image, transforms, samples, generator)))
         first = next(iter(frames.values()))
-        rows += [Row(each, _swept(first, transforms, each, samples)) for each in transforms.ranges]
+        rows += [Row(kind, _sweep_cells(first, transforms, kind, samples)) for kind in transforms.ranges]
     return _png(rows, columns=1 + samples)
 
 
-def _drawn(
+def _sampled_cells(
     image: Tensor, transforms: ImageTransforms, samples: int, generator: torch.Generator
 ) -> list[Cell]:
     cells = [Cell(image, "original")]
     for _ in range(samples):
         changed, titles = image, []
-        for drawn in transforms.draw(generator):
-            changed = apply(changed, drawn.values)
-            titles.append(_values(drawn.values, image) or drawn.name)
+        for sampled in transforms.draw(generator):
+            changed = apply(changed, sampled.values)
+            titles.append(_format_values(sampled.values, image) or sampled.name)
         cells.append(Cell(changed, "\n".join(titles)))
     return cells
 
 
-def _swept(image: Tensor, transforms: ImageTransforms, name: str, samples: int) -> list[Cell]:
+def _sweep_cells(image: Tensor, transforms: ImageTransforms, name: str, samples: int) -> list[Cell]:
     cells = [Cell(image, "original")]
     for step in range(samples):
         share = step / (samples - 1)
-        values = {parameter: between(ends, share) for parameter, ends in transforms.ranges[name].items()}
-        cells.append(Cell(apply(image, values), _values(values, image)))
+        values = {parameter: interpolate(ends, share) for parameter, ends in transforms.ranges[name].items()}
+        cells.append(Cell(apply(image, values), _format_values(values, image)))
     return cells
 
 
-def _values(values: Mapping[str, float], image: Tensor) -> str:
-    """`brightness 1.13`; of an affine one `+2.4°, x +12, y -3` (pixels)."""
+def _format_values(values: Mapping[str, float], image: Tensor) -> str:
+    """The title of these parameter values: `brightness 1.13`; for an affine transform `+2.4°, x +12, y -3` (pixels)."""
     size = {"translate_x": image.shape[-1], "translate_y": image.shape[-2]}
     shown = []
     for name, value in values.items():

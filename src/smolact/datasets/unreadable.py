@@ -1,4 +1,4 @@
-"""A frame that can't be read, with its place: what a training names, counts and leaves out."""
+"""Unreadable frames, which a training names, counts and skips."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ FLAG = "--dataset.max_bad_samples"
 
 
 class Unreadable(NamedTuple):
-    """A frame of which a picture can't be decoded.
+    """A frame with an image that can't be decoded.
 
     Attributes:
         root: the dataset's folder.
         episode: the episode's number.
-        frame: the frame's number there, from 0.
-        reason: the camera, the file, and what is wrong.
+        frame: the frame's number in it.
+        reason: the camera, the file and the fault.
     """
 
     root: Path
@@ -28,14 +28,14 @@ class Unreadable(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it is; two cameras that fail at one frame are one place."""
+        """The location of the frame, the same for all its cameras."""
         return f"{self.root}, episode {self.episode}, frame {self.frame}"
 
 
-def refusal(found: Sequence[Unreadable]) -> DatasetError:
-    """The error of a run that has not begun, and does not begin with frames that can't be read."""
-    first = found[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+def refusal(frames: Sequence[Unreadable]) -> DatasetError:
+    """The error of a run that does not begin because of unreadable frames."""
+    first = frames[0]
+    more = f" (and {len(frames) - 1} more)" if len(frames) > 1 else ""
     return DatasetError(
         f"{first.place}{more} can't be read, and the run has not begun. {first.reason} See what else is damaged: smolact dataset "
         f"check --dataset.root={first.root}; keep the episodes that are whole: smolact dataset repair "

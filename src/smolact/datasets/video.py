@@ -1,7 +1,4 @@
-"""Video files: frames by number, and a streaming encoder.
-
-A frame's number is its place in presentation order, whatever its timestamp says.
-"""
+"""Video files: frames by number (position in presentation order, not timestamp), and a streaming encoder."""
 
 from __future__ import annotations
 
@@ -27,18 +24,17 @@ Image = NDArray[np.uint8]
 Read = TypeVar("Read")
 
 
-# Text in a container that is no UTF-8 is nobody's loss; from 19 on PyAV thinks so too and has no such argument.
+# Ignore metadata that is not UTF-8; PyAV 19 always does, without this argument.
 _LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class VideoReader:
     """Frames of a video file, by number.
 
-    Knows the file's frames when made, opens it when first asked for one. One thread at a time decodes; the decoder
-    has no threads of its own, so a forked process may drop the reader without harm.
+    One thread decodes at a time, and the decoder has no threads of its own, so a forked process may drop the reader.
 
     Raises:
-        VideoError: the file is not there, damaged, or has no picture.
+        VideoError: the file is missing, damaged, or has no video stream.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,7 +42,7 @@ class VideoReader:
         self._lock = threading.Lock()
         self._container: Any = None
         self._decoded: Iterator[Any] = iter(())
-        self._next = -1  # the number of the frame that comes next out of `_decoded`
+        self._next = -1  # the number of the next frame of `_decoded`
         self._reformatter = VideoReformatter()
         self._open()
         self._pts, self._keys = _timeline(self._container, self.path)
@@ -55,47 +51,49 @@ class VideoReader:
         return len(self._pts)
 
     def frames(self, numbers: Sequence[int] | NDArray[np.int64]) -> Image:
-        """The frames of these numbers, in this order, (n, H, W, 3) uint8 RGB.
+        """The frames with these numbers, in this order, (n, H, W, 3) uint8 RGB.
 
         Raises:
-            VideoError: a number is past the end, or the file can't be decoded there.
+            VideoError: a number is past the end, or decoding failed.
         """
         wanted = np.asarray(numbers, dtype=np.int64)
-        unique, back = np.unique(wanted, return_inverse=True)
+        unique, inverse = np.unique(wanted, return_inverse=True)
 
-        def stack() -> Image:
-            images = [self._picture(self._frame(int(number))) for number in unique]
+        def decode() -> Image:
+            images = [self._to_rgb(self._frame(int(number))) for number in unique]
             return np.stack(images) if images else np.empty((0, 0, 0, 3), dtype=np.uint8)
 
-        stacked = self._reading(unique, stack)
+        decoded = self._locked_read(unique, decode)
         return (
-            stacked if len(unique) == len(wanted) and (back == np.arange(len(back))).all() else stacked[back]
+            decoded
+            if len(unique) == len(wanted) and (inverse == np.arange(len(inverse))).all()
+            else decoded[inverse]
         )
 
     def layouts(self, numbers: Sequence[int] | NDArray[np.int64]) -> set[tuple[int, int, str]]:
-        """What frames of these numbers there are, as (height, width, FFmpeg's pixel format): decoded, and not converted.
+        """The (height, width, FFmpeg pixel format) of these frames, decoded but not converted.
 
         Raises:
-            VideoError: as `frames` does.
+            VideoError: see `frames`.
         """
         wanted = np.unique(np.asarray(numbers, dtype=np.int64))
 
-        def look() -> set[tuple[int, int, str]]:
+        def decode() -> set[tuple[int, int, str]]:
             frames = (self._frame(int(number)) for number in wanted)
             return {(frame.height, frame.width, frame.format.name) for frame in frames}
 
-        return self._reading(wanted, look)
+        return self._locked_read(wanted, decode)
 
     def close(self) -> None:
-        """Close the file; asked for a frame, the reader opens it again."""
+        """Close the file; the next read reopens it."""
         with self._lock:
             self._close()
 
-    def _reading(self, wanted: NDArray[np.int64], read: Callable[[], Read]) -> Read:
-        """What `read` gives of the frames `wanted` (ascending); the file is closed when it fails."""
-        if wanted.size and (wanted[0] < 0 or wanted[-1] >= len(self)):
+    def _locked_read(self, numbers: NDArray[np.int64], read: Callable[[], Read]) -> Read:
+        """Call `read` for ascending `numbers`; close the file if it fails."""
+        if numbers.size and (numbers[0] < 0 or numbers[-1] >= len(self)):
             raise VideoError(
-                f"{self.path} has {len(self)} frames, but frame {int(wanted[-1])} is asked for: the file is cut off "
+                f"{self.path} has {len(self)} frames, but frame {int(numbers[-1])} is asked for: the file is cut off "
                 "or is not the one that the metadata describes. Fetch it again."
             )
         with self._lock:
@@ -106,7 +104,7 @@ class VideoReader:
             except BaseException as error:
                 self._close()
                 if isinstance(error, (av.FFmpegError, ValueError)) and not isinstance(error, VideoError):
-                    raise self._damaged(error) from error
+                    raise self._decode_error(error) from error
                 raise
 
     def _open(self) -> None:
@@ -125,7 +123,7 @@ class VideoReader:
                 f"{self.path} is missing. Fetch the dataset again, or restore this file."
             ) from error
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise self._damaged(error) from error
+            raise self._decode_error(error) from error
         self._next = -1
 
     @property
@@ -138,7 +136,7 @@ class VideoReader:
             self._container.close()
             self._container = None
 
-    def _picture(self, frame: Any) -> Image:
+    def _to_rgb(self, frame: Any) -> Image:
         return np.asarray(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
 
     def _frame(self, number: int) -> Any:
@@ -161,14 +159,14 @@ class VideoReader:
             "Fetch it again, or restore this file."
         )
 
-    def _damaged(self, error: Exception) -> VideoError:
+    def _decode_error(self, error: Exception) -> VideoError:
         return VideoError(
             f"{self.path} can't be decoded ({error}): it is damaged or cut off. Fetch it again."
         )
 
 
 def _timeline(container: Any, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The presentation times of all frames in order, and the numbers of those where decoding can begin."""
+    """The presentation times of all frames, in order, and the numbers of the keyframes."""
     stream = container.streams.video[0]
     entries = list(getattr(stream, "index_entries", ()))  # PyAV 14 and later
     if entries and len(entries) == stream.frames and not stream.codec_context.has_b_frames:
@@ -176,7 +174,7 @@ def _timeline(container: Any, path: Path) -> tuple[NDArray[np.int64], NDArray[np
         keys = np.array([entry.is_keyframe for entry in entries])
         if times[0] == stream.start_time and (np.diff(times) > 0).all():
             return times, np.flatnonzero(keys)
-    try:  # frames are stored in another order than they are shown: look at every packet
+    try:  # storage order is not presentation order: read every packet
         packets = [
             (packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.pts is not None
         ]
@@ -194,19 +192,19 @@ def _timeline(container: Any, path: Path) -> tuple[NDArray[np.int64], NDArray[np
 
 
 class VideoWriter:
-    """Encodes RGB frames into an mp4 file, one by one as they come. The defaults are LeRobot's.
+    """Encode RGB frames into an mp4 file, one by one. The defaults are LeRobot's.
 
     Args:
-        path: the file to write; a partial one is left if `close` is never reached.
-        fps: frames a second.
-        width, height: of every frame, even numbers (the colours are stored for every second pixel).
-        codec: a name of `encoders.ENCODERS`: `libsvtav1`, or `h264`, which any player shows, or what hardware offers.
-        g: every how many frames one can be decoded without the others.
+        path: the file to write; partial until `close`.
+        fps: frames per second.
+        width, height: even numbers (chroma has half the resolution).
+        codec: a name of `encoders.ENCODERS`: `libsvtav1`, `h264`, which any player shows, or a hardware encoder.
+        g: the keyframe interval in frames.
         crf: the quality, lower is better.
         preset: the encoder's speed; None for LeRobot's choice.
 
     Raises:
-        ConfigError: this build of FFmpeg has no such encoder, or it can't encode this size.
+        ConfigError: this build of FFmpeg lacks the encoder, or it can't encode this size.
         VideoError: a frame could not be encoded.
         WriteError: the disk is full or refused.
     """
@@ -234,7 +232,7 @@ class VideoWriter:
                 options=encoder_options(codec, g, crf, preset),
             )
         except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
+            raise self._write_error(error) from error
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = ENCODERS[codec].pix_fmt
         try:
@@ -248,7 +246,7 @@ class VideoWriter:
             ) from error
 
     def write(self, image: Image) -> None:
-        """Encode one more frame, (H, W, 3) uint8."""
+        """Encode a frame, (H, W, 3) uint8."""
         if image.shape != self._size or image.dtype != np.uint8:
             raise VideoError(
                 f"{self.path}: a frame must be {self._size} uint8, found {image.shape} {image.dtype}. Convert it first."
@@ -257,11 +255,11 @@ class VideoWriter:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             self._container.mux(self._stream.encode(frame))
         except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
+            raise self._write_error(error) from error
         self.num_frames += 1
 
     def close(self) -> None:
-        """Finish the file. A second call does nothing."""
+        """Finish the file; a second call does nothing."""
         if self._container is None:
             return
         container, self._container = self._container, None
@@ -269,15 +267,15 @@ class VideoWriter:
             container.mux(self._stream.encode(None))
             container.close()
         except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
+            raise self._write_error(error) from error
 
     def abort(self) -> None:
-        """Give up, and remove the file."""
+        """Stop encoding and remove the file."""
         container, self._container = self._container, None
         if container is not None:
-            # Closing writes the file's index; that this can fail (a full disk) is no news to one who gives up.
+            # Closing writes the index, and may fail on a full disk.
             with contextlib.suppress(av.FFmpegError, OSError):
-                self._stream.encode(None)  # or SVT-AV1 complains of an end that it was not told
+                self._stream.encode(None)  # flush, or SVT-AV1 logs an error
                 container.close()
         self.path.unlink(missing_ok=True)
 
@@ -292,7 +290,7 @@ class VideoWriter:
         else:
             self.abort()
 
-    def _failed(self, error: Exception) -> VideoError | WriteError:
+    def _write_error(self, error: Exception) -> VideoError | WriteError:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return WriteError(
                 error.errno,

@@ -1,6 +1,6 @@
-"""A dataset as a page: the cameras' films, the numbers by name under one cursor, the tasks, the list of episodes.
+"""Write a dataset as an HTML page: videos, plots with a shared cursor, tasks and the list of episodes.
 
-The page needs no network and no other program. Its films are inside it, or in a folder beside it.
+The page needs no network; its videos are embedded, or in a folder next to it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from smolact.errors import ConfigError, DatasetError
 
 Progress = Callable[[str, int, int], None]
 
-PAGE, FILMS = "index.html", "films"
+PAGE, VIDEO_FOLDER = "index.html", "films"
 MAX_MB = 100
-MAX_LINES = 8  # of a plot
-NUMBERS = re.compile(r"(float|int|uint)\d+|bool")
-POLICY = (
+MAX_LINES = 8  # per plot
+PLOTTED_DTYPES = re.compile(r"(float|int|uint)\d+|bool")
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; media-src blob: file: 'self'"
 )
-"""What a browser lets the page do: run what it brings, play films, and speak to nobody."""
+"""Allow the page's own scripts and videos, and no network requests."""
 
 
 def write_page(
@@ -43,22 +43,22 @@ def write_page(
     most_mb: float = MAX_MB,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the dataset in folder `root` as a page to look at.
+    """Write the dataset in folder `root` as an HTML page.
 
     Args:
         root: the dataset, of any version.
-        output: a file that ends in .html, which holds everything; or a folder, where films lie beside `index.html`.
-        episodes: which; all when None.
-        most_mb: how large the page may become, in MB; films beside it do not count.
+        output: a .html file with everything embedded, or a folder for `index.html` and the videos.
+        episodes: the episodes to show; all when None.
+        most_mb: the size limit of the page in MB, without separate videos.
         progress: called with (what, done, total).
 
     Returns:
         the page.
 
     Raises:
-        ConfigError: the dataset has no such episode, or the page would be larger.
+        ConfigError: the dataset lacks an episode, or the page would be too large.
         NotFoundError: there is no such dataset.
-        DatasetError: it is damaged.
+        DatasetError: the dataset is damaged.
         WriteError: the disk is full or refused.
     """
     source, output = Source(root, held=True), Path(output)
@@ -69,9 +69,9 @@ def write_page(
             f"{source.meta.root} has {source.meta.total_episodes} episodes, numbered from 0; "
             + (f"episode {outside[0]} is asked for." if outside else "none is chosen.")
         )
-    alone = output.suffix == ".html"
-    films, signals = Films(source), signal_names(source.meta)
-    described: list[dict[str, Any]] = []
+    embedded = output.suffix == ".html"
+    videos, signals = Films(source), signal_names(source.meta)
+    descriptions: list[dict[str, Any]] = []
     blocks: list[str] = []
     size = 0
     for done, number in enumerate(chosen):
@@ -79,37 +79,37 @@ def write_page(
             progress("episodes", done, len(chosen))
         episode = describe_episode(source, number, list(signals))
         size += len(episode["numbers"])
-        for place, key in enumerate(source.meta.color_keys):
-            film = films.film(key, number)
-            name = f"episode_{number:06d}_{place}"
-            if alone:
-                blocks.append(_block(name, film))
+        for camera, key in enumerate(source.meta.color_keys):
+            video = videos.film(key, number)
+            name = f"episode_{number:06d}_{camera}"
+            if embedded:
+                blocks.append(_video_element(name, video))
                 size += len(blocks[-1])
             else:
-                durable.write_bytes(output / FILMS / f"{name}.mp4", film)
-            episode["films"].append(name if alone else f"{FILMS}/{name}.mp4")
-        described.append(episode)
+                durable.write_bytes(output / VIDEO_FOLDER / f"{name}.mp4", video)
+            episode["films"].append(name if embedded else f"{VIDEO_FOLDER}/{name}.mp4")
+        descriptions.append(episode)
         if size > most_mb * 1e6:
-            raise ConfigError(_too_large(most_mb, done, chosen, alone))
+            raise ConfigError(_too_large(most_mb, done, chosen, embedded))
     if progress is not None:
         progress("episodes", len(chosen), len(chosen))
-    path = output if alone else output / PAGE
-    durable.write_text(path, page(source.meta, described, signals, blocks))
+    path = output if embedded else output / PAGE
+    durable.write_text(path, page(source.meta, descriptions, signals, blocks))
     return path
 
 
-def _too_large(most_mb: float, done: int, chosen: Sequence[int], alone: bool) -> str:
-    fewer = (
+def _too_large(most_mb: float, done: int, chosen: Sequence[int], embedded: bool) -> str:
+    advice = (
         f"Choose fewer (--episodes={chosen[0]}:{chosen[0] + done})" if done else "Raise the limit (--most_mb)"
     )
-    beside = (
+    alternative = (
         ", or give a folder (--output=FOLDER): films lie beside the page then, and don't count"
-        if alone
+        if embedded
         else ""
     )
     return (
         f"{done + 1} of {len(chosen)} episodes make the page larger than {most_mb:g} MB, where browsers get slow. "
-        f"{fewer}{beside}."
+        f"{advice}{alternative}."
     )
 
 
@@ -119,7 +119,7 @@ def page(
     signals: dict[str, list[str]],
     blocks: Sequence[str] = (),
 ) -> str:
-    """The page, as text."""
+    """The HTML text of the page."""
     data = {
         "fps": meta.fps,
         "cameras": [key.removeprefix("observation.images.") for key in meta.color_keys],
@@ -128,7 +128,7 @@ def page(
         "episodes": episodes,
     }
     robot = f" · {meta.robot_type}" if meta.robot_type else ""
-    below = (
+    subtitle = (
         f"{len(episodes)} of {meta.total_episodes} episodes · {meta.total_frames:,} frames at {meta.fps:g} a second"
         f" · {meta.codebase_version}{robot}"
     )
@@ -136,27 +136,27 @@ def page(
     body, style, script = (
         (assets / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
     )
-    # A "<" in JSON is inside a string: written as an escape, no text of a dataset can end the block.
+    # JSON has "<" only in strings; escaped, it can't end the script element.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     name = meta.root.resolve().name
     return pages.document(
         name,
         [
-            pages.header(name, below),
+            pages.header(name, subtitle),
             body,
             *blocks,
             f'<script type="application/json" id="data">{text}</script>',
             f"<script>{script}</script>",
         ],
-        head=f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<style>{style}</style>\n',
+        head=f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">\n<style>{style}</style>\n',
     )
 
 
 def describe_episode(source: Source, number: int, signals: Sequence[str]) -> dict[str, Any]:
-    """An episode for the page: its numbers are float32, a column after the other, in base64.
+    """The page's data of an episode, with float32 numbers by column in base64.
 
     Raises:
-        DatasetError: its table is damaged.
+        DatasetError: the episode's table is damaged.
     """
     table, meta = source.table(number), source.meta
     path = meta.root / meta.episodes.data_path[number]
@@ -184,46 +184,46 @@ def describe_episode(source: Source, number: int, signals: Sequence[str]) -> dic
 
 
 def signal_names(meta: LeRobotDatasetMetadata) -> dict[str, list[str]]:
-    """The features that can be drawn over time, each with the names of its numbers; "" where it gives none."""
+    """The features to plot, with their dimension names."""
     return {
         name: dimension_names(feature)
         for name, feature in meta.features.items()
-        if name not in DEFAULT_FEATURES and not feature.is_image and NUMBERS.fullmatch(feature.dtype)
+        if name not in DEFAULT_FEATURES and not feature.is_image and PLOTTED_DTYPES.fullmatch(feature.dtype)
     }
 
 
 def dimension_names(feature: Feature) -> list[str]:
-    """The name of each number of a feature; "" where it has none."""
+    """The name of each dimension of a feature; "" if unnamed."""
     return feature.dimension_names or [""] * int(np.prod(feature.shape, dtype=np.int64))
 
 
 def plots(signals: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Which numbers are drawn over each other: those of one name (a joint's state and action), else a feature's.
+    """Group numbers into plots by shared name (a joint's state and action), otherwise by feature.
 
     Each plot has a `title` and `lines`, pairs of a label and a column of the numbers.
     """
-    places = [
-        (feature, name, place)
-        for place, (feature, name) in enumerate(
+    columns = [
+        (feature, name, column)
+        for column, (feature, name) in enumerate(
             (feature, name) for feature, names in signals.items() for name in names
         )
     ]
-    shared = {name for name, count in Counter(name for _, name, _ in places).items() if name and count > 1}
-    shared = {name for name in shared if len({feature for feature, each, _ in places if each == name}) > 1}
-    drawn: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    for feature, name, place in places:
+    shared = {name for name, count in Counter(name for _, name, _ in columns).items() if name and count > 1}
+    shared = {name for name in shared if len({feature for feature, other, _ in columns if other == name}) > 1}
+    plots: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for feature, name, column in columns:
         if name in shared:
-            drawn.setdefault(("name", name), []).append((feature.removeprefix("observation."), place))
+            plots.setdefault(("name", name), []).append((feature.removeprefix("observation."), column))
         else:
-            lines = drawn.setdefault(("feature", feature), [])
-            alone = len(signals[feature]) == 1
-            lines.append((name or (feature if alone else str(len(lines))), place))
+            lines = plots.setdefault(("feature", feature), [])
+            scalar = len(signals[feature]) == 1
+            lines.append((name or (feature if scalar else str(len(lines))), column))
     return [
         {"title": title, "joint": kind == "name", "lines": lines[first : first + MAX_LINES]}
-        for (kind, title), lines in drawn.items()
+        for (kind, title), lines in plots.items()
         for first in range(0, len(lines), MAX_LINES)
     ]
 
 
-def _block(name: str, film: bytes) -> str:
-    return f'<script type="application/octet-stream" id="{name}">{b64encode(film).decode("ascii")}</script>'
+def _video_element(name: str, video: bytes) -> str:
+    return f'<script type="application/octet-stream" id="{name}">{b64encode(video).decode("ascii")}</script>'

@@ -1,4 +1,4 @@
-"""A dataset in the viewer of the package `rerun-sdk`, which the extra `viz` installs."""
+"""Shows a dataset in the viewer of the package `rerun-sdk`, which the extra `viz` installs."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def show_in_rerun(
     output: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Open rerun's viewer on episodes of the dataset in folder `root`, a recording each; or write them to a file.
+    """Open rerun's viewer on episodes of the dataset in folder `root`, or write them to a file.
 
     Args:
         root: the dataset, of any version.
-        episodes: which; each is a recording of its own in the viewer.
+        episodes: the episodes to show; each is a separate recording in the viewer.
         output: an .rrd file to write instead of opening the viewer.
-        progress: called with (what, done, total).
+        progress: called with (description, done, total).
 
     Raises:
         MissingDependencyError: rerun is not installed.
-        DeviceError: its viewer has no screen to open on.
-        ConfigError: the dataset has no such episode.
-        NotFoundError, DatasetError: there is no such dataset, or it is damaged.
+        DeviceError: there is no screen for its viewer.
+        ConfigError: an episode does not exist.
+        NotFoundError, DatasetError: the dataset does not exist, or is corrupt.
     """
     rerun = import_rerun()
     if output is None:
@@ -58,7 +58,7 @@ def show_in_rerun(
 
 
 def import_rerun() -> Any:
-    """The module of rerun.
+    """Import rerun.
 
     Raises:
         MissingDependencyError: it is not installed.
@@ -72,10 +72,10 @@ def import_rerun() -> Any:
 
 
 def check_screen(instead: str) -> None:
-    """Whether a viewer can open here; rerun itself dies of it in a thread, without a word to us.
+    """Raise unless a viewer can open on this machine; rerun itself crashes in a thread, without an exception here.
 
     Args:
-        instead: what to do where it can't.
+        instead: the alternative that the error names.
 
     Raises:
         DeviceError: there is no screen.
@@ -102,7 +102,7 @@ def _log(rerun: Any, stream: Any, source: Source, number: int) -> None:
         for key, images in cameras.items():
             stream.log(f"{top}/{key}", rerun.Image(next(images)).compress(jpeg_quality=JPEG_QUALITY))
         for key, (names, values) in signals.items():
-            for place, name in enumerate(names):
-                stream.log(f"{top}/{key}/{name or place}", rerun.Scalars(float(values[frame, place])))
+            for index, name in enumerate(names):
+                stream.log(f"{top}/{key}/{name or index}", rerun.Scalars(float(values[frame, index])))
         if frame == 0 or tasks[frame] != tasks[frame - 1]:
             stream.log(f"{top}/task", rerun.TextLog(meta.tasks[int(tasks[frame])]))

@@ -1,4 +1,4 @@
-"""One camera of one episode as a small mp4 that browsers play: copied where it can be, encoded where it can't."""
+"""A camera's episode as a small mp4 for browsers, remuxed if possible, otherwise encoded."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from smolact.datasets.sources import Source
 from smolact.datasets.video import Image, VideoWriter
 from smolact.errors import ConfigError
 
-PLAYED = {"h264", "av1", "libdav1d", "libaom-av1", "vp9", "libvpx-vp9"}
-"""Decoders, as PyAV names them, of what browsers play too."""
-PLAYED_PIXELS = {"yuv420p", "yuvj420p"}
-KEY_EVERY, QUALITY = 12, 23
+BROWSER_DECODERS = {"h264", "av1", "libdav1d", "libaom-av1", "vp9", "libvpx-vp9"}
+"""PyAV's decoders of codecs that browsers play."""
+BROWSER_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
+KEYFRAME_INTERVAL, CRF = 12, 23
 
 
 class Films:
-    """The episodes of a dataset as films; a video file's index is read once.
+    """The episodes of a dataset as browser videos; each video file's index is read once.
 
     Raises:
-        ConfigError: this build of FFmpeg encodes nothing that a browser plays, and a film needs it.
+        ConfigError: encoding is needed, and this build of FFmpeg has no encoder for browsers.
     """
 
     def __init__(self, source: Source) -> None:
@@ -32,19 +32,19 @@ class Films:
         self._indices: dict[Path, Index] = {}
 
     def film(self, key: str, episode: int) -> bytes:
-        """An episode of camera `key` as mp4, frame i shown from i/fps to (i + 1)/fps.
+        """An episode of camera `key` as mp4; frame i is shown from i/fps to (i + 1)/fps.
 
         Raises:
-            DatasetError: its pictures can't be decoded, or are not as many as its rows.
+            DatasetError: the images can't be decoded, or are not as many as the rows.
             ConfigError: see the class.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "film.mp4"
-            if not self._copied(key, episode, path):
-                self._encoded(key, episode, path)
+            if not self._remux(key, episode, path):
+                self._encode(key, episode, path)
             return path.read_bytes()
 
-    def _copied(self, key: str, episode: int, path: Path) -> bool:
+    def _remux(self, key: str, episode: int, path: Path) -> bool:
         if self._source.meta.features[key].dtype != "video":
             return False
         cut = self._source.cut(key, episode)
@@ -53,7 +53,7 @@ class Films:
         index = self._indices[cut.path]
         decoder, _, _, pixels, _ = index.kind
         packets = index.packets(cut)
-        if decoder not in PLAYED or pixels not in PLAYED_PIXELS or packets is None:
+        if decoder not in BROWSER_DECODERS or pixels not in BROWSER_PIXEL_FORMATS or packets is None:
             return False
         joiner = Joiner(path, self._source.meta.fps)
         try:
@@ -62,20 +62,20 @@ class Films:
             joiner.close()
         return True
 
-    def _encoded(self, key: str, episode: int, path: Path) -> None:
+    def _encode(self, key: str, episode: int, path: Path) -> None:
         images = map(even, self._source.images(key, episode))
         first = next(images)
         height, width, _ = first.shape
-        codec = playable_encoder()
+        codec = browser_encoder()
         with VideoWriter(
-            path, self._source.meta.fps, width, height, codec, g=KEY_EVERY, crf=QUALITY
+            path, self._source.meta.fps, width, height, codec, g=KEYFRAME_INTERVAL, crf=CRF
         ) as writer:
-            for image in _with(first, images):
+            for image in _prepend(first, images):
                 writer.write(image)
 
 
-def playable_encoder() -> str:
-    """The encoder for films: H.264 where there is one, since every browser plays it; else AV1.
+def browser_encoder() -> str:
+    """The encoder for browser videos: H.264, which every browser plays, or else AV1.
 
     Raises:
         ConfigError: this build of FFmpeg has neither.
@@ -90,13 +90,13 @@ def playable_encoder() -> str:
 
 
 def even(image: Image) -> Image:
-    """An image (H, W, 3) whose height and width are even, as video needs them: its edge is doubled."""
+    """An image (H, W, 3), padded to an even height and width, as video requires."""
     height, width, _ = image.shape
     if height % 2 == 0 and width % 2 == 0:
         return image
     return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-def _with(first: Image, rest: Iterator[Image]) -> Iterator[Image]:
+def _prepend(first: Image, images: Iterator[Image]) -> Iterator[Image]:
     yield first
-    yield from rest
+    yield from images

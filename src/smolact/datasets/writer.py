@@ -1,4 +1,4 @@
-"""`DatasetWriter`: demonstrations to a LeRobot dataset (v3.0), frame by frame, safe against kills and full disks."""
+"""`DatasetWriter`: records demonstrations into a LeRobot dataset (v3.0), safe against kills and full disks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smolact.datasets.encoders import ENCODERS, choose_encoder
 from smolact.datasets.episode_buffer import EpisodeBuffer, EpisodePosition
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.lock import FolderLock
-from smolact.datasets.resume import check_same, find_last_episode, is_only_begun, recorded_features
+from smolact.datasets.resume import check_compatible, find_last_episode, has_only_leftovers, recorded_features
 from smolact.datasets.video import VideoWriter
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import missing_folder
@@ -32,9 +32,9 @@ GOP, CRF = 2, 30
 
 
 class DatasetWriter:
-    """Writes a dataset: `add_frame` for every frame, `save_episode` when it is a success, `close` at the end.
+    """Writes a dataset: `add_frame` for every frame, `save_episode` after a success, `close` at the end.
 
-    Made by `create` or `resume`. Usable as a context manager; finished episodes are kept when the block raises.
+    Construct it with `create` or `resume`. As a context manager it keeps finished episodes when the block raises.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class DatasetWriter:
         self._codec, self._episodes_per_file = video_codec, episodes_per_file
         self._own = {name: feature for name, feature in features.items() if name not in DEFAULT_FEATURES}
         self._video_keys = [name for name, feature in features.items() if feature.dtype == "video"]
-        self._published = EpisodeCommitter(root, fps, features, robot_type)
+        self._committer = EpisodeCommitter(root, fps, features, robot_type)
         self._tasks: dict[str, int] = {}
         self._episode: EpisodeBuffer | None = None
         self._group = FileGroup()
-        self._held = contextlib.ExitStack()  # the lock
+        self._lock_stack = contextlib.ExitStack()  # the folder lock
         self._closed = False
 
     @classmethod
@@ -69,25 +69,23 @@ class DatasetWriter:
         video_codec: str = "libsvtav1",
         episodes_per_file: int = 1,
     ) -> DatasetWriter:
-        """Begin a new dataset in the folder `root`, which must not exist or be empty.
+        """Create a new dataset in the folder `root`, which must not exist or be empty.
 
         Args:
-            root: the folder.
-            fps: frames a second.
+            root: the dataset's folder.
+            fps: frames per second.
             features: name to feature, or to LeRobot's `{dtype, shape, names}`: dtype `video` or `image` with shape
-                (H, W, 3), or a number type with the shape of one frame's value. Names are free.
-            robot_type: what recorded it, for the reader's information.
-            video_codec: `libsvtav1` (small files), `h264`, another of `encoders.ENCODERS`, or `auto` for what the
-                machine's hardware encodes.
-            episodes_per_file: 1 publishes each episode as it is saved, and its video is encoded as it comes in. More
-                publishes that many together (or on `commit` and `close`), for thousands of short episodes: then an
-                episode's video frames wait in memory until it is saved, and episodes since the last publication are
-                lost if the process dies.
+                (H, W, 3), or a number type with one frame's shape. Names are free.
+            robot_type: the robot's name, stored for information.
+            video_codec: `libsvtav1` (small files), `h264`, another of `encoders.ENCODERS`, or `auto` for hardware encoding.
+            episodes_per_file: 1 publishes each episode when it is saved and encodes video while frames arrive. More, for
+                thousands of short episodes, publishes that many together (or on `commit` and `close`): video frames then
+                stay in memory until their episode is saved, and unpublished episodes are lost if the process dies.
 
         Raises:
-            ConfigError: the folder is not empty, or a setting or feature can't work.
-            NotFoundError: the folder's dataset lies beside it, where an edit that was killed has left it.
-            WriteError: another process writes to it, or the disk is full or refused.
+            ConfigError: the folder is not empty, or a setting or feature is invalid.
+            NotFoundError: a killed edit has left the folder's dataset under its backup name next to `root`.
+            WriteError: another process writes to the folder, or the disk is full or refused.
         """
         folder = Path(root)
         if durable.replacement_interrupted(folder):
@@ -109,14 +107,14 @@ class DatasetWriter:
         if folder.exists() and not folder.is_dir():
             raise _not_empty(folder)
         durable.make_folder(folder)
-        with contextlib.ExitStack() as held:
-            held.enter_context(FolderLock(folder))
-            if is_only_begun(folder):
-                _remove_beginnings(folder)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(FolderLock(folder))
+            if has_only_leftovers(folder):
+                _remove_leftovers(folder)
             if any(folder.iterdir()):
                 raise _not_empty(folder)
-            writer._published.begin()
-            writer._held = held.pop_all()
+            writer._committer.begin()
+            writer._lock_stack = stack.pop_all()
         return writer
 
     @classmethod
@@ -130,33 +128,33 @@ class DatasetWriter:
         video_codec: str | None = None,
         episodes_per_file: int = 1,
     ) -> DatasetWriter:
-        """Go on with the dataset (v3.0, ours or LeRobot's) in the folder `root`; new episodes go into new files.
+        """Resume recording into the dataset (v3.0, ours or LeRobot's) in the folder `root`; new episodes go into new files.
 
-        What a writer that was killed has left there is moved into a folder of its own, with a warning. Statistics go
-        on as if nobody had stopped; those of cameras that another tool wrote, from its `stats.json`.
+        Leftovers of a killed writer are moved into a separate folder, with a warning. Statistics continue exactly, except
+        those of cameras that another tool wrote, which continue from its `stats.json`.
 
         Args:
-            root: the folder.
-            fps, features, robot_type: what will be recorded, to be compared with what is there; None for whatever is there.
-            video_codec: None for the codec that the dataset has.
+            root: the dataset's folder.
+            fps, features, robot_type: those of the new recording, checked against the dataset; None takes the dataset's.
+            video_codec: None for the dataset's codec.
             episodes_per_file: as in `create`.
 
         Raises:
-            NotFoundError: there is no such folder.
-            ConfigError: the dataset is of an older version, or has another rate or codec.
-            FeatureError: its features are others.
-            DatasetError: it is damaged.
+            NotFoundError: the folder does not exist.
+            ConfigError: the dataset is of an older version, or has another frame rate or codec.
+            FeatureError: its features differ.
+            DatasetError: it is corrupt.
             WriteError: another process writes to it, or the disk is full or refused.
         """
         _check_episodes_per_file(episodes_per_file)
-        with contextlib.ExitStack() as held:
-            held.enter_context(FolderLock(Path(root)))
-            writer = cls._go_on(Path(root), fps, features, robot_type, video_codec, episodes_per_file)
-            writer._held = held.pop_all()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(FolderLock(Path(root)))
+            writer = cls._open_existing(Path(root), fps, features, robot_type, video_codec, episodes_per_file)
+            writer._lock_stack = stack.pop_all()
         return writer
 
     @classmethod
-    def _go_on(
+    def _open_existing(
         cls,
         root: Path,
         fps: float | None,
@@ -165,52 +163,52 @@ class DatasetWriter:
         video_codec: str | None,
         episodes_per_file: int,
     ) -> DatasetWriter:
-        found = find_last_episode(root)
-        check_same(found.meta, fps, None if features is None else check_features(features), robot_type)
-        own = check_features(recorded_features(found.meta))
-        formats = {own[key].info.get("video.codec", "av1") for key in found.meta.video_keys}
-        codec = choose_encoder(video_codec, _sizes(own), formats)
+        state = find_last_episode(root)
+        check_compatible(state.meta, fps, None if features is None else check_features(features), robot_type)
+        recorded = check_features(recorded_features(state.meta))
+        formats = {recorded[key].info.get("video.codec", "av1") for key in state.meta.video_keys}
+        codec = choose_encoder(video_codec, _sizes(recorded), formats)
         writer = cls(
             root,
-            found.meta.fps,
-            {**own, **DEFAULT_FEATURES},
-            found.meta.robot_type,
+            state.meta.fps,
+            {**recorded, **DEFAULT_FEATURES},
+            state.meta.robot_type,
             codec,
             episodes_per_file,
         )
-        writer._tasks = {task: number for number, task in enumerate(found.tasks)}
-        writer._published.resume(found)
+        writer._tasks = {task: number for number, task in enumerate(state.tasks)}
+        writer._committer.resume(state)
         return writer
 
     @property
     def num_episodes(self) -> int:
-        """Episodes saved so far, published or waiting."""
-        return self._published.episodes + len(self._group.rows)
+        """Episodes saved so far, published or pending."""
+        return self._committer.episodes + len(self._group.rows)
 
     @property
     def num_frames(self) -> int:
         """Frames of the episodes saved so far."""
-        return self._published.frames + self._group.frames
+        return self._committer.frames + self._group.frames
 
     def add_frame(self, frame: Mapping[str, Any], task: str) -> None:
-        """Add a frame to the episode at hand.
+        """Add a frame to the current episode.
 
         Args:
-            frame: a value for each feature that the dataset was created with; images (H, W, 3) or (3, H, W), uint8
-                or floats in [0, 1].
+            frame: a value for each feature that the dataset was created with; images (H, W, 3) or (3, H, W), uint8 or
+                floats in [0, 1].
             task: the instruction; it may change within an episode.
 
         Raises:
-            FeatureError: a value is missing, not known, of another shape or type, or not finite; or the task is
-                empty. The episode is as it was.
-            VideoError, WriteError: the frame can't be encoded or written; the episode at hand is given up.
+            FeatureError: a value is missing, unknown, of another shape or type, or not finite; or the task is empty. The
+                episode stays unchanged.
+            VideoError, WriteError: the frame can't be encoded or written; the current episode is discarded.
         """
         self._check_open()
         values = check_frame(frame, self._own)
         check_task(task)
         if self._episode is None:
             if self._group.finalized:
-                self.commit()  # the disk refused it before
+                self.commit()  # the disk refused an earlier commit
             self._episode = EpisodeBuffer.begin(self._own)
         episode = self._episode
         for name, value in values.items():
@@ -224,12 +222,12 @@ class DatasetWriter:
         episode.tasks.append(task)
 
     def save_episode(self) -> None:
-        """Finish the episode at hand; with `episodes_per_file=1` it is on disk for good when this returns.
+        """Finish the current episode; with `episodes_per_file=1` it is durably on disk when this returns.
 
         Raises:
             ConfigError: there are no frames to save.
-            WriteError: the disk is full or refused. Episodes published before are whole. Saved ones that wait are
-                published by the next `commit`, `save_episode` or `close`, unless their video was cut off.
+            WriteError: the disk is full or refused. Published episodes are intact. Pending ones are published by the next
+                `commit`, `save_episode` or `close`, unless their video was truncated.
         """
         self._check_open()
         episode = self._episode
@@ -244,13 +242,13 @@ class DatasetWriter:
             self.commit()
 
     def discard_episode(self) -> None:
-        """Forget the frames since the last save."""
+        """Discard the frames since the last save."""
         if self._episode is not None and self._episodes_per_file == 1:
             self._drop_group()
         self._episode = None
 
     def commit(self) -> None:
-        """Publish the episodes that wait. Each step can be repeated, so a commit that failed can be tried again."""
+        """Publish the pending episodes. Each step is idempotent, so a failed commit can be retried."""
         self._check_open()
         group = self._group
         if not group.rows:
@@ -262,11 +260,11 @@ class DatasetWriter:
             self._drop_group()
             raise
         group.finalized = True
-        self._published.publish(group, list(self._tasks))
+        self._committer.publish(group, list(self._tasks))
         self._group = FileGroup()
 
     def close(self) -> None:
-        """Publish what waits, and tidy up. Frames that were not saved as an episode are dropped, with a warning."""
+        """Publish the pending episodes and remove the staging folder. Unsaved frames are dropped, with a warning."""
         if self._closed:
             return
         if self._episode is not None:
@@ -278,8 +276,8 @@ class DatasetWriter:
             self.discard_episode()
         self.commit()
         self._closed = True
-        self._published.end()
-        self._held.close()
+        self._committer.end()
+        self._lock_stack.close()
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -297,7 +295,7 @@ class DatasetWriter:
         try:
             if name not in self._group.videos:
                 height, width, _ = self._own[name].shape
-                path = self._published.staged(name)
+                path = self._committer.staged(name)
                 self._group.videos[name] = VideoWriter(path, self.fps, width, height, self._codec, GOP, CRF)
             for image in images:
                 self._group.videos[name].write(image)
@@ -306,27 +304,27 @@ class DatasetWriter:
             raise
 
     def _drop_group(self) -> None:
-        """Give up what is not published: a video that was cut off can't be continued."""
-        lost = len(self._group.rows)
+        """Discard the unpublished episodes: a truncated video can't be continued."""
+        num_lost = len(self._group.rows)
         for video in self._group.videos.values():
             video.abort()
-        self._tasks = dict(list(self._tasks.items())[: self._published.tasks])
+        self._tasks = dict(list(self._tasks.items())[: self._committer.tasks])
         self._group, self._episode = FileGroup(), None
-        if lost:
+        if num_lost:
             logger.warning(
                 "%s: %d episodes could not be written and are lost; the %d before them are on disk.",
                 self.root,
-                lost,
-                self._published.episodes,
+                num_lost,
+                self._committer.episodes,
             )
 
     def _append(self, episode: EpisodeBuffer) -> None:
         """Turn the episode's frames into columns and a row of metadata, and add them to the group."""
         for task in episode.tasks:
             self._tasks.setdefault(task, len(self._tasks))
-        place = EpisodePosition(self.num_episodes, self.num_frames, self._group.frames)
-        columns = episode.columns(self.features, self.fps, place, self._tasks)
-        self._group.rows.append(episode.row(self.features, self.fps, place, columns))
+        position = EpisodePosition(self.num_episodes, self.num_frames, self._group.frames)
+        columns = episode.columns(self.features, self.fps, position, self._tasks)
+        self._group.rows.append(episode.row(self.features, self.fps, position, columns))
         self._group.columns.append(columns)
         self._group.images.append(episode.statistics)
         self._group.frames += len(episode)
@@ -344,7 +342,7 @@ def _not_empty(folder: Path) -> ConfigError:
     )
 
 
-def _remove_beginnings(folder: Path) -> None:
+def _remove_leftovers(folder: Path) -> None:
     with durable.annotate_errors(folder):
         if (folder / "meta").is_dir():
             durable.remove_litter(folder / "meta")

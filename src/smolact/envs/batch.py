@@ -1,4 +1,4 @@
-"""Several environments stepped together, for a policy that predicts in batches."""
+"""Several environments stepped together, for batched policies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from smolact.types import PolicyFeature
 
 
 class EnvBatch:
-    """Environments side by side, one episode each: who is done waits, unchanged, until all begin anew.
+    """Environments with one episode each. A finished episode keeps its last result until the next reset.
 
-    gymnasium's `SyncVectorEnv` gives one set of options to all and, before 1.1, always begins the next episode by
-    itself; here each episode has a seed and options of its own, and none can leak into another's result.
+    Unlike in gymnasium's `SyncVectorEnv`, each episode has its own options, and none restarts by itself (as it always does
+    before 1.1).
     """
 
     def __init__(self, envs: Sequence[PolicyEnv]) -> None:
@@ -42,29 +42,29 @@ class EnvBatch:
 
     @property
     def features(self) -> dict[str, PolicyFeature]:
-        """What a policy sees and gives, by batch key."""
+        """The policy's input and output features, by batch key."""
         return self._envs[0].features
 
     @property
     def fps(self) -> int | None:
-        """Control steps a second, if the environment says."""
+        """Control steps per second, if declared."""
         return self._envs[0].fps
 
     @property
     def draws(self) -> bool:
-        """Whether `render` gives pictures."""
+        """Whether `render` returns images."""
         return bool(self._envs[0].render_mode == "rgb_array")
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """(B,): whose episode is over."""
+        """Whether each episode is over, (B,)."""
         done: NDArray[np.bool_] = self._done.copy()
         return done
 
     def reset(
         self, seeds: Sequence[int], options: Sequence[dict[str, Any] | None] | None = None
     ) -> tuple[Observation, list[dict[str, Any]]]:
-        """Begin one episode a seed, in as many of the environments as there are seeds.
+        """Start one episode per seed, in as many environments as there are seeds.
 
         Returns observations (B, …) and each episode's info.
         """
@@ -83,10 +83,10 @@ class EnvBatch:
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[Observation, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Step every episode that is not over with its row of `actions` (B, A).
+        """Step every unfinished episode with its row of `actions` (B, A).
 
-        Returns observations (B, …), rewards (B,), whose episode is over (B,), infos. An episode that was over before has
-        its last observation and info, and no reward.
+        Returns observations (B, …), rewards (B,), done flags (B,) and infos. A finished episode returns its last observation
+        and info, with reward 0.
         """
         rewards = np.zeros(len(self._last), np.float32)
         for number in np.flatnonzero(~self._done).tolist():
@@ -99,17 +99,17 @@ class EnvBatch:
         return observations, rewards, self.done, infos
 
     def render(self, number: int) -> NDArray[np.uint8]:
-        """The picture of one environment, (H, W, 3) uint8.
+        """Render one environment, (H, W, 3) uint8.
 
         Raises:
-            ConfigError: it was made without `render=True`.
+            ConfigError: the environment was made without `render=True`.
         """
-        picture = self._envs[number].render()
-        if not isinstance(picture, np.ndarray):
+        image = self._envs[number].render()
+        if not isinstance(image, np.ndarray):
             raise ConfigError(
                 "The environment draws nothing: make it with render=True (render_mode='rgb_array')."
             )
-        return picture
+        return image
 
     def close(self) -> None:
         """Close every environment."""
@@ -118,4 +118,4 @@ class EnvBatch:
 
     def _stacked(self) -> tuple[Observation, list[dict[str, Any]]]:
         observations, infos = zip(*self._last, strict=True)
-        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}, list(infos)
+        return {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}, list(infos)

@@ -1,4 +1,4 @@
-"""Episodes of a scripted expert, to learn from."""
+"""Demonstration episodes from a scripted expert."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ActionNoise:
-    """What is added to the expert's actions while it demonstrates, as a share of what the action can span.
+    """Noise on the expert's actions during a demonstration, as a share of the action's range.
 
-    The disturbed action is carried out and the expert's own is recorded: so the demonstrations hold states that the
-    expert would not get into, and the way back from them.
+    The noisy action is executed, the expert's own is recorded: demonstrations include states that the expert alone would not
+    reach, and its recovery from them.
 
     Attributes:
-        std: of every step's noise.
-        kick_probability: of a kick beginning at a step; it adds the same vector for `kick_steps` steps.
-        kick_std: of that vector.
+        std: standard deviation at every step.
+        kick_probability: probability per step of a kick, which adds one vector for `kick_steps` steps.
+        kick_std: standard deviation of that vector.
     """
 
     std: float = 0.008
@@ -49,11 +49,10 @@ class Demonstration:
     """One episode of T steps.
 
     Attributes:
-        frames: batch key to array: images (T, H, W, 3) uint8, everything else (T, D) float32; `action` (T, A) is what
-            the expert wanted. And what came of each action: `next.reward` (T, 1) float32, `next.done` and `next.success`
-            (T, 1) bool.
+        frames: batch key to array: images (T, H, W, 3) uint8; other observations (T, D) float32; `action` (T, A) without noise;
+            its outcome: `next.reward` (T, 1) float32, `next.done` and `next.success` (T, 1) bool.
         task: the instruction.
-        seed: of the environment.
+        seed: the environment's seed.
         success: whether the goal was reached.
     """
 
@@ -76,19 +75,19 @@ def demonstrations(
     only_successes: bool = True,
     on_attempt: Callable[[bool], None] | None = None,
 ) -> Generator[Demonstration, None, None]:
-    """Yield `n_episodes` of the expert's, the same for the same seed.
+    """Yield `n_episodes` episodes of the expert, the same for the same seed.
 
     Args:
         env: one environment under batch keys: `make_env(…)[0]`.
-        noise: None for an undisturbed expert; `ActionNoise()` is right for the experts here.
-        only_successes: leave out those that failed, and make others instead.
-        on_attempt: is told of each one whether it succeeded, before it is yielded or left out.
+        noise: None for no noise; `ActionNoise()` suits the experts of this package.
+        only_successes: replace failed episodes with further ones.
+        on_attempt: called with each episode's success before it is yielded or dropped.
 
     Raises:
         ConfigError: the expert fails more often than it succeeds.
     """
-    attempts = (_demonstrate(env, expert, _seed(seed, index), noise) for index in itertools.count())
-    return _wanted(attempts, n_episodes, only_successes, on_attempt)
+    attempts = (_play_episode(env, expert, _seed(seed, index), noise) for index in itertools.count())
+    return _select_attempts(attempts, n_episodes, only_successes, on_attempt)
 
 
 def demonstrations_by_processes(
@@ -102,82 +101,82 @@ def demonstrations_by_processes(
     only_successes: bool = True,
     on_attempt: Callable[[bool], None] | None = None,
 ) -> Generator[Demonstration, None, None]:
-    """The episodes of `demonstrations`, made by several processes at once, each with an environment of its own.
+    """Yield the episodes of `demonstrations`, made by several processes.
 
     Args:
-        name: of the environment, for `make_env` and `expert_for`.
-        settings: further arguments for `make_env`.
+        name: the environment, for `make_env` and `expert_for`.
+        settings: further arguments of `make_env`.
 
     Raises:
-        ConfigError: nobody wrote an expert for it, or it fails more often than it succeeds.
+        ConfigError: the environment has no expert, or the expert fails more often than it succeeds.
     """
     expert_for(env_id(name))
-    order = _Order(name, dict(settings or {}), seed, noise)
-    return _wanted(_by_turns(order, processes), n_episodes, only_successes, on_attempt)
+    worker_settings = _WorkerSettings(name, dict(settings or {}), seed, noise)
+    return _select_attempts(_round_robin(worker_settings, processes), n_episodes, only_successes, on_attempt)
 
 
-def _wanted(
+def _select_attempts(
     attempts: Iterator[Demonstration],
     n_episodes: int,
     only_successes: bool,
     on_attempt: Callable[[bool], None] | None,
 ) -> Generator[Demonstration, None, None]:
-    failed = made = 0
-    while made < n_episodes:
+    failed = yielded = 0
+    while yielded < n_episodes:
         episode = next(attempts)
         if on_attempt is not None:
             on_attempt(episode.success)
         if episode.success or not only_successes:
-            made += 1
+            yielded += 1
             yield episode
         else:
             failed += 1
-            if failed > made + 20:
+            if failed > yielded + 20:
                 raise ConfigError(
-                    f"The expert failed in {failed} of {failed + made} episodes. Lower the noise, or use only_successes=False."
+                    f"The expert failed in {failed} of {failed + yielded} episodes. Lower the noise, or use only_successes=False."
                 )
     if failed:
         logger.info("%d demonstrations failed and were replaced.", failed)
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What a process needs to know."""
+class _WorkerSettings:
+    """Settings of a worker process."""
 
     name: str
-    settings: dict[str, Any]
+    env_settings: dict[str, Any]
     seed: int
     noise: ActionNoise | None
 
 
-def _by_turns(order: _Order, processes: int) -> Iterator[Demonstration]:
-    """Every attempt in its order; process p makes those whose number is p modulo `processes`."""
-    # A forked process would inherit the locks of whatever threads were running here.
+def _round_robin(settings: _WorkerSettings, processes: int) -> Iterator[Demonstration]:
+    """Yield every attempt in order; process p makes the attempts whose index is p modulo `processes`."""
+    # A forked process would inherit the locks of running threads.
     check_main_guard()
     context = multiprocessing.get_context("spawn")
     receivers: list[Connection] = []
     workers: list[BaseProcess] = []
     try:
-        for first in range(processes):
+        for rank in range(processes):
             receiver, sender = context.Pipe(duplex=False)
             worker: BaseProcess = context.Process(
-                target=_make, args=(order, first, processes, sender), daemon=True
+                target=_worker_main, args=(settings, rank, processes, sender), daemon=True
             )
             worker.start()
-            sender.close()  # so that it is the worker's alone, and its death is an end of the pipe
+            sender.close()  # so that the pipe ends when the worker dies
             receivers.append(receiver)
             workers.append(worker)
         for index in itertools.count():
             try:
-                made = receivers[index % processes].recv()
+                received = receivers[index % processes].recv()
             except EOFError as error:
                 raise ConfigError(
                     "A process that makes demonstrations ended before its time; memory may have run out. Use fewer: "
                     f"--processes={max(processes // 2, 1)}."
                 ) from error
-            if isinstance(made, Exception):
-                raise made
-            yield made
+            if isinstance(received, Exception):
+                raise received
+            yield received
     finally:
         for worker in workers:
             worker.terminate()
@@ -186,16 +185,16 @@ def _by_turns(order: _Order, processes: int) -> Iterator[Demonstration]:
             receiver.close()
 
 
-def _make(order: _Order, first: int, processes: int, sender: Connection) -> None:
-    """Send the attempts `first`, `first + processes`, … for as long as somebody takes them."""
+def _worker_main(settings: _WorkerSettings, first: int, processes: int, sender: Connection) -> None:
+    """Send the attempts `first`, `first + processes`, … until the pipe is closed."""
     leave_with_parent()
     try:
-        with make_env(order.name, **order.settings) as envs:
-            expert = expert_for(env_id(order.name))
+        with make_env(settings.name, **settings.env_settings) as envs:
+            expert = expert_for(env_id(settings.name))
             for index in itertools.count(first, processes):
-                sender.send(_demonstrate(envs[0], expert, _seed(order.seed, index), order.noise))
+                sender.send(_play_episode(envs[0], expert, _seed(settings.seed, index), settings.noise))
     except BrokenPipeError:
-        pass  # nobody takes them any more
+        pass  # the receiver is closed
     except Exception as error:
         sender.send(error)
 
@@ -204,21 +203,21 @@ def _seed(seed: int, index: int) -> int:
     return episode_seed(seed, index, "demonstrations")
 
 
-def _demonstrate(
+def _play_episode(
     env: PolicyEnv, expert: ScriptedExpert, seed: int, noise: ActionNoise | None
 ) -> Demonstration:
     random = np.random.default_rng(seed)
     observation, info = env.reset(seed=seed)
-    seen: list[Observation] = []
-    wanted: list[NDArray[np.float32]] = []
-    came: list[tuple[float, bool, bool]] = []
+    observations: list[Observation] = []
+    actions: list[NDArray[np.float32]] = []
+    outcomes: list[tuple[float, bool, bool]] = []
     size: int = env.action_space.shape[0]
     low, high = env.action_space.low, env.action_space.high
     kick, kick_left, over, success = np.zeros(size), 0, False, False
     while not over:
         action = expert.act(env)
-        seen.append(observation)
-        wanted.append(action)
+        observations.append(observation)
+        actions.append(action)
         if noise is not None:
             if kick_left == 0 and random.random() < noise.kick_probability:
                 kick, kick_left = random.normal(0.0, noise.kick_std, size), noise.kick_steps
@@ -227,8 +226,8 @@ def _demonstrate(
             action = np.clip(action + (high - low) * disturbance, low, high).astype(np.float32)
         observation, reward, terminated, truncated, info = env.step(action)
         over, success = terminated or truncated, success or info["is_success"]
-        came.append((reward, over, info["is_success"]))
-    frames = {key: np.stack([one[key] for one in seen]) for key in seen[0]}
-    rewards, ends, successes = (np.array(values)[:, None] for values in zip(*came, strict=True))
-    outcomes = {REWARD: rewards.astype(np.float32), DONE: ends, SUCCESS: successes}
-    return Demonstration({**frames, ACTION: np.stack(wanted), **outcomes}, info[TASK], seed, success)
+        outcomes.append((reward, over, info["is_success"]))
+    frames = {key: np.stack([frame[key] for frame in observations]) for key in observations[0]}
+    rewards, ends, successes = (np.array(values)[:, None] for values in zip(*outcomes, strict=True))
+    outcome_frames = {REWARD: rewards.astype(np.float32), DONE: ends, SUCCESS: successes}
+    return Demonstration({**frames, ACTION: np.stack(actions), **outcome_frames}, info[TASK], seed, success)

@@ -1,8 +1,7 @@
-"""Scripted experts: they see the environment's state, not its picture, and show a policy what to do.
+"""Scripted experts, which demonstrate a task from the environment's state instead of its image.
 
-An expert has no memory: its action is a function of the state, so a demonstration can be disturbed at any step and the
-expert's next action is still the right one. The tabletop's is here, PushT's in `pusht_expert.py`. Add one for another
-environment to `_EXPERTS`.
+An expert is stateless: its action is a function of the state, so it stays correct after a disturbance at any step. The
+tabletop's expert is here, PushT's in `pusht_expert.py`; register further ones in `_EXPERTS`.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ Vector = tuple[float, float]
 
 
 class ScriptedExpert(Protocol):
-    """Knows what to do in an environment."""
+    """A scripted policy for one environment."""
 
     def act(self, env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
-        """The action for the environment's present state, (A,), in the environment's own units."""
+        """Return the action for the environment's present state, (A,), in its own units."""
         ...
 
 
 def expert_for(env_id: str) -> ScriptedExpert:
-    """The scripted expert of a gymnasium id.
+    """Return the scripted expert of a gymnasium id.
 
     Raises:
-        ConfigError: nobody wrote one.
+        ConfigError: the id has no expert.
     """
     if env_id not in _EXPERTS:
         shown = ", ".join(f"{name} ({known.id})" for name, known in KNOWN.items() if known.id in _EXPERTS)
@@ -57,10 +56,10 @@ def expert_for(env_id: str) -> ScriptedExpert:
 
 
 class TabletopExpert:
-    """Reaches by the free way; pushes from behind the block, and steers while it pushes."""
+    """The tabletop's expert: it avoids blocks on its path, pushes from behind, and corrects its course."""
 
     def act(self, env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
-        """Where the pusher should be a step from now, (2,), in table sides."""
+        """Return the pusher's target for the next step, (2,), in table sides."""
         tabletop = env.unwrapped
         if not isinstance(tabletop, Tabletop):
             raise ConfigError(f"The tabletop's expert can't act in {tabletop}.")
@@ -69,60 +68,60 @@ class TabletopExpert:
 
 _EXPERTS: dict[str, Callable[[], ScriptedExpert]] = {TABLETOP_ID: TabletopExpert, PUSHT_ID: PushTExpert}
 
-# How the tabletop's expert moves. Lengths in table sides.
-_CLEARANCE = 0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.01  # from a block's centre when going around it
-_NEXT_TO = REACH_DISTANCE - 0.015  # where reaching ends
-_BEHIND = _CLEARANCE + 0.005  # where pushing begins
-_PUSH_STEP = 0.8 * MAX_STEP  # slower than it could, to keep the block in front
-_IN_LINE = 0.45  # pushing begins when the pusher is this much aside at most, as a share of its distance
+# Parameters of the tabletop's expert. Lengths in table sides.
+_CLEARANCE = 0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.01  # from a block's centre, on a path around it
+_REACHED = REACH_DISTANCE - 0.015  # where a reach ends
+_PUSH_START = _CLEARANCE + 0.005  # where a push starts
+_PUSH_STEP = 0.8 * MAX_STEP  # below the top speed, to keep the block in front
+_MAX_LATERAL = 0.45  # largest lateral offset at the start of a push, as a share of the distance
 
 
 def tabletop_action(state: TableState, goal: Goal) -> Vector:
-    """The expert's next position for the pusher: at most `MAX_STEP` from where it is."""
+    """Return the pusher's next position, at most `MAX_STEP` from its present one."""
     block = state.block(goal.color)
     if goal.place is None:
         side = _unit(state.pusher[0] - block.x, state.pusher[1] - block.y)
         others = [other for other in state.blocks if other is not block]
-        return _step_around(state, (block.x + side[0] * _NEXT_TO, block.y + side[1] * _NEXT_TO), others)
+        return _step_around(state, (block.x + side[0] * _REACHED, block.y + side[1] * _REACHED), others)
     return _push(state, block, ZONES[goal.place])
 
 
 def _push(state: TableState, block: Block, place: Vector) -> Vector:
     ahead = _unit(place[0] - block.x, place[1] - block.y)
-    behind, aside = _along_and_aside(ahead, block.x - state.pusher[0], block.y - state.pusher[1])
-    if behind < _BEHIND + MAX_STEP and abs(aside) < _IN_LINE * behind:
+    behind, lateral = _along_and_lateral(ahead, block.x - state.pusher[0], block.y - state.pusher[1])
+    if behind < _PUSH_START + MAX_STEP and abs(lateral) < _MAX_LATERAL * behind:
         forward = min(_PUSH_STEP, hypot(place[0] - block.x, place[1] - block.y))
-        # Back onto the line at once, or the block slips off to the side that it is already on.
-        step = (ahead[0] * forward - ahead[1] * aside, ahead[1] * forward + ahead[0] * aside)
+        # Return to the line at once, or the block slips off to the side.
+        step = (ahead[0] * forward - ahead[1] * lateral, ahead[1] * forward + ahead[0] * lateral)
         return _step(state, step)
-    start = block.x - _BEHIND * ahead[0], block.y - _BEHIND * ahead[1]
-    # A block that lies where the pusher has to stand is shoved away rather than circled for ever.
-    around = [other for other in state.blocks if hypot(other.x - start[0], other.y - start[1]) > _CLEARANCE]
-    return _step_around(state, start, around)
+    start = block.x - _PUSH_START * ahead[0], block.y - _PUSH_START * ahead[1]
+    # A block at the start point is pushed away; otherwise the pusher would circle it forever.
+    others = [other for other in state.blocks if hypot(other.x - start[0], other.y - start[1]) > _CLEARANCE]
+    return _step_around(state, start, others)
 
 
 def _step_around(state: TableState, target: Vector, blocks: list[Block]) -> Vector:
-    """One step towards `target` that passes `blocks` at `_CLEARANCE`."""
+    """Take one step towards `target` that passes `blocks` at `_CLEARANCE`."""
     x, y = state.pusher
     target = within_reach(*target)
-    left = hypot(target[0] - x, target[1] - y)
-    way = _unit(target[0] - x, target[1] - y)
+    remaining = hypot(target[0] - x, target[1] - y)
+    direction = _unit(target[0] - x, target[1] - y)
     for block in sorted(blocks, key=state.distance_to):
-        along, aside = _along_and_aside(way, block.x - x, block.y - y)
-        if 0 < along < left + 0.5 * _CLEARANCE and abs(aside) < _CLEARANCE:
-            way, left = _tangent(state, block, side=-1.0 if aside > 0 else 1.0), MAX_STEP
+        along, lateral = _along_and_lateral(direction, block.x - x, block.y - y)
+        if 0 < along < remaining + 0.5 * _CLEARANCE and abs(lateral) < _CLEARANCE:
+            direction, remaining = _tangent(state, block, side=-1.0 if lateral > 0 else 1.0), MAX_STEP
             break
-    pace = min(MAX_STEP, left)
-    return _step(state, (way[0] * pace, way[1] * pace))
+    length = min(MAX_STEP, remaining)
+    return _step(state, (direction[0] * length, direction[1] * length))
 
 
 def _tangent(state: TableState, block: Block, side: float) -> Vector:
-    """The direction that just passes the block, to its right in the picture (side = 1) or its left (−1)."""
+    """Return the direction that just passes the block on its right in the image (side = 1) or its left (−1)."""
     away_x, away_y = block.x - state.pusher[0], block.y - state.pusher[1]
     distance = hypot(away_x, away_y)
     towards = _unit(away_x, away_y)
     sine = min(1.0, _CLEARANCE / max(distance, 1e-6))
-    # Within the clearance there is no tangent: go across, and a little out.
+    # Within the clearance there is no tangent: move sideways and slightly outwards.
     cosine = (1.0 - sine * sine) ** 0.5 if distance > _CLEARANCE else -(1.0 - distance / _CLEARANCE)
     return _unit(
         towards[0] * cosine - side * towards[1] * sine,
@@ -130,9 +129,9 @@ def _tangent(state: TableState, block: Block, side: float) -> Vector:
     )
 
 
-def _along_and_aside(way: Vector, x: float, y: float) -> Vector:
-    """(x, y) in the frame of the unit vector `way`: how far along it, and how far to its right in the picture."""
-    return x * way[0] + y * way[1], y * way[0] - x * way[1]
+def _along_and_lateral(direction: Vector, x: float, y: float) -> Vector:
+    """Return the components of (x, y) along the unit vector `direction` and to its right in the image."""
+    return x * direction[0] + y * direction[1], y * direction[0] - x * direction[1]
 
 
 def _step(state: TableState, step: Vector) -> Vector:

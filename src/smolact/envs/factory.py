@@ -1,4 +1,4 @@
-"""From a name to environments: `tabletop`, `pusht`, or any id that gymnasium knows (`module:id` imports the module first)."""
+"""Environments by name: `tabletop`, `pusht`, or any gymnasium id (`module:id` imports the module first)."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ register_tabletop()
 
 @dataclass(frozen=True)
 class KnownEnv:
-    """An environment that has a short name here.
+    """An environment with a short name.
 
     Attributes:
-        id: gymnasium's.
-        extra: of this distribution, which installs its package; None if that is always there.
-        settings: what it is made with, unless asked otherwise.
-        task: what every episode is told to do, if the environment does not say and nobody else does.
+        id: gymnasium id.
+        extra: smolact's extra that installs its package; None if always installed.
+        settings: default arguments.
+        task: default instruction, if neither environment nor caller gives one.
     """
 
     id: str
@@ -49,7 +49,7 @@ class KnownEnv:
 
 KNOWN = {
     "tabletop": KnownEnv(TABLETOP_ID),
-    # As LeRobot evaluates in it, and with the words of its dataset `lerobot/pusht`.
+    # LeRobot's evaluation settings, and the instruction of its dataset `lerobot/pusht`.
     "pusht": KnownEnv(
         "gym_pusht/PushT-v0",
         extra="pusht",
@@ -79,17 +79,17 @@ def make_env(
 
     Args:
         name: a short name (`tabletop`, `pusht`) or a gymnasium id.
-        n_envs: how many run side by side.
-        task: what every episode is told to do; None for what the environment says. The name of the environment itself,
-            which LeRobot's `--env.task=PushT-v0` has here, is no instruction and counts as None.
-        mapping: its observations' names to batch keys: a YAML file (see `mapping.py`), an `EnvMapping`, or just the names.
-        render: whether pictures for a video are wanted; None: if the environment draws any (`EnvBatch.draws`).
-        settings: the environment's own, and `max_episode_steps`.
+        n_envs: size of the batch.
+        task: the instruction of every episode; None for the environment's own. The environment's name (LeRobot's
+            `--env.task=PushT-v0`) counts as None.
+        mapping: a YAML file (see `mapping.py`), an `EnvMapping`, or its names alone.
+        render: whether images are needed; None: if the environment can render (`EnvBatch.draws`).
+        settings: the environment's own arguments, and `max_episode_steps`.
 
     Raises:
-        EnvironmentNotFoundError: nobody registered that id; the message names the nearest.
+        EnvironmentNotFoundError: the id is not registered; the message names the nearest.
         MissingDependencyError: the environment needs a package that is not installed.
-        ConfigError: a setting that the environment does not have or refuses, or n_envs < 1.
+        ConfigError: an unknown or refused setting, or n_envs < 1.
         FeatureError: the mapping does not fit.
     """
     if n_envs < 1:
@@ -109,12 +109,12 @@ def make_env(
 
 
 def env_id(name: str) -> str:
-    """The gymnasium id that a name stands for."""
+    """Return the gymnasium id of a name."""
     return _known(name).id
 
 
 def env_features(env: EnvBatch | PolicyEnv) -> dict[str, PolicyFeature]:
-    """What a policy for this environment sees and gives, by batch key; images as (3, H, W)."""
+    """Return the policy's features for this environment, by batch key; images as (3, H, W)."""
     return env.features
 
 
@@ -126,27 +126,27 @@ def _known(name: str) -> KnownEnv:
 def _make(name: str, settings: dict[str, Any], render: bool | None) -> gymnasium.Env[Any, Any]:
     spec = _spec(name)
     try:
-        if render is not False and _draws(spec):
+        if render is not False and _can_render(spec):
             settings = {**settings, "render_mode": "rgb_array"}
         elif render:
             raise ConfigError(
                 f"The environment '{name}' draws no pictures: its metadata has no render mode 'rgb_array'. "
                 "Evaluate without films: --n_videos=0."
             )
-        # gymnasium's own checker would double the time of a step; environments are checked in tests.
+        # gymnasium's checker would double the time of a step.
         env = gymnasium.make(spec, disable_env_checker=True, **settings)
     except (ModuleNotFoundError, gymnasium.error.DependencyNotInstalled) as error:
         raise MissingDependencyError(
             f"The environment '{name}' needs a package that is not installed: {error}"
         ) from error
     except ConfigError:
-        raise  # our own environments say it themselves
+        raise  # from smolact's own environments
     except (TypeError, ValueError) as error:
         if isinstance(error, TypeError) and "unexpected keyword argument" not in str(error):
             raise
-        why, *_ = str(error).partition(" was raised from the environment creator")
+        reason, *_ = str(error).partition(" was raised from the environment creator")
         raise ConfigError(
-            f"The environment '{name}' refuses its settings {settings}: {why}. Correct --env.kwargs='{{NAME: VALUE}}'."
+            f"The environment '{name}' refuses its settings {settings}: {reason}. Correct --env.kwargs='{{NAME: VALUE}}'."
         ) from error
     if env.spec is None or env.spec.max_episode_steps is None:
         raise ConfigError(
@@ -156,7 +156,7 @@ def _make(name: str, settings: dict[str, Any], render: bool | None) -> gymnasium
     return env
 
 
-def _draws(spec: EnvSpec) -> bool:
+def _can_render(spec: EnvSpec) -> bool:
     creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     return "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
 
@@ -179,15 +179,15 @@ def _spec(name: str) -> EnvSpec:
     try:
         return gymnasium.spec(known_id)
     except gymnasium.error.Error as error:
-        raise EnvironmentNotFoundError(_what_there_is(name)) from error
+        raise EnvironmentNotFoundError(_not_registered_message(name)) from error
 
 
-def _what_there_is(name: str) -> str:
+def _not_registered_message(name: str) -> str:
     known = [*KNOWN, *gymnasium.registry]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     nearest = (
-        f"Nearest: {', '.join(near)}."
-        if near
+        f"Nearest: {', '.join(matches)}."
+        if matches
         else f"There are {', '.join(KNOWN)} and {len(gymnasium.registry)} of gymnasium's."
     )
     return (

@@ -1,14 +1,14 @@
-"""An environment's own names to the batch's, so that a policy sees the keys that it was trained with.
+"""Mapping of an environment's observation names to the policy's batch keys.
 
-What gym-pusht, LeRobot's environments and the tabletop give needs no mapping: `pixels` -> `observation.image`,
-`pixels: {NAME: …}` -> `observation.images.NAME`, `agent_pos` -> `observation.state`, `environment_state` ->
-`observation.environment_state`. Anything else takes a YAML file, in which dots lead into nested observations:
+gym-pusht, LeRobot's environments and the tabletop need no mapping: `pixels` -> `observation.image`, `pixels: {NAME: …}` ->
+`observation.images.NAME`, `agent_pos` -> `observation.state`, `environment_state` -> `observation.environment_state`. Others
+need a YAML file, in which dots address nested observations:
 
     observation:
       cameras.front: observation.images.front
       qpos: observation.state
     task: stack the red cup on the blue one     # only if the environment gives none
-    success: is_success                         # the key of `info` that tells it; this is the default
+    success: is_success                         # the success flag's key in `info` (default)
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ _CONVENTION = {"agent_pos": STATE, "environment_state": ENVIRONMENT_STATE, "pixe
 
 @runtime_checkable
 class LanguageConditioned(Protocol):
-    """An environment that knows which goals its scene allows, and takes `task` and `goal` as options of `reset`."""
+    """An environment that lists its scene's goals and takes `task` and `goal` as options of `reset`."""
 
     def allowed_goals(self) -> tuple[Any, ...]:
-        """The goals that can be asked for in the present scene; `str(goal)` is an instruction."""
+        """Return the present scene's goals; `str(goal)` is an instruction."""
         ...
 
     def goal_reached(self, goal: Any) -> bool:
-        """Whether a goal, asked for or not, is reached at present."""
+        """Whether a goal, requested or not, is reached."""
         ...
 
 
 @dataclass(frozen=True)
 class EnvMapping:
-    """Which observation becomes which batch key, and where the instruction and the success are."""
+    """Observation names to batch keys, the instruction, and the key of the success flag in `info`."""
 
     observation: Mapping[str, str]
     task: str | None = None
@@ -70,8 +70,8 @@ class EnvMapping:
         """Read a mapping from YAML.
 
         Raises:
-            NotFoundError: the file is not there.
-            ConfigError: it is not a mapping of the form above.
+            NotFoundError: the file does not exist.
+            ConfigError: its content is not a mapping of the form above.
         """
         path = Path(path)
         if not path.is_file():
@@ -80,7 +80,7 @@ class EnvMapping:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"The mapping file {path} is not YAML: {error}") from error
-        if not isinstance(content, dict) or not _is_filled(content.get("observation")):
+        if not isinstance(content, dict) or not _is_nonempty_dict(content.get("observation")):
             raise ConfigError(
                 f"The mapping file {path} needs a section 'observation' of lines 'its key: batch key'."
             )
@@ -100,10 +100,10 @@ class EnvMapping:
 
     @classmethod
     def by_convention(cls, space: gymnasium.Space[Any]) -> EnvMapping:
-        """The mapping of an observation space that has the usual names. Other entries are left out, with a log line.
+        """Return the mapping of conventional names. Other entries are dropped and logged.
 
         Raises:
-            ConfigError: it has none of them.
+            ConfigError: the space has no conventional name.
         """
         names = {}
         for key in flatten_space(space):
@@ -125,7 +125,7 @@ class EnvMapping:
 
 
 def flatten_space(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnasium.Space[Any]]:
-    """The leaves of a nested observation space by their dotted names; a space that is no Dict is `observation`."""
+    """Return a nested space's leaves by dotted name; a space that is no Dict is `observation`."""
     if not isinstance(space, gymnasium.spaces.Dict):
         return {prefix or "observation": space}
     leaves: dict[str, gymnasium.Space[Any]] = {}
@@ -138,13 +138,11 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
     """An environment under batch keys, whose `info` always has `task` (str) and `is_success` (bool).
 
     Args:
-        env: any gymnasium environment with a Box of actions.
-        mapping: None for the usual names.
-        task: what every episode is told to do. A `LanguageConditioned` environment sets its goal by it; any other one
-            only passes the words on.
+        env: any gymnasium environment with a Box action space.
+        mapping: None for the conventional names.
+        task: the instruction. A `LanguageConditioned` environment sets its goal from it; others pass it on.
 
-    An action outside the bounds of the environment's action space is brought to the nearest one inside: what lies outside
-    is undefined there, and a network knows no bounds.
+    Actions are clipped to the action space: outside, the environment is undefined, and a network's output is unbounded.
 
     Raises:
         ConfigError, FeatureError: the mapping does not fit the environment, or the actions are not a vector.
@@ -155,8 +153,8 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
     ) -> None:
         super().__init__(env)
         self.mapping = mapping or EnvMapping.by_convention(env.observation_space)
-        self._given_task = task if task is not None else self.mapping.task
-        self._takes_goals = isinstance(env.unwrapped, LanguageConditioned)
+        self._fixed_task = task if task is not None else self.mapping.task
+        self._is_language_conditioned = isinstance(env.unwrapped, LanguageConditioned)
         spaces = flatten_space(env.observation_space)
         _check_names(self.mapping.observation)
         for key, name in self.mapping.observation.items():
@@ -177,42 +175,42 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
 
     @property
     def features(self) -> dict[str, PolicyFeature]:
-        """What a policy for this environment sees and gives; images as (3, H, W)."""
+        """The policy's input and output features; images as (3, H, W)."""
         found = {name: _feature(name, space.shape) for name, space in self.observation_space.spaces.items()}
         return {**found, ACTION: PolicyFeature(FeatureType.ACTION, tuple(self.action_space.shape))}
 
     @property
     def fps(self) -> int | None:
-        """Control steps a second, if the environment says."""
+        """Control steps per second, if declared."""
         fps: int | None = self.env.metadata.get("render_fps")
         return fps
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode; see the environment for `options`."""
-        if self._given_task is not None and self._takes_goals:
-            options = {"task": self._given_task, **(options or {})}
+        """Start an episode; `options` are the environment's."""
+        if self._fixed_task is not None and self._is_language_conditioned:
+            options = {"task": self._fixed_task, **(options or {})}
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._renamed(observation), self._told(info, over=False)
+        return self._to_batch_keys(observation), self._checked_info(info, over=False)
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One control step; `action` (A,) in the environment's own units."""
+        """Take one control step; `action` (A,) is in the environment's own units."""
         action = np.clip(action, self.action_space.low, self.action_space.high).astype(
             self.action_space.dtype
         )
         observation, reward, terminated, truncated, info = self.env.step(action)
         over = bool(terminated or truncated)
-        told = self._told(info, over)
-        return self._renamed(observation), float(reward), bool(terminated), bool(truncated), told
+        checked = self._checked_info(info, over)
+        return self._to_batch_keys(observation), float(reward), bool(terminated), bool(truncated), checked
 
-    def _renamed(self, observation: Any) -> Observation:
+    def _to_batch_keys(self, observation: Any) -> Observation:
         return {
             name: _array(observation, key, self.observation_space[name], name)
             for key, name in self.mapping.observation.items()
         }
 
-    def _told(self, info: dict[str, Any], over: bool) -> dict[str, Any]:
+    def _checked_info(self, info: dict[str, Any], over: bool) -> dict[str, Any]:
         key = self.mapping.success
         if over and key not in info:
             raise ConfigError(
@@ -228,8 +226,8 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         return {**info, "task": self._task(info), "is_success": bool(success.item())}
 
     def _task(self, info: dict[str, Any]) -> str:
-        if self._given_task is not None and not self._takes_goals:
-            return self._given_task
+        if self._fixed_task is not None and not self._is_language_conditioned:
+            return self._fixed_task
         inner = self.env.unwrapped
         for task in (
             info.get("task"),
@@ -242,10 +240,10 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
 
 
 def rehearse(env: PolicyEnv) -> None:
-    """Play one episode with random actions: what an environment does not tell is found out now, not hours later.
+    """Play one episode with random actions, so that a faulty environment fails early.
 
     Raises:
-        ConfigError, FeatureError: it tells no task or no success, or observes something else than it says.
+        ConfigError, FeatureError: task or success is missing, or an observation does not match its space.
     """
     env.action_space.seed(0)
     env.reset(seed=0)
@@ -255,7 +253,7 @@ def rehearse(env: PolicyEnv) -> None:
         over = terminated or truncated
 
 
-def _is_filled(section: object) -> bool:
+def _is_nonempty_dict(section: object) -> bool:
     return isinstance(section, dict) and len(section) > 0
 
 
@@ -265,7 +263,7 @@ def _array(observation: Any, key: str, space: gymnasium.Space[Any], name: str) -
         for part in key.split("."):
             value = value[part]
     array = np.asarray(value)
-    # A float picture cast to uint8 is black, and nothing would tell.
+    # A float image cast to uint8 would be black, without an error.
     if array.shape != space.shape or (is_image_key(name) and array.dtype != np.uint8):
         raise FeatureError(
             f"The environment gives '{key}' as {array.shape} {array.dtype}, and its observation_space says "
@@ -275,7 +273,7 @@ def _array(observation: Any, key: str, space: gymnasium.Space[Any], name: str) -
 
 
 def _check_names(names: Mapping[str, str]) -> None:
-    taken: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     for key, name in names.items():
         if not (name in (STATE, ENVIRONMENT_STATE) or is_image_key(name)):
             known = (STATE, ENVIRONMENT_STATE, IMAGE, f"{IMAGES}.NAME")
@@ -283,11 +281,11 @@ def _check_names(names: Mapping[str, str]) -> None:
                 f"The mapping makes '{key}' '{name}', which is no batch key: use one of {', '.join(known)}."
                 + did_you_mean(name, known)
             )
-        if name in taken:
+        if name in assigned:
             raise FeatureError(
-                f"The mapping makes both '{taken[name]}' and '{key}' '{name}'. Each needs a batch key of its own."
+                f"The mapping makes both '{assigned[name]}' and '{key}' '{name}'. Each needs a batch key of its own."
             )
-        taken[name] = key
+        assigned[name] = key
 
 
 def _check_space(key: str, name: str, space: gymnasium.Space[Any]) -> None:
@@ -296,29 +294,29 @@ def _check_space(key: str, name: str, space: gymnasium.Space[Any]) -> None:
         if len(shape) != 3 or shape[-1] != 3 or space.dtype != np.uint8:
             raise FeatureError(
                 f"'{key}' can't be the camera {name}: expected (height, width, 3) uint8, found {shape} {space.dtype}. "
-                + _how_to_wrap(shape)
+                + _wrapping_advice(shape)
             )
     elif len(shape) != 1:
         raise FeatureError(
-            f"'{key}' can't be {name}: expected a vector, found the shape {shape}. {_how_to_flatten(space, shape)}"
+            f"'{key}' can't be {name}: expected a vector, found the shape {shape}. {_flattening_advice(space, shape)}"
         )
 
 
-def _how_to_wrap(shape: tuple[int, ...]) -> str:
+def _wrapping_advice(shape: tuple[int, ...]) -> str:
     if len(shape) not in (2, 3):
         return "Is the picture another entry of what the environment observes?"
     if len(shape) == 2 or shape[-1] == 1:
-        what = "repeat its grey channel three times"
+        conversion = "repeat its grey channel three times"
     elif shape[-1] == 3:
-        what = "make it uint8 ((255 * picture).round(), if it is in [0, 1])"
+        conversion = "make it uint8 ((255 * picture).round(), if it is in [0, 1])"
     elif shape[0] == 3:
-        what = "put its channels last (picture.transpose(1, 2, 0))"
+        conversion = "put its channels last (picture.transpose(1, 2, 0))"
     else:
-        what = "keep three of its channels, the last dimension"
-    return f"In a gymnasium.wrappers.TransformObservation, {what}, and register that environment."
+        conversion = "keep three of its channels, the last dimension"
+    return f"In a gymnasium.wrappers.TransformObservation, {conversion}, and register that environment."
 
 
-def _how_to_flatten(space: gymnasium.Space[Any], shape: tuple[int, ...]) -> str:
+def _flattening_advice(space: gymnasium.Space[Any], shape: tuple[int, ...]) -> str:
     if len(shape) == 3 and space.dtype == np.uint8:
         return f"It looks like a picture: map it to {IMAGE}."
     return "Wrap the environment with gymnasium.wrappers.FlattenObservation or TransformObservation, and register that."

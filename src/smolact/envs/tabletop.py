@@ -1,12 +1,12 @@
 """`smolact/Tabletop-v0`: coloured blocks on a table, a round pusher, and an instruction to follow.
 
-Observations are those of gym-pusht and LeRobot: `pixels` (H, W, 3) uint8 and `agent_pos` (2,) float32. The action is
-where the pusher should go, (2,) in [0, 1]², in the same coordinates as `agent_pos` and the picture; it goes there on a
-straight line, at most `MAX_STEP` in a step. A position rather than a velocity, because a chunk of positions is a path:
-it can be drawn over the picture, it does not drift, and what the picture shows is what has to be predicted.
+Observations are those of gym-pusht and LeRobot: `pixels` (H, W, 3) uint8 and `agent_pos` (2,) float32. The action is the
+pusher's target, (2,) in [0, 1]², in the coordinates of `agent_pos` and the image; the pusher moves straight, at most `MAX_STEP`
+per step. Actions are positions, not velocities: a chunk of positions is a path that can be drawn over the image, does not
+drift, and is visible to the policy.
 
-`info` has `task` (the instruction), `task_kind` ("reach" or "push") and `is_success`. An episode ends in success when
-its goal has held for `HOLD_STEPS` steps in a row, and is cut off after 80 steps.
+`info` has `task` (the instruction), `task_kind` ("reach" or "push") and `is_success`. An episode succeeds once its goal has
+held for `HOLD_STEPS` steps, and is truncated after 80.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ TABLETOP_ID = "smolact/Tabletop-v0"
 MAX_EPISODE_STEPS = 80
 HOLD_STEPS = 3
 
-_EDGE = 0.18  # blocks begin at least this far inside, so that the pusher fits behind each
-_ZONE_MARGIN = 0.06  # and this far outside every zone
-_BETWEEN_BLOCKS = 0.2
-_PUSHER_TO_BLOCK = 0.22  # more than it takes to reach one
+_EDGE_MARGIN = 0.18  # of blocks, so that the pusher fits behind each
+_ZONE_MARGIN = 0.06  # of blocks around zones
+_BLOCK_DISTANCE = 0.2
+_PUSHER_DISTANCE = 0.22  # farther than a reach
 
 Observation = dict[str, NDArray[Any]]
 
 
 class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[misc]
-    """The environment behind `gymnasium.make("smolact/Tabletop-v0")`.
+    """The environment of `gymnasium.make("smolact/Tabletop-v0")`.
 
-    The same seed gives the same scene, goal and wording; `reset(seed=…, options=…)` with another goal keeps the scene
-    (if the goal's block is not in it, the block that the seed's own goal was about takes its colour).
+    The same seed gives the same scene, goal and phrasing; `reset(seed=…, options=…)` with another goal keeps the scene (if its
+    block is missing, the block of the seed's own goal gets that colour).
 
     Args:
-        tasks: which kinds of goal are drawn; one that is named twice comes twice as often.
-        n_blocks: blocks on the table, each of another colour.
-        phrasings, combinations: `train`, `unseen` or `all`: which wordings, and which pairs of colour and place, are drawn.
+        tasks: kinds of goals to draw; a kind listed twice is twice as likely.
+        n_blocks: number of blocks on the table, each of another colour.
+        phrasings, combinations: `train`, `unseen` or `all`: phrasings, and pairs of colour and place, to draw.
         image_size: side of `pixels`.
-        render_size: side of the picture that `render()` returns.
-        obs_type: `pixels_agent_pos`, or `environment_state_agent_pos`, which has in place of the picture
-            `environment_state` (18,): for each colour whether it is there, x, y.
+        render_size: side of the image that `render()` returns.
+        obs_type: `pixels_agent_pos`, or `environment_state_agent_pos`, whose `environment_state` (18,) replaces the image: for
+            each colour presence, x, y.
 
     Raises:
-        ConfigError: a setting can't work.
+        ConfigError: an argument is invalid.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
@@ -106,23 +106,23 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         self.render_mode = render_mode
 
         position = gymnasium.spaces.Box(0.0, 1.0, (2,), np.float32)
-        picture = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        image = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         positions = gymnasium.spaces.Box(0.0, 1.0, (3 * len(COLORS),), np.float32)
-        seen = {"pixels": picture} if self._with_pixels else {"environment_state": positions}
-        self.observation_space = gymnasium.spaces.Dict({**seen, "agent_pos": position})
+        scene = {"pixels": image} if self._with_pixels else {"environment_state": positions}
+        self.observation_space = gymnasium.spaces.Dict({**scene, "agent_pos": position})
         self.action_space = position
         self._recent: deque[TableState] = deque(maxlen=HOLD_STEPS)
 
-    # What a scripted expert and an evaluation may ask -----------------------------------------------------------
+    # Queries of scripted experts and evaluations ----------------------------------------------------------------
 
     @property
     def state(self) -> TableState:
-        """Where everything is now."""
+        """The present state of the table."""
         return self._recent[-1]
 
     @property
     def goal(self) -> Goal:
-        """What the instruction asks for."""
+        """The goal of the instruction."""
         return self._goal
 
     @property
@@ -131,20 +131,20 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         return self._task
 
     def allowed_goals(self) -> tuple[Goal, ...]:
-        """The goals, of those that this environment draws, that this scene has the block for."""
+        """Return the environment's goals whose block is in this scene."""
         present = {block.color for block in self.state.blocks}
         return tuple(goal for goal in self._goals if goal.color in present)
 
     def other_goals(self) -> tuple[Goal, ...]:
-        """The allowed goals about another block than the present one's: reaching one does not bring the other about."""
+        """Return the allowed goals about other blocks, which reaching the present goal does not reach."""
         return tuple(goal for goal in self.allowed_goals() if goal.color != self._goal.color)
 
     def unseen_goals(self) -> tuple[Goal, ...]:
-        """The goals whose colour and place are kept out of training."""
+        """Return the goals whose colour and place are held out from training."""
         return goals(tuple(self._kinds), "unseen")
 
     def goal_reached(self, goal: Goal) -> bool:
-        """Whether `goal`, asked for or not, has held for the last `HOLD_STEPS` steps; none holds in a new scene.
+        """Whether `goal`, requested or not, has held for `HOLD_STEPS` steps; none holds in a new scene.
 
         Raises:
             ConfigError: the scene has no block of that colour.
@@ -155,7 +155,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         return all(goal.holds(state) for state in self._recent)
 
     def action_positions(self, actions: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-        """Where actions (…, 2) lie in the picture, (…, 2) in [0, 1], right and down: they are such positions already."""
+        """Return the image positions of actions (…, 2) in [0, 1], x right and y down: the actions themselves."""
         return actions
 
     # The gymnasium interface --------------------------------------------------------------------------------------
@@ -163,24 +163,24 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode.
+        """Start an episode.
 
-        `options` may have a `task`, whose goal is then read from its words, a `goal` (a `Goal`), or both: then the
-        words are passed on as they are, whatever they say, and the goal is what counts.
+        `options` may have a `task`, from which the goal is parsed, a `goal` (a `Goal`), or both: then `goal` decides success
+        and the text is passed on unchanged.
 
         Raises:
-            ConfigError: an unknown option, or an instruction that is no known goal's.
+            ConfigError: an unknown option, or an instruction without a known goal.
         """
         super().reset(seed=seed)
-        task, asked = _read_options(options or {})
-        # Every draw is made in every case, so that options change nothing but what they name.
+        task, requested = _read_options(options or {})
+        # Every random draw is always made, so that an option changes nothing else.
         kind = self._kinds[self.np_random.integers(len(self._kinds))]
         candidates = [goal for goal in self._goals if goal.kind == kind]
         drawn = candidates[self.np_random.integers(len(candidates))]
         phrase_number = int(self.np_random.integers(2**16))
-        others = [color for color in COLORS if color != drawn.color]
-        colors = [drawn.color, *self.np_random.permutation(others)[: self._n_blocks - 1].tolist()]
-        self._goal = asked or drawn
+        other_colors = [color for color in COLORS if color != drawn.color]
+        colors = [drawn.color, *self.np_random.permutation(other_colors)[: self._n_blocks - 1].tolist()]
+        self._goal = requested or drawn
         self._task = self._goal.phrase(phrase_number, self._phrasings) if task is None else task
         if self._goal.color not in colors:
             colors[0] = self._goal.color
@@ -195,7 +195,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         """Move the pusher towards `action` (2,) for a tenth of a second; the reward is 1 on success, else 0.
 
         Raises:
-            ConfigError: the action is not two finite numbers. Ones outside the table are clipped to it.
+            ConfigError: the action is not two finite numbers. Finite ones are clipped to the table.
         """
         target = np.asarray(action, np.float64)
         if target.shape != (2,) or not np.isfinite(target).all():
@@ -208,48 +208,48 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         return self._observe(), float(success), success, False, self._info(success)
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The table as (render_size, render_size, 3) uint8; None without `render_mode="rgb_array"`."""
+        """Return the table as (render_size, render_size, 3) uint8; None without `render_mode="rgb_array"`."""
         return draw_table(self.state, self._render_size) if self.render_mode == "rgb_array" else None
 
     def _observe(self) -> Observation:
         state = self.state
-        seen: Observation = {"agent_pos": np.array(state.pusher, np.float32)}
+        observation: Observation = {"agent_pos": np.array(state.pusher, np.float32)}
         if self._with_pixels:
-            seen["pixels"] = draw_table(state, self._image_size)
+            observation["pixels"] = draw_table(state, self._image_size)
         else:
             positions = {block.color: (1.0, block.x, block.y) for block in state.blocks}
             rows = [positions.get(color, (0.0, 0.0, 0.0)) for color in COLORS]
-            seen["environment_state"] = np.array(rows, np.float32).ravel()
-        return seen
+            observation["environment_state"] = np.array(rows, np.float32).ravel()
+        return observation
 
     def _info(self, success: bool) -> dict[str, Any]:
         return {"task": self._task, "task_kind": self._goal.kind, "is_success": success}
 
     def _draw_scene(self, colors: list[str]) -> TableState:
         random = self.np_random
-        places: list[tuple[float, float]] = []
-        while len(places) < len(colors):
-            places.clear()  # six blocks sometimes leave no room for the last: begin anew
-            for x, y in random.uniform(_EDGE, 1.0 - _EDGE, (32, 2)).tolist():
-                if not zones_at(x, y, _ZONE_MARGIN) and _is_clear(x, y, places, _BETWEEN_BLOCKS):
-                    places.append((x, y))
-                if len(places) == len(colors):
+        positions: list[tuple[float, float]] = []
+        while len(positions) < len(colors):
+            positions.clear()  # six blocks sometimes leave no space for the last: restart
+            for x, y in random.uniform(_EDGE_MARGIN, 1.0 - _EDGE_MARGIN, (32, 2)).tolist():
+                if not zones_at(x, y, _ZONE_MARGIN) and _is_clear(x, y, positions, _BLOCK_DISTANCE):
+                    positions.append((x, y))
+                if len(positions) == len(colors):
                     break
         angles = random.uniform(
             -np.pi / 4, np.pi / 4, len(colors)
-        ).tolist()  # a square looks the same after a quarter
+        ).tolist()  # a square looks the same after a quarter turn
         while True:
             x, y = random.uniform(2 * PUSHER_RADIUS, 1.0 - 2 * PUSHER_RADIUS, 2).tolist()
-            if _is_clear(x, y, places, _PUSHER_TO_BLOCK):
+            if _is_clear(x, y, positions, _PUSHER_DISTANCE):
                 break
         blocks = (
-            Block(color, *place, angle) for color, place, angle in zip(colors, places, angles, strict=True)
+            Block(color, *xy, angle) for color, xy, angle in zip(colors, positions, angles, strict=True)
         )
         return TableState((x, y), tuple(blocks))
 
 
-def _is_clear(x: float, y: float, places: list[tuple[float, float]], distance: float) -> bool:
-    return all(hypot(x - other_x, y - other_y) >= distance for other_x, other_y in places)
+def _is_clear(x: float, y: float, positions: list[tuple[float, float]], distance: float) -> bool:
+    return all(hypot(x - other_x, y - other_y) >= distance for other_x, other_y in positions)
 
 
 def _read_options(options: Mapping[str, Any]) -> tuple[str | None, Goal | None]:
@@ -266,7 +266,7 @@ def _read_options(options: Mapping[str, Any]) -> tuple[str | None, Goal | None]:
 
 
 def register_tabletop() -> None:
-    """Make the id known to gymnasium; done when `smolact.envs.factory` is imported."""
+    """Register the id with gymnasium; called when `smolact.envs.factory` is imported."""
     if TABLETOP_ID not in gymnasium.registry:
         gymnasium.register(
             TABLETOP_ID, entry_point="smolact.envs.tabletop:Tabletop", max_episode_steps=MAX_EPISODE_STEPS

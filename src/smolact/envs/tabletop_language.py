@@ -1,8 +1,8 @@
-"""What can be asked for on the tabletop, and in which words.
+"""Goals of the tabletop and their instructions.
 
-A `Goal` is what the environment scores; an instruction is one of its phrasings. Some phrasings are kept out of training
-(`unseen`) and so are some pairs of colour and place, to measure what a policy makes of words and combinations that it
-never met. Each colour and each place of such a pair still appears in training with others.
+The environment scores a `Goal`; an instruction is one of its phrasings. Some phrasings and some pairs of colour and place are
+held out from training (`unseen`), to measure generalization. Each colour and place of such a pair appears in training in other
+pairs.
 """
 
 from __future__ import annotations
@@ -87,21 +87,21 @@ PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
 }
-"""Kind, split, phrasings. The first of `train` is the plainest: it names the goal where one is listed."""
+"""Phrasings by kind and split. The first of `train` is the plainest, and the goal's name in lists."""
 
 UNSEEN_COMBINATIONS = frozenset({("red", "left"), ("blue", "right"), ("yellow", "top"), ("pink", "bottom")})
 
 REACH_DISTANCE = (
     0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.015
-)  # of the centres; touching a corner is less
+)  # between the centres; contact at a corner is closer
 
 
 @dataclass(frozen=True, order=True)
 class Goal:
-    """What is asked for: reach the block of a colour, or push it to a place.
+    """A goal: reach the block of a colour, or push it to a place.
 
     Raises:
-        ConfigError: the kind, colour or place is unknown, or a place is missing or not wanted.
+        ConfigError: the kind, colour or place is unknown, or a place is missing or superfluous.
     """
 
     kind: str
@@ -123,20 +123,20 @@ class Goal:
 
     @property
     def combination_seen(self) -> bool:
-        """Whether training meets this colour and place together. Reaching has no place, so it always is."""
+        """Whether training has this pair of colour and place; true for a reach, which has no place."""
         return (self.color, self.place) not in UNSEEN_COMBINATIONS
 
     def phrasings(self, split: str = "all") -> list[str]:
-        """The goal in every wording of the split: `train`, `unseen` or `all`."""
-        return [words.format(color=self.color, place=self.place) for words in _wordings(self.kind, split)]
+        """Return every phrasing of the goal in the split: `train`, `unseen` or `all`."""
+        return [words.format(color=self.color, place=self.place) for words in _templates(self.kind, split)]
 
     def phrase(self, number: int, split: str = "all") -> str:
-        """One of `phrasings(split)`; any non-negative number will do."""
+        """Return one of `phrasings(split)`, for any non-negative number."""
         words = self.phrasings(split)
         return words[number % len(words)]
 
     def holds(self, state: TableState) -> bool:
-        """Whether the table is as the goal asks at this moment.
+        """Whether the table fulfils the goal at this moment.
 
         Reach: the pusher is at the block, and no other block is nearer. Push: the block's centre is in the zone.
         """
@@ -155,20 +155,20 @@ ALL_GOALS: tuple[Goal, ...] = tuple(Goal("reach", color) for color in COLORS) + 
 
 
 def goals(kinds: tuple[str, ...] = KINDS, combinations: str = "all") -> tuple[Goal, ...]:
-    """The goals of those kinds whose colour and place are in the split; `unseen` leaves only pairs kept out of training."""
+    """Return the goals of those kinds whose pair of colour and place is in the split."""
     wanted = {"train": (True,), "unseen": (False,), "all": (True, False)}[combinations]
     return tuple(goal for goal in ALL_GOALS if goal.kind in kinds and goal.combination_seen in wanted)
 
 
 def parse_instruction(text: str) -> Goal:
-    """The goal that an instruction asks for, in any phrasing of any split; case, spaces and a full stop don't matter.
+    """Return the goal of an instruction in any phrasing; case, spaces and a full stop are ignored.
 
     Raises:
-        ConfigError: it is none of them; the message lists what is understood.
+        ConfigError: the instruction is no known phrasing; the message lists the phrasings.
     """
-    goal = _GOAL_OF.get(" ".join(text.lower().split()).rstrip(".! "))
+    goal = _GOAL_BY_PHRASING.get(" ".join(text.lower().split()).rstrip(".! "))
     if goal is None:
-        examples = "\n  ".join(words for kind in KINDS for words in _wordings(kind, "all"))
+        examples = "\n  ".join(words for kind in KINDS for words in _templates(kind, "all"))
         raise ConfigError(
             f"The tabletop has no goal for the instruction '{text}', so it can't tell success. It understands\n  {examples}\n"
             f"with the colours {', '.join(COLORS)} and the places {', '.join(ZONES)}. "
@@ -177,9 +177,9 @@ def parse_instruction(text: str) -> Goal:
     return goal
 
 
-def _wordings(kind: str, split: str) -> tuple[str, ...]:
+def _templates(kind: str, split: str) -> tuple[str, ...]:
     by_split = PHRASINGS[kind]
     return by_split["train"] + by_split["unseen"] if split == "all" else by_split[split]
 
 
-_GOAL_OF = {words: goal for goal in ALL_GOALS for words in goal.phrasings()}
+_GOAL_BY_PHRASING = {words: goal for goal in ALL_GOALS for words in goal.phrasings()}

@@ -1,1 +1,1 @@
-"""Doors to other frameworks; each module needs its framework, and nothing else of smolact needs these modules."""
+"""Integrations with other frameworks. Each module needs its framework; no other package of smolact needs these modules."""

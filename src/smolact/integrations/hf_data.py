@@ -1,4 +1,4 @@
-"""What SmolVLA sees, in Hugging Face's form: a processor for samples, a collator for batches, and the order of a run."""
+"""SmolVLA's data in Hugging Face's form: a processor for samples, a collator for batches, and a sampler."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from smolact.types import ACTION, ACTION_IS_PAD, IMAGES, STATE, TASK, Batch
 
 
 class SmolVLAProcessor:
-    """Turns what a robot or a dataset has into what the policy takes, and its answers back into the robot's units.
+    """Converts samples of a robot or a dataset to the policy's inputs, and its actions to the robot's units.
 
     Attributes:
         preprocess, postprocess: the policy's pipelines. They run on the CPU, also in a loader's workers; the trainer moves
-            what comes out.
+            batches to the device.
     """
 
     def __init__(self, preprocess: ProcessorPipeline, postprocess: ProcessorPipeline) -> None:
@@ -45,27 +45,27 @@ class SmolVLAProcessor:
         statistics: Mapping[str, Mapping[str, Any]],
         rename_map: Mapping[str, str] | None = None,
     ) -> SmolVLAProcessor:
-        """For a policy, with the statistics of the dataset that it is to learn, and its names to the policy's.
+        """Create the processor of a policy with the statistics of its training dataset; `rename_map` has the dataset's names to the policy's.
 
         Raises:
-            StatisticsError: one that is needed is missing or not finite.
+            StatisticsError: a required statistic is missing or not finite.
         """
         with _on_cpu(policy):
             return cls(*make_pre_post_processors(policy, statistics, rename_map=rename_map))
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | Path, policy: PreTrainedPolicy) -> SmolVLAProcessor:
-        """What a checkpoint keeps.
+        """Load the processor of a checkpoint.
 
         Raises:
-            NotFoundError, HubError: it is not there.
-            CheckpointError, StatisticsError: it is damaged, or has no statistics.
+            NotFoundError, HubError: it is missing.
+            CheckpointError, StatisticsError: it is corrupt, or has no statistics.
         """
         with _on_cpu(policy):
             return cls(*load_processors(find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS), policy))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write both pipelines, as every checkpoint has them."""
+        """Write both pipelines in the checkpoint format."""
         self.preprocess.save_pretrained(folder)
         self.postprocess.save_pretrained(folder)
 
@@ -77,18 +77,18 @@ class SmolVLAProcessor:
         actions: Any = None,
         actions_is_pad: Any = None,
     ) -> Batch:
-        """One sample, to be collated; nothing is normalized yet.
+        """Return a sample for the collator, not yet normalized.
 
         Args:
-            images: a picture for each camera: a PIL image, (H, W, 3) uint8, or a tensor (3, H, W). A name without a dot is
-                that of a camera: `top` is `observation.images.top`.
+            images: one per camera: a PIL image, (H, W, 3) uint8, or a tensor (3, H, W). A name without a dot is a camera's: `top`
+                is `observation.images.top`.
             text: the instruction.
             state: (D,), in the robot's units.
             actions: (chunk, A), in the robot's units, for training.
-            actions_is_pad: (chunk,) bool, true behind the episode's end.
+            actions_is_pad: (chunk,) bool, true after the episode's end.
 
         Raises:
-            FeatureError: a picture has another shape.
+            FeatureError: an image has another shape.
         """
         sample: Batch = {
             name if "." in name else f"{IMAGES}.{name}": _image(name, value) for name, value in images.items()
@@ -101,11 +101,11 @@ class SmolVLAProcessor:
         return sample
 
     def data_collator(self, samples: Sequence[Batch]) -> Batch:
-        """Samples to a batch that the policy takes: stacked, normalized, the instruction as tokens."""
+        """Collate samples to a batch for the policy: stacked, normalized, tokenized."""
         return self.preprocess(collate(samples))
 
     def actions(self, normalized: Tensor) -> Tensor:
-        """Actions (…, A) of the policy, in the robot's units."""
+        """Convert the policy's actions (…, A) to the robot's units."""
         return self.postprocess(normalized)
 
 
@@ -115,10 +115,10 @@ def dataset_for(
     root: str | Path | None = None,
     episodes: Sequence[int] | None = None,
 ) -> LeRobotDataset:
-    """A dataset whose samples have the policy's chunks of actions, images as uint8.
+    """Open a dataset whose samples have the policy's action chunks, with images as uint8.
 
     Raises:
-        NotFoundError, HubError, DatasetError: it is not there, or damaged.
+        NotFoundError, HubError, DatasetError: it is missing or corrupt.
     """
     fps = LeRobotDatasetMetadata(find_folder(repo_id, "dataset", root=root, patterns=["meta/**"])).fps
     return LeRobotDataset(
@@ -126,19 +126,19 @@ def dataset_for(
     )
 
 
-class EpochPlaces(Sampler[SampleIndex]):
-    """The places of smolact's stream, cut into epochs: the n-th batch of a run is the n-th batch of `smolact train`.
+class EpochSampler(Sampler[SampleIndex]):
+    """The positions of smolact's sample stream, split into epochs: the n-th batch is the n-th batch of `smolact train`.
 
     Args:
-        order: of the frames.
-        length: places of an epoch.
+        order: the order of the frames.
+        length: the number of samples per epoch.
     """
 
     def __init__(self, order: IndexOrder, length: int) -> None:
         self.order, self.length, self.epoch = order, length, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Go on with this one; the trainer says it, also when it resumes."""
+        """Set the epoch; the trainer calls this, also when it resumes."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -154,7 +154,7 @@ class EpochPlaces(Sampler[SampleIndex]):
 
 @contextlib.contextmanager
 def _on_cpu(policy: PreTrainedPolicy) -> Iterator[None]:
-    """Within the block, pipelines that are made for the policy stay on the CPU."""
+    """Keep pipelines that are created within the block on the CPU."""
     device, policy.config.device = policy.config.device, "cpu"
     try:
         yield

@@ -1,4 +1,4 @@
-"""SmolVLA in Hugging Face's Trainer: their loop, callbacks and arguments, our network, data path and checkpoints."""
+"""SmolVLA in Hugging Face's Trainer: its loop, callbacks and arguments; smolact's network, data path and checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from smolact.datasets.format import flat_names
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, optional_import
-from smolact.integrations.hf_data import EpochPlaces, SmolVLAProcessor
+from smolact.integrations.hf_data import EpochSampler, SmolVLAProcessor
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import find_policy
 from smolact.policies.embodiment import embodiment_of
@@ -33,27 +33,26 @@ from smolact.types import ACTION, ACTION_IS_PAD, is_image_key
 
 transformers = optional_import("transformers", extra="hf")
 TRAINING_ARGUMENTS = "training_args.bin"
-_OF_A_GENERATOR: list[Any] = [np.zeros(0).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
-"""What the state of numpy's generator is made of."""
+_RNG_STATE_TYPES: list[Any] = [np.zeros(0).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+"""The types in a pickled state of numpy's random generator."""
 
 
 class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
-    """Trains a policy of smolact, or an IL-Studio model that gives its own loss.
+    """Trains a policy of smolact, or an IL-Studio model that returns its own loss.
 
     With a `LeRobotDataset` the n-th batch, with its noise and times, is that of `smolact train` with the same seed and
-    batch size. Evaluation gives the loss and, for each joint, the mean absolute error of the predicted actions in the
-    robot's units. A checkpoint opens with `smolact.load_policy`, and in LeRobot.
+    batch size. Evaluation returns the loss and, for each joint, the mean absolute error of the predicted actions in the
+    robot's units. Checkpoints load with `smolact.load_policy`, and in LeRobot.
 
     Args:
-        model: the policy.
-        args: `TrainingArguments`; `remove_unused_columns` must be false, since a policy takes whole batches.
-        processor: what stands before and behind the policy; needed unless batches come from `train_loader`.
-        train_loader, eval_loader: used as they are, in the place of datasets (IL-Studio's call).
-        tokenizer: taken for IL-Studio's sake; a policy brings its own.
-        others: as `transformers.Trainer` has them.
+        args: `TrainingArguments`; `remove_unused_columns` must be false, since a policy needs whole batches.
+        processor: the policy's processor; required unless batches come from `train_loader`.
+        train_loader, eval_loader: used unchanged instead of datasets (IL-Studio's call).
+        tokenizer: accepted for IL-Studio and ignored; a policy has its own.
+        others: arguments of `transformers.Trainer`.
 
     Raises:
-        ConfigError: arguments that can't work.
+        ConfigError: the arguments are invalid.
     """
 
     def __init__(
@@ -82,19 +81,19 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
             model=model, args=args, data_collator=data_collator, compute_metrics=compute_metrics, **others
         )
         if processor is not None and self.policy is not None:
-            _meet(self.policy, processor, others.get("train_dataset"))
+            _check_dataset(self.policy, processor, others.get("train_dataset"))
         self.processor = processor
         self._train_loader, self._eval_loader = train_loader, eval_loader
-        self._evaluated = 0
+        self._n_evaluated = 0
 
     @property
     def policy(self) -> PreTrainedPolicy | None:
-        """The policy that trains, out of what it may be wrapped in; None if the model is another framework's."""
+        """The policy in training, unwrapped; None if the model is another framework's."""
         model = self.accelerator.unwrap_model(self.model)
         return model if isinstance(model, PreTrainedPolicy) else None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The loader that was given, else smolact's stream of a LeRobotDataset, else the framework's."""
+        """Return the given loader, else smolact's sample stream for a LeRobotDataset, else the framework's loader."""
         if self._train_loader is not None:
             return self._train_loader
         if self.policy is None or not isinstance(self.train_dataset, LeRobotDataset):
@@ -102,15 +101,15 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
         args = self.args
         samples = TrainDataset(self.train_dataset, args.seed, self.policy.training_draws)
         batch = self._train_batch_size
-        whole = batch * args.world_size
-        places = EpochPlaces(
+        global_batch = batch * args.world_size
+        sampler = EpochSampler(
             ShuffledEpochs(range(len(self.train_dataset)), args.seed),
-            max(1, len(self.train_dataset) // whole) * whole,
+            max(1, len(self.train_dataset) // global_batch) * global_batch,
         )
         loader = DataLoader(
             samples,
             batch_size=batch,
-            sampler=places,
+            sampler=sampler,
             drop_last=True,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
@@ -120,54 +119,54 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """The loader that was given, else the framework's."""
+        """Return the given loader, else the framework's."""
         if self._eval_loader is not None and eval_dataset is None:
             return self._eval_loader
         return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **others: Any) -> Any:
-        """The policy's loss of a batch."""
+        """Return the policy's loss for a batch."""
         if self.policy is None:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **others)
-        batch, drawn = split_noise(inputs)
-        loss, logged = model(batch, **drawn)
+        batch, noise = split_noise(inputs)
+        loss, logged = model(batch, **noise)
         return (loss, logged) if return_outputs else loss
 
     def evaluate(self, *args: Any, **others: Any) -> dict[str, float]:
-        """As the framework's; the same noise each time."""
-        self._evaluated = 0
+        """Evaluate as the framework does, with the same noise each time."""
+        self._n_evaluated = 0
         return super().evaluate(*args, **others)  # type: ignore[no-any-return]
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss, predicted and true actions (B, chunk, A) in the robot's units; true ones behind an episode's end are NaN."""
+        """Return loss, predicted and true actions (B, chunk, A) in the robot's units; true ones after an episode's end are NaN."""
         policy = self.policy
         if policy is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)  # type: ignore[no-any-return]
         batch, _ = split_noise(self._prepare_inputs(inputs))
-        drawn = self._draw(policy, len(batch[ACTION]))
+        noise = self._draw_noise(policy, len(batch[ACTION]))
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, _ = model(batch, **drawn)
+            loss, _ = model(batch, **noise)
         if prediction_loss_only or self.processor is None:
             return loss.detach(), None, None
-        seen = {key: value for key, value in batch.items() if key not in (ACTION, ACTION_IS_PAD)}
-        found = self.processor.actions(policy.predict_action_chunk(seen, drawn.get("noise")))
-        wanted = self.processor.actions(batch[ACTION])
+        observation = {key: value for key, value in batch.items() if key not in (ACTION, ACTION_IS_PAD)}
+        predicted = self.processor.actions(policy.predict_action_chunk(observation, noise.get("noise")))
+        target = self.processor.actions(batch[ACTION])
         if ACTION_IS_PAD in batch:
-            wanted = wanted.masked_fill(batch[ACTION_IS_PAD][..., None].to(wanted.device), torch.nan)
+            target = target.masked_fill(batch[ACTION_IS_PAD][..., None].to(target.device), torch.nan)
         device = loss.device
-        return loss.detach(), found.to(device), wanted.to(device)
+        return loss.detach(), predicted.to(device), target.to(device)
 
-    def _draw(self, policy: PreTrainedPolicy, number: int) -> dict[str, Tensor]:
-        """Noise and times of the next samples of an evaluation: they follow from the seed and the sample's number."""
+    def _draw_noise(self, policy: PreTrainedPolicy, number: int) -> dict[str, Tensor]:
+        """Draw noise and times of the next evaluation samples from the seed and each sample's number."""
         draws = policy.training_draws
         if draws is None:
             return {}
-        first = self._evaluated + self.args.process_index * 2**32
-        self._evaluated += number
+        first = self._n_evaluated + self.args.process_index * 2**32
+        self._n_evaluated += number
         drawn = [draws(seeded(self.args.seed, "evaluation", first + index)) for index in range(number)]
-        return {name: torch.stack([one[name] for one in drawn]).to(self.args.device) for name in drawn[0]}
+        return {name: torch.stack([item[name] for item in drawn]).to(self.args.device) for name in drawn[0]}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         policy = self.policy
@@ -193,26 +192,26 @@ class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
             self._load_policy(self.state.best_model_checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        # Transformers 4.45 reads numpy's generator with a plain torch.load, which PyTorch 2.6 and later refuse.
-        with torch.serialization.safe_globals(_OF_A_GENERATOR):
+        # Transformers 4.45 loads numpy's generator with a plain torch.load, which PyTorch 2.6 and later refuse.
+        with torch.serialization.safe_globals(_RNG_STATE_TYPES):
             super()._load_rng_state(checkpoint)
 
     def _load_policy(self, folder: str) -> None:
         assert self.policy is not None
-        found = type(self.policy).from_pretrained(folder, config=self.policy.config, dtype=None)
-        self.policy.load_state_dict(found.state_dict())  # in place: the optimizer knows these parameters
+        loaded = type(self.policy).from_pretrained(folder, config=self.policy.config, dtype=None)
+        self.policy.load_state_dict(loaded.state_dict())  # in place: the optimizer refers to these parameters
 
 
-def _meet(policy: PreTrainedPolicy, processor: SmolVLAProcessor, dataset: Any) -> None:
-    """Check that the policy's cameras are in a LeRobotDataset, whose robot the policy's checkpoint is to name.
+def _check_dataset(policy: PreTrainedPolicy, processor: SmolVLAProcessor, dataset: Any) -> None:
+    """Check that a LeRobotDataset has the policy's cameras, and record its robot in the policy's configuration.
 
     Raises:
-        ConfigError: the processor's rename map leads two features to one name.
+        ConfigError: the processor's rename map gives two features the same name.
         FeatureError: cameras are missing.
     """
     if isinstance(dataset, LeRobotDataset):
         names = rename_map_of(processor.preprocess)
-        # A checkpoint's processor may also map names of datasets that it met before.
+        # A checkpoint's processor may also map names of earlier datasets.
         check_rename_map(usable_names(names, dataset.meta.features), list(dataset.meta.features))
         cameras = {
             key: feature
@@ -226,17 +225,17 @@ def _meet(policy: PreTrainedPolicy, processor: SmolVLAProcessor, dataset: Any) -
 
 
 class ActionErrors:
-    """The mean absolute error of predicted actions, of each joint and of all: `compute_metrics` of an evaluation.
+    """`compute_metrics` of an evaluation: the mean absolute error of predicted actions, per joint and overall.
 
     Args:
-        names: the joints', in order; numbers where they are not known.
+        names: the joint names, in order; indices when None.
     """
 
     def __init__(self, names: Sequence[str] | None = None) -> None:
         self.names = names
 
     def __call__(self, prediction: Any) -> dict[str, float]:
-        """From (N, chunk, A) predicted and true actions; NaN is left out."""
+        """Compute the errors from (N, chunk, A) predicted and true actions, without NaN."""
         error = np.abs(np.asarray(prediction.predictions) - np.asarray(prediction.label_ids))
         joints = np.nanmean(error, axis=(0, 1))
         names = self.names or [str(number) for number in range(len(joints))]
@@ -255,24 +254,23 @@ def create_smolvla_trainer(
     policy_recipe: bool = False,
     **others: Any,
 ) -> SmolVLATrainer:
-    """A trainer for a checkpoint, a new policy, or one that is there.
+    """Create a trainer for a checkpoint, a new policy, or an existing one.
 
     Args:
-        model_name_or_path: a checkpoint's folder or Hub id; a configuration, from which a new policy is made; or a policy.
+        model_name_or_path: a checkpoint's folder or Hub id; a configuration for a new policy; or a policy.
         training_args: `transformers.TrainingArguments`, with `remove_unused_columns=False`.
-        train_dataset: a `LeRobotDataset` (see `hf_data.dataset_for`), whose statistics the policy then normalizes with; or any
-            dataset of samples as `SmolVLAProcessor` makes them, for a checkpoint that has statistics.
-        eval_dataset: another, or None.
-        data_collator: samples to a batch; the processor's when None.
-        rename_map: the dataset's names to the policy's; the checkpoint's own map when None.
-        policy_recipe: optimizer and schedule of the policy's configuration, as `smolact train` has them, in the place of the
+        train_dataset: a `LeRobotDataset` (see `hf_data.dataset_for`), whose statistics normalize the data; or any dataset of
+            `SmolVLAProcessor`'s samples, for a checkpoint that has statistics.
+        data_collator: the processor's when None.
+        rename_map: the dataset's names to the policy's; the checkpoint's map when None.
+        policy_recipe: use optimizer and schedule of the policy's configuration, as `smolact train` does, instead of the
             arguments'. (Set `max_grad_norm` in the arguments.)
-        others: for `SmolVLATrainer`.
+        others: arguments of `SmolVLATrainer`.
 
     Raises:
-        NotFoundError, HubError, CheckpointError: the checkpoint is not there, or damaged.
-        StatisticsError, ConfigError: statistics are missing, or arguments can't work; `ConfigError` also if `rename_map` names
-            what the dataset does not have, or leads two features to one name.
+        NotFoundError, HubError, CheckpointError: the checkpoint is missing or corrupt.
+        StatisticsError, ConfigError: statistics are missing, or arguments are invalid; `ConfigError` also if `rename_map` has
+            names that the dataset lacks, or gives two features the same name.
         FeatureError: the dataset lacks cameras of the policy.
     """
     path = model_name_or_path if isinstance(model_name_or_path, (str, Path)) else None
@@ -295,7 +293,7 @@ def create_smolvla_trainer(
             "A new policy needs statistics to normalize with: give a LeRobotDataset as train_dataset, or a checkpoint."
         )
     if policy_recipe:
-        others.setdefault("optimizers", recipe(policy, training_args))
+        others.setdefault("optimizers", policy_optimizers(policy, training_args))
     return SmolVLATrainer(
         policy,
         training_args,
@@ -307,11 +305,11 @@ def create_smolvla_trainer(
     )
 
 
-def recipe(policy: PreTrainedPolicy, training_args: Any) -> tuple[Optimizer, LRScheduler]:
-    """AdamW and the schedule of a policy's configuration, for a run of `max_steps` steps.
+def policy_optimizers(policy: PreTrainedPolicy, training_args: Any) -> tuple[Optimizer, LRScheduler]:
+    """Create AdamW and the schedule of a policy's configuration, for `max_steps` gradient steps.
 
     Raises:
-        ConfigError: the arguments do not say how many steps there are.
+        ConfigError: the arguments have no `max_steps`.
     """
     if training_args.max_steps <= 0:
         raise ConfigError("The policy's schedule ends with the run: set TrainingArguments(max_steps=…).")
@@ -322,6 +320,6 @@ def recipe(policy: PreTrainedPolicy, training_args: Any) -> tuple[Optimizer, LRS
 
 
 def joint_names(dataset: Any) -> tuple[str, ...] | None:
-    """What a dataset calls the numbers of an action; None if it does not say."""
+    """Return a dataset's names of the action dimensions; None if it has none."""
     features: Mapping[str, Any] = getattr(getattr(dataset, "meta", None), "features", {})
     return tuple(flat_names(getattr(features.get(ACTION), "names", None))) or None

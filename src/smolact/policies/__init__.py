@@ -1,1 +1,1 @@
-"""What a policy is: SmolVLA, and whatever else maps observations and an instruction to actions."""
+"""Policies (SmolVLA, SmolAndFAST), which map observations and an instruction to actions."""

@@ -1,8 +1,7 @@
-"""Low-rank adapters (LoRA) in a policy's linear layers, by the library peft, in the files that peft and LeRobot write.
+"""Low-rank adapters (LoRA) in a policy's linear layers, with the library peft and in the file format of peft and LeRobot.
 
-A linear layer W x gets a second way beside it: W x + (alpha / r) B A x, with A (r, in) and B (out, r). Only A and B train,
-and they are all that is saved; the base policy is named and loaded from where it was. The layers are replaced in place, so
-that a policy with adapters is a policy still; `merge` adds B A to W and puts plain layers back.
+A linear layer W x becomes W x + (alpha / r) B A x, with A (r, in) and B (out, r), in place, so that the policy keeps its class.
+Only A and B are trained and saved, with the base policy's name. `merge_adapters` adds B A to W and restores plain layers.
 
 Source: Hu et al. 2021, "LoRA", arXiv 2106.09685.
 """
@@ -27,29 +26,29 @@ from smolact.files import read_json_object
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What peft's own wrapper, which LeRobot saves, puts before every name."""
+"""The prefix of all names in peft's wrapper, which LeRobot saves."""
 ALL_LINEAR = "all-linear"
 INITIALIZATIONS = ("gaussian", "orthogonal")
-"""Those of peft that leave the base's weights as they are. The others (pissa, olora, …) would need a base of their own."""
+"""peft's initializations that leave the base's weights unchanged. The others (pissa, olora, …) would need a base of their own."""
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """Which adapters to add. Checked when made.
+    """The settings of new adapters, checked on construction.
 
     Raises:
-        ConfigError: a rank, scale or initialization that can't work.
+        ConfigError: a rank, scale or initialization is invalid.
     """
 
     target_modules: str | Sequence[str] | None = None
-    """Linear layers: the ends of their names, a regular expression for whole names, or `all-linear`; else the policy's own."""
+    """Linear layers: suffixes of their names, a regular expression for full names, or `all-linear`; the policy's default if None."""
     full_training_modules: Sequence[str] = ()
-    """Ends of names of modules that train whole and are saved with the adapters, whatever else is frozen."""
+    """Name suffixes of modules that are trained in full and saved with the adapters, even if otherwise frozen."""
     init_type: str | None = None
-    """`gaussian` or `orthogonal`; when not given A is random, and B zero, so that training starts from the base."""
+    """`gaussian` or `orthogonal`; None draws A at random and sets B to zero, so that training starts from the base."""
     r: int = 16
     lora_alpha: int | None = None
-    """Adapters are scaled by lora_alpha / r; 8 when not given, as in peft."""
+    """The adapters are scaled by lora_alpha / r; None means 8, as in peft."""
 
     def __post_init__(self) -> None:
         for name, value in (("r", self.r), ("lora_alpha", self.lora_alpha)):
@@ -66,14 +65,14 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class Adapters:
-    """The adapters that a policy has: what loading and merging them needs to know."""
+    """A policy's adapters, as needed to save, load and merge them."""
 
     config: Any
     """peft's LoraConfig."""
     full: tuple[str, ...]
-    """Names of the modules that train whole."""
+    """Names of the modules that are trained in full."""
     trained: frozenset[str]
-    """Names of the parameters that trained before there were adapters, as the policy's settings say."""
+    """Names of the parameters that the policy's settings train, without regard to the adapters."""
 
     @property
     def base(self) -> str:
@@ -84,23 +83,23 @@ class Adapters:
 def add_adapters(
     policy: nn.Module, settings: AdapterSettings, base: str, revision: str | None = None
 ) -> Adapters:
-    """Put new adapters into `policy`; from then on they train, and what `full_training_modules` names, and nothing else.
+    """Add new adapters to `policy`. From then on, only they and `full_training_modules` are trained.
 
     Args:
-        policy: changed in place; its global random generator draws A.
-        settings: `target_modules` is given.
-        base: where the policy's present weights can be loaded from: a folder or a Hub id.
-        revision: there.
+        policy: changed in place; the global random generator draws A.
+        settings: must have `target_modules`.
+        base: the source of the policy's present weights: a folder or a Hub id.
+        revision: the revision on the Hub.
 
     Raises:
-        ConfigError: names that no module has, or that are of something else than a linear layer.
+        ConfigError: a name matches no module, or one that is not a linear layer.
         MissingDependencyError: peft is not installed.
     """
     peft = optional_import("peft", "peft")
-    full = _matching(policy, settings.full_training_modules, "full_training_modules")
+    full = _matching_modules(policy, settings.full_training_modules, "full_training_modules")
     targets = settings.target_modules or ()
     if targets == ALL_LINEAR:
-        # The output layer over words is tied to the embedding, and no action comes out of it.
+        # The output layer over words is tied to the embedding, and no action depends on it.
         targets = [
             name
             for name, module in policy.named_modules()
@@ -118,11 +117,11 @@ def add_adapters(
 
 
 def load_adapters(policy: nn.Module, folder: Path) -> Adapters:
-    """Put the adapters that `folder` holds into `policy`, which has the base's weights. They can train on.
+    """Add the adapters in `folder` to `policy`, which has the base's weights. They can be trained further.
 
     Raises:
         CheckpointError: a file is damaged, or of another method than LoRA.
-        WeightsError: adapters that do not fit this policy.
+        WeightsError: the adapters do not fit this policy.
         MissingDependencyError: peft is not installed.
     """
     peft = optional_import("peft", "peft")
@@ -132,27 +131,27 @@ def load_adapters(policy: nn.Module, folder: Path) -> Adapters:
     try:
         config = peft.LoraConfig(**{name: value for name, value in data.items() if name in known})
         config.inference_mode = False
-        full = _matching(policy, config.modules_to_save or (), "full_training_modules")
+        full = _matching_modules(policy, config.modules_to_save or (), "full_training_modules")
         adapters = _inject(policy, config, full)
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this policy: {error}") from error
     weights = folder / ADAPTER_WEIGHTS
-    found = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors([weights]).items()}
+    loaded = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors([weights]).items()}
     expected = _tensors(policy, adapters)
-    odd = sorted(
+    mismatched = sorted(
         name
-        for name in expected.keys() | found
-        if name not in expected or name not in found or expected[name].shape != found[name].shape
+        for name in expected.keys() | loaded
+        if name not in expected or name not in loaded or expected[name].shape != loaded[name].shape
     )
-    if odd:
+    if mismatched:
         raise WeightsError(
-            f"{weights} does not fit {path} and the base policy {adapters.base}: {len(odd)} of {len(expected)} weights are "
-            f"missing, left over or of another shape, '{odd[0]}' first. Copy the adapters again, or name the right base in "
+            f"{weights} does not fit {path} and the base policy {adapters.base}: {len(mismatched)} of {len(expected)} weights are "
+            f"missing, left over or of another shape, '{mismatched[0]}' first. Copy the adapters again, or name the right base in "
             "base_model_name_or_path."
         )
     with torch.no_grad():
         for name, tensor in expected.items():
-            tensor.copy_(found[name])
+            tensor.copy_(loaded[name])
     return adapters
 
 
@@ -172,14 +171,12 @@ def save_adapters(policy: nn.Module, adapters: Adapters, folder: Path) -> None:
 
 
 def merge_adapters(policy: nn.Module, adapters: Adapters) -> None:
-    """Add the adapters to the weights that they stand beside, and put plain linear layers back.
-
-    What trains is then what the policy's settings say, as before there were adapters.
+    """Add the adapters to the base's weights, and restore plain linear layers and the parameters that the policy's settings train.
 
     Raises:
         CheckpointError: a merged weight would not be finite.
     """
-    for name in _adapted(policy):
+    for name in _adapted_layers(policy):
         layer: Any = policy.get_submodule(name)
         try:
             layer.merge(safe_merge=True)
@@ -195,7 +192,7 @@ def merge_adapters(policy: nn.Module, adapters: Adapters) -> None:
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """The object in `folder/adapter_config.json`.
+    """Read `folder/adapter_config.json`.
 
     Raises:
         CheckpointError: it is damaged, of another method than LoRA, or names no base policy.
@@ -219,39 +216,39 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def _inject(policy: nn.Module, config: Any, full: Sequence[str]) -> Adapters:
-    """peft's layers in the place of those that `config` targets; `full` trains whole, without adapters."""
+    """Replace the layers that `config` targets with peft's. The modules in `full` are trained in full, without adapters."""
     peft = optional_import("peft", "peft")
-    within = tuple(name + "." for name in full)
-    targets = _matching(policy, config.target_modules, "target_modules")
-    whole = [name for name in targets if name in full or name.startswith(within)]
-    for name in set(targets) - set(whole):
+    prefixes = tuple(name + "." for name in full)
+    targets = _matching_modules(policy, config.target_modules, "target_modules")
+    excluded = [name for name in targets if name in full or name.startswith(prefixes)]
+    for name in set(targets) - set(excluded):
         if not isinstance(policy.get_submodule(name), nn.Linear):
             raise ConfigError(
-                f"--peft.target_modules={_shown(config.target_modules)} takes '{name}', which is a "
+                f"--peft.target_modules={_format_targets(config.target_modules)} takes '{name}', which is a "
                 f"{type(policy.get_submodule(name)).__name__}: adapters go into linear layers only. Name those, such as "
                 "q_proj or .*lm_expert.*_proj."
             )
-    if len(whole) == len(targets):
+    if len(excluded) == len(targets):
         raise ConfigError(
-            f"--peft.target_modules={_shown(config.target_modules)}: all of it is in --peft.full_training_modules. Name "
+            f"--peft.target_modules={_format_targets(config.target_modules)}: all of it is in --peft.full_training_modules. Name "
             "further layers, or train without --peft."
         )
     trained = frozenset(name for name, parameter in policy.named_parameters() if parameter.requires_grad)
-    # peft would train copies of whole modules; here they are in place, so it is only told to leave them alone.
-    config.exclude_modules, config.modules_to_save = whole or None, None
+    # peft would train copies of these modules; here they are trained in place, so peft must exclude them.
+    config.exclude_modules, config.modules_to_save = excluded or None, None
     peft.inject_adapter_in_model(config, policy)
     for name in full:
         policy.get_submodule(name).requires_grad_(True)
     return Adapters(config, tuple(full), trained)
 
 
-def _adapted(policy: nn.Module) -> list[str]:
+def _adapted_layers(policy: nn.Module) -> list[str]:
     layer = optional_import("peft.tuners.lora", "peft").LoraLayer
     return [name for name, module in policy.named_modules() if isinstance(module, layer)]
 
 
 def _tensors(policy: nn.Module, adapters: Adapters) -> dict[str, Tensor]:
-    """What adapters are on the disk, under peft's names: the policy's own tensors, not copies."""
+    """Return the tensors that are saved, under peft's names. They are the policy's own tensors, not copies."""
     peft = optional_import("peft", "peft")
     tensors: dict[str, Tensor] = dict(peft.get_peft_model_state_dict(policy, save_embedding_layers=False))
     for name in adapters.full:
@@ -260,25 +257,25 @@ def _tensors(policy: nn.Module, adapters: Adapters) -> dict[str, Tensor]:
     return tensors
 
 
-def _matching(policy: nn.Module, wanted: str | Iterable[str], flag: str) -> list[str]:
-    """Names of the modules that peft takes for `wanted`: a regular expression for whole names, or ends of names."""
+def _matching_modules(policy: nn.Module, wanted: str | Iterable[str], flag: str) -> list[str]:
+    """Return the names of the modules that peft selects for `wanted`: a regular expression for full names, or name suffixes."""
     names = [name for name, _ in policy.named_modules() if name]
     if isinstance(wanted, str):
         try:
-            found = [name for name in names if re.fullmatch(wanted, name)]
+            matches = [name for name in names if re.fullmatch(wanted, name)]
         except re.error as error:
             raise ConfigError(f"--peft.{flag}={wanted} is not a regular expression: {error}.") from error
-        _require(found, wanted, names, flag)
-        return found
-    ends = {end: [name for name in names if f".{name}".endswith(f".{end}")] for end in wanted}
-    for end, found in ends.items():
-        _require(found, end, names, flag)
-    taken = {name for found in ends.values() for name in found}
-    return [name for name in names if name in taken]
+        _require_match(matches, wanted, names, flag)
+        return matches
+    suffixes = {suffix: [name for name in names if f".{name}".endswith(f".{suffix}")] for suffix in wanted}
+    for suffix, matches in suffixes.items():
+        _require_match(matches, suffix, names, flag)
+    selected = {name for matches in suffixes.values() for name in matches}
+    return [name for name in names if name in selected]
 
 
-def _require(found: Sequence[str], wanted: str, names: Iterable[str], flag: str) -> None:
-    if not found:
+def _require_match(matches: Sequence[str], wanted: str, names: Iterable[str], flag: str) -> None:
+    if not matches:
         parts = list(dict.fromkeys(part for name in names for part in name.split(".") if not part.isdigit()))
         raise ConfigError(
             f"--peft.{flag}: no module of this policy is named '{wanted}'.{did_you_mean(wanted, parts)} Parts of names are: "
@@ -286,5 +283,5 @@ def _require(found: Sequence[str], wanted: str, names: Iterable[str], flag: str)
         )
 
 
-def _shown(targets: str | Iterable[str]) -> str:
+def _format_targets(targets: str | Iterable[str]) -> str:
     return targets if isinstance(targets, str) else f"[{', '.join(sorted(targets))}]"

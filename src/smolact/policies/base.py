@@ -1,4 +1,4 @@
-"""What every policy does alike: save, load, and hand out its chunk action by action."""
+"""The base class of every policy: saving, loading, and selection of actions from chunks."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
     config: PolicyConfig
     vlm: VLMSource
     origin: tuple[str, str | None] | None = None
-    """Where the weights were loaded from: a folder or a Hub id, and the revision there."""
+    """The source of the weights: a folder or a Hub id, and the revision there."""
     adapters: Adapters | None = None
-    """What was added by `add_adapters`, or loaded with a checkpoint of adapters."""
+    """The adapters that were added by `add_adapters`, or loaded from a checkpoint."""
     new_parts: ClassVar[str] = ""
-    """What is new in a policy that begins from its VLM's weights, to end a sentence with."""
+    """The end of a sentence that names the untrained parts of a policy that starts from its VLM's weights."""
     adapter_targets: ClassVar[str | None] = None
-    """The linear layers that get adapters when none are named, as a regular expression for whole names."""
+    """The linear layers that get adapters by default, as a regular expression for full names."""
     inference_only_defaults: ClassVar[Mapping[str, Any]] = {}
-    """What `build_engine` is given besides where nothing but the engine will use the policy."""
+    """Further settings of `build_engine` if only the engine will use the policy."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -69,13 +69,13 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         time: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a preprocessed batch, and what to log beside it."""
+        """Return the loss of a preprocessed batch, and further values to log."""
 
     def build_engine(self, **settings: Any) -> Engine:
-        """Something that only predicts, faster than the policy itself and with its results.
+        """Return an engine, which only predicts, faster than the policy and with the same results.
 
         Raises:
-            ConfigError: this kind of policy has none, or a setting can't work.
+            ConfigError: this type of policy has none, or a setting is invalid.
         """
         raise ConfigError(
             f"There is no engine for a '{self.name}' policy: use the policy itself (--engine=false)."
@@ -83,22 +83,22 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
 
     @classmethod
     def load_extra_files(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Further arguments for the constructor from what a checkpoint keeps beside its weights; `raw` is its configuration."""
+        """Return further constructor arguments from a checkpoint's other files; `raw` is its configuration."""
         return {}
 
     def processor_parts(self) -> dict[str, dict[str, Any]]:
-        """What steps of the policy's pipelines are made with and no file holds: a step's name to its arguments."""
+        """Return the constructor arguments of processor steps that no file holds, by the step's name."""
         return {"tokenizer_processor": {"tokenizer": Tokenizer.from_folder(self.vlm.tokenizer_folder())}}
 
     def fill_in_processor(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
-        """A checkpoint's preprocessor with what the code that wrote it did elsewhere."""
+        """Return a checkpoint's preprocessor, with the processing that its author's code did elsewhere."""
         return preprocess
 
     def recompute_activations(self) -> None:
-        """From now on keep less for the backward pass, and make it again there: the same gradients, later, in less memory.
+        """Recompute activations in the backward pass instead of storing them: the same gradients, slower, in less memory.
 
         Raises:
-            ConfigError: the policy has no layers that can.
+            ConfigError: no layer of the policy supports it.
         """
         stacks = [module for module in self.modules() if isinstance(module, ActivationCheckpointing)]
         if not stacks:
@@ -110,17 +110,16 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
 
     @property
     def image_encoder(self) -> Sequence[nn.Module]:
-        """The modules that `encode_images` runs; empty if the policy has no such part."""
+        """The modules that `encode_images` runs; empty if the policy has no image encoder."""
         return ()
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """What the network makes of images (n, 3, h, w), as a batch has them, before it sees anything else: (n, T, D).
+        """Encode images (n, 3, h, w), as they are in a batch, into vision tokens (n, T, D).
 
-        While the `image_encoder` is frozen, a batch may have this (under the camera's name + `VISION_TOKENS`) in the place
-        of the image.
+        While the `image_encoder` is frozen, a batch may hold these (under the camera's name + `VISION_TOKENS`) instead of the image.
 
         Raises:
-            ConfigError: the policy can't tell.
+            ConfigError: the policy has no vision tokens.
         """
         raise ConfigError(
             f"A policy of type '{self.name}' has no vision tokens that can be kept. Leave out --cache.features."
@@ -128,26 +127,22 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
 
     @property
     def training_draws(self) -> Callable[[torch.Generator], dict[str, Tensor]] | None:
-        """Draws the random arguments of `forward` for one sample; None if it has none. Must be picklable, for workers."""
+        """A function that draws the random arguments of `forward` for one sample, or None. It must be picklable, for workers."""
         return None
 
     def get_optim_params(self) -> Iterable[nn.Parameter]:
-        """What an optimizer is given: all parameters, frozen ones too, so that its state has LeRobot's numbers.
-
-        A parameter that never has a gradient is never changed and takes no memory there.
-        """
+        """Return all parameters: frozen ones take no memory in the optimizer, and keep LeRobot's indices in its state."""
         return list(self.parameters())
 
     def save_extra_files(self, folder: Path) -> None:
-        """Write what a checkpoint keeps beside configuration and weights, so that it opens without the Hub."""
+        """Write the files that a checkpoint needs besides configuration and weights, so that it opens without the Hub."""
         self.vlm.save(folder / VLM_FOLDER)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and the VLM's configuration and tokenizer into `folder`.
 
-        Of a policy with adapters only they are written: `adapter_model.safetensors` and `adapter_config.json`.
-
-        The folder opens without the Hub; LeRobot reads it too. Each file is written whole or not at all.
+        For a policy with adapters, `adapter_model.safetensors` and `adapter_config.json` replace `model.safetensors`. The folder
+        opens without the Hub, in LeRobot too. Each file is written atomically.
         """
         folder = Path(folder)
         self.config.save_pretrained(folder)
@@ -173,17 +168,17 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         """Publish the policy on the Hub as `save_pretrained` writes it, with a card, and return the page's address.
 
         Args:
-            repo_id: `owner/name`; a name alone is the user's own. The repository is made if need be.
-            processors: the policy's pipelines. Without them it can't be used elsewhere as it is.
-            private: whether a new repository is to be private; the owner's default when None.
+            repo_id: `owner/name`, or a name under the user's account. The repository is created if needed.
+            processors: the policy's pipelines, which are needed to use it elsewhere.
+            private: whether a new repository is private; the owner's default when None.
             branch: the branch to write; the main one when None.
-            commit_message: of the commit.
-            license: a licence by the Hub's name for it; that of the configuration when None.
-            tags: for the card, besides those of the configuration.
+            commit_message: the message of the commit.
+            license: the Hub's name of a licence; the configuration's when None.
+            tags: further tags for the card.
 
         Raises:
-            ConfigError: a name that can't be, or adapters of a policy that is on this machine only.
-            HubError: no token, no right to write, no connection. Nothing is published then.
+            ConfigError: an invalid name, or adapters whose base policy is on this machine only.
+            HubError: no token, no write permission, or no connection. Nothing is published then.
         """
         with tempfile.TemporaryDirectory(prefix="smolact-") as folder:
             self.save_pretrained(folder)
@@ -207,20 +202,20 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         revision: str | None = None,
         **overrides: Any,
     ) -> P:
-        """Load a checkpoint of ours or of LeRobot, from a folder or the Hub. The policy is in evaluation mode.
+        """Load a checkpoint of smolact or LeRobot from a folder or the Hub. The policy is in evaluation mode.
 
         Args:
-            folder_or_id: the folder that holds `config.json` and `model.safetensors`, a checkpoint or run, or a Hub id. If
-                it holds adapters, their base policy is loaded from where they say, and they are put into it.
-            config: use this configuration instead of the file's.
+            folder_or_id: the folder of `config.json` and `model.safetensors`, a checkpoint, a run, or a Hub id. If it holds
+                adapters, their base policy is loaded, and they are added to it.
+            config: replaces the file's configuration.
             dtype: of the weights; None keeps the file's.
-            revision: on the Hub.
-            overrides: settings to change, by the names of the configuration.
+            revision: the revision on the Hub.
+            overrides: settings to change, by name.
 
         Raises:
-            NotFoundError, HubError: it is not there.
+            NotFoundError, HubError: the checkpoint can't be found or fetched.
             CheckpointError: a file is damaged; `WeightsError` if weights do not fit.
-            ConfigError: it is another policy's, or a setting can't work.
+            ConfigError: it is of another policy type, or a setting is invalid.
         """
         folder = find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS, revision=revision)
         raw = read_config_file(folder)
@@ -229,12 +224,12 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         elif overrides:
             config = config.replace(**overrides)
         name = config.vlm_name
-        # A VLM that was chosen anew is not the one that the checkpoint keeps.
+        # The checkpoint holds a copy of its own VLM, not of one that an override selects.
         vlm = find_vlm(name, beside=folder if name == raw.get(config.vlm_field) else None)
         has_adapters = (folder / ADAPTER_CONFIG).is_file()
-        source = _base_of(folder) if has_adapters else folder
+        source = _adapter_base(folder) if has_adapters else folder
         tensors = read_tensors(weight_files(source), lambda name: not is_statistics_key(name))
-        # Older checkpoints of compiled policies carry the wrapper's name.
+        # Names in older checkpoints of compiled policies contain the compiler's wrapper.
         tensors = {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
         with shapes_only():
             policy = cls(config, vlm=vlm, pretrained_vlm=False, **cls.load_extra_files(folder, config, raw))  # type: ignore[call-arg]
@@ -242,18 +237,16 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         if has_adapters:
             policy.adapters = load_adapters(policy, folder)
             policy.config = config.replace(use_peft=True, pretrained_path=policy.adapters.base)
-        local = Path(
-            folder_or_id
-        ).exists()  # a run's last checkpoint moves on, and so does the working folder
+        # Resolved, since a run's last checkpoint and the working folder may change.
+        local = Path(folder_or_id).exists()
         policy.origin = (str(folder.resolve()) if local else str(folder_or_id), revision)
         return policy.eval()
 
     def add_adapters(self: P, settings: AdapterSettings) -> P:
-        """Add LoRA adapters in place: from now on they train, and nothing else but `settings.full_training_modules`.
+        """Add LoRA adapters in place. From then on, only they and `settings.full_training_modules` are trained.
 
         Raises:
-            ConfigError: the policy has adapters, or was not loaded from a checkpoint upon which they could be put again, or
-                a setting fits none of its layers.
+            ConfigError: the policy has adapters already, was not loaded from a checkpoint, or has no layers that match a setting.
             MissingDependencyError: peft is not installed.
         """
         targets = settings.target_modules or self.adapter_targets
@@ -275,7 +268,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         return self
 
     def merge_adapters(self: P) -> P:
-        """Add the adapters' products to the weights, in place: a plain policy with the same predictions.
+        """Add the adapters' products to the weights in place, which gives a plain policy with the same predictions.
 
         Raises:
             CheckpointError: a merged weight would not be finite.
@@ -287,8 +280,8 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         return self
 
 
-def _base_of(folder: Path) -> Path:
-    """The folder of the policy that the adapters in `folder` were trained upon."""
+def _adapter_base(folder: Path) -> Path:
+    """Return the folder of the base policy of the adapters in `folder`."""
     data, path = read_adapter_config(folder), folder / ADAPTER_CONFIG
     name = str(data["base_model_name_or_path"])
     try:
@@ -308,9 +301,9 @@ def _base_of(folder: Path) -> Path:
 
 def _without_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
-    kept = {}
+    unique = {}
     for name, tensor in tensors.items():
         if tensor.data_ptr() not in seen or tensor.numel() == 0:
-            kept[name] = tensor
+            unique[name] = tensor
         seen.add(tensor.data_ptr())
-    return kept
+    return unique

@@ -1,4 +1,4 @@
-"""The card of a policy: what it learnt from, how, how well, and how to use it. From its own files; what they do not tell is left out."""
+"""The model card: a policy's data, recipe, results and use, from its own files. Unknown facts are left out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from smolact.cards import Row, cell, front_matter, hub_id, signed, table, tasks
 
 PROVENANCE = "provenance.json"
-"""What a training keeps beside a policy of where it comes from; LeRobot passes it over."""
+"""The file in which training records a policy's provenance; LeRobot ignores it."""
 _FROZEN = {
     "train_expert_only": "the VLM",
     "freeze_vision_encoder": "the vision tower",
@@ -28,29 +28,29 @@ def model_card(
     evaluations: Sequence[Json] = (),
     for_lerobot: bool = False,
 ) -> str:
-    """The text of a policy's `README.md`.
+    """Return the text of a policy's `README.md`.
 
     Args:
         config: its `config.json`.
         training: its `train_config.json`; empty if there is none.
         provenance: its `provenance.json`; empty if there is none.
         name: its id on the Hub, or its folder.
-        evaluations: what `smolact eval` measured, each as its `metrics.json` says it, with its `environment`.
-        for_lerobot: whether LeRobot opens it without more.
+        evaluations: results of `smolact eval`, each in the form of its `metrics.json`, with its `environment`.
+        for_lerobot: whether LeRobot opens it without a plugin.
     """
-    found = list(evaluations) or ([provenance["evaluation"]] if provenance.get("evaluation") else [])
+    results = list(evaluations) or ([provenance["evaluation"]] if provenance.get("evaluation") else [])
     kind = str(config.get("type"))
     title = (name or str(training.get("job_name") or kind)).rpartition("/")[2]
     parts = [
-        _front_matter(title, config, training, provenance, found, for_lerobot),
+        _front_matter(title, config, training, provenance, results, for_lerobot),
         f"# {title}",
         _summary(kind, config, provenance),
         "## What it takes and gives\n\n" + _features(config),
         _data(training, provenance),
         _recipe(config, training, provenance),
-        _results(provenance, found),
-        _use(name or "FOLDER", found, training, for_lerobot),
-        _limits(provenance, found),
+        _results(provenance, results),
+        _use(name or "FOLDER", results, training, for_lerobot),
+        _limits(provenance, results),
     ]
     return signed("\n\n".join(part for part in parts if part) + "\n")
 
@@ -65,18 +65,18 @@ def _front_matter(
     results = [
         {
             "task": {"type": "robotics", "name": "robotics"},
-            "dataset": {"type": str(one["environment"]), "name": str(one["environment"])},
+            "dataset": {"type": str(evaluation["environment"]), "name": str(evaluation["environment"])},
             "metrics": [
                 {
                     "type": "success_rate",
-                    "value": round(float(one["success_rate"]), 4),
-                    "name": f"success rate ({_counted(one)})",
+                    "value": round(float(evaluation["success_rate"]), 4),
+                    "name": f"success rate ({_interval(evaluation)})",
                     "verified": False,
                 }
             ],
         }
-        for one in evaluations
-        if one.get("environment")
+        for evaluation in evaluations
+        if evaluation.get("environment")
     ]
     return front_matter(
         {
@@ -93,7 +93,7 @@ def _front_matter(
 
 
 def _base(config: Json) -> tuple[str | None, str]:
-    """What it began from, where that is on the Hub, and how it relates to that."""
+    """Return the base model's Hub id, if it has one, and the policy's relation to it."""
     if config.get("use_peft"):
         return hub_id(config.get("pretrained_path")), "adapter"
     if config.get("pretrained_path"):
@@ -104,15 +104,15 @@ def _base(config: Json) -> tuple[str | None, str]:
 
 def _hub_datasets(training: Json, provenance: Json) -> list[str]:
     if provenance.get("datasets"):
-        return [one["hub_id"] for one in provenance["datasets"] if one.get("hub_id")]
+        return [dataset["hub_id"] for dataset in provenance["datasets"] if dataset.get("hub_id")]
     section = training.get("dataset") or {}
-    found = hub_id(section.get("repo_id"))
-    return [found] if found else []
+    repo_id = hub_id(section.get("repo_id"))
+    return [repo_id] if repo_id else []
 
 
 def _summary(kind: str, config: Json, provenance: Json) -> str:
     size = provenance.get("parameters") or {}
-    told = f" of {_count(size['total'])} parameters" if size.get("total") else ""
+    parameters = f" of {_short_count(size['total'])} parameters" if size.get("total") else ""
     chunk, executed = config.get("chunk_size"), config.get("n_action_steps")
     plan = ""
     if chunk:
@@ -121,9 +121,7 @@ def _summary(kind: str, config: Json, provenance: Json) -> str:
         )
     maker = f" with smolact {provenance['smolact']}" if provenance.get("smolact") else ""
     trained = f", trained for {provenance['step']:,} steps{maker}" if provenance.get("step") else ""
-    return (
-        f"A {_TITLES.get(kind, kind)} policy{told}: it sees, reads an instruction, and acts{trained}.{plan}"
-    )
+    return f"A {_TITLES.get(kind, kind)} policy{parameters}: it sees, reads an instruction, and acts{trained}.{plan}"
 
 
 def _features(config: Json) -> str:
@@ -142,20 +140,22 @@ def _features(config: Json) -> str:
 
 def _data(training: Json, provenance: Json) -> str:
     parts = []
-    for one in provenance.get("datasets") or []:
-        name = one.get("hub_id")
-        linked = f"[{name}](https://huggingface.co/datasets/{name})" if name else f"{one.get('name')} (local)"
-        cameras = ", ".join(f"`{camera}`" for camera in one.get("cameras") or [])
-        share = one.get("share")
+    for dataset in provenance.get("datasets") or []:
+        name = dataset.get("hub_id")
+        linked = (
+            f"[{name}](https://huggingface.co/datasets/{name})" if name else f"{dataset.get('name')} (local)"
+        )
+        cameras = ", ".join(f"`{camera}`" for camera in dataset.get("cameras") or [])
+        share = dataset.get("share")
         facts: list[Row] = [
             ("dataset", linked + (f", {share:.0%} of the samples" if share else "")),
-            ("episodes", f"{one['episodes']:,}" if one.get("episodes") else None),
-            ("frames", f"{one['frames']:,}" if one.get("frames") else None),
-            ("frames a second", f"{one['fps']:g}" if one.get("fps") else None),
-            ("robot", one.get("robot_type")),
+            ("episodes", f"{dataset['episodes']:,}" if dataset.get("episodes") else None),
+            ("frames", f"{dataset['frames']:,}" if dataset.get("frames") else None),
+            ("frames a second", f"{dataset['fps']:g}" if dataset.get("fps") else None),
+            ("robot", dataset.get("robot_type")),
             ("cameras", cameras),
         ]
-        parts.append("\n\n".join(filter(None, (table(facts), tasks(one.get("tasks") or [])))))
+        parts.append("\n\n".join(filter(None, (table(facts), tasks(dataset.get("tasks") or [])))))
     section = training.get("dataset") or {}
     if not parts and (section.get("repo_id") or section.get("root")):
         parts.append(f"Trained on `{section.get('repo_id') or section['root']}`.")
@@ -168,12 +168,12 @@ def _recipe(config: Json, training: Json, provenance: Json) -> str:
     optimizer, schedule = training.get("optimizer") or {}, training.get("scheduler") or {}
     size = provenance.get("parameters") or {}
     batch, processes = training.get("batch_size"), provenance.get("processes") or 1
-    whole = provenance.get("samples_per_step")
-    frozen = [words for name, words in _FROZEN.items() if config.get(name)]
-    if config.get("train_expert_only"):  # which has the tower in it
+    samples = provenance.get("samples_per_step")
+    frozen = [part for name, part in _FROZEN.items() if config.get(name)]
+    if config.get("train_expert_only"):  # the VLM includes the vision tower
         frozen = [_FROZEN["train_expert_only"]]
-    found: list[Row] = [
-        ("weights", provenance.get("weights") or _began(config)),
+    rows: list[Row] = [
+        ("weights", provenance.get("weights") or _initial_weights(config)),
         (
             "parameters",
             f"{size['total']:,}, of which {size['trained']:,} trained" if size.get("total") else None,
@@ -182,8 +182,8 @@ def _recipe(config: Json, training: Json, provenance: Json) -> str:
         ("steps", _steps(training, provenance)),
         (
             "samples a step",
-            f"{whole} ({batch} a process, {processes} processes)"
-            if whole and whole != batch
+            f"{samples} ({batch} a process, {processes} processes)"
+            if samples and samples != batch
             else str(batch or ""),
         ),
         (
@@ -213,12 +213,12 @@ def _recipe(config: Json, training: Json, provenance: Json) -> str:
         ),
     ]
     command = provenance.get("command")
-    typed = f"\n\n```bash\n{command}\n```" if command else ""
-    more = "\n\nEvery setting is in [train_config.json](train_config.json)." if training else ""
-    return f"## Recipe\n\n{table(found)}{typed}{more}"
+    command_block = f"\n\n```bash\n{command}\n```" if command else ""
+    settings_link = "\n\nEvery setting is in [train_config.json](train_config.json)." if training else ""
+    return f"## Recipe\n\n{table(rows)}{command_block}{settings_link}"
 
 
-def _began(config: Json) -> str | None:
+def _initial_weights(config: Json) -> str | None:
     path = config.get("pretrained_path")
     return f"from {path}" if path else None
 
@@ -232,30 +232,34 @@ def _steps(training: Json, provenance: Json) -> str | None:
 
 def _results(provenance: Json, evaluations: Sequence[Json]) -> str:
     parts = []
-    for one in evaluations:
-        low, high = one["confidence_interval"]
+    for result in evaluations:
+        low, high = result["confidence_interval"]
         lines = [
             "| where | success | 95% interval | episodes |",
             "|---|---|---|---|",
-            f"| **{one.get('environment') or 'all'}** | **{one['success_rate']:.0%}** | {low:.0%} to {high:.0%} | {one['episodes']} |",
+            f"| **{result.get('environment') or 'all'}** | **{result['success_rate']:.0%}** | {low:.0%} to {high:.0%} | {result['episodes']} |",
         ]
-        for task, rate in (one.get("per_task") or {}).items() if len(one.get("per_task") or {}) > 1 else ():
+        for task, rate in (
+            (result.get("per_task") or {}).items() if len(result.get("per_task") or {}) > 1 else ()
+        ):
             ends = rate["confidence_interval"]
             lines.append(
                 f"| {cell(task)} | {rate['success_rate']:.0%} | {ends[0]:.0%} to {ends[1]:.0%} | {rate['episodes']} |"
             )
-        how = [
-            f"{one['n_action_steps']} of {one['chunk_size']} actions of a chunk carried out"
-            if one.get("n_action_steps") and one.get("chunk_size")
+        details = [
+            f"{result['n_action_steps']} of {result['chunk_size']} actions of a chunk carried out"
+            if result.get("n_action_steps") and result.get("chunk_size")
             else "",
-            f"{one['num_steps']} denoising steps" if one.get("num_steps") else "",
-            f"seed {one['seed']}" if one.get("seed") is not None else "",
-            f"after step {one['step']:,} of the training" if one.get("step") else "",
-            f"mean of the largest rewards {one['mean_max_reward']:.3f}" if one.get("mean_max_reward") else "",
+            f"{result['num_steps']} denoising steps" if result.get("num_steps") else "",
+            f"seed {result['seed']}" if result.get("seed") is not None else "",
+            f"after step {result['step']:,} of the training" if result.get("step") else "",
+            f"mean of the largest rewards {result['mean_max_reward']:.3f}"
+            if result.get("mean_max_reward")
+            else "",
         ]
-        told = "; ".join(part for part in how if part)
+        note = "; ".join(part for part in details if part)
         parts.append(
-            "\n".join(lines) + (f"\n\n{told[0].upper()}{told[1:]}. Intervals are Wilson's." if told else "")
+            "\n".join(lines) + (f"\n\n{note[0].upper()}{note[1:]}. Intervals are Wilson's." if note else "")
         )
     if not evaluations:
         parts.append("Not evaluated in closed loop: how often it does what it is told is not known.")
@@ -272,7 +276,7 @@ def _results(provenance: Json, evaluations: Sequence[Json]) -> str:
 
 
 def _use(name: str, evaluations: Sequence[Json], training: Json, for_lerobot: bool) -> str:
-    env = next((one["environment"] for one in evaluations if one.get("environment")), None)
+    env = next((result["environment"] for result in evaluations if result.get("environment")), None)
     env = env or (training.get("env") or {}).get("type")
     lines = [f"smolact doctor {name}"]
     lines += [f"smolact eval --policy.path={name} --env.type={env}"] if env else []
@@ -299,27 +303,27 @@ def _limits(provenance: Json, evaluations: Sequence[Json]) -> str:
 def _known_limits(provenance: Json, evaluations: Sequence[Json]) -> Iterator[str]:
     if not evaluations:
         yield "It has not been evaluated. Try it where a wrong motion does no harm, with the robot's limits on."
-    for one in evaluations:
-        if int(one["episodes"]) < 100:
-            yield f"{one['episodes']} episodes are few: the interval above is what they tell, not the rate."
+    for evaluation in evaluations:
+        if int(evaluation["episodes"]) < 100:
+            yield f"{evaluation['episodes']} episodes are few: the interval above is what they tell, not the rate."
     if evaluations:
         yield "The rates hold for that environment and its scenes; on another robot or in another place it has not been tried."
     datasets = provenance.get("datasets") or []
-    count = sum(len(one.get("tasks") or []) for one in datasets)
+    count = sum(len(dataset.get("tasks") or []) for dataset in datasets)
     if datasets:
-        episodes = sum(int(one.get("episodes") or 0) for one in datasets)
+        episodes = sum(int(dataset.get("episodes") or 0) for dataset in datasets)
         yield (
             f"It has seen {episodes:,} episodes and {count} instruction{'s' * (count != 1)}; what it does with others is not known."
         )
     yield "Cameras must stand and be named as in the data, and states and actions have the data's order and units."
 
 
-def _counted(one: Json) -> str:
-    low, high = one["confidence_interval"]
-    return f"95% between {low:.0%} and {high:.0%}, {one['episodes']} episodes"
+def _interval(evaluation: Json) -> str:
+    low, high = evaluation["confidence_interval"]
+    return f"95% between {low:.0%} and {high:.0%}, {evaluation['episodes']} episodes"
 
 
-def _count(number: int) -> str:
+def _short_count(number: int) -> str:
     for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if number >= size:
             return f"{number / size:.3g}{unit}"

@@ -1,4 +1,4 @@
-"""The base of every policy's configuration: what all policies share, and how it is read and written. No torch here."""
+"""The base class of every policy's configuration: common settings, reading and writing. No torch here."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ TRAIN_CONFIG = "train_config.json"
 PRETRAINED_MODEL = "pretrained_model"
 """The folder of a checkpoint that holds the policy."""
 PLUGIN_TYPES = {"smolvla_fast": "smolvla"}
-"""What our plugin calls a policy in LeRobot, where its own name is taken (`plugins/lerobot_policy_smolact`)."""
+"""Policy types of our plugin in LeRobot, where our own name is taken, to ours (`plugins/lerobot_policy_smolact`)."""
 MAX_SIZE = 2**16
-"""The largest size in a feature's shape: of a picture's side, or of a vector."""
+"""The largest size in a feature's shape: an image's side, or a vector's length."""
 C = TypeVar("C", bound="PolicyConfig")
 
 
 @dataclass(frozen=True)
 class OptimizerPreset:
-    """AdamW as the policy's authors set it."""
+    """AdamW with the values of the policy's authors."""
 
     lr: float
     betas: tuple[float, float]
@@ -47,7 +47,7 @@ class OptimizerPreset:
 
 @dataclass(frozen=True)
 class SchedulerPreset:
-    """Linear warm-up, then a cosine from the peak to `decay_lr`."""
+    """Linear warm-up, then cosine decay from the peak to `decay_lr`."""
 
     peak_lr: float
     decay_lr: float
@@ -57,15 +57,15 @@ class SchedulerPreset:
 
 @dataclass
 class PolicyConfig:
-    """Fields of every policy, as LeRobot's checkpoints hold them. Checked when made: an impossible one is a `ConfigError`."""
+    """The settings of every policy, as in LeRobot's checkpoints. An invalid one raises a `ConfigError` on construction."""
 
     type: ClassVar[str]
     vlm_field: ClassVar[str] = "vlm_model_name"
     """The setting that names the VLM."""
     freezes: ClassVar[Mapping[str, bool]] = {}
-    """Settings that keep a part of the policy from learning, and the value that does."""
+    """Settings that freeze a part of the policy, and the value that freezes it."""
     in_steps: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Settings that a checkpoint's processors keep, too: the step's registered name and its field."""
+    """Settings that a checkpoint's processors store, too: the step's registered name and its field."""
 
     n_obs_steps: int = setting(1, "observations a policy sees at once", least=1, most=1000)
     input_features: dict[str, PolicyFeature] = setting(
@@ -84,15 +84,15 @@ class PolicyConfig:
     pretrained_revision: str | None = setting(None, "its revision on the Hub")
 
     embodiment: ClassVar[Embodiment | None] = None
-    """The robot of its training, where that is known; kept beside the file, in `embodiment.json`."""
+    """The robot of the training, if known; saved in `embodiment.json`."""
     extra_fields: ClassVar[Mapping[str, Any]] = {}
-    """What a file held that this version does not know; written back when the configuration is saved."""
+    """Fields of the file that this version does not know; they are saved again."""
 
     def __post_init__(self) -> None:
         """Raise a `ConfigError` if a setting is out of range, or a feature has an impossible shape."""
-        wrong = out_of_range(self)
-        if wrong is not None:
-            raise ConfigError(f"{wrong} Set --policy.{wrong.partition('=')[0]}.")
+        message = out_of_range(self)
+        if message is not None:
+            raise ConfigError(f"{message} Set --policy.{message.partition('=')[0]}.")
         for field in ("input_features", "output_features"):
             for name, feature in getattr(self, field).items():
                 check_shape(feature.shape, f"{field}: {name}")
@@ -134,31 +134,28 @@ class PolicyConfig:
         return self.output_features[ACTION]
 
     def processor_settings(self, changed: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Fields of the processors' steps that follow from these settings: the step's registered name to its fields.
-
-        A checkpoint keeps both, and what is changed in the configuration must be changed in its processors.
-        """
-        found: dict[str, dict[str, Any]] = {}
+        """Return the fields of processor steps, by the step's registered name, that the changed settings determine, too."""
+        settings: dict[str, dict[str, Any]] = {}
         if "normalization_mapping" in changed:
             modes = getattr(self, "normalization_mapping", {})
             for step in ("normalizer_processor", "unnormalizer_processor"):
-                found.setdefault(step, {})["norm_map"] = dict(modes)
+                settings.setdefault(step, {})["norm_map"] = dict(modes)
         if {"input_features", "output_features"} & set(changed):
-            found.setdefault("normalizer_processor", {})["features"] = {
+            settings.setdefault("normalizer_processor", {})["features"] = {
                 **self.input_features,
                 **self.output_features,
             }
-            found.setdefault("unnormalizer_processor", {})["features"] = dict(self.output_features)
+            settings.setdefault("unnormalizer_processor", {})["features"] = dict(self.output_features)
         for name in changed:
             if name in self.in_steps:
                 step, field = self.in_steps[name]
-                found.setdefault(step, {})[field] = getattr(self, name)
-        return found
+                settings.setdefault(step, {})[field] = getattr(self, name)
+        return settings
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON holds it, `type` first.
+        """Return the configuration as a JSON object, `type` first.
 
-        A setting that is ours alone is there only where it is not at its default: LeRobot then refuses the file, as it
+        A setting that only smolact has is included only if it differs from its default: LeRobot then refuses the file, as it
         should, since it would compute something else.
         """
         values = {
@@ -169,7 +166,7 @@ class PolicyConfig:
         return {"type": self.type, **values, **self.extra_fields}
 
     def to_json_string(self) -> str:
-        """The same as text, which the callbacks of Hugging Face's Trainer log."""
+        """Return the same as text, which the callbacks of Hugging Face's Trainer log."""
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
@@ -179,9 +176,7 @@ class PolicyConfig:
         source: str = "the configuration",
         overrides: Mapping[str, Any] | None = None,
     ) -> C:
-        """Read what `to_dict` or LeRobot wrote. Fields that are not known are kept, with a warning.
-
-        What `overrides` has is taken instead of the file's, which is then not even read; the whole is checked once.
+        """Read the output of `to_dict` or LeRobot; values with an override are not read. Unknown fields are kept, with a warning.
 
         Args:
             data: the object in the file.
@@ -189,7 +184,7 @@ class PolicyConfig:
             overrides: settings by name.
 
         Raises:
-            ConfigError: it is another policy's, a setting does not exist, or a value can't be read or can't work.
+            ConfigError: it is of another policy type, a setting does not exist, or a value is unreadable or invalid.
         """
         data, overrides = dict(data), dict(overrides or {})
         kind = data.pop("type", cls.type)
@@ -214,7 +209,7 @@ class PolicyConfig:
 
     @classmethod
     def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """The values of a file as this version reads them: what the reference accepts and passes over is put right, and said."""
+        """Return a file's values; subclasses correct, with a warning, those that the reference accepts but ignores."""
         return dict(values)
 
     @classmethod
@@ -227,10 +222,10 @@ class PolicyConfig:
                 )
 
     def replace(self: C, **overrides: Any) -> C:
-        """A copy with other values, checked anew.
+        """Return a copy with other values, which are checked.
 
         Raises:
-            ConfigError: there is no such field, or a value does not fit.
+            ConfigError: there is no such field, or a value is invalid.
         """
         self._check_names(overrides)
         copy = dataclasses.replace(self, **overrides)
@@ -239,12 +234,12 @@ class PolicyConfig:
         return copy if self.embodiment is None else copy.of_robot(self.embodiment)
 
     def of_robot(self: C, embodiment: Embodiment | None) -> C:
-        """The same configuration, which knows the robot of the policy's training."""
+        """Set the robot of the policy's training, and return the configuration itself."""
         self.embodiment = embodiment  # type: ignore[misc]  # shadows the class default
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` into `folder`, and `embodiment.json` where the robot of the training is known."""
+        """Write `config.json` into `folder`, and `embodiment.json` if the robot of the training is known."""
         durable.write_json(Path(folder) / CONFIG_FILE, self.to_dict())
         if self.embodiment is not None:
             self.embodiment.save(Path(folder))
@@ -254,16 +249,16 @@ class PolicyConfig:
         """Read `config.json` of a checkpoint folder or a Hub id.
 
         Raises:
-            NotFoundError, HubError: it is not there.
+            NotFoundError, HubError: the checkpoint can't be found or fetched.
             CheckpointError: the file is damaged.
-            ConfigError: it is another policy's, or a setting can't work.
+            ConfigError: it is of another policy type, or a setting is invalid.
         """
         folder = find_policy(folder_or_id, patterns=[CONFIG_FILE])
         return cls.in_folder(folder, overrides)
 
     @classmethod
     def in_folder(cls: builtins.type[C], folder: Path, overrides: Mapping[str, Any] | None = None) -> C:
-        """The same from a folder that is known to be a checkpoint's."""
+        """Read the configuration from a folder that is known to be a checkpoint's."""
         config = cls.from_dict(read_config_file(folder), str(folder / CONFIG_FILE), overrides)
         return config.of_robot(read_embodiment(folder))
 
@@ -271,18 +266,18 @@ class PolicyConfig:
 def find_policy(
     name: str | Path, *, patterns: Sequence[str] | None = None, revision: str | None = None
 ) -> Path:
-    """The folder of a policy, given that folder, a checkpoint or a run that holds it (its last checkpoint), or a Hub id.
+    """Return the folder of a policy: that folder itself, or from a checkpoint, a run (its last checkpoint), or a Hub id.
 
     Raises:
-        NotFoundError, HubError: it is not there.
+        NotFoundError, HubError: it can't be found or fetched.
     """
     folder = find_folder(name, "model", patterns=patterns, revision=revision)
-    inside = (folder, folder / PRETRAINED_MODEL, folder / "checkpoints" / "last" / PRETRAINED_MODEL)
-    return next((place for place in inside if (place / CONFIG_FILE).is_file()), folder)
+    candidates = (folder, folder / PRETRAINED_MODEL, folder / "checkpoints" / "last" / PRETRAINED_MODEL)
+    return next((candidate for candidate in candidates if (candidate / CONFIG_FILE).is_file()), folder)
 
 
 def read_config_file(folder: Path) -> dict[str, Any]:
-    """The object in `folder/config.json`; its `type` is a name of ours, also where LeRobot has another.
+    """Read `folder/config.json`. Its `type` is translated to our name if it is the plugin's.
 
     Raises:
         NotFoundError: the folder has none.
@@ -299,60 +294,60 @@ def read_config_file(folder: Path) -> dict[str, Any]:
 
 
 def decode_field(hint: Any, value: Any, where: str, flag: str | None = None) -> Any:
-    """A JSON value as the type that a field declares.
+    """Convert a JSON value to the type that a field declares.
 
     Args:
         hint: the field's type.
         value: the JSON value.
-        where: where it stood, for the message.
-        flag: the flag that settles it, for the message.
+        where: its location, for the message.
+        flag: the flag that sets it, for the message.
 
     Raises:
         ConfigError: it can't be read as that type.
     """
     import draccus
 
-    settle = f" Set {flag}." if flag else ""
+    advice = f" Set {flag}." if flag else ""
     if hint == dict[str, PolicyFeature]:
-        found = _mapping(value or {}, where, settle)
-        return {key: _decode_feature(item, f"{where}.{key}", settle) for key, item in found.items()}
+        mapping = _check_mapping(value or {}, where, advice)
+        return {key: _decode_feature(item, f"{where}.{key}", advice) for key, item in mapping.items()}
     if hint == dict[str, NormalizationMode]:
-        found = _mapping(value, where, settle)
+        mapping = _check_mapping(value, where, advice)
         return {
-            key: _decode_enum(NormalizationMode, item, f"{where}.{key}", settle)
-            for key, item in found.items()
+            key: _decode_enum(NormalizationMode, item, f"{where}.{key}", advice)
+            for key, item in mapping.items()
         }
     if hint is bool and not isinstance(value, bool):
-        raise ConfigError(f"{where}: expected true or false, found {value!r:.100}.{settle}")
+        raise ConfigError(f"{where}: expected true or false, found {value!r:.100}.{advice}")
     if hint is int and isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, Mapping) and _takes_mapping(hint):
+    if isinstance(value, Mapping) and _accepts_mapping(hint):
         return dict(value)
     try:
         return draccus.decode(hint, value)
-    except Exception as error:  # for a list draccus raises that very class
-        raise ConfigError(f"{where}: expected {_type_name(hint)}, found {value!r:.100}.{settle}") from error
+    except Exception as error:  # for a list draccus raises a plain Exception
+        raise ConfigError(f"{where}: expected {_type_name(hint)}, found {value!r:.100}.{advice}") from error
 
 
 def check_shape(shape: tuple[int, ...], where: str) -> None:
-    """Raise a `ConfigError` unless `shape` is one that a feature can have: a few positive sizes of at most `MAX_SIZE`."""
+    """Raise a `ConfigError` unless `shape` has one to four sizes, each from 1 to `MAX_SIZE`."""
     if not 1 <= len(shape) <= 4 or not all(isinstance(size, int) and 1 <= size <= MAX_SIZE for size in shape):
         raise ConfigError(
             f"{where} has the shape {list(shape)!s:.100}: expected one to four sizes, each from 1 to {MAX_SIZE}."
         )
 
 
-def _takes_mapping(hint: Any) -> bool:
+def _accepts_mapping(hint: Any) -> bool:
     return any((typing.get_origin(kind) or kind) in (dict, Any) for kind in (hint, *typing.get_args(hint)))
 
 
-def _mapping(value: Any, where: str, settle: str) -> Mapping[str, Any]:
+def _check_mapping(value: Any, where: str, advice: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: expected an object {{name: …}}, found {value!r:.100}.{settle}")
+        raise ConfigError(f"{where}: expected an object {{name: …}}, found {value!r:.100}.{advice}")
     return value
 
 
-def _decode_feature(value: Any, where: str, settle: str) -> PolicyFeature:
+def _decode_feature(value: Any, where: str, advice: str) -> PolicyFeature:
     if isinstance(value, PolicyFeature):
         return value
     try:
@@ -360,16 +355,16 @@ def _decode_feature(value: Any, where: str, settle: str) -> PolicyFeature:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"{where}: expected {{type, shape}} with a type of {[item.value for item in FeatureType]}, found "
-            f"{value!r:.100}.{settle}"
+            f"{value!r:.100}.{advice}"
         ) from error
 
 
-def _decode_enum(kind: builtins.type[Enum], value: Any, where: str, settle: str = "") -> Any:
+def _decode_enum(kind: builtins.type[Enum], value: Any, where: str, advice: str = "") -> Any:
     try:
         return kind(value)
     except ValueError as error:
         raise ConfigError(
-            f"{where}: expected one of {[item.value for item in kind]}, found {value!r:.100}.{settle}"
+            f"{where}: expected one of {[item.value for item in kind]}, found {value!r:.100}.{advice}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A SmolVLA checkpoint under its other name: `smolvla`, LeRobot's own, or `smolvla_fast`, smolact's in LeRobot."""
+"""Conversion of a SmolVLA checkpoint between its two types: `smolvla`, LeRobot's own, and `smolvla_fast`, smolact's in LeRobot."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _AGAIN = "Copy it again, or take another checkpoint."
 def convert_checkpoint(
     checkpoint: str | Path, kind: str, output: Path, *, revision: str | None = None
 ) -> Path:
-    """Write a checkpoint again with `kind` as its policy's type. Weights are not copied but linked, where the disk can.
+    """Write a copy of a checkpoint with `kind` as its policy type. Weights are hard-linked if the disk allows it.
 
     Args:
         checkpoint: a folder (also a run's, whose last checkpoint is taken) or a Hub id.
-        kind: `smolvla_fast`, which LeRobot knows through our plugin, or `smolvla`, which it knows by itself.
+        kind: `smolvla_fast`, which LeRobot opens with our plugin, or `smolvla`, which it opens without.
         output: the new folder.
         revision: of the checkpoint on the Hub.
 
@@ -44,10 +44,10 @@ def convert_checkpoint(
         `output`.
 
     Raises:
-        ConfigError: `output` exists, there is no such type, or the policy has settings that the type does not know.
-        NotFoundError, HubError: the checkpoint is not there.
+        ConfigError: `output` exists, there is no such type, or the policy has settings that the type lacks.
+        NotFoundError, HubError: the checkpoint can't be found or fetched.
         CheckpointError: its configuration is damaged.
-        WriteError: the disk is full or refused.
+        WriteError: the disk is full, or writing fails.
     """
     names = [*PLUGIN_TYPES.values(), *PLUGIN_TYPES]
     if kind not in names:
@@ -55,26 +55,26 @@ def convert_checkpoint(
     if output.exists():
         raise ConfigError(f"--output={output} exists already. Choose another folder, or remove it first.")
     folder = find_policy(checkpoint, patterns=(*CHECKPOINT_PATTERNS, "*.md"), revision=revision)
-    raw = read_config_file(folder)  # by our name, whichever it has
+    raw = read_config_file(folder)
     if raw.get("type") not in PLUGIN_TYPES.values():
         raise ConfigError(
             f"{folder} is a '{raw.get('type')}' policy, which has one name: only {' and '.join(names)} are the same policy."
         )
     if kind not in PLUGIN_TYPES:
-        _check_lerobot_knows(folder, raw)
+        _check_lerobot_settings(folder, raw)
     with durable.replacing_folder(output) as temporary:
         for source in files_of(folder):
             target = temporary / source.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _put(source, target)
-        _rename(temporary / CONFIG_FILE, kind)
-        _rename(temporary / TRAIN_CONFIG, kind, "policy")
-        _rename_tokenizer(temporary / f"{PREPROCESSOR}.json", for_plugin=kind in PLUGIN_TYPES)
+            _link_or_copy(source, target)
+        _set_type(temporary / CONFIG_FILE, kind)
+        _set_type(temporary / TRAIN_CONFIG, kind, "policy")
+        _rename_tokenizer_step(temporary / f"{PREPROCESSOR}.json", for_plugin=kind in PLUGIN_TYPES)
         renew_card(temporary)
     return output
 
 
-def _check_lerobot_knows(folder: Path, raw: Mapping[str, Any]) -> None:
+def _check_lerobot_settings(folder: Path, raw: Mapping[str, Any]) -> None:
     fields = dataclasses.fields(get_config_class(str(raw["type"])))
     own = [
         item.name
@@ -88,35 +88,35 @@ def _check_lerobot_knows(folder: Path, raw: Mapping[str, Any]) -> None:
         )
 
 
-def _put(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     if source.suffix == ".safetensors":
         try:
             os.link(source.resolve(), target)
             return
-        except OSError:  # another disk, or one that has no links
+        except OSError:  # another disk, or a file system without hard links
             pass
     shutil.copyfile(source, target)
 
 
-def _rename(path: Path, kind: str, section: str | None = None) -> None:
-    """Write `kind` as the type of the policy in a file, if there is the file."""
+def _set_type(path: Path, kind: str, section: str | None = None) -> None:
+    """Set the policy's type in a file to `kind`, if the file exists."""
     if not path.is_file():
         return
-    whole = read_json_object(path, _AGAIN)
-    policy = whole if section is None else whole.get(section)
+    data = read_json_object(path, _AGAIN)
+    policy = data if section is None else data.get(section)
     if isinstance(policy, dict):
         policy["type"] = kind
-        durable.write_json(path, whole)
+        durable.write_json(path, data)
 
 
-def _rename_tokenizer(path: Path, *, for_plugin: bool) -> None:
-    """Name the step that opens the tokenizer: LeRobot's own knows folders and Hub ids, the plugin's presets too."""
+def _rename_tokenizer_step(path: Path, *, for_plugin: bool) -> None:
+    """Set the name of the tokenizer step: LeRobot's own opens folders and Hub ids, the plugin's presets too."""
     if not path.is_file():
         return
-    whole = read_json_object(path, _AGAIN)
-    ours = {own: plugins for plugins, own in PLUGIN_STEPS.items()}
-    for step in whole.get("steps", ()):
+    data = read_json_object(path, _AGAIN)
+    plugin_names = {own: plugins for plugins, own in PLUGIN_STEPS.items()}
+    for step in data.get("steps", ()):
         name = PLUGIN_STEPS.get(step.get("registry_name"), step.get("registry_name"))
         is_preset = step.get("config", {}).get("tokenizer_name") in PRESETS
-        step["registry_name"] = ours.get(name, name) if for_plugin and is_preset else name
-    durable.write_json(path, whole)
+        step["registry_name"] = plugin_names.get(name, name) if for_plugin and is_preset else name
+    durable.write_json(path, data)

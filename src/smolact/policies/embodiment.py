@@ -1,7 +1,6 @@
-"""The robot that a policy was trained on, as far as its datasets say: names and units of its numbers, cameras, rate.
+"""The robot that a policy was trained on, according to its datasets: names and units of dimensions, cameras, frame rate.
 
-A checkpoint keeps it in `embodiment.json`, a file that LeRobot passes over, so that every robot, dataset and client can be
-compared with it when the training's dataset is elsewhere. No torch here.
+A checkpoint stores it in `embodiment.json`, which LeRobot ignores, for comparison with robots, datasets and clients. No torch here.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ _AGAIN = "Copy the checkpoint again, or remove that file: names are then not com
 
 @dataclass(frozen=True)
 class Embodiment:
-    """What a policy's datasets say of their robot. Features have the policy's names.
+    """The robot of a policy's datasets. Features have the policy's names.
 
     Attributes:
-        robot_type: as the datasets name it.
-        fps: frames a second.
-        cameras: each camera of the training to its name in the dataset.
-        names: a vector (or `action`) to the names of its numbers, in order.
-        units: a vector (or `action`) to the units of its numbers, such as `degrees`.
+        robot_type: its name in the datasets.
+        fps: frames per second.
+        cameras: the policy's name of each camera to its name in the dataset.
+        names: a vector (or `action`) to the names of its dimensions, in order.
+        units: a vector (or `action`) to the units of its dimensions, such as `degrees`.
     """
 
     robot_type: str | None = None
@@ -59,7 +58,7 @@ class Embodiment:
 
 
 def read_embodiment(folder: Path) -> Embodiment | None:
-    """What a checkpoint keeps; None if it keeps nothing (LeRobot's do not).
+    """Read a checkpoint's `embodiment.json`; None if it has none (LeRobot's have none).
 
     Raises:
         CheckpointError: the file is damaged.
@@ -83,10 +82,10 @@ def read_embodiment(folder: Path) -> Embodiment | None:
 
 
 def embodiment_of(parts: Sequence[tuple[LeRobotDatasetMetadata, Mapping[str, str]]]) -> Embodiment:
-    """What datasets of one training say of their robot.
+    """Return the robot of one training's datasets.
 
     Args:
-        parts: each dataset's metadata, and its names to the policy's; joints are those of the first that names them.
+        parts: each dataset's metadata, and its names to the policy's; the first dataset that names a vector's dimensions counts.
     """
     names: dict[str, Names] = {}
     units: dict[str, Names] = {}
@@ -98,8 +97,8 @@ def embodiment_of(parts: Sequence[tuple[LeRobotDatasetMetadata, Mapping[str, str
                 cameras[own] = key
             elif own.startswith((OBSERVATION, ACTION)) and feature.dimension_names:
                 names[own] = tuple(feature.dimension_names)
-                if said := flat_names(feature.info.get(UNITS)):
-                    units[own] = tuple(said)
+                if own_units := flat_names(feature.info.get(UNITS)):
+                    units[own] = tuple(own_units)
     types, rates = ({getattr(meta, name) for meta, _ in parts} for name in ("robot_type", "fps"))
     return Embodiment(
         robot_type=types.pop() if len(types) == 1 else None,

@@ -1,4 +1,4 @@
-"""From a name to a policy: a type, a checkpoint folder, a Hub id. Configuration classes come without torch."""
+"""Construction and loading of policies by type, checkpoint folder or Hub id. Configuration classes are imported without torch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POLICIES = {"smolvla": "SmolVLA", "smolandfast": "SMOLANDFAST"}
-"""Type name to the stem of its class names: `SmolVLAConfig` in `policies/smolvla/configuration_smolvla.py`, and so on."""
+"""Type to the stem of its class names: `SmolVLAConfig` in `policies/smolvla/configuration_smolvla.py`, and so on."""
 
 POLICY_TYPES = tuple(_POLICIES)
 
 
 class LoadedPolicy(NamedTuple):
-    """A policy with what stands before and behind it."""
+    """A policy with its preprocessor and postprocessor."""
 
     policy: PreTrainedPolicy
     preprocess: ProcessorPipeline
@@ -36,7 +36,7 @@ class LoadedPolicy(NamedTuple):
 
 
 class LoadedEngine(NamedTuple):
-    """An engine in the policy's place, with what stands before and behind it."""
+    """An engine with its preprocessor and postprocessor."""
 
     policy: Engine
     preprocess: ProcessorPipeline
@@ -48,12 +48,12 @@ def _find(kind: str, module: str, name: str) -> Any:
         raise ConfigError(
             f"There is no policy type '{kind}'; known: {', '.join(POLICY_TYPES)}.{did_you_mean(kind, POLICY_TYPES)}"
         )
-    found = importlib.import_module(f"smolact.policies.{kind}.{module}_{kind}")
-    return getattr(found, name.format(stem=_POLICIES[kind], kind=kind))
+    imported = importlib.import_module(f"smolact.policies.{kind}.{module}_{kind}")
+    return getattr(imported, name.format(stem=_POLICIES[kind], kind=kind))
 
 
 def get_config_class(kind: str) -> type[PolicyConfig]:
-    """The configuration class of a policy type.
+    """Return the configuration class of a policy type.
 
     Raises:
         ConfigError: there is no such type.
@@ -63,7 +63,7 @@ def get_config_class(kind: str) -> type[PolicyConfig]:
 
 
 def get_policy_class(kind: str) -> type[PreTrainedPolicy]:
-    """The class of a policy type.
+    """Return the class of a policy type.
 
     Raises:
         ConfigError: there is no such type.
@@ -73,11 +73,11 @@ def get_policy_class(kind: str) -> type[PreTrainedPolicy]:
 
 
 def make_policy(config: PolicyConfig, *, pretrained_vlm: bool | None = None) -> PreTrainedPolicy:
-    """A new policy, not trained yet.
+    """Build an untrained policy.
 
     Args:
-        config: what to build, with features.
-        pretrained_vlm: begin from the VLM's weights; what `config.load_vlm_weights` says when not given.
+        config: its configuration, with features.
+        pretrained_vlm: load the VLM's weights; `config.load_vlm_weights` when None.
     """
     return get_policy_class(config.type)(config, pretrained_vlm=pretrained_vlm)  # type: ignore[call-arg]
 
@@ -88,7 +88,7 @@ def make_pre_post_processors(
     *,
     rename_map: Mapping[str, str] | None = None,
 ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
-    """Fresh processors for a policy, which normalize with these statistics.
+    """Make new processors for a policy, which normalize with these statistics.
 
     Raises:
         StatisticsError: a statistic is missing or not finite.
@@ -144,28 +144,25 @@ def load_policy(
     engine: bool | Mapping[str, Any] = False,
     **overrides: Any,
 ) -> LoadedPolicy | LoadedEngine:
-    """A trained policy and its processors, ready to predict: `policy, preprocess, postprocess = load_policy(…)`.
+    """Load a trained policy and its processors: `policy, preprocess, postprocess = load_policy(…)`.
 
     Args:
-        folder_or_id: a checkpoint folder of ours or of LeRobot (`pretrained_model`, the checkpoint that holds it, or a
-            run, whose last checkpoint is taken), or a Hub id.
-        device: where it runs; the best device of this machine when not given.
-        dtype: of the weights; float32 when not given, and for an engine the quicker one of those that it knows.
-        stats_key: which dataset's statistics, where a checkpoint holds several.
-        stats: a dataset (a folder or a Hub id), or its statistics, for what the checkpoint lacks. Without them it opens as
-            it is, and the first batch that needs one raises.
-        rename_map: names of the robot, dataset or environment to the policy's, in the place of the map that the checkpoint
-            keeps.
-        revision: on the Hub.
-        engine: give an engine, which only predicts, instead of the policy: true, or its settings. It takes the policy's weights.
-        overrides: settings to change, by the names of the policy's configuration.
+        folder_or_id: a folder of smolact or LeRobot (`pretrained_model`, a checkpoint, or a run with its last one), or a Hub id.
+        device: the device to run on; this machine's best one when None.
+        dtype: of the weights; float32 when None, or for an engine the fastest dtype that it supports.
+        stats_key: the dataset whose statistics are used, if the checkpoint holds several.
+        stats: a dataset (a folder or a Hub id) or its statistics, for missing ones; else the first batch that needs one raises.
+        rename_map: names of the robot, dataset or environment to the policy's; replaces the checkpoint's map.
+        revision: the revision on the Hub.
+        engine: return an engine, which only predicts, instead of the policy: true, or its settings. It takes over the weights.
+        overrides: settings of the policy to change, by name.
 
     Raises:
-        NotFoundError, HubError: it is not there.
+        NotFoundError, HubError: the checkpoint can't be found or fetched.
         CheckpointError: a file is damaged; `WeightsError` if weights do not fit.
-        StatisticsError: there are none for `stats_key`, or `stats` have not what is lacking.
-        DeviceError: the device is not there.
-        ConfigError: the policy's type is not known, or a setting can't work.
+        StatisticsError: there are none for `stats_key`, or `stats` lack a missing one, too.
+        DeviceError: this machine does not have the device.
+        ConfigError: the policy's type is unknown, or a setting is invalid.
     """
     import torch
 
@@ -186,10 +183,10 @@ def load_policy(
     if engine is False:
         return LoadedPolicy(policy, *processors)
     settings = {} if engine is True else engine
-    built = policy.build_engine(**{"dtype": dtype, **policy.inference_only_defaults, **settings})
+    built_engine = policy.build_engine(**{"dtype": dtype, **policy.inference_only_defaults, **settings})
     if device.startswith("cuda"):
-        built.warm_up()
-    return LoadedEngine(built, *processors)
+        built_engine.warm_up()
+    return LoadedEngine(built_engine, *processors)
 
 
 def load_processors(
@@ -201,17 +198,17 @@ def load_processors(
     rename_map: Mapping[str, str] | None = None,
     changed: Collection[str] = (),
 ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
-    """The processors that a checkpoint keeps; for an older one, made from the statistics among its weights.
+    """Load a checkpoint's processors; for an older checkpoint, make them from the statistics among its weights.
 
     Args:
-        folder: the checkpoint's.
-        policy: loaded from there.
-        stats_key, stats, rename_map: as `load_policy` takes them.
-        changed: settings of the policy that differ from the file's on purpose; steps that keep them follow.
+        folder: the checkpoint's folder.
+        policy: the policy that was loaded from it.
+        stats_key, stats, rename_map: as in `load_policy`.
+        changed: settings of the policy that were overridden; steps that store them are changed, too.
 
     Raises:
         CheckpointError: a file is damaged.
-        StatisticsError: there are none for `stats_key`, or `stats` have not what is lacking.
+        StatisticsError: there are none for `stats_key`, or `stats` lack a missing one, too.
         NotFoundError: the tokenizer is not here.
     """
     from smolact.backbones.weights import read_tensors, weight_files
@@ -230,11 +227,11 @@ def load_processors(
                 step.load_state_dict(state)
     else:
         settings = config.processor_settings(changed)
-        before, behind = (folder / name for name in files)
-        asked = {step: f"--policy.{', --policy.'.join(sorted(changed))}" for step in settings}
-        asked |= {"rename_observations_processor": "--rename_map"} if rename_map else {}
-        asked |= {"normalizer_processor": STATS_KEY_FLAG} if stats_key else {}
-        _check_taken(asked, (before, behind))
+        pre_path, post_path = (folder / name for name in files)
+        flags = {step: f"--policy.{', --policy.'.join(sorted(changed))}" for step in settings}
+        flags |= {"rename_observations_processor": "--rename_map"} if rename_map else {}
+        flags |= {"normalizer_processor": STATS_KEY_FLAG} if stats_key else {}
+        _check_steps_exist(flags, (pre_path, post_path))
         for name, parts in policy.processor_parts().items():
             settings.setdefault(name, {}).update(parts)
         settings.setdefault("device_processor", {})["device"] = config.device or "cpu"
@@ -243,17 +240,17 @@ def load_processors(
         for name in ("normalizer_processor", "unnormalizer_processor"):
             settings.setdefault(name, {})["stats_key"] = stats_key
         preprocess = ProcessorPipeline.from_pretrained(
-            folder, before.name, overrides=_of_steps(settings, before)
+            folder, pre_path.name, overrides=_settings_of_steps(settings, pre_path)
         )
         settings["device_processor"]["device"] = "cpu"
         postprocess = ProcessorPipeline.from_pretrained(
-            folder, behind.name, overrides=_of_steps(settings, behind)
+            folder, post_path.name, overrides=_settings_of_steps(settings, post_path)
         )
     if stats is not None:
-        found = stats if isinstance(stats, Mapping) else statistics_at(stats)
-        found = rename_statistics(found, rename_map_of(preprocess))
+        statistics = stats if isinstance(stats, Mapping) else statistics_at(stats)
+        statistics = rename_statistics(statistics, rename_map_of(preprocess))
         source = "the statistics given" if isinstance(stats, Mapping) else str(stats)
-        filled = fill_statistics((preprocess, postprocess), found, source)
+        filled = fill_statistics((preprocess, postprocess), statistics, source)
         if filled:
             logger.info("Statistics of %s: %s.", source, ", ".join(filled))
         else:
@@ -261,35 +258,35 @@ def load_processors(
     return policy.fill_in_processor(preprocess), postprocess
 
 
-def _of_steps(settings: Mapping[str, dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
+def _settings_of_steps(settings: Mapping[str, dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
     from smolact.processors.pipeline import step_names
 
     return {name: settings[name] for name in step_names(path) if name in settings}
 
 
-def _check_taken(asked: Mapping[str, str], paths: Sequence[Path]) -> None:
-    """Raise a `ConfigError` if what a flag asks for is a step's, and the checkpoint's processors have no such step.
+def _check_steps_exist(flags: Mapping[str, str], paths: Sequence[Path]) -> None:
+    """Raise a `ConfigError` if a flag is for a step that the checkpoint's processors do not have.
 
     Args:
-        asked: a step's registered name to the flag.
+        flags: a step's registered name to the flag.
         paths: the checkpoint's processor files.
     """
     from smolact.processors.pipeline import step_names
 
-    there = {name for path in paths for name in step_names(path)}
-    for step, flag in asked.items():
-        if step not in there:
+    available = {name for path in paths for name in step_names(path)}
+    for step, flag in flags.items():
+        if step not in available:
             raise ConfigError(
                 f"{flag} is for the step '{step}', and the checkpoint's processors in {paths[0].parent} have none: they have "
-                f"{', '.join(sorted(there))}. Leave it out."
+                f"{', '.join(sorted(available))}. Leave it out."
             )
 
 
 def statistics_at(dataset: str | Path) -> Statistics:
-    """The statistics of the dataset at a folder or a Hub id.
+    """Return the statistics of the dataset in a folder or on the Hub.
 
     Raises:
-        NotFoundError, HubError, DatasetError: it is not there, or damaged.
+        NotFoundError, HubError, DatasetError: the dataset can't be found or fetched, or is damaged.
     """
     from smolact.datasets.metadata import LeRobotDatasetMetadata
     from smolact.hub import find_folder
@@ -298,7 +295,7 @@ def statistics_at(dataset: str | Path) -> Statistics:
 
 
 def best_device() -> str:
-    """`cuda`, `mps` or `cpu`: the first that is there."""
+    """Return the first available device of `cuda`, `mps` and `cpu`."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""From a checkpoint of adapters to a plain one, which opens without peft and without the policy below it."""
+"""Merging of a checkpoint's adapters into a plain policy, which opens without peft and the base policy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _REWRITTEN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE, INDEX_
 
 
 def merge_checkpoint(checkpoint: str | Path, output: Path, *, revision: str | None = None) -> Path:
-    """Write the policy of a checkpoint of adapters with the adapters in its weights, whole or not at all.
+    """Write a checkpoint's policy with its adapters merged into the weights, atomically.
 
-    Everything else of the checkpoint is kept as it is: processors, `train_config.json`, the VLM's configuration and tokenizer. A
-    card that nobody has worked on is written anew.
+    The checkpoint's other files are unchanged: processors, `train_config.json`, the VLM's configuration and tokenizer. The card
+    is regenerated unless it was edited.
 
     Args:
         checkpoint: a folder (also a run's, whose last checkpoint is taken) or a Hub id.
@@ -33,10 +33,10 @@ def merge_checkpoint(checkpoint: str | Path, output: Path, *, revision: str | No
 
     Raises:
         ConfigError: `output` exists.
-        NotFoundError, HubError: the checkpoint, or the policy that its adapters belong to, is not there.
+        NotFoundError, HubError: the checkpoint or its base policy can't be found or fetched.
         CheckpointError: it has no adapters, or a file is damaged, or a merged weight would not be finite.
         MissingDependencyError: peft is not installed.
-        WriteError: the disk is full or refused.
+        WriteError: the disk is full, or writing fails.
     """
     if output.exists():
         raise ConfigError(f"--output={output} exists already. Choose another folder, or remove it first.")
@@ -49,8 +49,8 @@ def merge_checkpoint(checkpoint: str | Path, output: Path, *, revision: str | No
     policy = get_policy_class(str(raw.get("type"))).from_pretrained(folder).merge_adapters()
     with durable.replacing_folder(output) as temporary:
         for file in files_of(folder):
-            kept = file.suffix in (".json", ".safetensors") or file.name == CARD
-            if file.parent == folder and kept and file.name not in _REWRITTEN:
+            is_copied = file.suffix in (".json", ".safetensors") or file.name == CARD
+            if file.parent == folder and is_copied and file.name not in _REWRITTEN:
                 shutil.copyfile(file, temporary / file.name)
         policy.save_pretrained(temporary)
         renew_card(temporary)

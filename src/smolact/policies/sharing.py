@@ -1,4 +1,4 @@
-"""What of a policy is published: its own files by name, a card, and no path of this machine."""
+"""The published form of a policy: a fixed list of its files, a card, and no paths of this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHECKPOINT_PATTERNS = (
     "*.safetensors",
     *(f"{VLM_FOLDER}/{name}" for name in (*CONFIG_FILES, *TOKENIZER_FILES)),
 )
-"""Everything that a policy is loaded from."""
+"""The files from which a policy is loaded."""
 
 _PUBLISHED = (
     *(
@@ -48,7 +48,7 @@ _PUBLISHED = (
     *(f"{VLM_FOLDER}/{name}" for name in (*CONFIG_FILES, *TOKENIZER_FILES)),
     "fast_tokenizer/*.json",
 )
-"""Nothing else, so that what somebody put beside a policy stays where it is."""
+"""Only these files are published; others in a policy's folder stay private."""
 _OWNED = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -69,7 +69,7 @@ _SETTINGS = (
     "robot_postprocessor.json",
     f"{VLM_FOLDER}/{CONFIG_FILE}",
 )
-"""Files of ours in which a path of this machine may stand."""
+"""smolact's own files that may contain paths of this machine."""
 _PATH = re.compile(r"(?<![\w/.:~])(?:~?/|[A-Za-z]:[\\/])[^\s\"',;|<>\[\]{}()=]*[^\s\"',;|<>\[\]{}()=.:]")
 _ROOT = re.compile(r"~?/|[A-Za-z]:[\\/]")
 _AGAIN = "Save the policy again, or push another checkpoint."
@@ -83,55 +83,53 @@ def contents(
     tags: Sequence[str] | None = None,
     evaluations: Sequence[Mapping[str, Any]] = (),
 ) -> Upload:
-    """What of a checkpoint is published, and under which names.
-
-    The card is written anew from the checkpoint's files, unless somebody has worked on it.
+    """Collect the files of a checkpoint to publish. The card is regenerated from them unless it was edited.
 
     Args:
         checkpoint: its folder, or its run's, whose last checkpoint is taken.
         name: its id on the Hub, for the card.
-        license: a licence by the Hub's name for it, such as apache-2.0; that of its configuration when None.
-        tags: for the card, besides its own.
-        evaluations: what was measured, as `read_evaluation` gives it.
+        license: the Hub's name of a licence, such as apache-2.0; the configuration's when None.
+        tags: further tags for the card.
+        evaluations: results from `read_evaluation`.
 
     Raises:
         NotFoundError: there is no policy.
-        ConfigError: its adapters belong to a policy of this machine, or a file holds a token.
+        ConfigError: its adapters' base policy is on this machine only, or a file holds a token.
         CheckpointError: a file is damaged.
     """
     folder = local_checkpoint(checkpoint)
     _check_adapters(folder)
     files: dict[str, Path | bytes] = {}
-    left = []
+    omitted = []
     for path in files_of(folder):
-        place = path.relative_to(folder).as_posix()
-        if _is_published(place):
-            files[place] = path
+        file = path.relative_to(folder).as_posix()
+        if _is_published(file):
+            files[file] = path
         else:
-            left.append(place)
-    notes = [f"left out: {', '.join(left)}"] if left else []
+            omitted.append(file)
+    notes = [f"left out: {', '.join(omitted)}"] if omitted else []
     changes: dict[str, Any] = {"license": license} if license else {}
-    for place in [place for place in _SETTINGS if place in files]:
-        text, paths = _without_paths(folder / place, changes | _tags(tags, place, folder))
-        files[place] = text
+    for file in [file for file in _SETTINGS if file in files]:
+        text, paths = _without_paths(folder / file, changes | _tags(tags, file, folder))
+        files[file] = text
         if paths:
             notes.append(
-                f"{place}: of paths of this machine only the last part is published ({', '.join(paths)})"
+                f"{file}: of paths of this machine only the last part is published ({', '.join(paths)})"
             )
-    own = (folder / CARD).read_bytes() if CARD in files else None
-    if own is not None and not is_as_written(own.decode(errors="replace")):
+    own_card = (folder / CARD).read_bytes() if CARD in files else None
+    if own_card is not None and not is_as_written(own_card.decode(errors="replace")):
         notes.append(f"{CARD} is yours, and published as it is")
-        files[CARD] = own
+        files[CARD] = own_card
     else:
         files[CARD] = _card(files, name, evaluations).encode()
     return Upload("model", files, _OWNED, notes=tuple(notes))
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All files of a checkpoint, which may be copied or published.
+    """Return all files of a checkpoint, which may be copied or published.
 
     Raises:
-        CheckpointError: one is a link out of the folder, or no regular file.
+        CheckpointError: one is a link out of the folder, or not a regular file.
     """
     try:
         return own_files(folder)
@@ -140,22 +138,22 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def card_of(folder: Path, *, name: str | None = None) -> str:
-    """The card of the policy in `folder`, as it would be published."""
+    """Return the card of the policy in `folder`, as it would be published."""
     return _card(
-        {place: _without_paths(folder / place, {})[0] for place in _SETTINGS if (folder / place).is_file()},
+        {file: _without_paths(folder / file, {})[0] for file in _SETTINGS if (folder / file).is_file()},
         name,
     )
 
 
 def renew_card(folder: Path) -> None:
-    """Write the card of a policy that has changed anew, if it has one, and nobody has worked on it."""
+    """Regenerate the card of a changed policy, if it has one that was not edited."""
     path = folder / CARD
     if path.is_file() and is_as_written(path.read_text(encoding="utf-8")):
         durable.write_text(path, card_of(folder))
 
 
 def local_checkpoint(checkpoint: str | Path) -> Path:
-    """The folder of a policy on this machine; a folder is published, not what is on the Hub already.
+    """Return the folder of a policy on this machine. A Hub id is refused, since that policy is published already.
 
     Raises:
         NotFoundError: there is none.
@@ -170,18 +168,18 @@ def local_checkpoint(checkpoint: str | Path) -> Path:
 
 
 def opens_in_lerobot(config: Mapping[str, Any]) -> bool:
-    """Whether LeRobot knows the policy of this `config.json`, all its settings and its VLM, without a plugin."""
+    """Return whether LeRobot supports the policy of this `config.json`, with all its settings and its VLM, without a plugin."""
     own = [item.name for item in dataclasses.fields(SmolVLAConfig) if item.metadata.get(OWN)]
-    known = config.get("type") == SmolVLAConfig.type and not any(name in config for name in own)
-    return known and hub_id(config.get("vlm_model_name")) is not None
+    supported = config.get("type") == SmolVLAConfig.type and not any(name in config for name in own)
+    return supported and hub_id(config.get("vlm_model_name")) is not None
 
 
 def read_evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
-    """What `smolact eval --output_dir=FOLDER` found about `checkpoint`, for its card.
+    """Read the results of `smolact eval --output_dir=FOLDER` for the card of `checkpoint`.
 
     Raises:
-        NotFoundError: there is none.
-        ConfigError: it is of another policy.
+        NotFoundError: there are none.
+        ConfigError: they are of another policy.
         CheckpointError: a file is damaged.
     """
     path = folder / "metrics.json" if folder.is_dir() else folder
@@ -189,27 +187,27 @@ def read_evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
         raise NotFoundError(
             f"{folder} holds no evaluation: expected metrics.json, which `smolact eval --output_dir=FOLDER` writes."
         )
-    found = read_json_object(path, "Evaluate again.")
-    of = found.get("policy")
-    if of and Path(of).is_dir() and find_policy(of).resolve() != checkpoint.resolve():
+    result = read_json_object(path, "Evaluate again.")
+    policy = result.get("policy")
+    if policy and Path(policy).is_dir() and find_policy(policy).resolve() != checkpoint.resolve():
         raise ConfigError(
-            f"{path} is an evaluation of {of}, not of {checkpoint}. Give the one of this policy."
+            f"{path} is an evaluation of {policy}, not of {checkpoint}. Give the one of this policy."
         )
     settings = path.with_name("evaluation.json")
-    where = read_json_object(settings, "Evaluate again.").get("environment") if settings.is_file() else None
-    wanted = {"success_rate", "confidence_interval", "episodes"}
-    if not found.keys() >= wanted:
-        raise ConfigError(f"{path} is no evaluation: it lacks {', '.join(sorted(wanted - found.keys()))}.")
-    return {"environment": where, **{key: value for key, value in found.items() if key != "results"}}
+    env = read_json_object(settings, "Evaluate again.").get("environment") if settings.is_file() else None
+    needed = {"success_rate", "confidence_interval", "episodes"}
+    if not result.keys() >= needed:
+        raise ConfigError(f"{path} is no evaluation: it lacks {', '.join(sorted(needed - result.keys()))}.")
+    return {"environment": env, **{key: value for key, value in result.items() if key != "results"}}
 
 
-def _is_published(place: str) -> bool:
-    depth = place.count("/")
-    return any(fnmatch.fnmatchcase(place, one) and depth == one.count("/") for one in _PUBLISHED)
+def _is_published(file: str) -> bool:
+    depth = file.count("/")
+    return any(fnmatch.fnmatchcase(file, pattern) and depth == pattern.count("/") for pattern in _PUBLISHED)
 
 
 def _check_adapters(folder: Path) -> None:
-    """Adapters are nothing without the policy below them, which must be where everybody finds it."""
+    """Raise a `ConfigError` if the policy's adapters have a base policy that only this machine has."""
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
         return
@@ -222,50 +220,50 @@ def _check_adapters(folder: Path) -> None:
         )
 
 
-def _tags(tags: Sequence[str] | None, place: str, folder: Path) -> dict[str, Any]:
-    if not tags or place != CONFIG_FILE:
+def _tags(tags: Sequence[str] | None, file: str, folder: Path) -> dict[str, Any]:
+    if not tags or file != CONFIG_FILE:
         return {}
-    own = read_json_object(folder / place, _AGAIN).get("tags") or []
+    own = read_json_object(folder / file, _AGAIN).get("tags") or []
     return {"tags": list(dict.fromkeys([*own, *tags]))}
 
 
 def _without_paths(path: Path, changes: Mapping[str, Any]) -> tuple[bytes, list[str]]:
-    """A JSON file with `changes` to a policy's configuration and the paths of this machine cut; and where some stood."""
+    """Return a JSON file with `changes` to a policy's configuration and without paths of this machine, and the fields that had some."""
     content = read_json_object(path, _AGAIN)
     if path.name == CONFIG_FILE and path.parent.name != VLM_FOLDER:
         content |= changes
-    found: list[str] = []
-    cut = _cut(content, "", found)
+    fields: list[str] = []
+    cut = _shorten_paths(content, "", fields)
     if cut == content and not changes:
         return path.read_bytes(), []
-    return (json.dumps(cut, indent=4, ensure_ascii=False) + "\n").encode(), found
+    return (json.dumps(cut, indent=4, ensure_ascii=False) + "\n").encode(), fields
 
 
-def _cut(value: Any, name: str, found: list[str]) -> Any:
+def _shorten_paths(value: Any, name: str, fields: list[str]) -> Any:
     if isinstance(value, dict):
-        return {key: _cut(item, f"{name}.{key}".lstrip("."), found) for key, item in value.items()}
+        return {key: _shorten_paths(item, f"{name}.{key}".lstrip("."), fields) for key, item in value.items()}
     if isinstance(value, list):
-        return [_cut(item, name, found) for item in value]
+        return [_shorten_paths(item, name, fields) for item in value]
     if not isinstance(value, str):
         return value
-    is_path = _ROOT.match(value) is not None  # all of it, blanks too
+    is_path = _ROOT.match(value) is not None  # the whole value, spaces too
     shorter = (
         PureWindowsPath(value).name
         if is_path
         else _PATH.sub(lambda path: PureWindowsPath(path.group()).name, value)
     )
-    if shorter != value and name not in found:
-        found.append(name)
+    if shorter != value and name not in fields:
+        fields.append(name)
     return shorter
 
 
 def _card(
     files: Mapping[str, Path | bytes], name: str | None, evaluations: Sequence[Mapping[str, Any]] = ()
 ) -> str:
-    """The card that follows from the files of settings, as they are published."""
+    """Return the card that follows from the published settings files."""
     raw, training, provenance = (
-        json.loads(text) if isinstance(text := files.get(place), bytes) else {}
-        for place in (CONFIG_FILE, TRAIN_CONFIG, PROVENANCE)
+        json.loads(text) if isinstance(text := files.get(file), bytes) else {}
+        for file in (CONFIG_FILE, TRAIN_CONFIG, PROVENANCE)
     )
     return model_card(
         raw, training, provenance, name=name, evaluations=evaluations, for_lerobot=opens_in_lerobot(raw)

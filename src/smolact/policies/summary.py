@@ -1,4 +1,4 @@
-"""How large a policy is and what it costs: parameters, FLOPs, memory. Nothing is allocated or loaded for it."""
+"""The size and cost of a policy: parameters, FLOPs, memory. Nothing is allocated or loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smolact.policies.tree import Branch, rows_of, tree_of
 from smolact.policies.workload import PartSize, Workload
 
 FLOAT32, BFLOAT16 = 4, 2
-"""Bytes of a number."""
+"""Bytes per value."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class ModelSummary:
     """A policy's sizes.
 
     Attributes:
-        tree: what it is made of.
-        workload: what one sample costs.
-        batch_size: samples of a training step, on one device.
+        tree: its parts.
+        workload: the cost of one sample.
+        batch_size: samples of a training step on one device.
     """
 
     tree: Branch
@@ -35,58 +35,58 @@ class ModelSummary:
 
     @property
     def parts(self) -> Mapping[str, PartSize]:
-        """Name to size; without the total."""
+        """Part name to size, without the total."""
         return {branch.name: branch.size for branch in self.tree.branches}
 
     @property
     def total(self) -> PartSize:
-        """All parts together."""
+        """The size of all parts together."""
         return self.tree.size
 
     @property
     def part_flops(self) -> Mapping[str, int]:
-        """Name to FLOPs of one sample on its way to the loss; the connector's are among the vision tower's."""
-        after = self.workload.forward - self.workload.vision
+        """Part name to FLOPs of one sample's forward pass; the vision tower's include the connector's."""
+        rest = self.workload.forward - self.workload.vision
         if "action expert" in self.parts:
             return {
                 "vision tower": self.workload.vision,
                 "text model": self.workload.prefix,
-                "action expert": after - self.workload.prefix,
+                "action expert": rest - self.workload.prefix,
             }
-        return {"vision tower": self.workload.vision, "text model": after}
+        return {"vision tower": self.workload.vision, "text model": rest}
 
     @property
     def weight_bytes(self) -> int:
-        """Of float32 weights; bfloat16 ones take half."""
+        """Bytes of float32 weights; bfloat16 ones take half."""
         return self.total.parameters * FLOAT32
 
     @property
     def gradient_bytes(self) -> int:
-        """Of float32 gradients, which frozen parameters have none of."""
+        """Bytes of float32 gradients; frozen parameters have none."""
         return self.total.trained * FLOAT32
 
     @property
     def optimizer_bytes(self) -> int:
-        """AdamW's two moments in float32, of what trains."""
+        """Bytes of AdamW's two moments in float32, for the trainable parameters."""
         return 2 * self.total.trained * FLOAT32
 
     @property
     def activation_bytes(self) -> int:
-        """An estimate: what autograd keeps of a batch, in float32.
+        """An estimate of the float32 activations that autograd saves for a batch.
 
         Counted layer by layer (inputs of norms, of activations, of attention and of trainable products), with fused
-        attention; what frozen layers need for a moment, and what the allocator wastes, comes on top.
+        attention; temporary memory of frozen layers and the allocator's overhead come on top.
         """
         return self.batch_size * self.workload.kept_values * FLOAT32
 
     @property
     def model_bytes(self) -> int:
-        """Weights, gradients and AdamW's moments: what a training holds whatever its batch."""
+        """Bytes of weights, gradients and AdamW's moments: the memory of training that does not depend on the batch."""
         return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
 
 
 def summarize(policy: PreTrainedPolicy, batch_size: int = 1) -> ModelSummary:
-    """The sizes of a policy, on any device, with what is frozen now."""
+    """Return the sizes of a policy, on any device, with its present frozen parameters."""
     tree = tree_of(policy)
     parts = {branch.name: branch.size for branch in tree.branches}
     module = importlib.import_module(f"smolact.policies.{policy.config.type}.flops_{policy.config.type}")
@@ -95,10 +95,10 @@ def summarize(policy: PreTrainedPolicy, batch_size: int = 1) -> ModelSummary:
 
 
 def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
-    """A policy on the meta device: all shapes, no memory.
+    """Build a policy on the meta device: all shapes, no memory.
 
     Raises:
-        NotFoundError, HubError: the VLM of that name is not there.
+        NotFoundError, HubError: the VLM can't be found or fetched.
         ConfigError: the sizes do not fit together.
     """
     if getattr(config, "compile_model", False):  # there is nothing to compile
@@ -109,7 +109,7 @@ def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
 
 
 def facts_of(summary: ModelSummary) -> dict[str, str]:
-    """Three lines for the beginning of a run."""
+    """Return three lines for the start of a run."""
     total, work = summary.total, summary.workload
     training = summary.model_bytes + summary.activation_bytes
     return {
@@ -122,7 +122,7 @@ def facts_of(summary: ModelSummary) -> dict[str, str]:
 
 
 def tree_lines(summary: ModelSummary) -> list[str]:
-    """The tree, a line a branch: parameters, the share that trains, FLOPs of the forward pass of a sample, float32 weights."""
+    """Return the tree, one line per branch: parameters, trainable share, FLOPs of a sample's forward pass, float32 weights."""
     work = {summary.tree.name: summary.workload.forward, **summary.part_flops}
     table = [("", "parameters", "train", "FLOPs", "float32")]
     for name, branch in rows_of(summary.tree):
@@ -144,9 +144,9 @@ def tree_lines(summary: ModelSummary) -> list[str]:
 
 
 def table_of(summary: ModelSummary) -> dict[str, str]:
-    """Every figure that is no branch's, name to text, for `smolact info`."""
+    """Return all figures that do not belong to a branch, name to text, for `smolact info`."""
     work = summary.workload
-    readings = "" if work.prefix_once else f" × {work.denoising_steps} (use_cache=false)"
+    repeats = "" if work.prefix_once else f" × {work.denoising_steps} (use_cache=false)"
     return {
         "trains": f"{summary.total.trained:,} of {summary.total.parameters:,} parameters",
         "FLOPs for": work.assumed,
@@ -154,7 +154,7 @@ def table_of(summary: ModelSummary) -> dict[str, str]:
         "prefix": flops(work.prefix),
         work.passes: flops(work.expert),
         "forward, one sample": flops(work.forward),
-        "replan": f"{flops(work.replan)} (vision + prefix{readings} + {work.passes.split(',')[0]} × {work.denoising_steps})",
+        "replan": f"{flops(work.replan)} (vision + prefix{repeats} + {work.passes.split(',')[0]} × {work.denoising_steps})",
         "weights": f"{size(summary.weight_bytes)} in float32, {size(summary.weight_bytes // 2)} in bfloat16",
         "gradients": size(summary.gradient_bytes),
         "AdamW": size(summary.optimizer_bytes),
@@ -164,5 +164,5 @@ def table_of(summary: ModelSummary) -> dict[str, str]:
 
 
 def flops(count: float) -> str:
-    """A count of FLOPs with its unit."""
+    """Format a count of FLOPs with its unit."""
     return scaled(count, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"))

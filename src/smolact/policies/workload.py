@@ -1,4 +1,4 @@
-"""How large a policy's parts are, and what one sample costs: numbers that its `flops_*.py` counts and `summary.py` shows."""
+"""The sizes of a policy's parts and the cost of one sample, as its `flops_*.py` counts and `summary.py` shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PartSize:
-    """Parameters of a part, and how many of them train."""
+    """The parameters of a part, and how many of them are trainable."""
 
     parameters: int
     trained: int
@@ -18,16 +18,16 @@ class PartSize:
 
 @dataclass(frozen=True)
 class Workload:
-    """One sample's.
+    """The cost of one sample.
 
     Attributes:
-        assumed: what the counts take for granted.
-        vision, prefix, expert: FLOPs of the images' tokens, of reading the prefix, and of one pass of the expert.
-        denoising_steps: passes of the expert that make a chunk.
-        prefix_once: whether a chunk reads the prefix once, or once a pass.
-        kept_values: numbers that a training step keeps for its backward pass.
-        answer: FLOPs of the loss after the prefix, where it is not one pass of the expert.
-        passes: what a pass is called.
+        assumed: the assumptions of the counts.
+        vision, prefix, expert: FLOPs of the image tokens, of the prefix, and of one pass of the expert.
+        denoising_steps: passes of the expert per chunk.
+        prefix_once: whether the prefix is computed once per chunk, or once per pass.
+        kept_values: values that a training step saves for its backward pass.
+        answer: FLOPs of the loss after the prefix, if it is not one pass of the expert.
+        passes: the name of a pass.
     """
 
     assumed: str
@@ -42,11 +42,11 @@ class Workload:
 
     @property
     def forward(self) -> int:
-        """FLOPs of one sample on its way to the loss."""
+        """FLOPs of one sample's forward pass."""
         return self.vision + self.prefix + (self.expert if self.answer is None else self.answer)
 
     @property
     def replan(self) -> int:
         """FLOPs of a chunk, from images to actions."""
-        readings = 1 if self.prefix_once else self.denoising_steps
-        return self.vision + readings * self.prefix + self.denoising_steps * self.expert
+        prefix_passes = 1 if self.prefix_once else self.denoising_steps
+        return self.vision + prefix_passes * self.prefix + self.denoising_steps * self.expert

@@ -1,1 +1,1 @@
-"""What stands between data and policy: names, instruction, device and normalization, and the way back for actions."""
+"""Processing between data and policy: names, instruction, device and normalization, and the inverse for actions."""

@@ -1,4 +1,4 @@
-"""The steps that most policies share, made from a policy's features. A policy orders them and adds its own."""
+"""Construction of the steps that most policies share, from a policy's features. A policy orders them and adds its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smolact.types import FeatureType, NormalizationMode, PolicyFeature
 
 @dataclass(frozen=True)
 class DefaultSteps:
-    """What stands before and behind most policies."""
+    """The steps that most preprocessors and postprocessors share."""
 
     rename_observations: RenameObservationsProcessorStep
     add_batch_dimension: AddBatchDimensionProcessorStep
@@ -38,18 +38,18 @@ def make_default_steps(
     device: str = "cpu",
     rename_map: Mapping[str, str] | None = None,
 ) -> DefaultSteps:
-    """The steps for a policy with these features.
+    """Make the steps for a policy with these features.
 
     Args:
-        input_features: what the policy reads, under its own names.
-        output_features: what it writes.
-        norm_map: how each type of feature is normalized.
+        input_features: the policy's inputs, under its own names.
+        output_features: its outputs.
+        norm_map: feature type to normalization mode.
         stats: the dataset's statistics, under the dataset's names.
-        device: where the policy runs; actions come back to the CPU.
+        device: the policy's device; actions return to the CPU.
         rename_map: the dataset's names to the policy's.
 
     Raises:
-        StatisticsError, DeviceError, ConfigError: what the steps raise.
+        StatisticsError, DeviceError, ConfigError: from the steps.
     """
     renamed = rename_statistics(stats, rename_map or {}) if stats else None
     return DefaultSteps(
@@ -63,7 +63,7 @@ def make_default_steps(
 
 
 def make_pipelines(
-    before: Sequence[ProcessorStep], behind: Sequence[ProcessorStep]
+    pre_steps: Sequence[ProcessorStep], post_steps: Sequence[ProcessorStep]
 ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
-    """The preprocessor and the postprocessor of a policy, named as LeRobot's files are."""
-    return ProcessorPipeline(before, PREPROCESSOR), ProcessorPipeline(behind, POSTPROCESSOR)
+    """Return the preprocessor and the postprocessor of a policy, with the names of LeRobot's files."""
+    return ProcessorPipeline(pre_steps, PREPROCESSOR), ProcessorPipeline(post_steps, POSTPROCESSOR)

@@ -1,4 +1,4 @@
-"""Older checkpoints: no processor files, the statistics lie among the weights, where normalization was layers.
+"""Older checkpoints without processor files: normalization was done by layers, so that the statistics are among the weights.
 
 normalize_inputs.buffer_observation_state.mean
 unnormalize_outputs.buffer_action.std
@@ -29,18 +29,17 @@ _STATISTIC = re.compile(rf"(?:{'|'.join(_LAYERS)})\.(?P<name>.+\.(?:mean|std|min
 
 
 def is_statistics_key(key: str) -> bool:
-    """Whether a tensor of an older `model.safetensors` is a statistic, not a weight."""
+    """Return whether a tensor of an older `model.safetensors` is a statistic, not a weight."""
     return _STATISTIC.fullmatch(key) is not None
 
 
 def state_of_old_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The statistics that an older checkpoint kept among its weights, as a processor's state file would have them.
+    """Return the statistics among an older checkpoint's weights in the form of a processor's state file.
 
-    The layers for targets and for outputs each kept the action's: where one was never set (infinite), the other is
-    taken.
+    The layers for targets and for outputs each stored the action's: if one was never set (infinite), the other is used.
 
     Args:
-        tensors: the content of `model.safetensors`; weights are passed over.
+        tensors: the content of `model.safetensors`; weights are ignored.
 
     Raises:
         StatisticsError: two copies of one differ.
@@ -50,10 +49,10 @@ def state_of_old_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         match = _STATISTIC.fullmatch(key_in_file)
         if match is None:
             continue
-        known = state.setdefault(match["name"], tensor)
-        if not _is_finite(known):
+        previous = state.setdefault(match["name"], tensor)
+        if not _is_finite(previous):
             state[match["name"]] = tensor
-        elif _is_finite(tensor) and not torch.equal(known, tensor):
+        elif _is_finite(tensor) and not torch.equal(previous, tensor):
             raise StatisticsError(
                 f"The weights hold two different values of '{match['name']}', one of them as '{key_in_file}': neither "
                 "can be trusted. Train on a dataset, which brings statistics of its own."

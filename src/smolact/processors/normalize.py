@@ -1,6 +1,6 @@
-"""Between the robot's units and the policy's: normalization by a dataset's statistics, and the way back.
+"""Normalization by a dataset's statistics, from the robot's units to the policy's range and back.
 
-Source: LeRobot's `normalize_processor.py`, whose numbers these are. Where it passes a feature through because a
+Source: LeRobot's `normalize_processor.py`, with the same results. Where LeRobot passes a feature through because a
 statistic is missing, this raises.
 """
 
@@ -29,7 +29,7 @@ from smolact.processors.statistics import (
     STATS_KEY_FLAG,
     dataset_keys,
     select_statistics,
-    undecided_statistics,
+    unselected_statistics,
 )
 from smolact.processors.step import ProcessorStep, register_step
 from smolact.processors.steps import to_float_image
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def normalize(x: Tensor, pair: tuple[Tensor, Tensor], mode: NormalizationMode, eps: float = 1e-8) -> Tensor:
-    """`x` in the policy's range, by the two statistics of `mode` (they broadcast against the last dimensions of `x`)."""
+    """Scale `x` to the policy's range by the two statistics of `mode` (they broadcast against the last dimensions of `x`)."""
     if mode is NormalizationMode.MEAN_STD:
         mean, std = pair
         return (x - mean) / (std + eps)
@@ -48,7 +48,7 @@ def normalize(x: Tensor, pair: tuple[Tensor, Tensor], mode: NormalizationMode, e
 
 
 def unnormalize(x: Tensor, pair: tuple[Tensor, Tensor], mode: NormalizationMode, eps: float = 1e-8) -> Tensor:
-    """`x` in the robot's units: the way back from `normalize`."""
+    """Scale `x` back to the robot's units: the inverse of `normalize`."""
     if mode is NormalizationMode.MEAN_STD:
         mean, std = pair
         return x * std + mean  # without eps: off by a factor of 1 - eps/std, as in LeRobot
@@ -59,26 +59,26 @@ def unnormalize(x: Tensor, pair: tuple[Tensor, Tensor], mode: NormalizationMode,
 def _span(pair: tuple[Tensor, Tensor], eps: float) -> Tensor:
     low, high = pair
     span = high - low
-    return torch.where(span == 0, eps, span)  # a value that never moved becomes -1
+    return torch.where(span == 0, eps, span)  # a constant value becomes -1
 
 
 @dataclass
 class _StatisticsStep(ProcessorStep):
-    """What the two directions share: features, modes and statistics.
+    """The base of both directions: features, modes and statistics.
 
     Args:
-        features: name to `PolicyFeature`, or to `{"type": …, "shape": […]}` as files have it.
-        norm_map: feature type to mode; a type that is not in it is not normalized.
-        stats: feature to statistic to array. None: they come from the state file, or the step is not used.
-        eps: added to a standard deviation; takes the place of a range that is zero.
-            Quantiles that lie together give way to minimum and maximum (see `with_usable_quantiles`). A state file's are taken
-            as they are: its policy was trained with them.
-        normalize_observation_keys: only these observations; None for all.
-        stats_key: which dataset's statistics to take from a state file that holds several.
+        features: name to `PolicyFeature`, or to `{"type": …, "shape": […]}` as in files.
+        norm_map: feature type to mode; other types are not normalized.
+        stats: feature to statistic to array; coinciding quantiles are replaced by minimum and maximum (see
+            `with_usable_quantiles`). None: they come from the state file, unchanged, since its policy was trained with them, or
+            the step is not used.
+        eps: added to a standard deviation; replaces a range of zero.
+        normalize_observation_keys: the observations to normalize; None for all.
+        stats_key: the dataset whose statistics are used, if a state file holds several.
 
     Raises:
-        StatisticsError: a statistic that is needed is missing, not finite, or of another shape than its feature: with
-            `stats` when the step is made, with those of a state file, or none, at the first batch.
+        StatisticsError: a required statistic is missing, not finite, or of another shape than its feature: with `stats` on
+            construction, with those of a state file, or none, at the first batch.
         ConfigError: features or modes that do not exist.
     """
 
@@ -88,8 +88,8 @@ class _StatisticsStep(ProcessorStep):
     eps: float = 1e-8
     normalize_observation_keys: set[str] | None = None
     stats_key: str | None = None
-    tells: ClassVar[bool] = False
-    """Whether it says what is odd about statistics: one of the two directions does."""
+    warns: ClassVar[bool] = False
+    """Whether the step warns about degenerate statistics: one of the two directions does."""
 
     def __post_init__(self, stats: Mapping[str, Mapping[str, Any]] | None) -> None:
         self.features = _read_features(self.features)
@@ -106,16 +106,16 @@ class _StatisticsStep(ProcessorStep):
             self.normalize_observation_keys = set(self.normalize_observation_keys)
         self._statistics: dict[str, dict[str, Tensor]] = {}
         self._on_device: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
-        self._undecided: dict[str, Tensor] = {}
-        self._datasets_of: dict[str, tuple[str, ...]] = {}
-        self._given = bool(stats)
+        self._unselected: dict[str, Tensor] = {}
+        self._datasets_by_feature: dict[str, tuple[str, ...]] = {}
+        self._has_own_statistics = bool(stats)
         if stats:
-            given = {feature: _as_tensors(feature, values) for feature, values in stats.items()}
-            self._tell(given, MINIMUM_AND_MAXIMUM)
-            self._take(
+            tensors = {feature: _as_tensors(feature, values) for feature, values in stats.items()}
+            self._warn(tensors, MINIMUM_AND_MAXIMUM)
+            self._set_statistics(
                 {
                     key: with_usable_quantiles(values, self._mode(key)) if key in self.features else values
-                    for key, values in given.items()
+                    for key, values in tensors.items()
                 }
             )
             for key in self.features:
@@ -123,7 +123,7 @@ class _StatisticsStep(ProcessorStep):
                     self._checked_pair(key)
 
     def get_config(self) -> dict[str, Any]:
-        """Everything but the statistics, which are tensors, and `stats_key`, which has done its work by then."""
+        """Return the settings except the statistics, which are tensors, and `stats_key`, which is only used for loading."""
         config: dict[str, Any] = {
             "eps": self.eps,
             "features": {
@@ -137,34 +137,32 @@ class _StatisticsStep(ProcessorStep):
         return config
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`FEATURE.STATISTIC` to tensor, of every feature; while none of several datasets is picked, theirs as they came."""
-        return {name: tensor.clone() for name, tensor in self._undecided.items()} | {
+        """Return `FEATURE.STATISTIC` to tensor of every feature; those of several datasets unchanged until one is selected."""
+        return {name: tensor.clone() for name, tensor in self._unselected.items()} | {
             f"{feature}.{name}": tensor.clone()
             for feature, values in self._statistics.items()
             for name, tensor in values.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the statistics of a state file, unless the step was made with its own.
-
-        Whether they are complete is asked when they are used, or by `require_statistics`.
+        """Load a state file's statistics, unless the step has its own. They are checked on use, or by `require_statistics`.
 
         Raises:
             StatisticsError: the file has no dataset `stats_key`.
         """
-        if self._given:
+        if self._has_own_statistics:
             return
         if self.stats_key is None and len(dataset_keys(state)) > 1:
-            self._undecided = dict(state)
-            selected, self._datasets_of = undecided_statistics(state, self.features)
+            self._unselected = dict(state)
+            selected, self._datasets_by_feature = unselected_statistics(state, self.features)
         else:
             selected = select_statistics(state, self.stats_key, self.features)
-        kept = {feature: _as_tensors(feature, values) for feature, values in selected.items()}
-        self._tell(kept, "and they stay as they are, since the checkpoint was trained with them")
-        self._take(kept)
+        tensors = {feature: _as_tensors(feature, values) for feature, values in selected.items()}
+        self._warn(tensors, "and they stay as they are, since the checkpoint was trained with them")
+        self._set_statistics(tensors)
 
     def statistics_problems(self) -> dict[str, str]:
-        """Each feature whose statistics can't be used, and a sentence that says why and what settles it."""
+        """Return each feature with unusable statistics, and a sentence with the reason and the remedy."""
         problems = {}
         for key in self.features:
             if self._mode(key) is not NormalizationMode.IDENTITY:
@@ -175,41 +173,41 @@ class _StatisticsStep(ProcessorStep):
         return problems
 
     def fill(self, statistics: Mapping[str, Mapping[str, Any]], source: str) -> list[str]:
-        """Take what is lacking from `statistics` of `source`; returns the features that lacked it.
+        """Take missing statistics from `statistics` of `source`, and return the features that lacked them.
 
         Raises:
-            StatisticsError: `source` has not what is lacking, or of another shape.
+            StatisticsError: `source` lacks them, too, or has them in another shape.
         """
         lacking = list(self.statistics_problems())
         for key in lacking:
-            wanted = STATISTICS_OF[self._mode(key)]
+            required = STATISTICS_OF[self._mode(key)]
             values = statistics.get(key, {})
-            if any(name not in values for name in wanted):
+            if any(name not in values for name in required):
                 raise StatisticsError(
-                    f"{STATS_FLAG}={source}: it has no {' and '.join(wanted)} of '{key}', which the checkpoint lacks; it has "
+                    f"{STATS_FLAG}={source}: it has no {' and '.join(required)} of '{key}', which the checkpoint lacks; it has "
                     f"statistics of {', '.join(statistics) or 'nothing'}. Give another dataset, or the names of this one with "
                     f'--rename_map=\'{{"NAME": "{key}"}}\'.'
                 )
-            given = _as_tensors(key, values)
-            self._tell({key: given}, MINIMUM_AND_MAXIMUM)
-            self._statistics[key] = with_usable_quantiles(given, self._mode(key))
+            tensors = _as_tensors(key, values)
+            self._warn({key: tensors}, MINIMUM_AND_MAXIMUM)
+            self._statistics[key] = with_usable_quantiles(tensors, self._mode(key))
             self._checked_pair(key)
         self._on_device = {}
         return lacking
 
     @property
     def statistics(self) -> dict[str, dict[str, Tensor]]:
-        """Feature to statistic to tensor (float32, CPU), of every feature that statistics are known of."""
+        """Feature to statistic to tensor (float32, CPU), of every feature with statistics."""
         return {feature: dict(values) for feature, values in self._statistics.items()}
 
-    def _has(self, key: str, value: Any) -> bool:
-        return key in self.features and value is not None  # LeRobot puts None for an action that is not there
+    def _applies_to(self, key: str, value: Any) -> bool:
+        return key in self.features and value is not None  # LeRobot sets a missing action to None
 
-    def _take(self, statistics: dict[str, dict[str, Tensor]]) -> None:
+    def _set_statistics(self, statistics: dict[str, dict[str, Tensor]]) -> None:
         self._statistics, self._on_device = statistics, {}
 
-    def _tell(self, statistics: Mapping[str, Mapping[str, Tensor]], consequence: str) -> None:
-        for key, values in statistics.items() if self.tells else ():
+    def _warn(self, statistics: Mapping[str, Mapping[str, Tensor]], consequence: str) -> None:
+        for key, values in statistics.items() if self.warns else ():
             mode = self._mode(key) if key in self.features else NormalizationMode.IDENTITY
             if mode not in (NormalizationMode.QUANTILES, NormalizationMode.QUANTILE10):
                 continue
@@ -228,7 +226,7 @@ class _StatisticsStep(ProcessorStep):
         return self.norm_map.get(feature_type, NormalizationMode.IDENTITY)
 
     def _pair(self, key: str, device: torch.device) -> tuple[Tensor, Tensor]:
-        # Moved once a device, so that the loop does not wait for a copy at each step.
+        # Moved once per device, so that the loop does not wait for a copy at each step.
         if (key, device) not in self._on_device:
             first, second = self._checked_pair(key)
             self._on_device[key, device] = first.to(device), second.to(device)
@@ -239,17 +237,17 @@ class _StatisticsStep(ProcessorStep):
         missing = [name for name in STATISTICS_OF[mode] if name not in values]
         if missing:
             needs = f"'{key}' is normalized with {mode.value}, which needs its {' and '.join(STATISTICS_OF[mode])}"
-            if key in self._datasets_of:
-                datasets = self._datasets_of[key]
+            if key in self._datasets_by_feature:
+                datasets = self._datasets_by_feature[key]
                 raise StatisticsError(
                     f"{needs}: the checkpoint has those of {len(datasets)} datasets, and which of them has your robot's units "
                     f"can't be known. Pick one with {STATS_KEY_FLAG}=KEY; the keys are: {', '.join(datasets)}. Or take those of "
                     f"a dataset of your robot: {STATS_FLAG}=FOLDER_OR_HUB_ID."
                 )
-            here = f"only its {', '.join(values)}" if values else "none of it"
+            available = f"only its {', '.join(values)}" if values else "none of it"
             others = f" (it has statistics of {', '.join(self._statistics)})" if self._statistics else ""
             raise StatisticsError(
-                f"{needs}, and the checkpoint or dataset has {here}{others}. Take those of a dataset of your robot: "
+                f"{needs}, and the checkpoint or dataset has {available}{others}. Take those of a dataset of your robot: "
                 f"{STATS_FLAG}=FOLDER_OR_HUB_ID."
             )
         pair = tuple(values[name] for name in STATISTICS_OF[mode])
@@ -260,10 +258,8 @@ class _StatisticsStep(ProcessorStep):
                     "data holds a NaN. Compute the dataset's statistics again (smolact dataset stats), or take those of another "
                     f"dataset of your robot: {STATS_FLAG}=FOLDER_OR_HUB_ID."
                 )
-        if feature.type is FeatureType.VISUAL:
-            pair = tuple(
-                tensor.reshape(-1, 1, 1) if tensor.ndim == 1 else tensor for tensor in pair
-            )  # a value a channel
+        if feature.type is FeatureType.VISUAL:  # one value per channel
+            pair = tuple(tensor.reshape(-1, 1, 1) if tensor.ndim == 1 else tensor for tensor in pair)
         for name, tensor in zip(STATISTICS_OF[mode], pair, strict=True):
             if not _fits(tensor.shape, feature.shape):
                 raise StatisticsError(
@@ -273,7 +269,7 @@ class _StatisticsStep(ProcessorStep):
         return pair[0], pair[1]
 
     def _transformed(self, key: str, value: Any, *, inverse: bool) -> Tensor:
-        """Computed in float32 at least: 8 bits of mantissa are too few for a joint angle."""
+        """Normalize or unnormalize in float32 at least: 8 bits of mantissa are too few for a joint angle."""
         mode = self._mode(key)
         if not isinstance(value, Tensor):
             raise FeatureError(f"'{key}' came as {type(value).__name__}: expected a tensor.")
@@ -292,17 +288,14 @@ class _StatisticsStep(ProcessorStep):
 @register_step("normalizer_processor")
 @dataclass
 class NormalizerProcessorStep(_StatisticsStep):
-    """Brings observations and actions from the robot's units into the policy's range; uint8 images to [0, 1] first.
+    """Scales observations and actions to the policy's range, after uint8 images to [0, 1]. Floating-point features keep their dtype."""
 
-    A floating-point feature keeps its dtype.
-    """
-
-    tells: ClassVar[bool] = True
+    warns: ClassVar[bool] = True
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch in the policy's range."""
+        """Return the batch in the policy's range."""
         return {
-            key: self._normalized(key, value) if self._has(key, value) else value
+            key: self._normalized(key, value) if self._applies_to(key, value) else value
             for key, value in data.items()
         }
 
@@ -316,12 +309,12 @@ class NormalizerProcessorStep(_StatisticsStep):
 @register_step("unnormalizer_processor")
 @dataclass
 class UnnormalizerProcessorStep(_StatisticsStep):
-    """Brings the policy's actions back to the robot's units, in float32 at least."""
+    """Scales the policy's actions back to the robot's units, in float32 at least."""
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch in the robot's units."""
+        """Return the batch in the robot's units."""
         return {
-            key: self._transformed(key, value, inverse=True) if self._has(key, value) else value
+            key: self._transformed(key, value, inverse=True) if self._applies_to(key, value) else value
             for key, value in data.items()
         }
 
@@ -352,7 +345,7 @@ def _read_modes(norm_map: Any) -> dict[FeatureType, NormalizationMode]:
 
 
 def _as_tensors(feature: str, values: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of a feature's statistics, in float32 on the CPU."""
+    """Return copies of a feature's statistics, in float32 on the CPU."""
     try:
         arrays = {name: _as_array(value) for name, value in values.items() if value is not None}
     except (AttributeError, TypeError, ValueError) as error:
@@ -368,7 +361,7 @@ def _as_array(value: Any) -> np.ndarray[Any, Any]:
 
 
 def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    """Whether an array of `shape` broadcasts to `target` and does not enlarge it."""
+    """Return whether an array of `shape` broadcasts to `target` without enlarging it."""
     return len(shape) <= len(target) and all(
         size in (1, wanted) for size, wanted in zip(reversed(shape), reversed(target), strict=False)
     )

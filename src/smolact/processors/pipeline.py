@@ -1,9 +1,9 @@
-"""Steps in a row, and how they are kept in a checkpoint: LeRobot's format, both ways.
+"""Pipelines of steps, and their files in a checkpoint, which have LeRobot's format.
 
     policy_preprocessor.json                                          {name, steps: [{registry_name, config, state_file?}]}
-    policy_preprocessor_step_5_normalizer_processor.safetensors       the tensors of the step in place 5
+    policy_preprocessor_step_5_normalizer_processor.safetensors       the tensors of step 5
 
-Nothing in a file is run: a step is looked up by its registered name, and a step that a file gives as a Python path
+No code in a file is run: a step is looked up by its registered name, and a step that a file gives as a Python path
 (`class`) is refused.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 import smolact.processors.normalize
 import smolact.processors.steps
-import smolact.processors.tokenizer  # noqa: F401  # these three make their steps known
+import smolact.processors.tokenizer  # noqa: F401  # these three register their steps
 from smolact import durable
 from smolact.errors import (
     CheckpointError,
@@ -44,20 +44,17 @@ _FILES = (
     (f"{PREPROCESSOR}.json", f"{POSTPROCESSOR}.json"),
     ("robot_preprocessor.json", "robot_postprocessor.json"),
 )
-"""What a checkpoint calls its two files; the second pair is LeRobot's of August 2025."""
+"""The names of a checkpoint's two files; the second pair is LeRobot's of August 2025."""
 
 _AGAIN = "Copy or download the checkpoint again."
 
 
 class ProcessorPipeline:
-    """Steps that a batch goes through in turn.
-
-    Called with a mapping it returns a new one; called with a tensor (an action, for the postprocessor) it returns a
-    tensor. What comes in is not changed.
+    """A sequence of steps. It maps a mapping to a new one, and a tensor (an action, for the postprocessor) to a tensor.
 
     Args:
         steps: in their order, which is part of the format.
-        name: names the files too.
+        name: the pipeline's name, which its files have, too.
     """
 
     def __init__(self, steps: Sequence[ProcessorStep], name: str) -> None:
@@ -73,7 +70,7 @@ class ProcessorPipeline:
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]: ...
 
     def __call__(self, data: Mapping[str, Any] | Tensor) -> dict[str, Any] | Tensor:
-        """`data` after every step."""
+        """Return `data` after every step."""
         batch = {ACTION: data} if isinstance(data, Tensor) else dict(data)
         for step in self.steps:
             batch = step(batch)
@@ -89,11 +86,11 @@ class ProcessorPipeline:
         """Write the pipeline into `folder`: the tensors first, the JSON that names them last.
 
         Args:
-            folder: made if it is not there.
-            config_filename: when not given, the one it was read from, or its name.
+            folder: created if it does not exist.
+            config_filename: when None, the one that it was read from, or its name.
 
         Raises:
-            WriteError: the disk is full or refused.
+            WriteError: the disk is full, or writing fails.
         """
         folder = Path(folder)
         config_filename = config_filename or self._filename
@@ -119,19 +116,19 @@ class ProcessorPipeline:
         config_filename: str,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> ProcessorPipeline:
-        """The pipeline that `folder` keeps.
+        """Load a pipeline from `folder`.
 
         Args:
-            folder: where the JSON and the state files lie.
+            folder: the folder of the JSON and the state files.
             config_filename: such as `policy_preprocessor.json`.
             overrides: constructor arguments by step name that replace those in the file, such as
                 `{"device_processor": {"device": "cuda"}, "normalizer_processor": {"stats": statistics}}`.
 
         Raises:
             NotFoundError: there is no such folder.
-            CheckpointError: a file is missing or damaged, or names a step that nobody registered.
+            CheckpointError: a file is missing or damaged, or names a step that is not registered.
             ConfigError: an override fits no step.
-            DeviceError, StatisticsError, …: what the steps themselves raise.
+            DeviceError, StatisticsError, …: from the steps.
         """
         path = Path(folder) / config_filename
         overrides = overrides or {}
@@ -149,39 +146,39 @@ class ProcessorPipeline:
 
 
 def processor_files(folder: Path) -> tuple[str, str] | None:
-    """The names of a checkpoint's two processor files; None if it has neither (it is older than they are)."""
+    """Return the names of a checkpoint's two processor files; None if it has neither, as older checkpoints."""
     return next((names for names in _FILES if any((folder / name).is_file() for name in names)), None)
 
 
 def rename_map_of(preprocess: Any) -> dict[str, str]:
-    """The names that a preprocessor gives to those of a robot, dataset or environment; empty if it renames nothing."""
-    found: dict[str, str] = {}
+    """Return a preprocessor's map of a robot's, dataset's or environment's names; empty if it renames nothing."""
+    rename_map: dict[str, str] = {}
     for step in getattr(preprocess, "steps", ()):
-        found |= getattr(step, "rename_map", {})
-    return found
+        rename_map |= getattr(step, "rename_map", {})
+    return rename_map
 
 
 def rename_map_in(folder: Path) -> dict[str, str]:
-    """The same of the preprocessor that a checkpoint keeps, which is not made for it.
+    """Return the rename map of a checkpoint's preprocessor, which is not constructed.
 
     Raises:
         CheckpointError: the file is damaged.
     """
     files = processor_files(folder)
     entries = [] if files is None else _read_config(folder / files[0])["steps"]
-    found: dict[str, str] = {}
+    rename_map: dict[str, str] = {}
     for entry in entries:
         names = entry.get("config", {}).get("rename_map") if isinstance(entry.get("config"), dict) else None
         if isinstance(names, dict):
-            found |= {str(old): str(new) for old, new in names.items()}
-    return found
+            rename_map |= {str(old): str(new) for old, new in names.items()}
+    return rename_map
 
 
 def step_names(path: Path) -> list[str]:
-    """The registered names of the steps that a file has.
+    """Return the registered names of a file's steps.
 
     Raises:
-        NotFoundError, CheckpointError: it is not there, or damaged.
+        NotFoundError, CheckpointError: the file does not exist, or is damaged.
     """
     names = (str(entry.get("registry_name")) for entry in _read_config(path)["steps"])
     return [own_name(name) for name in names]
@@ -208,13 +205,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _find_class(path: Path, index: int, entry: Mapping[str, Any]) -> type[ProcessorStep]:
     name = entry.get("registry_name")
     if not isinstance(name, str):
-        given = (
+        description = (
             f"a Python path ({entry['class']!r}), and nothing in a checkpoint is run"
             if "class" in entry
             else "no name"
         )
         raise CheckpointError(
-            f"{path}: step {index} has {given}: expected a `registry_name`. If you trust the step, register its "
+            f"{path}: step {index} has {description}: expected a `registry_name`. If you trust the step, register its "
             "class with @register_step (smolact.processors.step) and put that name in the file."
         )
     try:
@@ -259,7 +256,7 @@ def _load_step(
             raise CheckpointError(f"Its config is {config!r:.100}, expected an object. {_AGAIN}")
         step = _make_step(step_class, {**config, **_artifacts(path, entry)}, override)
         state_file = entry.get("state_file")
-        step.load_state_dict({} if state_file is None else read_tensors(_beside(path, state_file), _AGAIN))
+        step.load_state_dict({} if state_file is None else read_tensors(_sibling(path, state_file), _AGAIN))
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}, step {index} ({name}): {error}") from error
     if step.unknown_config:
@@ -292,11 +289,11 @@ def _artifacts(path: Path, entry: Mapping[str, Any]) -> dict[str, str]:
     artifacts = entry.get("artifacts", {})
     if not isinstance(artifacts, dict):
         raise CheckpointError(f"Its artifacts are {artifacts!r:.100}, expected an object. {_AGAIN}")
-    return {field: str(_beside(path, name)) for field, name in artifacts.items()}
+    return {field: str(_sibling(path, name)) for field, name in artifacts.items()}
 
 
-def _beside(path: Path, name: Any) -> Path:
-    """The file or folder `name` beside `path`; a name that leads elsewhere is refused."""
+def _sibling(path: Path, name: Any) -> Path:
+    """Return the path of `name` in the folder of `path`; a name that leads elsewhere is refused."""
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
         raise CheckpointError(
             f"It points at {name!r:.100}: expected the name of a file in the same folder. {_AGAIN}"

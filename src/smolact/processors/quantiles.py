@@ -1,4 +1,4 @@
-"""Which statistics a normalization takes, and what takes the place of quantiles that lie together."""
+"""The statistics of each normalization mode, and the replacement of coinciding quantiles."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ STATISTICS_OF: dict[NormalizationMode, tuple[str, ...]] = {
     NormalizationMode.QUANTILES: ("q01", "q99"),
     NormalizationMode.QUANTILE10: ("q10", "q90"),
 }
-"""The two statistics that a mode takes: centre and width, or what becomes -1 and what becomes 1."""
+"""The two statistics of a mode: centre and width, or the values that become -1 and 1."""
 
-NOTHING = 1e-3
-"""Quantiles that are less than this share of the whole range apart say where a value rests, not where it moves."""
+DEGENERATE_SHARE = 1e-3
+"""Quantiles that are less than this share of the whole range apart describe a value's resting position, not its motion."""
 
 MINIMUM_AND_MAXIMUM = "so minimum and maximum are used for them"
 
 
 def is_degenerate(values: Mapping[str, Tensor], mode: NormalizationMode) -> Tensor | None:
-    """Of which numbers of a feature the quantiles of `mode` lie together, while minimum and maximum do not.
+    """Return the dimensions of a feature in which the quantiles of `mode` coincide, while minimum and maximum do not.
 
     A gripper that moves in 3 of 600 frames has the same q01 and q99, and a range of zero would make 2e8 of it when it moves.
 
     Args:
         values: the feature's statistics.
-        mode: how it is normalized.
+        mode: its normalization mode.
 
     Returns:
         a mask of the statistics' shape; None for modes without quantiles, and where minimum or maximum are not known.
@@ -44,16 +44,13 @@ def is_degenerate(values: Mapping[str, Tensor], mode: NormalizationMode) -> Tens
     names = (*STATISTICS_OF[mode], "min", "max")
     if any(name not in values or values[name].shape != values[names[0]].shape for name in names):
         return None
-    low, high, least, most = (values[name] for name in names)
-    whole = most - least
-    return torch.isfinite(whole) & (whole > 0) & (high - low <= NOTHING * whole)
+    low, high, minimum, maximum = (values[name] for name in names)
+    full_range = maximum - minimum
+    return torch.isfinite(full_range) & (full_range > 0) & (high - low <= DEGENERATE_SHARE * full_range)
 
 
 def with_usable_quantiles(values: Mapping[str, Tensor], mode: NormalizationMode) -> dict[str, Tensor]:
-    """Statistics whose quantiles are minimum and maximum where `is_degenerate`, and as they were everywhere else.
-
-    They are saved like this, so that whoever opens the checkpoint, LeRobot too, normalizes as in training.
-    """
+    """Return statistics with minimum and maximum for degenerate quantiles, so that LeRobot normalizes as in training, too."""
     mask = is_degenerate(values, mode)
     if mask is None or not mask.any():
         return dict(values)
@@ -66,7 +63,7 @@ def with_usable_quantiles(values: Mapping[str, Tensor], mode: NormalizationMode)
 
 
 def warn_of_degenerate(key: str, mode: NormalizationMode, mask: Tensor, consequence: str) -> None:
-    """Say of which numbers of the feature `key` the quantiles lie together, and what follows from that."""
+    """Log the dimensions of the feature `key` in which the quantiles coincide, and the consequence."""
     if mask.any():
         numbers = ", ".join(map(str, mask.flatten().nonzero().flatten().tolist()))
         low, high = STATISTICS_OF[mode]

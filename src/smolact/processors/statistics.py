@@ -1,11 +1,11 @@
-"""Which statistics of a checkpoint belong to a feature: the names that LeRobot gave them over time.
+"""The statistics of a checkpoint by feature, under all names that LeRobot gave them over time.
 
     observation.state.mean                   a processor's state file: FEATURE.STATISTIC
     so100.buffer.observation.state.mean      the base model's: DATASET.buffer.FEATURE.STATISTIC
     so100_buffer_observation_state.mean      among older weights (`legacy.py`), with dots written as underscores
 
-A migration wrote the underscores back as dots, those of a feature's own name too. So names are compared with the two
-taken for equal, against the features that are looked for.
+A migration changed the underscores back to dots, also those of a feature's own name. Names are therefore compared with
+the requested features as if dots and underscores were equal.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ _OF_DATASET = re.compile(r"(?:(?P<dataset>.+?)[._])?buffer[._](?P<feature>(?:obs
 
 
 def dataset_keys(state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The datasets that the statistics in a state file are keyed by, sorted; empty when they are not."""
+    """Return the datasets by which the statistics in a state file are keyed, sorted; empty if they are not."""
     return tuple(sorted({dataset for dataset, _, _, _ in _parsed(state) if dataset is not None}))
 
 
 def select_statistics(
     state: Mapping[str, Tensor], key: str | None = None, features: Iterable[str] = ()
 ) -> dict[str, dict[str, Tensor]]:
-    """The statistics in a state file, by feature; those of one dataset where it holds several, and those of none.
+    """Return the statistics in a state file by feature: those of one dataset, and those without a dataset.
 
     Args:
         state: `FEATURE.STATISTIC`, or `DATASET.buffer.FEATURE.STATISTIC`, to tensor.
-        key: which dataset; None where there is nothing to choose.
-        features: the features that are looked for, which gives mangled names their own form again.
+        key: the dataset; None if there are not several.
+        features: the requested features, whose names replace mangled ones.
 
     Raises:
-        StatisticsError: one of several datasets must be picked, or `key` is none of them.
+        StatisticsError: one of several datasets must be selected, or `key` is none of them.
     """
     datasets = dataset_keys(state)
     if key is not None and key not in datasets:
-        found = (
+        available = (
             f"It keeps them by dataset: {', '.join(datasets)}."
             if datasets
             else "It does not keep them by dataset."
         )
         raise StatisticsError(
-            f"{STATS_KEY_FLAG}={key}: the checkpoint has no statistics of that name. {found}"
+            f"{STATS_KEY_FLAG}={key}: the checkpoint has no statistics of that name. {available}"
             + (did_you_mean(key, datasets) if datasets else f" Leave {STATS_KEY_FLAG} out.")
         )
     if key is None and len(datasets) > 1:
@@ -64,13 +64,13 @@ def select_statistics(
     return {**_of_dataset(state, None, features), **_of_dataset(state, chosen, features)}
 
 
-def undecided_statistics(
+def unselected_statistics(
     state: Mapping[str, Tensor], features: Iterable[str] = ()
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, tuple[str, ...]]]:
-    """What a state file says while none of its several datasets is picked.
+    """Return the statistics of a state file while none of its several datasets is selected.
 
     Returns:
-        the statistics that belong to no dataset, by feature; and of each other feature the datasets that have some.
+        the statistics without a dataset, by feature; and for each other feature the datasets that have some.
     """
     plain = _of_dataset(state, None, features)
     own_name = {_canonical(feature): feature for feature in features}
@@ -78,16 +78,14 @@ def undecided_statistics(
     for dataset, feature, _, _ in _parsed(state):
         if dataset is not None:
             keyed[own_name.get(_canonical(feature), feature)].add(dataset)
-    return plain, {feature: tuple(sorted(of)) for feature, of in keyed.items() if feature not in plain}
+    return plain, {feature: tuple(sorted(keys)) for feature, keys in keyed.items() if feature not in plain}
 
 
 def require_statistics(*pipelines: Any) -> None:
-    """Raise unless every normalizer of these pipelines has the statistics that it needs.
-
-    What predicts in a robot's units asks this before it starts; a checkpoint opens without.
+    """Raise unless every normalizer of these pipelines has its statistics; called before predictions in a robot's units.
 
     Raises:
-        StatisticsError: some are missing, never set, or of one of several datasets; it names the flags that settle it.
+        StatisticsError: some are missing, never set, or of one of several datasets; the message names the flags to set.
     """
     problems: dict[str, str] = {}
     for pipeline in pipelines:
@@ -106,18 +104,18 @@ def require_statistics(*pipelines: Any) -> None:
 def fill_statistics(
     pipelines: Iterable[Any], statistics: Mapping[str, Mapping[str, Any]], source: str
 ) -> list[str]:
-    """Give normalizers the statistics that they lack; those that a checkpoint has stay.
+    """Give normalizers the statistics that they lack; existing ones are kept.
 
     Args:
         pipelines: the preprocessor and the postprocessor.
         statistics: feature (under the policy's name) to statistic to array.
-        source: what they are of, for the message.
+        source: their source, for the message.
 
     Returns:
         the features that were filled.
 
     Raises:
-        StatisticsError: they have not what is lacking either, or of another shape.
+        StatisticsError: `statistics` lack them, too, or have them in another shape.
     """
     filled: list[str] = []
     for pipeline in pipelines:
@@ -142,7 +140,7 @@ def _of_dataset(
 
 
 def rename_statistics(statistics: Mapping[str, Any], rename_map: Mapping[str, str]) -> dict[str, Any]:
-    """Statistics under the names that `rename_map` gives their features."""
+    """Return statistics with their features renamed by `rename_map`."""
     return {rename_map.get(feature, feature): values for feature, values in statistics.items()}
 
 

@@ -1,6 +1,6 @@
-"""What a step of a pipeline is, and how a file names one.
+"""The base class of a pipeline's steps, and the registry of their names.
 
-A step takes a batch (a flat mapping, see `smolact.types`) and returns a new one. In a file it is its registered name, a
+A step takes a batch (a flat mapping, see `smolact.types`) and returns a new one. A file stores its registered name, a
 configuration in JSON and, for some, tensors. To add one: derive from `ProcessorStep`, decorate with
 `@register_step("name")`, and import its module before a pipeline that names it is loaded.
 """
@@ -17,30 +17,30 @@ from smolact.errors import CheckpointError, ConfigError, did_you_mean
 
 
 class ProcessorStep(ABC):
-    """One change to a batch: a renaming, a move, a normalization. The batch that comes in stays as it is."""
+    """One change to a batch: a renaming, a move, a normalization. The input is not changed."""
 
     registry_name: ClassVar[str]
 
     unknown_config: Mapping[str, Any] = {}
-    """Fields that a newer LeRobot wrote and this step does not know: saved again as they came."""
+    """Fields that a newer LeRobot wrote and this version does not know; they are saved again unchanged."""
 
     @abstractmethod
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """A new batch; `data` and its tensors are not changed."""
+        """Return a new batch; `data` and its tensors are not changed."""
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments as JSON values, in the order in which LeRobot writes them."""
+        """Return the constructor's arguments as JSON values, in the order in which LeRobot writes them."""
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The tensors that belong to the step; empty when it has none."""
+        """Return the step's tensors; empty if it has none."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the tensors that were saved beside the configuration; called with none when there was no file.
+        """Load the saved tensors; called with none if there is no file.
 
         Raises:
-            CheckpointError: there are tensors, and this step has no use for them.
+            CheckpointError: there are tensors, and this step has none.
         """
         if state:
             raise CheckpointError(
@@ -54,13 +54,13 @@ S = TypeVar("S", bound=ProcessorStep)
 _REGISTRY: dict[str, type[ProcessorStep]] = {}
 
 PLUGIN_STEPS = {"smolact_tokenizer_processor": "tokenizer_processor"}
-"""What our plugin calls a step in LeRobot, where LeRobot's own opens less (`plugins/lerobot_policy_smolact`)."""
+"""Our plugin's names of steps in LeRobot, where LeRobot's own opens less, to ours (`plugins/lerobot_policy_smolact`)."""
 OLDER_STEPS = {"rename_processor": "rename_observations_processor"}
-"""What LeRobot called a step before, in August 2025."""
+"""LeRobot's names of steps in August 2025, to the present ones."""
 
 
 def register_step(name: str) -> Callable[[type[S]], type[S]]:
-    """Make a step known to files as `name`.
+    """Register a step's class as `name`.
 
     Raises:
         ConfigError: another class has that name.
@@ -80,20 +80,20 @@ def register_step(name: str) -> Callable[[type[S]], type[S]]:
 
 
 def registered_steps() -> tuple[str, ...]:
-    """Every registered name, sorted."""
+    """Return every registered name, sorted."""
     return tuple(sorted(_REGISTRY))
 
 
 def own_name(name: str) -> str:
-    """The name under which a step is registered here, whoever wrote it down."""
+    """Return the name under which a step is registered here, given that or the plugin's or an older one."""
     return {**PLUGIN_STEPS, **OLDER_STEPS}.get(name, name)
 
 
 def find_step(name: str) -> type[ProcessorStep]:
-    """The class that was registered as `name`.
+    """Return the class that is registered as `name`.
 
     Raises:
-        CheckpointError: nobody registered it.
+        CheckpointError: there is none.
     """
     name = own_name(name)
     if name not in _REGISTRY:

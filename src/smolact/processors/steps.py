@@ -1,7 +1,4 @@
-"""The steps that know nothing of a policy: names, the batch dimension, the device; and SmolVLA's newline.
-
-Each is equal to LeRobot's step of the same registered name.
-"""
+"""Steps that do not depend on a policy, and SmolVLA's newline. Each equals LeRobot's step of the same registered name."""
 
 from __future__ import annotations
 
@@ -16,11 +13,8 @@ from smolact.errors import ConfigError, DeviceError, FeatureError
 from smolact.processors.step import ProcessorStep, register_step
 from smolact.types import ACTION, ENVIRONMENT_STATE, STATE, TASK, VISION_TOKENS, is_image_key
 
-_COMPANIONS = (
-    "_is_pad",
-    "_padding_mask",
-    VISION_TOKENS,
-)  # keys that belong to a feature, and are renamed with it
+# Suffixes of keys that belong to a feature and are renamed with it.
+_COMPANIONS = ("_is_pad", "_padding_mask", VISION_TOKENS)
 
 _FLOATS = {
     "float16": torch.float16,
@@ -36,7 +30,7 @@ _FLOATS = {
 @register_step("rename_observations_processor")
 @dataclass
 class RenameObservationsProcessorStep(ProcessorStep):
-    """Gives features the names that the policy knows: `{"observation.images.top": "observation.images.camera1"}`.
+    """Renames features to the policy's names: `{"observation.images.top": "observation.images.camera1"}`.
 
     Raises:
         ConfigError: `rename_map` is not a mapping of names.
@@ -52,7 +46,7 @@ class RenameObservationsProcessorStep(ProcessorStep):
             raise ConfigError(f"rename_map={self.rename_map!r} is not a mapping of old names to new ones.")
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch under the policy's names."""
+        """Return the batch with the policy's names."""
         renamed: dict[str, Any] = {}
         for key, value in data.items():
             name = self._new_name(key)
@@ -72,7 +66,7 @@ class RenameObservationsProcessorStep(ProcessorStep):
         return key
 
     def get_config(self) -> dict[str, Any]:
-        """The map."""
+        """Return the map."""
         return {"rename_map": dict(self.rename_map)}
 
 
@@ -82,14 +76,14 @@ _SAMPLE_DIMENSIONS = {STATE: 1, ENVIRONMENT_STATE: 1, ACTION: 1, "index": 0, "ta
 
 @register_step("to_batch_processor")
 class AddBatchDimensionProcessorStep(ProcessorStep):
-    """Makes a batch of one out of a single observation; a batch passes as it is.
+    """Makes a batch of one from a single observation; a batch is unchanged.
 
     Images (3, H, W) → (1, 3, H, W), states (D,) → (1, D), one action (A,) → (1, A), `task` str → list of one. A chunk
-    of actions (chunk, A) can't be told from a batch of single actions and passes, as in LeRobot.
+    of actions (chunk, A) can't be distinguished from a batch of single actions and is unchanged, as in LeRobot.
     """
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch with a leading dimension everywhere."""
+        """Return the batch with a leading dimension everywhere."""
         return {key: self._batched(key, value) for key, value in data.items()}
 
     @staticmethod
@@ -104,37 +98,36 @@ class AddBatchDimensionProcessorStep(ProcessorStep):
 
 @register_step("smolvla_new_line_processor")
 class SmolVLANewLineProcessor(ProcessorStep):
-    """Ends each task with a newline, as SmolVLA's prompts were in training."""
+    """Ends each task with a newline, as in SmolVLA's training prompts."""
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch with each task ended."""
+        """Return the batch with a newline after each task."""
         task = data.get(TASK)
         if isinstance(task, str):
             return {**data, TASK: _with_newline(task)}
         if isinstance(task, (list, tuple)) and all(isinstance(text, str) for text in task):
             return {**data, TASK: [_with_newline(text) for text in task]}
-        return dict(data)  # nothing to end: the tokenizer says what is wrong with it
+        return dict(data)  # not text: the tokenizer raises
 
 
 def _with_newline(text: str) -> str:
-    return text if text.endswith("\n") else type(text)(text + "\n")  # an Unsaid stays one
+    return text if text.endswith("\n") else type(text)(text + "\n")  # an EmptyInstruction stays one
 
 
 @register_step("device_processor")
 @dataclass
 class DeviceProcessorStep(ProcessorStep):
-    """Moves every tensor to a device and, if asked, floating-point ones to a dtype.
+    """Moves every tensor to a device and, if requested, floating-point ones to a dtype.
 
-    A tensor that is on a CUDA device already stays on it when the target is CUDA too: which of several GPUs a process
-    uses was decided before the batch got here.
+    A tensor on a CUDA device stays there when the target is CUDA too: the GPU of this process was chosen earlier.
 
     Args:
-        device: such as `cpu`, `cuda`, `cuda:1`, `mps`. Files keep its type only.
-        float_dtype: `float32`, `bfloat16`, … or None to leave dtypes alone.
+        device: such as `cpu`, `cuda`, `cuda:1`, `mps`. Files store only its type.
+        float_dtype: `float32`, `bfloat16`, … or None to keep dtypes.
 
     Raises:
-        DeviceError: the device is not there.
-        ConfigError: no such dtype.
+        DeviceError: this machine does not have the device.
+        ConfigError: there is no such dtype.
     """
 
     device: str = "cpu"
@@ -149,7 +142,7 @@ class DeviceProcessorStep(ProcessorStep):
         self._dtype = _FLOATS[self.float_dtype] if self.float_dtype is not None else None
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch on the device."""
+        """Return the batch on the device."""
         return {
             key: self._moved(value) if isinstance(value, Tensor) else value for key, value in data.items()
         }
@@ -162,12 +155,12 @@ class DeviceProcessorStep(ProcessorStep):
         return tensor.to(device=device, dtype=dtype, non_blocking=device.type == "cuda")
 
     def get_config(self) -> dict[str, Any]:
-        """The device's type and the dtype's name."""
+        """Return the device's type and the dtype's name."""
         return {"device": self._device.type, "float_dtype": self.float_dtype}
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name.
+    """Return the device of that name.
 
     Raises:
         DeviceError: it is not a device, or not of this machine.
@@ -185,22 +178,22 @@ def find_device(name: str) -> torch.device:
         "xpu": torch.xpu.device_count,
     }.get(device.type)
     if count is None or (device.index or 0) >= count():
-        here = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
+        available = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
         raise DeviceError(
-            f"The device '{name}' is not there: this machine has {here}. Choose one with --policy.device, such as "
+            f"The device '{name}' is not there: this machine has {available}. Choose one with --policy.device, such as "
             "--policy.device=cpu; for a GPU that should be there, run `smolact info`."
         )
     return device
 
 
 def to_float_image(image: Tensor) -> Tensor:
-    """An image as float32 in [0, 1]: uint8 is divided by 255, floating point passes as it is.
+    """Convert an image to float32 in [0, 1]: uint8 is divided by 255, floating point is unchanged.
 
-    Images travel as uint8 for as long as they can (a quarter of the bytes to the GPU), so this is called behind the
-    move to the device, by the normalizer.
+    Images stay uint8 for as long as possible (a quarter of the bytes to the GPU), so the normalizer calls this after the
+    move to the device.
 
     Raises:
-        FeatureError: another dtype, whose range nobody knows.
+        FeatureError: another dtype, whose range is unknown.
     """
     if image.dtype == torch.uint8:
         return image.to(torch.float32) / 255

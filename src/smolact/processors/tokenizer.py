@@ -1,4 +1,4 @@
-"""The instruction as tokens. Built on the `tokenizers` library; gives what transformers gives on the same folder."""
+"""Tokenization of the instruction by the `tokenizers` library, with transformers' results for the same folder."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Tokenizer:
 
     Args:
         tokenizer: the library's object, without truncation and padding of its own.
-        pad_token_id: what fills up shorter sequences.
-        truncation_side: the side on which a sequence that is too long loses tokens.
-        end_token_id: what ends an answer, where the folder names it.
+        pad_token_id: the token that pads shorter sequences.
+        truncation_side: the side on which too long a sequence loses tokens.
+        end_token_id: the token that ends a sequence, if the folder names it.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """The tokenizer in a folder: `tokenizer.json`, and the padding token's name in one of the files beside it.
+        """Load a folder's tokenizer: `tokenizer.json`, and the padding token's name in one of the files next to it.
 
         Raises:
             NotFoundError: there is no `tokenizer.json`.
@@ -74,13 +74,13 @@ class Tokenizer:
         )
         pad = tokenizer.token_to_id(name) if name is not None else None
         if pad is None:
-            found = (
+            problem = (
                 "no padding token is named"
                 if name is None
                 else f"the padding token '{name}' is not in the vocabulary"
             )
             raise CheckpointError(
-                f"In {folder}, {found}: expected a `pad_token` in tokenizer_config.json that tokenizer.json knows."
+                f"In {folder}, {problem}: expected a `pad_token` in tokenizer_config.json that tokenizer.json knows."
             )
         side = config.get("truncation_side", "right")
         if side not in ("right", "left"):
@@ -97,14 +97,14 @@ class Tokenizer:
         padding_side: str = "right",
         truncation: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Token ids (B, L) int64 and which of them are tokens (B, L) bool.
+        """Return token ids (B, L) int64 and the attention mask (B, L) bool.
 
         L is the longest text's length, or `max_length` with padding `max_length`. A text over `max_length` is truncated,
         or, without truncation, makes L larger.
         """
         limit = max_length if truncation else None
-        known = {text: self.encode(text, limit) for text in set(texts)}  # few tasks, each many times
-        rows = [known[text] for text in texts]
+        encoded = {text: self.encode(text, limit) for text in set(texts)}  # few tasks, often repeated
+        rows = [encoded[text] for text in texts]
         length = max(map(len, rows), default=0)
         if padding == "max_length" and max_length is not None:
             length = max(length, max_length)
@@ -117,7 +117,7 @@ class Tokenizer:
         return torch.tensor(ids, dtype=torch.int64), torch.tensor(mask, dtype=torch.bool)
 
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
-        """The token ids of one text, with the special tokens that the tokenizer adds, at most `max_length` of them.
+        """Return the token ids of one text, at most `max_length` with the special tokens that the tokenizer adds.
 
         Raises:
             ConfigError: the special tokens alone are more.
@@ -125,22 +125,22 @@ class Tokenizer:
         # One text at a time: `encode_batch` of the library would start threads, which forked data workers can't use.
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         if max_length is not None:
-            room = max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False)
-            if room < 0:
+            remaining = max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False)
+            if remaining < 0:
                 raise ConfigError(
                     f"{max_length} tokens do not even hold the special ones that this tokenizer adds. Raise {LENGTH_FLAG}."
                 )
-            encoding.truncate(room, direction=self.truncation_side)
+            encoding.truncate(remaining, direction=self.truncation_side)
         ids: list[int] = self._tokenizer.post_process(encoding).ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
     def token_id(self, token: str) -> int:
-        """The id of a token given as text, such as `<image>`.
+        """Return the id of a token given as text, such as `<image>`.
 
         Raises:
             ConfigError: it is not in the vocabulary.
@@ -152,25 +152,25 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens the model of the tokenizer has; those added to it later are not counted."""
+        """The number of tokens of the tokenizer's model, without added tokens."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=False))
 
     def __len__(self) -> int:
-        """How many tokens there are, added ones too."""
+        """Return the number of tokens, with added tokens."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
 
 @register_step("tokenizer_processor")
 @dataclass
 class TokenizerProcessorStep(ProcessorStep):
-    """Turns `task` into `observation.language.tokens` (B, L) int64 and `observation.language.attention_mask` (B, L) bool.
+    """Tokenizes `task` to `observation.language.tokens` (B, L) int64 and `observation.language.attention_mask` (B, L) bool.
 
     Args:
         max_length: a longer task is truncated, which is logged once.
-        task_key: where the text is, a str or a list of B.
+        task_key: the key of the text, a str or a list of B.
         padding_side: `right` or `left`.
         padding: `longest` (of the batch) or `max_length`.
-        truncation: whether a task over `max_length` loses its end; otherwise L grows.
+        truncation: whether a task over `max_length` is truncated; otherwise L grows.
         tokenizer_name: the tokenizer's folder, as a checkpoint names it.
         tokenizer: used instead of opening `tokenizer_name`.
 
@@ -204,20 +204,20 @@ class TokenizerProcessorStep(ProcessorStep):
                 f"task_key={self.task_key!r} should be a name, tokenizer={self.tokenizer!r} a Tokenizer or nothing."
             )
         self._tokenizer = self.tokenizer if self.tokenizer is not None else _open(self.tokenizer_name)
-        self._told = False
+        self._has_warned = False
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch with the tokens of its task."""
+        """Return the batch with the tokens of its task."""
         texts = instructions(data, self.task_key)
         ids, mask = self._tokenizer.encode_batch(
             texts, self.max_length, self.padding, self.padding_side, self.truncation
         )
-        if self.truncation and not self._told:
-            self._tell_of_truncation(texts, mask)
+        if self.truncation and not self._has_warned:
+            self._warn_of_truncation(texts, mask)
         return {**data, LANGUAGE_TOKENS: ids, LANGUAGE_MASK: mask}
 
     def get_config(self) -> dict[str, Any]:
-        """The settings, and the tokenizer's name if it has one."""
+        """Return the settings, and the tokenizer's name if it has one."""
         config = {
             "max_length": self.max_length,
             "task_key": self.task_key,
@@ -227,11 +227,11 @@ class TokenizerProcessorStep(ProcessorStep):
         }
         return config if self.tokenizer_name is None else {**config, "tokenizer_name": self.tokenizer_name}
 
-    def _tell_of_truncation(self, texts: Sequence[str], mask: Tensor) -> None:
+    def _warn_of_truncation(self, texts: Sequence[str], mask: Tensor) -> None:
         for text, is_full in zip(texts, (mask.sum(dim=1) == self.max_length).tolist(), strict=True):
             length = len(self._tokenizer.encode(text)) if is_full else 0
             if length > self.max_length:
-                self._told = True
+                self._has_warned = True
                 log.warning(
                     "A task has %d tokens, %d are used, and it loses its end (told once): %r. Shorten it, or raise %s.",
                     length,
@@ -243,11 +243,11 @@ class TokenizerProcessorStep(ProcessorStep):
 
 
 def instructions(data: Mapping[str, Any], key: str = TASK) -> list[str]:
-    """The instructions of a batch, one for each sample.
+    """Return the instructions of a batch, one per sample.
 
     Raises:
         FeatureError: there are none, or they are not text.
-        ConfigError: one is empty, and not on purpose (`types.Unsaid`).
+        ConfigError: one is empty, and not an `EmptyInstruction`.
     """
     task = data.get(key)
     if task is None:
@@ -285,7 +285,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _token_text(token: Any) -> str | None:
-    content = (
-        token.get("content") if isinstance(token, Mapping) else token
-    )  # older files: {"content": "<pad>", …}
+    # Older files: {"content": "<pad>", …}.
+    content = token.get("content") if isinstance(token, Mapping) else token
     return content if isinstance(content, str) else None

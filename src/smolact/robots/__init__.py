@@ -1,1 +1,1 @@
-"""Robots and what drives them by hand: one small interface, a simulated robot, and a door to LeRobot's drivers."""
+"""Robots and teleoperators: the interface, a simulated robot, and adapters of LeRobot's drivers."""

@@ -1,7 +1,7 @@
-"""What a robot and a teleoperator are to smolact: four methods, names for every number, and a gate.
+"""The interface of robots and teleoperators: four methods, named features, and a gate.
 
-A robot under this interface speaks in batch keys: an observation is `observation.state` and further vectors as (D,)
-float32, and cameras as (H, W, 3) uint8; an action is one vector (A,) float32, in the robot's own units.
+Robots use batch keys: an observation is `observation.state` and further vectors as (D,) float32, and cameras as (H, W, 3)
+uint8; an action is one vector (A,) float32, in the robot's own units.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Observation = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class RobotFeatures:
-    """What a robot sees and takes, by name.
+    """Named observation and action features of a robot.
 
     Attributes:
         action: names of the action's numbers, in order: (A,).
         vectors: batch key to the names of its numbers, such as `observation.state: (shoulder_pan.pos, …)`.
         cameras: batch key to (height, width).
-        limits: (lowest, highest) of each number of the action, where the robot tells.
-        units: `action`, or a batch key of `vectors`, to the units of its numbers, where the robot tells: `degrees`, …
+        limits: (lowest, highest) of each number of the action, if known.
+        units: `action`, or a batch key of `vectors`, to the units of its numbers, if known: `degrees`, …
     """
 
     action: tuple[str, ...]
@@ -40,50 +40,50 @@ class RobotFeatures:
 
 @runtime_checkable
 class Robot(Protocol):
-    """A robot, real or simulated. `features` may be read before `connect`."""
+    """A real or simulated robot. `features` may be read before `connect`."""
 
     @property
     def name(self) -> str:
-        """What it is called in a dataset (`robot_type`)."""
+        """The robot's type in a dataset (`robot_type`)."""
         ...
 
     @property
     def features(self) -> RobotFeatures:
-        """What it sees and takes."""
+        """The observation and action features."""
         ...
 
     @property
     def gate(self) -> Gate:
-        """What every action passes before the robot gets it (`smolact.robots.safety`)."""
+        """The gate that checks every action (`smolact.robots.safety`)."""
         ...
 
     def connect(self) -> None:
-        """Make it ready.
+        """Connect to the hardware.
 
         Raises:
-            RobotError: port, camera or motors do not answer; the message names what is there.
+            RobotError: port, camera or motors do not answer; the message lists the devices present.
         """
         ...
 
     def get_observation(self) -> Observation:
-        """What it sees now: every key of `features`."""
+        """Return the present observation, with every key of `features`."""
         ...
 
     def send_action(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Move. Returns the action that was really sent, (A,) float32, after the robot's own limits."""
+        """Move. Returns the action as sent, (A,) float32, after the robot's own limits."""
         ...
 
     def disconnect(self) -> None:
-        """Leave it safe. May be called at any time, more than once."""
+        """Leave the robot in a safe state. May be called at any time, more than once."""
         ...
 
 
 @runtime_checkable
 class EpisodicRobot(Robot, Protocol):
-    """A robot whose world can be set back by software: a simulation."""
+    """A robot that software can reset: a simulation."""
 
     def reset(self, episode: int) -> str | None:
-        """Begin an episode; returns the instruction that the scene asks for, if it has one."""
+        """Start an episode; returns the scene's instruction, if it has one."""
         ...
 
     @property
@@ -93,41 +93,41 @@ class EpisodicRobot(Robot, Protocol):
 
     @property
     def is_success(self) -> bool:
-        """Whether its goal was reached."""
+        """Whether the episode's goal was reached."""
         ...
 
 
 @runtime_checkable
 class Teleoperator(Protocol):
-    """What a person (or a script) drives a robot with."""
+    """A device or script that drives a robot."""
 
     @property
     def name(self) -> str:
-        """Its type."""
+        """The teleoperator's type."""
         ...
 
     def connect(self, robot: Robot) -> None:
-        """Make it ready to drive that robot.
+        """Connect, to drive `robot`.
 
         Raises:
-            RobotError: it can't, or does not fit the robot.
+            RobotError: the teleoperator does not answer, or does not fit the robot.
         """
         ...
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """The action to send now, (A,) float32, in the robot's units."""
+        """Return the action to send now, (A,) float32, in the robot's units."""
         ...
 
     def disconnect(self) -> None:
-        """Let go. May be called at any time, more than once."""
+        """Disconnect. May be called at any time, more than once."""
         ...
 
 
 def gate_of(robot: object) -> Gate:
-    """The gate of a robot.
+    """Return the robot's gate.
 
     Raises:
-        RobotError: it has none.
+        RobotError: the robot has no gate.
     """
     gate = getattr(robot, "gate", None)
     if not isinstance(gate, Gate):
@@ -139,17 +139,17 @@ def gate_of(robot: object) -> Gate:
 
 
 def move(robot: Robot, action: ArrayLike) -> NDArray[np.float32]:
-    """Send an action through the robot's gate. Every loop moves a robot by this, so that none can forget the gate.
+    """Send an action through the robot's gate. Every control loop calls this, so none bypasses the gate.
 
     Args:
         robot: connected.
         action: (A,), in the robot's units.
 
     Returns:
-        what was really sent, (A,) float32.
+        the action as sent, (A,) float32.
 
     Raises:
-        UnsafeActionError: the gate refuses it; nothing was sent.
+        UnsafeActionError: the gate refuses the action; nothing was sent.
         RobotError: the robot has no gate, or does not answer.
     """
     gate = gate_of(robot)

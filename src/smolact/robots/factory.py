@@ -1,7 +1,7 @@
-"""A robot or teleoperator by its type: built in, or one of LeRobot's.
+"""Robots and teleoperators by type: built in, or LeRobot's.
 
-What is built in is told by the caller, as a mapping from type to what makes it (a class or function whose parameters
-are its settings): a simulated robot needs environments, which robots know nothing of.
+The caller passes the built-in types, as a mapping from type to a class or function whose parameters are the settings: a
+simulated robot needs environments, which this package does not import.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from smolact.robots.safety import MAX_AGE_S
 Device = TypeVar("Device")
 Makers = Mapping[str, Callable[..., Device]]
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+NO_MAKERS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclasses.dataclass(kw_only=True)
 class GateSettings:
-    """What smolact adds to the settings of a robot of LeRobot's."""
+    """Settings that smolact adds to those of a LeRobot robot."""
 
     # The largest change of a joint in one tick, in its units: a number, or numbers by name; 0 for none.
     max_step: float | dict[str, float] | None = None
@@ -38,85 +38,85 @@ class GateSettings:
     max_action_age: float = MAX_AGE_S
 
 
-def robot_types(builtin: Makers[Robot] = NOTHING, /) -> tuple[str, ...]:
-    """Every type that `make_robot` takes: built in, then LeRobot's if it is installed (which imports it)."""
+def robot_types(builtin: Makers[Robot] = NO_MAKERS, /) -> tuple[str, ...]:
+    """Return every type of `make_robot`: built in, then LeRobot's if installed (which imports it)."""
     return _types(drivers.ROBOT, builtin)
 
 
-def teleoperator_types(builtin: Makers[Teleoperator] = NOTHING, /) -> tuple[str, ...]:
-    """Every type that `make_teleoperator` takes."""
+def teleoperator_types(builtin: Makers[Teleoperator] = NO_MAKERS, /) -> tuple[str, ...]:
+    """Return every type of `make_teleoperator`."""
     return _types(drivers.TELEOPERATOR, builtin)
 
 
-def make_robot(type_name: str, builtin: Makers[Robot] = NOTHING, /, **settings: Any) -> Robot:
-    """A robot, not connected.
+def make_robot(type_name: str, builtin: Makers[Robot] = NO_MAKERS, /, **settings: Any) -> Robot:
+    """Make a robot, not connected.
 
     Raises:
-        ConfigError: a type or setting that there is not (what there is, and the nearest, are named), or that can't be.
-        MissingDependencyError: it is no built-in type, and LeRobot is not installed.
-        RobotError: it has no gate.
+        ConfigError: an unknown type or setting (the message lists the known ones), or an invalid value.
+        MissingDependencyError: the type is not built in, and LeRobot is not installed.
+        RobotError: the robot has no gate.
     """
     if type_name in builtin:
-        robot = _built_in(builtin[type_name], drivers.ROBOT, type_name, settings)
+        robot = _make_built_in(builtin[type_name], drivers.ROBOT, type_name, settings)
         gate_of(robot)
         return robot
-    _needs_lerobot(drivers.ROBOT, type_name, builtin)
+    _require_lerobot(drivers.ROBOT, type_name, builtin)
     from smolact.robots import lerobot
 
     return lerobot.make_robot(type_name, **settings)
 
 
 def make_teleoperator(
-    type_name: str, builtin: Makers[Teleoperator] = NOTHING, /, **settings: Any
+    type_name: str, builtin: Makers[Teleoperator] = NO_MAKERS, /, **settings: Any
 ) -> Teleoperator:
-    """A teleoperator, not connected. Raises as `make_robot` does."""
+    """Make a teleoperator, not connected. Raises as `make_robot` does."""
     if type_name in builtin:
-        return _built_in(builtin[type_name], drivers.TELEOPERATOR, type_name, settings)
-    _needs_lerobot(drivers.TELEOPERATOR, type_name, builtin)
+        return _make_built_in(builtin[type_name], drivers.TELEOPERATOR, type_name, settings)
+    _require_lerobot(drivers.TELEOPERATOR, type_name, builtin)
     from smolact.robots import lerobot
 
     return lerobot.make_teleoperator(type_name, **settings)
 
 
-def robot_settings(type_name: str, builtin: Makers[Robot] = NOTHING, /) -> type:
-    """A dataclass whose fields are the settings of a type, for a command line. Raises as `make_robot` does."""
+def robot_settings(type_name: str, builtin: Makers[Robot] = NO_MAKERS, /) -> type:
+    """Return a dataclass of a type's settings. Raises as `make_robot` does."""
     if type_name in builtin:
         return parameters_class(builtin[type_name], type_name)
-    _needs_lerobot(drivers.ROBOT, type_name, builtin)
-    theirs = drivers.settings_class(drivers.ROBOT, type_name)
-    return dataclasses.make_dataclass(theirs.__name__, [], bases=(theirs, GateSettings), kw_only=True)
+    _require_lerobot(drivers.ROBOT, type_name, builtin)
+    base = drivers.settings_class(drivers.ROBOT, type_name)
+    return dataclasses.make_dataclass(base.__name__, [], bases=(base, GateSettings), kw_only=True)
 
 
-def teleoperator_settings(type_name: str, builtin: Makers[Teleoperator] = NOTHING, /) -> type:
-    """As `robot_settings`, for a teleoperator."""
+def teleoperator_settings(type_name: str, builtin: Makers[Teleoperator] = NO_MAKERS, /) -> type:
+    """Return a dataclass of a teleoperator type's settings. Raises as `make_robot` does."""
     if type_name in builtin:
         return parameters_class(builtin[type_name], type_name)
-    _needs_lerobot(drivers.TELEOPERATOR, type_name, builtin)
+    _require_lerobot(drivers.TELEOPERATOR, type_name, builtin)
     return drivers.settings_class(drivers.TELEOPERATOR, type_name)
 
 
 def given_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Parsed settings as plain values: a section becomes a mapping of what differs from its defaults."""
+    """Convert parsed settings to plain values: a section becomes a mapping of its non-default values."""
     return {
-        name: _differing(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+        name: _changed(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
         for name, value in settings.items()
     }
 
 
-def _differing(section: Any) -> dict[str, Any]:
-    found = {}
+def _changed(section: Any) -> dict[str, Any]:
+    changed = {}
     for field in dataclasses.fields(section):
         default = (
             field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         )
         value = getattr(section, field.name)
         if value != default:
-            found[field.name] = value
-    return given_settings(found)
+            changed[field.name] = value
+    return given_settings(changed)
 
 
 def parameters_class(maker: Callable[..., Any], type_name: str) -> type:
-    """A dataclass whose fields are the parameters of a class or function: their names, types and defaults."""
+    """Return a dataclass with the parameters of a class or function: their names, types and defaults."""
     function: Any = getattr(maker, "__init__") if isinstance(maker, type) else maker  # noqa: B009
     hints = typing.get_type_hints(function)
     fields: list[tuple[str, Any, Any]] = []
@@ -133,11 +133,11 @@ def parameters_class(maker: Callable[..., Any], type_name: str) -> type:
 
 
 def _types(kind: drivers.DriverKind, builtin: Mapping[str, Any]) -> tuple[str, ...]:
-    theirs = drivers.known_types(kind) if drivers.is_installed() else {}
-    return (*builtin, *(name for name in theirs if name not in builtin))
+    lerobot_types = drivers.known_types(kind) if drivers.is_installed() else {}
+    return (*builtin, *(name for name in lerobot_types if name not in builtin))
 
 
-def _built_in(
+def _make_built_in(
     maker: Callable[..., Device], kind: drivers.DriverKind, type_name: str, settings: Mapping[str, Any]
 ) -> Device:
     known = inspect.signature(maker).parameters
@@ -149,16 +149,16 @@ def _built_in(
     return maker(**settings)
 
 
-def _needs_lerobot(kind: drivers.DriverKind, type_name: str, builtin: Mapping[str, Any]) -> None:
-    """Raise what says best why a type that is not built in can't be had: a misspelt name, or LeRobot is not there."""
+def _require_lerobot(kind: drivers.DriverKind, type_name: str, builtin: Mapping[str, Any]) -> None:
+    """Raise for a type that is not built in: a misspelt name, or a missing LeRobot."""
     if drivers.is_installed():
         drivers.config_class(kind, type_name, builtin)
         return
-    has = f"Built in: {', '.join(builtin)}. " if builtin else ""
-    near = did_you_mean(type_name, builtin)
-    if near:
-        raise ConfigError(f"There is no {kind.word} of type '{type_name}'.{near} {has}")
+    listing = f"Built in: {', '.join(builtin)}. " if builtin else ""
+    suggestion = did_you_mean(type_name, builtin)
+    if suggestion:
+        raise ConfigError(f"There is no {kind.word} of type '{type_name}'.{suggestion} {listing}")
     raise MissingDependencyError(
         f"A {kind.word} of type '{type_name}' would be LeRobot's ({drivers.EXAMPLES}), and LeRobot is not installed. "
-        f"{has}{drivers.NEEDS}."
+        f"{listing}{drivers.NEEDS}."
     )

@@ -1,4 +1,4 @@
-"""Teleoperators that move a target: the keyboard's arrows, a gamepad's sticks."""
+"""Teleoperators that move a target position: the keyboard's arrow keys, a gamepad's sticks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from smolact.errors import RobotError, optional_import
 from smolact.robots.base import Observation, Robot
 from smolact.types import STATE
 
-SPEED = 0.3  # of a number's range, a second
-UNITS = 30.0  # a second, where the robot tells no range: degrees, or percent
-HELD = 0.15  # how long a key counts as held: terminals repeat it, and do not tell when it is let go
+SPEED = 0.3  # share of a number's range per second
+UNITS_PER_S = 30.0  # per second, where the range is unknown: degrees, or percent
+KEY_HOLD_S = 0.15  # seconds after a key press: terminals repeat held keys and report no release
 
 
 class IncrementalTeleop:
-    """A target that moves with a velocity, from where the robot is.
+    """A target position that moves with a velocity, starting from the robot's state.
 
     Args:
-        speed: how fast at full velocity, as a share of the range a second.
-        clock: seconds, monotonic.
+        speed: speed at full velocity, as a share of the range per second.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, speed: float = SPEED, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,51 +33,51 @@ class IncrementalTeleop:
         self._target: NDArray[np.float64] | None = None
         self._last = 0.0
 
-    def connect(self, robot: Robot, who: str) -> None:
-        """Learn the robot's numbers.
+    def connect(self, robot: Robot, name: str) -> None:
+        """Read the robot's action names and limits.
 
         Raises:
-            RobotError: its state is not what its actions are, so that no target can begin there.
+            RobotError: the robot's state and action differ in size, so that the target has no start.
         """
         features = robot.features
         size = len(features.action)
         if len(features.vectors.get(STATE, ())) != size:
             raise RobotError(
-                f"The teleoperator '{who}' moves a target from where the robot is, and '{robot.name}' has {size} numbers in its "
+                f"The teleoperator '{name}' moves a target from where the robot is, and '{robot.name}' has {size} numbers in its "
                 f"action and {len(features.vectors.get(STATE, ()))} in {STATE}. Use another teleoperator."
             )
         limits = features.limits or ((-np.inf, np.inf),) * size
         self._low, self._high = np.array(limits, np.float64).T
         span = self._high - self._low
-        self._scale = np.where(np.isfinite(span), span * self._speed, UNITS * self._speed / SPEED)
+        self._scale = np.where(np.isfinite(span), span * self._speed, UNITS_PER_S * self._speed / SPEED)
         self._target = None
 
     def move(self, observation: Observation, velocity: NDArray[np.float64]) -> NDArray[np.float32]:
-        """The target after moving with `velocity` (A,) in [-1, 1] since the last call; it rests where it is at zero."""
+        """Return the target after `velocity` (A,) in [-1, 1] since the last call; zero keeps it."""
         now = self._clock()
         state = np.asarray(observation[STATE], np.float64)
         if self._target is None or not velocity.any():
             self._target = state if self._target is None else self._target
             self._last = now
-        # A pause is no move: what passed counts for a tenth of a second at most.
+        # After a pause, at most a tenth of a second counts.
         step = velocity * self._scale * min(now - self._last, 0.1)
         self._last = now
         self._target = np.clip(self._target + step, self._low, self._high)
         return self._target.astype(np.float32)
 
-    def rest(self) -> None:
-        """Begin again from where the robot is."""
+    def reset(self) -> None:
+        """Restart from the robot's state."""
         self._target = None
 
 
 class KeyboardTeleoperator:
-    """Arrow keys move the first two numbers of an action; digits choose another one, which up and down then move.
+    """Arrow keys move the first two numbers of an action; a digit selects another for up and down.
 
-    Right and down are more, left and up less, as in a picture. 0 goes back to the first two.
+    Right and down increase a number, left and up decrease it, as in an image. 0 selects the first two again.
 
     Args:
-        speed: as a share of the range a second.
-        clock: seconds, monotonic.
+        speed: as a share of the range per second.
+        clock: monotonic clock, in seconds.
     """
 
     name = "keyboard"
@@ -88,49 +88,49 @@ class KeyboardTeleoperator:
         self._size = self._chosen = 0
 
     def press(self, key: str) -> None:
-        """A key was pressed."""
+        """Handle a key press."""
         if key.isdigit() and int(key) <= self._size:
             self._chosen = int(key)
         self._pressed[key] = self._clock()
 
     def connect(self, robot: Robot) -> None:
-        """Make it ready to drive that robot.
+        """Connect, to drive `robot`.
 
         Raises:
-            RobotError: the robot's state is not what its actions are.
+            RobotError: the robot's state and action differ in size.
         """
         self._incremental.connect(robot, self.name)
         self._size = len(robot.features.action)
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """Where the target is now, (A,) float32."""
+        """Return the present target, (A,) float32."""
         now = self._clock()
-        held = {key for key, when in self._pressed.items() if now - when <= HELD}
-        across, down = ("right" in held) - ("left" in held), ("down" in held) - ("up" in held)
+        held = {key for key, pressed_at in self._pressed.items() if now - pressed_at <= KEY_HOLD_S}
+        right, down = ("right" in held) - ("left" in held), ("down" in held) - ("up" in held)
         velocity = np.zeros(self._size)
         if self._chosen:
             velocity[self._chosen - 1] = -down
         else:
-            velocity[:2] = (across, down)[: self._size]
+            velocity[:2] = (right, down)[: self._size]
         return self._incremental.move(observation, velocity)
 
     def begin(self) -> None:
-        """An episode begins: the target is where the robot is."""
-        self._incremental.rest()
+        """Start an episode at the robot's state."""
+        self._incremental.reset()
 
     def disconnect(self) -> None:
-        """Let go."""
+        """Clear all pressed keys."""
         self._pressed.clear()
 
 
 class GamepadTeleoperator:
-    """The sticks move the first four numbers of an action, the triggers the fifth and sixth. Needs pygame.
+    """Sticks move the first four numbers of an action, triggers the fifth and sixth. Needs pygame.
 
     Args:
-        index: which gamepad, from 0.
-        speed: as a share of the range a second.
-        dead_zone: how far a stick may be off its middle without meaning anything.
-        clock: seconds, monotonic.
+        index: number of the gamepad, from 0.
+        speed: as a share of the range per second.
+        dead_zone: deflection below which a stick counts as centred.
+        clock: monotonic clock, in seconds.
     """
 
     name = "gamepad"
@@ -152,7 +152,7 @@ class GamepadTeleoperator:
 
         Raises:
             MissingDependencyError: pygame is not installed.
-            RobotError: there is no such gamepad, or the robot's state is not what its actions are.
+            RobotError: the gamepad does not exist, or the robot's state and action differ in size.
         """
         self._incremental.connect(robot, self.name)
         self._size = len(robot.features.action)
@@ -170,10 +170,10 @@ class GamepadTeleoperator:
         self._pygame, self._stick = pygame, pygame.joystick.Joystick(self._index)
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """Where the target is now, (A,) float32.
+        """Return the present target, (A,) float32.
 
         Raises:
-            RobotError: it is not connected.
+            RobotError: the gamepad is not connected.
         """
         if self._stick is None:
             raise RobotError("The gamepad is not connected. Call connect() first.")
@@ -187,11 +187,11 @@ class GamepadTeleoperator:
         return self._incremental.move(observation, velocity)
 
     def begin(self) -> None:
-        """An episode begins: the target is where the robot is."""
-        self._incremental.rest()
+        """Start an episode at the robot's state."""
+        self._incremental.reset()
 
     def disconnect(self) -> None:
-        """Let go of it."""
+        """Close the gamepad."""
         if self._pygame is not None:
             self._pygame.quit()
             self._pygame = self._stick = None

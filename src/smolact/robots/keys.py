@@ -1,4 +1,4 @@
-"""Keys as they are pressed in a terminal, without enter and without a display server."""
+"""Key presses in a terminal, without enter and without a display server."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from types import TracebackType
 
 _FINAL = {b"A": "up", b"B": "down", b"C": "right", b"D": "left"}
 _NAMES = {b"\r": "enter", b"\n": "enter", b" ": "space", b"\x7f": "backspace", b"\x08": "backspace"}
-_WINDOWS = {"H": "up", "P": "down", "M": "right", "K": "left"}
+_WINDOWS_KEYS = {"H": "up", "P": "down", "M": "right", "K": "left"}
 
 
 def split_keys(data: bytes) -> list[str]:
-    """The keys that a terminal's bytes stand for: `up`, `enter`, `space`, `escape`, or the letter itself.
+    """Return the key names of a terminal's bytes: `up`, `enter`, `space`, `escape`, or the letter itself.
 
-    An arrow is ESC [ C or ESC O C; a lone ESC is the key of that name.
+    An arrow is ESC [ C or ESC O C; a lone ESC is `escape`.
     """
     keys = []
     while data:
         if data[:2] in (b"\x1b[", b"\x1bO"):
-            end = next((at for at in range(2, len(data)) if 0x40 <= data[at] <= 0x7E), len(data) - 1)
+            end = next((index for index in range(2, len(data)) if 0x40 <= data[index] <= 0x7E), len(data) - 1)
             final = data[end : end + 1]
             if final in _FINAL:
                 keys.append(_FINAL[final])
@@ -37,14 +37,14 @@ def split_keys(data: bytes) -> list[str]:
 
 
 def has_terminal() -> bool:
-    """Whether this process has a terminal in which keys can be pressed."""
+    """Whether this process has a terminal for key presses."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
 class Keys:
-    """Tells listeners every key that is pressed in this process's terminal, while the `with` block lasts.
+    """Calls listeners with every key press in this process's terminal, within the `with` block.
 
-    Without a terminal (a script, a test, CI) there are no keys, and nothing else changes. Ctrl-C stays what it is.
+    Without a terminal (a script, a test, CI) no key arrives and nothing else changes. Ctrl-C keeps its meaning.
 
     Args:
         listeners: called with the key's name, in a thread.
@@ -58,17 +58,17 @@ class Keys:
 
     @property
     def is_listening(self) -> bool:
-        """Whether there is a terminal, and it is listened to."""
+        """Whether a terminal exists and is read."""
         return self._thread is not None
 
     def listen(self, listener: Callable[[str], None]) -> None:
-        """Tell this one, too."""
+        """Add a listener."""
         self._listeners.append(listener)
 
     def __enter__(self) -> Keys:
         if not has_terminal():
             return self
-        read = self._windows if sys.platform == "win32" else self._terminal()
+        read = self._read_windows if sys.platform == "win32" else self._open_terminal()
         self._thread = threading.Thread(target=read, name="keys", daemon=True)
         self._thread.start()
         return self
@@ -82,19 +82,19 @@ class Keys:
             self._thread = None
         self._restore()
 
-    def _tell(self, keys: list[str]) -> None:
+    def _notify(self, keys: list[str]) -> None:
         for key in keys:
             for listener in self._listeners:
                 listener(key)
 
-    def _terminal(self) -> Callable[[], None]:
+    def _open_terminal(self) -> Callable[[], None]:
         import termios
         import tty
 
         descriptor = sys.stdin.fileno()
-        before = termios.tcgetattr(descriptor)
+        previous = termios.tcgetattr(descriptor)
         tty.setcbreak(descriptor)
-        self._restore = lambda: termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        self._restore = lambda: termios.tcsetattr(descriptor, termios.TCSADRAIN, previous)
 
         def read() -> None:
             while not self._stop.is_set():
@@ -102,14 +102,14 @@ class Keys:
                     continue
                 data = os.read(descriptor, 64)
                 if not data:
-                    return  # the terminal has gone
+                    return  # the terminal was closed
                 if data == b"\x1b" and select.select([descriptor], [], [], 0.03)[0]:
-                    data += os.read(descriptor, 64)  # an arrow whose bytes came one by one, over a slow line
-                self._tell(split_keys(data))
+                    data += os.read(descriptor, 64)  # an arrow whose bytes arrived separately
+                self._notify(split_keys(data))
 
         return read
 
-    def _windows(self) -> None:  # pragma: no cover
+    def _read_windows(self) -> None:  # pragma: no cover
         with contextlib.suppress(ImportError):
             import msvcrt
 
@@ -117,6 +117,6 @@ class Keys:
                 while msvcrt.kbhit():  # type: ignore[attr-defined,unused-ignore]
                     letter = msvcrt.getwch()  # type: ignore[attr-defined,unused-ignore]
                     if letter in ("\x00", "\xe0"):
-                        self._tell([_WINDOWS.get(msvcrt.getwch(), "")])  # type: ignore[attr-defined,unused-ignore]
+                        self._notify([_WINDOWS_KEYS.get(msvcrt.getwch(), "")])  # type: ignore[attr-defined,unused-ignore]
                     else:
-                        self._tell(split_keys(letter.encode("ascii", "ignore")))
+                        self._notify(split_keys(letter.encode("ascii", "ignore")))

@@ -1,7 +1,7 @@
-"""LeRobot's robots and teleoperators under our protocols: its drivers, our names, and a gate before the motors.
+"""LeRobot's robots and teleoperators: its drivers, smolact's names, and a gate before the motors.
 
-Names and their order are those that `lerobot-record` stores: an observation's numbers become `observation.state` in the
-order that the driver declares them, a picture `observation.images.NAME`. Calibrations stay where LeRobot keeps them.
+Names and order are those of `lerobot-record`: an observation's numbers become `observation.state` in the driver's order, an
+image `observation.images.NAME`. Calibrations stay in LeRobot's folder.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from smolact.errors import FeatureError, RobotError, did_you_mean
 from smolact.robots.base import Observation, Robot, RobotFeatures
 from smolact.robots.lerobot_drivers import ROBOT, TELEOPERATOR, make_driver, translated
 from smolact.robots.lerobot_hardware import (
-    closes_at_once,
     connect,
+    is_gripper,
     known_ranges,
     known_units,
     parts,
@@ -30,22 +30,22 @@ from smolact.robots.safety import MAX_AGE_S, Gate, make_limits
 from smolact.types import ACTION, IMAGES, STATE
 
 MAX_STEP = 30.0
-"""Degrees, or percent of the range, that a joint may move in one tick: above what a hand does, below a jump."""
+"""Degrees, or percent of the range, that a joint may move in one tick: above a hand's motion, below a jump."""
 
 
 class LeRobotRobot:
-    """A robot of LeRobot's.
+    """A robot with a LeRobot driver.
 
     Args:
         driver: LeRobot's robot, not connected.
-        type_name: the type that it was asked for by.
-        max_step: the largest change of a joint in one tick, in its units, for all or by name; 0 for none. None:
-            `MAX_STEP` for joints, none for grippers (which close at once) and velocities.
-        limits: the range of some numbers of the action by name, in place of what calibration or driver say.
-        max_action_age: the oldest observation that a chunk may answer, in seconds.
+        type_name: the requested type.
+        max_step: the largest change of a joint in one tick, in its units, for all or by name; 0 for none. None: `MAX_STEP` for
+            joints, none for grippers (which close at once) and velocities.
+        limits: ranges of some numbers of the action by name, in place of calibration's or driver's.
+        max_action_age: the maximum age of a chunk's observation, in seconds.
 
     Attributes:
-        gate: what every action passes before the driver gets it; limits are known once it is connected.
+        gate: checks every action before the driver; its limits are known once connected.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class LeRobotRobot:
 
     @property
     def name(self) -> str:
-        """What LeRobot calls it in a dataset (`so_follower` for an SO-101)."""
+        """LeRobot's name of the robot in a dataset (`so_follower` for an SO-101)."""
         return str(self.driver.name)
 
     @property
     def features(self) -> RobotFeatures:
-        """What it sees and takes; with limits once they are known for every number."""
+        """The observation and action features, with limits once they are known for every number."""
         low, high = self.gate.limits.low, self.gate.limits.high
         known = bool((np.isfinite(low) & np.isfinite(high)).all())
         limits = tuple(zip(low.tolist(), high.tolist(), strict=True)) if known else None
@@ -77,11 +77,11 @@ class LeRobotRobot:
 
     @property
     def who(self) -> str:
-        """What messages call it."""
+        """The robot's name in messages."""
         return f"robot '{self.type_name}'"
 
     def connect(self) -> None:
-        """Open port and cameras, and look once.
+        """Open port and cameras, and read one observation.
 
         Raises:
             RobotError: port, motors or a camera do not answer, or it is not calibrated; nothing is left open.
@@ -94,43 +94,43 @@ class LeRobotRobot:
         except BaseException:
             self.disconnect()
             raise
-        found = dict(zip(self._features.vectors.get(STATE, ()), state, strict=True))
+        by_name = dict(zip(self._features.vectors.get(STATE, ()), state, strict=True))
         self.gate.position = np.array(
-            [found.get(name, math.nan) for name in self._features.action], np.float32
+            [by_name.get(name, math.nan) for name in self._features.action], np.float32
         )
 
     def get_observation(self) -> Observation:
-        """What it sees now: `observation.state` (D,) float32, cameras (H, W, 3) uint8.
+        """Return `observation.state` (D,) float32 and cameras (H, W, 3) uint8.
 
         Raises:
-            RobotError: it does not answer, a camera is silent, or something else came than was declared.
+            RobotError: robot or camera does not answer, or the observation does not match its declaration.
         """
         with translated(self.who, "Is it plugged in and powered?"):
-            found = self.driver.get_observation()
-        return to_batch_keys(found, self._features, self.who)
+            values = self.driver.get_observation()
+        return to_batch_keys(values, self._features, self.who)
 
     def send_action(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Move. Returns what was really sent, (A,) float32: the driver may limit it further (`max_relative_target`).
+        """Move. Returns the action as sent, (A,) float32: the driver may limit it further (`max_relative_target`).
 
         Raises:
             UnsafeActionError: the action is not finite, out of limits, or too far from the last one; nothing was sent.
             RobotError: the robot does not answer.
         """
         (safe,) = self.gate.check_chunk(np.asarray(action)[None])
-        asked = {name: float(value) for name, value in zip(self._features.action, safe, strict=True)}
+        goal = {name: float(value) for name, value in zip(self._features.action, safe, strict=True)}
         with translated(self.who, "Is it plugged in and powered?"):
-            sent = self.driver.send_action(asked) or {}
-        # A driver reports the numbers that it changed on their way; what it does not report went out as asked.
-        self.gate.position = np.array([sent.get(name, value) for name, value in asked.items()], np.float32)
+            sent = self.driver.send_action(goal) or {}
+        # A driver reports the numbers that it changed; it sent the others unchanged.
+        self.gate.position = np.array([sent.get(name, value) for name, value in goal.items()], np.float32)
         return np.array(self.gate.position)
 
     def disconnect(self) -> None:
-        """Let go of motors, port and cameras, also when some of them are gone."""
+        """Close motors, port and cameras, even if some are unplugged."""
         release(self.driver, self.who)
 
     def camera_ages(self) -> dict[str, float]:
-        """Seconds since each camera's newest picture was taken, by batch key; only cameras that keep that time."""
-        now, ages = time.perf_counter(), {}  # LeRobot's cameras note the time of this clock
+        """Return the age in seconds of each camera's newest frame, by batch key, if it has timestamps."""
+        now, ages = time.perf_counter(), {}  # the clock of LeRobot's cameras
         for prefix, part in parts(self.driver):
             for name, camera in (getattr(part, "cameras", None) or {}).items():
                 key = next(
@@ -148,11 +148,9 @@ class LeRobotRobot:
 
     def _make_gate(self) -> Gate:
         names = self._features.action
-        ranges = {name: found for name, found in known_ranges(self.driver).items() if name in names}
+        ranges = {name: bounds for name, bounds in known_ranges(self.driver).items() if name in names}
         steps = {
-            name: MAX_STEP
-            for name in names
-            if name.endswith(".pos") and not closes_at_once(self.driver, name)
+            name: MAX_STEP for name in names if name.endswith(".pos") and not is_gripper(self.driver, name)
         }
         if isinstance(self._max_step, Mapping):
             steps |= self._max_step
@@ -163,11 +161,11 @@ class LeRobotRobot:
 
 
 class LeRobotTeleoperator:
-    """A teleoperator of LeRobot's: a leader arm, whose numbers are the robot's actions.
+    """A teleoperator with a LeRobot driver: a leader arm, whose numbers are the robot's actions.
 
     Args:
         driver: LeRobot's teleoperator, not connected.
-        type_name: the type that it was asked for by.
+        type_name: the requested type.
     """
 
     def __init__(self, driver: Any, type_name: str) -> None:
@@ -176,43 +174,43 @@ class LeRobotTeleoperator:
 
     @property
     def name(self) -> str:
-        """Its type, as LeRobot calls it."""
+        """LeRobot's name of the type."""
         return str(self.driver.name)
 
     @property
     def who(self) -> str:
-        """What messages call it."""
+        """The teleoperator's name in messages."""
         return f"teleoperator '{self.type_name}'"
 
     def connect(self, robot: Robot) -> None:
-        """Open its port, to drive `robot`, which is connected.
+        """Open its port, to drive the connected `robot`.
 
         Raises:
-            RobotError: it does not answer, is not calibrated, or its numbers are not those of the robot's action.
+            RobotError: it does not answer, is not calibrated, or lacks numbers of the robot's action.
         """
         with translated(self.who):
-            ours = named_numbers(self.driver.action_features)
-        missing = [name for name in robot.features.action if name not in ours]
+            names = named_numbers(self.driver.action_features)
+        missing = [name for name in robot.features.action if name not in names]
         if missing:
             raise RobotError(
-                f"The {self.who} can't drive robot '{robot.name}': it gives {', '.join(ours) or 'no named numbers'}, "
-                f"and the robot also takes {', '.join(missing)}.{did_you_mean(missing[0], ours)}"
+                f"The {self.who} can't drive robot '{robot.name}': it gives {', '.join(names) or 'no named numbers'}, "
+                f"and the robot also takes {', '.join(missing)}.{did_you_mean(missing[0], names)}"
             )
         connect(self.driver, self.who, "teleop")
         self._names = robot.features.action
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """Where the hand is, (A,) float32, in the robot's units.
+        """Return the leader's position, (A,) float32, in the robot's units.
 
         Raises:
             RobotError: it does not answer.
         """
         with translated(self.who, "Is it plugged in and powered?"):
-            found = self.driver.get_action()
-        return vector(found, self._names, self.who)
+            values = self.driver.get_action()
+        return vector(values, self._names, self.who)
 
     def disconnect(self) -> None:
-        """Let go of it, also when it is gone."""
+        """Close its port, even if it is unplugged."""
         release(self.driver, self.who)
 
 
@@ -224,94 +222,88 @@ def make_robot(
     max_action_age: float = MAX_AGE_S,
     **settings: Any,
 ) -> LeRobotRobot:
-    """A robot of LeRobot's by type; `settings` are LeRobot's (`id`, `port`, `cameras`, …), the others the gate's.
+    """Make a LeRobot robot by type; `settings` are LeRobot's (`id`, `port`, `cameras`, …), the others the gate's.
 
     Raises:
-        ConfigError: a type or setting that there is not, or that can't be.
-        MissingDependencyError: LeRobot, or a package that this driver needs, is not installed.
+        ConfigError: an unknown type or setting, or an invalid value.
+        MissingDependencyError: LeRobot, or a package of this driver, is not installed.
     """
     driver = make_driver(ROBOT, type_name, settings)
     return LeRobotRobot(driver, type_name, max_step=max_step, limits=limits, max_action_age=max_action_age)
 
 
 def make_teleoperator(type_name: str, **settings: Any) -> LeRobotTeleoperator:
-    """A teleoperator of LeRobot's by type. Raises as `make_robot` does."""
+    """Make a LeRobot teleoperator by type. Raises as `make_robot` does."""
     return LeRobotTeleoperator(make_driver(TELEOPERATOR, type_name, settings), type_name)
 
 
-def features_of(driver: Any, who: str) -> RobotFeatures:
-    """A driver's features under batch keys, in the order that LeRobot stores.
+def features_of(driver: Any, label: str) -> RobotFeatures:
+    """Return a driver's features under batch keys, in LeRobot's storage order.
 
     Raises:
-        FeatureError: a camera that gives no colour pictures.
+        FeatureError: a camera does not return colour images.
     """
-    with translated(who):
-        seen, taken = dict(driver.observation_features), dict(driver.action_features)
-    cameras = {f"{IMAGES}.{name}": tuple(shape) for name, shape in seen.items() if isinstance(shape, tuple)}
+    with translated(label):
+        observed, actions = dict(driver.observation_features), dict(driver.action_features)
+    cameras = {
+        f"{IMAGES}.{name}": tuple(shape) for name, shape in observed.items() if isinstance(shape, tuple)
+    }
     for key, shape in cameras.items():
         if len(shape) != 3 or shape[2] != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
             raise FeatureError(
-                f"The {who} declares {key} as {shape}: expected (height, width, 3). Depth is not recorded here; "
+                f"The {label} declares {key} as {shape}: expected (height, width, 3). Depth is not recorded here; "
                 "switch it off (use_depth: false) and give width, height and fps of every camera."
             )
-    state = named_numbers(seen)
-    action = named_numbers(taken)
+    state = named_numbers(observed)
+    action = named_numbers(actions)
     units = {key: known_units(driver, names) for key, names in ((STATE, state), (ACTION, action))}
     return RobotFeatures(
         action=action,
         vectors={STATE: state} if state else {},
         cameras={key: (shape[0], shape[1]) for key, shape in cameras.items()},
-        units={key: found for key, found in units.items() if found},
+        units={key: unit for key, unit in units.items() if unit},
     )
 
 
 def named_numbers(features: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of a driver's numbers: `{name: float, …}`, or `{"names": {name: place, …}, …}` as some teleoperators say."""
+    """Return the names of a driver's numbers: `{name: float, …}`, or `{"names": {name: index, …}, …}`."""
     names = features.get("names")
-    if isinstance(names, Mapping) and all(isinstance(place, int) for place in names.values()):
+    if isinstance(names, Mapping) and all(isinstance(index, int) for index in names.values()):
         return tuple(names)
     return tuple(name for name, kind in features.items() if kind is float)
 
 
-def vector(found: Mapping[str, Any], names: tuple[str, ...], who: str) -> NDArray[np.float32]:
-    """The numbers `names` of what a driver gave, (len(names),) float32.
+def vector(values: Mapping[str, Any], names: tuple[str, ...], label: str) -> NDArray[np.float32]:
+    """Return the numbers `names` of a driver's values, (len(names),) float32.
 
     Raises:
-        RobotError: one is missing or not finite.
+        RobotError: a number is missing or not finite.
     """
     try:
-        values = np.array([found[name] for name in names], np.float32)
+        array = np.array([values[name] for name in names], np.float32)
     except KeyError as error:
         raise RobotError(
-            f"The {who} gave no '{error.args[0]}'; it gave {', '.join(map(str, found))}."
+            f"The {label} gave no '{error.args[0]}'; it gave {', '.join(map(str, values))}."
         ) from error
     except (TypeError, ValueError) as error:
-        raise RobotError(f"The {who} gave something that is no number: {error}.") from error
-    if not np.isfinite(values).all():
-        wrong = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
-        raise RobotError(f"The {who} gave numbers that are not finite: {', '.join(wrong)}.")
-    return values
+        raise RobotError(f"The {label} gave something that is no number: {error}.") from error
+    if not np.isfinite(array).all():
+        invalid = [name for name, value in zip(names, array, strict=True) if not np.isfinite(value)]
+        raise RobotError(f"The {label} gave numbers that are not finite: {', '.join(invalid)}.")
+    return array
 
 
-def to_batch_keys(found: Mapping[str, Any], features: RobotFeatures, who: str) -> Observation:
-    """A driver's observation under batch keys.
+def to_batch_keys(values: Mapping[str, Any], features: RobotFeatures, label: str) -> Observation:
+    """Convert a driver's observation to batch keys.
 
     Raises:
-        RobotError: a number or picture is missing, or another than `features` say.
+        RobotError: a number or image is missing, or does not match `features`.
     """
-    observation: Observation = {key: vector(found, names, who) for key, names in features.vectors.items()}
+    observation: Observation = {key: vector(values, names, label) for key, names in features.vectors.items()}
     for key, (height, width) in features.cameras.items():
-        picture = found.get(key.removeprefix(f"{IMAGES}."))
-        if (
-            not isinstance(picture, np.ndarray)
-            or picture.shape != (height, width, 3)
-            or picture.dtype != np.uint8
-        ):
-            came = (
-                f"{picture.dtype} {picture.shape}"
-                if isinstance(picture, np.ndarray)
-                else type(picture).__name__
-            )
-            raise RobotError(f"The {who} declared {key} as uint8 ({height}, {width}, 3) and gave {came}.")
-        observation[key] = picture
+        image = values.get(key.removeprefix(f"{IMAGES}."))
+        if not isinstance(image, np.ndarray) or image.shape != (height, width, 3) or image.dtype != np.uint8:
+            found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise RobotError(f"The {label} declared {key} as uint8 ({height}, {width}, 3) and gave {found}.")
+        observation[key] = image
     return observation

@@ -1,4 +1,4 @@
-"""The cameras that LeRobot's drivers find, and one picture of each."""
+"""Cameras that LeRobot's drivers find, and one image of each."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class FoundCamera:
     """A camera that answers.
 
     Attributes:
-        type: LeRobot's type of it.
+        type: LeRobot's camera type.
         id: index, path or serial number.
-        width, height, fps: what it gives unless it is asked for something else; None where it does not say.
+        width, height, fps: defaults of the camera; None if unknown.
     """
 
     type: str
@@ -32,7 +32,7 @@ class FoundCamera:
     fps: float | None = None
 
     def setting(self, name: str) -> str:
-        """What to write in `--robot.cameras`, with the camera's own size and rate."""
+        """Return the entry of `--robot.cameras`, with the camera's own size and rate."""
         key = _KINDS[self.type].id_field
         size = f"width: {self.width or 640}, height: {self.height or 480}, fps: {round(self.fps or 30)}"
         return f"{name}: {{type: {self.type}, {key}: {self.id}, {size}}}"
@@ -44,7 +44,7 @@ class _CameraKind:
     camera: str
     config: str
     id_field: str
-    needs: str | None = None
+    package: str | None = None
 
 
 _KINDS = {
@@ -60,59 +60,59 @@ _KINDS = {
 
 
 def find_cameras(
-    kind: str | None = None, on_skip: Callable[[str], None] = lambda why: None
+    kind: str | None = None, on_skip: Callable[[str], None] = lambda reason: None
 ) -> list[FoundCamera]:
-    """The cameras that answer.
+    """Return the cameras that answer.
 
     Args:
-        kind: `opencv` or `intelrealsense`; None looks for both, and passes over one whose package is not installed.
-        on_skip: told why a kind was passed over.
+        kind: `opencv` or `intelrealsense`; None for all whose packages are installed.
+        on_skip: called with the reason of a skipped kind.
 
     Raises:
-        ConfigError: another kind.
-        RobotError: there is none.
-        MissingDependencyError: LeRobot, or what the asked kind needs, is not installed.
+        ConfigError: the kind is unknown.
+        RobotError: no camera answers.
+        MissingDependencyError: LeRobot, or a package of the requested kind, is not installed.
     """
     if kind is not None and kind not in _KINDS:
         raise ConfigError(f"Cameras that can be looked for are {' and '.join(_KINDS)}, found '{kind}'.")
-    found = []
+    cameras = []
     for name in [kind] if kind else list(_KINDS):
         try:
-            _needs(name)
+            _require_package(name)
             with translated(f"search for {name} cameras"):
-                found += [_found(name, one) for one in _load(name).find_cameras()]
+                cameras += [_to_found_camera(name, details) for details in _camera_class(name).find_cameras()]
         except MissingDependencyError as error:
             if kind is not None or name == "opencv":
                 raise
             on_skip(str(error))
-    if not found:
+    if not cameras:
         raise RobotError(
             f"No camera answers. {cameras_present()} Plug one in, close what else uses it, and see that you may read it "
             "(on Linux: the group 'video')."
         )
-    return found
+    return cameras
 
 
 def take_picture(camera: FoundCamera) -> NDArray[np.uint8]:
-    """One picture, (H, W, 3) uint8 RGB.
+    """Take one image, (H, W, 3) uint8 RGB.
 
     Raises:
-        RobotError: it gives none.
+        RobotError: the camera returns no image.
     """
     kind = _KINDS[camera.type]
     with translated(f"camera {camera.id}", "Is something else using it?"):
         config = getattr(load(kind.module), kind.config)(**{kind.id_field: camera.id})
-        device = _load(camera.type)(config)
+        device = _camera_class(camera.type)(config)
         device.connect()
         try:
-            picture: NDArray[np.uint8] = np.asarray(device.async_read(timeout_ms=2000), np.uint8)
+            image: NDArray[np.uint8] = np.asarray(device.async_read(timeout_ms=2000), np.uint8)
         finally:
             device.disconnect()
-    return picture
+    return image
 
 
-def _needs(name: str) -> None:
-    package = _KINDS[name].needs
+def _require_package(name: str) -> None:
+    package = _KINDS[name].package
     load("lerobot.cameras")
     if package is not None and importlib.util.find_spec(package) is None:
         raise MissingDependencyError(
@@ -121,10 +121,10 @@ def _needs(name: str) -> None:
         )
 
 
-def _load(name: str) -> Any:
+def _camera_class(name: str) -> Any:
     return getattr(load(_KINDS[name].module), _KINDS[name].camera)
 
 
-def _found(name: str, told: dict[str, Any]) -> FoundCamera:
-    profile = told.get("default_stream_profile") or {}
-    return FoundCamera(name, told["id"], profile.get("width"), profile.get("height"), profile.get("fps"))
+def _to_found_camera(name: str, details: dict[str, Any]) -> FoundCamera:
+    profile = details.get("default_stream_profile") or {}
+    return FoundCamera(name, details["id"], profile.get("width"), profile.get("height"), profile.get("fps"))

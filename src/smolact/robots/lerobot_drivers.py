@@ -1,7 +1,7 @@
-"""LeRobot's drivers, found and made by name. The only modules that import LeRobot are this one and `lerobot`.
+"""LeRobot's drivers by name. Every import of LeRobot goes through this module.
 
-A driver is made from a configuration of LeRobot's own, which LeRobot's own decoder reads; what a user can get wrong is
-looked at before that, so that an error names the setting, what there is, and the nearest name.
+LeRobot's own decoder reads a driver's configuration. Common mistakes are checked first, so that an error names the setting, the
+alternatives, and the nearest name.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ NEEDS = "LeRobot's drivers need Python 3.12 or later and: pip install 'smolact[l
 RENAMED = {
     f"bi_so{model}_{side}": f"bi_so_{side}" for model in ("100", "101") for side in ("follower", "leader")
 }
-"""Types of older LeRobots, to what they are called in 0.6."""
+"""Types of older LeRobot versions, to their names in 0.6."""
 EXAMPLES = "so100_follower, so101_follower, koch_follower, bi_so_follower, lekiwi, so101_leader, …"
 
 
 @dataclass(frozen=True)
 class DriverKind:
-    """One kind of LeRobot's devices: where it is found there, and what it is called here.
+    """One kind of LeRobot device.
 
     Attributes:
-        word: what it is, in messages.
+        word: its name in messages.
         flag: the section of its settings on the command line.
-        package: LeRobot's package of these devices, one package a device.
-        config: the name of the class that their configurations derive from.
-        factory: the name of the function that makes a device from its configuration.
+        package: LeRobot's package of these devices, with one subpackage per device.
+        config: the base class of their configurations.
+        factory: the function that makes a device from its configuration.
     """
 
     word: str
@@ -68,7 +68,7 @@ def is_installed() -> bool:
 
 
 def version() -> str | None:
-    """LeRobot's version, None without it."""
+    """Return LeRobot's version; None without it."""
     try:
         return importlib.metadata.version("lerobot")
     except importlib.metadata.PackageNotFoundError:
@@ -79,64 +79,64 @@ def load(module: str) -> ModuleType:
     """Import a module of LeRobot.
 
     Raises:
-        MissingDependencyError: LeRobot is not installed, or lacks a package that this module needs.
+        MissingDependencyError: LeRobot, or a package that this module needs, is not installed.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name == "lerobot":
-            here = ".".join(map(str, sys.version_info[:2]))
+            python = ".".join(map(str, sys.version_info[:2]))
             raise MissingDependencyError(
-                f"LeRobot is not installed. {NEEDS} (this is Python {here})."
+                f"LeRobot is not installed. {NEEDS} (this is Python {python})."
             ) from error
         raise MissingDependencyError(f"LeRobot's {module} can't be imported: {error}. {NEEDS}.") from error
 
 
 def known_types(kind: DriverKind) -> dict[str, type]:
-    """Every type of that kind that LeRobot and its installed plugins have: name to configuration class.
+    """Return every type of that kind in LeRobot and its installed plugins: name to configuration class.
 
     Raises:
         MissingDependencyError: LeRobot is not installed.
     """
     package = load(kind.package)
-    for found in pkgutil.iter_modules(package.__path__):
-        if found.ispkg:  # a type registers itself when its package is imported
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.ispkg:  # importing a package registers its type
             try:
-                importlib.import_module(f"{kind.package}.{found.name}")
+                importlib.import_module(f"{kind.package}.{module.name}")
             except ImportError as error:
-                logger.warning("LeRobot's %s.%s is left out: %s", kind.package, found.name, error)
+                logger.warning("LeRobot's %s.%s is left out: %s", kind.package, module.name, error)
     load("lerobot.utils.import_utils").register_third_party_plugins()
     return dict(sorted(getattr(package, kind.config).get_known_choices().items()))
 
 
 def config_class(kind: DriverKind, type_name: str, builtin: Iterable[str] = ()) -> type:
-    """The configuration class of a type.
+    """Return the configuration class of a type.
 
     Raises:
-        ConfigError: LeRobot has no such type; the nearest is named, and all are listed, with those of `builtin`.
+        ConfigError: LeRobot has no such type; the message names the nearest and lists all, with those of `builtin`.
         MissingDependencyError: LeRobot is not installed.
     """
     known = known_types(kind)
     if type_name not in known:
         types = (*builtin, *known)
-        near = did_you_mean(RENAMED.get(type_name, type_name), types)
+        suggestion = did_you_mean(RENAMED.get(type_name, type_name), types)
         raise ConfigError(
-            f"There is no {kind.word} of type '{type_name}'.{near} There are: {', '.join(types)}."
+            f"There is no {kind.word} of type '{type_name}'.{suggestion} There are: {', '.join(types)}."
         )
     return known[type_name]
 
 
 def make_driver(kind: DriverKind, type_name: str, settings: Mapping[str, Any]) -> Any:
-    """A robot or teleoperator of LeRobot's, not connected.
+    """Make a LeRobot robot or teleoperator, not connected.
 
     Args:
-        kind: what it is.
+        kind: the kind of device.
         type_name: its type.
-        settings: its configuration, nested, as LeRobot spells it in YAML.
+        settings: its configuration, nested, in LeRobot's YAML spelling.
 
     Raises:
-        ConfigError: a type or setting that there is not, one that is missing, or a value that can't be.
-        MissingDependencyError: LeRobot, or a package that this driver needs, is not installed.
+        ConfigError: an unknown type or setting, a missing setting, or an invalid value.
+        MissingDependencyError: LeRobot, or a package of this driver, is not installed.
         RobotError: LeRobot can't make it.
     """
     cls = config_class(kind, type_name)
@@ -154,7 +154,7 @@ def make_driver(kind: DriverKind, type_name: str, settings: Mapping[str, Any]) -
 
 
 def _check_settings(cls: type, settings: Mapping[str, Any], prefix: str, owner: str) -> None:
-    """What would be a riddle in the decoder's words: names that are unknown, missing, or of no known camera."""
+    """Raise a clearer error than the decoder for unknown or missing names and unknown cameras."""
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for name, value in settings.items():
@@ -169,13 +169,13 @@ def _check_settings(cls: type, settings: Mapping[str, Any], prefix: str, owner: 
             _check_cameras(value, prefix + name)
     for name, field in fields.items():
         if name not in settings and field.default is MISSING and field.default_factory is MISSING:
-            needed = (
-                f", with {', '.join(one.name for one in dataclasses.fields(hints[name]))}"
+            parts = (
+                f", with {', '.join(nested.name for nested in dataclasses.fields(hints[name]))}"
                 if dataclasses.is_dataclass(hints[name])
                 else ""
             )
             ports = f" {ports_present()} `smolact robot find-port` finds which." if name == "port" else ""
-            raise ConfigError(f"{owner} needs {prefix}{name}{needed}.{ports}")
+            raise ConfigError(f"{owner} needs {prefix}{name}{parts}.{ports}")
 
 
 def _is_camera_table(hint: Any) -> bool:
@@ -198,9 +198,9 @@ def _check_cameras(cameras: Any, flag: str) -> None:
 
 
 def settings_class(kind: DriverKind, type_name: str) -> type:
-    """A dataclass with the settings of a type, for a command line that does not know LeRobot's classes.
+    """Return a dataclass of a type's settings, for a command line without LeRobot's classes.
 
-    Numbers, text and sections are as LeRobot types them; whatever else is any YAML, which `make_driver` checks.
+    Numbers, text and sections keep LeRobot's types; all others are any YAML, which `make_driver` checks.
     """
     return _plain_dataclass(config_class(kind, type_name))
 
@@ -229,22 +229,22 @@ def _plain_hint(hint: Any) -> Any:
 
 
 @contextmanager
-def translated(who: str, hint: str = "") -> Iterator[None]:
-    """Whatever a driver raises inside becomes a `RobotError` about `who`, or a `MissingDependencyError`."""
+def translated(label: str, hint: str = "") -> Iterator[None]:
+    """Convert a driver's exceptions to a `RobotError` about `label`, or to a `MissingDependencyError`."""
     try:
         yield
     except SmolactError:
         raise
     except ImportError as error:
-        raise MissingDependencyError(f"The {who} needs a package that is not installed: {error}") from error
+        raise MissingDependencyError(f"The {label} needs a package that is not installed: {error}") from error
     except EOFError as error:
-        raise RobotError(f"The {who} asks questions. Run this in a terminal.") from error
-    except Exception as error:  # drivers raise what their libraries raise
-        if isinstance(error.__cause__, ImportError):  # LeRobot's factory says it in other words
+        raise RobotError(f"The {label} asks questions. Run this in a terminal.") from error
+    except Exception as error:  # drivers pass on their libraries' exceptions
+        if isinstance(error.__cause__, ImportError):  # LeRobot's factory wraps it
             raise MissingDependencyError(
-                f"The {who} needs a package that is not installed: {error.__cause__}"
+                f"The {label} needs a package that is not installed: {error.__cause__}"
             ) from error
         text = " ".join(str(error).split()) or type(error).__name__
         raise RobotError(
-            f"The {who} failed: {text}{'' if text.endswith(('.', '!')) else '.'}{' ' + hint if hint else ''}"
+            f"The {label} failed: {text}{'' if text.endswith(('.', '!')) else '.'}{' ' + hint if hint else ''}"
         ) from error

@@ -1,4 +1,4 @@
-"""What stands behind a driver of LeRobot's: its arms, buses and cameras; opened without questions, closed in any state."""
+"""Hardware of LeRobot's drivers: arms, buses and cameras; opened without prompts, closed in any state."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ logger = logging.getLogger(__name__)
 
 
 def parts(driver: Any) -> Iterator[tuple[str, Any]]:
-    """What holds motors and cameras, with the prefix that its names have: the driver itself, or its two arms."""
+    """Yield the objects with motors and cameras, with their name prefix: the driver itself, or its two arms."""
     arms = [(f"{side}_", getattr(driver, f"{side}_arm", None)) for side in ("left", "right")]
     yield from [(prefix, arm) for prefix, arm in arms if arm is not None] or [("", driver)]
 
 
 def known_ranges(driver: Any) -> dict[str, tuple[float, float]]:
-    """The ranges of joints that a driver declares, or that its calibration has measured: `NAME.pos` to (low, high)."""
+    """Return the joint ranges declared by a driver or measured by its calibration: `NAME.pos` to (low, high)."""
     ranges: dict[str, tuple[float, float]] = {}
     for prefix, part in parts(driver):
         bus = getattr(part, "bus", None)
         for motor, details in (getattr(bus, "motors", None) or {}).items():
-            found = _motor_range(bus, motor, details)
-            if found is not None:
-                ranges[f"{prefix}{motor}.pos"] = found
+            bounds = _motor_range(bus, motor, details)
+            if bounds is not None:
+                ranges[f"{prefix}{motor}.pos"] = bounds
         declared = getattr(getattr(part, "config", None), "joint_limits", None) or {}
         ranges |= {
             f"{prefix}{motor}.pos": (float(low), float(high)) for motor, (low, high) in declared.items()
@@ -47,14 +47,14 @@ def _motor_range(bus: Any, motor: str, details: Any) -> tuple[float, float] | No
     resolution = getattr(bus, "model_resolution_table", {}).get(getattr(details, "model", None))
     if mode != "degrees" or measured is None or not resolution:
         return None
-    half = (
+    half_range = (
         (measured.range_max - measured.range_min) / 2 * 360 / (resolution - 1)
-    )  # 0° is the middle of its range
-    return (-half, half) if half > 0 else None
+    )  # 0° is the middle of the range
+    return (-half_range, half_range) if half_range > 0 else None
 
 
 def known_units(driver: Any, names: Sequence[str]) -> tuple[str, ...]:
-    """The unit of each number, where a driver's motors say it of all: `degrees`, `range_m100_100`, `range_0_100`."""
+    """Return each number's unit, if all are known: `degrees`, `range_m100_100`, `range_0_100`."""
     units = {
         f"{prefix}{motor}.pos": _norm_mode(details)
         for prefix, part in parts(driver)
@@ -68,8 +68,8 @@ def _norm_mode(details: Any) -> str:
     return str(getattr(mode, "value", mode))
 
 
-def closes_at_once(driver: Any, name: str) -> bool:
-    """Whether it is a gripper: LeRobot scales those from 0 to 100."""
+def is_gripper(driver: Any, name: str) -> bool:
+    """Whether the number is a gripper's: LeRobot scales grippers from 0 to 100."""
     for prefix, part in parts(driver):
         motors = getattr(getattr(part, "bus", None), "motors", None) or {}
         details = motors.get(name.removeprefix(prefix).removesuffix(".pos"))
@@ -78,76 +78,76 @@ def closes_at_once(driver: Any, name: str) -> bool:
     return "gripper" in name
 
 
-def connect(driver: Any, who: str, flag: str) -> None:
-    """Connect a driver without any question; whatever was opened is closed again when it fails.
+def connect(driver: Any, label: str, flag: str) -> None:
+    """Connect a driver without prompts; closes everything on failure.
 
     Raises:
-        RobotError: a port that is not there, a device that does not answer, or one that is not calibrated.
+        RobotError: the port is missing, or the device does not answer or is not calibrated.
     """
-    open_driver(driver, who)
+    open_driver(driver, label)
     try:
-        with translated(who):
+        with translated(label):
             calibrated = driver.is_calibrated
-        if calibrated is False:  # some teleoperators say None: there is nothing to calibrate
-            unnamed = (
+        if calibrated is False:  # None in teleoperators without calibration
+            id_hint = (
                 f" No --{flag}.id was given, by which calibrations are kept." if driver.id is None else ""
             )
             raise RobotError(
-                f"The {who} is not calibrated, or its motors hold another calibration than {calibration_file(driver)}. "
-                f"Run: smolact robot calibrate --{flag}.type=… with the same settings.{unnamed}"
+                f"The {label} is not calibrated, or its motors hold another calibration than {calibration_file(driver)}. "
+                f"Run: smolact robot calibrate --{flag}.type=… with the same settings.{id_hint}"
             )
     except BaseException:
-        release(driver, who)
+        release(driver, label)
         raise
 
 
-def open_driver(driver: Any, who: str) -> None:
-    """Connect a driver, calibrated or not; whatever was opened is closed again when it fails.
+def open_driver(driver: Any, label: str) -> None:
+    """Connect a driver, calibrated or not; closes everything on failure.
 
     Raises:
-        RobotError: a port that is not there, or a device that does not answer.
+        RobotError: the port is missing, or the device does not answer.
     """
     for port in ports_of(getattr(driver, "config", None)):
         if port.startswith("/dev/") and not Path(port).exists():
             raise RobotError(
-                f"The {who} has port {port}, which is not there. {ports_present()} `smolact robot find-port` finds it."
+                f"The {label} has port {port}, which is not there. {ports_present()} `smolact robot find-port` finds it."
             )
     try:
-        with translated(who):
-            asks = "calibrate" in inspect.signature(driver.connect).parameters
-            driver.connect(calibrate=False) if asks else driver.connect()
+        with translated(label):
+            has_calibrate = "calibrate" in inspect.signature(driver.connect).parameters
+            driver.connect(calibrate=False) if has_calibrate else driver.connect()
     except RobotError as error:
-        hint = _what_is_missing(driver)
-        release(driver, who)
+        hint = _missing_part_hint(driver)
+        release(driver, label)
         raise RobotError(f"{error} {hint}".rstrip()) from error
     except BaseException:
-        release(driver, who)
+        release(driver, label)
         raise
 
 
-def calibrate(driver: Any, who: str) -> str:
-    """Calibrate a driver, in its own words, which ask for the terminal. Returns where LeRobot keeps what was measured.
+def calibrate(driver: Any, label: str) -> str:
+    """Run a driver's own interactive calibration in the terminal. Returns the path of LeRobot's calibration file.
 
     Raises:
-        RobotError: it does not answer, or there is no terminal to answer it.
+        RobotError: the device does not answer, or no terminal is available.
     """
-    open_driver(driver, who)
+    open_driver(driver, label)
     try:
-        with translated(who):
+        with translated(label):
             driver.calibrate()
     finally:
-        release(driver, who)
+        release(driver, label)
     return calibration_file(driver)
 
 
 def ports_of(config: Any) -> list[str]:
-    """The serial ports that a configuration names, also those of two arms."""
-    inner = [getattr(config, f"{side}_arm_config", None) for side in ("left", "right")]
-    return [str(one.port) for one in (config, *inner) if isinstance(getattr(one, "port", None), str)]
+    """Return the serial ports of a configuration, including those of two arms."""
+    arms = [getattr(config, f"{side}_arm_config", None) for side in ("left", "right")]
+    return [str(part.port) for part in (config, *arms) if isinstance(getattr(part, "port", None), str)]
 
 
-def _what_is_missing(driver: Any) -> str:
-    """After a failure: which of its parts is not there, and what is."""
+def _missing_part_hint(driver: Any) -> str:
+    """After a failure, describe the missing part and the devices present."""
     for _, part in parts(driver):
         bus = getattr(part, "bus", None)
         if bus is not None and getattr(bus, "is_connected", True) is False:
@@ -159,35 +159,35 @@ def _what_is_missing(driver: Any) -> str:
 
 
 def calibration_file(driver: Any) -> str:
-    """Where LeRobot keeps its calibration: one file, or one an arm."""
+    """Return the path of LeRobot's calibration: one file, or one per arm."""
     files = [str(getattr(part, "calibration_fpath", "")) for _, part in parts(driver)]
     return " and ".join(file for file in files if file) or "its file"
 
 
-def release(driver: Any, who: str) -> None:
-    """Disconnect whatever is open. LeRobot's own `disconnect` refuses when a part is gone, and leaves the others on."""
+def release(driver: Any, label: str) -> None:
+    """Disconnect all open devices. LeRobot's `disconnect` fails if a part is unplugged, and leaves the others on."""
     if _is_open(driver):
-        _try(who, driver.disconnect)
+        _try_close(label, driver.disconnect)
     for _, part in parts(driver):
         bus: Any = getattr(part, "bus", None)
-        if _is_open(bus) and not _try(who, bus.disconnect):
-            _try(who, bus.disconnect, False)  # the motors no longer answer; the port is still to be closed
+        if _is_open(bus) and not _try_close(label, bus.disconnect):
+            _try_close(label, bus.disconnect, False)  # the motors no longer answer: only close the port
         for camera in (getattr(part, "cameras", None) or {}).values():
             if _is_open(camera):
-                _try(who, camera.disconnect)
+                _try_close(label, camera.disconnect)
 
 
 def _is_open(device: Any) -> bool:
     try:
         return bool(getattr(device, "is_connected", False))
-    except Exception:  # it can't tell: closing it does no harm
+    except Exception:  # unknown: closing does no harm
         return True
 
 
-def _try(who: str, close: Callable[..., Any], *arguments: Any) -> bool:
+def _try_close(label: str, close: Callable[..., Any], *arguments: Any) -> bool:
     try:
         close(*arguments)
-    except Exception as error:  # the next device must still be let go
-        logger.warning("The %s could not be let go of whole; its motors may still hold: %s", who, error)
+    except Exception as error:  # the next device must still be released
+        logger.warning("The %s could not be let go of whole; its motors may still hold: %s", label, error)
         return False
     return True

@@ -1,4 +1,4 @@
-"""What is plugged in: serial ports and video devices, by what the system shows of them. Needs no driver."""
+"""Serial ports and video devices that the operating system lists. Needs no driver."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from smolact.errors import RobotError
 
 DEVICES = Path("/dev")
 SERIAL = ("ttyACM*", "ttyUSB*", "ttyAMA*", "ttyTHS*", "tty.usb*", "tty.wchusb*", "tty.SLAB*")
-"""Names that USB adapters and boards' own ports have on Linux, on Jetsons and Raspberry Pis, and on macOS."""
+"""Names of USB adapters' and boards' own ports on Linux, Jetson, Raspberry Pi and macOS."""
 
 
 def serial_ports() -> list[str]:
-    """The serial ports that a robot can be at."""
+    """Return the serial ports that may belong to a robot."""
     if sys.platform == "win32":
         if importlib.util.find_spec("serial") is None:
             return []
@@ -26,12 +26,12 @@ def serial_ports() -> list[str]:
 
 
 def video_devices() -> list[str]:
-    """The video devices that Linux shows; empty on systems that only count cameras."""
+    """Return the video devices on Linux; empty on other systems, which have no names for cameras."""
     return sorted(str(path) for path in DEVICES.glob("video*"))
 
 
 def ports_present() -> str:
-    """A sentence that lists the serial ports."""
+    """Return a sentence that lists the serial ports."""
     ports = serial_ports()
     return (
         f"Serial ports here: {', '.join(ports)}."
@@ -41,7 +41,7 @@ def ports_present() -> str:
 
 
 def cameras_present() -> str:
-    """A sentence that lists the video devices."""
+    """Return a sentence that lists the video devices."""
     devices = video_devices()
     if devices:
         return f"Video devices here: {', '.join(devices)}."
@@ -49,19 +49,19 @@ def cameras_present() -> str:
 
 
 def port_that_goes(unplug: Callable[[list[str]], None]) -> str:
-    """Which port a robot is at: the one that is gone after `unplug`, which is told the ports and returns when it is.
+    """Return the robot's port: the one that disappears during `unplug`, which is called with the ports.
 
     Raises:
-        RobotError: there is no port, none went, or several did.
+        RobotError: no port exists, none disappeared, or several did.
     """
     before = serial_ports()
     if not before:
         raise RobotError(f"{ports_present()} Plug the robot in, give it power, and run this again.")
     unplug(before)
-    gone = sorted(set(before) - set(serial_ports()))
-    if len(gone) == 1:
-        return gone[0]
-    found = f"these are: {', '.join(gone)}" if gone else f"all are still there: {', '.join(before)}"
+    removed = sorted(set(before) - set(serial_ports()))
+    if len(removed) == 1:
+        return removed[0]
+    result = f"these are: {', '.join(removed)}" if removed else f"all are still there: {', '.join(before)}"
     raise RobotError(
-        f"Expected one port to be gone, but {found}. Unplug the USB cable of one robot and nothing else."
+        f"Expected one port to be gone, but {result}. Unplug the USB cable of one robot and nothing else."
     )

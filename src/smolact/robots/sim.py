@@ -1,9 +1,8 @@
-"""A simulated robot: an environment under batch keys (`smolact.envs.mapping.PolicyEnv`, or anything like it).
+"""A simulated robot: an environment under batch keys (`smolact.envs.mapping.PolicyEnv`, or a compatible class).
 
-Its actions pass a gate as those of a real robot do. The limits are those of the environment's action space. What a step is
-depends on the environment: where the action space is the space of the state as well (the tabletop, PushT), an action is the
-place to go to, and a leap is one that lies far from the place before. Anywhere else an action may be a velocity or a change,
-which says nothing about the one before it, so no step is too large unless `max_step` says so.
+Its actions pass a gate like a real robot's, with the limits of the action space. Where that equals the state space (the
+tabletop, PushT), an action is a target position, and its distance from the previous position is limited. Elsewhere an action
+may be a velocity or a change, unrelated to the one before, so only `max_step` limits steps.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from smolact.robots.base import Observation, RobotFeatures
 from smolact.robots.safety import Gate, make_limits
 from smolact.types import ACTION, STATE, TASK, is_image_key
 
-LEAP = 0.3
-"""The largest step of a place to go to, as a share of its range: the tabletop's expert takes 0.04, a hand in PushT some more."""
+MAX_POSITION_STEP = 0.3
+"""The largest step of a target position, as a share of its range: the tabletop's expert takes 0.04, a hand in PushT more."""
 
 SLACK = 0.25
-"""By what share of its range an action may lie outside and is set to the limit: more than on a motor, since an environment has
-nothing to break, and policies that learnt in one overshoot at its edges (the demo's by a tenth)."""
+"""Share of its range by which an action may lie outside and is clipped: more than on a motor, since a simulation can't break
+and policies overshoot (the demo's by a tenth)."""
 
 
 class Space(Protocol):
@@ -36,55 +35,55 @@ class Space(Protocol):
 
 
 class Environment(Protocol):
-    """What a simulated robot needs of an environment."""
+    """The interface of an environment for a simulated robot."""
 
     @property
     def features(self) -> Mapping[str, Any]:
-        """Batch key to what has a `shape`: images (3, H, W), `action` (A,)."""
+        """Batch key to an object with a `shape`: images (3, H, W), `action` (A,)."""
         ...
 
     @property
     def action_space(self) -> Space:
-        """The actions' range."""
+        """The range of the actions."""
         ...
 
     @property
     def observation_space(self) -> Mapping[str, Any]:
-        """Batch key to the space of what is observed."""
+        """Batch key to the observation's space."""
         ...
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode; the second part has `task`."""
+        """Start an episode; the second result has `task`."""
         ...
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One control step; the last part has `is_success`."""
+        """Take one control step; the last result has `is_success`."""
         ...
 
     def close(self) -> None:
-        """Let go."""
+        """Close the environment."""
         ...
 
 
 class SimRobot:
-    """An `EpisodicRobot` in an environment, which makes one step an action.
+    """An `EpisodicRobot` in an environment, with one environment step per action.
 
     Args:
         env: the environment.
-        name: what it is called in a dataset.
-        seed: of its scenes: the same seed and the same episode give the same scene.
-        max_step: the largest change of a number of the action in one tick, for all or by name; 0 for none. None: `LEAP` of the
-            range where an action is a place to go to, none elsewhere.
-        limits: the range of some numbers of the action by name, in place of the environment's.
-        max_action_age: the oldest observation that a chunk may answer, in seconds; without end, since a simulation waits.
+        name: the robot's type in a dataset.
+        seed: seed of the scenes: the same seed and episode give the same scene.
+        max_step: the largest change of a number of the action in one tick, for all or by name; 0 for none. None:
+            `MAX_POSITION_STEP` of the range where actions are target positions, none elsewhere.
+        limits: ranges of some numbers of the action by name, in place of the environment's.
+        max_action_age: the maximum age of a chunk's observation, in seconds; infinite by default, since a simulation waits.
 
     Attributes:
-        gate: what every action passes.
+        gate: checks every action.
 
     Raises:
-        ConfigError: limits that can't be, or of a number that the action does not have.
+        ConfigError: invalid limits, or limits of an unknown number.
     """
 
     def __init__(
@@ -99,11 +98,13 @@ class SimRobot:
     ) -> None:
         self.env, self._name, self._seed = env, name, seed
         size = env.features[ACTION].shape[0]
-        names, (low, high) = _numbered(ACTION, size), _bounds(env.action_space, size)
-        # `in` asks a space of gymnasium's for an observation, not for a key.
+        names, (low, high) = _numbered_names(ACTION, size), _bounds(env.action_space, size)
+        # `in` tests a gymnasium space for an observation, not for a key.
         state = env.observation_space.get(STATE)
-        self._acts_in_places = state is not None and np.array_equal((low, high), (state.low, state.high))
-        steps = dict(zip(names, LEAP * (high - low), strict=True)) if self._acts_in_places else {}
+        self._acts_in_positions = state is not None and np.array_equal((low, high), (state.low, state.high))
+        steps = (
+            dict(zip(names, MAX_POSITION_STEP * (high - low), strict=True)) if self._acts_in_positions else {}
+        )
         if isinstance(max_step, Mapping):
             steps |= max_step
         elif max_step is not None:
@@ -116,23 +117,23 @@ class SimRobot:
 
     @property
     def name(self) -> str:
-        """What it is called in a dataset."""
+        """The robot's type in a dataset."""
         return self._name
 
     @property
     def features(self) -> RobotFeatures:
-        """What it sees and takes; an environment does not name its numbers, so they are counted."""
-        found = {key: tuple(feature.shape) for key, feature in self.env.features.items()}
+        """The features, with numbered names, since an environment does not name its numbers."""
+        shapes = {key: tuple(feature.shape) for key, feature in self.env.features.items()}
         low, high = self.gate.limits.low, self.gate.limits.high
         finite = bool(np.isfinite(low).all() and np.isfinite(high).all())
         return RobotFeatures(
             action=self.gate.limits.names,
             vectors={
-                key: _numbered(key.rpartition(".")[2], shape[0])
-                for key, shape in found.items()
+                key: _numbered_names(key.rpartition(".")[2], shape[0])
+                for key, shape in shapes.items()
                 if key != ACTION and not is_image_key(key)
             },
-            cameras={key: (shape[1], shape[2]) for key, shape in found.items() if is_image_key(key)},
+            cameras={key: (shape[1], shape[2]) for key, shape in shapes.items() if is_image_key(key)},
             limits=tuple(zip(low.tolist(), high.tolist(), strict=True)) if finite else None,
         )
 
@@ -147,10 +148,10 @@ class SimRobot:
         return self._success
 
     def connect(self) -> None:
-        """Begin the first episode, so that there is something to see.
+        """Start the first episode, so that an observation exists.
 
         Raises:
-            RobotError: it was disconnected: its environment is closed.
+            RobotError: the robot was disconnected, which closed its environment.
         """
         if self._closed:
             raise RobotError(f"The simulation '{self._name}' is closed. Make another one.")
@@ -158,28 +159,28 @@ class SimRobot:
             self.reset(0)
 
     def reset(self, episode: int) -> str | None:
-        """Begin episode `episode` (its number decides the scene); returns what the scene asks for."""
+        """Start episode `episode`, whose number determines the scene; returns the scene's instruction."""
         seed = int(np.random.SeedSequence([self._seed, episode]).generate_state(1)[0])
         self._observation, info = self.env.reset(seed=seed)
         self._over = self._success = False
-        nowhere = np.full(len(self.gate.limits.names), math.nan, np.float32)
+        unknown = np.full(len(self.gate.limits.names), math.nan, np.float32)
         self.gate.position = (
-            np.array(self._observation[STATE], np.float32) if self._acts_in_places else nowhere
+            np.array(self._observation[STATE], np.float32) if self._acts_in_positions else unknown
         )
         return str(info[TASK]) if info.get(TASK) else None
 
     def get_observation(self) -> Observation:
-        """What it sees now.
+        """Return the present observation.
 
         Raises:
-            RobotError: it is not connected.
+            RobotError: the robot is not connected.
         """
         if self._observation is None:
             raise RobotError(f"The simulation '{self._name}' is not connected. Call connect() first.")
         return dict(self._observation)
 
     def send_action(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Make one step, unless the episode is over. Returns the action within its limits, (A,) float32.
+        """Take one step, unless the episode is over. Returns the action within its limits, (A,) float32.
 
         Raises:
             UnsafeActionError: the action is not finite, out of limits, or too far from the last one; nothing moved.
@@ -204,5 +205,5 @@ def _bounds(space: Space, size: int) -> tuple[NDArray[np.float64], NDArray[np.fl
     return low.astype(np.float64), high.astype(np.float64)
 
 
-def _numbered(stem: str, size: int) -> tuple[str, ...]:
+def _numbered_names(stem: str, size: int) -> tuple[str, ...]:
     return tuple(f"{stem}_{number}" for number in range(size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,8 +61,11 @@ class ThreadedInference:
         if self._future is not None:
             self._future.cancel()
             self._future = None
-        self._drop()
-        self._thread.submit(self._policy.reset).result()
+        resetting = self._thread.submit(self._policy.reset)
+        while True:
+            self._drop()  # again: the request may have reached its server only now
+            if wait([resetting], timeout=0.1).done:
+                return resetting.result()
 
     def close(self) -> None:
         """Close the policy and the thread; waits for a local prediction, not for a server."""

@@ -1,6 +1,6 @@
-"""Frames that can't be read while a run goes: others take their places, up to a limit, and each is named once.
+"""Unreadable frames during a run: other frames replace them, up to a limit, and each is logged once.
 
-Which frame takes a place follows from the seed and the place alone (`IndexOrder.substitute`), so processes, workers and resumed runs agree.
+A substitute depends only on seed and position (`IndexOrder.substitute`), so processes, workers and resumed runs agree.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from smolact.files import read_json_object
 
 logger = logging.getLogger(__name__)
 
-USUAL = 16
-"""Frames that a run may leave out where nobody has set a limit."""
+DEFAULT_LIMIT = 16
+"""Number of frames that a run may leave out where no limit is set."""
 MAX_SHOWN = 20
 FILE = "bad_samples.json"
-"""Ours alone, in a checkpoint's training state: the frames that the run could not read so far, and why."""
+"""smolact's own file in a checkpoint's training state: the unreadable frames of the run so far, with reasons."""
 
 
 class BadSamples:
-    """The frames that a run could not read, each counted once.
+    """The unreadable frames of a run, each counted once.
 
     Args:
-        limit: how many may be left out; None for `USUAL`, and none in the first step of a run.
+        limit: number of frames that may be left out; None for `DEFAULT_LIMIT`, and none in the first step of a run.
 
     Attributes:
-        found: the place of each, and why it can't be read.
-        is_over: whether one was met when there were more than may be left out. A mended dataset has none to meet.
+        found: maps each frame's position to the reason.
+        is_over: whether a step had unreadable frames after the limit was exceeded.
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        self.limit = USUAL if limit is None else limit
-        self.is_set = limit is not None
+        self.limit = DEFAULT_LIMIT if limit is None else limit
+        self.has_limit = limit is not None
         self.found: dict[str, str] = {}
         self.is_over = False
 
@@ -47,28 +47,28 @@ class BadSamples:
         return len(self.found)
 
     def add(self, unreadable: Sequence[Unreadable], step: int, *, is_first: bool = False) -> None:
-        """Take note of what a step met, the same on every process; what is new is logged.
+        """Add a step's unreadable frames, the same on every process, and log new ones.
 
         Raises:
             DatasetError: the step is the first one of a new run, and no limit was set.
         """
-        if unreadable and is_first and not self.is_set:
+        if unreadable and is_first and not self.has_limit:
             raise refusal(unreadable)
-        for one in unreadable:
-            if one.place not in self.found:
-                self.found[one.place] = one.reason
+        for frame in unreadable:
+            if frame.place not in self.found:
+                self.found[frame.place] = frame.reason
                 logger.warning(
                     "Step %d: %s can't be read; another frame takes its place (%d so far, %d may be left out). %s",
                     step,
-                    one.place,
+                    frame.place,
                     len(self.found),
                     self.limit,
-                    one.reason,
+                    frame.reason,
                 )
         self.is_over |= bool(unreadable) and len(self.found) > self.limit
 
     def note(self) -> None:
-        """Name all of them at the end of a run, if there are any."""
+        """Log all of them at the end of a run."""
         if self.found:
             logger.warning(
                 "Not read in this run, with others in their places: %d frame%s: %s.",
@@ -78,7 +78,7 @@ class BadSamples:
             )
 
     def error(self, step: int, checkpoint: Path | None) -> TrainingError:
-        """The error of a run that stops since there are too many."""
+        """Return the error of a run that stops since there are too many."""
         saved = (
             f"Step {step} is saved: {checkpoint}. Mend the dataset and go on (smolact train --resume=true "
             f"--output_dir={checkpoint.parent.parent}), or go on with more: {FLAG}={2 * len(self.found)} beside these flags."
@@ -90,14 +90,14 @@ class BadSamples:
         )
 
     def save(self, folder: Path) -> None:
-        """Write them into a checkpoint's training state."""
+        """Write the frames into a checkpoint's training state."""
         (folder / FILE).write_text(json.dumps(self.found, indent=4) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote; nothing is known where it wrote nothing.
+        """Load the frames that `save` wrote, if it wrote any.
 
         Raises:
-            CheckpointError: the file is damaged.
+            CheckpointError: the file is corrupt.
         """
         if (folder / FILE).is_file():
             data = read_json_object(folder / FILE, "Resume from another checkpoint, or remove this file.")
@@ -108,9 +108,9 @@ class BadSamples:
         return "; ".join(list(self.found)[:MAX_SHOWN]) + more
 
 
-def of_all(accelerator: Accelerator, unreadable: list[Unreadable]) -> list[Unreadable]:
-    """What all processes could not read, the same on each; all of them have to ask."""
+def gather_unreadable(accelerator: Accelerator, unreadable: list[Unreadable]) -> list[Unreadable]:
+    """Return the unreadable frames of all processes, the same on each; every process must call it."""
     if accelerator.num_processes == 1:
         return unreadable
-    together: list[Unreadable] = gather_object(unreadable)
-    return together
+    gathered: list[Unreadable] = gather_object(unreadable)
+    return gathered

@@ -1,4 +1,4 @@
-"""When the loss stays not finite: which samples it was, kept for a look, and a stop that says so."""
+"""The error of a run whose loss stays not finite, with the samples of the last bad step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_SHOWN = 20
 
 def bad_steps_error(
     samples: TrainDataset,
-    first_place: int,
+    first_position: int,
     count: int,
     step: int,
     run: Path,
@@ -29,24 +29,24 @@ def bad_steps_error(
     in_a_row: int,
     keep: bool = True,
 ) -> TrainingError:
-    """The error of a run that stops, and the global batch of its last bad step in `run/bad_batch_STEP.safetensors`.
+    """Write the last bad step's global batch to `run/bad_batch_STEP.safetensors`, and return the error to raise.
 
-    The stream decides every sample, so the batch is read again rather than held in memory at each step.
+    The batch is read again from the stream rather than held in memory at each step.
 
     Args:
-        samples: the run's.
-        first_place, count: the places of the stream that the step took.
+        samples: the run's samples.
+        first_position, count: stream positions of the step's samples.
         step: the step.
         run: the run's folder.
-        in_a_row: how many steps in a row were not finite.
-        keep: write the batch (one of several processes does).
+        in_a_row: number of consecutive steps that were not finite.
+        keep: whether this process writes the batch.
     """
     stream = InfiniteSampler(samples.order)
-    places = [stream.place(position) for position in range(first_place, first_place + count)]
-    batch = samples.__getitems__(places)
+    indices = [stream.place(position) for position in range(first_position, first_position + count)]
+    batch = samples.__getitems__(indices)
     suspects = [
-        place.frame
-        for place, sample in zip(places, batch, strict=True)
+        index.frame
+        for index, sample in zip(indices, batch, strict=True)
         if not all(map(_is_finite, sample.values()))
     ]
     path = run / f"bad_batch_{step:06d}.safetensors"
@@ -55,7 +55,7 @@ def bad_steps_error(
         tensors = {key: value.contiguous() for key, value in collated.items() if isinstance(value, Tensor)}
         with durable.replacing_file(path) as temporary:
             durable.save_tensors(temporary, tensors, metadata={"task": json.dumps(collated.get("task"))})
-    indices = [place.frame for place in places]
+    frames = [index.frame for index in indices]
     what = (
         f"Of its frames, {_shown(suspects)} hold NaN or infinity themselves: mend or leave out their episodes "
         "(--dataset.exclude_episodes)."
@@ -63,7 +63,7 @@ def bad_steps_error(
         else "Its frames are finite: lower --policy.optimizer_lr."
     )
     return TrainingError(
-        f"{in_a_row} steps in a row were not finite, the last of them step {step}, of frames {_shown(indices)}. {what} "
+        f"{in_a_row} steps in a row were not finite, the last of them step {step}, of frames {_shown(frames)}. {what} "
         f"The batch is kept in {path}; checkpoints, where there are any, are from before and whole."
     )
 

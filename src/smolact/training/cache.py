@@ -1,7 +1,7 @@
-"""What a run needs of a dataset's pictures, made once and kept beside it: the pictures, or what a frozen vision tower sees.
+"""The cache of a dataset's pictures, or of the frozen vision tower's tokens, made once next to the dataset.
 
-The first run makes what is not there yet, in order, and says how far it is; a run that is stopped meanwhile leaves what it made.
-What is kept is named by what it was made of (dataset, tower, settings), so another tower never reads it.
+An interrupted run leaves the finished part. The folder's name depends on dataset, tower and settings, so that another tower
+never reads it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from smolact.datasets.store import FrameStore
 from smolact.datasets.unreadable import Unreadable, refusal
 from smolact.errors import ConfigError, DatasetError
 from smolact.policies.base import PreTrainedPolicy
-from smolact.training.bad_samples import of_all
+from smolact.training.bad_samples import gather_unreadable
 from smolact.training.config import TrainConfig
 from smolact.training.data import map_with_workers
 from smolact.training.devices import all_reduce_sum
@@ -44,49 +44,47 @@ def build_cache(
     accelerator: Accelerator,
     progress: Progress,
 ) -> str | None:
-    """Make what `--dataset.cache` or `--cache.features` ask for, and let the datasets take it from there.
+    """Create the cache of `--dataset.cache` or `--cache.features`, and make the datasets read from it.
 
     Args:
-        config: the run's.
-        policy: on its device, with what is frozen frozen.
-        sources: where the data comes from.
-        datasets: of each source those that are read: what is trained on, what is held out.
-        accelerator: each process makes a part.
-        progress: told how far it is.
+        config: the run's settings.
+        policy: on its device, with its frozen parameters.
+        sources: the datasets' sources.
+        datasets: training and held-out datasets of each source.
+        accelerator: the processes, each of which makes a part.
+        progress: receives the progress.
 
     Returns:
-        what is kept, for the user; None if nothing is kept.
+        a description of the cache for the user; None if there is none.
 
     Raises:
-        ConfigError: the vision tower trains, or its tokens do not fit into `--cache.max_gb`.
-        WriteError: the disk is full or refused. What was made until then is kept.
+        ConfigError: the vision tower trains, or its tokens exceed `--cache.max_gb`.
+        WriteError: the disk is full or refused. The finished part stays.
     """
     if config.cache.features:
         check_features(policy)
-        one = _keep_features
+        create = _cache_tokens
     elif config.dataset.cache:
-        one = _keep_pictures
+        create = _cache_pictures
     else:
         return None
-    stories = [
-        one(config, policy, source, read, accelerator, progress)
-        for source, read in zip(sources, datasets, strict=True)
+    descriptions = [
+        create(config, policy, source, opened, accelerator, progress)
+        for source, opened in zip(sources, datasets, strict=True)
     ]
-    all_reduce_sum(
-        accelerator, torch.zeros(1, device=accelerator.device)
-    )  # nobody reads before all have written
-    return "; ".join(stories)
+    all_reduce_sum(accelerator, torch.zeros(1, device=accelerator.device))  # a barrier before reading
+    return "; ".join(descriptions)
 
 
 def check_features(policy: PreTrainedPolicy) -> None:
-    """Stop if what a vision tower makes of a picture is not the same at every step.
+    """Raise a `ConfigError` unless the vision tower's tokens of a picture are the same at every step.
 
     Raises:
         ConfigError: the policy has no such part, it trains, or images are normalized before it.
     """
     modules = policy.image_encoder
     if not modules:
-        policy.encode_images(torch.zeros(0))  # says why
+        policy.encode_images(torch.zeros(0))  # raises the error
     trains = [
         name for module in modules for name, weight in module.named_parameters() if weight.requires_grad
     ]
@@ -104,7 +102,7 @@ def check_features(policy: PreTrainedPolicy) -> None:
         )
 
 
-def _keep_pictures(
+def _cache_pictures(
     config: TrainConfig,
     policy: PreTrainedPolicy,
     source: Source,
@@ -112,21 +110,21 @@ def _keep_pictures(
     accelerator: Accelerator,
     progress: Progress,
 ) -> str:
-    fit = (
+    max_size = (
         getattr(policy.config, "resize_imgs_with_padding", None)
         if config.dataset.cache == "resized"
         else None
     )
-    if config.dataset.cache == "resized" and fit is None:
+    if config.dataset.cache == "resized" and max_size is None:
         raise ConfigError(
             "--dataset.cache=resized keeps pictures as large as the policy takes them, and this one takes any size "
             "(resize_imgs_with_padding=null). Use --dataset.cache=frames."
         )
     cache = FrameCache(
-        source.meta, source.cameras(policy.config), fit, config.cache.folder, config.cache.max_gb * 1e9
+        source.meta, source.cameras(policy.config), max_size, config.cache.folder, config.cache.max_gb * 1e9
     )
-    unreadable = _place_for_unreadable(config)
-    kept = sum(
+    unreadable = _unreadable_list(config)
+    frame_count = sum(
         cache.keep(
             dataset,
             rank=accelerator.process_index,
@@ -137,14 +135,14 @@ def _keep_pictures(
         )
         for dataset in datasets
     )
-    cache.leave_out(_checked(config, accelerator, unreadable))
-    share = kept / sum(map(len, datasets))
-    size = kept * sum(store.bytes_of_one for store in cache.stores.values())
-    rest = "" if share == 1 else f" ({share:.0%}; the others are decoded each time: raise --cache.max_gb)"
-    return f"pictures of {kept} frames{rest}, {gigabytes(size)} in {cache.folder}"
+    cache.leave_out(_gather(config, accelerator, unreadable))
+    share = frame_count / sum(map(len, datasets))
+    size = frame_count * sum(store.bytes_of_one for store in cache.stores.values())
+    remark = "" if share == 1 else f" ({share:.0%}; the others are decoded each time: raise --cache.max_gb)"
+    return f"pictures of {frame_count} frames{remark}, {gigabytes(size)} in {cache.folder}"
 
 
-def _keep_features(
+def _cache_tokens(
     config: TrainConfig,
     policy: PreTrainedPolicy,
     source: Source,
@@ -164,15 +162,15 @@ def _keep_features(
     folder = folder / f"features-{fingerprint(source.meta)}-{tower_fingerprint(policy, config, accelerator)}"
     stores: dict[str, FrameStore] = {}
     for key in cameras:
-        one = encode(key, torch.zeros((1, *source.meta.features[key].image_shape), dtype=torch.uint8))
-        stores[key] = FrameStore(folder, key, one.shape[1:], one.dtype, source.meta.total_frames)
+        sample = encode(key, torch.zeros((1, *source.meta.features[key].image_shape), dtype=torch.uint8))
+        stores[key] = FrameStore(folder, key, sample.shape[1:], sample.dtype, source.meta.total_frames)
     size = sum(map(len, datasets)) * sum(store.bytes_of_one for store in stores.values())
     if size > config.cache.max_gb * 1e9:
         raise ConfigError(
             f"The vision tokens of {source.section.name} take {size / 1e9:.1f} GB, more than --cache.max_gb="
             f"{config.cache.max_gb:g}. Raise it, use fewer episodes (--dataset.episodes), or leave out --cache.features."
         )
-    unreadable = _place_for_unreadable(config)
+    unreadable = _unreadable_list(config)
     was_training = policy.training
     policy.eval()
     for dataset in datasets:
@@ -182,7 +180,7 @@ def _keep_features(
     policy.train(was_training)
     starts = first_frames(source.meta)
     lacking = {
-        int(starts[one.episode]) + one.frame: one.reason for one in _checked(config, accelerator, unreadable)
+        int(starts[bad.episode]) + bad.frame: bad.reason for bad in _gather(config, accelerator, unreadable)
     }
     for dataset in datasets:
         for key, store in stores.items():
@@ -191,36 +189,36 @@ def _keep_features(
     return f"vision tokens of {sum(map(len, datasets))} frames, {gigabytes(size)} in {folder}"
 
 
-def _place_for_unreadable(config: TrainConfig) -> list[Unreadable] | None:
-    """Where frames go that can't be read; None if one of them stops what has not begun."""
+def _unreadable_list(config: TrainConfig) -> list[Unreadable] | None:
+    """Return a list for unreadable frames; None if one of them prevents the run."""
     return None if config.dataset.max_bad_samples is None else []
 
 
-def _checked(
+def _gather(
     config: TrainConfig, accelerator: Accelerator, unreadable: list[Unreadable] | None
 ) -> list[Unreadable]:
-    """The frames that no process could read, if they are not more than may be left out."""
-    found = of_all(accelerator, unreadable or [])
-    if len({one.place for one in found}) > (config.dataset.max_bad_samples or 0):
-        raise refusal(found)
-    if found:
+    """Return the unreadable frames of all processes; raises an error if there are more than may be left out."""
+    frames = gather_unreadable(accelerator, unreadable or [])
+    if len({frame.place for frame in frames}) > (config.dataset.max_bad_samples or 0):
+        raise refusal(frames)
+    if frames:
         logger.warning(
-            "%d frames can't be read, and are not kept; others will take their places.", len(found)
+            "%d frames can't be read, and are not kept; others will take their places.", len(frames)
         )
-    return found
+    return frames
 
 
 class CachedTokens:
-    """Reads tokens (n, T, D) out of a store; `lacking` says of which frames there are none, and why."""
+    """Reads tokens (n, T, D) from a store; `lacking` maps frames without tokens to the reason."""
 
     def __init__(self, store: FrameStore, kind: str, lacking: Mapping[int, str] | None = None) -> None:
         self.store, self.kind, self.lacking = store, kind, dict(lacking or {})
 
     def __call__(self, frames: NDArray[np.int64]) -> Tensor:
-        """Those of frames (n,).
+        """Return the tokens of frames (n,).
 
         Raises:
-            DatasetError: there are none of one of them, since its picture can't be read.
+            DatasetError: a frame has none, since its picture is unreadable.
         """
         for frame in self.lacking and frames.tolist():
             if frame in self.lacking:
@@ -229,9 +227,9 @@ class CachedTokens:
 
 
 def quantize(tokens: Tensor, kind: str) -> NDArray[np.generic]:
-    """Tokens (n, T, D) as they are kept; `kind` is one of `--cache.dtype`.
+    """Return tokens (n, T, D) in their stored form; `kind` is a value of `--cache.dtype`.
 
-    As `float8` a token is its D numbers in e4m3, scaled so that the largest is e4m3's largest, and behind them the four bytes of
+    In `float8` a token is its D numbers in e4m3, scaled so that the largest is e4m3's largest, followed by the four bytes of
     that scale: (n, T, D + 4) bytes.
     """
     if kind != "float8":
@@ -242,9 +240,9 @@ def quantize(tokens: Tensor, kind: str) -> NDArray[np.generic]:
     return np.asarray(torch.cat([rounded.view(torch.uint8), scales.view(torch.uint8)], dim=-1).numpy())
 
 
-def dequantize(kept: NDArray[np.generic], kind: str) -> Tensor:
-    """The tokens (n, T, D) that `quantize` made; float8 as bfloat16, which holds what is left of them."""
-    tensor = torch.from_numpy(kept)
+def dequantize(stored: NDArray[np.generic], kind: str) -> Tensor:
+    """Return the tokens (n, T, D) that `quantize` stored; float8 as bfloat16, which has enough precision for them."""
+    tensor = torch.from_numpy(stored)
     if kind != "float8":
         return tensor.view(getattr(torch, kind))
     rounded, scales = tensor[..., :-4].view(torch.float8_e4m3fn), tensor[..., -4:].contiguous()
@@ -252,12 +250,12 @@ def dequantize(kept: NDArray[np.generic], kind: str) -> Tensor:
 
 
 def as_numpy(tensor: Tensor) -> NDArray[np.generic]:
-    """Numbers that NumPy knows; bfloat16, which it does not, as the whole numbers of the same bits."""
+    """Return the tensor as a NumPy array; bfloat16, which NumPy lacks, as int16 with the same bits."""
     return np.asarray((tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy())
 
 
 def tower_fingerprint(policy: PreTrainedPolicy, config: TrainConfig, accelerator: Accelerator) -> str:
-    """A name for what a vision tower makes of a picture: its weights, and what is set about it."""
+    """Return a hash of the vision tower: its weights, and the settings that change its tokens."""
     digest = hashlib.blake2b(digest_size=8)
     settings = (
         getattr(policy.config, "resize_imgs_with_padding", None),

@@ -1,7 +1,7 @@
-"""A run's checkpoints, in LeRobot's layout, each there whole or not at all.
+"""Checkpoints of a run, in LeRobot's layout, written atomically.
 
 checkpoints/000200/pretrained_model/   the policy, its processors, train_config.json
-checkpoints/000200/training_state/     optimizer, schedule, random generators, step: what resuming needs
+checkpoints/000200/training_state/     optimizer, schedule, random generators and step, for resuming
 checkpoints/last -> 000200
 """
 
@@ -38,26 +38,26 @@ SCHEDULER_STATE = "scheduler_state.json"
 RANDOM_STATE = "rng_state.safetensors"
 STEP = "training_step.json"
 OWN_SETTINGS = "own_settings.json"
-"""Ours alone: the settings that `train_config.json` leaves out."""
+"""smolact's own file: the settings that `train_config.json` leaves out."""
 EXPLICIT = "explicit_settings.json"
-"""Ours alone: which settings were set by hand. `train_config.json` has the defaults in it too."""
+"""smolact's own file: the settings that were set by hand. `train_config.json` also contains the defaults."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, and what decides which samples it has seen."""
+    """A run's progress."""
 
     step: int
     samples: int
-    """How many samples the run has drawn: where its stream of samples goes on."""
+    """Samples drawn so far: the stream position at which training resumes."""
     batch_size: int = 1
     seconds: float = 0.0
-    """How long the run has taken; `lead` of them before its first step."""
+    """Duration of the run so far, of which `lead` seconds before its first step."""
     lead: float = 0.0
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
-    """The folder of the checkpoint after `step` steps."""
+    """Return the folder of the checkpoint after `step` steps."""
     return run / CHECKPOINTS / f"{step:06d}"
 
 
@@ -78,38 +78,38 @@ def save_checkpoint(
 
     Args:
         run: the run's folder.
-        progress: the steps that are done.
-        policy: refused when one of its weights is not finite.
-        optimizer: its state is saved.
+        progress: the finished steps.
+        policy: its weights are checked to be finite.
+        optimizer: its state is checked to be finite, and saved.
         scheduler: its state is saved.
-        save_policy: writes everything of `pretrained_model` into the folder that it is given.
-        explicit: which settings were set by hand, and where.
-        own_settings: the settings that are ours alone, by name.
-        save_more: writes further files of `training_state` into the folder that it is given.
-        processes: how many train together.
+        save_policy: writes the files of `pretrained_model` into the given folder.
+        explicit: settings set by hand, with their sources.
+        own_settings: smolact's own settings, by name.
+        save_more: writes further files of `training_state` into the given folder.
+        processes: number of training processes.
 
     Returns:
         the checkpoint's folder.
 
     Raises:
-        CheckpointError: a weight is not finite.
-        WriteError: the disk is full or refused; earlier checkpoints and `last` are as they were.
+        CheckpointError: a weight or optimizer value is not finite.
+        WriteError: the disk is full or refused; earlier checkpoints and `last` are unchanged.
     """
-    bad = [name for name, tensor in policy.named_parameters() if not torch.isfinite(tensor).all()]
-    bad += [
+    nonfinite = [name for name, tensor in policy.named_parameters() if not torch.isfinite(tensor).all()]
+    nonfinite += [
         f"{name} of the optimizer"
         for state in optimizer.state.values()
         for name, tensor in state.items()
         if not torch.isfinite(tensor).all()
     ]
-    if bad:
+    if nonfinite:
         raise CheckpointError(
-            f"Step {progress.step} was not saved: {len(bad)} tensors hold NaN or infinity, {bad[0]} first. "
+            f"Step {progress.step} was not saved: {len(nonfinite)} tensors hold NaN or infinity, {nonfinite[0]} first. "
             "Resume from the checkpoint before, with a lower --policy.optimizer_lr."
         )
     folder = checkpoint_folder(run, progress.step)
-    if folder.exists():  # an earlier, longer run left it; this one has come another way
-        _lead_last_away(folder)
+    if folder.exists():  # left by an earlier, longer run, with other weights
+        _repoint_last(folder)
         durable.remove_folder(folder)
     with durable.replacing_folder(folder) as temporary:
         (temporary / PRETRAINED_MODEL).mkdir()
@@ -140,55 +140,55 @@ def save_checkpoint(
 
 
 def prune_checkpoints(run: Path, keep_last: int, keep_every: int) -> list[Path]:
-    """Remove old checkpoints, and return what was removed.
+    """Remove old checkpoints, and return their folders.
 
     Args:
         run: the run's folder.
-        keep_last: how many of the newest stay; 0 keeps all.
-        keep_every: checkpoints of a multiple of so many steps stay; 0: no others.
+        keep_last: number of newest checkpoints to keep; 0 keeps all.
+        keep_every: also keep checkpoints at multiples of this step number; 0: none.
     """
     if keep_last == 0:
         return []
     last = (run / CHECKPOINTS / LAST).resolve()
-    old = sorted(_numbered(run / CHECKPOINTS))[:-keep_last]
-    gone = [
+    old = sorted(_numbered_checkpoints(run / CHECKPOINTS))[:-keep_last]
+    removed = [
         folder
         for step, folder in old
         if folder.resolve() != last and not (keep_every and step % keep_every == 0)
     ]
-    for folder in gone:
+    for folder in removed:
         durable.remove_folder(folder)
-    return gone
+    return removed
 
 
 def remove_unfinished(run: Path) -> None:
-    """Remove what a killed run left half-written beside its checkpoints."""
+    """Remove the partial checkpoints that a killed run left."""
     if (run / CHECKPOINTS).is_dir():
-        for litter in durable.remove_litter(run / CHECKPOINTS):
-            logger.info("Removed %s, which was being written or removed when the run was killed.", litter)
+        for path in durable.remove_litter(run / CHECKPOINTS):
+            logger.info("Removed %s, which was being written or removed when the run was killed.", path)
 
 
-def _lead_last_away(folder: Path) -> None:
-    """Point `last` at the newest other checkpoint, so that it never leads to one that is being replaced."""
+def _repoint_last(folder: Path) -> None:
+    """Point `last` at the newest other checkpoint before `folder` is replaced."""
     link = folder.parent / LAST
-    others = [other for _, other in sorted(_numbered(folder.parent)) if other != folder]
+    others = [other for _, other in sorted(_numbered_checkpoints(folder.parent)) if other != folder]
     if link.is_symlink() and link.resolve() == folder.resolve() and others:
         durable.link(link, others[-1].name)
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that `path` leads to: a run's last one, a checkpoint's folder, or a file or folder inside it.
+    """Find the checkpoint at `path`: a run's last one, a checkpoint's folder, or a file or folder inside it.
 
     Raises:
         NotFoundError: there is none.
-        CheckpointError: it can be loaded but not resumed: its training state is not there.
+        CheckpointError: it contains a policy, but no training state to resume from.
     """
     candidates = [path / CHECKPOINTS / LAST, path / LAST, path, path.parent, path.parent.parent]
     for candidate in candidates:
         if (candidate / TRAINING_STATE).is_dir():
             return candidate.resolve()
     for run in (path, path.parent):
-        numbered = sorted(_numbered(run / CHECKPOINTS if (run / CHECKPOINTS).is_dir() else run))
+        numbered = sorted(_numbered_checkpoints(run / CHECKPOINTS if (run / CHECKPOINTS).is_dir() else run))
         if numbered:
             logger.warning(
                 "'%s' leads nowhere; taking the newest checkpoint, %s.", run / LAST, numbered[-1][1]
@@ -209,97 +209,91 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """Where the run of a checkpoint stands.
+    """Read the progress of a checkpoint.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is missing or corrupt.
     """
     path = checkpoint / TRAINING_STATE / STEP
-    data = read_json(path, _TAKE_ANOTHER)
+    data = read_json(path, _REMEDY)
     try:
         step, batch_size = int(data["step"]), int(data.get("batch_size", 0))
-        # LeRobot's files do not count samples; newer ones speak of data-parallel workers, not of processes.
+        # LeRobot's files do not count samples; newer ones count data-parallel workers, not processes.
         workers = int(data.get("dp_world_size", data.get("num_processes", 1)))
         samples = int(data.get("samples", step * batch_size * workers))
         seconds, lead = float(data.get("seconds", 0.0)), float(data.get("lead", 0.0))
         return Progress(step, samples, batch_size, seconds, lead)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} does not say which step it is of: {data!r:.80}. {_TAKE_ANOTHER}"
-        ) from error
+        raise CheckpointError(f"{path} does not say which step it is of: {data!r:.80}. {_REMEDY}") from error
 
 
 def read_explicit(train_config: Path) -> dict[str, str] | None:
-    """Which settings a run had by hand, beside its `train_config.json`; None for a file that no run of ours wrote."""
+    """Return the settings set by hand in a `train_config.json`'s run; None for a file that smolact did not write."""
     path = train_config.parent.parent / TRAINING_STATE / EXPLICIT
     if train_config.name != TRAIN_CONFIG or not path.is_file():
         return None
-    data = read_json_object(path, _TAKE_ANOTHER)
+    data = read_json_object(path, _REMEDY)
     return {str(name): str(source) for name, source in data.items()}
 
 
 def read_own_settings(checkpoint: Path) -> dict[str, Any]:
-    """The settings of a run that its `train_config.json` leaves out, by dotted name; none for a run of LeRobot."""
+    """Return the settings that `train_config.json` leaves out, by dotted name; empty for a run of LeRobot."""
     path = checkpoint / TRAINING_STATE / OWN_SETTINGS
     if not path.is_file():
         return {}
-    return read_json_object(path, _TAKE_ANOTHER)
+    return read_json_object(path, _REMEDY)
 
 
 def read_schedule(checkpoint: Path) -> SchedulerPreset | None:
-    """The learning-rate schedule that a run of ours had; None for a run of LeRobot, whose files do not tell it.
+    """Return the learning-rate schedule of a smolact run; None for a run of LeRobot, whose files do not contain it.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is missing or corrupt.
     """
     if not (checkpoint / TRAINING_STATE / OWN_SETTINGS).is_file():
         return None
     path = checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG
-    data = read_json_object(path, _TAKE_ANOTHER)
+    data = read_json_object(path, _REMEDY)
     try:
         names = [field.name for field in fields(SchedulerPreset)]
         return SchedulerPreset(**{name: data["scheduler"][name] for name in names})
     except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} does not tell the run's schedule ({error}). {_TAKE_ANOTHER}"
-        ) from error
+        raise CheckpointError(f"{path} does not tell the run's schedule ({error}). {_REMEDY}") from error
 
 
 def load_training_state(checkpoint: Path, optimizer: Optimizer, scheduler: LambdaLR) -> None:
-    """Put optimizer, schedule and all random generators where they were when `checkpoint` was saved.
+    """Restore optimizer, schedule and all random generators from `checkpoint`.
 
-    The rates follow the schedule that `scheduler` has now: the one of this run's --steps.
+    The rates follow the schedule of `scheduler`, that of this run's --steps.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or of another model; the message names it.
+        CheckpointError: a file is missing, corrupt, or of another model; the message names it.
     """
     state = checkpoint / TRAINING_STATE
     _load_optimizer(state, optimizer)
     path = state / SCHEDULER_STATE
-    data = read_json(path, _TAKE_ANOTHER)
+    data = read_json(path, _REMEDY)
     try:
         done = int(data["last_epoch"])
         rates = [float(rate) for rate in data["base_lrs"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not the state of a schedule. {_TAKE_ANOTHER}") from error
+        raise CheckpointError(f"{path} is not the state of a schedule. {_REMEDY}") from error
     if len(rates) != len(optimizer.param_groups):
         raise CheckpointError(
             f"{path} is of {len(rates)} parameter groups, this policy has {len(optimizer.param_groups)}."
         )
     _move_schedule(scheduler, optimizer, done)
     path = state / RANDOM_STATE
-    tensors = read_tensors(path, _TAKE_ANOTHER)
+    tensors = read_tensors(path, _REMEDY)
     try:
         restore_random_state(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} does not hold the states of the random generators: {error}. {_TAKE_ANOTHER}"
+            f"{path} does not hold the states of the random generators: {error}. {_REMEDY}"
         ) from error
 
 
-_TAKE_ANOTHER = (
-    "Resume from another checkpoint (--config_path=CHECKPOINT/pretrained_model/train_config.json)."
-)
+_REMEDY = "Resume from another checkpoint (--config_path=CHECKPOINT/pretrained_model/train_config.json)."
 
 
 def _save_optimizer(folder: Path, optimizer: Optimizer) -> None:
@@ -315,8 +309,8 @@ def _save_optimizer(folder: Path, optimizer: Optimizer) -> None:
 
 def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     groups_path, state_path = folder / OPTIMIZER_GROUPS, folder / OPTIMIZER_STATE
-    saved = read_json(groups_path, _TAKE_ANOTHER)
-    tensors = read_tensors(state_path, _TAKE_ANOTHER)
+    saved = read_json(groups_path, _REMEDY)
+    tensors = read_tensors(state_path, _REMEDY)
     groups = optimizer.state_dict()["param_groups"]
     try:
         sizes = [len(group["params"]) for group in saved]
@@ -326,7 +320,7 @@ def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
             state.setdefault(int(index), {})[field] = tensor
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{groups_path} and {state_path} are not an optimizer's state. {_TAKE_ANOTHER}"
+            f"{groups_path} and {state_path} are not an optimizer's state. {_REMEDY}"
         ) from error
     if sizes != [len(group["params"]) for group in groups]:
         raise CheckpointError(
@@ -338,12 +332,12 @@ def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
         state_path, state, [parameter for group in optimizer.param_groups for parameter in group["params"]]
     )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    placed = {
+    sharded = {
         index: {name: shard_like(parameters[index], value) for name, value in values.items()}
         for index, values in state.items()
     }
     # Hyperparameters are this run's (a flag may have changed them), moments are the checkpoint's.
-    optimizer.load_state_dict({"state": placed, "param_groups": groups})
+    optimizer.load_state_dict({"state": sharded, "param_groups": groups})
 
 
 def _check_shapes(path: Path, state: Mapping[int, Mapping[str, Tensor]], parameters: list[Tensor]) -> None:
@@ -352,17 +346,17 @@ def _check_shapes(path: Path, state: Mapping[int, Mapping[str, Tensor]], paramet
         for name in ("exp_avg", "exp_avg_sq", "step"):
             if name not in values:
                 raise CheckpointError(
-                    f"{path} lacks 'state/{index}/{name}': it is not AdamW's state. {_TAKE_ANOTHER}"
+                    f"{path} lacks 'state/{index}/{name}': it is not AdamW's state. {_REMEDY}"
                 )
             if name != "step" and tuple(values[name].shape) != shape:
                 raise CheckpointError(
                     f"{path}: 'state/{index}/{name}' has the shape {tuple(values[name].shape)}, the policy's parameter "
-                    f"{shape or 'is not there'}. The checkpoint is of another policy. {_TAKE_ANOTHER}"
+                    f"{shape or 'is not there'}. The checkpoint is of another policy. {_REMEDY}"
                 )
 
 
 def _move_schedule(scheduler: LambdaLR, optimizer: Optimizer, done: int) -> None:
-    """As if `done` steps had been taken, without the closed form that not every schedule has."""
+    """Advance the schedule to `done` steps, without the closed form that not every schedule has."""
     state = scheduler.state_dict()
     scheduler.load_state_dict(state | {"last_epoch": done, "_step_count": done + 1})
     rates = [
@@ -373,7 +367,7 @@ def _move_schedule(scheduler: LambdaLR, optimizer: Optimizer, done: int) -> None
         group["lr"] = rate
 
 
-def _numbered(folder: Path) -> list[tuple[int, Path]]:
+def _numbered_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     if not folder.is_dir():
         return []
     return [

@@ -1,7 +1,7 @@
-"""Every setting of `smolact train`: the flags of `lerobot-train`, and what they are when they are not given.
+"""The settings of `smolact train`: the flags of `lerobot-train`, and their defaults.
 
-What LeRobot has and this project has not (yet) still parses, so that its `train_config.json` files open here; but only
-the value that asks for nothing is accepted.
+LeRobot settings that smolact lacks are parsed, so that LeRobot's `train_config.json` files can be read, but only a value
+without effect is accepted.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from smolact.training.sections import (
 )
 
 
-def _asks_nothing(key: str, nothing: Any) -> Any:
-    """Whether a section of LeRobot's asks for nothing: it is absent, or its switch `key` is off."""
-    return lambda value: value is None or (isinstance(value, dict) and value.get(key, nothing) == nothing)
+def _is_off(key: str, default: Any) -> Any:
+    """Return a predicate for a LeRobot section that is absent, or whose switch `key` is off."""
+    return lambda value: value is None or (isinstance(value, dict) and value.get(key, default) == default)
 
 
 @dataclass
 class TrainConfig:
-    """All settings of a training run. Checked when made.
+    """All settings of a training run, checked at construction.
 
     Raises:
-        ConfigError: a value out of its range, or settings that contradict each other.
+        ConfigError: a value is out of range, or settings contradict each other.
     """
 
     dataset: DatasetSection = field(default_factory=DatasetSection)
@@ -161,12 +161,11 @@ class TrainConfig:
     reward_model: dict[str, Any] | None = unsupported(None, LATER)
     sample_weighting: dict[str, Any] | None = unsupported(None, LATER)
     job: dict[str, Any] | None = unsupported(
-        None, "runs start on this machine.", harmless=_asks_nothing("target", None)
+        None, "runs start on this machine.", harmless=_is_off("target", None)
     )
     accelerator: dict[str, Any] | None = unsupported(None, LATER)
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         at_least("cpu_processes", 1 if self.cpu_processes is None else self.cpu_processes, 1)
         for name, least in (
             ("steps", 1),
@@ -225,10 +224,10 @@ class TrainConfig:
             )
 
     def check_complete(self) -> None:
-        """What a new run needs.
+        """Check the settings that a new run needs.
 
         Raises:
-            ConfigError: no dataset, or no policy, is named.
+            ConfigError: no dataset or policy is named, or adapters have no policy to adapt.
         """
         if not self.dataset.name:
             raise ConfigError("Which dataset? Give --dataset.repo_id=OWNER/NAME or --dataset.root=FOLDER.")
@@ -249,12 +248,12 @@ class TrainConfig:
             )
 
     def run_name(self, policy_type: str) -> str:
-        """`--job_name`, or a name made of environment and policy."""
+        """Return `--job_name`, or a name made of environment and policy."""
         parts = [part for part in (self.env.type, policy_type) if part]
         return self.job_name or "_".join(parts).replace("/", "-")
 
     def run_folder(self, policy_type: str, now: datetime.datetime) -> Path:
-        """`--output_dir`, or a fresh folder below outputs/train."""
+        """Return `--output_dir`, or a new folder below outputs/train."""
         return (
             self.output_dir
             or Path("outputs/train") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}_{self.run_name(policy_type)}"
@@ -264,7 +263,7 @@ class TrainConfig:
 def to_json(
     config: TrainConfig, policy: PolicyConfig, optimizer: OptimizerPreset, schedule: SchedulerPreset
 ) -> dict[str, Any]:
-    """What `train_config.json` holds: every setting of the run, as LeRobot writes and reads it."""
+    """Return the content of `train_config.json`: every setting of the run, in LeRobot's format."""
     data: dict[str, Any] = _encoded(config)
     data["policy"] = policy.to_dict()
     data["env"] = data["env"] if config.env.type else None
@@ -275,34 +274,34 @@ def to_json(
 
 
 def with_steps_done(settings: Mapping[str, Any], config: TrainConfig, step: int) -> dict[str, Any]:
-    """`to_json` of a run by the clock with the steps that it has done, which is what other readers of the file take it for."""
+    """Return `to_json` of a timed run, with `step` as its number of steps, for other readers of the file."""
     if config.train_minutes is None:
         return dict(settings)
     schedule = settings["scheduler"]
-    warm = round(step * schedule["num_warmup_steps"] / schedule["num_decay_steps"])
-    done = {**schedule, "num_warmup_steps": warm, "num_decay_steps": step}
+    warmup_steps = round(step * schedule["num_warmup_steps"] / schedule["num_decay_steps"])
+    done = {**schedule, "num_warmup_steps": warmup_steps, "num_decay_steps": step}
     return {**settings, "steps": step, "scheduler": done}
 
 
 def own_settings(section: Any, prefix: str = "") -> dict[str, Any]:
-    """The settings that are ours alone, by dotted name: what `train_config.json`, which LeRobot reads too, leaves out."""
-    found: dict[str, Any] = {}
+    """Return smolact's own settings, by dotted name, which `train_config.json` (shared with LeRobot) leaves out."""
+    settings: dict[str, Any] = {}
     for item in fields(section):
         value = getattr(section, item.name)
         if item.metadata.get(OWN):
-            found[prefix + item.name] = _encoded(value)
+            settings[prefix + item.name] = _encoded(value)
         elif is_dataclass(value):
-            found |= own_settings(value, f"{prefix}{item.name}.")
-    return found
+            settings |= own_settings(value, f"{prefix}{item.name}.")
+    return settings
 
 
 def _encoded(section: Any) -> Any:
-    """A dataclass as JSON, without the settings that are refused here or ours alone."""
+    """Return a dataclass as JSON, without refused settings and smolact's own."""
     if is_dataclass(section):
-        shown = (
+        included = (
             item for item in fields(section) if REFUSED not in item.metadata and not item.metadata.get(OWN)
         )
-        return {item.name: _encoded(getattr(section, item.name)) for item in shown}
+        return {item.name: _encoded(getattr(section, item.name)) for item in included}
     if isinstance(section, Mapping):
         return {str(key): _encoded(value) for key, value in section.items()}
     if isinstance(section, (list, tuple)):

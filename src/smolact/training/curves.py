@@ -1,6 +1,4 @@
-"""`metrics.jsonl` as curves: read with whatever damage a crash left, smoothed, and drawn."""
-
-# n points.
+"""Curves from `metrics.jsonl`: reading (also of a damaged file), smoothing and plotting. n is a number of points."""
 
 from __future__ import annotations
 
@@ -25,27 +23,27 @@ from smolact.training.tracking import METRICS
 Floats = NDArray[np.float64]
 
 VALIDATION = ("validation_loss", "eval/validation_loss")
-"""Names that a validation loss may have."""
+"""Possible names of the validation loss."""
 SUCCESS, LOW, HIGH = "eval/success_rate", "eval/success_low", "eval/success_high"
 LARGEST_STEP = 10**12
-"""What lies above it is damage."""
+"""A larger step number is corrupt."""
 MAX_POINTS = 1000
-"""Of a drawn curve; a longer one is drawn as means."""
+"""Maximum points of a plotted curve; a longer one is plotted as means."""
 
 LINE, PALE, SECOND, INK, FAINT = "#2f6fde", "#a9c4f5", "#d9622b", "#444a55", "#d9dde3"
-"""Colours of the picture on white; the page replaces them by its own, light or dark."""
+"""Colours of the plots on white; the HTML page replaces them with its own, light or dark."""
 COLOUR_NAMES = {LINE: "line", PALE: "pale", SECOND: "second", INK: "ink", FAINT: "faint"}
 
 
 @dataclass(frozen=True)
 class Series:
-    """A metric over steps: both (n,), steps rising; a value that was not finite is NaN."""
+    """A metric over steps: both (n,), with increasing steps; values that were not finite are NaN."""
 
     steps: Floats
     values: Floats
 
     def finite(self) -> Series:
-        """Without the NaN."""
+        """Return the series without NaN."""
         good = np.isfinite(self.values)
         return Series(self.steps[good], self.values[good])
 
@@ -60,13 +58,13 @@ Metrics = Mapping[str, Series]
 
 
 def read_metrics(run: Path) -> dict[str, Series]:
-    """The curves in a run's `metrics.jsonl`, by name; none when there is no file.
+    """Return the curves in a run's `metrics.jsonl`, by name; empty if there is no file.
 
-    Where steps go back, a run was resumed from an earlier checkpoint: what was written of later steps is void. Lines
-    that are no JSON (a killed run's last) or have no step, and values that are no numbers, are passed over.
+    Where the step decreases, the run was resumed from an earlier checkpoint, and later steps are dropped. Lines that are not
+    JSON (a killed run's last) or have no step, and values that are not numbers, are skipped.
     """
     path = run / METRICS
-    found: dict[str, dict[float, float]] = {}
+    curves: dict[str, dict[float, float]] = {}
     newest = -math.inf
     for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
         line = _parsed(text)
@@ -74,15 +72,15 @@ def read_metrics(run: Path) -> dict[str, Series]:
         if not 0 <= step <= LARGEST_STEP:
             continue
         if step < newest:
-            for curve in found.values():
-                for void in [known for known in curve if known >= step]:
-                    del curve[void]
+            for curve in curves.values():
+                for outdated in [earlier for earlier in curve if earlier >= step]:
+                    del curve[outdated]
         newest = step
         for name, value in line.items():
-            found.setdefault(name, {})[step] = value if math.isfinite(value) else math.nan
+            curves.setdefault(name, {})[step] = value if math.isfinite(value) else math.nan
     return {
         name: Series(np.array(list(curve)), np.array(list(curve.values())))
-        for name, curve in found.items()
+        for name, curve in curves.items()
         if curve
     }
 
@@ -102,30 +100,30 @@ def _parsed(text: str) -> dict[str, float]:
 
 
 def smoothed(values: Floats, share: float = 0.01) -> Floats:
-    """Means of values (n,) whose neighbours count half at a distance of `share` of them, on both sides: no lag.
+    """Return means of values (n,) whose weights halve at a distance of `share` of the points, on both sides: no lag.
 
-    What is not finite is passed over, not spread.
+    Values that are not finite are skipped.
     """
-    keep = 0.5 ** (1 / max(1.0, share * len(values)))
+    decay = 0.5 ** (1 / max(1.0, share * len(values)))
     good = np.isfinite(values)
     numbers, counts = np.where(good, values, 0.0), good.astype(np.float64)
     total, weight = (
-        _decaying(column, keep) + _decaying(column[::-1], keep)[::-1] - column for column in (numbers, counts)
+        _decayed(column, decay) + _decayed(column[::-1], decay)[::-1] - column for column in (numbers, counts)
     )
     means: Floats = np.divide(total, weight, out=np.full(len(values), math.nan), where=weight > 0)
     return means
 
 
-def _decaying(values: Floats, keep: float) -> Floats:
+def _decayed(values: Floats, decay: float) -> Floats:
     sums, running = np.empty(len(values)), 0.0
     for index, value in enumerate(values):
-        running = keep * running + value
+        running = decay * running + value
         sums[index] = running
     return sums
 
 
 def downsample(series: Series, most: int = MAX_POINTS) -> Series:
-    """Means of neighbours, at most `most` of them; what was not finite stays out of its mean."""
+    """Return means of neighbouring points, at most `most` of them, without values that are not finite."""
     if len(series.steps) <= most:
         return series
     groups = np.array_split(np.arange(len(series.steps)), most)
@@ -139,7 +137,7 @@ Draw = Callable[[Axes, Metrics], None]
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of some metrics: its title, which of them it needs, and how it is drawn."""
+    """A plot: its title, the metrics that it needs, and its drawing function."""
 
     title: str
     needs: tuple[str, ...]
@@ -147,7 +145,7 @@ class Panel:
 
 
 def panels(metrics: Metrics) -> list[Panel]:
-    """The pictures for which there is at least one finite value."""
+    """Return the plots with at least one finite value."""
     return [
         panel
         for panel in PANELS
@@ -196,11 +194,11 @@ def _success(axes: Axes, metrics: Metrics) -> None:
     _plot(axes, rates, LINE, marker="o")
     if LOW in metrics and HIGH in metrics:
         low, high = (dict(zip(metrics[key].steps, metrics[key].values, strict=True)) for key in (LOW, HIGH))
-        known = [step for step in rates.steps if step in low and step in high]
+        shared = [step for step in rates.steps if step in low and step in high]
         axes.vlines(
-            known,
-            [low[step] for step in known],
-            [high[step] for step in known],
+            shared,
+            [low[step] for step in shared],
+            [high[step] for step in shared],
             colors=PALE,
             linewidth=3,
             zorder=1,
@@ -238,14 +236,14 @@ def _plot(axes: Axes, series: Series, colour: str, label: str | None = None, mar
 
 
 def _log_if_wide(axes: Axes, drawn: Sequence[Series]) -> None:
-    """Logarithmic where values differ by more than twentyfold."""
+    """Set a logarithmic scale if values differ by more than a factor of 20."""
     values = np.concatenate([series.finite().values for series in drawn])
     if len(values) and values.min() > 0 and values.max() / values.min() > 20:
         axes.set_yscale("log")
 
 
 def _style_axes(axes: Axes, metrics: Metrics, title: str | None) -> None:
-    """What all panels share: the range of steps first of all, so that one is read below the other."""
+    """Set the common style, with the same range of steps, so that the panels align."""
     steps = np.concatenate([series.steps for series in metrics.values()])
     first, last = float(steps.min()), float(steps.max())
     margin = 0.02 * (last - first) or 1.0
@@ -263,7 +261,7 @@ def _style_axes(axes: Axes, metrics: Metrics, title: str | None) -> None:
 
 
 def picture(metrics: Metrics) -> bytes:
-    """All curves as a PNG."""
+    """Return all plots as a PNG."""
     chosen = panels(metrics)
     rows = max(1, math.ceil(len(chosen) / 2))
     figure = Figure(figsize=(10, 2.7 * rows), facecolor="white")
@@ -283,9 +281,9 @@ def picture(metrics: Metrics) -> bytes:
 
 
 def drawing(panel: Panel, metrics: Metrics, prefix: str) -> str:
-    """One panel as SVG for a page: without title, as wide as its place, its colours as classes of the page.
+    """Return one plot as SVG for the HTML page: without title, at the width of its container, with the page's colours.
 
-    `prefix` keeps the names inside apart from those of the page's other drawings.
+    `prefix` makes the ids unique within the page.
     """
     figure = Figure(figsize=(5.2, 2.6), facecolor="none")
     axes = figure.add_subplot()

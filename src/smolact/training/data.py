@@ -1,4 +1,4 @@
-"""The samples of a run as batches: position p of seed s is always the same frame with the same noise and augmentation."""
+"""The samples of a run in batches: position p of seed s always has the same frame, noise and augmentation."""
 
 from __future__ import annotations
 
@@ -31,24 +31,23 @@ Draws = Callable[[torch.Generator], dict[str, Tensor]]
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 SUBSTITUTES = 16
-"""Frames that are tried in the place of one that can't be read; if none of them can be read either, the dataset is gone."""
+"""Frames that are tried in place of an unreadable one, before the dataset counts as unreadable."""
 UNREADABLE = "unreadable"
-"""What could not be read of a sample, or of a batch, as a list of `Unreadable`."""
+"""Key of the unreadable frames of a sample or a batch, a list of `Unreadable`."""
 NOISE_PREFIX = "drawn."
-"""What a sample's own generator drew for the policy's `forward` is in the batch under this prefix."""
+"""Prefix of batch keys for values that a sample's generator draws for the policy's `forward`."""
 
 
 class TrainDataset(Dataset[Batch]):
-    """The stream's samples: frames of a dataset, augmented, with what the policy needs drawn; all by the place's seed.
+    """The stream's samples: augmented frames with the policy's random draws, all seeded by the position.
 
     Args:
-        dataset: images come as uint8.
-        seed: the stream's.
+        dataset: a dataset whose images are uint8.
+        seed: the stream's seed.
         draws: the policy's `training_draws`.
         augment: called with each image (3, H, W) and the sample's generator.
-        order: of the frames; all of them, epoch after epoch, when None.
-        tolerant: where a frame can't be read, another takes its place (`IndexOrder.substitute`) and the sample lists what could not be
-            read under `UNREADABLE`.
+        order: the order of the frames; all of them, epoch after epoch, when None.
+        tolerant: replace an unreadable frame (`IndexOrder.substitute`), and list it under `UNREADABLE`.
     """
 
     def __init__(
@@ -65,26 +64,26 @@ class TrainDataset(Dataset[Batch]):
         self.dataset, self.seed, self.draws, self.augment = dataset, seed, draws, augment
         self.order = order or ShuffledEpochs(range(len(dataset)), seed)
 
-    def __getitem__(self, place: SampleIndex) -> Batch:
-        return self.__getitems__([place])[0]
+    def __getitem__(self, index: SampleIndex) -> Batch:
+        return self.__getitems__([index])[0]
 
-    def __getitems__(self, places: Sequence[SampleIndex]) -> list[Batch]:
-        """Several samples at once, as a DataLoader asks for them.
+    def __getitems__(self, indices: Sequence[SampleIndex]) -> list[Batch]:
+        """Return several samples, for a DataLoader.
 
         Raises:
-            DatasetError: a frame can't be read; if `tolerant`, neither can any that might take its place.
+            DatasetError: a frame is unreadable; if `tolerant`, all of its substitutes, too.
         """
         try:
-            samples = self.dataset.__getitems__([place.frame for place in places])
+            samples = self.dataset.__getitems__([index.frame for index in indices])
         except DatasetError:
             if not self.tolerant:
                 raise
-            return [self._readable(place) for place in places]
-        return [self._finish(sample, place.position) for sample, place in zip(samples, places, strict=True)]
+            return [self._read_or_substitute(index) for index in indices]
+        return [self._finish(sample, index.position) for sample, index in zip(samples, indices, strict=True)]
 
-    def _readable(self, place: SampleIndex) -> Batch:
-        """The sample at a place, or that of another frame in its place."""
-        frame, unreadable = place.frame, list[Unreadable]()
+    def _read_or_substitute(self, index: SampleIndex) -> Batch:
+        """Return the sample at an index, or that of a substitute frame."""
+        frame, unreadable = index.frame, list[Unreadable]()
         for attempt in range(SUBSTITUTES + 1):
             try:
                 (sample,) = self.dataset.__getitems__([frame])
@@ -92,10 +91,10 @@ class TrainDataset(Dataset[Batch]):
                 if attempt == SUBSTITUTES:
                     raise
                 unreadable.append(self.dataset.unreadable(frame, error))
-                frame = self.order.substitute(place.position, attempt)
+                frame = self.order.substitute(index.position, attempt)
             else:
                 break
-        return self._finish(sample, place.position) | ({UNREADABLE: unreadable} if unreadable else {})
+        return self._finish(sample, index.position) | ({UNREADABLE: unreadable} if unreadable else {})
 
     def _finish(self, sample: Batch, position: int) -> Batch:
         finished = dict(sample)
@@ -110,29 +109,29 @@ class TrainDataset(Dataset[Batch]):
 
 
 def batch_of(samples: Sequence[Batch]) -> Batch:
-    """Samples to a batch; `UNREADABLE` is in it where one of them has it."""
-    unreadable = [one for sample in samples for one in sample.get(UNREADABLE, ())]
+    """Collate samples to a batch, which has `UNREADABLE` if one of them has it."""
+    unreadable = [frame for sample in samples for frame in sample.get(UNREADABLE, ())]
     if not unreadable:
         return collate(samples)
-    bare = [{key: value for key, value in sample.items() if key != UNREADABLE} for sample in samples]
-    return collate(bare) | {UNREADABLE: unreadable}
+    readable = [{key: value for key, value in sample.items() if key != UNREADABLE} for sample in samples]
+    return collate(readable) | {UNREADABLE: unreadable}
 
 
 @dataclass(frozen=True)
 class RepeatedNoise:
-    """Calls `draws` `number` times and stacks what each name got: a tensor (…) becomes (number, …)."""
+    """Calls `draws` `number` times and stacks the values of each name: a tensor (…) becomes (number, …)."""
 
     draws: Draws
     number: int
 
     def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw them, one after the other."""
+        """Draw the values, one after the other."""
         drawn = [self.draws(generator) for _ in range(self.number)]
-        return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
+        return {name: torch.stack([values[name] for values in drawn]) for name in drawn[0]}
 
 
 def split_noise(batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
-    """A batch without what was drawn for its samples, and that."""
+    """Return the batch without the values drawn for its samples, and these values."""
     drawn = {
         key.removeprefix(NOISE_PREFIX): value for key, value in batch.items() if key.startswith(NOISE_PREFIX)
     }
@@ -148,9 +147,9 @@ def make_loader(
     rank: int = 0,
     processes: int = 1,
 ) -> Iterable[Batch]:
-    """Batches without end, from place `start` of the stream."""
-    workers = _workers(config)
-    # A dataset of somebody else's says nothing, and may take its time.
+    """Return endless batches from stream position `start`."""
+    workers = _worker_settings(config)
+    # A custom dataset lacks `decodes`, and may be slow.
     is_light = not getattr(samples.dataset, "decodes", True) and samples.augment is None
     if is_light and workers["num_workers"]:
         logger.info(
@@ -171,17 +170,17 @@ def make_loader(
         sampler=stream,
         collate_fn=batch_of,
         pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(samples.seed),  # or it would draw from the policy's
+        generator=torch.Generator().manual_seed(samples.seed),  # otherwise it would draw from the global one
         **({} if is_light else workers),
     )
     return prefetch(loader, config.prefetch_factor) if is_light and workers["num_workers"] else loader
 
 
 def prefetch(items: Iterable[T], number: int) -> Iterator[T]:
-    """What `items` gives, made by a thread, up to `number` of them before they are asked for.
+    """Yield the items, of which a thread makes up to `number` in advance.
 
     Raises:
-        BaseException: what making one raised, where it would have come.
+        BaseException: making an item failed; raised at its position.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(number)
     is_over = threading.Event()
@@ -217,8 +216,8 @@ def prefetch(items: Iterable[T], number: int) -> Iterator[T]:
         thread.join()
 
 
-def _workers(config: TrainConfig) -> dict[str, Any]:
-    """How a loader's processes are set: `--num_workers`, but no more than there are cores."""
+def _worker_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the DataLoader's settings for workers: `--num_workers`, but at most one per core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(config.num_workers, cores)
     more = {
@@ -229,29 +228,29 @@ def _workers(config: TrainConfig) -> dict[str, Any]:
     return {"num_workers": count, **(more if count else {})}
 
 
-def _as_it_is(item: T) -> T:
+def _identity(item: T) -> T:
     return item
 
 
 def map_with_workers(items: Dataset[T], config: TrainConfig) -> Iterator[T]:
-    """Each item of a dataset, in order, read by as many processes as a run has.
+    """Yield the items of a dataset, in order, read by the run's workers.
 
     Raises:
         SmolactError: see `next_batch`.
     """
     if not len(items):  # type: ignore[arg-type]
         return
-    loader = iter(DataLoader(items, batch_size=None, collate_fn=_as_it_is, **_workers(config)))
+    loader = iter(DataLoader(items, batch_size=None, collate_fn=_identity, **_worker_settings(config)))
     for _ in range(len(items)):  # type: ignore[arg-type]
         yield next_batch(loader)
 
 
 def next_batch(batches: Iterator[T]) -> T:
-    """The next batch; what went wrong in a worker is told as if it had gone wrong here.
+    """Return the next batch; raise a worker's error as if it had occurred in this process.
 
     Raises:
-        SmolactError: what reading a sample raised, without the worker's traceback in its message.
-        TrainingError: a worker died, or none gave a batch in time.
+        SmolactError: reading a sample failed; the message does not contain the worker's traceback.
+        TrainingError: a worker died, or none produced a batch in time.
     """
     try:
         return next(batches)

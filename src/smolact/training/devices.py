@@ -1,4 +1,4 @@
-"""Where a run computes, in which precision, and how its processes agree."""
+"""The device, the precision and the processes of a run."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from smolact.training.config import TrainConfig
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """The device of this process, the precision, and the other processes if there are any.
+    """Return the device of this process, the precision, and the other processes if there are any.
 
-    One process or many: `torchrun`, `accelerate launch` and Slurm start them, accelerate finds them.
+    `torchrun`, `accelerate launch` or Slurm start the processes, accelerate finds them.
 
     Raises:
-        DeviceError: `--policy.device` names one that is not there.
-        ConfigError: a numbered device, or a way to split the model that is not supported.
+        DeviceError: the device of `--policy.device` does not exist.
+        ConfigError: a device with an index, or an unsupported kind of parallelism.
     """
-    asked = config.policy.settings.get("device")
-    if asked is not None:
-        if ":" in asked:
+    requested = config.policy.settings.get("device")
+    if requested is not None:
+        if ":" in requested:
             raise ConfigError(
-                f"--policy.device={asked}: choose the card by CUDA_VISIBLE_DEVICES={asked.partition(':')[2]} instead, and "
-                f"give --policy.device={asked.partition(':')[0]}."
+                f"--policy.device={requested}: choose the card by CUDA_VISIBLE_DEVICES={requested.partition(':')[2]} instead, and "
+                f"give --policy.device={requested.partition(':')[0]}."
             )
-        find_device(asked)
+        find_device(requested)
     amp = "bf16" if config.policy.settings.get("use_amp") else "no"
-    # Said plainly, since under torchrun accelerate would take a machine without a GPU for a single process.
-    accelerator = Accelerator(cpu=(asked or best_device()) == "cpu", mixed_precision=amp)
-    if asked is not None and accelerator.device.type != asked:
+    # Set explicitly: under torchrun accelerate would treat a machine without a GPU as a single process.
+    accelerator = Accelerator(cpu=(requested or best_device()) == "cpu", mixed_precision=amp)
+    if requested is not None and accelerator.device.type != requested:
         raise DeviceError(
-            f"--policy.device={asked}: accelerate chose '{accelerator.device}'. Check its ACCELERATE_… variables."
+            f"--policy.device={requested}: accelerate chose '{accelerator.device}'. Check its ACCELERATE_… variables."
         )
     supported = (
         DistributedType.NO,
@@ -64,10 +64,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 @contextlib.contextmanager
 def matmul_precision(device: torch.device, precision: Literal["high", "highest"]) -> Iterator[None]:
-    """Within it a CUDA device multiplies float32 in that precision; elsewhere nothing changes.
+    """A context with this precision of float32 products on a CUDA device; elsewhere nothing changes.
 
-    "highest" is float32, as `smolact eval` computes; "high" is TF32, with 10 bits of fraction and several times as fast, as
-    `lerobot-train` computes.
+    "highest" is float32, as in `smolact eval`; "high" is TF32, with 10 bits of fraction and several times as fast, as in
+    `lerobot-train`.
     """
     if device.type != "cuda":
         yield
@@ -81,7 +81,7 @@ def matmul_precision(device: torch.device, precision: Literal["high", "highest"]
 
 
 def all_reduce_sum(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """`values` summed over all processes; the same on each."""
+    """Return the sum of `values` over all processes; the same on each."""
     if accelerator.num_processes == 1:
         return values
     summed: Tensor = accelerator.reduce(values, reduction="sum")

@@ -1,11 +1,11 @@
-"""An exponential moving average of the weights that train: smoother than the last step's, and what a run saves.
+"""An exponential moving average of the trained weights: smoother than the weights of the last step.
 
 After every optimizer step, average += (1 - d) · (weight - average), where d = min(decay, (1 + n) / (10 + n)) and n counts
-the updates before: a young average follows quickly, so that it soon forgets where training began. The averages are
-float32 whatever the weights are, since 1 - d is less than bfloat16 can add.
+the previous updates, so that the initial weights soon lose influence. The averages are float32, since 1 - d is less than
+bfloat16 can add.
 
-With an average, `pretrained_model` of a checkpoint holds the averaged policy, which is also what is evaluated; the weights
-as they were trained lie with the averages in `training_state/ema_state.safetensors`, so that a run resumes bit for bit.
+`pretrained_model` of a checkpoint contains the averaged policy, which is also evaluated; the trained weights and the
+averages are in `training_state/ema_state.safetensors`, so that a run resumes bit for bit.
 
 Source: Polyak and Juditsky 1992; for diffusion policies Chi et al. 2023, arXiv 2303.04137, section V.D. The warm-up is that
 of TensorFlow's ExponentialMovingAverage.
@@ -30,17 +30,17 @@ UPDATES, AVERAGE, TRAINED = "updates", "average/", "trained/"
 
 
 def decay_after(updates: int, decay: float, *, warmup: bool = True) -> float:
-    """The share of the old average that stays in the update that follows `updates` others."""
+    """Return the share of the old average in the update that follows `updates` others."""
     return min(decay, (1 + updates) / (10 + updates)) if warmup else decay
 
 
 class ExponentialMovingAverage:
-    """Averages of the parameters of `policy` that train, beside them on their devices.
+    """Averages of the parameters of `policy` that train, on their devices.
 
     Args:
-        policy: its weights now are the averages' beginning. Parameters that are frozen now are never averaged.
-        decay: how much of the average stays in an update, once it is warm, from 0 to below 1.
-        warmup: let the decay grow up to that.
+        policy: its weights initialize the averages. Currently frozen parameters are never averaged.
+        decay: share of the old average in an update after the warm-up, from 0 to below 1.
+        warmup: increase the decay up to `decay`.
     """
 
     def __init__(self, policy: nn.Module, decay: float = 0.999, *, warmup: bool = True) -> None:
@@ -51,7 +51,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, policy: nn.Module) -> None:
-        """Take in the weights of an optimizer step that has changed them."""
+        """Update the averages with the weights after an optimizer step."""
         share = 1 - decay_after(self.updates, self.decay, warmup=self.warmup)
         weights = [parameter.detach().float() for parameter in self._parameters(policy)]
         torch._foreach_lerp_(list(self.averages.values()), weights, share)
@@ -59,7 +59,7 @@ class ExponentialMovingAverage:
 
     @contextmanager
     def swapped(self, policy: nn.Module) -> Iterator[None]:
-        """Within the block `policy` has the averaged weights; after it, however it ends, its own, bit for bit."""
+        """A context in which `policy` has the averaged weights; afterwards always its own, bit for bit."""
         parameters = self._parameters(policy)
         with torch.no_grad():
             trained = [parameter.clone() for parameter in parameters]
@@ -71,7 +71,7 @@ class ExponentialMovingAverage:
                 torch._foreach_copy_(parameters, trained)
 
     def save(self, folder: Path, policy: nn.Module) -> None:
-        """Write averages and trained weights into `folder`, a checkpoint's `training_state` that is being made."""
+        """Write averages and trained weights into `folder`, the `training_state` of a new checkpoint."""
         parameters = zip(self.averages, self._parameters(policy), strict=True)
         tensors = {UPDATES: torch.tensor(self.updates)}
         tensors |= {AVERAGE + name: average.contiguous() for name, average in self.averages.items()}
@@ -80,10 +80,10 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def load(self, folder: Path, policy: nn.Module) -> None:
-        """Put averages and `policy`'s weights where they were when `folder` was saved.
+        """Restore the averages and `policy`'s weights from `folder`.
 
         Raises:
-            CheckpointError: the file is missing, damaged, or of another policy.
+            CheckpointError: the file is missing, corrupt, or of another policy.
         """
         path = folder / EMA_STATE
         tensors = read_tensors(
@@ -96,12 +96,14 @@ class ExponentialMovingAverage:
         expected = {UPDATES: torch.Size()}
         for name, parameter in parameters.items():
             expected |= {AVERAGE + name: parameter.shape, TRAINED + name: parameter.shape}
-        found = {name: tensor.shape for name, tensor in tensors.items()}
-        if found != expected:
-            odd = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))
+        actual = {name: tensor.shape for name, tensor in tensors.items()}
+        if actual != expected:
+            wrong = sorted(
+                name for name in actual.keys() | expected if actual.get(name) != expected.get(name)
+            )
             raise CheckpointError(
-                f"{path} is of other weights than those that train here: {len(odd)} do not fit, '{odd[0]}' first "
-                f"(expected {_size(expected, odd[0])}, found {_size(found, odd[0])}). Resume with the freezing flags "
+                f"{path} is of other weights than those that train here: {len(wrong)} do not fit, '{wrong[0]}' first "
+                f"(expected {_size(expected, wrong[0])}, found {_size(actual, wrong[0])}). Resume with the freezing flags "
                 "that the run had."
             )
         self.updates = int(tensors[UPDATES])
@@ -114,10 +116,10 @@ class ExponentialMovingAverage:
 
 
 def check_no_average(folder: Path) -> None:
-    """What a run that resumes without an average asks of a checkpoint's `training_state`.
+    """Check that a checkpoint's `training_state` has no average, for a run that resumes without one.
 
     Raises:
-        ConfigError: it has one, so that the weights beside it are not those that were trained.
+        ConfigError: it has one, so that the saved policy is not the trained one.
     """
     if (folder / EMA_STATE).is_file():
         raise ConfigError(

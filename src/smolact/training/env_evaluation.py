@@ -1,4 +1,4 @@
-"""A policy's episodes in the environment of `--env.type`, while it trains."""
+"""Evaluation of a policy in the environment of `--env.type` during training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smolact.training.config import TrainConfig
 from smolact.training.devices import matmul_precision
 from smolact.training.initialization import PolicyBundle
 from smolact.training.random_state import preserve_rng_state
-from smolact.training.tracking import MAX_FILMS
+from smolact.training.tracking import MAX_VIDEOS
 
 
 def evaluate_in_environment(
@@ -29,18 +29,18 @@ def evaluate_in_environment(
     seed: int,
     video_folder: Path,
 ) -> EvaluationResult:
-    """Play `--eval.n_episodes` episodes; the run's random state is afterwards as it was before.
+    """Run `--eval.n_episodes` episodes, and restore the run's random state afterwards.
 
     Args:
-        config: the run's.
-        start: whose processors are used.
-        policy: the whole policy, with the weights that are evaluated.
-        device: where products are in whole float32 meanwhile.
-        seed: of the episodes.
-        video_folder: where films of some of them go.
+        config: the run's settings.
+        start: provides the processors.
+        policy: the full policy, with the weights to evaluate.
+        device: computes products in full float32 meanwhile.
+        seed: the episodes' seed.
+        video_folder: the folder for videos of some of them.
 
     Raises:
-        SmolactError: what the environment or the episodes raise.
+        SmolactError: the environment or an episode failed.
     """
     from smolact.envs.factory import make_env
     from smolact.evaluation.rollout import evaluate
@@ -65,13 +65,13 @@ def evaluate_in_environment(
             n_episodes=count.n_episodes,
             seed=seed,
             video_folder=video_folder,
-            n_videos=min(MAX_FILMS, count.n_episodes) if environments.draws else 0,
+            n_videos=min(MAX_VIDEOS, count.n_episodes) if environments.draws else 0,
         )
     return replace(result, num_steps=getattr(policy.config, "num_steps", None))
 
 
 def rates_of(result: EvaluationResult) -> dict[str, float]:
-    """What of an evaluation is logged as numbers."""
+    """Return the metrics of an evaluation."""
     low, high = result.success.interval
     return {
         "success_rate": result.success.rate,

@@ -1,4 +1,4 @@
-"""What a run tells of itself before its first step."""
+"""The facts about a run that are shown before its first step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smolact.training.initialization import PolicyBundle
 
 
 def samples_per_step(config: TrainConfig, accelerator: Accelerator) -> int:
-    """The global batch: samples of all processes that make one optimizer step."""
+    """Return the global batch size: samples of all processes in one optimizer step."""
     return config.batch_size * int(accelerator.num_processes) * config.gradient_accumulation_steps
 
 
@@ -28,7 +28,7 @@ def facts_of_run(
     datasets: Sequence[LeRobotDataset],
     schedule: SchedulerPreset,
 ) -> dict[str, str]:
-    """Name to value, for a person: what is trained on what, where, and how long."""
+    """Return facts for the user, name to value: policy, data, device and length of the run."""
     weights = list(config.dataset.mix.values()) or [1.0]
     shares = [weight / sum(weights) for weight in weights]
     frames = sum(dataset.num_frames for dataset in datasets)
@@ -54,10 +54,10 @@ def _duration(config: TrainConfig, schedule: SchedulerPreset, batch: str, epochs
             f"{schedule.num_decay_steps}",
         }
     minutes = config.train_minutes
-    long = f"{60 * minutes:.0f} s" if minutes < 10 else f"{minutes:.0f} minutes"
+    duration = f"{60 * minutes:.0f} s" if minutes < 10 else f"{minutes:.0f} minutes"
     warm = schedule.num_warmup_steps / schedule.num_decay_steps
     return {
-        "time": f"{long} in all, in steps of {batch}",
+        "time": f"{duration} in all, in steps of {batch}",
         "learning rate": f"{schedule.peak_lr:g} after {warm:.0%} of the time, {schedule.decay_lr:g} at its end",
     }
 

@@ -1,7 +1,7 @@
-"""A batch cut into pieces, and the gradients of one piece: what processes that share a step compute.
+"""A batch split into pieces, and the gradients of one piece, for processes that share a step.
 
-Each piece is computed by one thread, and their gradients are added up in the order of the pieces. So it makes no difference who computes
-which: as long as the number of pieces is the same, the number of processes may change at any step, and the run stays the same, bit for bit.
+One thread computes a piece, and the gradients are summed in the order of the pieces. So with the same number of pieces, the
+number of processes may change at any step, and the run stays the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from smolact.training.stream import InfiniteSampler, seeded
 from smolact.types import Batch
 
 MIN_PART_SAMPLES = 4
-"""Samples. Smaller pieces cost more for each sample."""
+"""Minimum number of samples in a piece; smaller pieces cost more per sample."""
 MIN_PARTS = 4
 
 
 def default_part_count(count: int, processes: int) -> int:
-    """How many pieces a step of `count` samples has that so many processes may work at.
+    """Return the number of pieces of a step of `count` samples for this number of processes.
 
-    Two for each of them, so that a slow one need not hold up the others, unless they would be too small.
+    Two per process, so that a slow one need not delay the others, unless they would be too small.
     """
     return max(1, min(max(MIN_PARTS, 2 * processes), max_part_count(count)))
 
 
 def max_part_count(count: int) -> int:
-    """How many pieces a step of `count` samples can have."""
+    """Return the maximum number of pieces of a step of `count` samples."""
     return max(1, count // MIN_PART_SAMPLES)
 
 
 def split_evenly(count: int, number: int) -> list[range]:
-    """The places of a step, from 0, in so many pieces, which differ by a sample at most."""
-    edges = [round(count * place / number) for place in range(number + 1)]
+    """Return the positions of a step, from 0, in `number` pieces, whose sizes differ by one at most."""
+    edges = [round(count * index / number) for index in range(number + 1)]
     return [range(first, last) for first, last in itertools.pairwise(edges)]
 
 
 @dataclass(frozen=True)
 class GradientPart:
-    """What came of a piece.
+    """The result of a piece.
 
     Attributes:
-        loss: summed.
-        entries: how many numbers it is the sum over.
+        loss: the summed loss.
+        entries: number of entries in the sum.
         has_gradient: of each trained parameter, whether the loss reached it.
         unreadable: frames that could not be read.
-        waited: seconds that reading took.
-        seconds: that all of it took, and `busy` of them by the processor.
+        waited: seconds spent on reading.
+        seconds: total duration, of which `busy` seconds of CPU time.
     """
 
     loss: float
@@ -69,37 +69,37 @@ class GradientPart:
 
 @dataclass
 class GradientWorker:
-    """What a process needs to compute gradients: it can be sent to another process."""
+    """Computes gradients in a process; it can be sent to another process."""
 
     policy: PreTrainedPolicy
     preprocess: ProcessorPipeline
     samples: TrainDataset
     seed: int
-    at_once: int
-    """A larger piece is computed in parts of so many samples: `--batch_size`."""
+    micro_batch_size: int
+    """Samples of a forward pass (`--batch_size`); a larger piece has several."""
     in_bfloat16: bool = False
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """The parameters that have gradients."""
+        """The parameters that train."""
         return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
 
-    def gradients(self, places: Sequence[int], into: Tensor) -> GradientPart:
-        """Compute the gradients of the summed loss of the samples at these places of the stream.
+    def gradients(self, positions: Sequence[int], into: Tensor) -> GradientPart:
+        """Compute the gradients of the summed loss of the samples at these positions of the stream.
 
         Args:
-            places: positions.
-            into: takes the gradients of all trained parameters, one after the other (N,).
+            positions: positions in the stream.
+            into: receives the gradients of all trained parameters, concatenated (N,).
         """
         began, worked = time.perf_counter(), time.thread_time()
         loss = entries = waited = 0.0
         unreadable: list[Unreadable] = []
-        # What a network draws itself, as dropout does, follows from the place too, not from who computes it.
+        # The network's own random numbers (dropout) depend on the position too, not on the process.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeded(self.seed, "piece", places[0]).initial_seed())
-            for first in range(0, len(places), self.at_once):
+            torch.manual_seed(seeded(self.seed, "piece", positions[0]).initial_seed())
+            for first in range(0, len(positions), self.micro_batch_size):
                 waiting = time.perf_counter()
-                batch, drawn = split_noise(self._read(places[first : first + self.at_once]))
+                batch, drawn = split_noise(self._read(positions[first : first + self.micro_batch_size]))
                 unreadable += batch.pop(UNREADABLE, ())
                 waited += time.perf_counter() - waiting
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bfloat16):
@@ -122,12 +122,12 @@ class GradientWorker:
             time.thread_time() - worked,
         )
 
-    def _read(self, places: Sequence[int]) -> Batch:
+    def _read(self, positions: Sequence[int]) -> Batch:
         stream = InfiniteSampler(self.samples.order)
-        return batch_of(self.samples.__getitems__([stream.place(place) for place in places]))
+        return batch_of(self.samples.__getitems__([stream.place(position) for position in positions]))
 
 
 def split(flat: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """Views of `flat` (N,), one for each parameter in its shape."""
+    """Return views of `flat` (N,), one for each parameter in its shape."""
     parts = torch.split(flat, [parameter.numel() for parameter in parameters])
     return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]

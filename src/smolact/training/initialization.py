@@ -1,9 +1,9 @@
-"""Where the weights of a run come from, and what it normalizes with: decided once, here, and said.
+"""The initial weights of a run, and its normalization.
 
 | source | weights | trains |
 |---|---|---|
-| `base` (`--policy.path`) | a policy's checkpoint | what its configuration and the flags say |
-| `vlm` (the default of `--policy.type`) | the VLM's, a new action expert | the expert, unless flags say more |
+| `base` (`--policy.path`) | a policy's checkpoint | as set by its configuration and the flags |
+| `vlm` (the default of `--policy.type`) | the VLM's, a new action expert | the expert, and more by flags |
 | `random` (`--policy.load_vlm_weights=false`, or a preset without weights) | none | everything, unless a freeze is set by hand |
 """
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PolicyBundle:
-    """What a run starts with: a policy with its processors, and one sentence on where its weights come from."""
+    """A policy with its processors, and a sentence about the source of its weights."""
 
     policy: PreTrainedPolicy
     preprocess: ProcessorPipeline
@@ -52,31 +52,31 @@ def policy_config_of(
     inputs: Mapping[str, PolicyFeature],
     outputs: Mapping[str, PolicyFeature],
 ) -> tuple[PolicyConfig, str]:
-    """The configuration that a new run builds its policy from, and where its weights come from.
+    """Return the configuration of a new run's policy, and the source of its weights.
 
     Args:
-        config: the run's; `policy.type` or `policy.path` is set.
-        explicit: which settings were set by hand, and where.
-        inputs, outputs: what the dataset offers under the policy's names: the features that the configuration does not
-            have, and their sizes.
+        config: the run's settings, with `policy.type` or `policy.path`.
+        explicit: settings set by hand, with their sources.
+        inputs, outputs: the dataset's features under the policy's names: those that the configuration lacks are added, and
+            the sizes are used.
 
     Returns:
         the configuration, and one of `base`, `vlm`, `random`.
 
     Raises:
-        ConfigError: settings that contradict each other, or that would freeze random weights.
+        ConfigError: settings contradict each other, or would freeze random weights.
     """
     section = config.policy
     if section.path is not None:
         kind = section.type or policy_type_at(section.path)
-        # Where the base was published is not where this one goes.
+        # This policy is not published in the base's repository.
         published: dict[str, Any] = {"push_to_hub": False, "repo_id": None, "private": None}
         values: dict[str, Any] = {**published, "pretrained_path": str(section.path), **section.settings}
         base: PolicyConfig = get_config_class(kind).from_pretrained(section.path, **values)
         for name, dataset in (("input_features", inputs), ("output_features", outputs)):
-            # The names are the checkpoint's, the sizes this dataset's: states and actions are padded anyway.
-            mine = getattr(base, name) or dataset
-            values.setdefault(name, {key: dataset.get(key, feature) for key, feature in mine.items()})
+            # Names of the checkpoint, sizes of this dataset: states and actions are padded.
+            own_features = getattr(base, name) or dataset
+            values.setdefault(name, {key: dataset.get(key, feature) for key, feature in own_features.items()})
         return base.replace(**values), BASE
     assert section.type is not None
     config_class = get_config_class(section.type)
@@ -87,12 +87,12 @@ def policy_config_of(
     if "load_vlm_weights" in known:
         values["load_vlm_weights"] = source == VLM
     if vlm in PRESETS and "resize_imgs_with_padding" in known - values.keys():
-        # The default fits the published models; a small tower would make thousands of patches of it.
+        # At the default size, that of the published models, a small tower would have thousands of patches.
         size = find_vlm(vlm).config.vision_config.image_size
         values["resize_imgs_with_padding"] = (size, size)
         logger.info("Images are fitted into %d×%d, the size of the VLM preset '%s'.", size, size, vlm)
     if source == RANDOM:
-        _free_everything(values, section, explicit, config_class.freezes)
+        _unfreeze_all(values, section, explicit, config_class.freezes)
     return config_class(**values), source
 
 
@@ -102,8 +102,8 @@ def start_new(
     """Build the policy of a new run; it normalizes with the dataset's statistics.
 
     Raises:
-        NotFoundError, HubError, CheckpointError: weights that are not there, or damaged.
-        StatisticsError: a statistic that is needed is missing.
+        NotFoundError, HubError, CheckpointError: weights are missing or corrupt.
+        StatisticsError: a required statistic is missing.
     """
     policy_config = policy_config.replace(device=device)
     if source == BASE:
@@ -126,18 +126,18 @@ def start_new(
 
 
 def start_resumed(checkpoint: Path, settings: Mapping[str, Any], device: str) -> PolicyBundle:
-    """The policy and processors of a checkpoint, with the statistics that it was trained with."""
+    """Return the policy and processors of a checkpoint, with the statistics of its training."""
     loaded: LoadedPolicy = load_policy(checkpoint / PRETRAINED_MODEL, device=device, **settings)
     return PolicyBundle(*loaded, f"resumed from {checkpoint}")
 
 
 def _source(section: PolicySection, explicit: Mapping[str, str], vlm: str, field: str) -> str:
-    """`vlm` or `random`, from `--policy.init`, `--policy.load_vlm_weights` and the VLM's name."""
+    """Return `vlm` or `random`, from `--policy.init`, `--policy.load_vlm_weights` and the VLM's name."""
     flag = explicit.get("policy.load_vlm_weights")
-    asked = None if flag is None else VLM if section.settings["load_vlm_weights"] else RANDOM
-    if section.init is not None and asked is not None and asked != section.init:
+    requested = None if flag is None else VLM if section.settings["load_vlm_weights"] else RANDOM
+    if section.init is not None and requested is not None and requested != section.init:
         raise ConfigError(f"--policy.init={section.init} and {flag} contradict each other. Drop one of them.")
-    source = section.init or asked
+    source = section.init or requested
     if vlm in PRESETS and vlm not in PRESETS_WITH_WEIGHTS:
         if source == VLM:
             raise ConfigError(
@@ -149,10 +149,10 @@ def _source(section: PolicySection, explicit: Mapping[str, str], vlm: str, field
     return source or VLM
 
 
-def _free_everything(
+def _unfreeze_all(
     values: dict[str, Any], section: PolicySection, explicit: Mapping[str, str], freezes: Mapping[str, bool]
 ) -> None:
-    """Let random weights learn; a freeze that was set by hand stays, if it is confirmed."""
+    """Unfreeze random weights; a freeze that was set by hand stays, if it is confirmed."""
     frozen = []
     for name, freezing in freezes.items():
         if f"policy.{name}" not in explicit:

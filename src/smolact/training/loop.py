@@ -1,4 +1,4 @@
-"""The training loop: step after step, with everything that happens between them."""
+"""The training loop: gradient steps, with logging, validation, evaluation and checkpoints between them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from smolact.errors import DatasetError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import TRAIN_CONFIG
 from smolact.training.adaptive_workers import AdaptiveWorkers
-from smolact.training.bad_samples import BadSamples, of_all
+from smolact.training.bad_samples import BadSamples, gather_unreadable
 from smolact.training.bad_steps import bad_steps_error
 from smolact.training.budget import Budget
 from smolact.training.checkpoint import Progress, checkpoint_folder, prune_checkpoints, save_checkpoint
@@ -56,17 +56,17 @@ from smolact.types import Batch
 
 logger = logging.getLogger(__name__)
 
-MEASURED_AT_LEAST = 40
-"""Points of a run's curves, unless `--log_freq` says how often it measures."""
+MIN_LOG_POINTS = 40
+"""Number of logged points of a run's curves, unless `--log_freq` is set."""
 SKIPS_BAD_STEPS = ("cpu", "cuda")
-"""Devices whose fused AdamW leaves everything as it is where its `found_inf` is 1, without waiting for the device."""
+"""Device types whose fused AdamW skips the update where its `found_inf` is 1, without synchronizing with the device."""
 
 
 @dataclass
 class Trainer:
-    """A run that is ready to go: `run_to_end` does its steps.
+    """A prepared training run; `run_to_end` trains.
 
-    Everything it holds was made by `train`; use it alone to bring your own policy, dataset or optimizer.
+    `train` makes all of its parts. Construct it directly to bring your own policy, dataset or optimizer.
     """
 
     config: TrainConfig
@@ -83,36 +83,35 @@ class Trainer:
     progress: Progress
     listeners: Sequence[Listener]
     provenance: Provenance | None = None
-    """What is kept beside each saved policy of where it comes from."""
+    """Written with each saved policy."""
     sharded: ShardedPolicy | None = None
-    """Where the weights are split over processes."""
+    """The sharded policy, where the weights are split over processes."""
     validation: Validation | None = None
     ema: ExponentialMovingAverage | None = None
     bad_samples: BadSamples = field(default_factory=BadSamples)
     budget: Budget | None = None
-    """How long the run goes; what `config` says of that when None."""
+    """The length of the run; taken from `config` when None."""
     shared: AdaptiveWorkers | None = None
-    """Where processes of this machine share each step: a small policy on a CPU."""
+    """The local processes that share each step of a small policy on a CPU."""
 
     def __post_init__(self) -> None:
-        """Hand the model to accelerate, unless it is split already."""
         policy = self.start.policy
         if self.budget is None:
             self.budget = Budget.of(self.config)
             self.budget.resume(self.progress.step, self.progress.seconds, self.progress.lead)
         adapters = policy.adapters
         if adapters and (adapters.full or adapters.config.target_modules != policy.adapter_targets):
-            # Some may be in layers that the loss does not need, for whose gradients processes would wait for ever.
+            # Layers that the loss does not need get no gradients, for which processes would wait forever.
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self._model: nn.Module = policy if self.sharded else self.accelerator.prepare_model(policy)
 
     def run_to_end(self) -> Ended:
-        """Train until the budget is spent, or until SIGINT or SIGTERM: the step under way is finished and saved.
+        """Train until the budget is spent, or until SIGINT or SIGTERM: the current step is then finished and saved.
 
-        What is no step is left at once: waiting for data, a validation, an evaluation.
+        A signal interrupts waiting for data, a validation and an evaluation at once.
 
         Raises:
-            TrainingError: too many steps in a row were not finite; the last checkpoint is from before.
+            TrainingError: too many consecutive steps were not finite, or too many frames unreadable.
         """
         try:
             return self._run_to_end()
@@ -125,12 +124,12 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """The last one that is done."""
+        """The last finished step."""
         return self._budget.step
 
     @property
     def _budget(self) -> Budget:
-        assert self.budget is not None  # __post_init__ settles it
+        assert self.budget is not None  # set by __post_init__
         return self.budget
 
     def _run_to_end(self) -> Ended:
@@ -147,7 +146,7 @@ class Trainer:
             while not budget.is_over and not stops:
                 try:
                     loss, norm, waited, stops = self._step_or_save(batches, stop)
-                except Stopped:  # before the batch was there: the step is not begun
+                except Stopped:  # before the batch was loaded: the step has not begun
                     self.optimizer.zero_grad(set_to_none=True)
                     if self.step == self.progress.step:
                         checkpoint = checkpoint_folder(self.run, self.step) if self.step else None
@@ -157,7 +156,7 @@ class Trainer:
                 step = self.step
                 meter.add(step, loss, norm, waited)
                 self.emit(Stepped(step, budget.seconds_left))
-                if self.accelerator.num_processes == 1:  # several have to agree first, in the next step
+                if self.accelerator.num_processes == 1:  # several processes agree in the next step
                     stops = bool(stop)
                 stops = stops or self.bad_samples.is_over
                 is_last = budget.is_over or stops
@@ -165,8 +164,8 @@ class Trainer:
                 validates = self.validation is not None and (_is_due(step, config.eval_steps) or is_last)
                 measures = step % log_freq == 0 or saves or validates or is_last
                 if config.train_minutes is not None:
-                    measures = measures or budget.share - measured > 1 / MEASURED_AT_LEAST
-                # Looking at a loss waits for the device: on a CPU that costs nothing.
+                    measures = measures or budget.share - measured > 1 / MIN_LOG_POINTS
+                # Reading a loss synchronizes with the device, which costs nothing on a CPU.
                 if measures or self.accelerator.device.type == "cpu":
                     self._check_finite(meter)
                 if measures:
@@ -206,51 +205,49 @@ class Trainer:
         )
 
     def _pause(self, meter: Meter) -> None:
-        """What has been done since the last step was no training."""
+        """Exclude the time since the last step from the training time."""
         meter.restart_clock()
         if self.shared is not None:
             self.shared.pause()
 
     @property
     def samples_per_step(self) -> int:
-        """The global batch."""
+        """The global batch size."""
         return samples_per_step(self.config, self.accelerator)
 
     def emit(self, event: Event) -> None:
-        """Tell every listener; of several processes only the first speaks."""
+        """Send an event to every listener, from the main process only."""
         if self.accelerator.is_main_process:
             for listener in self.listeners:
                 listener(event)
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
-        """The weights that the run is for: their moving average where there is one."""
+        """A context in which the policy has its averaged weights, if the run has a moving average."""
         return contextlib.nullcontext() if self.ema is None else self.ema.swapped(self.start.policy)
 
     def _step_or_save(
         self, batches: Iterator[Batch], stop: StopRequest
     ) -> tuple[Tensor, Tensor, float, bool]:
-        """`_step`; where no frame can be read any more, the run is saved as it was before."""
+        """Run `_step`, and save the last finished step if the dataset can no longer be read."""
         try:
             return self._step(batches, stop)
         except DatasetError:
-            begins = (
-                self.step == self.progress.step
-            )  # or the processes wait for each other in what they have in common
-            alone = self.accelerator.num_processes == 1
-            if self.config.save_checkpoint and not begins and alone and self.step > self._saved:
+            is_first = self.step == self.progress.step
+            is_single = self.accelerator.num_processes == 1  # saving waits for all processes
+            if self.config.save_checkpoint and not is_first and is_single and self.step > self._saved:
                 self.optimizer.zero_grad(set_to_none=True)
                 self._save(self.step)
             raise
 
     def _step(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[Tensor, Tensor, float, bool]:
-        """One update: the global loss and gradient norm (on the device), seconds of waiting, and whether to stop.
+        """Run one step; return global loss and gradient norm (on the device), seconds of waiting, and whether to stop.
 
-        The loss is the mean over the valid entries of the whole global batch. How many these are is known when the last
-        part is through, so gradients are gathered of sums and divided then: one process with a large batch, several
-        with smaller ones, and accumulated batches give the same.
+        The loss is the mean over the valid entries of the whole global batch. Their number is known only after the last forward
+        pass, so gradients of sums are accumulated and divided then: one process with a large batch, several with smaller ones,
+        and accumulated batches give the same result.
 
         Raises:
-            Stopped: a signal came before the batch was there. Several processes go through the step, and agree in it.
+            Stopped: a signal came before the batch was loaded. Several processes finish the step, and agree in it.
         """
         if self.shared is not None:
             return self._shared_step(self.shared)
@@ -260,7 +257,7 @@ class Trainer:
         unreadable: list[Unreadable] = []
         for part in range(parts):
             waiting = time.perf_counter()
-            with record_function("data"), stop.leaving(self.accelerator.num_processes == 1):
+            with record_function("data"), stop.interruptible(self.accelerator.num_processes == 1):
                 batch, drawn = split_noise(next_batch(batches))
                 waited += time.perf_counter() - waiting
                 unreadable += batch.pop(UNREADABLE, ())
@@ -268,7 +265,7 @@ class Trainer:
                 inputs = self.start.preprocess(batch)
                 arguments = {name: value.to(device, non_blocking=True) for name, value in drawn.items()}
             is_last = part == parts - 1
-            with self._gathering(is_last):
+            with self._gradient_sync(is_last):
                 with record_function("forward"), self.accelerator.autocast():
                     loss, counted = self._model(inputs, **arguments, reduction="sum")
                 with record_function("backward"):
@@ -276,7 +273,7 @@ class Trainer:
             totals[:2] += torch.stack((loss.detach().float(), counted["entries"].float()))
         stops, seconds = False, self._budget.now()
         if self.accelerator.num_processes > 1:
-            totals[2] += bool(stop)  # processes get a signal at different steps, and must stop at the same
+            totals[2] += bool(stop)  # signals come at different steps, all processes stop at the same
             totals[3] += len(unreadable)
             totals[4] += seconds if self.accelerator.is_main_process else 0.0
             totals = all_reduce_sum(self.accelerator, totals)
@@ -284,23 +281,23 @@ class Trainer:
                 seconds = float(totals[4])
             stops, is_bad = (totals[2:4] > 0).tolist()
             if is_bad:
-                unreadable = of_all(self.accelerator, unreadable)
+                unreadable = gather_unreadable(self.accelerator, unreadable)
         self.bad_samples.add(unreadable, self.step + 1, is_first=self.step == 0)
         with record_function("optimizer"):
             mean, norm = self._update(totals[0], totals[1].clamp_min(1), seconds)
         return mean, norm, waited, stops
 
     def _shared_step(self, shared: AdaptiveWorkers) -> tuple[Tensor, Tensor, float, bool]:
-        """`_step` where other processes of this machine make gradients, too."""
+        """Run `_step` where several processes of this machine compute the gradients."""
         with record_function("gradients"):
-            made = shared.gradients(self._first_place(self.step + 1))
-        self.bad_samples.add(made.unreadable, self.step + 1, is_first=self.step == 0)
+            result = shared.gradients(self._first_position(self.step + 1))
+        self.bad_samples.add(result.unreadable, self.step + 1, is_first=self.step == 0)
         with record_function("optimizer"):
-            mean, norm = self._update(made.loss, made.entries.clamp_min(1), self._budget.now())
-        return mean, norm, made.waited, False
+            mean, norm = self._update(result.loss, result.entries.clamp_min(1), self._budget.now())
+        return mean, norm, result.waited, False
 
     def _agreed_seconds(self) -> float:
-        """What is spent, as the first process says."""
+        """Return the seconds spent, by the main process's clock."""
         seconds = self._budget.now() if self.accelerator.is_main_process else 0.0
         if self.accelerator.num_processes == 1 or self.config.train_minutes is None:
             return seconds
@@ -308,18 +305,18 @@ class Trainer:
 
     @property
     def _log_freq(self) -> int:
-        """`--log_freq`; unless it was set, a short run measures itself often enough for a curve."""
+        """`--log_freq`; unless it was set, a short run logs often enough for a curve."""
         if "log_freq" in self.explicit or self.config.train_minutes is not None:
             return self.config.log_freq
-        return min(self.config.log_freq, max(1, self.config.steps // MEASURED_AT_LEAST))
+        return min(self.config.log_freq, max(1, self.config.steps // MIN_LOG_POINTS))
 
     def _update(self, loss: Tensor, entries: Tensor, seconds: float) -> tuple[Tensor, Tensor]:
-        """Change the weights by what the gradients of a summed loss say: its mean over `entries`, and the gradient norm.
+        """Update the weights with the gradients of a summed loss; return its mean over `entries` and the gradient norm.
 
-        The step is done then, after so many seconds of the budget.
+        The step is finished afterwards, with `seconds` of the budget spent.
         """
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
-        # Data-parallel processes have averaged their sums.
+        # Data parallelism has averaged the sums over the processes.
         torch._foreach_mul_(gradients, self.accelerator.num_processes / entries)
         largest = self.clip_norm if self.clip_norm > 0 else math.inf
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), largest)
@@ -329,7 +326,7 @@ class Trainer:
         if self.accelerator.device.type in SKIPS_BAD_STEPS:
             self.optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
             self.optimizer.step()
-        elif not is_bad:  # waits for the device
+        elif not is_bad:  # synchronizes with the device
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
@@ -339,22 +336,22 @@ class Trainer:
         return mean, norm
 
     @contextlib.contextmanager
-    def _gathering(self, gathers: bool) -> Iterator[None]:
-        """Within the block a backward pass leaves each process its own gradients, unless it `gathers` those of all."""
+    def _gradient_sync(self, reduces: bool) -> Iterator[None]:
+        """A context whose backward pass reduces the gradients over all processes, or keeps them local."""
         if self.sharded is not None:
-            self.sharded.set_gradient_sync(gathers)
+            self.sharded.set_gradient_sync(reduces)
             yield
-        elif gathers:
+        elif reduces:
             yield
         else:
             with self.accelerator.no_sync(self._model):
                 yield
 
     def _full_state(self) -> tuple[PreTrainedPolicy, Optimizer]:
-        """Policy and optimizer with all their weights, for the first process; all of them have to ask."""
+        """Return policy and optimizer with all weights, for the main process; every process must call it."""
         if self.sharded is None:
             return self.start.policy, self.optimizer
-        return self.sharded.whole(self.optimizer, keep=self.accelerator.is_main_process)
+        return self.sharded.gather(self.optimizer, keep=self.accelerator.is_main_process)
 
     def _check_finite(self, meter: Meter) -> None:
         bad = meter.read_new(self.config.max_bad_steps)
@@ -365,7 +362,7 @@ class Trainer:
         if meter.bad_in_a_row >= self.config.max_bad_steps:
             raise bad_steps_error(
                 self.samples,
-                self._first_place(bad[-1]),
+                self._first_position(bad[-1]),
                 self.samples_per_step,
                 bad[-1],
                 self.run,
@@ -373,17 +370,17 @@ class Trainer:
                 keep=self.accelerator.is_main_process,
             )
 
-    def _first_place(self, step: int) -> int:
-        """The first place of the stream that `step` takes."""
+    def _first_position(self, step: int) -> int:
+        """Return the stream position of the first sample of `step`."""
         return self.progress.samples + (step - 1 - self.progress.step) * self.samples_per_step
 
     def _progress(self, step: int) -> Progress:
         budget = self._budget
-        place = self._first_place(step + 1)
-        return Progress(step, place, self.config.batch_size, budget.now(), budget.lead)
+        position = self._first_position(step + 1)
+        return Progress(step, position, self.config.batch_size, budget.now(), budget.lead)
 
     def _validate(self, stop: StopRequest) -> dict[str, float]:
-        """The loss on what is held out, by its name; nothing where a signal came meanwhile."""
+        """Return the held-out loss as `validation_loss`; empty if a signal interrupted it."""
         assert self.validation is not None
         with self._averaged():
             loss = self.validation.loss(self.start, self.accelerator, lambda: bool(stop))
@@ -392,7 +389,7 @@ class Trainer:
     def _evaluate(self, step: int, stop: StopRequest) -> None:
         policy, _ = self._full_state()
         if self.accelerator.is_main_process:
-            with self._averaged(), contextlib.suppress(Stopped), stop.leaving():
+            with self._averaged(), contextlib.suppress(Stopped), stop.interruptible():
                 result = evaluate_in_environment(
                     self.config,
                     self.start,

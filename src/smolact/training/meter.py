@@ -1,4 +1,4 @@
-"""Means of what a run measures, read off the device only when they are asked for."""
+"""Means of a run's measurements, read from the device only on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Meter:
     """Means since the last reading; until then everything stays on the device.
 
     Args:
-        samples_per_step: of all processes.
+        samples_per_step: the global batch size.
     """
 
     def __init__(self, samples_per_step: int) -> None:
@@ -31,21 +31,21 @@ class Meter:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """What was done since the last step is not training."""
+        """Exclude the time since the last step, which was not spent on training."""
         self._waited = 0.0
         self._since = time.perf_counter()
 
     def add(self, step: int, loss: Tensor, norm: Tensor, waited: float) -> None:
-        """Take note of a step."""
+        """Add a step."""
         self._steps.append(step)
         self._losses.append(loss)
         self._norms.append(norm)
         self._waited += waited
 
     def read_new(self, most: int) -> list[int]:
-        """The steps since the last call that were not finite, up to the one that makes `most` in a row.
+        """Return the new steps that were not finite, up to the one that makes `most` in a row.
 
-        Waits for the device.
+        This synchronizes with the device.
         """
         bad = []
         losses, norms = (
@@ -66,7 +66,7 @@ class Meter:
         return bad
 
     def read(self, lr: float) -> dict[str, float]:
-        """The means of the steps that counted, and the rate `lr` that the next step will have."""
+        """Return the means of the finite steps, and the learning rate `lr` of the next step."""
         seconds = time.perf_counter() - self._since
         metrics = {
             "lr": lr,
@@ -86,5 +86,5 @@ class Meter:
 
     @property
     def data_wait(self) -> float | None:
-        """The share of the time of all readings that went by waiting for data; None before the first one."""
+        """Share of the time of all readings spent waiting for data; None before the first one."""
         return self._all_waited / self._all_seconds if self._all_seconds else None

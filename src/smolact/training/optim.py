@@ -1,7 +1,7 @@
-"""AdamW, and a learning rate that warms up linearly and then falls along a cosine.
+"""AdamW, and a learning rate with a linear warm-up and a cosine decay.
 
-The schedule is that of Physical Intelligence's π0 as LeRobot trains with it (`lerobot/optim/schedulers.py`): the cosine
-counts from step 0, so the rate drops by a hair where the warm-up ends.
+The schedule is that of Physical Intelligence's π0 in LeRobot (`lerobot/optim/schedulers.py`): the cosine counts from
+step 0, so the rate drops slightly where the warm-up ends.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from smolact.training.sections import OptimizerSection, SchedulerSection
 logger = logging.getLogger(__name__)
 
 BASE_GROUP = "base"
-"""The group of parameters that no multiplier takes."""
+"""The group of parameters without a multiplier."""
 
 
 def rate_factor(schedule: SchedulerPreset, step: float) -> float:
-    """The learning rate of `step` (from 0) as a share of the peak."""
+    """Return the learning rate of `step` (from 0) as a share of the peak."""
     if step < schedule.num_warmup_steps:
         start = 1 / (schedule.num_warmup_steps + 1)
         return start + (1 - start) * max(step, 0) / schedule.num_warmup_steps
@@ -41,10 +41,10 @@ def rate_factor(schedule: SchedulerPreset, step: float) -> float:
 def fit_schedule(
     schedule: SchedulerPreset, steps: int, *, keep_decay: bool = False, keep_warmup: bool = False
 ) -> SchedulerPreset:
-    """The schedule of a run of `steps` steps: it ends when the run ends.
+    """Return the schedule of a run of `steps` steps, which ends with the run.
 
-    A shorter run shortens the warm-up by the same factor, a longer one leaves it. `keep_decay` leaves the schedule as
-    it is, `keep_warmup` its warm-up: what was set by hand is not changed.
+    A shorter run shortens the warm-up by the same factor, a longer one does not change it. `keep_decay` leaves the whole
+    schedule unchanged, `keep_warmup` its warm-up, which were set by hand.
     """
     if keep_decay:
         return schedule
@@ -56,15 +56,15 @@ def fit_schedule(
 def optimization_of(
     policy_config: Any, config: TrainConfig, explicit: Mapping[str, str]
 ) -> tuple[OptimizerPreset, SchedulerPreset]:
-    """Optimizer and schedule of a run: the policy's preset, or what `--optimizer.…` and `--scheduler.…` say.
+    """Return optimizer and schedule of a run: the policy's preset, or the values of `--optimizer.…` and `--scheduler.…`.
 
     Args:
-        policy_config: a policy's configuration.
-        config: the run's.
-        explicit: which settings were set by hand, and where.
+        policy_config: the policy's configuration.
+        config: the run's settings.
+        explicit: settings set by hand, with their sources.
 
     Raises:
-        ConfigError: a flag that the preset overrides, or a rate or number of steps that can't work.
+        ConfigError: the preset overrides a flag, or a rate or number of steps is invalid.
     """
     optimizer: OptimizerPreset = policy_config.get_optimizer_preset()
     schedule: SchedulerPreset = policy_config.get_scheduler_preset()
@@ -76,15 +76,15 @@ def optimization_of(
                     f"{source} has no effect: optimizer and schedule come from the policy's configuration. Set "
                     "--policy.optimizer_lr and its like, or add --use_policy_training_preset=false."
                 )
-        # A file that a run wrote repeats the preset in these sections; the policy's own fields decide.
+        # A run's train_config.json repeats the preset in these sections; the policy's own fields decide.
         by_hand = {name for name in by_hand if name.startswith("policy.")}
     else:
-        optimizer = dataclasses.replace(optimizer, **_given(config.optimizer, OptimizerPreset))
+        optimizer = dataclasses.replace(optimizer, **_set_values(config.optimizer, OptimizerPreset))
         schedule = dataclasses.replace(
-            schedule, **{"peak_lr": optimizer.lr} | _given(config.scheduler, SchedulerPreset)
+            schedule, **{"peak_lr": optimizer.lr} | _set_values(config.scheduler, SchedulerPreset)
         )
     _check(optimizer, schedule)
-    if config.train_minutes is not None:  # of its steps only their shares count
+    if config.train_minutes is not None:  # only the ratios of its steps matter
         return optimizer, schedule
     fitted = fit_schedule(
         schedule,
@@ -102,7 +102,7 @@ def optimization_of(
 
 
 def note_new_schedule(before: SchedulerPreset | None, now: SchedulerPreset, step: int) -> None:
-    """Say it if a run that goes on at `step` follows another schedule than before."""
+    """Log a warning if a run that resumes at `step` has another schedule than before."""
     if before is None or before == now:
         return
     rates = [schedule.peak_lr * rate_factor(schedule, step) for schedule in (before, now)]
@@ -124,15 +124,15 @@ def note_new_schedule(before: SchedulerPreset | None, now: SchedulerPreset, step
 def make_optimizer(
     policy: nn.Module, settings: OptimizerPreset, multipliers: Mapping[str, float] | None = None
 ) -> Optimizer:
-    """AdamW over `policy.get_optim_params()`: parameters, or groups of them with rates of their own.
+    """Return AdamW over `policy.get_optim_params()`: parameters, or groups of them with their own rates.
 
     Args:
-        policy: what trains.
-        settings: AdamW's.
-        multipliers: `--lr_multipliers`, see `parameter_groups`. Without any there is one group, as LeRobot has.
+        policy: the policy to train.
+        settings: AdamW's settings.
+        multipliers: `--lr_multipliers`, see `parameter_groups`. Without any there is one group, as in LeRobot.
 
     Raises:
-        ConfigError: nothing trains, or a multiplier can't work.
+        ConfigError: nothing trains, or a multiplier is invalid.
     """
     if not any(parameter.requires_grad for parameter in policy.parameters()):
         raise ConfigError(
@@ -153,35 +153,35 @@ def make_optimizer(
 def parameter_groups(
     policy: nn.Module, parameters: Sequence[Any], rate: float, multipliers: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Parameters in groups whose learning rates are shares of `rate`.
+    """Return parameters in groups whose learning rates are multiples of `rate`.
 
-    A pattern takes the parameters whose names contain it; of several patterns in a name the longest takes it. What none
-    takes comes first, as the group `base`; then a group for each pattern, in their order.
+    A parameter belongs to the longest pattern that its name contains. Parameters without a pattern come first, as the group
+    `base`; then a group for each pattern, in their order.
 
     Args:
         policy: gives the parameters their names.
-        parameters: what to group: parameters, or dictionaries that are groups already.
-        rate: the base learning rate, of parameters that are in no group yet.
+        parameters: parameters, or dictionaries that are groups already.
+        rate: the base learning rate, of parameters without a group.
         multipliers: from pattern to factor, above 0.
 
     Returns:
         groups as torch's optimizers take them, each with its `name`.
 
     Raises:
-        ConfigError: a factor that can't work; a pattern that is in no name, or whose parameters are all frozen.
+        ConfigError: a factor is invalid; a pattern is in no name, or all of its parameters are frozen.
     """
     names = {parameter: name for name, parameter in policy.named_parameters()}
     _check_multipliers(names, multipliers)
     groups: list[dict[str, Any]] = []
-    given: list[dict[str, Any]] = (
+    input_groups: list[dict[str, Any]] = (
         [dict(group) for group in parameters]
         if isinstance(parameters[0], Mapping)
         else [{"params": parameters}]
     )
-    for group in given:
-        taken: dict[str, list[nn.Parameter]] = {BASE_GROUP: [], **{pattern: [] for pattern in multipliers}}
+    for group in input_groups:
+        parts: dict[str, list[nn.Parameter]] = {BASE_GROUP: [], **{pattern: [] for pattern in multipliers}}
         for parameter in group["params"]:
-            taken[_pattern_of(names[parameter], multipliers)].append(parameter)
+            parts[_pattern_of(names[parameter], multipliers)].append(parameter)
         groups += [
             {
                 **group,
@@ -189,7 +189,7 @@ def parameter_groups(
                 "lr": group.get("lr", rate) * multipliers.get(pattern, 1.0),
                 "name": "/".join(filter(None, (group.get("name"), pattern))),
             }
-            for pattern, members in taken.items()
+            for pattern, members in parts.items()
             if members
         ]
     return groups
@@ -206,15 +206,15 @@ def _check_multipliers(names: Mapping[nn.Parameter, str], multipliers: Mapping[s
                 f"--lr_multipliers: '{pattern}' has the factor {factor}, which must be a number above 0. A part is frozen "
                 "with flags such as --policy.freeze_vision_encoder=true."
             )
-        mine = [parameter for parameter, name in names.items() if pattern and pattern in name]
-        if not mine:
+        matching = [parameter for parameter, name in names.items() if pattern and pattern in name]
+        if not matching:
             parts = [part for name in names.values() for part in name.split(".")[:-1] if not part.isdigit()]
             known = list(dict.fromkeys(parts))
             raise ConfigError(
                 f"--lr_multipliers: no parameter of this policy has '{pattern}' in its name."
                 f"{did_you_mean(pattern, known)} Parts are: {', '.join(known)}."
             )
-        if not any(parameter.requires_grad for parameter in mine):
+        if not any(parameter.requires_grad for parameter in matching):
             raise ConfigError(
                 f"--lr_multipliers: '{pattern}' has no effect, since every parameter with it in its name is frozen. Let it "
                 "train (--policy.train_expert_only=false, --policy.freeze_vision_encoder=false), or drop it."
@@ -224,19 +224,19 @@ def _check_multipliers(names: Mapping[nn.Parameter, str], multipliers: Mapping[s
 def make_scheduler(
     optimizer: Optimizer, schedule: SchedulerPreset, share: Callable[[], float] | None = None
 ) -> LambdaLR:
-    """The schedule on every group of `optimizer`, each relative to its own peak.
+    """Return the schedule for every group of `optimizer`, relative to the group's peak.
 
     Args:
-        optimizer: whose rates it sets.
-        schedule: how they change.
-        share: what is spent of a run by the clock, from 0 to 1; the schedule then goes by it, and not by its steps.
+        optimizer: its rates are scheduled.
+        schedule: the schedule.
+        share: spent share of a timed run, from 0 to 1, which then replaces the step.
     """
     if share is None:
         return LambdaLR(optimizer, partial(rate_factor, schedule))
     return LambdaLR(optimizer, lambda _step: rate_factor(schedule, share() * schedule.num_decay_steps))
 
 
-def _given(section: OptimizerSection | SchedulerSection, preset: type) -> dict[str, Any]:
+def _set_values(section: OptimizerSection | SchedulerSection, preset: type) -> dict[str, Any]:
     names = (field.name for field in dataclasses.fields(preset))
     return {name: value for name in names if (value := getattr(section, name)) is not None}
 

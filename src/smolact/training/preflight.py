@@ -1,4 +1,4 @@
-"""What would go wrong after hours is said before the first step: cameras, state and action, statistics, tasks."""
+"""Checks before the first step: cameras, state and action, statistics, tasks, disk and memory."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ from smolact.types import ACTION, STATE, NormalizationMode, PolicyFeature, Stati
 
 logger = logging.getLogger(__name__)
 
-NEAR = 0.9
-"""A step that takes more than this share of the free memory may not fit: what it takes is estimated from below."""
+WARN_SHARE = 0.9
+"""Share of the free memory above which a step may not fit, since the estimate is a lower bound."""
 
 
 def check_sources(policy: PolicyConfig, sources: Sequence[Source], statistics: Statistics) -> None:
-    """Stop before the first step if policy and datasets do not fit together.
+    """Raise an error unless the policy and the datasets fit each other.
 
     Args:
-        policy: the configuration of the policy that is to be trained.
-        sources: what it is to learn from.
-        statistics: what it is to normalize with; under the dataset's names if there is one dataset.
+        policy: configuration of the policy to train.
+        sources: the datasets to train on.
+        statistics: for normalization; under the dataset's names if there is one dataset.
 
     Raises:
-        ConfigError: the rename map names what the dataset does not have, or maps two features to one.
+        ConfigError: the rename map contains a name that the dataset lacks, or maps two features to one.
         FeatureError: a camera, state or action is missing or does not fit.
         StatisticsError: a statistic is missing or not finite.
         DatasetError: an episode has no instruction.
@@ -68,10 +68,10 @@ def check_sources(policy: PolicyConfig, sources: Sequence[Source], statistics: S
 
 
 def check_features(policy: PolicyConfig, meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]) -> None:
-    """Stop if the dataset's names and sizes do not fit the policy; its frames are not needed for that.
+    """Raise an error unless the dataset's names and sizes fit the policy; its frames are not needed.
 
     Raises:
-        ConfigError: the rename map names what the dataset does not have, or maps two features to one.
+        ConfigError: the rename map contains a name that the dataset lacks, or maps two features to one.
         FeatureError: a camera, state or action is missing or does not fit.
     """
     check_rename_map(rename_map, list(meta.features))
@@ -87,25 +87,25 @@ def check_features(policy: PolicyConfig, meta: LeRobotDatasetMetadata, rename_ma
 
 
 def note_depth(meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]) -> None:
-    """Say which cameras are left out since they are depth cameras; raise a `ConfigError` if the map leads one to the policy."""
-    story = depth_story(meta)
-    if story is None:
+    """Log the depth cameras, which are left out; raise a `ConfigError` if the map maps one to the policy."""
+    message = depth_story(meta)
+    if message is None:
         return
-    led = [key for key in rename_map if key in meta.depth_keys]
-    if led:
+    mapped = [key for key in rename_map if key in meta.depth_keys]
+    if mapped:
         raise ConfigError(
-            f"--rename_map leads '{led[0]}' to the policy, and it is a depth camera: no policy reads depth. Leave it out of "
+            f"--rename_map leads '{mapped[0]}' to the policy, and it is a depth camera: no policy reads depth. Leave it out of "
             f"the map; cameras in colour are {', '.join(meta.color_keys) or 'none'}."
         )
-    logger.warning("%s", story)
+    logger.warning("%s", message)
 
 
 def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
-    """Make the environment of `--env.type` once, check that the policy fits it, and play an episode at random.
+    """Check that the policy fits the environment of `--env.type`, and run an episode with random actions.
 
     Raises:
-        EnvironmentNotFoundError, MissingDependencyError, ConfigError: it can't be made, or tells no task or no success.
-        FeatureError: the policy needs what it does not have.
+        EnvironmentNotFoundError, MissingDependencyError, ConfigError: it can't be made, or reports no task or no success.
+        FeatureError: it lacks a feature that the policy needs.
     """
     env = config.env
     if env.type is None:
@@ -131,7 +131,7 @@ def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
 
 
 def note_prompts(preprocess: ProcessorPipeline, tasks: Iterable[str]) -> None:
-    """Say it if instructions are longer than what the policy reads: their ends would be cut off in every sample."""
+    """Log a warning if instructions are longer than the policy's token limit, and thus truncated."""
     for step in preprocess.steps:
         if isinstance(step, TokenizerProcessorStep) and step.tokenizer is not None:
             lengths = {task: len(step.tokenizer.encode(task + "\n")) for task in tasks}
@@ -150,90 +150,90 @@ def note_prompts(preprocess: ProcessorPipeline, tasks: Iterable[str]) -> None:
 
 
 def check_disk(run: Path, policy: nn.Module, config: TrainConfig) -> None:
-    """Stop if not one checkpoint fits on the disk; say it if the run's checkpoints do not.
+    """Raise an error if no checkpoint fits on the disk; warn if those of the whole run do not fit.
 
     Raises:
-        WriteError: there is no room for a checkpoint: weights, and two moments of each one that trains.
+        WriteError: there is no space for a checkpoint: the weights, and two moments of each trained one.
     """
     if not config.save_checkpoint:
         return
     weights = sum(parameter.numel() * parameter.element_size() for parameter in policy.parameters())
     moments = sum(2 * p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
     size = weights + moments
-    place = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    disk_folder = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(disk_folder).free
     planned = 1 + (config.steps - 1) // config.save_freq if config.save_freq else 1
-    kept = min(planned, config.keep_last + 1) if config.keep_last else planned
+    kept_count = min(planned, config.keep_last + 1) if config.keep_last else planned
     if config.keep_last and config.keep_every:
-        kept += config.steps // config.keep_every
+        kept_count += config.steps // config.keep_every
     if size > free:
         raise WriteError(
-            f"A checkpoint of this run takes {gigabytes(size)}, and {place} has {gigabytes(free)} left. Free some space, "
+            f"A checkpoint of this run takes {gigabytes(size)}, and {disk_folder} has {gigabytes(free)} left. Free some space, "
             "or choose another disk with --output_dir."
         )
-    if size * kept > free:
+    if size * kept_count > free:
         logger.warning(
             "The run keeps up to %d checkpoints of %s each, and %s has %s left. Keep fewer (--keep_last=3), or save less often "
             "(--save_freq).",
-            kept,
+            kept_count,
             gigabytes(size),
-            place,
+            disk_folder,
             gigabytes(free),
         )
 
 
 def gigabytes(count: float) -> str:
-    """So many bytes, for a person."""
+    """Return a number of bytes as readable text."""
     return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
 
 
 def check_memory(policy: PreTrainedPolicy, config: TrainConfig, accelerator: Accelerator) -> None:
-    """Stop if a training step can't fit into the memory of the device; warn if it hardly fits into what is free.
+    """Raise an error if a training step exceeds the device's memory; warn if it may exceed the free memory.
 
-    The estimate is a lower bound: activations count half in bfloat16, and not at all if they are computed again in the
-    backward pass; where processes share a step, those of one piece of it count.
+    The estimate is a lower bound: activations count half in bfloat16, and not at all if the backward pass recomputes
+    them; where processes share a step, the activations of one piece count.
 
     Raises:
-        OutOfMemoryError: a step takes more than the memory that there is.
+        OutOfMemoryError: a step needs more than the total memory.
     """
     device = accelerator.device.type
     memory = memory_of(device)
     if memory is None:
         return
-    at_once = _samples_at_once(policy, config, accelerator)
-    summary = summarize(policy, at_once)
+    sample_count = _concurrent_samples(policy, config, accelerator)
+    summary = summarize(policy, sample_count)
     model = summary.model_bytes // (accelerator.num_processes if config.parallelism.splits else 1)
-    kept = 0 if config.gradient_checkpointing else summary.activation_bytes
-    kept //= 1 if accelerator.mixed_precision == "no" else 2
-    there = f"this {'GPU' if device == 'cuda' else 'machine'} has {size(memory.total)}"
-    less = LESS_TO_TRAIN
+    activations = 0 if config.gradient_checkpointing else summary.activation_bytes
+    activations //= 1 if accelerator.mixed_precision == "no" else 2
+    available = f"this {'GPU' if device == 'cuda' else 'machine'} has {size(memory.total)}"
+    remedy = LESS_TO_TRAIN
     if model > memory.total:
-        less = "Choose a smaller policy, or split it over several GPUs with --parallelism.dp_shard=-1."
-    story = (
-        f"A training step takes at least {size(model + kept)} of memory (weights, gradients and AdamW {size(model)}, "
-        f"activations of {at_once} samples {size(kept)})"
+        remedy = "Choose a smaller policy, or split it over several GPUs with --parallelism.dp_shard=-1."
+    estimate = (
+        f"A training step takes at least {size(model + activations)} of memory (weights, gradients and AdamW {size(model)}, "
+        f"activations of {sample_count} samples {size(activations)})"
     )
-    if model + kept > memory.total:
-        raise OutOfMemoryError(f"{story}, and {there}. {less}")
-    if model + kept - summary.weight_bytes > NEAR * memory.free:  # the weights are there already
+    if model + activations > memory.total:
+        raise OutOfMemoryError(f"{estimate}, and {available}. {remedy}")
+    if model + activations - summary.weight_bytes > WARN_SHARE * memory.free:  # weights are loaded
         logger.warning(
-            "%s; %s, of which %s are free. It may run out. %s", story, there, size(memory.free), less
+            "%s; %s, of which %s are free. It may run out. %s", estimate, available, size(memory.free), remedy
         )
 
 
-def _samples_at_once(policy: PreTrainedPolicy, config: TrainConfig, accelerator: Accelerator) -> int:
-    """Of how many samples a step keeps activations at the same time, at least."""
+def _concurrent_samples(policy: PreTrainedPolicy, config: TrainConfig, accelerator: Accelerator) -> int:
+    """Return the minimum number of samples whose activations a step keeps at the same time."""
     trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-    is_alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
-    asked = config.cpu_processes
-    if not is_alone or asked == 1 or (asked is None and trained > SMALL):
+    is_single = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+    requested = config.cpu_processes
+    if not is_single or requested == 1 or (requested is None and trained > SMALL):
         return config.batch_size
     count = samples_per_step(config, accelerator)
-    return min(config.batch_size, count // default_part_count(count, asked or cores()))
+    return min(config.batch_size, count // default_part_count(count, requested or cores()))
 
 
 def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> None:
-    """Raise a `ConfigError` if the map starts from a name that is not there, or leads two names to one."""
+    """Raise a `ConfigError` if the map contains an unknown name, or maps two names to one."""
     for source in rename_map:
         if source not in features:
             raise ConfigError(
@@ -241,20 +241,20 @@ def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> 
                 f"{', '.join(features)}.{did_you_mean(source, features)}"
             )
     targets = [rename_map.get(feature, feature) for feature in features]
-    twice = sorted({target for target in targets if targets.count(target) > 1})
-    if twice:
-        raise ConfigError(f"--rename_map leads two features to '{twice[0]}'. Give each a name of its own.")
+    shared = sorted({target for target in targets if targets.count(target) > 1})
+    if shared:
+        raise ConfigError(f"--rename_map leads two features to '{shared[0]}'. Give each a name of its own.")
 
 
 def check_sizes(
     policy: PolicyConfig, offered: Mapping[str, PolicyFeature], rename_map: Mapping[str, str] | None = None
 ) -> None:
-    """Raise a `FeatureError` if state or action is missing, or larger than what the policy can take.
+    """Raise a `FeatureError` if state or action is missing, or larger than the policy's limit.
 
     Args:
-        policy: whose sizes count.
-        offered: what the dataset has, already renamed.
-        rename_map: how it was renamed, for the message.
+        policy: the configuration with the expected sizes.
+        offered: the dataset's features, already renamed.
+        rename_map: the applied map, for the message.
     """
     wanted = {**policy.input_features, **policy.output_features}
     for key in dict.fromkeys([*(key for key in wanted if not is_image_key(key)), STATE, ACTION]):
@@ -280,7 +280,7 @@ def check_sizes(
 
 
 def check_statistics(policy: PolicyConfig, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Raise a `StatisticsError` if something that is normalized has no statistics, or none that are finite."""
+    """Raise a `StatisticsError` unless every normalized feature has finite statistics."""
     modes: Mapping[str, NormalizationMode] = getattr(policy, "normalization_mapping", {})
     for key, feature in {**policy.input_features, **policy.output_features}.items():
         mode = NormalizationMode(modes.get(feature.type.value, NormalizationMode.IDENTITY))
@@ -302,17 +302,17 @@ def check_statistics(policy: PolicyConfig, statistics: Mapping[str, Mapping[str,
 def check_tasks(source: Source) -> None:
     """Raise a `DatasetError` if an episode that is used has an empty instruction."""
     table = source.meta.episodes
-    bare = [number for number in source.episodes if not all(task.strip() for task in table[number].tasks)]
-    if bare:
+    empty = [number for number in source.episodes if not all(task.strip() for task in table[number].tasks)]
+    if empty:
         raise DatasetError(
-            f"{len(bare)} of {len(source.episodes)} episodes of {source.section.name} have an empty task, such as episode "
-            f"{bare[0]}: the policy could not know what to do. Write the instruction into the dataset's tasks, or leave them "
-            f"out with --dataset.exclude_episodes={json.dumps(bare[:20])}."
+            f"{len(empty)} of {len(source.episodes)} episodes of {source.section.name} have an empty task, such as episode "
+            f"{empty[0]}: the policy could not know what to do. Write the instruction into the dataset's tasks, or leave them "
+            f"out with --dataset.exclude_episodes={json.dumps(empty[:20])}."
         )
 
 
 def note_chunk(policy: PolicyConfig, sources: Sequence[Source]) -> None:
-    """Say it if a chunk is longer than most episodes: much of what the policy would learn is then padding."""
+    """Log a warning if a chunk is longer than most episodes: many of its actions are then padding."""
     lengths = [source.meta.episodes[number].length for source in sources for number in source.episodes]
     too_long = long_chunk(policy, sources[0].meta.fps, lengths)
     if too_long is not None:
@@ -320,7 +320,7 @@ def note_chunk(policy: PolicyConfig, sources: Sequence[Source]) -> None:
 
 
 def long_chunk(policy: PolicyConfig, fps: float, lengths: Iterable[int]) -> str | None:
-    """What to say of a chunk that is longer than most episodes; None if it is not."""
+    """Return the warning about a chunk that is longer than most episodes; None if it is not."""
     chunk, ordered = getattr(policy, "chunk_size", 1), sorted(lengths)
     typical = ordered[len(ordered) // 2] if ordered else 0
     if chunk <= typical:
@@ -332,7 +332,7 @@ def long_chunk(policy: PolicyConfig, fps: float, lengths: Iterable[int]) -> str 
 
 
 def match_table(policy: PolicyConfig, source: Source) -> str:
-    """Two columns: what the policy expects, and what of the dataset it gets for that."""
+    """Return a table of the features that the policy expects, and the matching ones of the dataset."""
     inputs, outputs = source.features()
     names = {source.rename_map.get(key, key): key for key in source.meta.features}
     shown = {}

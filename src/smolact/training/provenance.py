@@ -1,4 +1,4 @@
-"""Where a policy comes from, kept beside it: the data, the recipe and what was measured. Its card is made of that."""
+"""The provenance of a policy: data, recipe and results. It is saved with the policy, and the card is made from it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _MEASURED = ("loss", "validation_loss")
 
 @dataclass
 class Provenance:
-    """What is known of a run's policy: it grows with what the run tells, and is written beside each checkpoint's policy.
+    """The provenance of a run's policy, updated by events and written with each checkpoint.
 
     Attributes:
-        facts: what does not change.
-        environment: where the run evaluates, if it does.
+        facts: the constant part.
+        environment: the environment of the run's evaluations, if any.
         measured: the last losses and the last evaluation.
     """
 
@@ -44,28 +44,28 @@ class Provenance:
     measured: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
-        """Keep what was measured."""
+        """Store the measurements of an event."""
         if isinstance(event, Measured):
             self.measured |= {name: event.metrics[name] for name in _MEASURED if name in event.metrics}
         elif isinstance(event, Evaluated):
-            found = {
+            results = {
                 name: value
                 for name, value in event.result.to_dict().items()
                 if name not in ("results", "seconds")
             }
-            self.measured["evaluation"] = {"environment": self.environment, "step": event.step, **found}
+            self.measured["evaluation"] = {"environment": self.environment, "step": event.step, **results}
 
     def resume(self, folder: Path) -> None:
-        """Take up what an earlier part of the run measured, as the policy in `folder` keeps it.
+        """Load the earlier measurements, saved with the policy in `folder`.
 
         Raises:
-            CheckpointError: the file is damaged.
+            CheckpointError: the file is corrupt.
         """
         path = folder / PROVENANCE
         if path.is_file():
-            before = read_json_object(path, f"Remove it: only the card needs {PROVENANCE}.")
-            self.measured = {name: before[name] for name in (*_MEASURED, "evaluation") if name in before}
-            sizes = [_sizes(each.get("datasets")) for each in (before, self.facts)]
+            saved = read_json_object(path, f"Remove it: only the card needs {PROVENANCE}.")
+            self.measured = {name: saved[name] for name in (*_MEASURED, "evaluation") if name in saved}
+            sizes = [_sizes(provenance.get("datasets")) for provenance in (saved, self.facts)]
             if sizes[0] and sizes[0] != sizes[1]:
                 logger.warning(
                     "The data is not what it was: %s now, %s when the run was saved. What comes is another run than it would have "
@@ -75,7 +75,7 @@ class Provenance:
                 )
 
     def write(self, folder: Path, step: int, name: str | None = None) -> None:
-        """Write `provenance.json` and the card beside a policy and its `train_config.json`; `name` is its id on the Hub."""
+        """Write `provenance.json` and the card next to a policy and its `train_config.json`; `name` is its Hub id."""
         durable.write_json(folder / PROVENANCE, {**self.facts, "step": step, **self.measured})
         durable.write_text(folder / CARD, card_of(folder, name=name))
 
@@ -93,26 +93,26 @@ def provenance_of(
     processes: int,
     samples_per_step: int,
 ) -> Provenance:
-    """What is known before the first step.
+    """Return the provenance before the first step.
 
     Args:
         config: the run's settings.
-        explicit: which of them were set by hand: they make the command.
-        settings: what `train_config.json` holds.
-        sources: what is trained on.
-        datasets: of each source, what of it.
-        weights: where they come from, in words.
-        parameters: how many there are, and how many of them train.
+        explicit: settings set by hand, which form the command.
+        settings: the content of `train_config.json`.
+        sources: the sources of the training data.
+        datasets: the training data of each source.
+        weights: the source of the weights, in words.
+        parameters: number of parameters, and number of those that train.
         device: its type.
-        processes: how many train together.
-        samples_per_step: of all of them.
+        processes: number of training processes.
+        samples_per_step: the global batch size.
     """
     total = sum(source.weight for source in sources)
     facts = {
         "smolact": _version("smolact"),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "command": command_of(settings, own_settings(config) | _beginning(config), explicit),
+        "command": command_of(settings, own_settings(config) | _start_settings(config), explicit),
         "weights": weights,
         "parameters": {"total": parameters[0], "trained": parameters[1]},
         "device": device,
@@ -127,17 +127,17 @@ def provenance_of(
 
 
 def command_of(settings: Mapping[str, Any], own: Mapping[str, Any], explicit: Mapping[str, str]) -> str:
-    """`smolact train` with every setting that was set by hand, wherever it was, and nothing else."""
+    """Return the `smolact train` command with every setting that was set by hand, in a flag or a file."""
     return shlex.join(["smolact", "train", *flags_of(settings, own, explicit)])
 
 
 def flags_by_hand(config: TrainConfig, explicit: Mapping[str, str], settings: Mapping[str, Any]) -> list[str]:
-    """The flags that give a run the settings that were set by hand; where it writes is not among them."""
-    return flags_of(settings, own_settings(config) | _beginning(config), explicit)
+    """Return the flags for the settings that were set by hand, without the output folder."""
+    return flags_of(settings, own_settings(config) | _start_settings(config), explicit)
 
 
 def flags_of(settings: Mapping[str, Any], own: Mapping[str, Any], explicit: Mapping[str, str]) -> list[str]:
-    """A flag for each setting that was set by hand, its value taken from those that are ours alone or from `settings`."""
+    """Return a flag for each setting that was set by hand, with its value from `own` or `settings`."""
     flags = []
     for name in explicit:
         value = own[name] if name in own else _value_of(settings, name)
@@ -148,23 +148,23 @@ def flags_of(settings: Mapping[str, Any], own: Mapping[str, Any], explicit: Mapp
 
 
 def _sizes(datasets: Any) -> list[str]:
-    """What is compared of the datasets of a run."""
-    found = datasets if isinstance(datasets, list) else []
+    """Return the names and sizes of a run's datasets, for comparison."""
+    entries = datasets if isinstance(datasets, list) else []
     return [
-        f"{one.get('name')} with {one.get('episodes')} episodes, {one.get('frames')} frames"
-        for one in found
-        if isinstance(one, dict)
+        f"{entry.get('name')} with {entry.get('episodes')} episodes, {entry.get('frames')} frames"
+        for entry in entries
+        if isinstance(entry, dict)
     ]
 
 
-def _beginning(config: TrainConfig) -> dict[str, Any]:
-    """How the policy began, which `train_config.json` does not keep."""
+def _start_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of the policy's start, which `train_config.json` does not contain."""
     names = ("path", "init", "allow_frozen_random")
     return {f"policy.{name}": getattr(config.policy, name) for name in names}
 
 
 def _value_of(settings: Mapping[str, Any], name: str) -> Any:
-    """A setting of `train_config.json` by its dotted name."""
+    """Return a setting of `train_config.json` by its dotted name."""
     value: Any = settings
     for part in {"eval_freq": "env_eval_freq"}.get(name, name).split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -192,5 +192,5 @@ def _dataset(source: Source, dataset: LeRobotDataset, share: float | None) -> di
 def _version(name: str) -> str | None:
     try:
         return version(name)
-    except PackageNotFoundError:  # run from its source
+    except PackageNotFoundError:  # run from source, not installed
         return None

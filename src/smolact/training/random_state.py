@@ -1,4 +1,4 @@
-"""The state of every random generator that training draws from, as tensors, in LeRobot's file format."""
+"""The state of all random generators of training, as tensors, in LeRobot's file format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state() -> dict[str, Tensor]:
-    """The state of Python's, NumPy's, torch's and, where there is one, the accelerator's generator."""
+    """Return the state of Python's, NumPy's, torch's and, where there is one, the accelerator's generator."""
     version, words, _ = random.getstate()
     _, values, index, has_gauss, cached = np.random.get_state()
     state = {
@@ -28,7 +28,7 @@ def random_state() -> dict[str, Tensor]:
         "np_rng_state_values": torch.from_numpy(np.asarray(values, dtype=np.int64)),
         "np_rng_state_index": torch.tensor([index]),
         "np_rng_has_gauss": torch.tensor([has_gauss]),
-        # LeRobot keeps this one as float32 and so loses half of its bits; it reads either.
+        # LeRobot saves this one as float32, which loses half of its bits; it reads either.
         "np_rng_cached_gaussian": torch.tensor([cached], dtype=torch.float64),
         "torch_rng_state": torch.get_rng_state(),
     }
@@ -40,10 +40,10 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random_state(state: Mapping[str, Tensor]) -> None:
-    """Put every generator back where `random_state` found it.
+    """Restore the state that `random_state` returned.
 
     Raises:
-        KeyError, ValueError, TypeError, RuntimeError: the state is incomplete or none.
+        KeyError, ValueError, TypeError, RuntimeError: the state is incomplete or invalid.
     """
     random.setstate((int(state["py_rng_version"]), tuple(state["py_rng_state"].tolist()), None))
     np.random.set_state(
@@ -64,7 +64,7 @@ def restore_random_state(state: Mapping[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Whatever is drawn inside leaves no trace outside: evaluating must not change the run."""
+    """Restore the random state after the block: an evaluation must not change the run."""
     state = random_state()
     try:
         yield

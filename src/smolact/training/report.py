@@ -1,4 +1,4 @@
-"""What a run leaves to look at: `curves.png`, and `report.html`, a page that needs nothing but itself.
+"""The report of a run: `curves.png`, and `report.html`, a self-contained page.
 
 Both are made from `metrics.jsonl` and the settings alone, so that they can be made again at any time.
 """
@@ -34,15 +34,15 @@ def write_report(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str
     """Write `curves.png` and `report.html` into a run's folder, in place of earlier ones.
 
     Args:
-        run: holds `metrics.jsonl`, and may hold `videos/NAME/*.mp4`.
-        settings: those of the run, as `train_config.json` holds them.
-        facts: what else to say, name to text: the dataset, the device, the command, …
+        run: the folder, with `metrics.jsonl` and perhaps `videos/NAME/*.mp4`.
+        settings: the run's settings, as in `train_config.json`.
+        facts: further facts, name to text: the dataset, the device, the command, …
 
     Returns:
-        the page.
+        the page's path.
 
     Raises:
-        WriteError: the disk is full or refused; what was there is as it was.
+        WriteError: the disk is full or refused; earlier files are unchanged.
     """
     metrics = read_metrics(run)
     durable.write_bytes(run / CURVES, picture(metrics))
@@ -51,7 +51,7 @@ def write_report(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str
 
 
 def page(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str], metrics: Metrics) -> str:
-    """The page, as text."""
+    """Return the page as text."""
     name = str(settings.get("job_name") or run.resolve().name)
     rest = dict(facts)
     command = rest.pop("command", None)
@@ -60,7 +60,7 @@ def page(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str], metri
         tiles(figures(metrics)),
         command_lines(command),
         curves_section(metrics),
-        _films(run),
+        _videos_section(run),
         table("The run", rest),
         table("Settings", dict(flat(settings)), folded=True),
         f'<footer>Made from <a href="metrics.jsonl">metrics.jsonl</a>; the curves alone: '
@@ -78,24 +78,24 @@ def _how_far(settings: Mapping[str, Any], metrics: Metrics) -> str:
 
 
 def figures(metrics: Metrics) -> dict[str, str]:
-    """The numbers that the run comes to, name to text; those that were measured."""
-    found: dict[str, str] = {}
+    """Return the main numbers of the run that were measured, name to text."""
+    numbers: dict[str, str] = {}
     if (loss := _last(metrics, "loss")) is not None:
-        found["loss, last"] = f"{loss:.4g}"
+        numbers["loss, last"] = f"{loss:.4g}"
     for name in VALIDATION:
         if name in metrics and len(values := metrics[name].finite().values):
-            found["validation loss, best"] = f"{values.min():.4g}"
+            numbers["validation loss, best"] = f"{values.min():.4g}"
     if (rate := _last(metrics, SUCCESS)) is not None:
         low, high = _last(metrics, LOW), _last(metrics, HIGH)
         between = "" if low is None or high is None else f" (95%: {low:.0%} to {high:.0%})"
-        found[f"success, last{between}"] = f"{rate:.0%}"
+        numbers[f"success, last{between}"] = f"{rate:.0%}"
     if "samples_per_second" in metrics and len(speeds := metrics["samples_per_second"].finite().values):
-        found["samples a second, median"] = f"{sorted(speeds)[len(speeds) // 2]:.4g}"
+        numbers["samples a second, median"] = f"{sorted(speeds)[len(speeds) // 2]:.4g}"
     if "data_wait" in metrics and len(waits := metrics["data_wait"].finite().values):
-        found["waiting for data"] = f"{math.fsum(waits) / len(waits):.0%}"
+        numbers["waiting for data"] = f"{math.fsum(waits) / len(waits):.0%}"
     if bad := _last(metrics, "bad_steps"):
-        found["steps that were not finite"] = f"{bad:.0f}"
-    return found
+        numbers["steps that were not finite"] = f"{bad:.0f}"
+    return numbers
 
 
 def _last(metrics: Metrics, name: str) -> float | None:
@@ -103,7 +103,7 @@ def _last(metrics: Metrics, name: str) -> float | None:
 
 
 def curves_section(metrics: Metrics) -> str:
-    """The curves as drawings for a page."""
+    """Return the curves as SVG for a page."""
     drawn = [
         f"<figure><figcaption>{escape(panel.title)}</figcaption>{drawing(panel, metrics, f'p{index}')}</figure>"
         for index, panel in enumerate(panels(metrics))
@@ -111,15 +111,15 @@ def curves_section(metrics: Metrics) -> str:
     return f"<section class=grid>{''.join(drawn)}</section>" if drawn else "<p>Nothing was measured.</p>"
 
 
-def _films(run: Path) -> str:
-    """The newest evaluation's videos, by their place beside the page."""
+def _videos_section(run: Path) -> str:
+    """Return the videos of the newest evaluation, by their paths relative to the page."""
     folders = sorted({path.parent for path in (run / VIDEOS).glob("**/*.mp4")})
     if not folders:
         return ""
-    films = sorted(folders[-1].glob("*.mp4"))[:MAX_VIDEOS]
+    chosen = sorted(folders[-1].glob("*.mp4"))[:MAX_VIDEOS]
     shown = "".join(
-        f'<figure><video controls muted loop playsinline preload="metadata" src="{quote(str(film.relative_to(run)))}">'
-        f"</video><figcaption>{escape(film.stem.replace('_', ' '))}</figcaption></figure>"
-        for film in films
+        f'<figure><video controls muted loop playsinline preload="metadata" src="{quote(str(video.relative_to(run)))}">'
+        f"</video><figcaption>{escape(video.stem.replace('_', ' '))}</figcaption></figure>"
+        for video in chosen
     )
     return f"<h2>Last evaluation</h2><section class=grid>{shown}</section>"

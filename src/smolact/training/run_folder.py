@@ -1,4 +1,4 @@
-"""The folder of a run: who may write into it, and what a run leaves there that ended before its first checkpoint."""
+"""The folder of a run: its lock, and its files before the first checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smolact.training.tracking import METRICS
 
 STARTED_FLAGS = "begun.json"
 """The flags of a run that has no checkpoint yet."""
-_OF_A_BEGUN_RUN = (
+_UNFINISHED_RUN_FILES = (
     *(
         STARTED_FLAGS,
         METRICS,
@@ -33,57 +33,57 @@ _OF_A_BEGUN_RUN = (
 
 
 @contextlib.contextmanager
-def reserve(run: Path, *, resumes: bool = False, anew: bool = False) -> Iterator[None]:
-    """Be the only one who writes into a run's folder within the block.
+def reserve(run: Path, *, resumes: bool = False, restart: bool = False) -> Iterator[None]:
+    """Lock a run's folder for writing within the block.
 
     Args:
-        run: the folder; it is made if it is not there.
-        resumes: a run that has a checkpoint goes on there.
-        anew: a run that has none may begin again there.
+        run: the folder; it is created if it does not exist.
+        resumes: a run with a checkpoint resumes there.
+        restart: a run without a checkpoint may start again there.
 
     Raises:
-        WriteError: another process writes there, whom the message names.
-        ConfigError: the folder holds something that a new run must not touch.
+        WriteError: another process writes there; the message names it.
+        ConfigError: the folder contains something that a new run must not touch.
     """
     if run.exists() and not run.is_dir():
-        raise _used(run)
+        raise _used_error(run)
     with writing_into(run, instead=None if resumes else "choose another --output_dir") as is_alone:
         if not resumes:
-            check_unused(run, anew=anew)
+            check_unused(run, restart=restart)
         if is_alone:
-            remove_unfinished(run)  # nobody else writes: what is unfinished is a dead run's
+            remove_unfinished(run)  # with the lock held, partial files are a dead run's
         try:
             yield
         finally:
-            if set(_names(run)) <= {STARTED_FLAGS}:  # it ended before it wrote anything else
+            if set(_names(run)) <= {STARTED_FLAGS}:  # the run ended before it wrote anything else
                 (run / STARTED_FLAGS).unlink(missing_ok=True)
 
 
-def check_unused(run: Path, *, anew: bool = False) -> None:
-    """Raise a `ConfigError` if a new run can't have this folder.
+def check_unused(run: Path, *, restart: bool = False) -> None:
+    """Raise a `ConfigError` if a new run can't use this folder.
 
     Args:
-        run: need not be there.
-        anew: it may hold what a run left that ended before its first checkpoint.
+        run: the folder; it need not exist.
+        restart: it may contain a run without a checkpoint.
     """
     if run.exists() and not run.is_dir():
-        raise _used(run)
+        raise _used_error(run)
     if is_unfinished(run):
-        if not anew and _names(run):
+        if not restart and _names(run):
             raise ConfigError(
                 f"--output_dir={run} holds a run that was stopped before its first checkpoint, so there is nothing to go on "
                 "from. Begin it anew there with --resume=true, or choose another folder."
             )
     elif _names(run):
-        raise _used(run)
+        raise _used_error(run)
 
 
 def is_unfinished(run: Path) -> bool:
-    """Whether a run was begun in this folder, has no checkpoint, and nothing else is there."""
+    """Whether the folder contains a run without a checkpoint, and nothing else."""
     if not run.is_dir():
         return False
     names = set(_names(run))
-    known = all(any(fnmatch(name, pattern) for pattern in _OF_A_BEGUN_RUN) for name in names)
+    known = all(any(fnmatch(name, pattern) for pattern in _UNFINISHED_RUN_FILES) for name in names)
     began = STARTED_FLAGS in names or (not names and (run / LOCK_FILE).exists())
     checkpoints = run / CHECKPOINTS
     saved = checkpoints.is_dir() and any(
@@ -93,20 +93,20 @@ def is_unfinished(run: Path) -> bool:
 
 
 def save_flags(run: Path, flags: Sequence[str]) -> None:
-    """Keep the flags of a run until its first checkpoint keeps them."""
+    """Save the flags of a run until its first checkpoint contains them."""
     durable.write_json(run / STARTED_FLAGS, list(flags))
 
 
 def remove_flags(run: Path) -> None:
-    """The run is complete, or its checkpoint keeps its settings."""
+    """Remove the saved flags of a run that is complete or has a checkpoint."""
     (run / STARTED_FLAGS).unlink(missing_ok=True)
 
 
 def read_saved_flags(run: Path) -> list[str]:
-    """The flags that a run was begun with; none where it was killed before it could note them.
+    """Return the saved flags of a run; empty if it was killed before it saved them.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is corrupt.
     """
     path = run / STARTED_FLAGS
     if not path.is_file():
@@ -119,7 +119,7 @@ def read_saved_flags(run: Path) -> list[str]:
 
 
 def resolve_last(checkpoint: Path) -> Path:
-    """The checkpoint that is meant: the link `last` leads to another one when its run has gone on meanwhile."""
+    """Resolve the link `last`, which may change its target meanwhile."""
     return checkpoint.resolve() if checkpoint.name == LAST else checkpoint
 
 
@@ -127,11 +127,11 @@ def _names(run: Path) -> list[str]:
     return sorted(entry.name for entry in run.iterdir() if entry.name != LOCK_FILE) if run.is_dir() else []
 
 
-def _used(run: Path) -> ConfigError:
+def _used_error(run: Path) -> ConfigError:
     if any((run / CHECKPOINTS).glob("[0-9]*")):
-        what = f"a run already. Continue it with --resume=true --output_dir={run}, or choose another folder."
+        text = f"a run already. Continue it with --resume=true --output_dir={run}, or choose another folder."
     elif (run / METRICS).is_file():
-        what = "a run without a checkpoint, so there is nothing to go on from. Remove the folder, or choose another."
+        text = "a run without a checkpoint, so there is nothing to go on from. Remove the folder, or choose another."
     else:
-        what = "something already. A run needs a folder of its own: choose another."
-    return ConfigError(f"--output_dir={run} holds {what}")
+        text = "something already. A run needs a folder of its own: choose another."
+    return ConfigError(f"--output_dir={run} holds {text}")

@@ -1,4 +1,4 @@
-"""Datasets and policy of a run, checked against each other, before anything is written; and `encode`, which stops there."""
+"""The datasets and the policy of a run, checked against each other before anything is written; and `encode`."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run learns from, and the policy that learns."""
+    """The datasets and the policy of a run."""
 
     start: PolicyBundle
     progress: Progress
     sources: list[Source]
     datasets: list[LeRobotDataset]
-    """Of each source what is trained on."""
+    """The training data of each source."""
     held_out: dict[int, LeRobotDataset]
-    """Of those sources that hold something out, by their number."""
+    """The held-out data of each source that has some, by the source's index."""
 
     @property
     def all_datasets(self) -> list[list[LeRobotDataset]]:
-        """Of each source all that is read."""
+        """All data that is read from each source."""
         return [
             [dataset, *([self.held_out[index]] if index in self.held_out else [])]
             for index, dataset in enumerate(self.datasets)
@@ -60,14 +60,14 @@ def prepare_run(
     *,
     trains: bool = True,
 ) -> RunInputs:
-    """Find the datasets, make the policy of a new run or load that of a `checkpoint`, and see that they fit.
+    """Find the datasets, make a new policy or load that of a `checkpoint`, and check that they fit each other.
 
-    If the policy `trains` now, a training step must fit into the memory, too.
+    If the policy `trains` now, a training step must also fit into the memory.
 
     Raises:
-        SmolactError: whatever is wrong with settings, dataset, weights or checkpoint.
+        SmolactError: settings, dataset, weights or checkpoint are invalid.
     """
-    device = accelerator.device.type  # "cuda" is this process's card; its number is nobody else's business
+    device = accelerator.device.type  # "cuda" is this process's GPU; its index is not saved
     sources = find_sources(config.dataset, config.rename_map)
     statistics = training_statistics(sources, imagenet=config.dataset.use_imagenet_stats)
     if checkpoint is None:
@@ -84,7 +84,7 @@ def prepare_run(
         for index, source in enumerate(sources)
         if config.dataset.eval_split and source.held_out
     }
-    # Their files are there now, and with them the true sizes of videos.
+    # The files are local now, so the sizes of the videos are known.
     sources = [replace(source, meta=dataset.meta) for source, dataset in zip(sources, datasets, strict=True)]
     for source in sources if accelerator.is_main_process else ():
         check_faults(start.policy.config, source, config.dataset)
@@ -97,20 +97,20 @@ def prepare_run(
 
 
 def with_saved_names(config: TrainConfig) -> TrainConfig:
-    """The same settings with the rename map of the checkpoint that a training begins from, unless one is given.
+    """Return the settings with the rename map of the start checkpoint, unless they have a map.
 
-    Of that map what the datasets have is taken; where they have the policy's own names, those are.
+    Only entries that match the datasets are used; the policy's own names in a dataset take precedence.
 
     Raises:
-        SmolactError: checkpoint or datasets are not there, or damaged.
+        SmolactError: the checkpoint or a dataset is missing or corrupt.
     """
     if config.rename_map or config.policy.path is None:
         return config
     saved = rename_map_in(find_policy(config.policy.path, patterns=["*.json"]))
     if not saved:
         return config
-    there = {key for source in find_sources(config.dataset, {}) for key in source.meta.features}
-    names = usable_names(saved, there)
+    available = {key for source in find_sources(config.dataset, {}) for key in source.meta.features}
+    names = usable_names(saved, available)
     if not names:
         return config
     logger.info(
@@ -124,44 +124,44 @@ def with_saved_names(config: TrainConfig) -> TrainConfig:
 def encode(
     config: TrainConfig, explicit: Mapping[str, str] | None = None, *, listeners: Sequence[Listener] = ()
 ) -> str:
-    """Make what `--cache.features` or `--dataset.cache` ask for, where a training with these settings will find it.
+    """Create the cache of `--cache.features` or `--dataset.cache`, for training with the same settings.
 
-    What is there already stays, so that one that was stopped goes on.
+    An interrupted call leaves the finished part.
 
     Args:
         config: the training's settings.
-        explicit: which of them were set by hand, and where.
-        listeners: told how far it is.
+        explicit: settings set by hand, with their sources.
+        listeners: receive the progress.
 
     Returns:
-        what is kept, how much that is, and where.
+        a description of the cache: content, size and folder.
 
     Raises:
-        SmolactError: what training would raise before its first step; `ConfigError` also if nothing is to be kept.
+        SmolactError: as training before its first step; `ConfigError` also if no cache is configured.
     """
     config.check_complete()
     if not (config.cache.features or config.dataset.cache):
         raise ConfigError("What is to be kept? Give --cache.features=true or --dataset.cache=frames.")
     config = with_saved_names(config)
     accelerator = make_accelerator(config)
-    seed_everything(agreed_seed(config, accelerator))  # towers of random weights are those of the run
-    opened = prepare_run(config, explicit or {}, accelerator, trains=False)
-    kept = build_cache(
+    seed_everything(agreed_seed(config, accelerator))  # the same random weights as in training
+    inputs = prepare_run(config, explicit or {}, accelerator, trains=False)
+    description = build_cache(
         config,
-        opened.start.policy,
-        opened.sources,
-        opened.all_datasets,
+        inputs.start.policy,
+        inputs.sources,
+        inputs.all_datasets,
         accelerator,
         progress_callback(listeners, accelerator),
     )
-    assert kept is not None
-    return kept
+    assert description is not None
+    return description
 
 
 def progress_callback(
     listeners: Sequence[Listener], accelerator: Accelerator
 ) -> Callable[[str, int, int], None]:
-    """Tells listeners how far something is, from the first process."""
+    """Return a callback that sends progress to the listeners, from the main process."""
 
     def report(what: str, done: int, of: int) -> None:
         if accelerator.is_main_process:
@@ -172,7 +172,7 @@ def progress_callback(
 
 
 def agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
-    """`--seed`, or one that the first process draws for all."""
+    """Return `--seed`, or a random one that all processes share."""
     if config.seed is not None:
         return config.seed
     drawn = secrets.randbelow(2**31) if accelerator.is_main_process else 0
@@ -182,20 +182,20 @@ def agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
 def _resumed(
     config: TrainConfig, explicit: Mapping[str, str], checkpoint: Path, device: str
 ) -> tuple[PolicyBundle, Progress]:
-    """The policy of a checkpoint and where its run stands, with the policy settings that were given as flags."""
+    """Return the policy and the progress of a checkpoint, with the policy settings that were given as flags."""
     if explicit.get("rename_map", "").startswith("--"):
         raise ConfigError(
             "--rename_map can't change when a run is resumed: the checkpoint's map is used. Drop it."
         )
-    given = {
+    overrides = {
         k: v for k, v in config.policy.settings.items() if explicit.get(f"policy.{k}", "").startswith("--")
     }
-    given.pop("device", None)
-    fixed = [
+    overrides.pop("device", None)
+    adapter_flags = [
         source for name, source in explicit.items() if name.startswith("peft.") and source.startswith("--")
     ]
-    if fixed:
+    if adapter_flags:
         raise ConfigError(
-            f"{fixed[0]} can't change when a run is resumed: its adapters are there already. Drop it."
+            f"{adapter_flags[0]} can't change when a run is resumed: its adapters are there already. Drop it."
         )
-    return start_resumed(checkpoint, given, device), read_progress(checkpoint)
+    return start_resumed(checkpoint, overrides, device), read_progress(checkpoint)

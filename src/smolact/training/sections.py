@@ -1,4 +1,4 @@
-"""The sections of `smolact train`'s settings: `--dataset.…`, `--policy.…`, `--env.…`, and the rest of what has a dot."""
+"""The sections of `smolact train`'s settings: `--dataset.…`, `--policy.…`, `--env.…` and the other dotted flags."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from smolact.policies.adapters import AdapterSettings
 
 BASE, VLM, RANDOM = "base", "vlm", "random"
-"""Where weights come from: a policy's checkpoint, the VLM's own weights, or nowhere."""
+"""Sources of weights: a policy's checkpoint, the VLM's own weights, or random initialization."""
 
 LATER = "this release has no such feature yet. Leave it out."
 
 
 @dataclass
 class DatasetSection:
-    """Which demonstrations to learn from."""
+    """The demonstrations to train on."""
 
     repo_id: str | None = setting(None, "The dataset: a Hub id (owner/name) or a local folder.")
     root: str | None = setting(None, "A local folder that holds the dataset; no network call is made then.")
@@ -81,14 +81,13 @@ class DatasetSection:
     )
 
     def __post_init__(self) -> None:
-        """Check the episode lists, the split and the mixture."""
         at_least("dataset.drop_n_last_frames", self.drop_n_last_frames or 0, 0)
         at_least("dataset.max_bad_samples", self.max_bad_samples or 0, 0)
         self.repo_id, self.root = self.repo_id or None, self.root or None
-        one = self.repo_id or self.root
-        if self.mix and one:
+        single = self.repo_id or self.root
+        if self.mix and single:
             raise ConfigError(
-                f"--dataset.mix names the datasets, and {one} is another one. Put it into the mixture, or drop one of the flags."
+                f"--dataset.mix names the datasets, and {single} is another one. Put it into the mixture, or drop one of the flags."
             )
         if self.mix and (self.episodes is not None or self.exclude_episodes or self.revision):
             raise ConfigError(
@@ -111,19 +110,19 @@ class DatasetSection:
 
     @property
     def name(self) -> str:
-        """The dataset as the user named it."""
+        """The dataset's name as the user gave it."""
         return self.repo_id or self.root or " + ".join(self.mix)
 
 
 def policy_type_at(path: str) -> str:
-    """The type of the policy whose checkpoint is at `path`: a folder or a Hub id."""
+    """Return the type of the policy in the checkpoint at `path`: a folder or a Hub id."""
     from smolact.policies.configuration import CONFIG_FILE, find_policy, read_config_file
 
     return str(read_config_file(find_policy(path, patterns=[CONFIG_FILE])).get("type"))
 
 
 def policy_fields(section: Mapping[str, Any]) -> type | None:
-    """The configuration class whose fields `--policy.…` takes: that of `type`, or of the checkpoint at `path`."""
+    """Return the configuration class whose fields `--policy.…` accepts: that of `type`, or of the checkpoint at `path`."""
     from smolact.policies.factory import get_config_class
 
     if section.get("type"):
@@ -133,7 +132,7 @@ def policy_fields(section: Mapping[str, Any]) -> type | None:
 
 @dataclass
 class PolicySection:
-    """Which policy to train and where its weights come from; further settings are fields of its configuration."""
+    """The policy to train and the source of its weights; further settings are fields of its configuration."""
 
     type: str | None = setting(None, "A new policy of this type, such as smolvla.")
     path: str | None = setting(None, "Start from this checkpoint: a folder or a Hub id (fine-tuning).")
@@ -152,7 +151,6 @@ class PolicySection:
     settings: dict[str, Any] = open_section(policy_fields)
 
     def __post_init__(self) -> None:
-        """Check that the ways to say where weights come from agree."""
         if self.init == BASE and self.path is None:
             raise ConfigError(
                 "--policy.init=base needs the base policy: give --policy.path=FOLDER_OR_HUB_ID."
@@ -170,13 +168,13 @@ class PolicySection:
 
     @property
     def published_as(self) -> str | None:
-        """The id on the Hub under which the policy is published when the run is done; None if it is not."""
+        """The Hub id under which the trained policy is published; None if it is not."""
         return str(self.settings["repo_id"]) if self.settings.get("push_to_hub") else None
 
 
 @dataclass
 class EnvSection:
-    """The environment in which the policy is evaluated while it trains."""
+    """The environment for evaluation during training."""
 
     type: str | None = setting(
         None, "An environment: tabletop, pusht, or any id of gymnasium's; none when null."
@@ -190,7 +188,7 @@ class EnvSection:
 
 @dataclass
 class EvalSection:
-    """How the policy is evaluated while it trains."""
+    """The evaluation of the policy during training."""
 
     n_episodes: int = setting(50, "Episodes of one evaluation.")
     batch_size: int = setting(
@@ -204,7 +202,6 @@ class EvalSection:
     recording_private: bool = unsupported(False, LATER)
 
     def __post_init__(self) -> None:
-        """Check the ranges and settle the batch size."""
         at_least("eval.n_episodes", self.n_episodes, 1)
         at_least("eval.batch_size", self.batch_size, 0)
         self.batch_size = min(self.batch_size or 16, self.n_episodes)
@@ -212,7 +209,7 @@ class EvalSection:
 
 @dataclass
 class OptimizerSection:
-    """AdamW, where the policy's own preset is not used."""
+    """AdamW, for runs that do not use the policy's preset."""
 
     type: Literal["adamw"] = setting("adamw", "The optimizer.")
     lr: float | None = setting(None, "Peak learning rate.")
@@ -224,7 +221,7 @@ class OptimizerSection:
 
 @dataclass
 class SchedulerSection:
-    """Cosine decay with warm-up, where the policy's own preset is not used."""
+    """Cosine decay with warm-up, for runs that do not use the policy's preset."""
 
     type: Literal["cosine_decay_with_warmup"] = setting("cosine_decay_with_warmup", "The schedule.")
     num_warmup_steps: int | None = setting(None, "Steps of linear warm-up.")
@@ -267,7 +264,7 @@ class TrackioSection:
 
 @dataclass
 class PeftSection:
-    """Adapters that train in the place of the policy's weights (needs the package peft)."""
+    """Adapters that train instead of the policy's weights (needs the package peft)."""
 
     method_type: str = setting("LORA", "The method: lora.")
     target_modules: list[str] | str | None = setting(
@@ -283,15 +280,14 @@ class PeftSection:
     lora_alpha: int | None = setting(None, "Adapters are scaled by lora_alpha / r; 8 when null.")
 
     def __post_init__(self) -> None:
-        """Check the method."""
         if self.method_type.lower() != "lora":
             raise ConfigError(f"--peft.method_type={self.method_type} is not supported. Use lora.")
 
     def adapter_settings(self) -> AdapterSettings:
-        """What `policy.add_adapters` takes.
+        """Return the argument of `policy.add_adapters`.
 
         Raises:
-            ConfigError: a value out of its range.
+            ConfigError: a value is out of range.
         """
         from smolact.policies.adapters import AdapterSettings
 
@@ -302,7 +298,7 @@ class PeftSection:
 
 @dataclass
 class ParallelismSection:
-    """How the processes that torchrun, `accelerate launch` or Slurm started share the work."""
+    """Parallelism of the processes that torchrun, `accelerate launch` or Slurm started."""
 
     dp_shard: int = setting(
         1,
@@ -318,14 +314,13 @@ class ParallelismSection:
     cfg_parallel: int = unsupported(1, LATER)
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         at_least("parallelism.dp_replicate", self.dp_replicate, 1)
         if self.dp_shard != -1:
             at_least("parallelism.dp_shard", self.dp_shard, 1)
 
     @property
     def splits(self) -> bool:
-        """Whether the weights are split."""
+        """Whether the weights are sharded."""
         return self.dp_shard != 1
 
 
@@ -334,7 +329,7 @@ _OWN_WARMUP = "the decay grows as min(decay, (1 + step) / (10 + step)). Set --em
 
 @dataclass
 class CacheSection:
-    """What of the dataset is computed once and kept beside it (`--dataset.cache` keeps pictures)."""
+    """Features computed once from the dataset and cached next to it (`--dataset.cache` caches pictures)."""
 
     features: bool = setting(
         False,
@@ -348,14 +343,13 @@ class CacheSection:
     folder: Path | None = setting(None, "Where it is kept; NAME.cache beside the dataset when null.")
 
     def __post_init__(self) -> None:
-        """Check the room."""
         if not self.max_gb > 0:
             raise ConfigError(f"--cache.max_gb={self.max_gb}: it must be above 0.")
 
 
 @dataclass
 class EMASection:
-    """A moving average of the weights: what is evaluated and saved in `pretrained_model` when it is on."""
+    """A moving average of the weights; if enabled, it is evaluated and saved in `pretrained_model`."""
 
     enable: bool = setting(False, "Average the weights that train.")
     decay: float | None = setting(None, "Share of the old average that stays in an update; 0.999 when null.")
@@ -368,13 +362,12 @@ class EMASection:
     use_for_eval: bool = unsupported(True, "the averaged policy is what is saved, and so what is evaluated.")
 
     def __post_init__(self) -> None:
-        """Settle the decay and check its range."""
         self.decay = 0.999 if self.decay is None else self.decay
         if not 0 <= self.decay < 1:
             raise ConfigError(f"--ema.decay={self.decay}: it must be at least 0 and below 1.")
 
 
 def at_least(name: str, value: int, least: int) -> None:
-    """Raise a `ConfigError` if a setting is smaller than it may be."""
+    """Raise a `ConfigError` if a setting is below its minimum."""
     if value < least:
         raise ConfigError(f"--{name}={value} is too small: it must be {least} or more.")

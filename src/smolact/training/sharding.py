@@ -1,7 +1,7 @@
-"""Weights, gradients and optimizer state split over processes (FSDP2), for policies that one device can't train alone.
+"""Weights, gradients and optimizer state sharded over processes (FSDP2), for policies too large for one device.
 
-Zhao et al. 2023, arXiv 2304.11277, in the form of torch's `fully_shard`: every parameter is a DTensor of which a process
-holds a slice; a unit's slices are gathered when it is called, and let go after it.
+Zhao et al. 2023, arXiv 2304.11277, in the form of torch's `fully_shard`: every parameter is a DTensor of which each process
+holds a slice; a unit's slices are gathered when it is called, and freed afterwards.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 def make_mesh(section: ParallelismSection, accelerator: Accelerator) -> DeviceMesh:
-    """The processes as (copies, parts of a copy).
+    """Return the mesh of processes, (copies, parts of a copy).
 
     Raises:
-        ConfigError: the processes that run are not as many as the settings say.
+        ConfigError: the number of processes does not match the settings.
     """
     processes, copies = int(accelerator.num_processes), section.dp_replicate
     parts = processes // copies if section.dp_shard == -1 else section.dp_shard
@@ -47,23 +47,23 @@ def make_mesh(section: ParallelismSection, accelerator: Accelerator) -> DeviceMe
 
 
 def units(policy: nn.Module) -> list[nn.Module]:
-    """The modules whose weights are gathered and let go on their own: large ones that are used only by calling them."""
-    found: list[nn.Module] = [part for part in policy.modules() if isinstance(part, VisionLayer | GatedMLP)]
+    """Return the modules whose weights are gathered and freed separately: large ones that are used only by calling them."""
+    parts: list[nn.Module] = [part for part in policy.modules() if isinstance(part, VisionLayer | GatedMLP)]
     for part in policy.modules():
         if isinstance(part, TextModel):
-            found.append(part.embed_tokens)
+            parts.append(part.embed_tokens)
         elif (
             isinstance(part, SmolVLM) and part.lm_head.weight is not part.model.text_model.embed_tokens.weight
         ):
-            found.append(part.lm_head)
-    return found
+            parts.append(part.lm_head)
+    return parts
 
 
 class ShardedPolicy:
-    """A policy whose weights are split in place, and a twin without weights that takes them when they are needed whole.
+    """A policy, sharded in place, and a twin that receives the gathered weights.
 
     Args:
-        policy: the same on every process; from here on its parameters are DTensors.
+        policy: the same on every process; its parameters become DTensors.
         mesh: the processes.
 
     Raises:
@@ -90,15 +90,14 @@ class ShardedPolicy:
         self.policy = policy
 
     def set_gradient_sync(self, active: bool) -> None:
-        """Whether the next backward pass adds up the gradients of all processes."""
+        """Set whether the next backward pass sums the gradients of all processes."""
         assert isinstance(self.policy, FSDPModule)
         self.policy.set_requires_gradient_sync(active)
 
-    def whole(self, optimizer: Optimizer, *, keep: bool) -> tuple[PreTrainedPolicy, Optimizer]:
-        """The policy and its optimizer with everything in one place, on the CPU.
+    def gather(self, optimizer: Optimizer, *, keep: bool) -> tuple[PreTrainedPolicy, Optimizer]:
+        """Gather the full policy and its optimizer on the CPU.
 
-        Every process has to call it; the one that says `keep` gets them, the others a policy without weights and the
-        optimizer as it is.
+        Every process must call it; without `keep` it returns a policy without weights and the optimizer unchanged.
         """
         weights = {name: _full_tensor(value, keep) for name, value in self.policy.state_dict().items()}
         states = {
@@ -120,7 +119,7 @@ class ShardedPolicy:
 
 
 def shard_like(parameter: Tensor, value: Any) -> Any:
-    """A whole tensor as `parameter` is: split over the same processes, or as it is."""
+    """Shard a full tensor as `parameter` is: over the same processes, or not at all."""
     if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
         value = value.to(parameter.device, parameter.dtype)
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two steps, not inside one; what is no step ends at once."""
+"""Ctrl-C and SIGTERM end a run between two steps, not inside one; work outside the steps ends at once."""
 
 from __future__ import annotations
 
@@ -12,65 +12,65 @@ logger = logging.getLogger(__name__)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came, or had come before, where nothing would be lost by leaving."""
+    """Raised when a signal comes, or has come, where stopping loses nothing."""
 
 
 class StopRequest:
-    """Which signals have come; true when there is one."""
+    """The received signals; true when there is one."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
-        self._can_leave = False
+        self._is_interruptible = False
 
     def __bool__(self) -> bool:
         return bool(self.received)
 
     @contextlib.contextmanager
-    def leaving(self, leaves: bool = True) -> Iterator[None]:
-        """For work that may be left at any moment, such as an evaluation, or waiting for data.
+    def interruptible(self, enabled: bool = True) -> Iterator[None]:
+        """A context for work that a signal may interrupt, such as an evaluation, or waiting for data.
 
         Args:
-            leaves: false: the block is not left.
+            enabled: whether the block is interrupted.
 
         Raises:
             Stopped: a signal has come, or comes within the block.
         """
-        if leaves and self.received:
+        if enabled and self.received:
             raise Stopped
-        self._can_leave = leaves
+        self._is_interruptible = enabled
         try:
             yield
         finally:
-            self._can_leave = False
+            self._is_interruptible = False
 
     def note(self, number: int, _frame: Any) -> None:
         """Handle a signal.
 
         Raises:
             KeyboardInterrupt: it is the second one.
-            Stopped: it is the first one, and what is under way may be left.
+            Stopped: it is the first one, and the current work may be interrupted.
         """
         if self.received:
             raise KeyboardInterrupt
         self.received.append(number)
         logger.warning("Stopping after this step and saving. Once more stops at once, without saving.")
-        if self._can_leave:
+        if self._is_interruptible:
             raise Stopped
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Becomes true when SIGINT or SIGTERM comes: the loop stops by itself. A second one stops at once.
+    """A request that becomes true at SIGINT or SIGTERM, for the loop to stop. A second one stops at once.
 
     Outside the main thread, where Python can't catch signals, it stays false.
     """
     request = StopRequest()
     try:
-        former = {number: signal.signal(number, request.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, request.note) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread
-        former = {}
+        previous = {}
     try:
         yield request
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The demonstrations of a run: one dataset, or several mixed by weight, with what is held out of each."""
+"""The datasets of a run: one, or several mixed by weight, with the held-out episodes of each."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ class Source:
     """One dataset of a run."""
 
     section: DatasetSection
-    """As if it were the only one."""
+    """The settings, as if this were the only dataset."""
     meta: LeRobotDatasetMetadata
     weight: float
     episodes: list[int]
     held_out: list[int]
     rename_map: Mapping[str, str]
-    """What of the run's map is about this dataset."""
+    """The entries of the run's map for this dataset."""
 
     def features(self) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
-        """What the dataset offers, (inputs, outputs), under the policy's names."""
+        """Return the dataset's features, (inputs, outputs), under the policy's names."""
         return renamed_features(self.meta, self.rename_map)
 
     def open(self, policy: PolicyConfig, *, held_out: bool = False) -> LeRobotDataset:
-        """Its episodes, as samples with the policy's chunks."""
+        """Open the training or held-out episodes, as samples with the policy's chunks."""
         return LeRobotDataset(
             self.section.name,
             root=self.section.root,
@@ -67,38 +67,38 @@ class Source:
         )
 
     def cameras(self, policy: PolicyConfig) -> list[str]:
-        """The dataset's cameras that the policy reads, by their names there."""
+        """Return the cameras that the policy reads, by their names in the dataset."""
         keys = self.meta.color_keys
         return [key for key in keys if self.rename_map.get(key, key) in policy.input_features]
 
 
 def chunk_timestamps(policy: PolicyConfig, fps: float) -> dict[str, list[float]]:
-    """The `delta_timestamps` of a dataset whose samples have a policy's chunks of actions, in seconds."""
+    """Return the `delta_timestamps`, in seconds, for the policy's action chunks."""
     return {ACTION: [index / fps for index in policy.action_delta_indices]}  # type: ignore[attr-defined]
 
 
 def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list[Source]:
-    """The datasets that the flags name, without their frames.
+    """Find the datasets in the settings and read their metadata.
 
     Raises:
-        NotFoundError, HubError, DatasetError: one is not there, or damaged.
-        ConfigError: the flags choose no episode, or one that is not there.
-        FeatureError: datasets that are to be mixed do not have the same state, action or rate.
+        NotFoundError, HubError, DatasetError: a dataset is missing or corrupt.
+        ConfigError: the flags select no episode, or a missing one.
+        FeatureError: the datasets of a mixture differ in state, action or frame rate.
     """
     if not section.mix:
         return [_source(section, 1.0, rename_map)]
     sources = []
     for name, weight in section.mix.items():
-        one = replace(section, repo_id=name, mix={})
-        source = _source(one, weight, rename_map)
-        own = {key: name for key, name in rename_map.items() if key in source.meta.features}
-        twice = [name for name in own.values() if name in rename_map]
-        if twice:
+        single = replace(section, repo_id=name, mix={})
+        source = _source(single, weight, rename_map)
+        used_map = {key: name for key, name in rename_map.items() if key in source.meta.features}
+        chained = [name for name in used_map.values() if name in rename_map]
+        if chained:
             raise ConfigError(
-                f"--rename_map leads to '{twice[0]}' and away from it, which a mixture of datasets can't follow. Choose new "
+                f"--rename_map leads to '{chained[0]}' and away from it, which a mixture of datasets can't follow. Choose new "
                 "names for the policy."
             )
-        sources.append(replace(source, rename_map=own))
+        sources.append(replace(source, rename_map=used_map))
     unknown = [key for key in rename_map if not any(key in source.meta.features for source in sources)]
     if unknown:
         raise ConfigError(
@@ -121,34 +121,34 @@ def _source(section: DatasetSection, weight: float, rename_map: Mapping[str, str
 
 
 def chosen_episodes(section: DatasetSection, meta: LeRobotDatasetMetadata) -> list[int]:
-    """The episodes that the flags choose.
+    """Return the episodes that the flags select.
 
     Raises:
-        ConfigError: they leave none, or name one that is not there.
+        ConfigError: they select none, or a missing one.
     """
-    every = range(meta.total_episodes) if section.episodes is None else section.episodes
-    if any(number >= meta.total_episodes for number in every):
+    candidates = range(meta.total_episodes) if section.episodes is None else section.episodes
+    if any(number >= meta.total_episodes for number in candidates):
         raise ConfigError(
-            f"--dataset.episodes names {max(every)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
+            f"--dataset.episodes names {max(candidates)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
         )
     left_out = set(section.exclude_episodes or ())
     if left_out and max(left_out) >= meta.total_episodes:
         raise ConfigError(
             f"--dataset.exclude_episodes names {max(left_out)}: the dataset has the episodes 0 to {meta.total_episodes - 1}."
         )
-    kept = sorted(number for number in every if number not in left_out)
-    if left_out and not kept:
+    selected = sorted(number for number in candidates if number not in left_out)
+    if left_out and not selected:
         raise ConfigError("--dataset.exclude_episodes leaves no episode. Leave fewer out.")
-    return kept
+    return selected
 
 
 def split_episodes(
     episodes: Sequence[int], meta: LeRobotDatasetMetadata, share: float
 ) -> tuple[list[int], list[int]]:
-    """Episodes to train on and episodes held out: of each task the last `share`, rounded up, but never all.
+    """Split episodes into training and held-out ones: the last `share` of each task, rounded up, but never all.
 
     Raises:
-        ConfigError: no task has an episode to spare.
+        ConfigError: every task has a single episode.
     """
     by_task: dict[tuple[str, ...], list[int]] = {}
     for episode in episodes:
@@ -168,31 +168,31 @@ def split_episodes(
 def renamed_features(
     meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]
 ) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
-    """What a dataset offers, (inputs, outputs), under the policy's names."""
+    """Return a dataset's features, (inputs, outputs), under the policy's names."""
     inputs, outputs = meta.policy_features()
     return {rename_map.get(key, key): feature for key, feature in inputs.items()}, outputs
 
 
 def shared_features(sources: Sequence[Source]) -> tuple[dict[str, PolicyFeature], dict[str, PolicyFeature]]:
-    """What every dataset offers, (inputs, outputs), with the sizes of the first."""
+    """Return the features that all datasets have, (inputs, outputs), with the sizes of the first."""
     inputs, outputs = sources[0].features()
     others = [source.features()[0] for source in sources[1:]]
     return {key: feature for key, feature in inputs.items() if all(key in other for other in others)}, outputs
 
 
 def training_statistics(sources: Sequence[Source], *, imagenet: bool) -> Statistics:
-    """The statistics of what is trained on; with `imagenet`, mean and standard deviation of images are ImageNet's.
+    """Return the normalization statistics; with `imagenet`, images have ImageNet's mean and standard deviation.
 
-    Of one dataset they are its own, under its names. Of several, under the policy's names: mean and standard deviation
+    A single dataset has its own statistics, under its names. Several, under the policy's names: mean and standard deviation
     are those of the mixture, minimum and maximum those of all, quantiles bounds (`aggregate`).
     """
     if len(sources) == 1:
         return _with_imagenet(sources[0].meta, {}, imagenet=imagenet)
     parts = []
     for source in sources:
-        own = _with_imagenet(source.meta, source.rename_map, imagenet=imagenet)
+        statistics = _with_imagenet(source.meta, source.rename_map, imagenet=imagenet)
         weight = np.array([source.weight])
-        parts.append({key: {**values, "count": weight} for key, values in own.items()})
+        parts.append({key: {**values, "count": weight} for key, values in statistics.items()})
     mixed = aggregate(parts)
     frames = sum(source.meta.total_frames for source in sources)
     return {key: {**values, "count": np.array([frames])} for key, values in mixed.items()}
@@ -208,11 +208,11 @@ def _with_imagenet(meta: LeRobotDatasetMetadata, names: Mapping[str, str], *, im
 
 
 class MixedDataset(Dataset[Batch]):
-    """Several datasets as one, with the features that all of them have, under the policy's names.
+    """Several datasets as one, with their common features under the policy's names.
 
     Args:
-        datasets: frames are numbered through.
-        sources: where each comes from.
+        datasets: the datasets, whose frames are numbered consecutively.
+        sources: the source of each dataset.
     """
 
     def __init__(self, datasets: Sequence[LeRobotDataset], sources: Sequence[Source]) -> None:
@@ -233,19 +233,18 @@ class MixedDataset(Dataset[Batch]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
-        """Several samples at once."""
         numbers = np.asarray(indices)
         owners = np.searchsorted(self.starts, numbers, side="right") - 1
         samples: list[Batch] = [{} for _ in indices]
         for owner in np.unique(owners):
-            mine = np.flatnonzero(owners == owner)
-            found = self.datasets[owner].__getitems__((numbers[mine] - self.starts[owner]).tolist())
-            for place, sample in zip(mine, found, strict=True):
-                samples[place] = self._renames[owner](sample)
+            selected = np.flatnonzero(owners == owner)
+            owned = self.datasets[owner].__getitems__((numbers[selected] - self.starts[owner]).tolist())
+            for position, sample in zip(selected, owned, strict=True):
+                samples[position] = self._renames[owner](sample)
         return [{key: value for key, value in sample.items() if key in self._shared} for sample in samples]
 
     def unreadable(self, index: int, error: DatasetError) -> Unreadable:
-        """The sample `index`, which raised `error`, with its place in its own dataset."""
+        """Describe the sample `index`, which raised `error`, by its position in its own dataset."""
         owner = int(np.searchsorted(self.starts, index, side="right")) - 1
         return self.datasets[owner].unreadable(index - int(self.starts[owner]), error)
 
@@ -253,19 +252,19 @@ class MixedDataset(Dataset[Batch]):
 def open_sources(
     sources: Sequence[Source], datasets: Sequence[LeRobotDataset]
 ) -> LeRobotDataset | MixedDataset:
-    """One dataset as it is, several as a mixed one."""
+    """Return a single dataset unchanged, several as a `MixedDataset`."""
     return datasets[0] if len(datasets) == 1 else MixedDataset(datasets, sources)
 
 
 def order_of(
     sources: Sequence[Source], datasets: Sequence[LeRobotDataset], seed: int, drop_last: int = 0
 ) -> IndexOrder:
-    """The order in which a run sees the frames of its datasets.
+    """Return the order in which a run reads the frames of its datasets.
 
     Args:
-        sources, datasets: what is trained on.
-        seed: the run's.
-        drop_last: so many frames at the end of each episode are left out.
+        sources, datasets: the training data.
+        seed: the run's seed.
+        drop_last: number of frames left out at the end of each episode.
     """
     orders: list[IndexOrder] = []
     start = 0
@@ -285,27 +284,27 @@ def _sample_keys(source: Source) -> set[str]:
 
 
 def _check_mixture(sources: Sequence[Source]) -> None:
-    """Raise a `FeatureError` if datasets can't be mixed: another rate, or a feature of another size or other names than the first's."""
+    """Raise a `FeatureError` unless all datasets have the same frame rate, feature sizes and names."""
     first = sources[0]
     for other in sources[1:]:
         shared = (_sample_keys(first) & _sample_keys(other)) | {STATE, ACTION}
-        here, there = (_named_features(source, shared) for source in (first, other))
+        left, right = (_named_features(source, shared) for source in (first, other))
         names = first.section.name, other.section.name
         rows = []
         if first.meta.fps != other.meta.fps:
             rows.append(
                 f"  {first.meta.fps:g} frames a second in {names[0]}, {other.meta.fps:g} in {names[1]}"
             )
-        for key in dict.fromkeys([*here, *there]):
-            if key in here and key in there:
-                found = differences(here[key], there[key], dtype=False)
-                rows += [f"  {line}" for line in told(key, found, f"in {names[0]}", f"in {names[1]}")]
+        for key in dict.fromkeys([*left, *right]):
+            if key in left and key in right:
+                differing = differences(left[key], right[key], dtype=False)
+                rows += [f"  {line}" for line in told(key, differing, f"in {names[0]}", f"in {names[1]}")]
             else:
-                rows.append(f"  '{key}' is in {names[key not in here]} only")
+                rows.append(f"  '{key}' is in {names[key not in left]} only")
         if rows:
             listed = "\n".join(rows)
             permuted = any(
-                order_of_names(there[key], here[key]) is not None for key in here.keys() & there.keys()
+                order_of_names(right[key], left[key]) is not None for key in left.keys() & right.keys()
             )
             remedy = (
                 f" The same names in another order are put in order by: smolact dataset merge --datasets='[{names[0]}, {names[1]}]' "
@@ -318,7 +317,7 @@ def _check_mixture(sources: Sequence[Source]) -> None:
 
 
 def _named_features(source: Source, keys: Collection[str]) -> dict[str, Feature]:
-    """The features of a dataset among `keys`, under the policy's names; state and action also under their own."""
+    """Return the features among `keys`, and always state and action, under the policy's names."""
     renamed = {
         source.rename_map.get(key, key): (key, feature) for key, feature in source.meta.features.items()
     }

@@ -1,7 +1,7 @@
 """The order of a run's samples: an endless stream that depends on the seed alone.
 
 The stream numbers its samples: position p of seed s is always the same frame, whichever process, worker or batch it falls
-into. So a run can go on in the middle, or on other hardware, and is the run that it would have been.
+into. So a run that resumes, also on other hardware, has the same samples as without the interruption.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from smolact.errors import ConfigError
 Ints = NDArray[np.int64]
 
 BLOCK = 1024
-"""Places of a mixture after which each dataset has had its share."""
+"""Positions of a mixture after which each dataset has had its share."""
 
 
 class IndexOrder(Protocol):
-    """Which frame is at each position of a stream."""
+    """The frame at each position of a stream."""
 
     def frame(self, position: int) -> int:
         """The number of a frame; positions count from 0 without end."""
@@ -36,12 +36,12 @@ class IndexOrder(Protocol):
 
 
 class ShuffledEpochs:
-    """Every frame once an epoch, epoch after epoch, each in an order of its own.
+    """Every frame once per epoch, each epoch in an order of its own.
 
     Args:
         frames: their numbers; a range where all of a dataset are used.
         seed: decides every epoch's order.
-        purpose: two orders of one seed differ by it.
+        purpose: distinguishes orders with the same seed.
     """
 
     def __init__(self, frames: Sequence[int] | Ints, seed: int, purpose: str = "epoch") -> None:
@@ -63,12 +63,12 @@ class ShuffledEpochs:
 
 
 class Mixture:
-    """Several orders in one, each with its share of the places, spread evenly: exact in every `BLOCK` places but for one.
+    """Several orders in one, each with its share of the positions, spread evenly: exact to one position in every `BLOCK`.
 
     Args:
-        orders: what is mixed.
+        orders: the orders to mix.
         weights: their shares, in any unit.
-        seed: decides who comes when.
+        seed: decides the order of the turns.
 
     Raises:
         ConfigError: a weight that is no positive number, or too small a share.
@@ -100,7 +100,7 @@ class Mixture:
         return self.orders[turn].substitute(number, attempt)
 
     def turn(self, position: int) -> tuple[int, int]:
-        """Whose turn it is, and how often it has been before."""
+        """The order at a position, by its index, and the number of its earlier turns."""
         block, slot = divmod(position, BLOCK)
         if block != self._block:
             before, after = self._counts(block), self._counts(block + 1)
@@ -109,12 +109,12 @@ class Mixture:
             self._block, self._turns = block, turns[shuffled]
             self._numbers = np.empty(BLOCK, dtype=np.int64)
             for index, count in enumerate(before):
-                mine = np.flatnonzero(self._turns == index)
-                self._numbers[mine] = count + np.arange(len(mine))
+                slots = np.flatnonzero(self._turns == index)
+                self._numbers[slots] = count + np.arange(len(slots))
         return int(self._turns[slot]), int(self._numbers[slot])
 
     def _counts(self, block: int) -> Ints:
-        """How many of the places before a block are each one's."""
+        """The number of positions of each order before a block."""
         ends: Ints = np.floor(block * BLOCK * self._ends).astype(np.int64)
         return np.diff(ends, prepend=0)
 
@@ -127,15 +127,15 @@ class SampleIndex(NamedTuple):
 
 
 class InfiniteSampler(Sampler[SampleIndex]):
-    """The places of an order, without end; batches run across the seams of its epochs.
+    """The samples of an order, without end; a batch may span two epochs.
 
-    Several processes share one stream: of every `batch_size` × `processes` places in a row, process `rank` takes its
+    Several processes share one stream: of every `batch_size` × `processes` consecutive positions, process `rank` takes its
     `batch_size`.
 
     Args:
-        order: of the frames.
-        start: places to skip: where a resumed run goes on.
-        batch_size, rank, processes: whose part of the stream this is.
+        order: the order of the frames.
+        start: positions to skip, where a run resumes.
+        batch_size, rank, processes: the part of the stream.
     """
 
     def __init__(
@@ -151,11 +151,11 @@ class InfiniteSampler(Sampler[SampleIndex]):
             first += self.batch_size * self.processes
 
     def place(self, position: int) -> SampleIndex:
-        """The place at a position of the stream."""
+        """The sample at a position of the stream."""
         return SampleIndex(position, self.order.frame(position))
 
 
 def seeded(seed: int, purpose: str, number: int) -> torch.Generator:
-    """A generator for one thing of a run. Seeds that are near, or added up, give unrelated ones."""
+    """A generator for one purpose of a run. Seeds that are near, or added up, give unrelated ones."""
     digest = hashlib.blake2b(f"{seed}/{purpose}/{number}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

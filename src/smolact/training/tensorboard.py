@@ -1,8 +1,8 @@
-"""Measurements, evaluations and their films as event files that TensorBoard shows: `tensorboard --logdir RUN`.
+"""Measurements, evaluations and their videos as event files for TensorBoard: `tensorboard --logdir RUN`.
 
-Each event is appended and the file closed again, so that a killed run keeps all of them and nothing waits in memory.
-tensorboardX's own `SummaryWriter` writes in a thread behind a queue of ten: on a full disk the thread dies unheard, and
-the training stands still at the eleventh event. What is taken from it are the messages and the checksum.
+Each event is appended and the file closed, so that a killed run keeps all of them and no event waits in memory.
+tensorboardX's own `SummaryWriter` writes in a thread with a queue of ten: on a full disk the thread dies silently, and
+training blocks at the eleventh event. Only its messages and its checksum are used.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from smolact.training.tracking import Evaluated, Event, Measured, scalars, video
 
 FOLDER = "tensorboard"
 VERSION = "brain.Event:2"
-MAX_FRAMES, WIDEST = 48, 192
-"""Pictures of a film, and pixels across a picture."""
-FILM_SECONDS = 6.0
+MAX_FRAMES, MAX_WIDTH = 48, 192
+"""Maximum number of pictures in a GIF, and maximum width in pixels."""
+GIF_SECONDS = 6.0
 
 
 class TensorBoardTracker:
-    """Event files in `RUN/tensorboard`; when a run goes on, TensorBoard drops what an earlier file has of later steps.
+    """Event files in `RUN/tensorboard`; when a run resumes, TensorBoard drops later steps of earlier files.
 
     Args:
         run: the run's folder.
-        step: where the run goes on.
+        step: the step at which training resumes.
     """
 
     def __init__(self, run: Path, step: int = 0) -> None:
@@ -43,7 +43,7 @@ class TensorBoardTracker:
         self.step = step
 
     def __call__(self, event: Event) -> None:
-        """Write the event, if it has numbers."""
+        """Write the event, if it contains metrics."""
         if not isinstance(event, Measured | Evaluated):
             return
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars(event).items()]
@@ -60,17 +60,17 @@ class TensorBoardTracker:
             start = SessionLog(status=SessionLog.START)
             records = [
                 Record(file_version=VERSION),
-                Record(step=self.step + 1, session_log=start),  # from this step on, earlier files are void
+                Record(step=self.step + 1, session_log=start),  # earlier files are invalid from this step on
                 record,
             ]
         with self.path.open("ab") as file:
-            for one in records:
-                one.wall_time = time.time()
-                file.write(framed(one.SerializeToString()))
+            for item in records:
+                item.wall_time = time.time()
+                file.write(framed(item.SerializeToString()))
 
 
 def framed(data: bytes) -> bytes:
-    """A TFRecord: length, checksum of the length, data, checksum of the data."""
+    """Return a TFRecord: length, checksum of the length, data, checksum of the data."""
     length = struct.pack("<Q", len(data))
     return length + _checksum(length) + data + _checksum(data)
 
@@ -80,7 +80,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _gif(path: Path) -> Any:
-    """A video as the moving picture that TensorBoard can show."""
+    """Return a video as a GIF, which TensorBoard can show."""
     reader = VideoReader(path)
     try:
         count = min(len(reader), MAX_FRAMES)
@@ -98,9 +98,9 @@ def _gif(path: Path) -> Any:
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    height = max(1, round(picture.height * WIDEST / picture.width))
-    small = picture if picture.width <= WIDEST else picture.resize((WIDEST, height))
-    return small.quantize(128, method=Image.Quantize.FASTOCTREE)  # the usual way takes ten times as long
+    height = max(1, round(picture.height * MAX_WIDTH / picture.width))
+    small = picture if picture.width <= MAX_WIDTH else picture.resize((MAX_WIDTH, height))
+    return small.quantize(128, method=Image.Quantize.FASTOCTREE)  # the default method takes ten times as long
 
 
 def _encoded(pictures: Sequence[Image.Image]) -> bytes:
@@ -110,7 +110,7 @@ def _encoded(pictures: Sequence[Image.Image]) -> bytes:
         format="GIF",
         save_all=True,
         append_images=list(pictures[1:]),
-        duration=round(1000 * FILM_SECONDS / len(pictures)),
+        duration=round(1000 * GIF_SECONDS / len(pictures)),
         loop=0,
     )
     return file.getvalue()

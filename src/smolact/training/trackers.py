@@ -1,4 +1,4 @@
-"""Who is told of a run, beside the user and `metrics.jsonl`: what the settings ask for, and none that can stop it."""
+"""The trackers (TensorBoard, Weights & Biases, trackio) and the report of a run. Their failure never stops it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 class BestEffort:
-    """A listener that a run can do without: when it fails, that is told once, and it hears no more.
+    """An optional listener: its first failure is logged, and it receives no further events.
 
     Args:
-        name: what to call it in the warning.
-        listener: the one that may fail.
+        name: its name in the warning.
+        listener: the listener that may fail.
     """
 
     def __init__(self, name: str, listener: Listener) -> None:
@@ -35,7 +35,7 @@ class BestEffort:
         self._listener: Listener | None = listener
 
     def __call__(self, event: Event) -> None:
-        """Pass the event on, as long as nothing has failed."""
+        """Pass the event on, unless the listener has failed."""
         if self._listener is None:
             return
         try:
@@ -60,17 +60,17 @@ def make_trackers(
     tags: list[str],
     step: int = 0,
 ) -> list[Listener]:
-    """The trackers that the settings ask for, and the report at the end; none of them can stop the run.
+    """Return the trackers in the settings, and the report at the end; none of them can stop the run.
 
     Args:
-        config: says which.
+        config: the settings.
         run: the run's folder; it need not exist yet.
-        settings: what `train_config.json` holds.
-        name, tags: of the run, where others see it.
-        step: where the run goes on.
+        settings: the content of `train_config.json`.
+        name, tags: the run's, in the trackers.
+        step: the step at which training resumes.
 
     Raises:
-        MissingDependencyError: a tracker that was asked for is not installed.
+        MissingDependencyError: the package of a tracker is not installed.
     """
     trackers: list[Listener] = []
     if config.tensorboard.enable:
@@ -94,7 +94,7 @@ class Report:
         self._facts: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
-        """Keep the facts of the beginning, write at the end."""
+        """Store the facts of the start; write the report at the end."""
         if isinstance(event, Started):
             self._facts = dict(event.facts)
         elif isinstance(event, Ended | Failed):

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: events for whoever listens, `metrics.jsonl` always, other trackers by their flags."""
+"""Training events and their listeners: `metrics.jsonl`, Weights & Biases and trackio."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Started:
-    """Before the first step."""
+    """Sent before the first step."""
 
     run: Path
     step: int
     steps: int
-    """How many the run takes, unless it goes by the clock."""
+    """Number of steps, unless the run is timed."""
     facts: Mapping[str, str]
-    """What to tell the user, name to value: dataset, weights, parameters, device, …"""
+    """Facts for the user, name to value: dataset, weights, parameters, device, …"""
     features: str = ""
-    """A table: what the policy expects, and what of the dataset it gets for that."""
+    """A table of the policy's features and the matching ones of the dataset."""
     minutes: float | None = None
-    """How long a run by the clock takes."""
+    """Duration of a timed run."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """While something is made that the first step needs: what, and how much of how much."""
+    """Sent during a preparation before the first step: name, finished amount and total."""
 
     what: str
     done: int
@@ -43,7 +43,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Stepped:
-    """After every step; nothing is read from the device for it."""
+    """Sent after every step, without synchronizing with the device."""
 
     step: int
     seconds_left: float | None = field(default=None, compare=False)
@@ -51,7 +51,7 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Measured:
-    """After every `log_freq` steps: means since the last one."""
+    """Sent after every `log_freq` steps, with means since the last one."""
 
     step: int
     metrics: Mapping[str, float]
@@ -59,7 +59,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """After an evaluation in the environment."""
+    """Sent after an evaluation in the environment."""
 
     step: int
     metrics: Mapping[str, float]
@@ -68,7 +68,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Saved:
-    """After a checkpoint was committed."""
+    """Sent after a checkpoint was committed."""
 
     step: int
     checkpoint: Path
@@ -76,22 +76,22 @@ class Saved:
 
 @dataclass(frozen=True)
 class Ended:
-    """After the last step, or after a signal stopped the run before it."""
+    """Sent after the last step, or after a signal stopped the run before it."""
 
     step: int
     checkpoint: Path | None
     is_complete: bool
     data_wait: float | None = field(default=None, compare=False)
-    """The share of the steps' time that went by waiting for data; None where none was made."""
+    """Share of the steps' time spent waiting for data; None without a step."""
     is_stopped: bool = False
-    """Whether a signal asked to stop; it may have come in the last step, so that the run is complete nevertheless."""
+    """Whether a signal stopped the run; in the last step, the run is complete nevertheless."""
     has_readers: bool = field(default=True, compare=False)
-    """Whether `--num_workers` read the data; where processes share each step, they read their own."""
+    """Whether `--num_workers` processes read the data; processes that share each step read their own."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """When an error ends the run: its message; the error itself goes on to the caller."""
+    """Sent when an error ends the run, with its message; the error itself is raised."""
 
     step: int
     message: str
@@ -106,10 +106,10 @@ class MetricsFile:
 
     Args:
         run: the run's folder.
-        step: where the run goes on; lines after it, of steps that are done again, are dropped.
+        step: where training resumes; lines of later steps, which are repeated, are removed.
 
     Raises:
-        WriteError: the disk is full or refused. A run without a record of itself does not go on.
+        WriteError: the disk is full or refused. A run does not continue without its metrics.
     """
 
     def __init__(self, run: Path, step: int = 0) -> None:
@@ -120,7 +120,7 @@ class MetricsFile:
             durable.write_text(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def __call__(self, event: Event) -> None:
-        """Write the event, if it has numbers."""
+        """Write the event, if it contains metrics."""
         if isinstance(event, Measured | Evaluated):
             prefix = "eval/" if isinstance(event, Evaluated) else ""
             line = {"step": event.step, **{prefix + name: value for name, value in event.metrics.items()}}
@@ -131,29 +131,29 @@ class MetricsFile:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while it wrote it
+    except (ValueError, KeyError, TypeError):  # the partial last line of a killed run
         return float("inf")
 
 
-MAX_FILMS = 3
-"""Films of an evaluation that trackers show."""
+MAX_VIDEOS = 3
+"""Maximum number of an evaluation's videos in trackers."""
 
 
 def videos(event: Measured | Evaluated) -> dict[str, str]:
-    """The first episodes of an evaluation that were filmed, as trackers name them: `eval/episode_000` to the video's path."""
+    """Return an evaluation's first videos: name in trackers (`eval/episode_000`) to path."""
     episodes = getattr(event.result, "results", ()) if isinstance(event, Evaluated) else ()
-    filmed = [episode for episode in episodes if episode.video]
-    return {f"eval/episode_{episode.index:03d}": str(episode.video) for episode in filmed[:MAX_FILMS]}
+    recorded = [episode for episode in episodes if episode.video]
+    return {f"eval/episode_{episode.index:03d}": str(episode.video) for episode in recorded[:MAX_VIDEOS]}
 
 
 def scalars(event: Measured | Evaluated) -> dict[str, float]:
-    """The event's numbers as trackers name them: `train/loss`, `eval/success_rate`."""
+    """Return the event's metrics by their names in trackers: `train/loss`, `eval/success_rate`."""
     kind = "train" if isinstance(event, Measured) else "eval"
     return {f"{kind}/{name}": value for name, value in event.metrics.items()}
 
 
 class WandBTracker:
-    """Measurements and evaluations in Weights & Biases.
+    """Logs measurements and evaluations to Weights & Biases.
 
     Raises:
         MissingDependencyError: the package wandb is not installed.
@@ -178,7 +178,7 @@ class WandBTracker:
         )
 
     def __call__(self, event: Event) -> None:
-        """Log the event, if it has numbers; close the run at the end."""
+        """Log the event, if it contains metrics; close the run at the end."""
         if isinstance(event, Measured | Evaluated):
             shown = {name: self._video(path, format="mp4") for name, path in videos(event).items()}
             self._run.log({**scalars(event), **shown}, step=event.step)
@@ -187,7 +187,7 @@ class WandBTracker:
 
 
 class TrackioTracker:
-    """Measurements and evaluations in trackio: a dashboard on this machine (`trackio show`), or a Space on the Hub.
+    """Logs measurements and evaluations to trackio: a local dashboard (`trackio show`), or a Space on the Hub.
 
     Raises:
         MissingDependencyError: the package trackio is not installed.
@@ -201,11 +201,11 @@ class TrackioTracker:
             name=run.resolve().name,
             space_id=section.space_id,
             config=dict(settings),
-            resume="allow",  # a run that goes on is found by its name
+            resume="allow",  # a resumed run is found by its name
         )
 
     def __call__(self, event: Event) -> None:
-        """Log the event, if it has numbers; close the run at the end."""
+        """Log the event, if it contains metrics; close the run at the end."""
         if isinstance(event, Measured | Evaluated):
             shown = {name: self._video(path) for name, path in videos(event).items()}
             self._run.log({**scalars(event), **shown}, step=event.step)

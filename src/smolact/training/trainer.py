@@ -1,4 +1,4 @@
-"""`train(config, explicit)` is `smolact train`: everything that a run needs is made and checked, then it goes."""
+"""`train(config, explicit)` is `smolact train`: it prepares and checks a run, and trains."""
 
 from __future__ import annotations
 
@@ -68,22 +68,21 @@ def train(
     checkpoint: Path | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Ended:
-    """Train a policy: all of `smolact train` but the typing and the showing.
+    """Train a policy: `smolact train` without command line and display.
 
     Args:
         config: the settings.
-        explicit: which of them were set by hand, and where (`smolact.cli.parsing.parse` tells); it decides what the
-            schedule and the freezes of random weights may change.
-        checkpoint: resume this one.
-        listeners: told of every event; the first one hears it first.
+        explicit: settings set by hand, with their sources (from `smolact.cli.parsing.parse`); they limit the
+            changes to the schedule and to the freezing of random weights.
+        checkpoint: the checkpoint to resume from.
+        listeners: receive every event, in this order.
 
     Returns:
-        where the run ended: complete, or stopped by a signal, with a checkpoint that resumes it.
+        the end of the run: complete, or stopped by a signal, with a checkpoint to resume from.
 
     Raises:
-        SmolactError: whatever is wrong with settings, dataset, weights or checkpoint, before the first step;
-            `TrainingError` when the loss is not finite. `HubError` after the last step, when everything is done and saved,
-            if the policy was to be published and could not be.
+        SmolactError: settings, dataset, weights or checkpoint are invalid, before the first step; `TrainingError` during
+            training; `HubError` after the last step, when everything is saved, if publishing the policy failed.
     """
     began = time.monotonic()
     explicit = dict(explicit or {})
@@ -97,12 +96,12 @@ def train(
     accelerator = make_accelerator(config)
     seed = agreed_seed(config, accelerator)
     run = _run_folder(config) if checkpoint is None else checkpoint.parent.parent
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if accelerator.is_main_process and config.check:
             if checkpoint is None:
-                check_unused(run, anew=config.resume)
+                check_unused(run, restart=config.resume)
         elif accelerator.is_main_process:
-            held.enter_context(reserve(run, resumes=checkpoint is not None, anew=config.resume))
+            stack.enter_context(reserve(run, resumes=checkpoint is not None, restart=config.resume))
         if checkpoint is not None:
             checkpoint = resolve_last(checkpoint)
             progress = read_progress(checkpoint)
@@ -125,11 +124,11 @@ def _train(
     listeners: Sequence[Listener],
     began: float,
 ) -> Ended:
-    """`train` with its folder held."""
+    """Return `train` while the run's folder is locked."""
     seed_everything(seed)
-    opened = prepare_run(config, explicit, accelerator, checkpoint)
-    start, progress = opened.start, opened.progress
-    sources, datasets = opened.sources, opened.datasets
+    inputs = prepare_run(config, explicit, accelerator, checkpoint)
+    start, progress = inputs.start, inputs.progress
+    sources, datasets = inputs.sources, inputs.datasets
     check_evaluation(start.policy.config, config)
     note_prompts(start.preprocess, (task for source in sources for task in source.meta.tasks.values()))
     check_disk(run, start.policy, config)
@@ -152,7 +151,7 @@ def _train(
             config,
             start.policy,
             sources,
-            opened.all_datasets,
+            inputs.all_datasets,
             accelerator,
             progress_callback(listeners, accelerator),
         )
@@ -165,11 +164,11 @@ def _train(
     )
     budget = Budget.of(config, began)
     budget.resume(progress.step, progress.seconds, progress.lead)
-    by_clock = config.train_minutes is not None
-    if checkpoint is not None and not by_clock:
+    is_timed = config.train_minutes is not None
+    if checkpoint is not None and not is_timed:
         note_new_schedule(read_schedule(checkpoint), schedule, progress.step)
     optimizer = make_optimizer(start.policy, optimizer_settings, config.lr_multipliers)
-    scheduler = make_scheduler(optimizer, schedule, (lambda: budget.share) if by_clock else None)
+    scheduler = make_scheduler(optimizer, schedule, (lambda: budget.share) if is_timed else None)
     size = summarize(start.policy).total
     provenance = provenance_of(
         config,
@@ -185,12 +184,12 @@ def _train(
     )
     if checkpoint is not None:
         provenance.resume(checkpoint / PRETRAINED_MODEL)
-    heard: list[Listener] = [provenance, *listeners]
+    all_listeners: list[Listener] = [provenance, *listeners]
     if accelerator.is_main_process and not config.check:
-        heard.append(MetricsFile(run, progress.step))
+        all_listeners.append(MetricsFile(run, progress.step))
         tags = [start.policy.config.type, config.dataset.name, f"seed {seed}"]
         name = config.run_name(start.policy.config.type)
-        heard += make_trackers(config, run, settings, name=name, tags=tags, step=progress.step)
+        all_listeners += make_trackers(config, run, settings, name=name, tags=tags, step=progress.step)
     trainer = Trainer(
         config=config,
         explicit=explicit,
@@ -204,22 +203,22 @@ def _train(
         scheduler=scheduler,
         clip_norm=optimizer_settings.grad_clip_norm,
         progress=progress,
-        listeners=heard,
+        listeners=all_listeners,
         provenance=provenance,
         sharded=sharded,
         bad_samples=BadSamples(config.dataset.max_bad_samples),
         budget=budget,
     )
     if config.dataset.eval_split:
-        kept = TrainDataset(
-            open_sources([sources[index] for index in opened.held_out], list(opened.held_out.values())),
+        held_out = TrainDataset(
+            open_sources([sources[index] for index in inputs.held_out], list(inputs.held_out.values())),
             seed,
             start.policy.training_draws,
             tolerant=True,
         )
-        trainer.validation = Validation(kept, config.max_eval_samples, config.batch_size)
+        trainer.validation = Validation(held_out, config.max_eval_samples, config.batch_size)
     if config.ema.enable:
-        assert config.ema.decay is not None  # the section settles it
+        assert config.ema.decay is not None  # set by the section
         trainer.ema = ExponentialMovingAverage(start.policy, config.ema.decay, warmup=config.ema.warmup)
     if checkpoint is not None:
         load_training_state(checkpoint, optimizer, scheduler)
@@ -253,7 +252,7 @@ def _train(
             _publish(ended.checkpoint, config)
         elif ended.is_complete and config.policy.published_as is not None:
             logger.warning(
-                "Stopped before the policy was published. %s", _how_to_publish(ended.checkpoint, config)
+                "Stopped before the policy was published. %s", _publish_hint(ended.checkpoint, config)
             )
     return ended
 
@@ -265,7 +264,7 @@ def _complete(
     accelerator: Accelerator,
     listeners: Sequence[Listener],
 ) -> Ended:
-    """Say that a run which is to be resumed has done all its steps; what is left to do may be to publish its policy."""
+    """Report that a resumed run is complete, and publish its policy if necessary."""
     ended = Ended(step, checkpoint, is_complete=True)
     if accelerator.is_main_process:
         logger.info(
@@ -284,10 +283,10 @@ def _complete(
 
 
 def _publish(checkpoint: Path, config: TrainConfig) -> None:
-    """Publish the trained policy, if that was asked for.
+    """Publish the trained policy, if the settings ask for it.
 
     Raises:
-        SmolactError: it could not be; how to go on is in the message.
+        SmolactError: publishing failed; the message contains the remedy.
     """
     repo_id, private = config.policy.published_as, config.policy.settings.get("private")
     if repo_id is None:
@@ -297,14 +296,14 @@ def _publish(checkpoint: Path, config: TrainConfig) -> None:
     except SmolactError as error:
         raise type(error)(
             f"The training is done, and its policy is in {checkpoint}; only publishing failed. {_message(error)} "
-            f"{_how_to_publish(checkpoint, config)}"
+            f"{_publish_hint(checkpoint, config)}"
         ) from error
     logger.info("Published: %s", page)
 
 
-def _how_to_publish(checkpoint: Path | None, config: TrainConfig) -> str:
-    asked = " --private" if config.policy.settings.get("private") else ""
-    return f"Publish it with: smolact push {checkpoint} {config.policy.published_as}{asked}"
+def _publish_hint(checkpoint: Path | None, config: TrainConfig) -> str:
+    private_flag = " --private" if config.policy.settings.get("private") else ""
+    return f"Publish it with: smolact push {checkpoint} {config.policy.published_as}{private_flag}"
 
 
 def _message(error: SmolactError) -> str:
@@ -318,11 +317,10 @@ def _samples(
     sources: Sequence[Source],
     datasets: Sequence[LeRobotDataset],
 ) -> TrainDataset:
-    """What the run learns from, in the run's order."""
-    changes = config.dataset.image_transforms
-    dropped = config.dataset.drop_n_last_frames
-    if dropped is None:
-        dropped = int(getattr(start.policy.config, "drop_n_last_frames", 0))
+    transforms = config.dataset.image_transforms
+    drop_last = config.dataset.drop_n_last_frames
+    if drop_last is None:
+        drop_last = int(getattr(start.policy.config, "drop_n_last_frames", 0))
     draws = start.policy.training_draws
     if draws is not None and config.noise_draws != 1:
         draws = RepeatedNoise(draws, config.noise_draws)
@@ -330,8 +328,8 @@ def _samples(
         open_sources(sources, datasets),
         seed,
         draws,
-        ImageTransforms(changes) if changes.enable else None,
-        order_of(sources, datasets, seed, dropped),
+        ImageTransforms(transforms) if transforms.enable else None,
+        order_of(sources, datasets, seed, drop_last),
         tolerant=True,
     )
 

@@ -1,14 +1,12 @@
-"""Processes of this machine that share the steps of a run: small policies train faster in processes than in threads.
+"""Local processes that share a run's steps: small policies train faster in processes than in threads.
 
-The operations of a small network are too short to be shared by threads, which wait for each other thousands of times a step; on a
-busy machine they wait for the one that was sent to sleep. Processes meet once a step. Weights and gradients are in memory that all
-of them see: nothing is sent but the number of the step.
+Threads would synchronize thousands of times a step for a small network's short operations and, on a busy machine, wait for
+a thread that is not scheduled. Processes synchronize once a step, with weights and gradients in shared memory.
 
-    this process:  step n → everybody    takes pieces until there are none    adds up gradients, optimizer
-    a worker:      waits for a step      takes pieces until there are none    says what came of them
+    main process:  sends step n          computes pieces until none is free    sums the gradients, runs the optimizer
+    worker:        waits for a step      computes pieces until none is free    sends the statistics
 
-A worker that dies costs nothing but time: its pieces are computed again here. When this process dies, however that happens, the
-workers find their pipes closed, and end.
+If a worker dies, the main process recomputes its pieces. If the main process dies, the workers' pipes close, and they exit.
 """
 
 from __future__ import annotations
@@ -34,19 +32,19 @@ from smolact.training.gradients import GradientPart, GradientWorker, split, spli
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 120.0
-"""Seconds after which a worker that has not said anything is given up."""
+TIMEOUT_S = 120.0
+"""Seconds to wait for a worker's result, or for the lock."""
 
 
 @dataclass(frozen=True)
 class StepGradients:
-    """What a step's processes made together; the gradients are where the parameters have them.
+    """The result of a step of all processes; the gradients are in the parameters' `grad`.
 
     Attributes:
-        loss, entries: summed, as tensors ().
+        loss, entries: sums, as tensors ().
         unreadable: frames that could not be read.
         waited: seconds that this process spent on reading.
-        busy: the share of its own time that this process was given by the system.
+        busy: this process's CPU time as a share of its wall time.
     """
 
     loss: Tensor
@@ -57,39 +55,39 @@ class StepGradients:
 
 
 class WorkQueue:
-    """Who computes which piece of the present step: each is taken once.
+    """The pieces of the current step, each of which is claimed by one process.
 
     Args:
-        context: of the processes.
-        most: pieces of a step, at most.
+        context: the multiprocessing context.
+        most: maximum number of pieces in a step.
     """
 
     def __init__(self, context: Any, most: int) -> None:
         self._lock = context.Lock()
-        self._state = context.RawArray("q", 3 + most)  # the step, its pieces, the next one, and who took each
+        self._state = context.RawArray("q", 3 + most)  # step, pieces, next piece, owners
 
     def begin(self, step: int, number: int) -> None:
-        """The pieces of a step are free."""
+        """Begin a step with unclaimed pieces."""
         with self._locked():
             self._state[0], self._state[1], self._state[2] = step, number, 0
 
-    def take(self, step: int, who: int) -> Iterator[int]:
-        """Pieces of a step, one after the other, until none is free or another step has begun."""
+    def take(self, step: int, worker: int) -> Iterator[int]:
+        """Claim pieces of a step, one after the other, until none is free or another step has begun."""
         while True:
             with self._locked():
                 piece = self._state[2]
                 if self._state[0] != step or piece == self._state[1]:
                     return
-                self._state[2], self._state[3 + piece] = piece + 1, who
+                self._state[2], self._state[3 + piece] = piece + 1, worker
             yield piece
 
     def owner(self, piece: int) -> int:
-        """Who took it."""
+        """Return the worker that claimed a piece."""
         return int(self._state[3 + piece])
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        if not self._lock.acquire(timeout=PATIENCE):
+        if not self._lock.acquire(timeout=TIMEOUT_S):
             raise TrainingError(
                 "A process that trains was killed in the wrong moment, and the others can't go on. Resume the run."
             )
@@ -105,21 +103,21 @@ class _Worker:
     pipe: Connection
     number: int
     is_ready: bool = False
-    is_gone: bool = False
+    is_dead: bool = False
 
 
 @dataclass
 class WorkerPool:
-    """This process and those that help it. `active` of them share the next step.
+    """This process and its workers; `active` of them share the next step.
 
     Args:
         learner: computes gradients.
-        count: samples of a step.
-        most: pieces of a step, at most.
+        count: samples in a step.
+        most: maximum number of pieces in a step.
 
     Attributes:
-        number: into how many pieces the next step is cut.
-        active: how many processes take part, this one included; those that are not ready yet do not.
+        number: number of pieces in the next step.
+        active: number of processes that take part, with this one, if they are ready.
     """
 
     learner: GradientWorker
@@ -130,7 +128,6 @@ class WorkerPool:
     _workers: list[_Worker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Put the weights where other processes see them."""
         self._context = torch.multiprocessing.get_context("spawn")
         self.learner.policy.share_memory()
         trained = self.learner.trained
@@ -142,76 +139,76 @@ class WorkerPool:
 
     @property
     def ready(self) -> int:
-        """How many processes could take part, this one included."""
+        """Number of processes that are ready, with this one."""
         for worker in self._workers:
-            if not worker.is_ready and not worker.is_gone and worker.pipe.poll():
-                self._hear(worker)
-        return 1 + sum(worker.is_ready and not worker.is_gone for worker in self._workers)
+            if not worker.is_ready and not worker.is_dead and worker.pipe.poll():
+                self._receive(worker)
+        return 1 + sum(worker.is_ready and not worker.is_dead for worker in self._workers)
 
     @property
     def started(self) -> int:
-        """How many processes there are or will be, this one included."""
-        return 1 + sum(not worker.is_gone for worker in self._workers)
+        """Number of processes that are alive, with this one."""
+        return 1 + sum(not worker.is_dead for worker in self._workers)
 
     def start(self, number: int) -> None:
-        """See that there are so many processes, this one included; new ones take some seconds to be ready."""
+        """Start processes until there are `number`, with this one; new ones need some seconds to be ready."""
         while self.started < number:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(
-                target=_work,
+                target=_run_worker,
                 args=(self.count, self._slots, self._claims, theirs, 1 + len(self._workers)),
                 name=f"smolact training {1 + len(self._workers)}",
                 daemon=True,
             )
             process.start()
             theirs.close()
-            # The process takes it when it has loaded what it needs, for which no step waits.
+            # Sent by a thread, since the process receives it only after its imports.
             learner = bytes(ForkingPickler.dumps(self.learner))
             threading.Thread(target=_send, args=(ours, learner), daemon=True).start()
             self._workers.append(_Worker(process, ours, 1 + len(self._workers)))
 
     def gradients(self, first: int) -> StepGradients:
-        """The gradients of the samples from place `first` of the stream, in the parameters.
+        """Compute the gradients of the step at stream position `first`, into the parameters.
 
         Raises:
-            SmolactError: what reading a sample raised, in whichever process.
+            SmolactError: reading a sample failed, in any process.
         """
         if self._threads is None:
             self._threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # a piece is computed by one thread, whoever computes it
+            torch.set_num_threads(1)  # in every process, one thread computes a piece
         self._step += 1
         pieces: dict[int, GradientPart] = {}
         self._claims.begin(self._step, self.number)
-        self.ready  # noqa: B018, looks for workers that have become ready
-        active = [worker for worker in self._workers if worker.is_ready and not worker.is_gone]
+        self.ready  # noqa: B018, polls for workers that have become ready
+        active = [worker for worker in self._workers if worker.is_ready and not worker.is_dead]
         active = active[: self.active - 1]
         for worker in active:
             self._send(worker, (self._step, first, self.number))
         for number in self._claims.take(self._step, 0):
             pieces[number] = self._compute(number, first)
-        mine = list(pieces.values())
-        heard = time.monotonic()
+        own_parts = list(pieces.values())
+        last_answer = time.monotonic()
         while missing := [number for number in range(self.number) if number not in pieces]:
             owners = {self._claims.owner(number) for number in missing}
-            waited_for = [worker for worker in active if worker.number in owners and not worker.is_gone]
-            for number in missing:  # of workers that are dead
+            waited_for = [worker for worker in active if worker.number in owners and not worker.is_dead]
+            for number in missing:  # claimed by dead workers
                 if all(worker.number != self._claims.owner(number) for worker in waited_for):
                     pieces[number] = self._compute(number, first)
             if not waited_for:
                 continue
-            told = wait([worker.pipe for worker in waited_for], timeout=1.0)
+            readable = wait([worker.pipe for worker in waited_for], timeout=1.0)
             for worker in waited_for:
-                if worker.pipe in told:
-                    heard = time.monotonic()
-                    answer = self._hear(worker)
+                if worker.pipe in readable:
+                    last_answer = time.monotonic()
+                    answer = self._receive(worker)
                     if answer is not None and answer[0] == self._step:
                         pieces[answer[1]] = answer[2]
-                elif time.monotonic() - heard > PATIENCE:
-                    self._give_up(worker, f"has not answered for {PATIENCE:.0f} s")
-        return self._together([pieces[number] for number in range(self.number)], mine)
+                elif time.monotonic() - last_answer > TIMEOUT_S:
+                    self._drop(worker, f"has not answered for {TIMEOUT_S:.0f} s")
+        return self._combine([pieces[number] for number in range(self.number)], own_parts)
 
     def close(self) -> None:
-        """End the others."""
+        """Stop the workers."""
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.pipe.close()
@@ -225,11 +222,11 @@ class WorkerPool:
             torch.set_num_threads(self._threads)
 
     def _compute(self, number: int, first: int) -> GradientPart:
-        places = _places(self.count, self.number, number, first)
-        return self.learner.gradients(places, self._slots[number])
+        positions = _positions(self.count, self.number, number, first)
+        return self.learner.gradients(positions, self._slots[number])
 
-    def _together(self, pieces: Sequence[GradientPart], mine: Sequence[GradientPart]) -> StepGradients:
-        """Add up what the pieces gave, in their order."""
+    def _combine(self, pieces: Sequence[GradientPart], own_parts: Sequence[GradientPart]) -> StepGradients:
+        """Sum the pieces, in their order."""
         trained = self.learner.trained
         reached = [any(flags) for flags in zip(*(piece.has_gradient for piece in pieces), strict=True)]
         slots = self._slots[: self.number]
@@ -238,34 +235,34 @@ class WorkerPool:
                 for part, has_gradient in zip(split(slot, trained), piece.has_gradient, strict=True):
                     if not has_gradient:
                         part.zero_()
-        total = slots.sum(0)  # one thread adds them up in the order of the pieces
+        total = slots.sum(0)  # in one thread, in the order of the pieces
         for parameter, part, is_reached in zip(trained, split(total, trained), reached, strict=True):
             parameter.grad = part if is_reached else None
-        seconds = sum(piece.seconds for piece in mine)
+        seconds = sum(piece.seconds for piece in own_parts)
         return StepGradients(
             torch.tensor(sum(piece.loss for piece in pieces)),
             torch.tensor(sum(piece.entries for piece in pieces)),
-            [one for piece in pieces for one in piece.unreadable],
-            sum(piece.waited for piece in mine),
-            sum(piece.busy for piece in mine) / seconds if seconds else 1.0,
+            [frame for piece in pieces for frame in piece.unreadable],
+            sum(piece.waited for piece in own_parts),
+            sum(piece.busy for piece in own_parts) / seconds if seconds else 1.0,
         )
 
     def _send(self, worker: _Worker, message: Any) -> None:
         try:
             worker.pipe.send(message)
         except OSError:
-            self._give_up(worker, "has ended")
+            self._drop(worker, "has ended")
 
-    def _hear(self, worker: _Worker) -> tuple[int, int, GradientPart] | None:
-        """What a worker says; None if that is that it is ready, or nothing any more.
+    def _receive(self, worker: _Worker) -> tuple[int, int, GradientPart] | None:
+        """Receive a worker's result; None if it became ready or has died.
 
         Raises:
-            SmolactError: what it raised.
+            SmolactError: the worker raised it.
         """
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError):
-            self._give_up(worker, "has ended")
+            self._drop(worker, "has ended")
             return None
         if isinstance(answer, BaseException):
             raise answer
@@ -275,32 +272,32 @@ class WorkerPool:
         step, number, piece = answer
         return step, number, piece
 
-    def _give_up(self, worker: _Worker, why: str) -> None:
-        worker.is_gone = True
+    def _drop(self, worker: _Worker, why: str) -> None:
+        worker.is_dead = True
         with contextlib.suppress(OSError):
             worker.process.kill()
         logger.warning("A process that trains (%s) %s; the others go on without it.", worker.process.pid, why)
 
 
-def _places(count: int, number: int, piece: int, first: int) -> range:
-    """The places of one of `number` pieces of the step that begins at `first`."""
-    found = split_evenly(count, number)[piece]
-    return range(first + found.start, first + found.stop)
+def _positions(count: int, number: int, piece: int, first: int) -> range:
+    """Return the stream positions of one of `number` pieces of the step at position `first`."""
+    span = split_evenly(count, number)[piece]
+    return range(first + span.start, first + span.stop)
 
 
 def _send(pipe: Connection, learner: bytes) -> None:
-    with contextlib.suppress(OSError):  # the process is gone, which is noticed when it is waited for
+    with contextlib.suppress(OSError):  # the process has died, which `gradients` detects
         pipe.send_bytes(learner)
 
 
-def _work(
+def _run_worker(
     count: int,
     slots: Tensor,
     claims: WorkQueue,
     pipe: Connection,
-    who: int,
+    worker: int,
 ) -> None:
-    """What a worker does until its pipe is closed."""
+    """Compute pieces in a worker until its pipe is closed."""
     leave_with_parent()
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
@@ -310,9 +307,9 @@ def _work(
         while True:
             step, first, number = pipe.recv()
             try:
-                for piece in claims.take(step, who):
-                    places = _places(count, number, piece, first)
-                    pipe.send((step, piece, learner.gradients(places, slots[piece])))
+                for piece in claims.take(step, worker):
+                    positions = _positions(count, number, piece, first)
+                    pipe.send((step, piece, learner.gradients(positions, slots[piece])))
             except SmolactError as error:
                 pipe.send(error)
             except (OSError, EOFError):

@@ -1,4 +1,4 @@
-"""Ask a smolact policy server for actions: the wire's protocol and a client, without torch."""
+"""The client of a smolact policy server and its wire protocol, without torch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 _MODULES = ("client", "errors", "leftover", "policy", "schema")
-_HOME = {
+_MODULE_OF = {
     "Answer": "client",
     "ChunkPolicy": "policy",
     "Leftover": "leftover",
@@ -67,15 +67,15 @@ _HOME = {
     "Request": "policy",
     "Schema": "schema",
 }
-"""The module of each public name that is no error."""
+"""The module of each public name that is not an error."""
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: who only wants a module of this package, as every policy does, does not import a WebSocket client.
+    # Imported on first use: a policy needs modules of this package, but not its WebSocket client.
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name in __all__:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}"), name)
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}"), name)
     raise AttributeError(f"module 'smolact_client' has no attribute '{name}'")
 
 

@@ -1,4 +1,4 @@
-"""One connection, which is one session: handshake, questions, answers. For an event loop; `client` is the face for callers."""
+"""One connection, which is one session: handshake, requests and answers, for an event loop. `client` has the public class."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from smolact_client.protocol import MAX_MESSAGE, Array, Message, MessageKind, de
 from smolact_client.schema import Offer
 
 PING_S = 10.0
-"""How often an idle connection is tried."""
-GOODBYE_S = 0.3
-"""How long the other side may take to say goodbye."""
+"""Seconds between pings."""
+CLOSE_TIMEOUT_S = 0.3
+"""Seconds that the closing handshake may take."""
 PONG_S = 30.0
-"""How long an answer to that may take: a server may be busy compiling."""
+"""Seconds that the answer to a ping may take: a server may be busy compiling."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, and how to get in.
+    """The address of a server, and the credentials for it.
 
     Attributes:
         url: `ws://HOST:PORT`, or `wss://HOST:PORT` for TLS.
-        token: what the server's operator gave; never shown.
-        ca_file: certificates to trust in place of the system's, for a server that signed its own.
+        token: the access token from the server's operator; never shown.
+        ca_file: certificates to trust instead of the system's, for a self-signed server.
         timeout: seconds for connection and handshake.
 
     Raises:
-        ConnectError: the url is of another kind.
+        ConnectError: the url is not valid.
     """
 
     url: str
@@ -70,7 +70,7 @@ class Address:
             )
 
     def tls(self) -> ssl.SSLContext | None:
-        """How to check the server's certificate; None without TLS."""
+        """Return the context that verifies the server's certificate; None without TLS."""
         if not self.url.startswith("wss:"):
             return None
         return ssl.create_default_context(cafile=None if self.ca_file is None else str(self.ca_file))
@@ -80,10 +80,10 @@ class Connection:
     """An open connection with its session.
 
     Attributes:
-        welcome: what the server told.
-        lost: is set when the connection is gone.
-        reason: why, then.
-        late: answers that came for questions that nobody waits for any more.
+        welcome: the server's welcome.
+        lost: set when the connection is lost.
+        reason: the reason for that.
+        late: the number of answers to requests that no longer wait.
     """
 
     def __init__(self, socket: ClientConnection, session: int, welcome: Welcome) -> None:
@@ -93,8 +93,8 @@ class Connection:
         self._socket, self._session = socket, session
         self._ready = asyncio.Event()
         self._sequence = 1
-        self._waiting: dict[int, asyncio.Future[Message]] = {}
-        self._sending = asyncio.Lock()  # sequence numbers arrive in their order
+        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self._send_lock = asyncio.Lock()  # messages are sent in the order of their numbers
         self.reason = ""
         if welcome.ready:
             self._ready.set()
@@ -102,12 +102,12 @@ class Connection:
 
     @classmethod
     async def open(cls, address: Address, client: str, offer: Offer | None) -> Connection:
-        """Connect, and shake hands.
+        """Connect and perform the handshake.
 
         Raises:
-            ConnectError: nobody answers; `ServerFullError`, `NotReadyError` if the server says so.
-            WrongTokenError, VersionMismatchError, SchemaMismatchError: trying again would not help.
-            ProtocolError: whoever answers does not speak this protocol.
+            ConnectError: no server answers; `ServerFullError`, `NotReadyError` if the server sends them.
+            WrongTokenError, VersionMismatchError, SchemaMismatchError: a retry would not help.
+            ProtocolError: the server does not follow this protocol.
         """
         try:
             return await asyncio.wait_for(cls._open(address, client, offer), address.timeout)
@@ -121,14 +121,14 @@ class Connection:
             await socket.send(
                 encode(Message(MessageKind.HELLO, sequence=1, fields=handshake.hello(client, offer)))
             )
-            answer = decode(_binary(await socket.recv()))
+            answer = decode(_as_binary(await socket.recv()))
             if answer.kind is MessageKind.ERROR:
                 raise _server_error(answer)
             if answer.kind is not MessageKind.WELCOME:
                 raise ProtocolError(f"{address.url} answers a hello with {answer.kind.name}.")
             return cls(socket, answer.session, handshake.read_welcome(answer.fields))
         except ConnectionClosed as error:
-            raise ConnectError(f"{address.url} hung up during the handshake ({_why(error)}).") from error
+            raise ConnectError(f"{address.url} hung up during the handshake ({_reason(error)}).") from error
         except BaseException:
             socket.transport.abort()
             raise
@@ -139,7 +139,7 @@ class Connection:
         return self._ready.is_set() and not self.lost.is_set()
 
     async def until_ready(self) -> None:
-        """Wait for the policy to be warm, or for the connection to be lost."""
+        """Wait until the policy is warm or the connection is lost."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._ready, self.lost)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -148,38 +148,40 @@ class Connection:
                 wait.cancel()
 
     async def ask(self, fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Message:
-        """Send an observation and wait for its answer, as long as it takes: cancel it at a deadline.
+        """Send an observation and wait for its answer without a time limit; the caller cancels it at a deadline.
 
         Raises:
             ServerLostError: the connection broke.
             DroppedError: `reset` was called.
-            ClientError: what the server told.
+            ClientError: the error that the server sent.
         """
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        mine = 0
+        number = 0
         try:
-            async with self._sending:
+            async with self._send_lock:
                 self._sequence += 1
-                mine = self._sequence
-                self._waiting[mine] = answer
-                await self._send(Message(MessageKind.OBSERVATION, self._session, mine, mine, fields, arrays))
+                number = self._sequence
+                self._pending[number] = answer
+                await self._send(
+                    Message(MessageKind.OBSERVATION, self._session, number, number, fields, arrays)
+                )
             return await answer
         finally:
-            self._waiting.pop(mine, None)
+            self._pending.pop(number, None)
             if answer.done() and not answer.cancelled():
-                answer.exception()  # it was looked at, even if sending failed first
+                answer.exception()  # marks it as retrieved, even if sending failed first
 
     async def reset(self) -> None:
-        """An episode begins: drop what waits, here and there."""
-        self._fail_all(DroppedError("The question was dropped: an episode began."))
-        async with self._sending:
+        """Begin an episode: drop the waiting requests here and on the server."""
+        self._fail_pending(DroppedError("The question was dropped: an episode began."))
+        async with self._send_lock:
             self._sequence += 1
             await self._send(Message(MessageKind.RESET, self._session, self._sequence))
 
     async def close(self) -> None:
-        """Hang up; a server that does not say goodbye is not waited for."""
+        """Close the connection; abort it if the server does not answer the closing handshake."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._socket.close(), GOODBYE_S)
+            await asyncio.wait_for(self._socket.close(), CLOSE_TIMEOUT_S)
         self._socket.transport.abort()
         await asyncio.wait([self._reader])
 
@@ -187,45 +189,45 @@ class Connection:
         try:
             await self._socket.send(frames(message))
         except ConnectionClosed as error:
-            raise ServerLostError(f"The server hung up ({_why(error)}).") from error
+            raise ServerLostError(f"The server hung up ({_reason(error)}).") from error
         except asyncio.CancelledError:
-            self.reason = "half of a message was stuck"  # nothing behind it would arrive
-            self.lost.set()  # now, not when the reader finds out: the next question takes the next connection
+            self.reason = "half of a message was stuck"  # no later message would arrive
+            self.lost.set()  # at once, before the reader does: the next request uses the next connection
             self._socket.transport.abort()
             raise
 
     async def _read(self) -> None:
         try:
             while True:
-                self._take(decode(_binary(await self._socket.recv())))
+                self._handle(decode(_as_binary(await self._socket.recv())))
         except ConnectionClosed as error:
-            self.reason = self.reason or _why(error)
+            self.reason = self.reason or _reason(error)
         except ClientError as error:
             self.reason = str(error)
             self._socket.transport.abort()
         finally:
-            # Over TLS, Python 3.10 takes a transport that the other end closed for a forgotten one.
+            # Over TLS, Python 3.10 warns of an unclosed transport when the server closed the connection.
             self._socket.transport.close()
             self.lost.set()
-            self._fail_all(ServerLostError(f"The server hung up ({self.reason})."))
+            self._fail_pending(ServerLostError(f"The server hung up ({self.reason})."))
 
-    def _fail_all(self, error: ClientError) -> None:
-        for answer in self._waiting.values():
+    def _fail_pending(self, error: ClientError) -> None:
+        for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(error)
 
-    def _take(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         if message.session != self._session:
             raise ProtocolError("An answer of another session came.")
         if message.kind is MessageKind.READY:
             self._ready.set()
         elif message.kind not in (MessageKind.CHUNK, MessageKind.ERROR):
             raise ProtocolError(f"The server sent {message.kind.name}, which has no place here.")
-        elif message.observation not in self._waiting:
+        elif message.observation not in self._pending:
             if message.kind is MessageKind.ERROR and not message.observation:
                 raise _server_error(message)
             self.late += 1
-        elif not (answer := self._waiting[message.observation]).done():
+        elif not (answer := self._pending[message.observation]).done():
             if message.kind is MessageKind.ERROR:
                 answer.set_exception(_server_error(message))
             else:
@@ -248,25 +250,25 @@ async def _connect(address: Address) -> ClientConnection:
             close_timeout=1,
         )
     except InvalidStatus as error:
-        raise _refused(address.url, error) from error
+        raise _refusal(address.url, error) from error
     except ssl.SSLError as error:
         raise ConnectError(
             f"{address.url} could not be trusted: {error.reason or error}. For a server that signed its own certificate, "
             "give that certificate (ca_file)."
         ) from error
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
-        speaks = (
+        hint = (
             ""
             if isinstance(error, OSError) or address.url.startswith("wss:")
             else " If it has TLS, say wss://."
         )
         raise ConnectError(
             f"Nobody answers at {address.url} ({error or type(error).__name__}). Is `smolact serve` running there, "
-            f"with this address and port?{speaks}"
+            f"with this address and port?{hint}"
         ) from error
 
 
-def _refused(url: str, error: InvalidStatus) -> ClientError:
+def _refusal(url: str, error: InvalidStatus) -> ClientError:
     status = error.response.status_code
     if status == http.HTTPStatus.UNAUTHORIZED:
         return WrongTokenError(
@@ -283,12 +285,12 @@ def _server_error(message: Message) -> ClientError:
     return error_of(str(message.fields.get("code")), str(message.fields.get("message")))
 
 
-def _binary(data: str | bytes) -> bytes:
+def _as_binary(data: str | bytes) -> bytes:
     if isinstance(data, str):
         raise ProtocolError("A text came: this protocol has binary messages only.")
     return data
 
 
-def _why(error: ConnectionClosed) -> str:
+def _reason(error: ConnectionClosed) -> str:
     close = error.rcvd or error.sent
     return f"{close.code} {close.reason}".strip() if close else "without a word"

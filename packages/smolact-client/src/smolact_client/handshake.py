@@ -1,4 +1,4 @@
-"""Hello and welcome: offers, schemas and limits as maps, and back without trusting them."""
+"""The handshake's messages: offers, schemas and limits as maps, and the validation of received ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 Fields = dict[str, Any]
 
 MAX_FPS = 1000.0
-"""More actions a second than any robot takes."""
+"""The highest frame rate that is accepted, above that of any robot."""
 
 
 class Welcome(NamedTuple):
-    """What a server tells first."""
+    """The server's first message."""
 
     schema: Schema
     limits: Limits
@@ -26,38 +26,38 @@ class Welcome(NamedTuple):
 
 
 def hello(client: str, offer: Offer | None) -> Fields:
-    """The fields of a hello: who calls, and what the robot has, if that is to be compared."""
-    return {"client": client, **({} if offer is None else {"offer": _plain(offer)})}
+    """Return the fields of a hello: the client's name, and the robot's offer if the server is to check it."""
+    return {"client": client, **({} if offer is None else {"offer": _as_map(offer)})}
 
 
 def read_hello(fields: Mapping[str, Any]) -> Offer | None:
-    """The offer of a hello.
+    """Parse the offer of a hello; None if it has none.
 
     Raises:
-        ProtocolError: it is something else.
+        ProtocolError: the offer is invalid.
     """
     offer = fields.get("offer")
     if offer is None:
         return None
     offer = _map(offer, "offer")
     return Offer(
-        _each(offer, "cameras", _size),
-        _each(offer, "vectors", _names),
+        _map_of(offer, "cameras", _size),
+        _map_of(offer, "vectors", _names),
         _names(offer.get("action", []), "action"),
-        _each(offer, "units", _names),
+        _map_of(offer, "units", _names),
     )
 
 
 def welcome(schema: Schema, limits: Limits, ready: bool) -> Fields:
-    """The fields of a welcome."""
-    return {"schema": _plain(schema), "limits": _plain(limits), "ready": ready}
+    """Return the fields of a welcome."""
+    return {"schema": _as_map(schema), "limits": _as_map(limits), "ready": ready}
 
 
 def read_welcome(fields: Mapping[str, Any]) -> Welcome:
-    """What a welcome tells.
+    """Parse the fields of a welcome.
 
     Raises:
-        ProtocolError: it is something else.
+        ProtocolError: a field is invalid.
     """
     limits = _map(fields.get("limits"), "limits")
     return Welcome(
@@ -74,64 +74,64 @@ def read_welcome(fields: Mapping[str, Any]) -> Welcome:
 
 
 def read_schema(value: Any) -> Schema:
-    """The schema in a map.
+    """Parse a schema.
 
     Raises:
-        ProtocolError: it is something else.
+        ProtocolError: `value` is not a map, or a field is invalid.
     """
     schema = _map(value, "schema")
-    ranges = schema.get("action_range")
+    action_range = schema.get("action_range")
     return Schema(
         policy=_text(schema.get("policy"), "policy"),
-        cameras=_each(schema, "cameras", _size),
-        vectors=_each(schema, "vectors", _count),
+        cameras=_map_of(schema, "cameras", _size),
+        vectors=_map_of(schema, "vectors", _count),
         action=_count(schema.get("action"), "action"),
         chunk_size=_count(schema.get("chunk_size"), "chunk_size"),
         n_action_steps=_count(schema.get("n_action_steps"), "n_action_steps"),
-        names=_each(schema, "names", _names),
-        action_range=None if ranges is None else _ranges(ranges, "action_range"),
+        names=_map_of(schema, "names", _names),
+        action_range=None if action_range is None else _ranges(action_range, "action_range"),
         takes_leftover=schema.get("takes_leftover") is True,
-        absent_cameras=_whole(schema.get("absent_cameras", 0), "absent_cameras"),
+        absent_cameras=_count_or_zero(schema.get("absent_cameras", 0), "absent_cameras"),
         placeholders=None
         if schema.get("placeholders", 0) is None
-        else _whole(schema.get("placeholders", 0), "placeholders"),
-        units=_each(schema, "units", _names),
+        else _count_or_zero(schema.get("placeholders", 0), "placeholders"),
+        units=_map_of(schema, "units", _names),
         any_names=schema.get("any_names") is True,
         fps=None if schema.get("fps") is None else _rate(schema["fps"], "fps"),
-        rename_map=_each(schema, "rename_map", _text),
+        rename_map=_map_of(schema, "rename_map", _text),
     )
 
 
 def _rate(value: Any, name: str) -> float:
     rate = _number(value, name)
     if not 0 < rate <= MAX_FPS:
-        raise _wrong(value, name, f"a rate above 0, at most {MAX_FPS:g} a second")
+        raise _invalid(value, name, f"a rate above 0, at most {MAX_FPS:g} a second")
     return rate
 
 
-def _plain(value: Any) -> Fields:
+def _as_map(value: Any) -> Fields:
     return dataclasses.asdict(value)
 
 
-def _wrong(value: Any, name: str, expected: str) -> ProtocolError:
+def _invalid(value: Any, name: str, expected: str) -> ProtocolError:
     return ProtocolError(f"'{name}' of a handshake is {value!r:.60}: expected {expected}.")
 
 
 def _map(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise _wrong(value, name, "a map")
+        raise _invalid(value, name, "a map")
     return value
 
 
 def _list(value: Any, name: str) -> list[Any]:
     if not isinstance(value, list):
-        raise _wrong(value, name, "a list")
+        raise _invalid(value, name, "a list")
     return value
 
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise _wrong(value, name, "a text")
+        raise _invalid(value, name, "a text")
     return value
 
 
@@ -141,17 +141,17 @@ def _names(value: Any, name: str) -> Names:
 
 def _count(value: Any, name: str) -> int:
     if type(value) is not int or not 1 <= value < 2**31:
-        raise _wrong(value, name, "a positive number")
+        raise _invalid(value, name, "a positive number")
     return value
 
 
-def _whole(value: Any, name: str) -> int:
+def _count_or_zero(value: Any, name: str) -> int:
     return 0 if type(value) is int and value == 0 else _count(value, name)
 
 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise _wrong(value, name, "a number")
+        raise _invalid(value, name, "a number")
     return float(value)
 
 
@@ -167,9 +167,9 @@ def _ranges(value: Any, name: str) -> tuple[tuple[float, float], ...]:
 
 def _pair(value: Any, name: str) -> list[Any]:
     if len(_list(value, name)) != 2:
-        raise _wrong(value, name, "two numbers")
+        raise _invalid(value, name, "two numbers")
     return list(value)
 
 
-def _each(fields: Mapping[str, Any], name: str, read: Callable[[Any, str], T]) -> dict[str, T]:
+def _map_of(fields: Mapping[str, Any], name: str, read: Callable[[Any, str], T]) -> dict[str, T]:
     return {key: read(value, f"{name}.{key}") for key, value in _map(fields.get(name, {}), name).items()}

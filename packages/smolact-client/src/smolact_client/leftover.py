@@ -1,4 +1,4 @@
-"""What is left of a chunk when the next one is asked for: the new one is to go on from there (real-time chunking)."""
+"""The remaining actions of a chunk when the next one is requested, which continues them (real-time chunking)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from smolact_client.protocol import Array
 from smolact_client.schema import Schema
 
 LEFTOVER = "leftover"
-"""Of the map's field and of the array."""
+"""The key of the map's field and of the array."""
 SCHEDULES = ("exp", "linear", "ones", "zeros")
 MAX_WEIGHT = 5.0
-"""β in the paper on real-time chunking, which uses 5."""
+"""The β of real-time chunking; the paper uses 5."""
 HIGHEST_WEIGHT = 1000.0
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """What a robot will do, unless it is told something else, and how strongly a new chunk is held to it.
+    """The remaining actions of a chunk, and how strongly the new chunk is guided towards them.
 
     Attributes:
-        actions: (n, A) float32 in the robot's units, n at least 1: what is due from the observation's tick on.
-        delay: so many of them will have been carried out when the answer is here.
-        schedule: how much those behind them count: `exp` or `linear` (less and less), `ones`, `zeros`.
-        max_weight: the bound of the guidance's weight.
-        jacobian: guide through the network; without, in half the time, and also where the network is sure of something else.
+        actions: (n, A) float32 in the robot's units, n at least 1, from the observation's tick on.
+        delay: how many of them will have been executed when the answer arrives.
+        schedule: the weights of the later ones: `exp` or `linear` (falling), `ones`, `zeros`.
+        max_weight: the bound of the guidance weight.
+        jacobian: differentiate through the network; False takes half the time, but also bends what the network is sure of.
     """
 
     actions: NDArray[np.float32]
@@ -41,42 +41,42 @@ class Leftover:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What questions that are answered together have in common."""
+        """The settings that all requests of a batch must share."""
         return self.schedule, self.max_weight, self.jacobian
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What an observation's map tells of it."""
+        """The leftover's part of an observation's map."""
         weight, schedule = float(self.max_weight), self.schedule
-        told = {"delay": self.delay, "schedule": schedule, "max_weight": weight, "jacobian": self.jacobian}
-        return {LEFTOVER: told}
+        data = {"delay": self.delay, "schedule": schedule, "max_weight": weight, "jacobian": self.jacobian}
+        return {LEFTOVER: data}
 
 
 def read_leftover(fields: Mapping[str, Any], array: Array | None) -> Leftover | None:
-    """The leftover of a message, not checked yet; None if it has none.
+    """Return the leftover of a message, not yet checked; None if it has none.
 
     Raises:
-        ObservationError: half of it is missing, or something else is in its place.
+        ObservationError: the map or the array is missing, or has another type.
     """
-    told = fields.get(LEFTOVER)
-    if told is None and array is None:
+    settings = fields.get(LEFTOVER)
+    if settings is None and array is None:
         return None
-    if not isinstance(told, dict) or not isinstance(array, np.ndarray):
+    if not isinstance(settings, dict) or not isinstance(array, np.ndarray):
         raise ObservationError(f"A '{LEFTOVER}' is a map and an array of numbers: one of them is missing.")
     return Leftover(
         array,
-        told.get("delay"),  # type: ignore[arg-type]  # checked below
-        told.get("schedule", "exp"),
-        told.get("max_weight", MAX_WEIGHT),
-        told.get("jacobian", True),
+        settings.get("delay"),  # type: ignore[arg-type]  # checked below
+        settings.get("schedule", "exp"),
+        settings.get("max_weight", MAX_WEIGHT),
+        settings.get("jacobian", True),
     )
 
 
 def check_leftover(schema: Schema, leftover: Leftover) -> None:
-    """Whether a policy can go on from it. Both sides ask.
+    """Raise an `ObservationError` unless the policy can continue from the leftover. Client and server both check.
 
     Raises:
-        ObservationError: it can't, or the actions are no finite (n, A) float32, or a number is out of its range.
+        ObservationError: it can't, the actions are not finite (n, A) float32, or a setting is out of its range.
     """
     actions, delay, weight = leftover.actions, leftover.delay, leftover.max_weight
     if not schema.takes_leftover:

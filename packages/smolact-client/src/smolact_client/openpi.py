@@ -1,8 +1,8 @@
-"""openpi's wire, spoken safely: its messages, and `OpenpiPolicy`, a policy on one of its servers.
+"""openpi's wire protocol with validated messages, and `OpenpiPolicy`, a policy on an openpi server.
 
-A message is msgpack; an array in it is a map of four byte-string keys: {__ndarray__: true, data, dtype, shape}, a single
-number one of three: {__npgeneric__: true, data, dtype}. A server tells its metadata first; then each observation is answered by
-`actions`, or by a text where something failed. Nothing numbers them, so a question that was given up takes its connection with it.
+A message is msgpack; an array in it is a map of four byte-string keys: {__ndarray__: true, data, dtype, shape}, a scalar a map
+of three: {__npgeneric__: true, data, dtype}. A server sends its metadata first; then it answers each observation with `actions`,
+or with a text after a failure. Messages have no numbers, so cancelling a request closes its connection.
 
 Source: https://github.com/Physical-Intelligence/openpi, packages/openpi-client (its wire, not its code).
 """
@@ -53,40 +53,40 @@ _DTYPES = {
     np.dtype(code).str: np.dtype(code)
     for code in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", "?")
 }
-"""What may come in, by how it is written. No objects, no structures, no texts: `numpy.dtype` is never asked what a name means."""
+"""The accepted dtypes by name: no objects, structures or strings. `numpy.dtype` never parses a received name."""
 
 
 def pack(value: Any) -> bytes:
-    """A message of maps, lists, texts, numbers and arrays.
+    """Encode a message of maps, lists, strings, numbers and arrays.
 
     Raises:
-        ProtocolError: it holds something else.
+        ProtocolError: it contains another type.
     """
 
-    def written(found: Any) -> Any:
-        if isinstance(found, np.ndarray) and found.dtype.str in _DTYPES:
+    def encode_array(array: Any) -> Any:
+        if isinstance(array, np.ndarray) and array.dtype.str in _DTYPES:
             return {
                 _ARRAY: True,
-                b"data": found.tobytes(),
-                b"dtype": found.dtype.str,
-                b"shape": list(found.shape),
+                b"data": array.tobytes(),
+                b"dtype": array.dtype.str,
+                b"shape": list(array.shape),
             }
-        raise TypeError(f"{getattr(found, 'dtype', type(found).__name__)}")
+        raise TypeError(f"{getattr(array, 'dtype', type(array).__name__)}")
 
     try:
-        return bytes(msgpack.packb(value, default=written))
+        return bytes(msgpack.packb(value, default=encode_array))
     except (TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"A message holds what openpi's wire does not carry here: {error}.") from error
 
 
 def unpack(data: bytes) -> Any:
-    """What a message holds; arrays are read-only views of it.
+    """Decode a message; arrays are read-only views of it.
 
     Raises:
-        ProtocolError: it is no such message, too deep or large, or has an array of objects, structures, texts or wrong sizes.
+        ProtocolError: it is not such a message, too deep or large, or has an array of objects, structures, strings or wrong sizes.
     """
     try:
-        found = msgpack.unpackb(
+        message = msgpack.unpackb(
             data,
             raw=False,
             strict_map_key=True,
@@ -98,7 +98,7 @@ def unpack(data: bytes) -> Any:
         )
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError, OverflowError) as error:
         raise ProtocolError(f"A message is not readable ({type(error).__name__}).") from error
-    return _read(found, 0)
+    return _read(message, 0)
 
 
 def _read(value: Any, depth: int) -> Any:
@@ -117,16 +117,16 @@ def _read(value: Any, depth: int) -> Any:
     raise ProtocolError("A message holds what is neither text, number, array, list nor map.")
 
 
-def _read_array(described: dict[Any, Any]) -> Any:
-    name, data = described.get(b"dtype"), described.get(b"data")
+def _read_array(description: dict[Any, Any]) -> Any:
+    name, data = description.get(b"dtype"), description.get(b"data")
     dtype = _DTYPES.get(name) if isinstance(name, str) else None
     if dtype is None:
         raise ProtocolError(f"An array is of the dtype {name!r:.40}: expected one of {', '.join(_DTYPES)}.")
-    if _NUMBER in described:
+    if _NUMBER in description:
         if not isinstance(data, (int, float)):
             raise ProtocolError("A single number is none.")
         return data
-    shape = described.get(b"shape")
+    shape = description.get(b"shape")
     if (
         not isinstance(shape, list)
         or len(shape) > MAX_DIMENSIONS
@@ -141,23 +141,23 @@ def _read_array(described: dict[Any, Any]) -> Any:
 
 
 class OpenpiPolicy:
-    """A policy on an openpi server: the face of `RemotePolicy`, without what that wire has no place for (seeds, leftovers).
+    """A policy on an openpi server: `RemotePolicy`'s interface without seeds and leftovers, which that wire lacks.
 
     Args:
         url: `openpi+ws://HOST:PORT`, or `openpi+wss://…`.
-        schema: what it looks at and answers. None: as the server's metadata say, which only smolact's do.
-        keys: how the server calls what the schema names, such as {"observation.images.top": "observation/image"}; what is
-            not in it goes by the schema's name.
+        schema: the policy's inputs and outputs; None for those of the server's metadata, which only smolact's servers send.
+        keys: the schema's names to the server's, such as {"observation.images.top": "observation/image"}; other names are the
+            same.
         token: openpi's API key.
-        timeout: seconds for a question, unless it says otherwise.
-        ca_file, connect_timeout, ready_timeout: as of `RemotePolicy`.
+        timeout: default seconds for a request.
+        ca_file, connect_timeout, ready_timeout: as for `RemotePolicy`.
 
     Attributes:
-        patience: logs when an answer takes long.
+        patience: logs slow answers.
 
     Raises:
-        ConnectError: nobody answers. WrongTokenError: the server wants another key.
-        SchemaMismatchError: neither the server nor `schema` says what it looks at.
+        ConnectError: no server answers. WrongTokenError: the API key is wrong.
+        SchemaMismatchError: neither the server nor the caller gives a schema.
     """
 
     def __init__(
@@ -175,25 +175,25 @@ class OpenpiPolicy:
         self._address = Address(url.removeprefix(SCHEME), token, ca_file, connect_timeout)
         self._keys, self._timeout = dict(keys or {}), timeout
         self.patience = Patience(url)
-        self._turn = threading.Lock()
+        self._request_lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "smolact-openpi")
         self._socket: ClientConnection | None = None
         self._is_closed = False
         try:
-            self._socket, metadata = self._dial(ready_timeout)
-            told = metadata.get("schema") if isinstance(metadata, dict) else None
-            if schema is None and told is None:
+            self._socket, metadata = self._connect(ready_timeout)
+            served = metadata.get("schema") if isinstance(metadata, dict) else None
+            if schema is None and served is None:
                 raise SchemaMismatchError(
                     f"{url} does not say what its policy looks at. Say it: a schema (--policy.openpi_schema=FILE)."
                 )
-            self._schema = read_schema(told) if schema is None else schema
+            self._schema = read_schema(served) if schema is None else schema
         except BaseException:
             self.close()
             raise
 
     @property
     def schema(self) -> Schema:
-        """What the policy looks at and answers."""
+        """The policy's inputs and outputs."""
         return self._schema
 
     def predict_action_chunk(
@@ -205,14 +205,14 @@ class OpenpiPolicy:
         seed: int | None = None,
         leftover: Leftover | None = None,
     ) -> NDArray[np.float32]:
-        """The next actions (T, A) float32, in the robot's units; the server draws as it likes, whatever `seed` says.
+        """Predict the next actions (T, A) float32, in the robot's units; `seed` has no effect.
 
         Raises:
-            ObservationError: the policy can't look at this, or it is given a leftover.
-            TimedOutError: no answer in time; the connection is given up with it, and made anew at the next question.
+            ObservationError: the observation does not fit the policy, or there is a leftover.
+            TimedOutError: no answer in time; the connection is closed, and the next request reconnects.
             ConnectError, ServerLostError: there is no connection.
-            PolicyFailedError: what the server said instead of actions.
-            ProtocolError: the answer is no chunk.
+            PolicyFailedError: the server sent an error instead of actions.
+            ProtocolError: the answer is not a chunk.
         """
         if self._is_closed:
             raise ClosedError("This client was closed.")
@@ -221,20 +221,20 @@ class OpenpiPolicy:
         arrays: dict[str, Array] = {}
         for name in self._schema.inputs:
             if name in observation:
-                picture = name in self._schema.cameras
-                arrays[name] = np.asarray(observation[name], None if picture else np.float32)
+                is_camera = name in self._schema.cameras
+                arrays[name] = np.asarray(observation[name], None if is_camera else np.float32)
         check_observation(self._schema, Limits(), arrays, task)
-        said = {self._keys.get(name, name): array for name, array in arrays.items()}
-        data = pack(said if task is None else {**said, "prompt": task})
+        named = {self._keys.get(name, name): array for name, array in arrays.items()}
+        data = pack(named if task is None else {**named, "prompt": task})
         timeout = self._timeout if timeout is None else timeout
-        end = time.monotonic() + timeout
-        if not self._turn.acquire(timeout=timeout):
+        deadline = time.monotonic() + timeout
+        if not self._request_lock.acquire(timeout=timeout):
             raise TimedOutError(f"Another thread's question took all of the {timeout:g} s.")
         try:
-            asked = self._thread.submit(self._ask, data)
-            answer = self._wait(asked, end - time.monotonic(), timeout)
+            future = self._thread.submit(self._ask, data)
+            answer = self._wait(future, deadline - time.monotonic(), timeout)
         finally:
-            self._turn.release()
+            self._request_lock.release()
         actions = answer.get("actions") if isinstance(answer, dict) else None
         if isinstance(actions, np.ndarray) and actions.dtype.kind == "f":
             actions = actions.astype(np.float32)
@@ -252,14 +252,14 @@ class OpenpiPolicy:
         ]
 
     def reset(self) -> None:
-        """An episode begins: a question that waits in another thread is given up, and its connection with it."""
-        if self._turn.locked():
-            self._hang_up()
+        """Begin an episode. A request that waits in another thread is cancelled, and its connection closed."""
+        if self._request_lock.locked():
+            self._disconnect()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._is_closed = True
-        self._hang_up()
+        self._disconnect()
         self._thread.shutdown(cancel_futures=True)
 
     def __enter__(self) -> OpenpiPolicy:
@@ -268,35 +268,35 @@ class OpenpiPolicy:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _wait(self, asked: Future[Any], seconds: float, timeout: float) -> Any:
+    def _wait(self, future: Future[Any], seconds: float, timeout: float) -> Any:
         try:
-            return self.patience.wait(asked, time.monotonic() + seconds, timeout)
+            return self.patience.wait(future, time.monotonic() + seconds, timeout)
         except FutureTimeoutError as error:
-            if asked.done():
+            if future.done():
                 raise
             raise TimedOutError(f"No answer within {timeout:g} s from {self._address.url}.") from error
         finally:
-            if not asked.done():  # its answer, when it comes, would be taken for the next question's
-                asked.cancel()
-                self._hang_up()
+            if not future.done():  # its late answer would be mistaken for the next request's
+                future.cancel()
+                self._disconnect()
 
     def _ask(self, data: bytes) -> Any:
-        socket = self._socket  # which another thread may take away meanwhile (`reset`, `close`)
+        socket = self._socket  # another thread may clear the attribute (`reset`, `close`)
         if socket is None:
-            socket, _ = self._dial(self._address.timeout)
+            socket, _ = self._connect(self._address.timeout)
             self._socket = socket
         try:
             socket.send(data)
             answer = socket.recv()
         except (ConnectionClosed, OSError) as error:
-            self._hang_up()
+            self._disconnect()
             raise ServerLostError(f"{self._address.url} hung up ({error}).") from error
         if isinstance(answer, str):
             raise PolicyFailedError(f"The server answers: {answer[:1000]}")
         return unpack(answer)
 
-    def _dial(self, patience: float) -> tuple[ClientConnection, Any]:
-        """A new connection, and what the server tells first, within `patience` seconds."""
+    def _connect(self, metadata_timeout: float) -> tuple[ClientConnection, Any]:
+        """Connect, and return the connection and the server's metadata, which must arrive within `metadata_timeout` seconds."""
         address = self._address
         headers = {} if address.token is None else {"Authorization": f"Api-Key {address.token}"}
         settings: dict[str, Any] = {
@@ -306,21 +306,21 @@ class OpenpiPolicy:
             "close_timeout": 1,
         }
         try:
-            with contextlib.ExitStack() as unless_it_works:
-                dialing = connect(
+            with contextlib.ExitStack() as cleanup:
+                connection = connect(
                     address.url,
                     ssl=address.tls(),
                     additional_headers=headers,
                     open_timeout=address.timeout,
                     **settings,
                 )
-                socket = unless_it_works.enter_context(dialing)
-                metadata = socket.recv(patience)
+                socket = cleanup.enter_context(connection)
+                metadata = socket.recv(metadata_timeout)
                 if isinstance(metadata, str):
                     raise ConnectError(f"{address.url} begins with a text: it is no openpi server.")
-                told = unpack(metadata)
-                unless_it_works.pop_all()  # it stays open
-                return socket, told
+                unpacked = unpack(metadata)
+                cleanup.pop_all()  # keeps the connection open
+                return socket, unpacked
         except ConnectError:
             raise
         except InvalidStatus as error:
@@ -333,25 +333,25 @@ class OpenpiPolicy:
         except (OSError, EOFError, WebSocketException) as error:
             raise ConnectError(f"No openpi server answers at {address.url} ({error}).") from error
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         socket, self._socket = self._socket, None
         if socket is not None:
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(sockets.SHUT_RDWR)  # whoever waits for it in the other thread is woken
+                socket.socket.shutdown(sockets.SHUT_RDWR)  # wakes a thread that waits in `recv`
             socket.close()
 
 
 def read_openpi_schema(path: Path) -> tuple[Schema, dict[str, str]]:
-    """What a file says of an openpi server's policy: a schema as a welcome has it, and `keys` beside it.
+    """Read the schema of an openpi server's policy from JSON: the fields of a welcome's schema, and `keys`.
 
     Raises:
-        ClientError: there is no such file, or it says something else.
+        ClientError: the file is missing, unreadable or invalid.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        fields = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ClientError(f"{path} is no file with JSON ({error}).") from error
-    keys = found.pop("keys", {}) if isinstance(found, dict) else None
+    keys = fields.pop("keys", {}) if isinstance(fields, dict) else None
     if not isinstance(keys, dict) or not all(isinstance(name, str) for name in keys.values()):
         raise ClientError(f'{path}: "keys" is no map of names: expected {{"observation.state": "state"}}.')
-    return read_schema(found), keys
+    return read_schema(fields), keys

@@ -1,4 +1,4 @@
-"""Waiting for an answer, and saying so when it takes long."""
+"""Waiting for an answer, with a warning when it takes long."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 QUIET_S = 2.0
-"""A question that waits for longer is told of, once, until an answer comes sooner again."""
+"""A request that waits longer is logged, once until an answer arrives sooner again."""
 
 
 class Patience:
-    """Waits for the answers of one server, and logs what happens to its connection.
+    """Waits for the answers of one server, and logs the events of its connection.
 
     Args:
         url: the server's address.
 
     Attributes:
-        is_silent: nothing is logged.
+        is_silent: whether logging is off.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self.is_silent = self._is_told = False
+        self.is_silent = self._has_warned = False
 
-    def say(self, what: str) -> None:
-        """Log what happens, when it happens."""
+    def warn(self, message: str) -> None:
+        """Log a warning about the connection."""
         if not self.is_silent:
-            logger.warning("%s: %s", self._url, what)
+            logger.warning("%s: %s", self._url, message)
 
     def wait(self, answer: concurrent.futures.Future[T], deadline: float, timeout: float) -> T:
-        """The answer, until `deadline` by the monotonic clock; `timeout` is what the caller gave for all of it.
+        """Wait for the answer until `deadline` by the monotonic clock; `timeout` is the caller's total, for the log.
 
         Raises:
-            concurrent.futures.TimeoutError: there is none by then; or what the future raises.
+            concurrent.futures.TimeoutError: there is none by then. Errors of the future are raised as they are.
         """
         if deadline - time.monotonic() > QUIET_S:
             with contextlib.suppress(concurrent.futures.TimeoutError):
-                found = answer.result(QUIET_S)
-                self._is_told = False
-                return found
-            if not (answer.done() or self._is_told):
-                self._is_told = True
-                self.say(f"No answer for {QUIET_S:g} s: waiting for {timeout:g} s in all.")
+                result = answer.result(QUIET_S)
+                self._has_warned = False
+                return result
+            if not (answer.done() or self._has_warned):
+                self._has_warned = True
+                self.warn(f"No answer for {QUIET_S:g} s: waiting for {timeout:g} s in all.")
         return answer.result(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""What a policy is to whoever moves a robot by it, wherever it runs."""
+"""The interface of a policy that controls a robot, local or remote."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Request:
 
 @runtime_checkable
 class ChunkPolicy(Protocol):
-    """A policy with what stands before and behind it: raw observations in, actions in the robot's units out.
+    """A policy with its processors: raw observations in, actions in the robot's units out.
 
-    `RemotePolicy` is one on a server, `smolact.serving.local.LocalPolicy` one in this process.
+    `RemotePolicy` runs it on a server, `smolact.serving.local.LocalPolicy` in this process.
     """
 
     @property
     def schema(self) -> Schema:
-        """What it looks at and answers."""
+        """The policy's inputs and outputs."""
         ...
 
     def predict_action_chunk(
@@ -51,21 +51,21 @@ class ChunkPolicy(Protocol):
         seed: int | None = None,
         leftover: Leftover | None = None,
     ) -> NDArray[np.float32]:
-        """The next actions (T, A) float32.
+        """Predict the next actions (T, A) float32.
 
         Args:
-            observation: cameras (H, W, 3) uint8 and vectors (D,), by the schema's names; what else is there is not looked at.
-            task: the instruction; None for an empty one, on purpose.
-            timeout: seconds until the answer is of no use any more; a policy in this process takes as long as it takes.
-            seed: what it draws from; the same one gives the same answer. None: it draws as it likes.
-            leftover: what the answer is to go on from, for a policy whose schema takes one.
+            observation: cameras (H, W, 3) uint8 and vectors (D,), by the schema's names; other entries are ignored.
+            task: the instruction; None for a deliberately empty one.
+            timeout: seconds until the answer is useless; a local policy ignores it.
+            seed: the random seed, which makes the answer reproducible; None for a random answer.
+            leftover: the actions that the answer continues, for a policy whose schema takes a leftover.
         """
         ...
 
     def reset(self) -> None:
-        """An episode begins."""
+        """Begin an episode."""
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the policy's resources."""
         ...

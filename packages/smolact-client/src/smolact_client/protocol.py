@@ -1,17 +1,17 @@
-"""The wire: a fixed header, a small msgpack map, raw buffers. One message is one binary WebSocket message.
+"""The wire protocol: a fixed header, a small msgpack map, raw buffers. One message is one binary WebSocket message.
 
     0   4s  magic           b"SMOL"
     4   u16 version         1
     6   u16 kind            see `MessageKind`
-    8   u64 session         given by the server in its welcome; 0 before
-    16  u64 sequence        counts this side's messages in this session, from 1
+    8   u64 session         assigned by the server in its welcome; 0 before
+    16  u64 sequence        the sender's message count in this session, from 1
     24  u64 observation     the sequence of the observation that a message belongs to, or 0
     32  u32 map length      bytes of the msgpack map that follows the header
     36  u32 buffers length  bytes of the buffers that follow the map
 
 Everything is little-endian. The map's key `arrays` describes the buffers in their order, without gaps: {name: [dtype,
-shape]}. A dtype is one of `DTYPES`, or `jpeg`, whose shape is the number of its bytes. Lengths must add up to the message,
-and a shape's product to its buffer, before anything is allocated; nothing in a message is run or imported.
+shape]}. A dtype is one of `DTYPES`, or `jpeg`, whose shape is its number of bytes. Before anything is allocated, the lengths
+are checked against the message and each shape against its buffer; nothing in a message is executed or imported.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ MAX_KEYS = 64
 MAX_DIMENSIONS = 4
 MAX_TEXT = 16 * 2**10
 MAX_PIXELS = 2**22
-"""Of one picture: 2048×2048."""
+"""The limit of one image: 2048×2048."""
 PIECE = 2**18
-"""Bytes of a frame that is one of several."""
+"""Maximum bytes of a WebSocket frame of a fragmented message."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "u8": np.dtype("u1"),
@@ -58,27 +58,27 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class MessageKind(IntEnum):
-    """What a message is."""
+    """The kind of a message."""
 
-    HELLO = 1  # client: who I am, what I have
-    WELCOME = 2  # server: your session, what the policy looks at, limits
+    HELLO = 1  # client: its name, the robot's features
+    WELCOME = 2  # server: session, schema, limits
     READY = 3  # server: the policy is warm
-    OBSERVATION = 4  # client: what do I do?
-    CHUNK = 5  # server: this
-    RESET = 6  # client: an episode begins; what waits is dropped
+    OBSERVATION = 4  # client: a request for actions
+    CHUNK = 5  # server: the actions
+    RESET = 6  # client: an episode begins; the waiting request is dropped
     ERROR = 7  # server: {code, message}
 
 
 class Jpeg(NamedTuple):
-    """A picture that was not decoded yet."""
+    """An image that is not yet decoded."""
 
     data: bytes
 
     def decode(self, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-        """The picture (H, W, 3) uint8.
+        """Return the image (H, W, 3) uint8.
 
         Raises:
-            ProtocolError: it is damaged, or too large.
+            ProtocolError: the JPEG is corrupt or too large.
         """
         return decode_jpeg(self.data, max_pixels)
 
@@ -88,13 +88,12 @@ Array = NDArray[Any] | Jpeg
 
 @dataclass(frozen=True)
 class Message:
-    """One message, either way.
+    """One message of either side.
 
     Attributes:
-        kind: what it is.
-        session, sequence, observation: see the header.
-        fields: the map without `arrays`: texts, numbers, lists and maps of them.
-        arrays: name to array, or to a JPEG.
+        kind, session, sequence, observation: see the header.
+        fields: the map without `arrays`: strings, numbers, lists and maps of them.
+        arrays: name to array or JPEG.
     """
 
     kind: MessageKind
@@ -106,25 +105,25 @@ class Message:
 
 
 def encode(message: Message) -> bytes:
-    """The bytes of a message.
+    """Return the bytes of a message.
 
     Raises:
-        ProtocolError: it holds what the wire does not carry, or is larger than the other side would take.
+        ProtocolError: it contains an unsupported type, or exceeds the size that the receiver accepts.
     """
     return b"".join(parts(message))
 
 
 def parts(message: Message) -> list[bytes | memoryview]:
-    """The bytes of a message as they lie in memory: header and map, and a view of each array.
+    """Return the buffers of a message without copying arrays: header and map, and a view of each array.
 
     Raises:
         ProtocolError: as `encode`.
     """
-    described: dict[str, Any] = {}
+    descriptions: dict[str, Any] = {}
     buffers: list[bytes | memoryview] = []
     for name, array in message.arrays.items():
         if isinstance(array, Jpeg):
-            described[name] = [JPEG, [len(array.data)]]
+            descriptions[name] = [JPEG, [len(array.data)]]
             buffers.append(array.data)
             continue
         dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
@@ -132,10 +131,10 @@ def parts(message: Message) -> list[bytes | memoryview]:
             raise ProtocolError(
                 f"'{name}' is {array.dtype}: the wire carries {', '.join(DTYPES)}. Convert it first."
             )
-        described[name] = [_NAMES[dtype], list(array.shape)]
+        descriptions[name] = [_NAMES[dtype], list(array.shape)]
         buffers.append(np.ascontiguousarray(array, dtype).data.cast("B"))
     try:
-        fields = msgpack.packb({**message.fields, "arrays": described}, use_bin_type=True)
+        fields = msgpack.packb({**message.fields, "arrays": descriptions}, use_bin_type=True)
     except (TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"A message holds what msgpack does not carry: {error}.") from error
     length = sum(map(len, buffers))
@@ -158,27 +157,27 @@ def parts(message: Message) -> list[bytes | memoryview]:
 
 
 def frames(message: Message) -> bytes | list[memoryview]:
-    """The bytes of a message, as a WebSocket's `send` takes them: in one frame, or in several of at most `PIECE` bytes.
+    """Return a message as a WebSocket's `send` accepts it: in one frame, or in several of at most `PIECE` bytes.
 
-    Each side copies a frame several times. A large one is copied through fresh memory, and the other side begins with it at its
-    last byte; pieces stay in a core's cache, and are unmasked while the next ones are on their way.
+    Each side copies a frame several times. A large frame is copied through freshly allocated memory, and the receiver starts on
+    it after its last byte; fragments stay in a core's cache, and are unmasked while the next ones are in transit.
 
     Raises:
         ProtocolError: as `encode`.
     """
-    whole = parts(message)
-    if sum(map(len, whole)) <= PIECE:
-        return b"".join(whole)
-    views = [memoryview(part) for part in whole]
-    return [view[at : at + PIECE] for view in views for at in range(0, len(view), PIECE)]
+    buffers = parts(message)
+    if sum(map(len, buffers)) <= PIECE:
+        return b"".join(buffers)
+    views = [memoryview(buffer) for buffer in buffers]
+    return [view[start : start + PIECE] for view in views for start in range(0, len(view), PIECE)]
 
 
 class Header(NamedTuple):
-    """What stands before a message's map.
+    """The fixed header of a message.
 
     Attributes:
         kind, session, sequence, observation: as in the message.
-        map_length, length: bytes of the map, and of the buffers.
+        map_length, length: bytes of the map and of the buffers.
     """
 
     kind: MessageKind
@@ -190,16 +189,16 @@ class Header(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Bytes of the whole message."""
+        """The message's bytes."""
         return HEADER.size + self.map_length + self.length
 
 
 def read_header(data: bytes | memoryview) -> Header:
-    """The header of a message that begins with `data`.
+    """Parse the header at the start of `data`.
 
     Raises:
-        VersionMismatchError: it is of another version.
-        ProtocolError: it is no message, or one that is too large.
+        VersionMismatchError: it has another version.
+        ProtocolError: `data` is not a message, or the message is too large.
     """
     if len(data) < HEADER.size:
         raise ProtocolError(f"A message begins with {len(data)} bytes: its header alone takes {HEADER.size}.")
@@ -223,11 +222,11 @@ def read_header(data: bytes | memoryview) -> Header:
 
 
 def decode(data: bytes | memoryview) -> Message:
-    """The message in `data`. Arrays are read-only views of it, JPEGs are not decoded yet.
+    """Parse the message in `data`. Arrays are read-only views of it; JPEGs are not decoded.
 
     Raises:
-        VersionMismatchError: it is of another version.
-        ProtocolError: it is no message.
+        VersionMismatchError: it has another version.
+        ProtocolError: `data` is not a message.
     """
     header = read_header(data)
     if header.total != len(data):
@@ -262,7 +261,7 @@ def _read_map(data: memoryview) -> dict[str, Any]:
 
 
 def _count_keys(value: Any, depth: int) -> int:
-    """Keys in `value` and below; what is neither text, number, list nor map is refused, and so is what lies too deep."""
+    """Count the keys in `value`, recursively. Raise a `ProtocolError` for other types and for too deep a nesting."""
     if isinstance(value, (dict, list)):
         if depth > MAX_DEPTH:
             raise ProtocolError(f"A message's map is deeper than {MAX_DEPTH}.")
@@ -276,26 +275,26 @@ def _count_keys(value: Any, depth: int) -> int:
     return 0
 
 
-def _read_arrays(described: Any, buffers: memoryview) -> dict[str, Array]:
-    if not isinstance(described, dict):
+def _read_arrays(descriptions: Any, buffers: memoryview) -> dict[str, Array]:
+    if not isinstance(descriptions, dict):
         raise ProtocolError("A message's `arrays` is not a map of names.")
     arrays: dict[str, Array] = {}
-    at = 0
-    for name, description in described.items():
+    offset = 0
+    for name, description in descriptions.items():
         dtype, shape = _read_description(name, description)
         size = math.prod(shape) * (1 if dtype == JPEG else DTYPES[dtype].itemsize)
-        if size > len(buffers) - at:
-            raise ProtocolError(f"'{name}' takes {size} bytes, and {len(buffers) - at} are left.")
-        buffer = buffers[at : at + size]
-        at += size
+        if size > len(buffers) - offset:
+            raise ProtocolError(f"'{name}' takes {size} bytes, and {len(buffers) - offset} are left.")
+        buffer = buffers[offset : offset + size]
+        offset += size
         if dtype == JPEG:
             arrays[name] = Jpeg(bytes(buffer))
         elif dtype == "bool" and np.frombuffer(buffer, np.uint8).max() > 1:
             raise ProtocolError(f"'{name}' is bool, and holds bytes other than 0 and 1.")
         else:
             arrays[name] = np.frombuffer(buffer, DTYPES[dtype]).reshape(shape)
-    if at != len(buffers):
-        raise ProtocolError(f"A message has {len(buffers) - at} bytes that belong to no array.")
+    if offset != len(buffers):
+        raise ProtocolError(f"A message has {len(buffers) - offset} bytes that belong to no array.")
     return arrays
 
 
@@ -307,9 +306,9 @@ def _read_description(name: str, description: Any) -> tuple[str, list[int]]:
         raise ProtocolError(
             f"'{name}' is of the dtype {dtype!r:.40}: expected {', '.join(DTYPES)} or {JPEG}."
         )
-    most = 1 if dtype == JPEG else MAX_DIMENSIONS
-    if not 1 <= len(shape) <= most or not all(
+    limit = 1 if dtype == JPEG else MAX_DIMENSIONS
+    if not 1 <= len(shape) <= limit or not all(
         type(side) is int and 1 <= side <= MAX_MESSAGE for side in shape
     ):
-        raise ProtocolError(f"'{name}' has the shape {shape!r:.60}: expected 1 to {most} positive sizes.")
+        raise ProtocolError(f"'{name}' has the shape {shape!r:.60}: expected 1 to {limit} positive sizes.")
     return dtype, shape

@@ -1,4 +1,4 @@
-"""What a policy looks at and answers, what a robot has, and whether the two fit together: the talk of the handshake."""
+"""The schema of a policy, the offer of a robot, and the checks whether they match."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from smolact_client.protocol import MAX_MESSAGE, MAX_PIXELS, Array, Jpeg
 
 ACTION = "action"
 MAX_TASK = 1000
-"""Characters of an instruction."""
+"""Maximum characters of an instruction."""
 
 Names = tuple[str, ...]
 Row = tuple[str, str, str, bool]
-"""Of a table: a name, what the policy needs, what the robot has, whether they fit."""
+"""A row of the comparison: name, the policy's value, the robot's value, whether they match."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes.
+    """The limits of a server.
 
     Attributes:
-        message_bytes: of one message.
-        pixels: of one picture.
-        task_characters: of an instruction.
-        deadline_s: the longest time that an observation may wait for its answer.
+        message_bytes: maximum of a message.
+        pixels: maximum of an image.
+        task_characters: maximum of an instruction.
+        deadline_s: the longest deadline of an observation, in seconds.
         requests: how many observations of one session may wait for their answers.
     """
 
@@ -52,24 +52,24 @@ class Limits:
 
 @dataclass(frozen=True)
 class Schema:
-    """What a policy looks at and answers, under the robot's names and in its units.
+    """A policy's inputs and outputs, with the robot's names and units.
 
     Attributes:
         policy: its type, such as `smolvla`.
-        cameras: name to (height, width) that it was trained with; pictures of other sizes are resized there.
+        cameras: name to the (height, width) of its training; the server resizes images of other sizes.
         absent_cameras: how many of them an observation may lack; the policy sees them masked.
         placeholders: how many further cameras it has that no robot has (`empty_camera_0`, …); None if it can lack no camera.
-        vectors: name to how many numbers, such as `observation.state: 6`.
-        action: how many numbers an action has.
-        chunk_size: how many actions an answer has.
+        vectors: name to dimension, such as `observation.state: 6`.
+        action: the dimension of an action.
+        chunk_size: the number of actions in an answer.
         n_action_steps: how many of them are meant to be executed.
-        names: of the numbers of a vector or of `action`, where they are known.
-        action_range: (lowest, highest) of each number of the action in the data of its training, where they are known.
-        takes_leftover: whether its answer can go on from what is left of the last one (`leftover.py`).
-        units: of the numbers of a vector or of `action`, where they are known.
-        any_names: whether a robot's numbers may have other names than those of the policy's training.
-        fps: actions a second in its training, where that is known.
-        rename_map: a robot's names to those of the policy, as they are in use; what is said of missing cameras keeps it.
+        names: of the dimensions of a vector or of `action`, where known.
+        action_range: (lowest, highest) of each action dimension in the training data, where known.
+        takes_leftover: whether a chunk can continue the last one's remaining actions (`leftover.py`).
+        units: of the dimensions of a vector or of `action`, where known.
+        any_names: whether a robot's dimensions may have other names than those of the training.
+        fps: the training data's frame rate, where known.
+        rename_map: the robot's names to the policy's, as in use; suggestions for missing cameras include it.
     """
 
     policy: str
@@ -90,19 +90,19 @@ class Schema:
 
     @property
     def inputs(self) -> Names:
-        """Everything that it looks at."""
+        """The names of all cameras and vectors."""
         return (*self.cameras, *self.vectors)
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a robot has, for a server to compare with its policy.
+    """A robot's features, which a server compares with its policy's schema.
 
     Attributes:
         cameras: name to (height, width).
-        vectors: name to the names of its numbers.
-        action: names of the numbers that it takes.
-        units: of the numbers of a vector or of `action`, where they are known.
+        vectors: name to the names of its dimensions.
+        action: the names of an action's dimensions.
+        units: of the dimensions of a vector or of `action`, where known.
     """
 
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -114,95 +114,95 @@ class Offer:
 def missing_cameras(
     expected: Iterable[str], offered: Container[str], may_be_absent: int
 ) -> tuple[Names, bool]:
-    """Which of a policy's cameras are not there, and whether it does without: one must be there, `may_be_absent` need not."""
-    wanted = tuple(expected)
-    missing = tuple(name for name in wanted if name not in offered)
-    return missing, not missing or (len(missing) <= may_be_absent and len(missing) < len(wanted))
+    """Return a policy's missing cameras, and whether it can run: at most `may_be_absent` are missing, and at least one is not."""
+    names = tuple(expected)
+    missing = tuple(name for name in names if name not in offered)
+    return missing, not missing or (len(missing) <= may_be_absent and len(missing) < len(names))
 
 
 def map_faults(
     rename_map: Mapping[str, str], policy: Collection[str], offered: Collection[str], where: str
 ) -> list[str]:
-    """A sentence for each entry of a rename map that starts or ends at a name that is not there.
+    """Return a sentence for each entry of a rename map that has an unknown source or target.
 
     Args:
-        rename_map: the names that are offered to the policy's.
+        rename_map: offered names to the policy's.
         policy: the policy's names.
-        offered: the names that there are, before they are renamed.
-        where: what offers them.
+        offered: the offered names before renaming.
+        where: the source of the offered names.
     """
     faults = []
     for old, new in rename_map.items():
         if old not in offered:
-            meant = _nearest(old, offered)
+            hint = _nearest(old, offered)
             faults.append(
-                f"The rename map leads from '{old}', which {where} does not have, to '{new}'.{meant}"
+                f"The rename map leads from '{old}', which {where} does not have, to '{new}'.{hint}"
             )
         elif new not in policy:
-            meant = _nearest(new, policy)
-            faults.append(f"The rename map leads '{old}' to '{new}', which the policy does not have.{meant}")
+            hint = _nearest(new, policy)
+            faults.append(f"The rename map leads '{old}' to '{new}', which the policy does not have.{hint}")
     return faults
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean '…'?`, by what stands behind the last dot: cameras have the rest in common."""
-    ends = {one.rpartition(".")[2]: one for one in known}
+    """Return ` Did you mean '…'?`, comparing only the part after the last dot: cameras share the rest."""
+    ends = {candidate.rpartition(".")[2]: candidate for candidate in known}
     near = difflib.get_close_matches(name.rpartition(".")[2], ends, n=1)
     return f" Did you mean '{ends[near[0]]}'?" if near else ""
 
 
-def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists name the same joints in the same order, by today's or by LeRobot's older names.
+def same_names(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether two lists name the same joints in the same order, in LeRobot's current or older names.
 
-    Names that only count (`state_0, state_1, …`, as a simulation has them) say nothing, and agree with any.
+    Names that are only numbered (`state_0, state_1, …`, as in simulations) match any.
     """
-    if len(one) == len(other) and (_only_counts(one) or _only_counts(other)):
+    if len(first) == len(second) and (_are_numbered(first) or _are_numbered(second)):
         return True
-    return [joint_name(name) for name in one] == [joint_name(name) for name in other]
+    return [joint_name(name) for name in first] == [joint_name(name) for name in second]
 
 
-def same_in_another_order(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists name the same joints in another order: each number would move another joint."""
-    return not same_names(one, other) and sorted(map(joint_name, one)) == sorted(map(joint_name, other))
+def same_in_another_order(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether two lists name the same joints in a different order, so that values would move the wrong joints."""
+    return not same_names(first, second) and sorted(map(joint_name, first)) == sorted(map(joint_name, second))
 
 
-def _only_counts(names: Sequence[str]) -> bool:
+def _are_numbered(names: Sequence[str]) -> bool:
     return all(re.fullmatch(rf"[a-z_]*?_?{number}", name.lower()) for number, name in enumerate(names))
 
 
 def joint_name(name: str) -> str:
-    """A joint's name without what differs between versions of LeRobot."""
-    # LeRobot's datasets of 2024 have main_shoulder_pan where those of today have shoulder_pan.pos.
+    """Return a joint's name without the affixes that differ between versions of LeRobot."""
+    # LeRobot's datasets of 2024 have main_shoulder_pan, current ones shoulder_pan.pos.
     return name.lower().removesuffix(".pos").removeprefix("main_")
 
 
 def check_offer(schema: Schema, offer: Offer) -> Names:
-    """Compare what a policy needs with what a robot has; more cameras and vectors than needed are no fault.
+    """Raise a `SchemaMismatchError` unless the robot's offer matches the policy's schema; extra features are allowed.
 
     Returns:
-        the cameras that the robot does not have, and the policy does without.
+        the cameras that the robot lacks and the policy can run without.
 
     Raises:
-        SchemaMismatchError: they do not fit together; the message has a table of both sides, and what settles it.
+        SchemaMismatchError: they do not match; the message has a table of both sides, and suggestions.
     """
     rows: list[Row] = []
     missing, does_without = missing_cameras(schema.cameras, offer.cameras, schema.absent_cameras)
     for name, size in schema.cameras.items():
-        has = offer.cameras.get(name)
-        shown = _size(has) if has else "— (masked)" if does_without else "—"
-        rows.append((name, _size(size), shown, has is not None or does_without))
+        offered_size = offer.cameras.get(name)
+        shown = _size(offered_size) if offered_size else "— (masked)" if does_without else "—"
+        rows.append((name, _size(size), shown, offered_size is not None or does_without))
     other_names = False
     for name, count in (*schema.vectors.items(), (ACTION, schema.action)):
-        found = offer.action if name == ACTION else offer.vectors.get(name, ())
-        known, fits = schema.names.get(name), len(found) == count
-        if fits and known is not None and not same_names(known, found):
-            permuted = same_in_another_order(known, found)
+        names = offer.action if name == ACTION else offer.vectors.get(name, ())
+        known, fits = schema.names.get(name), len(names) == count
+        if fits and known is not None and not same_names(known, names):
+            permuted = same_in_another_order(known, names)
             fits = schema.any_names and not permuted
             other_names |= not permuted
-        rows.append((name, _numbers(count, known), _numbers(len(found), found) if found else "—", fits))
-        units, theirs = schema.units.get(name), offer.units.get(name)
-        if units and theirs and units != theirs:
-            rows.append((f"{name}, units", ", ".join(units), ", ".join(theirs), False))
+        rows.append((name, _numbers(count, known), _numbers(len(names), names) if names else "—", fits))
+        units, offered_units = schema.units.get(name), offer.units.get(name)
+        if units and offered_units and units != offered_units:
+            rows.append((f"{name}, units", ", ".join(units), ", ".join(offered_units), False))
     extra: list[Row] = [
         (name, "—", "not looked at", True) for name in offer.cameras if name not in schema.cameras
     ]
@@ -211,21 +211,21 @@ def check_offer(schema: Schema, offer: Offer) -> Names:
     table = _table([("", "the policy", "the robot", True), *rows, *extra])
     wrong = ", ".join(name for name, *_, fits in rows if not fits)
     raise SchemaMismatchError(
-        f"The robot does not fit the policy in {wrong}:\n{table}\n{' '.join(_ways_out(schema, offer, other_names))}"
+        f"The robot does not fit the policy in {wrong}:\n{table}\n{' '.join(_suggestions(schema, offer, other_names))}"
     )
 
 
-def _ways_out(schema: Schema, offer: Offer, other_names: bool) -> list[str]:
-    """What settles it, with the flags of the command that loads the policy (`smolact rollout`, `record` or `serve`)."""
-    ways = []
+def _suggestions(schema: Schema, offer: Offer, other_names: bool) -> list[str]:
+    """Return suggestions, with the flags of the command that loads the policy (`smolact rollout`, `record` or `serve`)."""
+    suggestions = []
     missing, does_without = missing_cameras(schema.cameras, offer.cameras, schema.absent_cameras)
     if not does_without:
         unused = [name for name in offer.cameras if name not in schema.cameras]
         renamed = dict(zip(unused, missing, strict=False))
         known = {schema.rename_map.get(name, name) for name in schema.inputs}
-        ways += map_faults(schema.rename_map, known, (*offer.cameras, *offer.vectors), "the robot")
+        suggestions += map_faults(schema.rename_map, known, (*offer.cameras, *offer.vectors), "the robot")
         if renamed:
-            # The flag takes the place of the whole map: what of it is in use stays.
+            # The flag replaces the whole map, so its entries in use are repeated.
             pairs = {
                 old: new for old, new in schema.rename_map.items() if old in (*offer.cameras, *offer.vectors)
             }
@@ -234,15 +234,15 @@ def _ways_out(schema: Schema, offer: Offer, other_names: bool) -> list[str]:
             flag = (
                 f"--rename_map='{json.dumps(pairs)}' (check which is which)" if pairs else "no --rename_map"
             )
-            ways.append(f"Cameras: {flag}.")
-        left = len(missing) - len(renamed)
-        if schema.placeholders is not None and 0 < left < len(schema.cameras):
-            ways.append(
-                f"Without {left} of its cameras: --policy.empty_cameras={schema.placeholders + left}."
+            suggestions.append(f"Cameras: {flag}.")
+        remaining = len(missing) - len(renamed)
+        if schema.placeholders is not None and 0 < remaining < len(schema.cameras):
+            suggestions.append(
+                f"Without {remaining} of its cameras: --policy.empty_cameras={schema.placeholders + remaining}."
             )
     if other_names:
-        ways.append("If the joints are the same under other names: --check_names=false.")
-    return [*ways, "Otherwise take the policy that was trained on this robot."]
+        suggestions.append("If the joints are the same under other names: --check_names=false.")
+    return [*suggestions, "Otherwise take the policy that was trained on this robot."]
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -262,12 +262,12 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def check_observation(schema: Schema, limits: Limits, arrays: Mapping[str, Array], task: str | None) -> None:
-    """Whether a policy can look at it. Both sides ask: the client before it sends, the server before it believes.
+    """Raise an error unless the observation fits the policy. The client checks before it sends, the server on receipt.
 
     Raises:
-        MissingFeatureError: a camera or vector is not there.
+        MissingFeatureError: a camera or vector is missing.
         TaskTooLongError: the instruction is too long.
-        ObservationError: another shape, dtype or name, a number that is not finite, no instruction.
+        ObservationError: a wrong shape, dtype or name, a non-finite value, or an empty instruction.
     """
     cameras, does_without = missing_cameras(schema.cameras, arrays, schema.absent_cameras)
     missing = [*(() if does_without else cameras), *(name for name in schema.vectors if name not in arrays)]
@@ -286,7 +286,7 @@ def check_observation(schema: Schema, limits: Limits, arrays: Mapping[str, Array
         )
     for name, array in arrays.items():
         if name in schema.cameras:
-            _check_picture(name, array, limits)
+            _check_image(name, array, limits)
         elif name in schema.vectors:
             _check_vector(name, array, schema.vectors[name])
         else:
@@ -295,7 +295,7 @@ def check_observation(schema: Schema, limits: Limits, arrays: Mapping[str, Array
             )
 
 
-def _check_picture(name: str, array: Array, limits: Limits) -> None:
+def _check_image(name: str, array: Array, limits: Limits) -> None:
     if not isinstance(array, Jpeg) and (array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3):
         raise ObservationError(
             f"'{name}' is {array.shape} {array.dtype}: expected a picture (height, width, 3) uint8."
@@ -311,10 +311,10 @@ def _check_picture(name: str, array: Array, limits: Limits) -> None:
 
 
 def picture_size(array: Array) -> tuple[int, int]:
-    """Height and width of a picture; of a JPEG from its header.
+    """Return an image's height and width; a JPEG's from its header.
 
     Raises:
-        ProtocolError: it is no JPEG that is taken here.
+        ProtocolError: it is not an accepted JPEG.
     """
     return jpeg_size(array.data) if isinstance(array, Jpeg) else (array.shape[0], array.shape[1])
 
@@ -328,10 +328,10 @@ def _check_vector(name: str, array: Array, size: int) -> None:
 
 
 def check_chunk(chunk: Any, schema: Schema) -> NDArray[np.float32]:
-    """A chunk as it may be used: (T, A) float32, finite.
+    """Return `chunk` if it is a finite (T, A) float32 array.
 
     Raises:
-        ProtocolError: it is something else.
+        ProtocolError: it is not.
     """
     if (
         not isinstance(chunk, np.ndarray)

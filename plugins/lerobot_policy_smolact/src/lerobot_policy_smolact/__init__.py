@@ -1,4 +1,4 @@
-"""smolact's policies for LeRobot; importing this makes their types, and the steps of their pipelines, known to it."""
+"""smolact's policies for LeRobot; the import registers their types and their processor steps."""
 
 from lerobot_policy_smolact import processor_smolandfast, processor_smolvla_fast  # noqa: F401
 from lerobot_policy_smolact.configuration_smolandfast import SMOLANDFASTConfig

@@ -1,4 +1,4 @@
-"""SmolVLA's settings under the name `smolvla_fast`: LeRobot's, and those that smolact has besides."""
+"""SmolVLA's settings under the name `smolvla_fast`: LeRobot's, and smolact's additional ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig as LeRobotSmolVLAConfig
 
-from lerobot_policy_smolact.fields import ours, with_fields_of
+from lerobot_policy_smolact.fields import smolact_config, with_fields_of
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 
 KIND = "smolvla"
@@ -17,12 +17,12 @@ KIND = "smolvla"
 @PreTrainedConfig.register_subclass("smolvla_fast")
 @dataclass
 class SmolVLAFastConfig(with_fields_of(SmolVLAConfig, LeRobotSmolVLAConfig)):  # type: ignore[misc]
-    """LeRobot's SmolVLAConfig with smolact's settings; `vlm_model_name` may be a preset, too.
+    """LeRobot's SmolVLAConfig with smolact's settings; `vlm_model_name` may also be a preset.
 
     Raises:
-        smolact.ConfigError: a combination that can't work, with the flag that settles it.
+        smolact.ConfigError: an invalid combination; the message names the flag that fixes it.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ours(self, KIND)
+        smolact_config(self, KIND)

@@ -1,4 +1,4 @@
-"""A configuration in LeRobot's form from one of smolact's, and back: every setting is written down once."""
+"""Conversion of configurations between smolact and LeRobot, so that each setting is defined once."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from smolact.types import NormalizationMode as OurNormalizationMode
 Base = TypeVar("Base", bound=PreTrainedConfig)
 
 
-def with_fields_of(ours: type[PolicyConfig], base: type[Base]) -> type[Base]:
-    """`base` with the settings of `ours` that it lacks, with their defaults."""
-    hints = typing.get_type_hints(ours)
+def with_fields_of(source: type[PolicyConfig], base: type[Base]) -> type[Base]:
+    """Return `base` with the missing settings of `source` and their defaults."""
+    hints = typing.get_type_hints(source)
     known = {item.name for item in dataclasses.fields(base)}
     added = [
         (item.name, _hint(hints[item.name]), _field(item))
-        for item in dataclasses.fields(ours)
+        for item in dataclasses.fields(source)
         if item.name not in known
     ]
-    return dataclasses.make_dataclass(f"{ours.__name__}Fields", added, bases=(base,))  # type: ignore[return-value]
+    return dataclasses.make_dataclass(f"{source.__name__}Fields", added, bases=(base,))  # type: ignore[return-value]
 
 
-def ours(config: PreTrainedConfig, kind: str) -> PolicyConfig:
-    """The same settings as smolact's configuration of that type.
+def smolact_config(config: PreTrainedConfig, kind: str) -> PolicyConfig:
+    """Convert LeRobot's configuration to smolact's of the type `kind`.
 
     Raises:
-        smolact.ConfigError: they can't work together.
+        smolact.ConfigError: the settings are an invalid combination.
     """
-    made = get_config_class(kind)
-    names = {item.name for item in dataclasses.fields(made)}
-    values = {name: value for name, value in draccus.encode(config).items() if name in names}
-    return made.from_dict({**values, "type": kind}, f"--policy.type={config.type}")
+    config_class = get_config_class(kind)
+    fields = {item.name for item in dataclasses.fields(config_class)}
+    values = {name: value for name, value in draccus.encode(config).items() if name in fields}
+    return config_class.from_dict({**values, "type": kind}, f"--policy.type={config.type}")
 
 
 def _hint(hint: Any) -> Any:
@@ -47,12 +47,12 @@ def _hint(hint: Any) -> Any:
 def _field(item: dataclasses.Field[Any]) -> Any:
     if item.default is not dataclasses.MISSING:
         return dataclasses.field(default=item.default)
-    make = item.default_factory
-    assert make is not dataclasses.MISSING  # every setting has a default
-    return dataclasses.field(default_factory=lambda: _value(make()))
+    factory = item.default_factory
+    assert factory is not dataclasses.MISSING  # every setting has a default
+    return dataclasses.field(default_factory=lambda: _value(factory()))
 
 
 def _value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _value(one) for key, one in value.items()}
+        return {key: _value(item) for key, item in value.items()}
     return NormalizationMode(value.value) if isinstance(value, OurNormalizationMode) else value

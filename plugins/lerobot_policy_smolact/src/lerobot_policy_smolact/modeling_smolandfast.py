@@ -1,4 +1,4 @@
-"""SmolAndFAST as LeRobot's trainer and evaluation know it, computed by smolact."""
+"""SmolAndFAST with the interface of LeRobot's trainer and evaluation, computed by smolact."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ logger = logging.getLogger(__name__)
 
 
 class SMOLANDFASTPolicy(SmolactPolicy, PreTrainedPolicy):
-    """SmolAndFAST: it writes prompts and answers itself, since LeRobot's pipelines are made without the policy."""
+    """SmolAndFAST. It writes prompts and answers itself, since LeRobot builds pipelines without the policy."""
 
     config_class = SMOLANDFASTConfig
     name = KIND
     kind = KIND
-    _prompts: SmolAndFASTPromptStep | None = None
+    _prompt_step: SmolAndFASTPromptStep | None = None
     _has_warned: bool = False
 
     def fill_in_processor(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch with prompt and, in training, answer."""
-        if self._prompts is None:
+        """Add the prompt and, in training, the answer to the batch."""
+        if self._prompt_step is None:
             parts = self.inner.processor_parts()[SmolAndFASTPromptStep.registry_name]
-            self._prompts = prompt_step(self.inner.config, **parts)  # type: ignore[arg-type]
-        # LeRobot says None for an action that is not there.
-        there = {key: value for key, value in batch.items() if value is not None}
-        if ACTION not in there and TASK in there:
-            there[TASK] = self._as_told(there[TASK])
-        return self._prompts(there)
+            self._prompt_step = prompt_step(self.inner.config, **parts)  # type: ignore[arg-type]
+        # LeRobot has None for a missing action.
+        present = {key: value for key, value in batch.items() if value is not None}
+        if ACTION not in present and TASK in present:
+            present[TASK] = self._with_empty_instructions(present[TASK])
+        return self._prompt_step(present)
 
-    def _as_told(self, tasks: str | Sequence[str]) -> list[str]:
-        """LeRobot says an empty text where an environment says nothing; smolact wants that to be on purpose."""
+    def _with_empty_instructions(self, tasks: str | Sequence[str]) -> list[str]:
+        """Mark empty instructions as intended: LeRobot has an empty text where an environment has no task."""
         texts = [tasks] if isinstance(tasks, str) else list(tasks)
         if not self._has_warned and not all(text.strip() for text in texts):
             self._has_warned = True
@@ -50,7 +50,7 @@ class SMOLANDFASTPolicy(SmolactPolicy, PreTrainedPolicy):
         return [text if text.strip() else EmptyInstruction() for text in texts]
 
     def draws(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Where images are cut out in training, (B, cameras, 2) in [0, 1]."""
+        """Draw the position of the training crop, (B, cameras, 2) in [0, 1]."""
         if not self.training or self.inner.training_draws is None:
             return {}
         cameras = len(self.inner.config.image_features)

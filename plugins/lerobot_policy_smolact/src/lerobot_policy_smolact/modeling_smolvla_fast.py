@@ -1,4 +1,4 @@
-"""SmolVLA as LeRobot's trainer and evaluation know it, computed by smolact."""
+"""SmolVLA with the interface of LeRobot's trainer and evaluation, computed by smolact."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lerobot_policy_smolact.policy import SmolactPolicy
 
 
 class SmolVLAFastPolicy(SmolactPolicy, PreTrainedPolicy):
-    """SmolVLA: trained by smolact's network, and played by its engine. Weights have LeRobot's names."""
+    """SmolVLA, trained by smolact's network and run by its engine. Weights have LeRobot's names."""
 
     config_class = SmolVLAFastConfig
     name = "smolvla_fast"

@@ -1,4 +1,4 @@
-"""One of smolact's policies in the place of LeRobot's."""
+"""The adapter from smolact's policies to LeRobot's policy interface."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lerobot.configs import PreTrainedConfig
 from torch import Tensor
 
-from lerobot_policy_smolact.fields import ours
+from lerobot_policy_smolact.fields import smolact_config
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common.chunking import ActsInChunks
 from smolact.policies.factory import get_policy_class, make_policy
@@ -19,10 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class SmolactPolicy:
-    """What LeRobot asks of a policy, answered by the policy of smolact in `inner`. To be mixed into LeRobot's base class.
+    """A mixin for LeRobot's base class that delegates to smolact's policy `inner`.
 
-    `model` is `inner.model`: what is trained, moved and saved here is that very network, under the names that checkpoints of
-    both have.
+    `model` is `inner.model`: LeRobot trains, moves and saves this same network, with the weight names of both.
     """
 
     kind: ClassVar[str]
@@ -33,8 +32,8 @@ class SmolactPolicy:
         self, config: PreTrainedConfig, *args: Any, inner: PreTrainedPolicy | None = None, **kwargs: Any
     ) -> None:
         super().__init__(config)  # type: ignore[call-arg]
-        # Not as a submodule: its parameters would be there twice.
-        self.__dict__["inner"] = inner or make_policy(ours(config, self.kind))
+        # Not a submodule, which would register its parameters twice.
+        self.__dict__["inner"] = inner or make_policy(smolact_config(config, self.kind))
         self.model = self.inner.model
         self._engine: ActsInChunks | None = None
 
@@ -47,16 +46,16 @@ class SmolactPolicy:
         revision: str | None = None,
         **kwargs: Any,
     ):
-        """A checkpoint of LeRobot, of this plugin or of smolact, in evaluation mode.
+        """Load a checkpoint of LeRobot, of this plugin or of smolact, in evaluation mode.
 
         Raises:
-            smolact.NotFoundError, smolact.HubError: it is not there.
-            smolact.CheckpointError: a file is damaged, or its weights do not fit.
+            smolact.NotFoundError, smolact.HubError: it is missing.
+            smolact.CheckpointError: a file is corrupt, or its weights do not match.
         """
         if config is None:
             config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, revision=revision)
         inner = get_policy_class(cls.kind).from_pretrained(
-            pretrained_name_or_path, config=ours(config, cls.kind), revision=revision
+            pretrained_name_or_path, config=smolact_config(config, cls.kind), revision=revision
         )
         return cls(config, inner=inner).to(config.device).eval()  # type: ignore[attr-defined]
 
@@ -65,7 +64,7 @@ class SmolactPolicy:
         self.inner.save_extra_files(save_directory)
 
     def get_optim_params(self) -> Any:
-        """What the optimizer is given."""
+        """The parameters for the optimizer."""
         return self.inner.get_optim_params()
 
     def forward(
@@ -75,15 +74,15 @@ class SmolactPolicy:
         time: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a preprocessed batch, and what to log."""
+        """Return the loss of a preprocessed batch and the scalars to log."""
         complete = self.fill_in_processor(batch)
-        loss, found = self.inner(complete, noise, time, reduction, **self.draws(complete))
-        return loss, {name: float(value) for name, value in found.items() if value.numel() == 1}
+        loss, logged = self.inner(complete, noise, time, reduction, **self.draws(complete))
+        return loss, {name: float(value) for name, value in logged.items() if value.numel() == 1}
 
     def predict_action_chunk(
         self, batch: Mapping[str, Any], noise: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
-        """The next actions (B, chunk, A), normalized."""
+        """Predict the next actions (B, chunk, A), normalized."""
         if kwargs:
             raise TypeError(
                 f"{type(self).__name__} predicts without {', '.join(kwargs)} (real-time chunking: smolact rollout)."
@@ -91,18 +90,18 @@ class SmolactPolicy:
         return self.player.predict_action_chunk(self.fill_in_processor(batch), noise)
 
     def select_action(self, batch: Mapping[str, Any], noise: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """The next action (B, A), normalized; a new chunk after every `n_action_steps`."""
+        """Return the next action (B, A), normalized; a new chunk is predicted every `n_action_steps`."""
         return self.player.select_action(self.fill_in_processor(batch), noise)
 
     def reset(self) -> None:
-        """Forget the actions in hand."""
+        """Clear the action queue."""
         self.inner.reset()
         if self._engine is not None:
             self._engine.reset()
 
     @property
     def player(self) -> ActsInChunks:
-        """What predicts: the engine, which packs weights anew when they have changed; with adapters the policy itself."""
+        """The engine, which repacks weights after they change; with adapters, the policy itself."""
         if self.config.use_peft:  # type: ignore[attr-defined]
             return self.inner
         if self._engine is None:
@@ -111,9 +110,9 @@ class SmolactPolicy:
         return self._engine
 
     def fill_in_processor(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The batch with what LeRobot's pipeline does not make."""
+        """Add the inputs that LeRobot's pipeline does not make."""
         return batch
 
     def draws(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Further random arguments of `forward`."""
+        """Draw further random arguments of `forward`."""
         return {}

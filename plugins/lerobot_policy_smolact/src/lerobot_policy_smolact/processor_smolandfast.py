@@ -1,4 +1,4 @@
-"""What stands before and behind SmolAndFAST in LeRobot: names, device, normalization. The policy writes prompts itself."""
+"""SmolAndFAST's processors in LeRobot: names, device, normalization. The policy writes prompts itself."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lerobot_policy_smolact.configuration_smolandfast import SMOLANDFASTConfig
 @ProcessorStepRegistry.register("smolandfast_prompt_processor")
 @dataclass
 class PromptProcessorStep(ProcessorStep):
-    """Keeps the place and the settings of the step that smolact has here, and changes nothing.
+    """A placeholder with the settings of smolact's prompt step, which changes nothing.
 
-    It writes prompts with the VLM's tokenizer and the policy's action tokens. In LeRobot a pipeline is made without the policy,
-    so the policy runs the step.
+    The step needs the VLM's tokenizer and the policy's action tokens. LeRobot builds pipelines without the policy, so the policy
+    runs the step.
     """
 
     n_state_bins: int = 256
@@ -30,7 +30,7 @@ class PromptProcessorStep(ProcessorStep):
     cameras: Sequence[str] = ()
 
     def __call__(self, transition: Any) -> Any:
-        """As it came."""
+        """Return the transition unchanged."""
         return transition
 
     def get_config(self) -> dict[str, Any]:
@@ -42,14 +42,14 @@ class PromptProcessorStep(ProcessorStep):
         }
 
     def transform_features(self, features: Any) -> Any:
-        """As they came."""
+        """Return the features unchanged."""
         return features
 
 
 def make_smolandfast_pre_post_processors(
     config: SMOLANDFASTConfig, dataset_stats: Mapping[str, Mapping[str, Any]] | None = None
 ) -> tuple[Any, Any]:
-    """The preprocessor and the postprocessor, in the form in which smolact opens them too."""
+    """Return the preprocessor and the postprocessor, which smolact can load too."""
     steps = make_default_policy_processor_steps(config, dataset_stats)
     return make_policy_processor_pipelines(
         input_steps=[

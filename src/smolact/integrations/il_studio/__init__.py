@@ -1,1 +1,1 @@
-"""smolact's policies in IL-Studio: its interfaces, our network, loss and engine."""
+"""smolact's policies in IL-Studio: IL-Studio's interfaces, smolact's network, loss and engine."""

@@ -1,6 +1,6 @@
-"""What `smolact il-studio install` writes into a checkout of IL-Studio: thin files that import smolact, and a YAML a policy.
+"""The files that `smolact il-studio install` writes into an IL-Studio checkout: modules that import smolact, and a YAML per policy.
 
-Nothing heavy is imported here; the YAMLs are written from the policies' own settings, so that a default is said once.
+Nothing heavy is imported here; the YAMLs are generated from the policies' settings, so that each default is defined once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SOURCE = "smolact.integrations.il_studio"
 
 
 class Policy(NamedTuple):
-    """A policy in IL-Studio: its module there, its settings, how IL-Studio is to normalize for it, and its classes' names."""
+    """A policy in IL-Studio: its module there, its settings, IL-Studio's normalization for it, and its class names' prefix."""
 
     module: str
     title: str
@@ -27,7 +27,7 @@ class Policy(NamedTuple):
     normalization: str
     stem: str
     files: dict[str, tuple[str, tuple[str, ...]]]
-    """A file's name to what it is about and what it takes from our module for this policy."""
+    """File name to its subject and the names that it imports from smolact's module for this policy."""
 
 
 _SHARED = ("get_data_collator", "get_data_processor", "load_model")
@@ -63,22 +63,22 @@ POLICIES = {
 
 
 def installed_files() -> dict[str, str]:
-    """Path in a checkout to text, of everything that is installed."""
+    """Return the text of each installed file by its path in the checkout."""
     files = {}
     for name, policy in POLICIES.items():
         folder = policy.module.replace(".", "/")
-        every: list[str] = []
+        all_names: list[str] = []
         for file, (about, names) in policy.files.items():
             files[f"{folder}/{file}"] = _module(f"{policy.title}: {about}", name, names)
-            every += names
-        names = tuple(sorted([*every, *_SHARED]))
+            all_names += names
+        names = tuple(sorted([*all_names, *_SHARED]))
         files[f"{folder}/__init__.py"] = _module(f"{policy.title}: what IL-Studio looks for", name, names)
         files[f"configs/policy/{name}.yaml"] = policy_yaml(name)
     return files
 
 
 def policy_yaml(name: str) -> str:
-    """The YAML of a policy: the settings that have an effect in IL-Studio, each with what it does."""
+    """Return a policy's YAML: the settings that have an effect in IL-Studio, each with a description."""
     policy = POLICIES[name]
     lines = [
         f"# {policy.title}, computed by smolact. Written by `smolact il-studio install`; `smolact il-studio uninstall` takes it away.",
@@ -113,7 +113,7 @@ def _default(item: dataclasses.Field[Any]) -> Any:
 
 
 def _module(about: str, policy: str, names: tuple[str, ...]) -> str:
-    """The text of a file that has these names of ours and nothing else."""
+    """Return the text of a module that only re-exports `names`."""
     listed = "".join(f"    {name},\n" for name in names)
     exported = "".join(f'    "{name}",\n' for name in names)
     return (

@@ -1,4 +1,4 @@
-"""Configurations as IL-Studio wants them: transformers' `PretrainedConfig`, around the settings of smolact's policies."""
+"""Configurations for IL-Studio: transformers' `PretrainedConfig` with the settings of smolact's policies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 
 from smolact.errors import ConfigError, optional_import
-from smolact.integrations.il_studio.fields import ENGINES, OWN, refuse_misspelt, setting_names
+from smolact.integrations.il_studio.fields import ENGINES, OWN, check_spelling, setting_names
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, decode_field, read_config_file
 from smolact.policies.embodiment import read_embodiment
 from smolact.policies.fit import absent_cameras, real_cameras
@@ -30,21 +30,21 @@ _OWN_TYPES = {
     "load_vlm_weights": bool,
     "engine": str,
 }
-_PICTURE = PolicyFeature(FeatureType.VISUAL, (3, 480, 640))
-"""What a camera gives, as far as anybody must know: pictures of any size are taken."""
+_IMAGE_FEATURE = PolicyFeature(FeatureType.VISUAL, (3, 480, 640))
+"""A placeholder: images of any size are accepted."""
 
 
 class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-defined]
-    """Settings of a policy, the sizes of state and action, and the cameras' names.
+    """Settings of a policy, the sizes of state and action, and the camera names.
 
-    What IL-Studio passes besides is kept as an attribute, as transformers does; a name that is almost a setting's is an error.
+    Further arguments of IL-Studio become attributes, as in transformers; a misspelt setting is an error.
 
     Attributes:
         placeholders: how many of `empty_cameras` no sample has, since the training had none of them. `camera_names` leaves
             them out, and a sample may lack only the others.
 
     Raises:
-        ConfigError: a setting that can't work or is misspelt.
+        ConfigError: a setting is invalid or misspelt.
     """
 
     settings_class: ClassVar[type[PolicyConfig]]
@@ -53,56 +53,56 @@ class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-d
         settings.pop("model_type", None)
         placeholders = settings.pop("placeholders", 0)
         names = [*setting_names(self.settings_class), *OWN]
-        given = {name: settings.pop(name) for name in names if name in settings}
-        refuse_misspelt(settings, self.settings_class)
+        values = {name: settings.pop(name) for name in names if name in settings}
+        check_spelling(settings, self.settings_class)
         super().__init__(**settings)
-        self.placeholders = _typed(int, placeholders, "placeholders")
+        self.placeholders = _cast(int, placeholders, "placeholders")
         defaults = {item.name: item.default for item in dataclasses.fields(self.settings_class)}
         defaults |= {name: default for name, (default, _) in OWN.items()}
         hints = {**typing.get_type_hints(self.settings_class), **_OWN_TYPES}
         for name in names:
-            setattr(self, name, _typed(hints[name], given[name], name) if name in given else defaults[name])
+            setattr(self, name, _cast(hints[name], values[name], name) if name in values else defaults[name])
         if self.engine not in ENGINES:
             raise ConfigError(f"engine='{self.engine}': expected one of {', '.join(ENGINES)}.")
         self.policy_config()
 
     @classmethod
     def from_checkpoint(cls: type[C], folder: Path, **settings: Any) -> C:
-        """Read `config.json` of a folder that IL-Studio, smolact or LeRobot wrote; `settings` go over what it says.
+        """Read `config.json` of a checkpoint of IL-Studio, smolact or LeRobot; `settings` override it.
 
         Raises:
-            NotFoundError, CheckpointError: it is not there, or damaged.
-            ConfigError: it is another policy's, or a setting can't work.
+            NotFoundError, CheckpointError: it is missing or corrupt.
+            ConfigError: it is another policy's, or a setting is invalid.
         """
         raw = read_config_file(folder)
         if "type" in raw:
             hints = typing.get_type_hints(cls.settings_class)
-            own = setting_names(cls.settings_class)
-            given = {
-                name: _typed(hints[name], value, name) for name, value in settings.items() if name in own
+            names = setting_names(cls.settings_class)
+            overrides = {
+                name: _cast(hints[name], value, name) for name, value in settings.items() if name in names
             }
-            known = cls.settings_class.from_dict(raw, str(folder / CONFIG_FILE), given)
-            known.of_robot(read_embodiment(folder))
-            return cls(**{**_settings_of(known), **settings})
-        # What IL-Studio's own SmolVLA wrote has no model_type.
+            policy_config = cls.settings_class.from_dict(raw, str(folder / CONFIG_FILE), overrides)
+            policy_config.of_robot(read_embodiment(folder))
+            return cls(**{**_settings_of(policy_config), **settings})
+        # Checkpoints of IL-Studio's own SmolVLA have no model_type.
         kind = raw.get("model_type") or (cls.model_type if cls.settings_class.vlm_field in raw else None)
         if kind != cls.model_type:
             raise ConfigError(f"{folder / CONFIG_FILE} is of a '{kind}' model, expected '{cls.model_type}'.")
-        found: C = cls.from_dict({**raw, **settings})
-        return found
+        config: C = cls.from_dict({**raw, **settings})
+        return config
 
     def takes(self, cameras: int) -> bool:
-        """Whether a sample may have so many pictures: those of the policy's first cameras, if it may lack some."""
+        """Whether a sample may have this many images; with fewer than all, they are the policy's first cameras."""
         names = list(self.camera_names)
         absent = max(0, getattr(self, "empty_cameras", 0) - self.placeholders)
         return not names or (cameras <= len(names) and missing_cameras(names, names[:cameras], absent)[1])
 
     def policy_config(self) -> PolicyConfig:
-        """The same as smolact's policies take it."""
+        """Return the configuration of smolact's policy."""
         settings = {name: getattr(self, name) for name in setting_names(self.settings_class)}
-        never_there = min(self.placeholders, getattr(self, "empty_cameras", 0))
-        names = [*self.camera_names, *(f"empty_camera_{number}" for number in range(never_there))]
-        cameras = {f"{IMAGES}.{name}": _PICTURE for name in names}
+        placeholders = min(self.placeholders, getattr(self, "empty_cameras", 0))
+        names = [*self.camera_names, *(f"empty_camera_{number}" for number in range(placeholders))]
+        cameras = {f"{IMAGES}.{name}": _IMAGE_FEATURE for name in names}
         state = PolicyFeature(FeatureType.STATE, (self.state_dim,))
         return self.settings_class(
             **settings,
@@ -117,12 +117,12 @@ class SmolVLAConfig(ILStudioConfig):
     model_type = "smolvla_policy"
     settings_class = configuration_smolvla.SmolVLAConfig
 
-    def __init__(self, **settings: Any) -> None:  # transformers 5 makes one for classes that have none
+    def __init__(self, **settings: Any) -> None:  # transformers 5 generates one for classes without
         super().__init__(**settings)
 
 
 SmolVLAPolicyConfig = SmolVLAConfig
-"""What IL-Studio's own YAML calls it."""
+"""The class's name in IL-Studio's own YAML."""
 
 
 class SmolAndFASTConfig(ILStudioConfig):
@@ -144,20 +144,20 @@ def _settings_of(config: PolicyConfig) -> dict[str, Any]:
         settings["action_dim"] = config.action_feature.shape[0]
     robot = config.embodiment
     trained = set() if robot is None else set(robot.cameras)
-    # A sample has the pictures that the training had; the policy masks the others as it did there.
+    # A sample has the cameras of the training; the policy masks the others, as in training.
     real = real_cameras(config)
     cameras = [key for key in real if not trained or key in trained]
-    may_lack = max(0, absent_cameras(config) - (len(real) - len(cameras)))
+    n_optional = max(0, absent_cameras(config) - (len(real) - len(cameras)))
     return {
         **settings,
         "camera_names": [key.removeprefix(f"{IMAGES}.") for key in cameras],
-        # `empty_cameras` stays as it is: the network sees so many masked cameras.
-        "placeholders": getattr(config, "empty_cameras", 0) - may_lack,
+        # `empty_cameras` is unchanged: the network sees that many masked cameras.
+        "placeholders": getattr(config, "empty_cameras", 0) - n_optional,
     }
 
 
-def _typed(hint: Any, value: Any, name: str) -> Any:
-    """A value as its setting declares it. IL-Studio's command line leaves lists as text and writes −1 as −1.0."""
+def _cast(hint: Any, value: Any, name: str) -> Any:
+    """Convert a value to its setting's type. IL-Studio's command line leaves lists as text and writes −1 as −1.0."""
     is_choice = typing.get_origin(hint) in (typing.Union, types.UnionType)
     takes_text = hint is str or (is_choice and str in typing.get_args(hint))
     if isinstance(value, str) and not takes_text:

@@ -1,7 +1,7 @@
-"""From IL-Studio's samples to batches that its trainers pass to a model's `forward`: a processor a sample, a collator a batch.
+"""Processors and collators that turn IL-Studio's samples into batches, which its trainers pass to a model's `forward`.
 
 A sample of IL-Studio has `image` (K, 3, H, W), uint8 or floating point in [0, 1], `state` (D,) and `action` (T, A), both
-normalized by IL-Studio, `is_pad` (T,) bool, and `raw_lang`. Pictures stay uint8 until they are on the device.
+normalized by IL-Studio, `is_pad` (T,) bool, and `raw_lang`. Images stay uint8 until they are on the device.
 """
 
 # B batch, K cameras, T steps of a sample's actions, L tokens.
@@ -36,15 +36,11 @@ Sample = Mapping[str, Any]
 
 
 class SmolVLAProcessor:
-    """Checks a sample, cuts its actions to the policy's chunk, and turns its instruction into tokens.
-
-    Args:
-        config: of the policy.
-        tokenizer: of its VLM.
+    """Checks a sample, truncates its actions to the policy's chunk, and tokenizes its instruction.
 
     Raises:
-        FeatureError: in a sample, something is missing or has another size, or a number is not finite.
-        ConfigError: in a sample, the instruction is empty.
+        FeatureError: a feature of a sample is missing, has another size, or is not finite.
+        ConfigError: the instruction of a sample is empty.
     """
 
     def __init__(self, config: SmolVLAConfig, tokenizer: Tokenizer) -> None:
@@ -58,49 +54,48 @@ class SmolVLAProcessor:
         )
 
     def __call__(self, sample: Sample) -> dict[str, Any]:
-        """The sample, to be collated."""
-        text = self._tokenize(self._newline({TASK: [_instruction(sample)]}))
-        words = {"lang_tokens": text[LANGUAGE_TOKENS][0], "lang_masks": text[LANGUAGE_MASK][0]}
-        return {**checked(sample, self.config), **words}
+        """Process a sample for the collator."""
+        tokens = self._tokenize(self._newline({TASK: [_instruction(sample)]}))
+        instruction = {"lang_tokens": tokens[LANGUAGE_TOKENS][0], "lang_masks": tokens[LANGUAGE_MASK][0]}
+        return {**validated(sample, self.config), **instruction}
 
 
 class SmolAndFASTProcessor:
     """Checks a sample, and writes its prompt and, in training, its answer.
 
     Args:
-        config: of the policy.
-        step: what writes prompts, with the policy's writer.
+        step: the prompt step with the policy's writer.
 
     Raises:
-        FeatureError: in a sample, something is missing or has another size, or actions can't be written.
-        ConfigError: in a sample, the instruction is empty, or the prompt is too long.
+        FeatureError: a feature of a sample is missing or has another size, or actions can't be written as tokens.
+        ConfigError: the instruction of a sample is empty, or the prompt is too long.
     """
 
     def __init__(self, config: SmolAndFASTConfig, step: SmolAndFASTPromptStep) -> None:
-        self.config, self._write = config, step
+        self.config, self._step = config, step
 
     def __call__(self, sample: Sample) -> dict[str, Any]:
-        """The sample, to be collated."""
-        found = checked(sample, self.config)
-        one = {key: value[None] for key, value in found.items() if key != "is_pad"}
-        images = one.pop("image").unbind(1)
-        seen = {f"{IMAGES}.{number}": image for number, image in enumerate(images)}
-        self._write.cameras = tuple(seen)
-        written = self._write({**seen, STATE: one["state"], TASK: [_instruction(sample)]} | _renamed(one))
+        """Process a sample for the collator."""
+        tensors = validated(sample, self.config)
+        batch = {key: value[None] for key, value in tensors.items() if key != "is_pad"}
+        images = batch.pop("image").unbind(1)
+        cameras = {f"{IMAGES}.{number}": image for number, image in enumerate(images)}
+        self._step.cameras = tuple(cameras)
+        output = self._step({**cameras, STATE: batch["state"], TASK: [_instruction(sample)]} | _action(batch))
         names = {LANGUAGE_TOKENS: "lang_tokens", LANGUAGE_MASK: "lang_masks"}
         names |= {ACTION_TOKENS: "action_tokens", ACTION_TOKEN_MASK: "action_masks"}
-        return {**found, **{name: written[key][0] for key, name in names.items() if key in written}}
+        return {**tensors, **{name: output[key][0] for key, name in names.items() if key in output}}
 
 
-def checked(sample: Sample, config: ILStudioConfig) -> dict[str, Tensor]:
-    """A sample's tensors as the policy wants them: `image`, `state`, and of training samples `action` and `is_pad`.
+def validated(sample: Sample, config: ILStudioConfig) -> dict[str, Tensor]:
+    """Return a sample's validated tensors: `image`, `state`, and in training `action` and `is_pad`.
 
     Raises:
-        FeatureError: something is missing or has another size, or a number is not finite.
+        FeatureError: a feature is missing, has another size, or is not finite.
     """
-    found = {"image": _pictures(sample.get("image"), config), "state": _vector(sample.get("state"), config)}
+    tensors = {"image": _images(sample.get("image"), config), "state": _vector(sample.get("state"), config)}
     if sample.get("action") is None:
-        return found
+        return tensors
     action, chunk = torch.as_tensor(sample["action"]).float(), config.chunk_size
     if action.ndim != 2 or action.shape[1] != config.action_dim or len(action) < chunk:
         raise FeatureError(
@@ -111,33 +106,33 @@ def checked(sample: Sample, config: ILStudioConfig) -> dict[str, Tensor]:
     pad = sample.get("is_pad")
     is_pad = torch.zeros(len(action), dtype=torch.bool) if pad is None else torch.as_tensor(pad).bool()
     action, is_pad = _finite(action[:chunk], "actions"), is_pad[:chunk]
-    # Behind an episode's end IL-Studio puts zeros, which are a place like any other. A policy that writes all of its chunk, as
-    # SmolAndFAST does, would learn to go there; as in LeRobot's datasets, the last action stays.
+    # IL-Studio pads with zeros after an episode's end, and zero is a valid position. A policy that predicts its whole chunk, as
+    # SmolAndFAST does, would learn to move there; so the last action is repeated, as in LeRobot's datasets.
     last = max(int((~is_pad).sum()) - 1, 0)
-    return {**found, "action": torch.where(is_pad[:, None], action[last], action), "is_pad": is_pad}
+    return {**tensors, "action": torch.where(is_pad[:, None], action[last], action), "is_pad": is_pad}
 
 
 def smolvla_collator(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Processed samples to what `SmolVLAPolicy.forward` takes.
+    """Collate processed samples to the arguments of `SmolVLAPolicy.forward`.
 
     Instructions are padded to the longest of the batch. `images` is a list of K (B, 3, H, W), uint8 or floating point in [0, 1].
     """
-    batch = {**_seen(samples), **_words(samples, "lang_tokens", "lang_masks", "right")}
+    batch = {**_observations(samples), **_padded_tokens(samples, "lang_tokens", "lang_masks", "right")}
     if "action" not in samples[0]:
         return batch
     return {**batch, "actions": _stacked(samples, "action"), "is_pad": _stacked(samples, "is_pad")}
 
 
 def smolandfast_collator(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Processed samples to what `SmolAndFASTPolicy.forward` takes: prompts are padded on the left, answers on the right."""
-    batch = {**_seen(samples), **_words(samples, "lang_tokens", "lang_masks", "left")}
+    """Collate processed samples to the arguments of `SmolAndFASTPolicy.forward`: prompts padded left, answers right."""
+    batch = {**_observations(samples), **_padded_tokens(samples, "lang_tokens", "lang_masks", "left")}
     if "action_tokens" not in samples[0]:
         return batch
-    return {**batch, **_words(samples, "action_tokens", "action_masks", "right")}
+    return {**batch, **_padded_tokens(samples, "action_tokens", "action_masks", "right")}
 
 
 class ProcessThenCollate:
-    """A collator for samples that nobody has processed yet."""
+    """A collator for unprocessed samples."""
 
     def __init__(
         self, processor: Callable[[Sample], Sample], collator: Callable[[Sequence[Sample]], dict[str, Any]]
@@ -145,7 +140,7 @@ class ProcessThenCollate:
         self.processor, self.collator = processor, collator
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """The batch."""
+        """Process and collate the samples."""
         return self.collator([self.processor(sample) for sample in samples])
 
 
@@ -156,7 +151,7 @@ def _instruction(sample: Sample) -> str:
     return text
 
 
-def _pictures(value: Any, config: ILStudioConfig) -> Tensor:
+def _images(value: Any, config: ILStudioConfig) -> Tensor:
     if value is None:
         raise FeatureError(
             "A sample has no image. Name cameras in the task's dataset arguments (camera_names), or let the environment "
@@ -174,7 +169,7 @@ def _pictures(value: Any, config: ILStudioConfig) -> Tensor:
         raise FeatureError(
             f"A sample's image is {images.dtype}, up to {images.max().item()}: expected uint8, or floating point in [0, 1]."
         )
-    # IL-Studio's resize_with_pad pads floating-point pictures with -1.
+    # IL-Studio's resize_with_pad pads floating-point images with -1.
     return images.float().clamp_min(0)
 
 
@@ -199,27 +194,27 @@ def _finite(values: Tensor, what: str) -> Tensor:
     return values
 
 
-def _renamed(one: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {ACTION: one["action"]} if "action" in one else {}
+def _action(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {ACTION: batch["action"]} if "action" in batch else {}
 
 
-def _seen(samples: Sequence[Sample]) -> dict[str, Any]:
+def _observations(samples: Sequence[Sample]) -> dict[str, Any]:
     images = list(_stacked(samples, "image").unbind(1))
     masks = [torch.ones(len(samples), dtype=torch.bool) for _ in images]
     return {"images": images, "img_masks": masks, "state": _stacked(samples, "state")}
 
 
-def _words(samples: Sequence[Sample], tokens: str, mask: str, side: str) -> dict[str, Tensor]:
-    """Rows of tokens and their masks, as long as the longest. What stands behind a mask is never read."""
+def _padded_tokens(samples: Sequence[Sample], tokens: str, mask: str, side: str) -> dict[str, Tensor]:
+    """Pad tokens and their masks to the longest row. Masked tokens are never read."""
     if tokens not in samples[0]:
         raise FeatureError(
             f"The samples have no {tokens}; they hold {sorted(samples[0])}. Pass each through the processor first (get_data_processor)."
         )
-    most = max(len(sample[tokens]) for sample in samples)
+    length = max(len(sample[tokens]) for sample in samples)
 
     def padded(name: str) -> Tensor:
-        missing = [most - len(sample[name]) for sample in samples]
-        sides = [(0, count) if side == "right" else (count, 0) for count in missing]
+        counts = [length - len(sample[name]) for sample in samples]
+        sides = [(0, count) if side == "right" else (count, 0) for count in counts]
         return torch.stack([F.pad(sample[name], pair) for sample, pair in zip(samples, sides, strict=True)])
 
     return {tokens: padded(tokens), mask: padded(mask)}

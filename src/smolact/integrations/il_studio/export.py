@@ -1,4 +1,4 @@
-"""A checkpoint that IL-Studio trained, as one of smolact's, which LeRobot opens too: normalization comes back into it."""
+"""Export of an IL-Studio checkpoint to smolact's format, which LeRobot also loads, with the normalization included."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS: dict[str, type[ILStudioConfig]] = {
 
 
 def export_checkpoint(checkpoint: str | Path, output: Path) -> Path:
-    """Write a policy of IL-Studio with the processors that normalize as IL-Studio did when it trained.
+    """Write a policy of IL-Studio with processors that normalize as IL-Studio's training did.
 
     Args:
         checkpoint: `checkpoint-N`, or the folder of the run.
@@ -28,10 +28,10 @@ def export_checkpoint(checkpoint: str | Path, output: Path) -> Path:
         `output`.
 
     Raises:
-        NotFoundError, CheckpointError: the checkpoint is not there, or damaged.
-        StatisticsError: it does not say how it normalizes.
+        NotFoundError, CheckpointError: the checkpoint is missing or corrupt.
+        StatisticsError: it has no normalization statistics.
         ConfigError: `output` exists, or the checkpoint is another policy's.
-        WriteError: the disk is full or refused.
+        WriteError: the disk is full or not writable.
     """
     if output.exists():
         raise ConfigError(f"--output={output} exists already. Choose another folder, or remove it first.")

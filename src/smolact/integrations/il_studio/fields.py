@@ -1,4 +1,4 @@
-"""Which settings of a policy mean something in IL-Studio, and what else a policy's YAML may say there. No torch here."""
+"""The policy settings that have an effect in IL-Studio, and the other names that a policy's YAML may have. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OWN = {
         "what predicts: float32 or bfloat16 (the engine), or off (the network that trains)",
     ),
 }
-"""Settings that IL-Studio's configurations have besides the policy's: their defaults, and what they mean."""
+"""The additional settings of IL-Studio's configurations: defaults and descriptions."""
 ENGINES = ("float32", "bfloat16", "off")
 THE_TASKS = ("action_dim", "state_dim", "camera_names")
-"""Those that a task decides, not a policy's YAML."""
+"""The settings that a task defines, not a policy's YAML."""
 
-_ELSEWHERE = {item.name for item in dataclasses.fields(PolicyConfig)} - {"n_obs_steps"} | {
+_UNUSED = {item.name for item in dataclasses.fields(PolicyConfig)} - {"n_obs_steps"} | {
     *(
         "normalization_mapping",
         "rtc_config",
@@ -35,7 +35,7 @@ _ELSEWHERE = {item.name for item in dataclasses.fields(PolicyConfig)} - {"n_obs_
     ),
     *("use_delta_joint_actions_aloha", "grad_clip_norm"),
 }
-_PASSED = {
+_IL_STUDIO_NAMES = {
     *(
         "action_normalize",
         "state_normalize",
@@ -47,7 +47,7 @@ _PASSED = {
     ),
     *("model_name_or_path", "is_pretrained", "use_reasoning", "use_prev_subtask"),
 }
-"""What IL-Studio itself reads of a policy's YAML, or its own YAML says without reading it."""
+"""The names that IL-Studio reads from a policy's YAML, or that its own YAMLs contain unused."""
 _SECTIONS = {
     *(
         "name",
@@ -63,60 +63,60 @@ _SECTIONS = {
 
 
 def setting_names(settings_class: type[PolicyConfig]) -> list[str]:
-    """The settings that IL-Studio can set: neither features and normalization, which are its own, nor the optimizer's."""
+    """Return the settings that IL-Studio can set, without features and normalization, which it defines, and the optimizer's."""
     return [item.name for item in dataclasses.fields(settings_class) if _has_effect(item.name)]
 
 
 def _has_effect(name: str) -> bool:
     optimizing = name.startswith(("optimizer_", "scheduler_")) or name.endswith("_optimizer_lr")
-    return name not in _ELSEWHERE and not optimizing
+    return name not in _UNUSED and not optimizing
 
 
-def refuse_unknown(given: Iterable[str], settings_class: type[PolicyConfig], where: str) -> None:
-    """Refuse names that are no setting of the policy, and nothing that IL-Studio reads.
+def check_known(names: Iterable[str], settings_class: type[PolicyConfig], where: str) -> None:
+    """Raise a `ConfigError` unless every name is a setting of the policy or read by IL-Studio.
 
     Raises:
-        ConfigError: one is neither; the nearest is named.
+        ConfigError: one is neither; the message suggests the nearest name.
     """
-    known = {*OWN, *_PASSED, *(item.name for item in dataclasses.fields(settings_class))}
-    for name in given:
-        bare = name.removeprefix("model_args.")
-        if bare not in known and bare.partition(".")[0] not in _SECTIONS:
+    known = {*OWN, *_IL_STUDIO_NAMES, *(item.name for item in dataclasses.fields(settings_class))}
+    for name in names:
+        setting = name.removeprefix("model_args.")
+        if setting not in known and setting.partition(".")[0] not in _SECTIONS:
             raise ConfigError(
-                f"{where}: '{bare}' is no setting of a '{settings_class.type}' policy.{did_you_mean(bare, known)}"
+                f"{where}: '{setting}' is no setting of a '{settings_class.type}' policy.{did_you_mean(setting, known)}"
             )
 
 
-def refuse_misspelt(given: Iterable[str], settings_class: type[PolicyConfig]) -> None:
-    """Refuse names that are almost a setting's; others may be somebody else's.
+def check_spelling(names: Iterable[str], settings_class: type[PolicyConfig]) -> None:
+    """Raise a `ConfigError` if a name is nearly a setting's; other unknown names are allowed.
 
     Raises:
-        ConfigError: one is.
+        ConfigError: a name is misspelt.
     """
     known = [*OWN, *(item.name for item in dataclasses.fields(settings_class))]
-    for name in given:
+    for name in names:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if near and name not in known and name not in _PASSED:
+        if near and name not in known and name not in _IL_STUDIO_NAMES:
             raise ConfigError(
                 f"'{name}' is no setting of a '{settings_class.type}' policy. Did you mean '{near[0]}'?"
             )
 
 
 def settings_from(args: Any, settings_class: type[PolicyConfig]) -> dict[str, Any]:
-    """The policy's settings among what IL-Studio has merged into `args`; `model_args` are those of the YAML alone.
+    """Return the policy's settings in IL-Studio's merged `args`; its `model_args` are the YAML's alone.
 
     Raises:
-        ConfigError: the YAML or the command line names a setting that does not exist.
+        ConfigError: the YAML or the command line has an unknown setting.
     """
     model_args: Mapping[str, Any] = getattr(args, "model_args", None) or {}
-    refuse_unknown(model_args, settings_class, "model_args of the policy's YAML")
-    refuse_unknown(typed_by_hand(args), settings_class, "--policy.…")
+    check_known(model_args, settings_class, "model_args of the policy's YAML")
+    check_known(command_line_settings(args), settings_class, "--policy.…")
     names = [*setting_names(settings_class), *OWN]
     merged = {name: getattr(args, name) for name in names if hasattr(args, name)}
     return {**{name: value for name, value in model_args.items() if name in names}, **merged}
 
 
-def typed_by_hand(args: Any) -> dict[str, Any]:
-    """What was set on IL-Studio's command line with `--policy.…`."""
+def command_line_settings(args: Any) -> dict[str, Any]:
+    """Return the `--policy.…` values of IL-Studio's command line."""
     overrides: Mapping[str, Any] = getattr(args, "config_overrides", None) or {}
     return dict(overrides.get("policy") or {})

@@ -1,4 +1,4 @@
-"""Which folder of an IL-Studio run holds a policy."""
+"""The search for the policy's folder in an IL-Studio run."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def find_checkpoint(folder_or_id: str | Path) -> Path:
-    """The folder of a policy: the given one, the last `checkpoint-N` of a run that did not end, or a Hub id's copy.
+    """Return a policy's folder: the given one, the last `checkpoint-N` of an unfinished run, or a Hub id's local copy.
 
     Raises:
-        NotFoundError, HubError: it is not there.
+        NotFoundError, HubError: it is missing.
     """
     folder = find_policy(folder_or_id, patterns=CHECKPOINT_PATTERNS)
     if (folder / CONFIG_FILE).is_file():
         return folder
-    found = {int(match[1]): path for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))}
-    whole = {number: path for number, path in found.items() if (path / CONFIG_FILE).is_file()}
-    if not whole:
+    paths = {int(match[1]): path for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))}
+    complete = {number: path for number, path in paths.items() if (path / CONFIG_FILE).is_file()}
+    if not complete:
         raise NotFoundError(
             f"{folder} holds no policy: it has no {CONFIG_FILE}, and no checkpoint-N that has one. "
             f"{list_siblings(folder / CONFIG_FILE)}"
         )
-    logger.info("%s has no policy of its own: taking %s.", folder, whole[max(whole)].name)
-    return whole[max(whole)]
+    logger.info("%s has no policy of its own: taking %s.", folder, complete[max(complete)].name)
+    return complete[max(complete)]

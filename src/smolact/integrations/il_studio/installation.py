@@ -1,10 +1,10 @@
-"""Putting files into somebody's checkout, and taking them out again to the byte.
+"""Installation of files into a checkout, and their removal, which restores the checkout to the byte.
 
-    checkout/.smolact-il-studio/manifest.json     what each file was, and what it became
-    checkout/.smolact-il-studio/before/PATH       what was there
+    checkout/.smolact-il-studio/manifest.json     digests of each file before and after
+    checkout/.smolact-il-studio/before/PATH       the original file
 
-A file is copied aside before it is replaced, the manifest knows of it before it is touched, and each write is whole or not at all: an
-installation that was interrupted goes on, or is undone, by running the command again.
+A file is backed up and listed in the manifest before it is replaced, and each write is atomic: running the command again resumes an
+interrupted installation, or undoes it.
 """
 
 from __future__ import annotations
@@ -22,71 +22,70 @@ from smolact.files import read_json_object
 STATE_FOLDER = ".smolact-il-studio"
 _BEFORE = "before"
 _MARKS = ("train.py", "policy/policy_loader.py", "configs/loader.py", "configs/policy")
-"""What a checkout has."""
+"""The files by which a checkout is recognized."""
 
 
 class Entry(NamedTuple):
-    """A file of the manifest: the digest of what was there (None: nothing), and those of what we wrote."""
+    """A file in the manifest: the digest of the original (None: there was none), and the digests of smolact's versions."""
 
     before: str | None
     ours: tuple[str, ...]
 
 
 class Row(NamedTuple):
-    """What became of a file."""
+    """The result for one file."""
 
     path: str
     done: str
 
 
 def install(checkout: Path, files: Mapping[str, str], *, force: bool = False) -> list[Row]:
-    """Write `files` (path to text) into a checkout, and keep what was there.
+    """Write `files` (path to text) into a checkout, and back up the originals.
 
     Args:
         checkout: the folder that has `train.py`.
-        files: what to write.
-        force: replace files that were changed since they were installed; the changed ones are kept beside.
+        force: also replace files that were changed since the installation, after copying them.
 
     Raises:
-        NotFoundError: the folder is no checkout.
-        ConfigError: a file was changed since it was installed, or is a link.
-        WriteError: the disk is full or refused.
+        NotFoundError: the folder is not a checkout.
+        ConfigError: a file was changed since the installation, or is a symbolic link.
+        WriteError: the disk is full or not writable.
     """
     checkout = _checkout(checkout)
     entries = _read_manifest(checkout)
     texts = {path: text.encode() for path, text in files.items()}
-    _refuse_links(checkout, [*texts, *entries])
+    _check_links(checkout, [*texts, *entries])
     changed = [path for path in texts if _is_changed(checkout, path, entries.get(path))]
-    _refuse_changed(changed, force)
+    _check_changed(changed, force)
     for path, data in texts.items():
-        entry = entries.get(path) or Entry(_keep(checkout, path), ())
+        entry = entries.get(path) or Entry(_back_up(checkout, path), ())
         entries[path] = entry._replace(ours=tuple(dict.fromkeys([*entry.ours, _digest(data)])))
     _write_manifest(checkout, entries)
 
     rows = []
     for path, data in texts.items():
-        there = _read(checkout / path)
-        if there == data:
+        current = _read(checkout / path)
+        if current == data:
             rows.append(Row(path, "as it was"))
             continue
-        kept = _keep_changed(checkout / path) if path in changed else None
+        copy = _copy_changed(checkout / path) if path in changed else None
         _write(checkout / path, data)
-        told = f"yours is kept: {kept.name}" if kept else "the one that was there is kept"
-        rows.append(Row(path, "new" if there is None else f"replaced, {told}"))
+        note = f"yours is kept: {copy.name}" if copy else "the one that was there is kept"
+        rows.append(Row(path, "new" if current is None else f"replaced, {note}"))
     return rows
 
 
 def uninstall(checkout: Path, *, force: bool = False) -> list[Row]:
-    """Take out what `install` wrote, and put back what was there.
+    """Remove the files that `install` wrote, and restore the originals.
 
     Args:
         checkout: the folder that has `train.py`.
-        force: also take out files that were changed since; the changed ones are kept beside.
+        force: also remove files that were changed since the installation, after copying them.
 
     Raises:
-        NotFoundError: the folder is no checkout, or nothing is installed there.
-        ConfigError: a file was changed since it was installed, or is a link.
-        WriteError: the disk is full or refused.
+        NotFoundError: the folder is not a checkout, or nothing is installed there.
+        ConfigError: a file was changed since the installation, or is a symbolic link.
+        WriteError: the disk is full or not writable.
     """
     checkout = _checkout(checkout)
     entries = _read_manifest(checkout)
@@ -94,23 +93,23 @@ def uninstall(checkout: Path, *, force: bool = False) -> list[Row]:
         raise NotFoundError(
             f"Nothing of smolact is installed in {checkout}: there is no {STATE_FOLDER} in it."
         )
-    _refuse_links(checkout, entries)
+    _check_links(checkout, entries)
     changed = [path for path, entry in entries.items() if _is_changed(checkout, path, entry)]
-    _refuse_changed(changed, force)
+    _check_changed(changed, force)
     rows = []
     for path, entry in entries.items():
-        target, kept = checkout / path, None
-        there = _read(target)
+        target, copy = checkout / path, None
+        current = _read(target)
         if path in changed:
-            kept = _keep_changed(target)
+            copy = _copy_changed(target)
         if entry.before is None:
             target.unlink(missing_ok=True)
-        elif there is None or _digest(there) != entry.before:
-            _copy(_aside(checkout, path), target)
+        elif current is None or _digest(current) != entry.before:
+            _copy(_backup_path(checkout, path), target)
         done = "taken out" if entry.before is None else "as it was before"
-        rows.append(Row(path, f"{done}, yours is kept: {kept.name}" if kept else done))
+        rows.append(Row(path, f"{done}, yours is kept: {copy.name}" if copy else done))
     for folder in sorted({(checkout / path).parent for path in entries}):
-        _remove_if_ours(folder, checkout)
+        _remove_if_empty(folder, checkout)
     durable.remove_folder(checkout / STATE_FOLDER)
     return rows
 
@@ -124,47 +123,47 @@ def _checkout(folder: Path) -> Path:
     return folder
 
 
-def _refuse_links(checkout: Path, paths: Mapping[str, object] | list[str]) -> None:
+def _check_links(checkout: Path, paths: Mapping[str, object] | list[str]) -> None:
     for path in paths:
-        places = [checkout / path, *(checkout / part for part in Path(path).parents if str(part) != ".")]
-        for place in places:
-            if place.is_symlink():
+        targets = [checkout / path, *(checkout / part for part in Path(path).parents if str(part) != ".")]
+        for target in targets:
+            if target.is_symlink():
                 raise ConfigError(
-                    f"{place} is a link: what it leads to would be changed elsewhere too. Make it a file of its own."
+                    f"{target} is a link: what it leads to would be changed elsewhere too. Make it a file of its own."
                 )
 
 
 def _is_changed(checkout: Path, path: str, entry: Entry | None) -> bool:
-    """Whether a file that we have written is now neither ours nor what was there before."""
-    there = _read(checkout / path)
-    return there is not None and entry is not None and _digest(there) not in (entry.before, *entry.ours)
+    """Whether an installed file is now neither smolact's nor the original."""
+    current = _read(checkout / path)
+    return current is not None and entry is not None and _digest(current) not in (entry.before, *entry.ours)
 
 
-def _refuse_changed(changed: list[str], force: bool) -> None:
+def _check_changed(changed: list[str], force: bool) -> None:
     if changed and not force:
         raise ConfigError(
             f"Changed since smolact wrote them: {', '.join(changed)}. With --force they are replaced, and yours are kept beside."
         )
 
 
-def _keep(checkout: Path, path: str) -> str | None:
-    """Copy what is at `path` aside, and return its digest; None if there is nothing."""
+def _back_up(checkout: Path, path: str) -> str | None:
+    """Back up the file at `path`, and return its digest; None if there is none."""
     data = _read(checkout / path)
     if data is None:
         return None
-    _copy(checkout / path, _aside(checkout, path))
+    _copy(checkout / path, _backup_path(checkout, path))
     return _digest(data)
 
 
-def _keep_changed(path: Path) -> Path:
+def _copy_changed(path: Path) -> Path:
     names = (f"{path.name}.yours{number or ''}" for number in range(1000))
     free = next(path.with_name(name) for name in names if not path.with_name(name).exists())
     _copy(path, free)
     return free
 
 
-def _remove_if_ours(folder: Path, checkout: Path) -> None:
-    """Remove a folder that holds nothing any more but what Python compiled."""
+def _remove_if_empty(folder: Path, checkout: Path) -> None:
+    """Remove a folder that is empty except for `__pycache__`."""
     if (
         folder == checkout
         or not folder.is_dir()
@@ -174,7 +173,7 @@ def _remove_if_ours(folder: Path, checkout: Path) -> None:
     durable.remove_folder(folder)
 
 
-def _aside(checkout: Path, path: str) -> Path:
+def _backup_path(checkout: Path, path: str) -> Path:
     return checkout / STATE_FOLDER / _BEFORE / path
 
 

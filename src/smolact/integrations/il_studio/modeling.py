@@ -1,8 +1,8 @@
-"""SmolVLA and SmolAndFAST as IL-Studio calls them: transformers' `PreTrainedModel` around smolact's policies.
+"""SmolVLA and SmolAndFAST for IL-Studio: transformers' `PreTrainedModel` around smolact's policies.
 
-Weights have LeRobot's names (`model.…`), so that what IL-Studio's own SmolVLA wrote opens here. The loss is that of
-`smolact train`: the mean over actions inside the episode and over the robot's own values. Nothing is normalized here: IL-Studio
-does that before and behind.
+Weights have LeRobot's names (`model.…`), so that checkpoints of IL-Studio's own SmolVLA load here. The loss is that of
+`smolact train`: the mean over actions inside the episode and over the robot's dimensions. IL-Studio normalizes inputs and
+unnormalizes actions.
 """
 
 # B batch, K cameras, C chunk, A action width, D state width, L tokens, M tokens of an answer.
@@ -46,15 +46,15 @@ M = TypeVar("M", bound="ILStudioPolicy")
 
 
 class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-defined]
-    """A policy of smolact with the face that IL-Studio wants.
+    """A policy of smolact with IL-Studio's interface.
 
     Args:
-        config: what to build. A new policy begins from its VLM's weights unless `config.load_vlm_weights` is false.
-        core: the policy, where it is there already.
+        config: the configuration. A new policy starts from its VLM's weights unless `config.load_vlm_weights` is false.
+        core: an existing policy.
 
     Raises:
-        NotFoundError, HubError: the VLM is not there.
-        ConfigError: a combination that can't work.
+        NotFoundError, HubError: the VLM is missing.
+        ConfigError: the settings are an invalid combination.
     """
 
     config_class: ClassVar[type[ILStudioConfig]]
@@ -62,9 +62,9 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
     base_model_prefix = "model"
     main_input_name = "lang_tokens"
     core: PreTrainedPolicy
-    """smolact's policy. Not a submodule: it has no weights but those of `model`."""
-    _one_at_a_time: ClassVar[threading.Lock] = threading.Lock()
-    """An engine has one set of buffers, and IL-Studio's server a thread for each robot."""
+    """smolact's policy. Not a submodule, since all its weights are in `model`."""
+    _inference_lock: ClassVar[threading.Lock] = threading.Lock()
+    """Serializes inference: an engine has one set of buffers, and IL-Studio's server has a thread per robot."""
 
     def __init__(self, config: ILStudioConfig, core: PreTrainedPolicy | None = None) -> None:
         super().__init__(config)
@@ -72,27 +72,26 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
             settings = config.policy_config()
             core = get_policy_class(settings.type)(settings, pretrained_vlm=config.load_vlm_weights)  # type: ignore[call-arg]
         self.model = core.model
-        object.__setattr__(self, "core", core)  # past `nn.Module`, which would make it a submodule
+        object.__setattr__(self, "core", core)  # bypasses `nn.Module`, which would register a submodule
         self._engine: Engine | None = None
 
     @classmethod
     def from_pretrained(cls: type[M], folder_or_id: str | Path, **settings: Any) -> M:
-        """Open a checkpoint of IL-Studio, whoever's SmolVLA trained it there, or of smolact or LeRobot.
+        """Load a checkpoint of IL-Studio (also of its own SmolVLA), smolact or LeRobot.
 
         Args:
-            folder_or_id: a checkpoint's folder, that of a run of IL-Studio (its last `checkpoint-N` where it did not end), or a
-                Hub id.
-            settings: to change, by the configuration's names.
+            folder_or_id: the folder of a checkpoint or of an IL-Studio run (its last `checkpoint-N` if unfinished), or a Hub id.
+            settings: overrides of the configuration.
 
         Raises:
-            NotFoundError, HubError: it is not there.
-            CheckpointError: a file is damaged; `WeightsError` if weights do not fit.
-            ConfigError: it is another policy's, or a setting can't work.
+            NotFoundError, HubError: it is missing.
+            CheckpointError: a file is corrupt; `WeightsError` if weights do not match.
+            ConfigError: it is another policy's, or a setting is invalid.
         """
         folder = find_checkpoint(folder_or_id)
         config = cls.config_class.from_checkpoint(folder, **settings)
-        known = config.policy_config()
-        core = get_policy_class(known.type).from_pretrained(folder, config=known)
+        policy_config = config.policy_config()
+        core = get_policy_class(policy_config.type).from_pretrained(folder, config=policy_config)
         model = cls(config, core.merge_adapters())
         model.eval()
         return model
@@ -100,31 +99,31 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
     def save_pretrained(
         self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None, **_: Any
     ) -> None:
-        """Write configuration, weights (`state_dict`, where a trainer has gathered one), and what opens them without the Hub."""
+        """Write the configuration, the weights (`state_dict` if given), and the files that are needed to load them offline."""
         folder = Path(folder)
         self.config.architectures = [type(self).__name__]
         durable.write_text(folder / CONFIG_FILE, self.config.to_json_string())
         self.core.save_extra_files(folder)
-        once = {
+        names = {
             *dict(self.named_parameters()),
             *dict(self.named_buffers()),
-        }  # a tied weight by its first name only
+        }  # tied weights by their first name only
         tensors = self.state_dict() if state_dict is None else state_dict
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items() if name in once}
+        weights = {name: tensor.contiguous() for name, tensor in tensors.items() if name in names}
         with durable.replacing_file(folder / WEIGHTS_FILE) as temporary:
-            durable.save_tensors(temporary, whole, metadata={"format": "pt"})
+            durable.save_tensors(temporary, weights, metadata={"format": "pt"})
 
-    @torch.inference_mode(False)  # an engine's buffers outlive the caller's
+    @torch.inference_mode(False)  # an engine's buffers outlive the caller's inference mode
     @torch.no_grad()
     def select_action(self, obs: Mapping[str, Any]) -> Tensor:
-        """The next actions (B, C, A), normalized.
+        """Predict the next actions (B, C, A), normalized.
 
         Args:
-            obs: `state` (B, D), normalized, `image` (B, K, 3, H, W), uint8 or floating point in [0, 1], and `raw_lang`: a list of
-                B, or one text for all.
+            obs: `state` (B, D), normalized, `image` (B, K, 3, H, W), uint8 or floating point in [0, 1], and `raw_lang`: B
+                instructions, or one for all.
 
         Raises:
-            FeatureError: something is missing or has another size.
+            FeatureError: an input is missing or has another size.
             ConfigError: an instruction is empty.
         """
         missing = [name for name in ("state", "image", "raw_lang") if obs.get(name) is None]
@@ -132,8 +131,8 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
             raise FeatureError(
                 f"The observation has no {', '.join(missing)}; it holds {sorted(k for k in obs if obs[k] is not None)}."
             )
-        said = obs["raw_lang"]
-        texts = [said] * len(obs["state"]) if isinstance(said, str) else list(said)
+        raw = obs["raw_lang"]
+        texts = [raw] * len(obs["state"]) if isinstance(raw, str) else list(raw)
         if not len(texts) == len(obs["state"]) == len(obs["image"]):
             raise FeatureError(
                 f"The observation has {len(obs['state'])} states, {len(obs['image'])} sets of pictures and {len(texts)} "
@@ -144,25 +143,25 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
             for state, image, text in zip(obs["state"], obs["image"], texts, strict=True)
         ]
         batch = type(self).data_collator(samples)
-        actions: Tensor = self(**{name: self._moved(value) for name, value in batch.items()})["action"]
+        actions: Tensor = self(**{name: self._to_device(value) for name, value in batch.items()})["action"]
         return actions
 
     def reset(self) -> None:
-        """An episode begins. Nothing is kept from one to the next: IL-Studio holds the actions in hand."""
+        """Begin an episode. There is no state to clear: IL-Studio has the action queue."""
 
     @property
     @abstractmethod
     def processor(self) -> Callable[[data_utils.Sample], dict[str, Any]]:
-        """What makes samples of IL-Studio ready for the collator."""
+        """The processor of IL-Studio's samples."""
 
-    def _predicted(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> dict[str, Tensor]:
-        with self._one_at_a_time:
+    def _predict(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> dict[str, Tensor]:
+        with self._inference_lock:
             if self.config.engine != "off" and self._engine is None:
                 self._engine = self.core.build_engine(dtype=getattr(torch, self.config.engine))
             return {"action": (self._engine or self.core).predict_action_chunk(batch, noise)}
 
     def _cameras(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Pictures by the names of their cameras; the first batch names them, where nobody has."""
+        """Return the images by camera name; the first batch numbers the cameras if they have no names."""
         if not self.config.camera_names:
             self.config.camera_names = [f"camera{number}" for number in range(1, len(images) + 1)]
             self.core.config.input_features.update(self.config.policy_config().input_features)
@@ -173,9 +172,9 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-de
             )
         return {f"{IMAGES}.{name}": image for name, image in zip(names, images, strict=False)}
 
-    def _moved(self, value: Any) -> Any:
+    def _to_device(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [one.to(self.device) for one in value]
+            return [item.to(self.device) for item in value]
         return value.to(self.device)
 
 
@@ -197,17 +196,17 @@ class SmolVLAPolicy(ILStudioPolicy):
         noise: Tensor | None = None,
         time: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """`{"loss"}` of a batch with actions, `{"action"}` (B, C, A) of one without.
+        """Return `{"loss"}` of a batch with actions, `{"action"}` (B, C, A) of one without.
 
         Args:
-            images: one (B, 3, H, W) a camera, uint8 or floating point in [0, 1], of any size.
-            img_masks: one (B,) bool a camera, false where there is no picture.
+            images: one (B, 3, H, W) per camera, uint8 or floating point in [0, 1], of any size.
+            img_masks: one (B,) bool per camera, false where there is no image.
             lang_tokens: (B, L) token ids.
             lang_masks: (B, L) bool, false where padded.
             state: (B, D), normalized.
             actions: (B, C, A), normalized.
-            is_pad: (B, C) bool, true behind an episode's end.
-            noise, time: (B, C, max_action_dim) and (B,); drawn when not given.
+            is_pad: (B, C) bool, true after an episode's end.
+            noise, time: (B, C, max_action_dim) and (B,); sampled by default.
 
         Raises:
             FeatureError: an input has another size.
@@ -216,13 +215,13 @@ class SmolVLAPolicy(ILStudioPolicy):
         masks = {f"{key}_padding_mask": mask for key, mask in zip(cameras, img_masks, strict=True)}
         batch = {**cameras, **masks, STATE: state, LANGUAGE_TOKENS: lang_tokens, LANGUAGE_MASK: lang_masks}
         if actions is None:
-            return self._predicted(batch, noise)
+            return self._predict(batch, noise)
         batch |= {ACTION: actions} if is_pad is None else {ACTION: actions, ACTION_IS_PAD: is_pad}
         return {"loss": self.core.forward(batch, noise, time)[0]}
 
     @cached_property
     def processor(self) -> data_utils.SmolVLAProcessor:
-        """What makes samples of IL-Studio ready for the collator."""
+        """The processor of IL-Studio's samples."""
         tokenizer = self.core.processor_parts()["tokenizer_processor"]["tokenizer"]
         return data_utils.SmolVLAProcessor(self.config, tokenizer)
 
@@ -243,13 +242,13 @@ class SmolAndFASTPolicy(ILStudioPolicy):
         action_tokens: Tensor | None = None,
         action_masks: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """`{"loss"}` of a batch with answers, `{"action"}` (B, C, A) of one without.
+        """Return `{"loss"}` of a batch with answers, `{"action"}` (B, C, A) of one without.
 
         Args:
-            images: one (B, 3, H, W) a camera, uint8 or floating point in [0, 1].
-            img_masks, state: not read; the prompt has the state in words.
-            lang_tokens, lang_masks: prompts (B, L), padded on the left, and which of their tokens are theirs.
-            action_tokens, action_masks: answers (B, M), padded on the right, and which of their tokens are theirs.
+            images: one (B, 3, H, W) per camera, uint8 or floating point in [0, 1].
+            img_masks, state: not read; the prompt contains the state as text.
+            lang_tokens, lang_masks: prompts (B, L), padded on the left, and their masks, false where padded.
+            action_tokens, action_masks: answers (B, M), padded on the right, and their masks, false where padded.
 
         Raises:
             FeatureError: an input has another size.
@@ -257,7 +256,7 @@ class SmolAndFASTPolicy(ILStudioPolicy):
         """
         batch = {**self._cameras(images), LANGUAGE_TOKENS: lang_tokens, LANGUAGE_MASK: lang_masks}
         if action_tokens is None or action_masks is None:
-            return self._predicted(batch)
+            return self._predict(batch)
         crop = None
         if self.training and self.core.training_draws is not None:
             crop = torch.rand(len(state), len(images), 2, device=state.device)
@@ -266,6 +265,6 @@ class SmolAndFASTPolicy(ILStudioPolicy):
 
     @cached_property
     def processor(self) -> data_utils.SmolAndFASTProcessor:
-        """What makes samples of IL-Studio ready for the collator."""
+        """The processor of IL-Studio's samples."""
         writer = self.core.processor_parts()["smolandfast_prompt_processor"]["writer"]
         return data_utils.SmolAndFASTProcessor(self.config, prompt_step(self.core.config, writer))  # type: ignore[arg-type]

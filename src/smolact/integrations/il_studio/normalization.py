@@ -1,7 +1,6 @@
-"""What IL-Studio normalizes with, kept as JSON beside a checkpoint, and turned into smolact's statistics.
+"""IL-Studio's normalization statistics, saved as JSON in a checkpoint and converted to smolact's statistics.
 
-IL-Studio keeps its own statistics in a pickle, which smolact does not open; so they are taken from the datasets themselves while
-they train.
+IL-Studio saves its statistics in a pickle, which smolact does not load; so they are read from the datasets during training.
 """
 
 from __future__ import annotations
@@ -33,38 +32,38 @@ _PAIRS = {
     NormalizationMode.QUANTILES: (("q01", -1.0), ("q99", 1.0)),
     NormalizationMode.IDENTITY: (),
 }
-"""What each mode reads, and the values that leave a number as it is."""
+"""The statistics that each mode needs, and the values that make it the identity."""
 
 
 def normalizers_of(loader: Any) -> dict[str, Any]:
-    """How the dataset behind a loader normalizes, as JSON can hold it; empty if it does not say (or if it is several)."""
+    """Return the normalization of a loader's dataset for JSON; empty if unknown, or for several datasets."""
     dataset = getattr(loader, "dataset", None)
     while dataset is not None and "action_normalizer" not in vars(dataset):
         dataset = vars(dataset).get("dataset")
     if dataset is None:
         return {}
-    named = {"action": dataset.action_normalizer, "state": dataset.state_normalizer}
-    return {what: _described(normalizer, what) for what, normalizer in named.items()}
+    normalizers = {"action": dataset.action_normalizer, "state": dataset.state_normalizer}
+    return {kind: _describe(normalizer, kind) for kind, normalizer in normalizers.items()}
 
 
-def _described(normalizer: Any, what: str) -> dict[str, Any]:
-    if normalizer is None:  # the dataset leaves these numbers as they are
+def _describe(normalizer: Any, kind: str) -> dict[str, Any]:
+    if normalizer is None:  # these values are not normalized
         return {"mode": "identity"}
-    kept = getattr(normalizer, "all_stats", {}).get(what, {})
+    stats = getattr(normalizer, "all_stats", {}).get(kind, {})
     mask = getattr(normalizer, "mask_spec", None)
     return {
         "mode": str(normalizer),
         "mask": None if mask is None else np.asarray(mask).tolist(),
         "min_std": float(getattr(normalizer, "min_std", 0.0)),
-        "statistics": {name: np.asarray(values, dtype=np.float64).tolist() for name, values in kept.items()},
+        "statistics": {name: np.asarray(values, dtype=np.float64).tolist() for name, values in stats.items()},
     }
 
 
 def save_normalizers(loader: Any, folder: Path) -> None:
-    """Write what the dataset behind a loader normalizes with into a checkpoint's folder."""
-    found = normalizers_of(loader)
-    if found:
-        durable.write_json(folder / STATISTICS_FILE, found)
+    """Write the normalization of a loader's dataset into a checkpoint's folder."""
+    normalizers = normalizers_of(loader)
+    if normalizers:
+        durable.write_json(folder / STATISTICS_FILE, normalizers)
     else:
         logger.info(
             "The datasets do not say how they normalize (several are mixed), so %s has no %s.",
@@ -74,11 +73,11 @@ def save_normalizers(loader: Any, folder: Path) -> None:
 
 
 def read_normalizers(folder: Path) -> tuple[dict[str, NormalizationMode], Statistics]:
-    """Smolact's normalization mapping and statistics for a checkpoint that IL-Studio trained.
+    """Read smolact's normalization mapping and statistics for a checkpoint that IL-Studio trained.
 
     Raises:
         StatisticsError: the checkpoint has none.
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is corrupt.
     """
     path = next(
         (at / STATISTICS_FILE for at in (folder, folder.parent) if (at / STATISTICS_FILE).is_file()), None
@@ -88,51 +87,51 @@ def read_normalizers(folder: Path) -> tuple[dict[str, NormalizationMode], Statis
             f"{folder} has no {STATISTICS_FILE}, which smolact's trainer writes (trainer_class: SmolVLATrainer, one dataset). "
             "Train a step with it: --policy.is_pretrained=true --policy.model_name_or_path=CHECKPOINT."
         )
-    kept = read_json_object(path, "Train a step, which writes it again.")
+    saved = read_json_object(path, "Train a step, which writes it again.")
     modes, statistics = {"VISUAL": NormalizationMode.IDENTITY}, {}
-    for what, feature in (("STATE", STATE), ("ACTION", ACTION)):
-        if what.lower() not in kept:
+    for kind, feature in (("STATE", STATE), ("ACTION", ACTION)):
+        if kind.lower() not in saved:
             raise StatisticsError(
-                f"{path} does not say how '{what.lower()}' is normalized. Train a step, which writes it again."
+                f"{path} does not say how '{kind.lower()}' is normalized. Train a step, which writes it again."
             )
-        modes[what], values = _translated(kept[what.lower()], path)
+        modes[kind], values = _convert(saved[kind.lower()], path)
         if values:
             statistics[feature] = values
     return modes, statistics
 
 
-def _translated(
-    kept: Mapping[str, Any], path: Path
+def _convert(
+    saved: Mapping[str, Any], path: Path
 ) -> tuple[NormalizationMode, dict[str, np.ndarray[Any, Any]]]:
-    mode = _MODES.get(str(kept.get("mode")))
+    mode = _MODES.get(str(saved.get("mode")))
     if mode is None:
         raise StatisticsError(
-            f"{path}: '{kept.get('mode')}' is no normalization that smolact has ({', '.join(_MODES)})."
+            f"{path}: '{saved.get('mode')}' is no normalization that smolact has ({', '.join(_MODES)})."
         )
     if mode is NormalizationMode.QUANTILES:
         logger.warning(
             "IL-Studio's percentile normalization cuts off what is out of range; smolact's does not."
         )
     pairs = _PAIRS[mode]
-    if any(name not in kept.get("statistics", {}) for name, _ in pairs):
+    if any(name not in saved.get("statistics", {}) for name, _ in pairs):
         raise StatisticsError(
             f"{path} lacks one of {', '.join(name for name, _ in pairs)}. Train a step, which writes it again."
         )
-    values = {name: np.asarray(kept["statistics"][name], dtype=np.float64) for name, _ in pairs}
+    values = {name: np.asarray(saved["statistics"][name], dtype=np.float64) for name, _ in pairs}
     if "std" in values:
-        values["std"] = np.maximum(values["std"], kept.get("min_std", 0.0))
+        values["std"] = np.maximum(values["std"], saved.get("min_std", 0.0))
     for name, neutral in pairs:
-        values[name] = np.where(_is_normalized(kept.get("mask"), len(values[name])), values[name], neutral)
+        values[name] = np.where(_is_normalized(saved.get("mask"), len(values[name])), values[name], neutral)
     return mode, values
 
 
 def _is_normalized(mask: Any, width: int) -> np.ndarray[Any, Any]:
-    """IL-Studio's mask: which values are normalized, or the numbers of those that are not."""
+    """Return a bool per value from IL-Studio's mask, which is such an array or the indices of unnormalized values."""
     if mask is None:
         return np.ones(width, dtype=bool)
-    given = np.asarray(mask)
-    if given.dtype == bool:
-        return given
-    found = np.ones(width, dtype=bool)
-    found[given.astype(int)] = False
-    return found
+    array = np.asarray(mask)
+    if array.dtype == bool:
+        return array
+    result = np.ones(width, dtype=bool)
+    result[array.astype(int)] = False
+    return result

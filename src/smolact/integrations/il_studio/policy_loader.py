@@ -1,6 +1,6 @@
 """IL-Studio's `PolicyLoader` without IL-Studio: from a policy's YAML to model, processor, collator and trainer.
 
-A YAML names a module. Here it names one of ours: nothing else is imported.
+A YAML names a module; only smolact's modules are imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MODULES = {policy.module: f"smolact.integrations.il_studio.{name}" for name, po
 
 @dataclass
 class PolicyConfig:
-    """What a policy's YAML says."""
+    """The contents of a policy's YAML."""
 
     name: str
     module_path: str
@@ -36,21 +36,21 @@ class PolicyConfig:
 
 
 class PolicyLoader:
-    """Opens policies by their YAML.
+    """Loads policies by their YAML.
 
     Args:
-        policy_dir: where a policy that is given by its bare name has its YAML; one that is not there is as smolact installs it.
+        policy_dir: the folder of the YAMLs of policies that are given by name; for a missing one, smolact's default is used.
     """
 
     def __init__(self, policy_dir: str | Path = "configs/policy") -> None:
         self.policy_dir = Path(policy_dir)
 
     def load_policy_config(self, policy_name_or_path: str | Path) -> PolicyConfig:
-        """What the YAML says.
+        """Read a policy's YAML.
 
         Raises:
-            NotFoundError: there is none.
-            CheckpointError: it is damaged.
+            NotFoundError: it is missing.
+            CheckpointError: it is corrupt.
             ConfigError: it is not a policy's.
         """
         name = str(policy_name_or_path)
@@ -75,10 +75,10 @@ class PolicyLoader:
         return PolicyConfig(**{key: value for key, value in raw.items() if key in known})
 
     def load_model(self, policy_name_or_path: str | Path, args: Any) -> dict[str, Any]:
-        """The model and what belongs to it; `args` win over the YAML. See `loading.load_policy`.
+        """Load the model and its components; `args` override the YAML. See `loading.load_policy`.
 
         Raises:
-            ConfigError: the YAML names a module that is not smolact's, or a setting that does not exist.
+            ConfigError: the YAML names a module that is not smolact's, or an unknown setting.
         """
         config = self.load_policy_config(policy_name_or_path)
         args.model_args = config.model_args
@@ -91,17 +91,17 @@ class PolicyLoader:
     def get_data_processor(
         self, policy_name_or_path: str | Path, args: Any, model_components: dict[str, Any]
     ) -> Any:
-        """What makes a sample ready for the collator."""
-        return self._of(policy_name_or_path).get_data_processor(args, model_components)
+        """Return the policy's processor of samples."""
+        return self._load_module(policy_name_or_path).get_data_processor(args, model_components)
 
     def get_data_collator(
         self, policy_name_or_path: str | Path, args: Any, model_components: dict[str, Any]
     ) -> Any:
-        """What makes a batch of samples."""
-        return self._of(policy_name_or_path).get_data_collator(args, model_components)
+        """Return the policy's collator."""
+        return self._load_module(policy_name_or_path).get_data_collator(args, model_components)
 
     def get_trainer_class(self, policy_name_or_path: str | Path) -> Any:
-        """The trainer that the YAML names; None where it names none, which is IL-Studio's own.
+        """Return the YAML's trainer class; None if it names none, for IL-Studio's own.
 
         Raises:
             ConfigError: the policy has no trainer of that name.
@@ -118,11 +118,11 @@ class PolicyLoader:
         return getattr(module, config.trainer_class)
 
     def list_available_policies(self) -> list[str]:
-        """The policies that have a YAML, and smolact's own."""
+        """Return the names of policies that have a YAML, and of smolact's."""
         return sorted({*(path.stem for path in self.policy_dir.glob("*.yaml")), *POLICIES})
 
     def load_model_module(self, policy_config: PolicyConfig) -> ModuleType:
-        """The module that a YAML names.
+        """Import the YAML's module.
 
         Raises:
             ConfigError: it is not one of smolact's.
@@ -134,5 +134,5 @@ class PolicyLoader:
             )
         return importlib.import_module(_MODULES[policy_config.module_path])
 
-    def _of(self, policy_name_or_path: str | Path) -> ModuleType:
+    def _load_module(self, policy_name_or_path: str | Path) -> ModuleType:
         return self.load_model_module(self.load_policy_config(policy_name_or_path))

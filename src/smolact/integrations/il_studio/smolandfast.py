@@ -1,4 +1,4 @@
-"""What IL-Studio looks for in `policy.smolandfast`."""
+"""The names that IL-Studio looks up in `policy.smolandfast`."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ __all__ = [
 
 
 def load_model(args: Any) -> dict[str, Any]:
-    """A SmolAndFAST: see `loading.load_policy`."""
+    """Load SmolAndFAST; see `loading.load_policy`."""
     return load_policy(args, SmolAndFASTPolicy)

@@ -1,4 +1,4 @@
-"""What IL-Studio looks for in `policy.smolvla`."""
+"""The names that IL-Studio looks up in `policy.smolvla`."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ __all__ = [
 
 
 def load_model(args: Any) -> dict[str, Any]:
-    """A SmolVLA: see `loading.load_policy`."""
+    """Load SmolVLA; see `loading.load_policy`."""
     return load_policy(args, SmolVLAPolicy)

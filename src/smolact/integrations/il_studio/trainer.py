@@ -1,4 +1,4 @@
-"""SmolVLATrainer for IL-Studio's loaders: it evaluates them too, and keeps beside each checkpoint what they normalize with."""
+"""SmolVLATrainer for IL-Studio's loaders: it also evaluates, and saves their normalization in each checkpoint."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from smolact.integrations.il_studio.normalization import save_normalizers
 
 
 class SmolVLATrainer(hf_trainer.SmolVLATrainer):
-    """The Trainer of Hugging Face with IL-Studio's call: `args, model, tokenizer, train_loader, eval_loader`."""
+    """Hugging Face's Trainer with IL-Studio's arguments: `args, model, tokenizer, train_loader, eval_loader`."""
 
     def __init__(self, model: Any = None, args: Any = None, **others: Any) -> None:
         if args is not None and args.label_names is None:
-            args.label_names = ["state"]  # in every batch: an evaluation's loss is wanted
+            args.label_names = ["state"]  # present in every batch, so that evaluation computes the loss
         super().__init__(model=model, args=args, **others)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -37,19 +37,18 @@ def create_trainer(
     data_collator: Callable[[Any], Any] | None = None,
     **others: Any,
 ) -> SmolVLATrainer:
-    """A trainer for a checkpoint and datasets of IL-Studio's samples, normalized as IL-Studio does it.
+    """Create a trainer for a checkpoint and datasets of IL-Studio's normalized samples.
 
     Args:
-        policy_class: which policy.
         model_name_or_path: a checkpoint's folder or Hub id, or a model.
         training_args: `transformers.TrainingArguments` with `remove_unused_columns=False`.
-        train_dataset, eval_dataset: of samples as they come from IL-Studio's datasets.
-        data_collator: samples to a batch; the policy's processor and collator when None.
-        others: for `SmolVLATrainer`.
+        train_dataset, eval_dataset: IL-Studio's datasets.
+        data_collator: the policy's processor and collator when None.
+        others: arguments of `SmolVLATrainer`.
 
     Raises:
-        NotFoundError, HubError, CheckpointError: the checkpoint is not there, or damaged.
-        ConfigError: arguments can't work.
+        NotFoundError, HubError, CheckpointError: the checkpoint is missing or corrupt.
+        ConfigError: the arguments are invalid.
     """
     is_model = isinstance(model_name_or_path, ILStudioPolicy)
     model: Any = model_name_or_path if is_model else policy_class.from_pretrained(model_name_or_path)
@@ -72,7 +71,7 @@ def create_smolvla_trainer(
     data_collator: Callable[[Any], Any] | None = None,
     **others: Any,
 ) -> SmolVLATrainer:
-    """`create_trainer` for SmolVLA."""
+    """Call `create_trainer` for SmolVLA."""
     return create_trainer(
         SmolVLAPolicy, model_name_or_path, training_args, train_dataset, eval_dataset, data_collator, **others
     )

@@ -1,1 +1,1 @@
-"""What policies share: attention masks, flow matching, images."""
+"""Code that policies share, such as attention masks, flow matching and image preprocessing."""

@@ -1,6 +1,6 @@
-"""Aloha's joints as the pi runtime counts them, which some SmolVLA checkpoints were trained on (`adapt_to_pi_aloha`).
+"""Aloha's joint values in the pi runtime's convention, with which some SmolVLA checkpoints were trained (`adapt_to_pi_aloha`).
 
-The runtime turns two joints of each arm the other way, and measures a gripper as an angle where Aloha measures a stroke.
+The runtime flips the sign of two joints of each arm, and measures a gripper as an angle where Aloha measures a stroke.
 Source: openpi's Aloha transforms; the constants come from the Interbotix drivers and from a real Trossen robot.
 """
 
@@ -53,15 +53,15 @@ def _grippers(joints: Tensor) -> Tensor:
 
 
 def decode_state(state: Tensor) -> Tensor:
-    """Aloha's state (…, 14) as the runtime counts it."""
+    """Convert Aloha's state (…, 14) to the runtime's convention."""
     return _convert(state, _stroke_to_angle(_grippers(state)))
 
 
 def encode_actions(actions: Tensor) -> Tensor:
-    """The runtime's actions (…, 14) as Aloha executes them."""
+    """Convert the runtime's actions (…, 14) to Aloha's convention."""
     return _convert(actions, _to_unit(_from_unit(_grippers(actions), *_RUNTIME_ANGLE), *_ALOHA_ANGLE))
 
 
 def decode_actions(actions: Tensor) -> Tensor:
-    """Aloha's actions (…, 14) as the runtime counts them: the inverse of `encode_actions`."""
+    """Convert Aloha's actions (…, 14) to the runtime's convention: the inverse of `encode_actions`."""
     return _convert(actions, _to_unit(_from_unit(_grippers(actions), *_ALOHA_ANGLE), *_RUNTIME_ANGLE))

@@ -1,4 +1,4 @@
-"""What follows from the settings of a policy that predicts a chunk of actions from one observation."""
+"""Settings of policies that predict a chunk of actions from one observation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ logger = logging.getLogger(__name__)
 
 
 class ChunkSettings(PolicyConfig):
-    """For a configuration with these fields: the frames of a sample, and the presets of AdamW and of warm-up and cosine.
+    """The base of a configuration with these fields: a sample's frames, and presets of AdamW and of warm-up and cosine decay.
 
     Raises:
-        ConfigError: it asks for several observations, or for more actions than a chunk has.
+        ConfigError: more than one observation, or more actions than a chunk has.
     """
 
     clip_field: ClassVar[str] = "optimizer_grad_clip_norm"
-    """The setting that names the largest norm of the gradient."""
+    """The setting that holds the largest gradient norm."""
 
     chunk_size: int
     n_action_steps: int
@@ -33,7 +33,7 @@ class ChunkSettings(PolicyConfig):
     scheduler_decay_steps: int
 
     def __post_init__(self) -> None:
-        """Check what has to be the same in every policy of this kind."""
+        """Check the settings that all chunk policies share."""
         if self.n_obs_steps != 1:
             raise ConfigError(
                 f"n_obs_steps={self.n_obs_steps}: a '{self.type}' policy sees one observation. "
@@ -48,7 +48,7 @@ class ChunkSettings(PolicyConfig):
 
     @classmethod
     def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """The file's values; one observation is seen whatever `n_obs_steps` says, as in the reference."""
+        """Return the file's values; `n_obs_steps` is taken as 1 whatever its value, as in the reference."""
         values = super().accepted(values, source)
         if values.get("n_obs_steps", 1) != 1:
             logger.warning(
@@ -61,16 +61,16 @@ class ChunkSettings(PolicyConfig):
 
     @property
     def observation_delta_indices(self) -> list[int]:
-        """Frames of observation that a sample holds, relative to the present one."""
+        """Observation frames of a sample, relative to the present one."""
         return [0]
 
     @property
     def action_delta_indices(self) -> list[int]:
-        """Frames of action that a sample holds, relative to the present one."""
+        """Action frames of a sample, relative to the present one."""
         return list(range(self.chunk_size))
 
     def get_optimizer_preset(self) -> OptimizerPreset:
-        """AdamW with this configuration's values."""
+        """Return AdamW with this configuration's values."""
         return OptimizerPreset(
             lr=self.optimizer_lr,
             betas=self.optimizer_betas,
@@ -80,7 +80,7 @@ class ChunkSettings(PolicyConfig):
         )
 
     def get_scheduler_preset(self) -> SchedulerPreset:
-        """Warm-up and cosine with this configuration's values."""
+        """Return warm-up and cosine decay with this configuration's values."""
         return SchedulerPreset(
             peak_lr=self.optimizer_lr,
             decay_lr=self.scheduler_decay_lr,

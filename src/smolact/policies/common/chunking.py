@@ -1,4 +1,4 @@
-"""What predicts a chunk of actions and hands it out one by one: a policy, and an engine built from one."""
+"""The interface of policies and engines, which predict a chunk of actions and return its actions one by one."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from smolact.policies.configuration import PolicyConfig
 
 
 class ActsInChunks(ABC):
-    """A queue of actions in front of `predict_action_chunk`. Call `reset` before the first action, too."""
+    """A queue of actions in front of `predict_action_chunk`. Call `reset` before every episode, the first one too."""
 
     config: PolicyConfig
     takes_leftover: bool = False
-    """Whether `predict_action_chunk` takes `guidance`: what is left of the last chunk (`guidance.py`)."""
+    """Whether `predict_action_chunk` takes `guidance` from the rest of the last chunk (`guidance.py`)."""
     _queue: deque[Tensor]
 
     @abstractmethod
     def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next actions (B, chunk, A), normalized."""
+        """Predict the next actions (B, chunk, A), normalized."""
 
     def reset(self) -> None:
-        """Forget the actions in hand; called when an episode begins."""
+        """Clear the queue of actions; called when an episode begins."""
         self._queue = deque()
 
     @torch.no_grad()
     def select_action(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next action (B, A), normalized; a new chunk is predicted after every `n_action_steps`."""
+        """Return the next action (B, A), normalized; a new chunk is predicted after every `n_action_steps`."""
         if not self._queue:
             chunk = self.predict_action_chunk(batch, noise)
             self._queue.extend(chunk.unbind(1)[: self.config.n_action_steps])  # type: ignore[attr-defined]
@@ -41,18 +41,18 @@ class ActsInChunks(ABC):
 
 
 class Engine(ActsInChunks):
-    """A policy that only predicts, as fast as the machine can; `policy.build_engine()` makes it.
+    """A policy for inference only, as fast as the machine allows; `policy.build_engine()` makes it.
 
-    It gives what `policy.predict_action_chunk` gives from the same batch and noise. It is no `nn.Module`: nothing of it
-    trains, and nothing is saved.
+    It returns the results of `policy.predict_action_chunk` for the same batch and noise. It is not an `nn.Module`: it can't be
+    trained or saved.
     """
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """Whether it can be built with settings of these names.
+        """Raise unless the engine has settings of these names.
 
         Raises:
-            ConfigError: there is one that it does not have.
+            ConfigError: a name is not one of its settings.
         """
         parameters = inspect.signature(cls).parameters.values()
         known = sorted(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
@@ -65,14 +65,14 @@ class Engine(ActsInChunks):
 
     @property
     def noise_shape(self) -> tuple[int, ...] | None:
-        """The shape of one sample's `noise`; None if predicting draws nothing."""
+        """The shape of one sample's `noise`; None if prediction is deterministic."""
         return None
 
     def warm_up(self, batch: Mapping[str, Any] | None = None) -> None:
-        """Make ready what the first prediction would have to wait for, for batches like this one; else for the usual ones."""
+        """Prepare for batches like this one, or the usual ones if None, so that the first prediction is not delayed."""
         return
 
     @property
     def memory(self) -> int:
-        """Bytes of the weights that it holds beside the policy's own."""
+        """Bytes of the engine's weights in addition to the policy's own."""
         return 0

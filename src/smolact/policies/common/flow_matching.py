@@ -1,4 +1,4 @@
-"""Flow matching: what is learnt, and how it is sampled.
+"""Flow matching: the training target, and the sampling of actions.
 
 Time runs from noise at t = 1 to the action at t = 0, the other way round than in much of the diffusion literature:
 x_t = t · noise + (1 − t) · action, and the velocity to learn is noise − action (Lipman et al. 2023; Black et al. 2024, π0).
@@ -36,12 +36,12 @@ def sample_noise(
 
 @dataclass(frozen=True)
 class FlowDraws:
-    """What one training sample needs drawn, from the sample's own generator: `noise` of `shape` and a `time` ()."""
+    """The random draws of one training sample, from its own generator: `noise` of `shape` and a `time` ()."""
 
     shape: tuple[int, int]
 
     def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw them."""
+        """Draw noise and time."""
         return {
             "noise": sample_noise(self.shape, "cpu", generator),
             "time": sample_time(1, "cpu", generator)[0],
@@ -59,18 +59,18 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 
 def euler_step(velocity: Velocity, x: Tensor, time: float, length: float) -> Tensor:
-    """Straight on, as it goes here: one evaluation, an error of the order of `length` over the whole way."""
+    """Step with the velocity at the start: one evaluation, an error of the order of `length` over the whole path."""
     return x - velocity(x, time) * length
 
 
 def midpoint_step(velocity: Velocity, x: Tensor, time: float, length: float) -> Tensor:
-    """As it goes half-way: two evaluations, an error of the order of `length`²."""
+    """Step with the velocity at the midpoint: two evaluations, an error of the order of `length`²."""
     halfway = x - velocity(x, time) * (length / 2)
     return x - velocity(halfway, time - length / 2) * length
 
 
 def heun_step(velocity: Velocity, x: Tensor, time: float, length: float) -> Tensor:
-    """The mean of here and there (the trapezoid rule): two evaluations, an error of the order of `length`²."""
+    """Step with the mean velocity of both ends (the trapezoid rule): two evaluations, an error of the order of `length`²."""
     here = velocity(x, time)
     # The last step ends at t = 0, but for rounding, which must not take it below.
     return x - (here + velocity(x - here * length, max(0.0, time - length))) * (length / 2)

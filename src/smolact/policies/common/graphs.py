@@ -1,4 +1,4 @@
-"""A CUDA graph: everything that a function does on the GPU, recorded once and launched as one."""
+"""CUDA graphs: all GPU work of a function, recorded once and launched at once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 
 class Graph:
-    """`function`, recorded: calling this does on the same tensors what it did, without Python and single launches.
+    """A recorded `function`. A call repeats its work on the same tensors, without Python and single kernel launches.
 
     Args:
-        function: takes and gives nothing; all that it reads and writes are tensors that stay where they are, and it never
-            waits for the GPU. It is run before it is recorded, so that kernels are compiled and memory is there.
+        function: takes and returns nothing; it reads and writes only tensors that keep their addresses, and never waits for the
+            GPU. It is run before it is recorded, so that kernels are compiled and memory is allocated.
         device: a CUDA device.
-        pool: of memory, for graphs that never run at the same time and give nothing to each other in it.
+        pool: a memory pool for graphs that never run at the same time and share no data in it.
     """
 
     _WARM_UPS = 3
@@ -33,5 +33,5 @@ class Graph:
                 function()
 
     def __call__(self) -> None:
-        """Launch it."""
+        """Launch the graph."""
         self._graph.replay()

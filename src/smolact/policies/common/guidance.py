@@ -1,7 +1,7 @@
-"""Real-time chunking: a new chunk is drawn so that it goes on from what is left of the old one.
+"""Real-time chunking: a new chunk is drawn so that it continues the rest of the old one.
 
-    old chunk    ■ ■ ■ ■ a b c d e f g                ■ carried out before the policy is asked
-    weights              1 1 1 ▓ ▒ ░ · 0 0 0 0        1: carried out while it answers; then less and less
+    old chunk    ■ ■ ■ ■ a b c d e f g                ■ executed before the inference
+    weights              1 1 1 ▓ ▒ ░ · 0 0 0 0        1: executed during the inference; then less and less
     new chunk            a b c d'e'f'· · · · ·
 
 While the new chunk is drawn, each step of the flow is bent towards the old actions (inpainting by guidance).
@@ -12,9 +12,9 @@ estimate of the chunk at x_t is x̂ = x_t − t · v(x_t, t). With the old actio
     v′ = v − g(t) · Jᵀ (w ⊙ (y − x̂)),    J = ∂x̂/∂x_t,    g(t) = min(max_weight, ((1 − t)² + t²) / (t · (1 − t)))
 
 since a step goes against v. The paper's time is τ = 1 − t and its velocity −v, with which these are its equations 2 to 4; its
-weights are equation 5. Jᵀ takes a pass back through the denoiser. It says along which directions the network can move the
-estimate at all: what a policy is sure of is not bent. LeRobot (0.6.1) computes the velocity before its input asks for a gradient,
-so that its J is the identity; `jacobian=False` does the same, in less than half the time.
+weights are equation 5. Jᵀ takes a backward pass through the denoiser. It restricts the guidance to directions in which the network
+can move the estimate: actions of which a policy is sure are not bent. LeRobot (0.6.1) computes the velocity before its input
+requires a gradient, so that its J is the identity; `jacobian=False` does the same, in less than half the time.
 
 Source: Black, Galliker and Levine 2025, "Real-Time Execution of Action Chunking Flow Policies", arXiv 2506.07339; Pokle et al.
 2023, arXiv 2310.04432 (ΠGDM for flows).
@@ -37,11 +37,11 @@ from smolact_client.leftover import MAX_WEIGHT, SCHEDULES
 
 @dataclass(frozen=True)
 class Guidance:
-    """What a chunk is to go on from.
+    """The rest of an old chunk, which a new chunk is to continue.
 
     Attributes:
-        actions: (B, C, A), those of the old chunk for the same ticks; any number where nothing is left.
-        weights: (B, C, 1) or (B, C, A), from 0 to 1: how much each of them counts.
+        actions: (B, C, A), those of the old chunk for the same ticks; any number where none is left.
+        weights: (B, C, 1) or (B, C, A), from 0 to 1: the weight of each action.
         max_weight: the bound of the guidance's weight.
         jacobian: differentiate through the denoiser.
     """
@@ -52,7 +52,7 @@ class Guidance:
     jacobian: bool = True
 
     def check(self, shape: tuple[int, int, int]) -> None:
-        """Whether it is for chunks of this shape.
+        """Raise unless the guidance is for chunks of this shape.
 
         Raises:
             FeatureError: it is not.
@@ -65,18 +65,18 @@ class Guidance:
             )
 
     def replaced(self, actions: Tensor, weights: Tensor) -> Guidance:
-        """The same with other actions and weights."""
+        """Return the same guidance with other actions and weights."""
         return replace(self, actions=actions, weights=weights)
 
 
 def prefix_weights(delay: int, left: int, length: int, schedule: str = "exp") -> Tensor:
-    """How much each action of the old chunk counts, (length,) float32 from 0 to 1.
+    """Return the weight of each action of the old chunk, (length,) float32 from 0 to 1.
 
     Args:
-        delay: so many of the first will have been carried out when the new chunk is here: 1.
-        left: so many are left; 0 behind them.
-        length: of a chunk.
-        schedule: in between: `exp` (the paper's) or `linear`, both falling; `ones`, `zeros`.
+        delay: the number of actions that are executed before the new chunk arrives; their weights are 1.
+        left: the number of actions that are left; weights behind them are 0.
+        length: the length of a chunk.
+        schedule: the weights in between: `exp` (the paper's) or `linear`, both falling; `ones`, `zeros`.
 
     Raises:
         ConfigError: there is no such schedule.
@@ -98,13 +98,13 @@ def prefix_weights(delay: int, left: int, length: int, schedule: str = "exp") ->
 
 
 def guidance_weight(time: float, max_weight: float) -> float:
-    """g(t): how strongly a step at a time from 1 (noise) to 0 is bent."""
+    """Return g(t), the strength of the guidance at a time from 1 (noise) to 0."""
     spread = time * (1 - time)
     return max_weight if spread <= 0 else min(max_weight, ((1 - time) ** 2 + time**2) / spread)
 
 
 def guided(velocity: Velocity, guidance: Guidance) -> Velocity:
-    """`velocity`, bent so that the chunk goes on from `guidance`; see the formulas above. Wants to be called without gradients.
+    """Bend `velocity` so that the chunk continues `guidance`; see the formulas above. Call the result without gradients.
 
     `velocity` must be differentiable by its first argument, unless the guidance goes without the Jacobian.
     """

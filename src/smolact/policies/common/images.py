@@ -1,4 +1,4 @@
-"""Images on their way into a vision tower."""
+"""Preprocessing of images for a vision tower."""
 
 # I images.
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def resize_with_pad(images: Tensor, width: int, height: int) -> Tensor:
-    """Scale images (I, 3, h, w) to fit width × height, keep their shape, and pad the left and the top with black (0)."""
+    """Scale images (I, 3, h, w) to fit width × height, keep their aspect ratio, and pad the left and the top with black (0)."""
     if images.shape[-2:] == (height, width):
         return images
     ratio = max(images.shape[-1] / width, images.shape[-2] / height)
@@ -20,5 +20,5 @@ def resize_with_pad(images: Tensor, width: int, height: int) -> Tensor:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 in 0 … 255 to float32 in [0, 1]; floats stay as they are."""
+    """Convert uint8 in 0 … 255 to float32 in [0, 1]; floats stay as they are."""
     return images.float() / 255 if images.dtype == torch.uint8 else images

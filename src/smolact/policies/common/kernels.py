@@ -1,16 +1,16 @@
-"""What surrounds a product of few rows, done inside the product: two Triton kernels in the place of some twenty small ones.
+"""Two Triton kernels for products of few rows and their surrounding operations, which replace about twenty small kernels.
 
-    multiply            x Wᵀ; before it a norm, behind it bias, residual or silu(gate) · up; weights in float8, or whole
-    split_and_rotate    queries, keys and values of one product, rotated, each in its place
+    multiply            x Wᵀ; before it a norm, after it bias, residual or silu(gate) · up; weights in float8 or x's precision
+    split_and_rotate    queries, keys and values of one product, rotated, each to its own tensor
 
-A GPU takes as long to begin a small kernel as to run it, and an expert's layer is nothing but small ones, 160 times a replan. With
-these two, attention, and a copy that puts its rows in order, it is seven.
+A GPU takes as long to launch a small kernel as to run it, and an expert's layer consists of small ones only, 160 times per replan.
+With these two, attention, and a copy that reorders its rows, a layer takes seven.
 
-The norm needs no pass of its own. An RMS norm is a scale for each input, which is in the weights already (`WeightPacker.pack`), and a
-number for each row, which may as well be multiplied behind the product: the squares are summed up while the row comes by.
+The norm needs no pass of its own. An RMS norm is a scale per input, which is in the weights already (`WeightPacker.pack`), and a
+factor per row, which can be applied after the product: the squares are summed while the row is read.
 
-This module needs triton, which PyTorch's CUDA builds for Linux bring along; it is imported by engines that were asked for it.
-The plain way of everything here is `DensePackedLinear`, `Float8PackedLinear` and `Network.project`.
+This module needs triton, which PyTorch's CUDA builds for Linux include; only engines that use these kernels import it.
+The plain versions are `DensePackedLinear`, `Float8PackedLinear` and `Network.project`.
 """
 
 # B batch, L rows (tokens), I input width, O output width, N query heads, K key/value heads, H head width.
@@ -25,11 +25,12 @@ from torch import Tensor
 from smolact.policies.common.packed_linear import DensePackedLinear, Float8PackedLinear, PackedLinear
 
 BLOCK_OUT, BLOCK_IN, MAX_ROWS = 16, 128, 64
-"""What one program multiplies: 16 outputs, so that the 720 of an expert keep 45 programs busy; all 50 rows of a chunk, so that a
-weight is read once."""
+"""The tile of one program: 16 outputs, so that the 720 of an expert keep 45 programs busy; all 50 rows of a chunk, so that a
+weight is read once.
+"""
 
 
-# Arguments of kernels have no types: triton would take them for code of the GPU.
+# Arguments of kernels have no annotations, which triton would compile for the GPU.
 
 
 @triton.jit
@@ -46,43 +47,43 @@ def _multiply(
     squares = tl.zeros((ROWS,), tl.float32)
     for start in range(0, WIDTH, IN):
         i = start + tl.arange(0, IN)
-        at = i
+        offset = i
         if HEAD_WIDTH > 0:
-            at = (i // HEAD_WIDTH) * x_head + i % HEAD_WIDTH
-        part = tl.load(x_rows[None, :] + at[:, None], (r < rows)[None, :] & (i < WIDTH)[:, None], 0.0)
+            offset = (i // HEAD_WIDTH) * x_head + i % HEAD_WIDTH
+        part = tl.load(x_rows[None, :] + offset[:, None], (r < rows)[None, :] & (i < WIDTH)[:, None], 0.0)
         if NORMED:
             squares += tl.sum(part.to(tl.float32) * part.to(tl.float32), 0)
-        # The weight is the first factor, which may lie in registers: there float8 is made whole.
+        # The weight is the first factor, which may be in registers: float8 is converted there.
         inside = (o < outputs)[:, None] & (i < WIDTH)[None, :]
-        place = weight + o[:, None] * WIDTH + i[None, :]
-        total = tl.dot(_whole(tl.load(place, inside, 0.0), part.dtype), part, total, "ieee")
+        pointer = weight + o[:, None] * WIDTH + i[None, :]
+        total = tl.dot(_to_dtype(tl.load(pointer, inside, 0.0), part.dtype), part, total, "ieee")
         if GATED:
-            up = tl.load(place + outputs * WIDTH, inside, 0.0)
-            total_up = tl.dot(_whole(up, part.dtype), part, total_up, "ieee")
-    of_row = tl.full((ROWS,), 1.0, tl.float32)
+            up = tl.load(pointer + outputs * WIDTH, inside, 0.0)
+            total_up = tl.dot(_to_dtype(up, part.dtype), part, total_up, "ieee")
+    factor = tl.full((ROWS,), 1.0, tl.float32)
     if NORMED:
-        of_row = tl.rsqrt(squares / WIDTH + eps)
-    total = _finished(total, of_row, scale, bias, o, outputs)
+        factor = tl.rsqrt(squares / WIDTH + eps)
+    total = _scaled(total, factor, scale, bias, o, outputs)
     if GATED:
-        total = total * tl.sigmoid(total) * _finished(total_up, of_row, scale, bias, o + outputs, 2 * outputs)
+        total = total * tl.sigmoid(total) * _scaled(total_up, factor, scale, bias, o + outputs, 2 * outputs)
     inside = (o < outputs)[:, None] & (r < rows)[None, :]
-    place = r[None, :] * outputs + o[:, None]
+    position = r[None, :] * outputs + o[:, None]
     if residual is not None:
-        total += tl.load(residual + place, inside, 0.0).to(tl.float32)
-    tl.store(out + place, total.to(out.dtype.element_ty), inside)
+        total += tl.load(residual + position, inside, 0.0).to(tl.float32)
+    tl.store(out + position, total.to(out.dtype.element_ty), inside)
 
 
 @triton.jit
-def _whole(weight, dtype: tl.constexpr):
+def _to_dtype(weight, dtype: tl.constexpr):
     if weight.dtype == tl.float8e4nv:
-        # Straight to bfloat16 triton 3.6 goes on Hopper only; for Ada it fails to compile.
+        # triton 3.6 converts float8 directly to bfloat16 on Hopper only; for Ada it fails to compile.
         weight = weight.to(tl.float32)
     return weight.to(dtype)
 
 
 @triton.jit
-def _finished(total, of_row, scale, bias, o, outputs):
-    total = total * of_row[None, :]
+def _scaled(total, factor, scale, bias, o, outputs):
+    total = total * factor[None, :]
     if scale is not None:
         total *= tl.load(scale + o, o < outputs, 0.0)[:, None]
     if bias is not None:
@@ -100,15 +101,15 @@ def multiply(
     eps: float | None = None,
     gated: bool = False,
 ) -> Tensor:
-    """residual + scale · (norm(x) Wᵀ) + bias, (B, L, O), computed in float32 and rounded once.
+    """Compute residual + scale · (norm(x) Wᵀ) + bias, (B, L, O), in float32, rounded once.
 
     Args:
-        x: (B, L, I), or (B, L, N, H) of heads side by side; in any layout whose last dimension is dense.
-        weight: (O, I), dense; in the precision of `x` or float8.
-        scale: (O,) float32, of the weight's outputs; 1 when not given.
+        x: (B, L, I), or (B, L, N, H) of concatenated heads; any layout with a contiguous last dimension.
+        weight: (O, I), contiguous; in the precision of `x` or float8.
+        scale: (O,) float32, of the weight's outputs; 1 when None.
         bias: (O,).
         residual: (B, L, O).
-        eps: of the RMS norm of `x`; no norm when not given.
+        eps: of the RMS norm of `x`; no norm when None.
         gated: `weight` is of gate and up, one below the other; the result is silu(gate) · up, (B, L, O / 2).
     """
     batch, length = x.shape[:2]
@@ -116,7 +117,7 @@ def multiply(
     outputs = len(weight) // 2 if gated else len(weight)
     out = x.new_empty(batch, length, outputs)
     block = min(MAX_ROWS, max(16, triton.next_power_of_2(rows)))
-    # Triton launches where PyTorch is, not where its tensors are.
+    # Triton launches on PyTorch's current device, not on the tensors'.
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         _multiply[triton.cdiv(outputs, BLOCK_OUT), triton.cdiv(rows, block)](
             *(x, weight, scale, bias, None if residual is None else residual.contiguous(), out),
@@ -155,30 +156,30 @@ def _split_and_rotate(
     sine = tl.where(rotated, tl.load(sines + table, h < HALF, 0.0), 0.0)
     first, second = first * cosine - second * sine, second * cosine + first * sine
     if QUERIES > 0:
-        place = queries + b * queries_batch + n * queries_head + token * queries_row + h
-        _put(place, first, second, inside & (n < QUERIES), HALF)
+        pointer = queries + b * queries_batch + n * queries_head + token * queries_row + h
+        _store_halves(pointer, first, second, inside & (n < QUERIES), HALF)
     if KEYS > 0:
-        place = keys + b * keys_batch + (n - QUERIES) * keys_head + token * keys_row + h
-        _put(place, first, second, inside & (n >= QUERIES) & rotated, HALF)
-        place = values + b * values_batch + (n - QUERIES - KEYS) * values_head + token * values_row + h
-        _put(place, first, second, inside & (n >= QUERIES + KEYS), HALF)
+        pointer = keys + b * keys_batch + (n - QUERIES) * keys_head + token * keys_row + h
+        _store_halves(pointer, first, second, inside & (n >= QUERIES) & rotated, HALF)
+        pointer = values + b * values_batch + (n - QUERIES - KEYS) * values_head + token * values_row + h
+        _store_halves(pointer, first, second, inside & (n >= QUERIES + KEYS), HALF)
 
 
 @triton.jit
-def _put(place, first, second, inside, HALF: tl.constexpr):
-    tl.store(place, first.to(place.dtype.element_ty), inside)
-    tl.store(place + HALF, second.to(place.dtype.element_ty), inside)
+def _store_halves(pointer, first, second, inside, HALF: tl.constexpr):
+    tl.store(pointer, first.to(pointer.dtype.element_ty), inside)
+    tl.store(pointer + HALF, second.to(pointer.dtype.element_ty), inside)
 
 
 def split_and_rotate(
     projected: Tensor, cosines: Tensor, sines: Tensor, queries: Tensor, keys: Tensor, values: Tensor
 ) -> None:
-    """Write the heads of one product where they belong: queries and keys rotated, values as they are.
+    """Write the heads of one product to their tensors: queries and keys rotated, values unchanged.
 
     Args:
-        projected: (B, L, (N + 2K) · H), dense.
-        cosines, sines: (B or 1, 1, L, H / 2), float32, each row's dense.
-        queries: (B, N, L, H), written; this and the others in any layout whose last dimension is dense.
+        projected: (B, L, (N + 2K) · H), contiguous.
+        cosines, sines: (B or 1, 1, L, H / 2), float32, each row contiguous.
+        queries: (B, N, L, H), written; like keys and values in any layout with a contiguous last dimension.
         keys, values: (B, K, L, H), written; K may be 0, as may N.
     """
     batch, length, _ = projected.shape
@@ -188,7 +189,7 @@ def split_and_rotate(
         _split_and_rotate[(batch * length,)](
             *(projected, cosines, sines, queries, keys, values),
             *(length, cosines.stride(0) if len(cosines) > 1 else 0),
-            *(stride for place in (queries, keys, values) for stride in place.stride()[:3]),
+            *(stride for output in (queries, keys, values) for stride in output.stride()[:3]),
             QUERIES=queries.shape[1],
             KEYS=keys.shape[1],
             HALF=half,
@@ -199,7 +200,7 @@ def split_and_rotate(
 
 
 class KernelPackedLinear(PackedLinear):
-    """Another product by `multiply`, with what stands around it in a layer; what may be differentiated goes that one's way.
+    """A packed linear layer that fuses its surrounding operations by `multiply`; with gradients enabled, the plain layer is used.
 
     In float8 it needs a GPU of compute capability 8.9 or more.
     """
@@ -218,23 +219,23 @@ class KernelPackedLinear(PackedLinear):
         return self.plain(x) if torch.is_grad_enabled() else multiply(x, *self._factors)
 
     def tensors(self) -> list[Tensor]:
-        """What it holds."""
+        """Return the tensors that the layer holds."""
         return self.plain.tensors()
 
     def normed(self, x: Tensor, eps: float) -> Tensor:
-        """The product of the RMS norm of x."""
+        """Return the product of the RMS norm of x."""
         if torch.is_grad_enabled():
             return self.plain.normed(x, eps)
         return multiply(x, *self._factors, eps=eps)
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """The product of x (B, L, I), or of heads (B, L, N, H) side by side, added to `residual` (B, L, O)."""
+        """Return the product of x (B, L, I), or of concatenated heads (B, L, N, H), added to `residual` (B, L, O)."""
         if torch.is_grad_enabled():
             return self.plain.onto(residual, x)
         return multiply(x, *self._factors, residual=residual)
 
     def gated(self, x: Tensor, eps: float) -> Tensor:
-        """silu(gate) · up of the RMS norm of x."""
+        """Return silu(gate) · up of the RMS norm of x."""
         if torch.is_grad_enabled():
             return self.plain.gated(x, eps)
         return multiply(x, *self._factors, eps=eps, gated=True)

@@ -1,10 +1,10 @@
-"""Linear layers of an engine: weights that only multiply, fused, folded, in the precision that is asked for.
+"""Linear layers of an engine: inference-only weights, fused, in a chosen precision.
 
-Several layers that read the same input become one product. What stands before it linearly (a norm's scale) is multiplied
-into its weights. Adapters are added to them: the policy itself stays as it is.
+Several layers that read the same input become one product. A linear factor before it (a norm's scale) is multiplied
+into its weights. Adapters are added to them: the policy itself is unchanged.
 
-A product is also asked for what stands around it in a layer (`normed`, `onto`, `gated`). Here that is done beside it; on a GPU
-one kernel can do all of it (`kernels.KernelProduct`).
+A layer also offers its product with surrounding operations (`normed`, `onto`, `gated`). Here those are separate; on a GPU
+one kernel can do all of it (`kernels.KernelPackedLinear`).
 """
 
 # B batch, L rows (tokens), R rows, I input width, O output width, N heads, H head width.
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 
 class PackedLinear(ABC):
-    """x Wᵀ + b."""
+    """The linear layer x Wᵀ + b."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -30,29 +30,29 @@ class PackedLinear(ABC):
 
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """What it holds."""
+        """Return the tensors that the layer holds."""
 
     def normed(self, x: Tensor, eps: float) -> Tensor:
-        """The product of the RMS norm of x; the norm's scale is in the weights."""
+        """Return the product of the RMS norm of x; the norm's scale is in the weights."""
         return self(rms_norm(x, eps))
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """The product of x (B, L, I), or of heads (B, L, N, H) side by side, added to `residual` (B, L, O)."""
+        """Return the product of x (B, L, I), or of concatenated heads (B, L, N, H), added to `residual` (B, L, O)."""
         return residual + self(x.flatten(2))
 
     def gated(self, x: Tensor, eps: float) -> Tensor:
-        """silu(gate) · up of the RMS norm of x, (…, O / 2), for the product of a gate and, behind it, what it lets up."""
+        """Return silu(gate) · up of the RMS norm of x, (…, O / 2); gate is the first half of the product, up the second."""
         gate, up = self.normed(x, eps).chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
-    """x (…, I) scaled to root mean square one, computed in float32."""
+    """Scale x (…, I) to root mean square one, computed in float32."""
     return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
 
 
 class DensePackedLinear(PackedLinear):
-    """In the precision of its weight."""
+    """A layer in the precision of its weight."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight, bias
@@ -62,16 +62,16 @@ class DensePackedLinear(PackedLinear):
         return F.linear(x, self.weight, self.bias)
 
     def tensors(self) -> list[Tensor]:
-        """What it holds."""
+        """Return the tensors that the layer holds."""
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
 
 class Int8PackedLinear(PackedLinear):
-    """Weights rounded to 8 bits by output, inputs by row as they come; sums are exact, in 32 bits.
+    """Weights rounded to 8 bits per output, inputs per row at run time; sums are exact, in 32 bits.
 
-    A row of the input is scaled and shifted to unsigned bytes, which is what processors multiply with signed ones; oneDNN
-    takes the shift out again. About a hundredth of the result is rounding. For a CPU; on one without VNNI inputs have 7 bits,
-    since it adds pairs of products in 16, which saturate.
+    A row of the input is scaled and shifted to unsigned bytes, which processors multiply with signed ones; oneDNN
+    subtracts the shift again. The rounding error is about a hundredth of the result. For CPUs; on those without VNNI inputs
+    have 7 bits, since they add pairs of products in 16 bits, which saturate.
     Source: Dettmers et al. 2022, "LLM.int8()", arXiv 2208.07339, section 2.1 (vector-wise quantization).
     """
 
@@ -95,16 +95,16 @@ class Int8PackedLinear(PackedLinear):
         return scaled.view(*x.shape[:-1], -1).to(x.dtype)
 
     def tensors(self) -> list[Tensor]:
-        """What it holds."""
+        """Return the tensors that the layer holds."""
         return [self.weight, self.scale, self.zeros, *([] if self.bias is None else [self.bias])]
 
 
 class Float8PackedLinear(PackedLinear):
-    """Weights rounded to float8 (e4m3: 3 bits of fraction) with a scale for each output; inputs stay as they are.
+    """Weights rounded to float8 (e4m3: 3 bits of fraction) with a scale for each output; inputs are not rounded.
 
-    For a GPU, and weights that few rows read often: such a product takes as long as its weight takes to come, and these are half
-    of bfloat16's bytes. The kernel that gains by it is `KernelPackedLinear`'s. Here the weight is made whole for each product, which is
-    the same numbers and no gain: so what the rounding costs can be measured on any machine.
+    For a GPU, and weights that few rows read often: such a product takes as long as loading its weight, which has half of
+    bfloat16's bytes. The faster kernel is `KernelPackedLinear`'s. This class converts the weight for each product, which gives the
+    same numbers and no gain, so that the rounding error can be measured on any machine.
     Source: Micikevicius et al. 2022, "FP8 Formats for Deep Learning", arXiv 2209.05433.
     """
 
@@ -113,7 +113,7 @@ class Float8PackedLinear(PackedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.scale = weight.abs().amax(1).float().clamp_min(1e-12) / self.LARGEST
         rounded = weight.float() / self.scale[:, None]
-        # What rounds to more than the largest number would be no number.
+        # A value above the largest number would become NaN.
         self.weight = rounded.clamp_(-self.LARGEST, self.LARGEST).to(torch.float8_e4m3fn)
         self.bias = None if bias is None else bias.float()
 
@@ -123,21 +123,21 @@ class Float8PackedLinear(PackedLinear):
         return (product if self.bias is None else product + self.bias).to(x.dtype)
 
     def tensors(self) -> list[Tensor]:
-        """What it holds."""
+        """Return the tensors that the layer holds."""
         return [self.weight, self.scale, *([] if self.bias is None else [self.bias])]
 
 
 class Int8Weights:
-    """x Wᵀ + b of a weight that is kept in 8 bits, rounded by output; only the weight is rounded, and inputs to bfloat16.
+    """The linear layer x Wᵀ + b with a weight in 8 bits, rounded per output; inputs are rounded to bfloat16 only.
 
-    For what reads a few rows at a time from a CPU's memory, where a product takes as long as its weight takes to come: a
-    quarter of the bytes, and no arithmetic in 8 bits, which processors without VNNI are slow at. With more rows the weight
-    is made whole again first. About a hundredth of the result is rounding.
+    For products of a few rows on a CPU, which take as long as loading the weight from memory: a quarter of the bytes, and no
+    arithmetic in 8 bits, which is slow on processors without VNNI. For more rows the weight is converted back first. The
+    rounding error is about a hundredth of the result.
     """
 
     FEW = 8
     SIDE = 16
-    """Widths are a multiple of it: the kernel does not look."""
+    """Widths must be a multiple of it: the kernel does not check."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.scale = (weight.abs().amax(1).float().clamp_min(1e-12) / 127).to(torch.bfloat16)
@@ -147,7 +147,7 @@ class Int8Weights:
 
     @classmethod
     def takes(cls, weight: Tensor) -> bool:
-        """Whether its widths fit."""
+        """Return whether the weight's widths are supported."""
         return not any(size % cls.SIDE for size in weight.shape)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -159,28 +159,28 @@ class Int8Weights:
         return product if self.bias is None else product + self.bias.to(x.dtype)
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """The product of (R, I), added to (R, O)."""
+        """Return the product of (R, I), added to (R, O)."""
         return residual + self(x)
 
     def tensors(self) -> list[Tensor]:
-        """What it holds."""
+        """Return the tensors that the layer holds."""
         return [self.weight, self.scale, *([] if self.bias is None else [self.bias])]
 
 
 @lru_cache(maxsize=1)
 def pairs_are_exact() -> bool:
-    """Whether this machine's products of bytes are exact at their largest, 255 · 127: it does one, and looks."""
+    """Return whether this machine's products of bytes are exact at their largest, 255 · 127, by computing one."""
     width = 64
     weight = torch.ops.onednn.qlinear_prepack(torch.full((width, width), 127, dtype=torch.int8), None)
     ones, zeros = torch.ones(width), torch.zeros(width, dtype=torch.int32)
-    found: Tensor = torch.ops.onednn.qlinear_pointwise(
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(
         torch.full((width, width), 255, dtype=torch.uint8), 1.0, 0, weight, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )  # fmt: skip
-    return bool((found == width * 255 * 127).all())
+    return bool((product == width * 255 * 127).all())
 
 
 def plain_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight (O, I) and bias (O,) of a linear layer, with what adapters add to it."""
+    """Return weight (O, I) and bias (O,) of a linear layer, with its adapters added."""
     layer: Any = linear
     if not hasattr(layer, "get_delta_weight"):
         return layer.weight, layer.bias
@@ -194,14 +194,14 @@ def plain_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 class WeightPacker:
-    """Makes products from a policy's layers.
+    """Makes packed linear layers from a policy's layers.
 
     Args:
         dtype: of the weights.
         int8: round those of `pack` to 8 bits.
         fp8: round those that few rows read often to float8.
-        kernel: makes of a product that few rows read often one that is quicker at it.
-        release: empty each layer that was read, so that no weight is held twice. The policy can't be used afterwards.
+        kernel: replaces a product that few rows read often by a faster one.
+        releases: empty each layer that was read, so that no weight is held twice. The policy can't be used afterwards.
     """
 
     def __init__(
@@ -223,13 +223,13 @@ class WeightPacker:
         exact: bool = False,
         often: bool = False,
     ) -> PackedLinear:
-        """The layers, which read the same input, as one product, their outputs one after the other.
+        """Fuse layers that read the same input into one product with concatenated outputs.
 
         Args:
-            layers: linear ones.
+            layers: linear layers.
             norm: the scale (I,) of the norm before them.
             exact: never in 8 bits.
-            often: few rows read it, again and again.
+            often: whether few rows read it often.
         """
         parts = [plain_weights(layer) for layer in layers]
         weight = torch.cat([weight for weight, _ in parts]) if len(parts) > 1 else parts[0][0]
@@ -254,10 +254,10 @@ class WeightPacker:
         return self.kernel(product) if self.kernel is not None and often else product
 
     def to_device(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """A tensor that is used as it is: the policy's own where precision allows."""
+        """Return a tensor in the given dtype; it is the policy's own if that has the dtype."""
         return tensor.detach().to(dtype or self.dtype)
 
     def release(self, *modules: nn.Module) -> None:
-        """Let go of the modules' weights, if that was asked for."""
+        """Release the modules' weights if `releases` is set."""
         for module in modules if self.releases else ():
             module.to("meta")

@@ -1,4 +1,4 @@
-"""In which precision this machine multiplies quickest: measured, because a processor that can do bfloat16 may emulate it."""
+"""The fastest precision of this machine, measured, because a processor that supports bfloat16 may emulate it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from smolact.errors import ConfigError, MissingDependencyError
 
 logger = logging.getLogger(__name__)
 
-_HAS_FLOAT8 = (8, 9)
-"""The compute capability of GPUs that can take float8 apart: Ada, Hopper and what came after."""
+_MIN_FLOAT8_CAPABILITY = (8, 9)
+"""The least compute capability of GPUs with float8: Ada, Hopper and later."""
 
 _GAIN = 1.3
-"""How much quicker bfloat16 has to be on a CPU before its rounding is worth it."""
+"""The least speed-up by bfloat16 on a CPU that is worth its rounding."""
 
 
 def quickest_dtype(device: torch.device) -> torch.dtype:
-    """`torch.bfloat16` where its matrix products are quicker than float32's, else `torch.float32`."""
+    """Return `torch.bfloat16` if its matrix products are faster than float32's, else `torch.float32`."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return _quickest_on_cpu() if device.type == "cpu" else torch.float32
 
 
 def check_int8(device: torch.device, dtype: torch.dtype | None) -> None:
-    """Whether weights in 8 bits work with these.
+    """Raise unless weights in 8 bits work on the device and with the dtype.
 
     Raises:
         ConfigError: they do not.
@@ -43,11 +43,11 @@ def check_int8(device: torch.device, dtype: torch.dtype | None) -> None:
 
 
 def check_fp8(device: torch.device) -> None:
-    """Whether weights in float8 work there: on a CPU to see what the rounding costs, on a GPU to gain by it.
+    """Raise unless weights in float8 work on the device: on a CPU to measure the rounding error, on a GPU to be faster.
 
     Raises:
         ConfigError: they do not.
-        MissingDependencyError: triton, whose kernels a GPU needs for them, is not there.
+        MissingDependencyError: triton, whose kernels a GPU needs for them, is not installed.
     """
     if device.type == "cpu":
         return
@@ -55,21 +55,21 @@ def check_fp8(device: torch.device) -> None:
         raise ConfigError(
             f"fp8=True is for a GPU with CUDA (or a CPU, to see what it costs), and the policy is on {device}. Leave it out."
         )
-    found = torch.cuda.get_device_capability(device)
-    if found < _HAS_FLOAT8:
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _MIN_FLOAT8_CAPABILITY:
         raise ConfigError(
-            f"fp8=True needs a GPU of compute capability {'.'.join(map(str, _HAS_FLOAT8))} or more (Ada, Hopper), and "
-            f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, found))}. Leave it out."
+            f"fp8=True needs a GPU of compute capability {'.'.join(map(str, _MIN_FLOAT8_CAPABILITY))} or more (Ada, Hopper), and "
+            f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, capability))}. Leave it out."
         )
     check_kernels(device)
 
 
 def check_kernels(device: torch.device) -> None:
-    """Whether our own kernels can run there.
+    """Raise unless smolact's own kernels can run on the device.
 
     Raises:
-        ConfigError: it is no GPU with CUDA.
-        MissingDependencyError: triton is not there.
+        ConfigError: it is not a GPU with CUDA.
+        MissingDependencyError: triton is not installed.
     """
     if device.type != "cuda":
         raise ConfigError(
@@ -97,11 +97,11 @@ def _quickest_on_cpu() -> torch.dtype:
 
 
 def _seconds(dtype: torch.dtype, rows: int = 128, width: int = 768) -> float:
-    """The best of three products, which is nearest to what the processor can do whatever else it does."""
+    """Return the shortest time of three products, which depends least on other load."""
     x, weight = torch.ones(rows, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
     times = []
     for _ in range(4):  # the first one warms up
-        began = time.perf_counter()
+        start = time.perf_counter()
         F.linear(x, weight)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return min(times[1:])

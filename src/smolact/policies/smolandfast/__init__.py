@@ -1,1 +1,1 @@
-"""SmolAndFAST: SmolVLM2 that writes its actions as tokens."""
+"""SmolAndFAST: a SmolVLM2 that generates actions as tokens."""

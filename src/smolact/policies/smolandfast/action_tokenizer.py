@@ -1,9 +1,9 @@
-"""FAST: chunks of actions as few tokens, and back.
+"""FAST: action chunks as few tokens, and back.
 
-A chunk is turned into frequencies (orthonormal DCT-II along time), scaled and rounded; the coefficients, low frequencies
-first and all dimensions of one frequency together, are written as one character each, and byte-pair encoding merges what
-often comes together. Source: K. Pertsch et al., 2025, "FAST: Efficient Action Tokenization for Vision-Language-Action
-Models". The folder is the reference processor's; no code in it is run.
+A chunk is transformed to frequencies (orthonormal DCT-II along time), scaled and rounded; the coefficients, low frequencies
+first and all dimensions of one frequency together, are written as one character each, and byte-pair encoding merges frequent
+sequences. Source: K. Pertsch et al., 2025, "FAST: Efficient Action Tokenization for Vision-Language-Action Models".
+The folder's format is the reference processor's; no code in it is run.
 """
 
 # N chunks, T steps, D dimensions.
@@ -37,18 +37,18 @@ Chunks = NDArray[np.floating[Any]]
 CONFIG, TOKENIZER = "processor_config.json", "tokenizer.json"
 PROCESSOR = "UniversalActionProcessor"
 
-_HUGE = 2.0**52  # still a whole number when a tokenizer's smallest is taken from it
-_FIT = "Fit a tokenizer on this dataset (smolact train-tokenizer), and give its folder as --policy.fast_tokenizer_path."
+_LIMIT = 2.0**52  # subtracting a tokenizer's smallest coefficient is still exact
+_FIT_HINT = "Fit a tokenizer on this dataset (smolact train-tokenizer), and give its folder as --policy.fast_tokenizer_path."
 
 
 class FASTTokenizer:
-    """Chunks to lists of token ids, and back.
+    """Encodes chunks as lists of token ids, and decodes them.
 
     Attributes:
-        scale: of the coefficients before rounding: the finer, the more tokens.
-        min_token: what is added to a character to give its coefficient.
-        horizon, dim: of the chunks that it was fitted on, T and D; None if it was made for any.
-        replaced: how many coefficients could not be written so far, and were replaced by the nearest that can be.
+        scale: factor of the coefficients before rounding: a larger one is finer and needs more tokens.
+        min_token: the offset from a character to its coefficient.
+        horizon, dim: T and D of the chunks that it was fitted on; None if it was made for any.
+        replaced: the number of coefficients so far that have no token and were replaced by the nearest one that has.
     """
 
     def __init__(
@@ -65,23 +65,23 @@ class FASTTokenizer:
 
     @classmethod
     def fit(cls, chunks: Chunks, *, scale: float = 10, vocab_size: int = 1024) -> FASTTokenizer:
-        """A tokenizer for chunks like these.
+        """Fit a tokenizer to chunks.
 
         Args:
             chunks: (N, T, D), normalized to about [−1, 1].
             scale: see the class.
-            vocab_size: at most so many tokens.
+            vocab_size: the maximum number of tokens.
 
         Raises:
             FeatureError: the chunks are not (N, T, D), or not finite.
-            ConfigError: the coefficients need more characters than `vocab_size`; the message says how many.
+            ConfigError: the coefficients need more characters than `vocab_size`; the message contains their number.
         """
-        chunks = _checked(chunks)
+        chunks = _validated(chunks)
         coefficients = _coefficients(chunks, scale)
         low, high = int(coefficients.min()), int(coefficients.max())
-        room = min((high - low) * 3 // 2 + 1, FIRST_SURROGATE)  # for larger actions, yet unseen
-        written = {byte: character for character, byte in byte_of_character().items()}
-        alphabet = sorted({written[byte] for code in range(room) for byte in chr(code).encode()})
+        code_count = min((high - low) * 3 // 2 + 1, FIRST_SURROGATE)  # margin for larger actions
+        characters = {byte: character for character, byte in byte_of_character().items()}
+        alphabet = sorted({characters[byte] for code in range(code_count) for byte in chr(code).encode()})
         needed = max(high - low + 1, len(alphabet))
         if needed > vocab_size:
             raise ConfigError(
@@ -108,7 +108,7 @@ class FASTTokenizer:
         """Open a folder or a Hub id, such as `physical-intelligence/fast`. Code in it is not run.
 
         Raises:
-            NotFoundError, HubError: it is not there.
+            NotFoundError, HubError: it does not exist.
             CheckpointError: a file is missing or damaged.
             ConfigError: it is another kind of processor.
         """
@@ -123,7 +123,7 @@ class FASTTokenizer:
         content = json.dumps(read_json_object(folder / TOKENIZER, remedy))
         try:
             tokenizer = Tokenizer.from_str(content)
-        except Exception as error:  # tokenizers raises nothing more particular
+        except Exception as error:  # tokenizers raises no specific type
             raise ConfigError(f"{folder / TOKENIZER} is no tokenizer: {error}. {remedy}") from error
         return cls(
             tokenizer,
@@ -134,7 +134,7 @@ class FASTTokenizer:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the folder that `load` and the reference processor open."""
+        """Write a folder that `load` and the reference processor open."""
         folder = Path(folder)
         scale = int(self.scale) if float(self.scale).is_integer() else self.scale
         durable.write_text(folder / TOKENIZER, self._tokenizer.to_str(pretty=True))
@@ -160,118 +160,118 @@ class FASTTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many token ids there are."""
+        """The number of token ids."""
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, chunks: Chunks, *, strict: bool = False) -> list[list[int]]:
-        """Token ids of chunks (N, T, D), normalized.
+        """Encode normalized chunks (N, T, D) as token ids.
 
-        A coefficient that the tokenizer can't write, since it was fitted on smaller actions, becomes the nearest that it can: below
-        its smallest that is the reference's way too. That is counted (`replaced`) and told once, with the error that it makes.
+        A coefficient without a token, since the tokenizer was fitted on smaller actions, is replaced by the nearest one that has a
+        token, as in the reference for those below the smallest. `replaced` counts them; the first are logged with their error.
 
         Args:
             chunks: the actions.
-            strict: such a coefficient is an error.
+            strict: raise an error for such a coefficient.
 
         Raises:
-            FeatureError: the chunks are not (N, T, D) of the tokenizer's T and D, or not finite; or see `strict`.
+            FeatureError: the chunks are not (N, T, D), or not finite; or see `strict`.
+            ConfigError: T or D are not the tokenizer's.
         """
-        chunks = _checked(chunks)
+        chunks = _validated(chunks)
         self.shape(*chunks.shape[1:])
         numbers = _coefficients(chunks, self.scale) - self.min_token
         codes = self._encoder.nearest(numbers)
-        wrong = codes != numbers
-        if wrong.any():
-            found = self._unwritable(chunks, codes, wrong)
+        replaced = codes != numbers
+        if replaced.any():
+            message = self._error_message(chunks, codes, replaced)
             if strict:
-                raise FeatureError(f"{found} {_FIT}")
+                raise FeatureError(f"{message} {_FIT_HINT}")
             if not self.replaced:
-                logger.warning("%s The nearest that can be are taken (told once). %s", found, _FIT)
-            self.replaced += int(wrong.sum())
+                logger.warning("%s The nearest that can be are taken (told once). %s", message, _FIT_HINT)
+            self.replaced += int(replaced.sum())
         return self._encoder.encode(codes)
 
-    def _unwritable(self, chunks: NDArray[np.float64], codes: Codes, wrong: NDArray[np.bool_]) -> str:
-        """How many coefficients are wrong, and how far off the actions are that are written in place of theirs."""
-        rows = wrong.any(1)
-        away = np.abs(self._actions(codes[rows], *chunks.shape[1:]) - chunks[rows]).max((0, 1))
+    def _error_message(self, chunks: NDArray[np.float64], codes: Codes, replaced: NDArray[np.bool_]) -> str:
+        """Describe the number of replaced coefficients, and the resulting error of the actions."""
+        rows = replaced.any(1)
+        error = np.abs(self._actions(codes[rows], *chunks.shape[1:]) - chunks[rows]).max((0, 1))
         return (
-            f"{wrong.sum()} of {wrong.size} coefficients can't be written with this FAST tokenizer, which was fitted on other "
-            f"actions: number {away.argmax()} of an action is up to {away.max():.3g} off, of a normalized range of 2."
+            f"{replaced.sum()} of {replaced.size} coefficients can't be written with this FAST tokenizer, which was fitted on other "
+            f"actions: number {error.argmax()} of an action is up to {error.max():.3g} off, of a normalized range of 2."
         )
 
     def decode(
         self, ids: Sequence[Sequence[int]], horizon: int | None = None, dim: int | None = None
     ) -> NDArray[np.float32]:
-        """Chunks (N, T, D) from token ids.
+        """Decode token ids to chunks (N, T, D).
 
         Args:
-            ids: a list of ids each.
-            horizon, dim: T and D, where the tokenizer does not say.
+            ids: one list of ids per chunk.
+            horizon, dim: T and D, where the tokenizer has none.
 
         Raises:
-            ActionTokensError: some ids are no chunk of that shape.
-            ConfigError: T or D are not known, or not those of the tokenizer.
+            ActionTokensError: some ids form no chunk of that shape.
+            ConfigError: T or D are unknown, or not those of the tokenizer.
         """
         steps, size = self.shape(horizon, dim)
         return self._actions(self._codes(ids, steps * size), steps, size).astype(np.float32)
 
     def shape(self, horizon: int | None = None, dim: int | None = None) -> tuple[int, int]:
-        """T and D of a chunk: the tokenizer's own, or the ones given where it has none.
+        """Return T and D of a chunk: the tokenizer's own, or the arguments where it has none.
 
         Raises:
-            ConfigError: they are not known, or differ.
+            ConfigError: they are unknown, or differ.
         """
-        found = []
-        for name, own, given in (("horizon", self.horizon, horizon), ("dimension", self.dim, dim)):
-            size = given if own is None else own
+        sizes = []
+        for name, fitted, requested in (("horizon", self.horizon, horizon), ("dimension", self.dim, dim)):
+            size = requested if fitted is None else fitted
             if size is None:
                 raise ConfigError(f"This FAST tokenizer was made for any {name}: say which.")
-            if given is not None and given != size:
-                way = f"--policy.chunk_size={own}" if name == "horizon" else "a dataset with such actions"
+            if requested is not None and requested != size:
+                fix = f"--policy.chunk_size={fitted}" if name == "horizon" else "a dataset with such actions"
                 raise ConfigError(
-                    f"This FAST tokenizer was fitted on chunks of {name} {own}, and these have {given}. Use {way}, or fit "
+                    f"This FAST tokenizer was fitted on chunks of {name} {fitted}, and these have {requested}. Use {fix}, or fit "
                     "another: smolact train-tokenizer."
                 )
-            found.append(size)
-        return found[0], found[1]
+            sizes.append(size)
+        return sizes[0], sizes[1]
 
     def grammar(self, horizon: int | None = None, dim: int | None = None) -> Grammar:
-        """Which ids may follow which, so that `decode` always has a chunk: an automaton over the bytes of UTF-8.
+        """Return the grammar of ids that `decode` accepts: an automaton over the bytes of UTF-8.
 
         Raises:
-            ConfigError: T or D are not known, or the tokens can't spell such a chunk.
+            ConfigError: T or D are unknown, or the tokens can't spell such a chunk.
         """
         steps, size = self.shape(horizon, dim)
         following = np.empty((len(_STATES), self.vocab_size), np.int64)
         ends = np.zeros_like(following)
-        for token, spelled in enumerate(self._bytes):
+        for token, content in enumerate(self._bytes):
             for state in range(len(_STATES)):
-                following[state, token], ends[state, token] = _run(state, spelled)
+                following[state, token], ends[state, token] = _state_after(state, content)
         return Grammar.of(torch.from_numpy(following), torch.from_numpy(ends), steps * size)
 
     def _actions(self, codes: NDArray[np.integer[Any]], steps: int, size: int) -> NDArray[np.float64]:
-        """The chunks (N, T, D) that characters spell."""
-        waves = (codes.astype(np.int64) + self.min_token).reshape(-1, steps, size) / self.scale
-        chunks: NDArray[np.float64] = _dct(steps).T @ waves
+        """Return the chunks (N, T, D) that characters spell."""
+        spectrum = (codes.astype(np.int64) + self.min_token).reshape(-1, steps, size) / self.scale
+        chunks: NDArray[np.float64] = _dct(steps).T @ spectrum
         return chunks
 
     def _codes(self, ids: Sequence[Sequence[int]], expected: int) -> NDArray[np.int64]:
-        """The characters that ids spell, of all chunks one after the other."""
-        spelled = self._bytes_of_id.__getitem__
+        """Return the characters that ids spell, of all chunks one after the other."""
+        lookup = self._bytes_of_id.__getitem__
         try:
-            texts = [b"".join(map(spelled, each)).decode() for each in ids]
+            texts = [b"".join(map(lookup, row)).decode() for row in ids]
         except (KeyError, UnicodeDecodeError) as error:
-            raise self._not_a_chunk(ids) from error
-        for each, text in zip(ids, texts, strict=True):
+            raise self._decoding_error(ids) from error
+        for row, text in zip(ids, texts, strict=True):
             if len(text) != expected:
                 raise ActionTokensError(
-                    f"{len(each)} action tokens spell {len(text)} coefficients, and a chunk has {expected}."
+                    f"{len(row)} action tokens spell {len(text)} coefficients, and a chunk has {expected}."
                 )
         return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4").astype(np.int64)
 
-    def _not_a_chunk(self, ids: Sequence[Sequence[int]]) -> ActionTokensError:
-        """What is wrong with the first ids that spell nothing."""
-        unknown = next((token for each in ids for token in each if token not in self._bytes_of_id), None)
+    def _decoding_error(self, ids: Sequence[Sequence[int]]) -> ActionTokensError:
+        unknown = next((token for row in ids for token in row if token not in self._bytes_of_id), None)
         if unknown is not None:
             return ActionTokensError(f"{unknown} is no action token: there are 0 to {len(self._bytes) - 1}.")
         return ActionTokensError(
@@ -288,45 +288,45 @@ class FASTTokenizer:
 
     @cached_property
     def _bytes(self) -> list[bytes]:
-        """What each id spells. A byte-level vocabulary writes each byte as a printable character."""
+        """The bytes of each id. A byte-level vocabulary writes each byte as a printable character."""
         table = byte_of_character()
-        spelled = [b""] * self.vocab_size
+        contents = [b""] * self.vocab_size
         for token, number in self._tokenizer.get_vocab().items():
-            known = all(character in table for character in token)
-            spelled[number] = bytes(table[c] for c in token) if known else token.encode("utf-8")
-        return spelled
+            is_encoded = all(character in table for character in token)
+            contents[number] = bytes(table[c] for c in token) if is_encoded else token.encode("utf-8")
+        return contents
 
 
-# The bytes of UTF-8, as an automaton: a state is which bytes may come next, and where they lead.
-_MORE = (0x80, 0xBF)
+# The bytes of UTF-8 as an automaton: a state lists the valid next bytes and the states behind them.
+_CONTINUATION = (0x80, 0xBF)
 _STATES: tuple[tuple[tuple[int, int, int], ...], ...] = (
     (
         (0x00, 0x7F, 0),
         *((0xC2, 0xDF, 1), (0xE0, 0xE0, 4), (0xE1, 0xEC, 2), (0xED, 0xED, 5), (0xEE, 0xEF, 2)),
         *((0xF0, 0xF0, 6), (0xF1, 0xF3, 3), (0xF4, 0xF4, 7)),
     ),
-    ((*_MORE, 0),),
-    ((*_MORE, 1),),
-    ((*_MORE, 2),),
-    ((0xA0, 0xBF, 1),),  # no character in more bytes than it needs
+    ((*_CONTINUATION, 0),),
+    ((*_CONTINUATION, 1),),
+    ((*_CONTINUATION, 2),),
+    ((0xA0, 0xBF, 1),),  # no overlong encodings
     ((0x80, 0x9F, 1),),  # no surrogates
     ((0x90, 0xBF, 2),),
-    ((0x80, 0x8F, 2),),  # nothing above the last character
+    ((0x80, 0x8F, 2),),  # nothing above U+10FFFF
 )
 
 
-def _run(state: int, spelled: bytes) -> tuple[int, int]:
-    """The state after some bytes and how many characters they end; (−1, 0) if they can't come."""
-    ended = 0
-    for byte in spelled:
-        state = next((after for low, high, after in _STATES[state] if low <= byte <= high), -1)
+def _state_after(state: int, content: bytes) -> tuple[int, int]:
+    """Return the state after some bytes and the number of characters that they end; (−1, 0) if they are invalid."""
+    completed = 0
+    for byte in content:
+        state = next((target for low, high, target in _STATES[state] if low <= byte <= high), -1)
         if state < 0:
             return -1, 0
-        ended += state == 0
-    return (state, ended) if spelled else (-1, 0)
+        completed += state == 0
+    return (state, completed) if content else (-1, 0)
 
 
-def _checked(chunks: Chunks) -> NDArray[np.float64]:
+def _validated(chunks: Chunks) -> NDArray[np.float64]:
     array = np.asarray(chunks)
     if array.ndim != 3 or 0 in array.shape:
         raise FeatureError(f"Chunks have the shape {array.shape}: expected (chunks, steps, dimensions).")
@@ -336,13 +336,13 @@ def _checked(chunks: Chunks) -> NDArray[np.float64]:
 
 
 def _coefficients(chunks: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
-    """(N, T · D), low frequencies first."""
-    waves: NDArray[np.float64] = _dct(chunks.shape[1]) @ chunks
-    return np.around(waves * scale).clip(-_HUGE, _HUGE).astype(np.int64).reshape(len(chunks), -1)
+    """Return coefficients (N, T · D), low frequencies first."""
+    spectrum: NDArray[np.float64] = _dct(chunks.shape[1]) @ chunks
+    return np.around(spectrum * scale).clip(-_LIMIT, _LIMIT).astype(np.int64).reshape(len(chunks), -1)
 
 
 def _codes(coefficients: NDArray[np.int64], low: int) -> Codes:
-    """The characters that coefficients are written as."""
+    """Return the characters that coefficients are written as."""
     codes = np.maximum(coefficients - low, 0)
     if codes.max() >= FIRST_SURROGATE:
         raise FeatureError(
@@ -358,13 +358,13 @@ def _as_text(coefficients: NDArray[np.int64], low: int) -> Iterator[str]:
 
 @lru_cache(maxsize=8)
 def _dct(steps: int) -> NDArray[np.float64]:
-    """The orthonormal DCT-II, (frequencies, steps); its inverse is its transpose."""
+    """Return the orthonormal DCT-II, (frequencies, steps); its inverse is its transpose."""
     time = np.arange(steps)
-    waves: NDArray[np.float64] = np.cos(np.pi * time[:, None] * (2 * time + 1) / (2 * steps)) * np.sqrt(
+    matrix: NDArray[np.float64] = np.cos(np.pi * time[:, None] * (2 * time + 1) / (2 * steps)) * np.sqrt(
         2 / steps
     )
-    waves[0] /= np.sqrt(2)
-    return waves
+    matrix[0] /= np.sqrt(2)
+    return matrix
 
 
 def _number(settings: dict[str, Any], name: str, folder: Path) -> float:

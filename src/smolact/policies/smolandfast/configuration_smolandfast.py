@@ -1,4 +1,4 @@
-"""What one can set on SmolAndFAST, with the defaults of its authors."""
+"""SmolAndFAST's settings, with its authors' defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smolact.policies.common.chunk_settings import ChunkSettings
 from smolact.settings import setting
 from smolact.types import NormalizationMode
 
-_BOUNDED = (NormalizationMode.MIN_MAX, NormalizationMode.QUANTILES, NormalizationMode.QUANTILE10)
+_BOUNDED_MODES = (NormalizationMode.MIN_MAX, NormalizationMode.QUANTILES, NormalizationMode.QUANTILE10)
 SCHEMES = ("fast", "bins", "text")
 MAX_LEVELS = 9999
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -30,7 +30,7 @@ class SMOLANDFASTConfig(ChunkSettings):
     """SmolAndFAST's settings; names and defaults as in the authors' code.
 
     Raises:
-        ConfigError: a combination that can't work, with the flag that settles it.
+        ConfigError: settings are invalid together; the message names the flag to change.
     """
 
     type: ClassVar[str] = "smolandfast"
@@ -110,11 +110,11 @@ class SMOLANDFASTConfig(ChunkSettings):
     scheduler_decay_lr: float = setting(2.5e-6, "final learning rate", least=0, most=3e38)
 
     def processor_settings(self, changed: Collection[str]) -> dict[str, dict[str, Any]]:
-        """With the cameras, which the step that writes prompts keeps too."""
-        found = super().processor_settings(changed)
+        """Return the changed processor settings, with the cameras for the prompt step."""
+        settings = super().processor_settings(changed)
         if "input_features" in changed:
-            found.setdefault("smolandfast_prompt_processor", {})["cameras"] = tuple(self.image_features)
-        return found
+            settings.setdefault("smolandfast_prompt_processor", {})["cameras"] = tuple(self.image_features)
+        return settings
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +128,7 @@ class SMOLANDFASTConfig(ChunkSettings):
             )
         for kind in ("STATE", "ACTION"):
             mode = self.normalization_mapping.get(kind, NormalizationMode.IDENTITY)
-            if mode not in _BOUNDED:
+            if mode not in _BOUNDED_MODES:
                 raise ConfigError(
                     f"normalization_mapping: {kind} is {mode.value}, and SmolAndFAST writes numbers in [-1, 1]: use MIN_MAX or "
                     "QUANTILES (--policy.normalization_mapping)."

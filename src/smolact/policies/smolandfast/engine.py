@@ -1,4 +1,4 @@
-"""SmolAndFAST that only predicts: a policy's face in front of the fast way to write answers (`generation.py`)."""
+"""SmolAndFAST's inference engine: the policy's interface to fast generation (`generation.py`)."""
 
 # B batch, A action values.
 
@@ -21,11 +21,11 @@ from smolact.policies.smolandfast.schemes import ActionTokens
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
 
 Inputs = Callable[[Mapping[str, Any]], tuple[Tensor, Tensor, Tensor]]
-"""From a preprocessed batch to prompts, which of their tokens are valid, and pixels."""
+"""Maps a preprocessed batch to prompts, the mask of their valid tokens, and pixels."""
 
 
 class SmolAndFASTEngine(Engine):
-    """Predicts with a policy's weights; `SMOLANDFASTPolicy.build_engine` makes it. When they have changed, it packs them anew.
+    """Predicts with a policy's weights; `SMOLANDFASTPolicy.build_engine` makes it. Changed weights are packed again.
 
     In float32 it writes the policy's own tokens.
 
@@ -34,14 +34,14 @@ class SmolAndFASTEngine(Engine):
         vlm, vocabulary, actions, chunk_shape, inputs: the policy's parts.
         dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else float32.
         int8: on a CPU, the text model's layers in 8 bits (each product about a hundredth off), the rest in float32.
-        triton: on a GPU, kernels of our own: less than half of the launches. They were compared with the plain way in triton's
-            interpreter, but have not run on a GPU yet; which is why they must be asked for.
-        temperature: 0 writes the most likely token each time; otherwise tokens are drawn, and 1 draws as the model says.
-        generator: draws them, on the weights' device; PyTorch's own when None.
+        triton: on a GPU, custom kernels: less than half of the launches. They were compared with the plain code in Triton's
+            interpreter, but have not run on a GPU yet, so they are off by default.
+        temperature: 0 takes the most likely token each time; otherwise tokens are sampled, at 1 from the model's distribution.
+        generator: the source of randomness, on the weights' device; PyTorch's own when None.
 
     Raises:
         ConfigError: a temperature below 0 or not finite; `int8` on another device, or with another `dtype`; `triton` without CUDA.
-        MissingDependencyError: triton is needed and not there.
+        MissingDependencyError: triton is required and not installed.
     """
 
     config: SMOLANDFASTConfig
@@ -74,7 +74,7 @@ class SmolAndFASTEngine(Engine):
         self.config = config
         self._actions, self._shape, self._inputs = actions, chunk_shape, inputs
         self._vlm = vlm
-        self._pack = partial(
+        self._writer_factory = partial(
             writer,
             vlm,
             vocabulary,
@@ -85,14 +85,14 @@ class SmolAndFASTEngine(Engine):
         )
         self._dtype = torch.float32 if int8 else dtype
         self.reset()
-        self.writer = self._packed()
+        self.writer = self._make_writer()
 
-    def _packed(self) -> ActionWriter:
-        self._marks = self._marks_of_weights()
-        return self._pack(dtype=self._dtype or quickest_dtype(self._vlm.lm_head.weight.device))
+    def _make_writer(self) -> ActionWriter:
+        self._packed_versions = self._weight_versions()
+        return self._writer_factory(dtype=self._dtype or quickest_dtype(self._vlm.lm_head.weight.device))
 
-    def _marks_of_weights(self) -> list[tuple[int, int]]:
-        """Where each weight lies, and how often it was changed there."""
+    def _weight_versions(self) -> list[tuple[int, int]]:
+        """Return each weight's address and version."""
         return [
             (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
             for weight in self._vlm.parameters()
@@ -100,18 +100,18 @@ class SmolAndFASTEngine(Engine):
 
     @property
     def memory(self) -> int:
-        """Bytes of the weights that it holds beside the policy's own."""
+        """Bytes of the weights that are not the policy's own."""
         return self.writer.held
 
     def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next actions (B, chunk, A), normalized. `noise` is not used.
+        """Predict the next actions (B, chunk, A), normalized. `noise` is not used.
 
         Raises:
             FeatureError: an input is missing.
-            ActionTokensError: an answer was not done after `max_decoding_steps` tokens.
+            ActionTokensError: an answer was not complete after `max_decoding_steps` tokens.
         """
-        if self._marks != self._marks_of_weights():
-            self.writer = self._packed()
+        if self._packed_versions != self._weight_versions():
+            self.writer = self._make_writer()
         written = self.writer.write(*self._inputs(batch), self.config.max_decoding_steps).tolist()
         ids = [[token for token in row if token >= 0] for row in written]
         return torch.from_numpy(self._actions.decode(ids, *self._shape)).to(self.writer.device)

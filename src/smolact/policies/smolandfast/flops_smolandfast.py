@@ -1,4 +1,4 @@
-"""What SmolAndFAST computes and keeps for one sample, counted from its sizes: no weights, no tensors."""
+"""SmolAndFAST's FLOPs and saved values for one sample, counted from its sizes: no weights, no tensors."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 TYPICAL_CAMERAS = 1
 TYPICAL_INSTRUCTION = 40
-"""Tokens of the prompt beside those of images."""
-NUMBERS_A_TOKEN = {"fast": 2.5, "bins": 1.0, "text": 0.25}
-"""What the schemes come to, about."""
+"""Tokens of the prompt without those of images."""
+NUMBERS_PER_TOKEN = {"fast": 2.5, "bins": 1.0, "text": 0.25}
+"""Approximate numbers per token, by scheme."""
 
 
 def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Workload:
-    """FLOPs of one sample, and the values that a training step keeps of it.
+    """Count one sample's FLOPs, and the values that a training step saves for the backward pass.
 
     Args:
-        policy: says the sizes; it may be on the meta device.
+        policy: its sizes are counted; it may be on the meta device.
         parts: which parts train.
 
-    An answer counts a token for every so many numbers of the chunk (`NUMBERS_A_TOKEN`), and images no tiles. The first token
-    comes with the prefix; each further one takes a pass.
+    An answer's tokens follow from the chunk's numbers (`NUMBERS_PER_TOKEN`), and images count no tiles. The first token comes
+    with the prefix; each further one takes a pass.
     """
     sizes, vocabulary = policy.model.vlm.config, policy.model.vocabulary
     text = sizes.text_config
@@ -41,21 +41,21 @@ def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Worklo
     patches = (policy.side // sizes.vision_config.patch_size) ** 2
     steps, size = policy.chunk_shape
     prefix = cameras * sizes.image_tokens + TYPICAL_INSTRUCTION
-    answer = round(steps * size / NUMBERS_A_TOKEN[policy.config.action_tokens]) + 1
+    answer = round(steps * size / NUMBERS_PER_TOKEN[policy.config.action_tokens]) + 1
 
     width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, key_width(text)
 
-    def layers(tokens: int, seen: int) -> int:
-        one = (
+    def layers(tokens: int, visible: int) -> int:
+        layer = (
             2 * product_flops(tokens, width, heads)
             + 2 * product_flops(tokens, width, keys)
-            + attention_flops(tokens, seen, heads)
+            + attention_flops(tokens, visible, heads)
             + 3 * product_flops(tokens, width, text.intermediate_size)
         )
-        return text.num_hidden_layers * one
+        return text.num_hidden_layers * layer
 
-    written = answer - 1  # the end follows from the grammar
-    read = prefix + answer - 1  # nothing comes after the last token
+    generated = answer - 1  # the grammar implies the end
+    inputs = prefix + answer - 1  # the last token is no input
     logits = product_flops(1, width, len(vocabulary.words))
 
     trains = {part for part, count in parts.items() if count.trained}
@@ -67,11 +67,11 @@ def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Worklo
         assumed=f"{cameras} images of {policy.side}×{policy.side}, {TYPICAL_INSTRUCTION} tokens of text, an answer of {answer}",
         vision=cameras * vision_flops(sizes, patches),
         prefix=layers(prefix, prefix) + logits,
-        expert=layers(1, prefix + written // 2) + logits,
-        denoising_steps=written - 1,
+        expert=layers(1, prefix + generated // 2) + logits,
+        denoising_steps=generated - 1,
         prefix_once=True,
         kept_values=kept_values,
-        answer=layers(read, read)
+        answer=layers(inputs, inputs)
         - layers(prefix, prefix)
         + product_flops(answer, width, text.vocab_size)
         - logits,

@@ -1,10 +1,10 @@
-"""SmolAndFAST: SmolVLM2 reads images, task and state, and writes a chunk of actions as tokens.
+"""SmolAndFAST: a SmolVLM2 for images, task and state that generates a chunk of actions as tokens.
 
     images ─► vision tower ─► connector ─┐
     "Task: …, State: 12 255, Action: " ──┴► SmolVLM ─► token ─► token ─► … ─► FAST ─► chunk
 
-What is distinctive: actions are words. The last tokens of the vocabulary stand for FAST's tokens, the loss is that of a
-language model on the answer alone, and a grammar lets only those tokens through that make a whole chunk.
+Distinctive: actions are words. The last tokens of the vocabulary stand for FAST's tokens, the loss is that of a language
+model on the answer alone, and a grammar allows only those tokens that make a whole chunk.
 Source: the Robot Learning Collective's SmolAndFAST, after Pertsch et al. 2025 (π0-FAST); numbers checked against it
 (tests/parity).
 """
@@ -37,8 +37,8 @@ from smolact.policies.smolandfast.engine import SmolAndFASTEngine
 from smolact.policies.smolandfast.grammar import Grammar
 from smolact.policies.smolandfast.network import SMOLANDFAST
 from smolact.policies.smolandfast.processor_smolandfast import (
+    PromptWriter,
     SmolAndFASTPromptStep,
-    Writer,
     longest_edge,
     prompt_step,
 )
@@ -53,32 +53,32 @@ from smolact.types import ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGU
 __all__ = ["SMOLANDFAST", "SMOLANDFASTPolicy"]
 
 FAST_FOLDER = "fast_tokenizer"
-"""Where a checkpoint keeps its action tokens."""
+"""The folder of the action tokenizer in a checkpoint."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class CropDraws:
-    """Draws where a training sample's images are cut out: `crop` (cameras, 2), in [0, 1], of the room that there is."""
+    """Draws the crop positions of a training sample's images: `crop` (cameras, 2), in [0, 1] of the possible offsets."""
 
     cameras: int
 
     def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """For one sample."""
+        """Draw them for one sample."""
         return {"crop": torch.rand(self.cameras, 2, generator=generator)}
 
 
 class SMOLANDFASTPolicy(PreTrainedPolicy):
-    """SmolAndFAST as a policy: takes preprocessed batches, gives losses and normalized actions (see `smolact.types.Policy`).
+    """SmolAndFAST as a policy: from preprocessed batches to losses and normalized actions (see `smolact.types.Policy`).
 
     Args:
-        config: what to build.
-        vlm: where configuration, tokenizer and weights of the VLM come from; found by `config.vlm_checkpoint`.
-        pretrained_vlm: load the VLM's weights; yes when not given.
-        fast: the FAST tokens, where the policy writes those; opened from `config.fast_tokenizer_path` when not given.
+        config: the settings.
+        vlm: source of the VLM's configuration, tokenizer and weights; by default that of `config.vlm_checkpoint`.
+        pretrained_vlm: load the VLM's weights; true by default.
+        fast: the FAST tokenizer, if the policy uses one; by default that of `config.fast_tokenizer_path`.
 
     Raises:
-        ConfigError: a frozen connector that is new, or action tokens that do not fit policy or vocabulary.
+        ConfigError: a new connector is frozen, or action tokens do not fit policy or vocabulary.
     """
 
     config_class = SMOLANDFASTConfig
@@ -131,20 +131,20 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
 
     @property
     def training_draws(self) -> CropDraws | None:
-        """What a training sample needs drawn: where its images are cut out, if they are."""
+        """The random draws of a training sample: its crop positions, if images are cropped."""
         return None if self.config.crop_shape is None else CropDraws(len(self.config.image_features))
 
     @classmethod
     def load_extra_files(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The action tokens that a checkpoint keeps, unless others were chosen."""
-        kept = folder / FAST_FOLDER
+        """Load the checkpoint's action tokenizer, unless another was chosen."""
+        saved = folder / FAST_FOLDER
         same = getattr(config, "fast_tokenizer_path", None) == raw.get("fast_tokenizer_path")
-        return {"fast": FASTTokenizer.load(kept)} if same and kept.is_dir() else {}
+        return {"fast": FASTTokenizer.load(saved)} if same and saved.is_dir() else {}
 
     def processor_parts(self) -> dict[str, dict[str, Any]]:
-        """What prompts and answers are written with."""
+        """Return the writer of prompts and answers."""
         config = self.config
-        writer = Writer(
+        writer = PromptWriter(
             self.tokenizer,
             chat_template(self.vlm.tokenizer_folder()),
             self.actions,
@@ -157,19 +157,19 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         return {"smolandfast_prompt_processor": {"writer": writer}}
 
     def fill_in_processor(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
-        """With the step that writes prompts, which the authors' own checkpoints do not have: their model does it."""
+        """Add the prompt step, which the authors' own checkpoints lack: their model contains it."""
         if any(isinstance(step, SmolAndFASTPromptStep) for step in preprocess.steps):
             return preprocess
         step = prompt_step(self.config, **self.processor_parts()[SmolAndFASTPromptStep.registry_name])
         return ProcessorPipeline([*preprocess.steps, step], preprocess.name)
 
     def save_extra_files(self, folder: Path) -> None:
-        """As every policy, and the action tokens."""
+        """Save the action tokenizer besides the files of every policy."""
         super().save_extra_files(folder)
         self.actions.save(folder / FAST_FOLDER)
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """Vision tower, connector and text model, each with its own learning rate; frozen parameters too."""
+        """Return vision tower, connector and text model, each with its own learning rate; frozen parameters too."""
         model, config = self.model.vlm.model, self.config
         groups = {
             "vision_model": (model.vision_model, config.vision_model_optimizer_lr),
@@ -192,27 +192,27 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         reduction: str = "mean",
         crop: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The language model's loss over the answers: action tokens and the end token.
+        """Compute the language model's loss over the answers: action tokens and the end token.
 
         Args:
-            batch: as the preprocessor makes it, with actions.
+            batch: the preprocessor's output, with actions.
             noise, time: not used; other policies need them.
-            reduction: "mean" for a scalar, "none" for one loss a sample (B,), "sum" for the sum over all tokens, whose
-                number is `entries` beside it.
-            crop: (B, cameras, 2), where the images are cut out; in the middle when not given.
+            reduction: "mean" for a scalar, "none" for one loss per sample (B,), "sum" for the sum over all tokens together
+                with their number, `entries`.
+            crop: (B, cameras, 2), the crop positions; centered by default.
 
         Raises:
             FeatureError: an input is missing.
-            ConfigError: there is no such reduction.
+            ConfigError: the reduction is unknown.
         """
         inputs = self._inputs(batch, crop)
         if ACTION_TOKENS not in batch:
             raise FeatureError(
                 f"Training needs '{ACTION_TOKENS}'. Pass a batch with actions through the policy's preprocessor first."
             )
-        spoken = batch[ACTION_TOKEN_MASK]
-        losses = self.model(*inputs, batch[ACTION_TOKENS], spoken)
-        sums, counts = losses.sum(1), spoken.sum(1)
+        answer_mask = batch[ACTION_TOKEN_MASK]
+        losses = self.model(*inputs, batch[ACTION_TOKENS], answer_mask)
+        sums, counts = losses.sum(1), answer_mask.sum(1)
         if reduction == "sum":
             return sums.sum(), {"entries": counts.sum()}
         if reduction not in ("mean", "none"):
@@ -222,11 +222,11 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next actions (B, chunk, A), normalized: the most likely answer. `noise` is not used.
+        """Predict the next actions (B, chunk, A), normalized, from the most likely answer. `noise` is not used.
 
         Raises:
             FeatureError: an input is missing.
-            ActionTokensError: an answer was not done after `max_decoding_steps` tokens.
+            ActionTokensError: an answer was not complete after `max_decoding_steps` tokens.
         """
         inputs = self._inputs(batch, None)
         if self._grammar is None:
@@ -239,13 +239,13 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         return torch.from_numpy(chunks).to(inputs[0].device)
 
     def build_engine(self, **settings: Any) -> SmolAndFASTEngine:
-        """What only predicts with these weights, faster, and in float32 the same tokens.
+        """Build an engine, which only predicts with these weights: faster, and in float32 with the same tokens.
 
         Args:
-            settings: `dtype`, `int8`, `temperature`, `generator`; see `SmolAndFASTEngine`.
+            settings: `dtype`, `int8`, `triton`, `temperature`, `generator`; see `SmolAndFASTEngine`.
 
         Raises:
-            ConfigError: there is no such setting, or it can't work.
+            ConfigError: a setting is unknown, invalid, or not supported on this machine.
         """
         SmolAndFASTEngine.check_settings(settings)
         model, inputs = self.model, partial(self._inputs, crop=None)
@@ -263,10 +263,10 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         return batch[LANGUAGE_TOKENS], batch[LANGUAGE_MASK], self.prepare_images(batch, crop)
 
     def prepare_images(self, batch: Mapping[str, Any], crop: Tensor | None = None) -> Tensor:
-        """The images as the vision tower takes them, (I, 3, side, side) in [−1, 1]: sample by sample, camera by camera.
+        """Return the vision tower's input, (I, 3, side, side) in [−1, 1]: sample by sample, camera by camera.
 
         Raises:
-            FeatureError: none of the cameras is there, or an image is smaller than what is cut out of it.
+            FeatureError: the batch has none of the cameras, or an image is smaller than its crop.
         """
         present = [key for key in self.config.image_features if key in batch]
         if not present:
@@ -281,11 +281,11 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
                 images = cut_out(
                     images, self.config.crop_shape, None if crop is None else crop[:, number], key
                 )
-            cameras.append(self._fitted(images))
+            cameras.append(self._resized(images))
         return torch.cat(cameras, 1).flatten(0, 1) * 2.0 - 1.0
 
-    def _fitted(self, images: Tensor) -> Tensor:
-        """Images (B, 3, h, w) in [0, 1] to (B, tiles, 3, side, side)."""
+    def _resized(self, images: Tensor) -> Tensor:
+        """Convert images (B, 3, h, w) in [0, 1] to (B, tiles, 3, side, side)."""
         if self.longest_edge is None:
             if images.shape[-2:] != (self.side, self.side):
                 images = F.interpolate(
@@ -304,16 +304,16 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
             )
         vlm = self.model.vlm
         projection = "model.connector.modality_projection.proj.weight"
-        found = read_tensors(
+        tensors = read_tensors(
             weight_files(Path(folder)), lambda name: not (connector_is_new and name == projection)
         )
         if connector_is_new:
-            found[projection] = vlm.get_parameter(projection).detach().clone()
-        load_weights(vlm, found, folder)
+            tensors[projection] = vlm.get_parameter(projection).detach().clone()
+        load_weights(vlm, tensors, folder)
 
 
 def action_tokens(config: SMOLANDFASTConfig, fast: FASTTokenizer | None = None) -> ActionTokens:
-    """The scheme that a configuration names; `fast` instead of opening `config.fast_tokenizer_path`."""
+    """Return the configured scheme; `fast` replaces the tokenizer of `config.fast_tokenizer_path`."""
     if config.action_tokens == "bins":
         return Bins(config.n_action_bins)
     if config.action_tokens == "text":
@@ -322,22 +322,22 @@ def action_tokens(config: SMOLANDFASTConfig, fast: FASTTokenizer | None = None) 
 
 
 def cut_out(images: Tensor, shape: tuple[int, int], where: Tensor | None, key: str) -> Tensor:
-    """Cut (height, width) out of images (B, 3, h, w): at `where` (B, 2) in [0, 1] of the room, or in the middle.
+    """Crop images (B, 3, h, w) to (height, width): at `where` (B, 2) in [0, 1] of the possible offsets, or in the middle.
 
     Raises:
         FeatureError: an image is smaller than that.
     """
     height, width = shape
-    room = images.shape[-2] - height, images.shape[-1] - width
-    if min(room) < 0:
+    margin = images.shape[-2] - height, images.shape[-1] - width
+    if min(margin) < 0:
         raise FeatureError(
             f"'{key}' has images of {images.shape[-2]}×{images.shape[-1]}, and crop_shape={shape} is larger. Lower "
             "--policy.crop_shape."
         )
     if where is None:
-        top, left = room[0] // 2, room[1] // 2
+        top, left = margin[0] // 2, margin[1] // 2
         return images[..., top : top + height, left : left + width]
-    corners = (where.cpu() * (torch.tensor(room) + 1)).long().clamp(max=torch.tensor(room)).tolist()
+    corners = (where.cpu() * (torch.tensor(margin) + 1)).long().clamp(max=torch.tensor(margin)).tolist()
     return torch.stack(
         [
             image[:, top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""What stands before and behind SmolAndFAST: names, device, normalization, and then prompt and answer as tokens; and back."""
+"""SmolAndFAST's preprocessor (names, device, normalization, then prompt and answer as tokens) and postprocessor."""
 
 # B batch, L prompt tokens, M answer tokens.
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from smolact.errors import ConfigError, FeatureError
 from smolact.files import read_json_object
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
-from smolact.policies.smolandfast.prompts import FETCH, image_tokens, instruction, prompt, state_bins
+from smolact.policies.smolandfast.prompts import FETCH_HINT, image_tokens, instruction, prompt, state_bins
 from smolact.policies.smolandfast.schemes import ActionTokens
 from smolact.policies.smolandfast.tiles import grid
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
@@ -39,17 +39,17 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Writer:
-    """What prompts and answers are written with: it belongs to the policy, not to the pipeline's file.
+class PromptWriter:
+    """Writes prompts and answers. It belongs to the policy and is not in the pipeline's file.
 
     Attributes:
         tokenizer: the VLM's.
         template: its chat template.
-        actions: how they are written.
-        vocabulary: which words stand for them.
-        image_tokens: of an image, or of a tile of it.
+        actions: the scheme of the action tokens.
+        vocabulary: the words of the action tokens.
+        image_tokens: tokens of an image, or of a tile of it.
         tile, longest_edge: for image splitting; no splitting where `longest_edge` is None.
-        crop: (height, width) that is cut out of each image first, or None.
+        crop: (height, width) of the crop of each image, or None.
     """
 
     tokenizer: Tokenizer
@@ -62,7 +62,7 @@ class Writer:
     crop: tuple[int, int] | None
 
     def image(self, height: int, width: int) -> str:
-        """The tokens of an image of that size."""
+        """Return the tokens of an image of this size."""
         if self.longest_edge is None:
             return image_tokens(self.image_tokens)
         rows, columns = grid(*(self.crop or (height, width)), self.tile, self.longest_edge)
@@ -72,32 +72,32 @@ class Writer:
 @register_step("smolandfast_prompt_processor")
 @dataclass
 class SmolAndFASTPromptStep(ProcessorStep):
-    """Turns task, normalized state and images' sizes into a prompt, and normalized actions into the answer.
+    """Writes task, normalized state and images' sizes as a prompt, and normalized actions as the answer.
 
-    Gives `observation.language.tokens` (B, L) int64, padded on the left, with their mask, and, of a batch with actions,
+    It adds `observation.language.tokens` (B, L) int64, padded on the left, with their mask, and, if the batch has actions,
     `action.tokens` (B, M) int64, padded on the right, with theirs.
 
     Args:
-        n_state_bins: numbers that a state value is written as.
-        max_input_seq_len: tokens of prompt and answer at most.
+        n_state_bins: number of bins of a state value.
+        max_input_seq_len: maximum number of tokens of prompt and answer.
         cameras: the policy's, in order.
         writer: the policy's.
 
     Raises:
         ConfigError: in a batch, a task that is empty, or a prompt that is too long.
-        FeatureError: the batch has no task, state or camera, or its actions can't be written.
+        FeatureError: the batch has no task or state, or its actions can't be written.
     """
 
     n_state_bins: int = 256
     max_input_seq_len: int = 1536
     cameras: Sequence[str] = ()
-    writer: Writer | None = field(default=None, repr=False)
+    writer: PromptWriter | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self._told = False
+        self._warned = False
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch with prompt and, in training, answer."""
+        """Return the batch with prompt and, in training, answer."""
         writer = self.writer
         if writer is None:
             raise ConfigError("The prompt step has no writer: load the policy with smolact.load_policy.")
@@ -105,8 +105,8 @@ class SmolAndFASTPromptStep(ProcessorStep):
         if state is None:
             raise FeatureError(f"The batch has no '{STATE}', which SmolAndFAST writes into its prompt.")
         bins, outside = state_bins(state, self.n_state_bins)
-        if outside and not self._told:
-            self._told = True
+        if outside and not self._warned:
+            self._warned = True
             logger.warning(
                 "%d of %d state values lie outside of the range that the statistics tell, and are clipped to it (told once).",
                 outside,
@@ -118,14 +118,14 @@ class SmolAndFASTPromptStep(ProcessorStep):
             for task, row in zip(tasks, bins.tolist(), strict=True)
         ]
         prompts, valid = writer.tokenizer.encode_batch(texts, padding_side="left")
-        found: dict[str, Any] = {LANGUAGE_TOKENS: prompts, LANGUAGE_MASK: valid}
+        encoded: dict[str, Any] = {LANGUAGE_TOKENS: prompts, LANGUAGE_MASK: valid}
         if ACTION in data:
-            found[ACTION_TOKENS], found[ACTION_TOKEN_MASK] = answers(writer, data[ACTION])
-        self._check_length(prompts, found.get(ACTION_TOKENS))
-        return {**data, **{key: value.to(state.device) for key, value in found.items()}}
+            encoded[ACTION_TOKENS], encoded[ACTION_TOKEN_MASK] = encode_answers(writer, data[ACTION])
+        self._check_length(prompts, encoded.get(ACTION_TOKENS))
+        return {**data, **{key: value.to(state.device) for key, value in encoded.items()}}
 
     def get_config(self) -> dict[str, Any]:
-        """The settings; the writer is the policy's."""
+        """Return the settings; the writer is the policy's."""
         return {
             "n_state_bins": self.n_state_bins,
             "max_input_seq_len": self.max_input_seq_len,
@@ -141,36 +141,36 @@ class SmolAndFASTPromptStep(ProcessorStep):
             )
 
 
-def answers(writer: Writer, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Chunks (B, T, D), normalized, as token ids (B, M) and which of them are tokens; each ends with the end token."""
+def encode_answers(writer: PromptWriter, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode normalized chunks (B, T, D) as token ids (B, M) and their mask; each ends with the end token."""
     vocabulary = writer.vocabulary
     rows = [
         F.pad(vocabulary.spoken(torch.tensor(ids, dtype=torch.int64)), (0, 1), value=vocabulary.end)
         for ids in writer.actions.encode(actions.detach().float().cpu().numpy())
     ]
-    most = max(map(len, rows))
-    ids = torch.stack([F.pad(row, (0, most - len(row)), value=vocabulary.pad) for row in rows])
-    return ids, torch.arange(most) < torch.tensor([len(row) for row in rows])[:, None]
+    longest = max(map(len, rows))
+    ids = torch.stack([F.pad(row, (0, longest - len(row)), value=vocabulary.pad) for row in rows])
+    return ids, torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
 
 
 def make_smolandfast_pre_post_processors(
     config: SMOLANDFASTConfig,
     dataset_stats: Mapping[str, Mapping[str, Any]] | None = None,
     *,
-    writer: Writer | None = None,
+    writer: PromptWriter | None = None,
     rename_map: Mapping[str, str] | None = None,
 ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
-    """The preprocessor and the postprocessor.
+    """Make the preprocessor and the postprocessor.
 
     Args:
         config: the policy's, with its features.
-        dataset_stats: what to normalize with; without them the first batch raises a `StatisticsError`.
+        dataset_stats: the normalization statistics; without them the first batch raises a `StatisticsError`.
         writer: the policy's (`policy.processor_parts()`).
         rename_map: the dataset's names to the policy's.
 
     Raises:
         StatisticsError: a statistic is missing or not finite.
-        DeviceError: `config.device` is not there.
+        DeviceError: `config.device` is not available.
     """
     steps = make_default_steps(
         config.input_features,
@@ -190,15 +190,15 @@ def make_smolandfast_pre_post_processors(
     return make_pipelines(before, [steps.unnormalize, steps.to_cpu])
 
 
-def prompt_step(config: SMOLANDFASTConfig, writer: Writer | None) -> SmolAndFASTPromptStep:
-    """The step of a policy with this configuration."""
+def prompt_step(config: SMOLANDFASTConfig, writer: PromptWriter | None) -> SmolAndFASTPromptStep:
+    """Return the prompt step of a policy with this configuration."""
     return SmolAndFASTPromptStep(
         config.n_state_bins, config.max_input_seq_len, tuple(config.image_features), writer
     )
 
 
 def longest_edge(folder: Path, tile: int) -> int:
-    """To what an image's longer side is scaled before it is split, as the VLM's processor has it; else four tiles.
+    """Return the length of an image's longer side before splitting, as in the VLM's processor; four tiles if it has none.
 
     Raises:
         CheckpointError: a file is damaged.
@@ -206,9 +206,9 @@ def longest_edge(folder: Path, tile: int) -> int:
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name
         if path.is_file():
-            found = read_json_object(path, FETCH)
-            inner = found.get("image_processor")
-            size = (inner if isinstance(inner, dict) else found).get("size")
+            settings = read_json_object(path, FETCH_HINT)
+            inner = settings.get("image_processor")
+            size = (inner if isinstance(inner, dict) else settings).get("size")
             edge = size.get("longest_edge") if isinstance(size, dict) else None
             if isinstance(edge, int) and edge >= tile:
                 return edge

@@ -1,7 +1,7 @@
-"""How actions are written: as FAST tokens, as one token a value, or as numbers in plain text.
+"""Schemes of action tokens: FAST tokens, one token a value, or numbers in plain text.
 
-Each scheme turns chunks (N, T, D), normalized, into lists of action ids and back, says which ids may follow which, and which
-words of the language model they are.
+Each scheme converts normalized chunks (N, T, D) to lists of action ids and back, defines the allowed sequences of ids, and
+maps ids to words of the language model.
 """
 
 # N chunks, T steps, D dimensions.
@@ -28,47 +28,47 @@ SPACE = " "
 
 
 class ActionTokens(Protocol):
-    """A way to write actions."""
+    """A scheme of action tokens."""
 
     @property
     def vocab_size(self) -> int:
-        """How many action ids there are."""
+        """The number of action ids."""
         ...
 
     def encode(self, chunks: NDArray[Any]) -> list[list[int]]:
-        """Ids of chunks (N, T, D), normalized."""
+        """Encode normalized chunks (N, T, D) as ids."""
         ...
 
     def decode(self, ids: Sequence[Sequence[int]], horizon: int, dim: int) -> NDArray[np.float32]:
-        """Chunks (N, T, D) from ids.
+        """Decode ids to chunks (N, T, D).
 
         Raises:
-            ActionTokensError: some ids are no chunk of that shape.
+            ActionTokensError: some ids form no chunk of that shape.
         """
         ...
 
     def shape(self, horizon: int, dim: int) -> tuple[int, int]:
-        """T and D as they are used.
+        """Return T and D as they are used.
 
         Raises:
-            ConfigError: it can't write such chunks.
+            ConfigError: the scheme can't write such chunks.
         """
         ...
 
     def grammar(self, horizon: int, dim: int) -> Grammar:
-        """Which ids may follow which."""
+        """Return the allowed sequences of ids."""
         ...
 
     def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
-        """The language model's token for each id.
+        """Return the language model's token for each id.
 
         Raises:
-            ConfigError: it has not enough, or not the right ones.
+            ConfigError: it has too few, or lacks the required ones.
         """
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what a checkpoint needs beside its configuration; nothing for most."""
+        """Write the scheme's own files of a checkpoint; most have none."""
         ...
 
 
@@ -82,56 +82,56 @@ class FAST:
 
     @property
     def vocab_size(self) -> int:
-        """Those of the tokenizer."""
+        """The number of tokens of the tokenizer."""
         return self.tokenizer.vocab_size
 
     def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
-        """The last ones."""
+        """Return the vocabulary's last words."""
         return last_words(self.vocab_size, tokenizer.vocab_size, skipped)
 
 
 @dataclass(frozen=True)
 class Bins:
-    """One token a value: its bin of `n` over [−1, 1]; as the vocabulary's last words. As RT-2 and OpenVLA write actions."""
+    """One token a value: its bin of `n` over [−1, 1], as the vocabulary's last words. RT-2 and OpenVLA write actions this way."""
 
     n: int
 
     @property
     def vocab_size(self) -> int:
-        """The bins."""
+        """The number of bins."""
         return self.n
 
     def encode(self, chunks: NDArray[Any]) -> list[list[int]]:
-        """Bins, step by step; a value outside of [−1, 1] falls into the first or the last."""
-        _check(chunks)
+        """Return bins, step by step; a value outside of [−1, 1] falls into the first or the last."""
+        _check_chunks(chunks)
         bins = np.floor((np.asarray(chunks, np.float64) + 1) / 2 * self.n).astype(np.int64)
-        found: list[list[int]] = bins.clip(0, self.n - 1).reshape(len(chunks), -1).tolist()
-        return found
+        ids: list[list[int]] = bins.clip(0, self.n - 1).reshape(len(chunks), -1).tolist()
+        return ids
 
     def decode(self, ids: Sequence[Sequence[int]], horizon: int, dim: int) -> NDArray[np.float32]:
-        """The middles of the bins."""
-        return _chunks(ids, horizon, dim, self.n, lambda bins: (bins + 0.5) * 2 / self.n - 1)
+        """Return the middles of the bins."""
+        return _to_chunks(ids, horizon, dim, self.n, lambda bins: (bins + 0.5) * 2 / self.n - 1)
 
     def shape(self, horizon: int, dim: int) -> tuple[int, int]:
-        """Any."""
+        """Return the shape unchanged."""
         return horizon, dim
 
     def grammar(self, horizon: int, dim: int) -> Grammar:
-        """Any bin may follow any."""
-        once = torch.ones(1, self.n, dtype=torch.int64)
-        return Grammar.of(torch.zeros_like(once), once, horizon * dim)
+        """Allow any bin after any other."""
+        ends = torch.ones(1, self.n, dtype=torch.int64)
+        return Grammar.of(torch.zeros_like(ends), ends, horizon * dim)
 
     def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
-        """The last ones."""
+        """Return the vocabulary's last words."""
         return last_words(self.n, tokenizer.vocab_size, skipped)
 
     def save(self, folder: Path) -> None:
-        """Nothing to write."""
+        """Write nothing."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Whole numbers from 0 to `levels` in plain digits, a space after each: words that every language model knows.
+    """Whole numbers from 0 to `levels` in plain digits, a space after each: words of every language model.
 
     Source: A. Goyal et al., 2025, "VLA-0: Building State-of-the-Art VLAs with Zero Modification".
     """
@@ -144,50 +144,50 @@ class Text:
         return len(DIGITS) + 1
 
     def encode(self, chunks: NDArray[Any]) -> list[list[int]]:
-        """Digits and spaces, step by step; a value outside of [−1, 1] becomes the first or the last number."""
-        _check(chunks)
+        """Return digits and spaces, step by step; a value outside of [−1, 1] becomes the first or the last number."""
+        _check_chunks(chunks)
         numbers = np.rint((np.asarray(chunks, np.float64) + 1) / 2 * self.levels).astype(np.int64)
-        known = DIGITS + SPACE
+        symbols = DIGITS + SPACE
         return [
-            [known.index(c) for number in row for c in f"{number} "]
+            [symbols.index(c) for number in row for c in f"{number} "]
             for row in numbers.clip(0, self.levels).reshape(len(chunks), -1).tolist()
         ]
 
     def decode(self, ids: Sequence[Sequence[int]], horizon: int, dim: int) -> NDArray[np.float32]:
-        """The numbers that are written."""
-        known = DIGITS + SPACE
+        """Return the numbers that are written."""
+        symbols = DIGITS + SPACE
         rows: list[list[int]] = []
-        for each in ids:
-            if not all(0 <= token < len(known) for token in each):
-                raise ActionTokensError(f"Action tokens are 0 to {len(known) - 1}, found {list(each)[:20]}.")
-            text = "".join(known[token] for token in each)
-            if (each and not text.endswith(SPACE)) or "  " in text or text.startswith(SPACE):
+        for row in ids:
+            if not all(0 <= token < len(symbols) for token in row):
+                raise ActionTokensError(f"Action tokens are 0 to {len(symbols) - 1}, found {list(row)[:20]}.")
+            text = "".join(symbols[token] for token in row)
+            if (row and not text.endswith(SPACE)) or "  " in text or text.startswith(SPACE):
                 raise ActionTokensError(f"'{text[-40:]}' is no row of numbers with a space after each.")
             rows.append([int(number) for number in text.split()])
-        return _chunks(rows, horizon, dim, self.levels + 1, lambda numbers: numbers * 2 / self.levels - 1)
+        return _to_chunks(rows, horizon, dim, self.levels + 1, lambda numbers: numbers * 2 / self.levels - 1)
 
     def shape(self, horizon: int, dim: int) -> tuple[int, int]:
-        """Any."""
+        """Return the shape unchanged."""
         return horizon, dim
 
     def grammar(self, horizon: int, dim: int) -> Grammar:
-        """Numbers from 0 to `levels` without leading zeros: a state for each beginning of one."""
+        """Allow numbers from 0 to `levels` without leading zeros: one state for each prefix of one."""
         states = {"": 0}
         for number in range(self.levels + 1):
             for end in range(1, len(str(number)) + 1):
                 states.setdefault(str(number)[:end], len(states))
         following = torch.full((len(states), self.vocab_size), -1, dtype=torch.int64)
         ends = torch.zeros_like(following)
-        for written, state in states.items():
+        for prefix, state in states.items():
             for digit in range(10):
-                if written != "0":
-                    following[state, digit] = states.get(f"{written}{digit}", -1)
-            if written:
+                if prefix != "0":
+                    following[state, digit] = states.get(f"{prefix}{digit}", -1)
+            if prefix:
                 following[state, len(DIGITS)], ends[state, len(DIGITS)] = 0, 1
         return Grammar.of(following, ends, horizon * dim)
 
     def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
-        """The digits' own words, and the space's."""
+        """Return the digits' own words, and the space's."""
         words = [tokenizer.encode(character) for character in DIGITS + SPACE]
         if any(len(word) != 1 for word in words) or len({word[0] for word in words}) < len(words):
             raise ConfigError(
@@ -197,17 +197,17 @@ class Text:
         return tuple(word[0] for word in words)
 
     def save(self, folder: Path) -> None:
-        """Nothing to write."""
+        """Write nothing."""
 
 
-def _check(chunks: NDArray[Any]) -> None:
+def _check_chunks(chunks: NDArray[Any]) -> None:
     if chunks.ndim != 3:
         raise FeatureError(f"Chunks have the shape {chunks.shape}: expected (chunks, steps, dimensions).")
     if not np.isfinite(chunks).all():
         raise FeatureError("A chunk of actions holds a number that is not finite.")
 
 
-def _chunks(
+def _to_chunks(
     rows: Sequence[Sequence[int]], horizon: int, dim: int, size: int, value: Any
 ) -> NDArray[np.float32]:
     for row in rows:

@@ -1,4 +1,4 @@
-"""What an action tokenizer does to a dataset's chunks: how few tokens, and how far off what comes back is."""
+"""A report of an action tokenizer on a dataset's chunks: the number of tokens, and the error after decoding."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LINE, PALE = "#2f6fde", "#a9c4f5"
 
 @dataclass(frozen=True)
 class TokenizerReport:
-    """Figures over some chunks.
+    """Statistics over some chunks.
 
     Attributes:
         tokens: of each chunk, (N,).
         numbers: of a chunk, T · D.
-        error: mean distance of what is decoded from the original, by dimension, (D,), normalized.
-        largest: the largest distance, by dimension, (D,).
-        example, decoded: the chunk with the median error, (T, D), and what became of it.
+        error: mean error of decoded chunks, by dimension, (D,), normalized.
+        largest: the largest error, by dimension, (D,).
+        example, decoded: the chunk with the median error, (T, D), and its decoded form.
     """
 
     tokens: NDArray[np.int64]
@@ -42,39 +42,39 @@ class TokenizerReport:
         ids = tokenizer.encode(chunks)
         steps, size = chunks.shape[1:]
         decoded = tokenizer.decode(ids, steps, size)
-        away = np.abs(decoded - chunks)
-        median = int(np.argsort(away.mean((1, 2)))[len(chunks) // 2])
+        error = np.abs(decoded - chunks)
+        median = int(np.argsort(error.mean((1, 2)))[len(chunks) // 2])
         return cls(
-            np.array([len(each) for each in ids]),
+            np.array([len(row) for row in ids]),
             steps * size,
-            away.mean((0, 1)),
-            away.max((0, 1)),
+            error.mean((0, 1)),
+            error.max((0, 1)),
             chunks[median],
             decoded[median],
         )
 
     @property
     def compression(self) -> float:
-        """Numbers for a token."""
+        """Numbers per token."""
         return float(self.numbers / self.tokens.mean())
 
     def picture(self, names: Sequence[str]) -> bytes:
-        """A PNG: tokens a chunk, error by dimension, and a chunk before and after."""
+        """Draw a PNG: tokens per chunk, error by dimension, and a chunk before and after."""
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
         left, middle, right = figure.subplots(1, 3)
         left.hist(self.tokens, bins=np.arange(self.tokens.min(), self.tokens.max() + 2) - 0.5, color=LINE)
         left.set(title="Tokens a chunk", xlabel=f"tokens for {self.numbers} numbers", ylabel="chunks")
-        places = np.arange(len(names))
-        middle.barh(places, self.largest, color=PALE, label="largest")
-        middle.barh(places, self.error, color=LINE, label="mean")
-        middle.set(title="Error by joint, normalized", yticks=places, yticklabels=names)
+        rows = np.arange(len(names))
+        middle.barh(rows, self.largest, color=PALE, label="largest")
+        middle.barh(rows, self.error, color=LINE, label="mean")
+        middle.set(title="Error by joint, normalized", yticks=rows, yticklabels=names)
         middle.invert_yaxis()
         middle.set_xlim(0, 1.25 * max(self.largest.max(), 1e-6))
         middle.legend(frameon=False, loc="lower right")
         for dimension, name in enumerate(names[:8]):
-            (drawn,) = right.plot(self.example[:, dimension], label=name)
-            right.plot(self.decoded[:, dimension], color=drawn.get_color(), linestyle="--", alpha=0.7)
+            (line,) = right.plot(self.example[:, dimension], label=name)
+            right.plot(self.decoded[:, dimension], color=line.get_color(), linestyle="--", alpha=0.7)
         right.set(title="A chunk, and what is decoded (dashed)", xlabel="step")
         right.legend(frameon=False, fontsize="small")
         for axes in (left, middle, right):

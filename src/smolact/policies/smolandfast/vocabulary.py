@@ -1,4 +1,4 @@
-"""Which words of the language model stand for actions."""
+"""The words of the language model that stand for actions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ActionVocabulary:
     Attributes:
         words: the language model's token for each action token.
         end: the token that ends an answer.
-        pad: what fills up shorter sequences.
+        pad: the padding token.
     """
 
     words: tuple[int, ...]
@@ -29,25 +29,25 @@ class ActionVocabulary:
 
     @classmethod
     def of(cls, words: tuple[int, ...], tokenizer: Tokenizer) -> ActionVocabulary:
-        """With a tokenizer's own tokens for end and padding."""
+        """Make a vocabulary with a tokenizer's own end and padding tokens."""
         end = tokenizer.token_id(END) if tokenizer.end_token_id is None else tokenizer.end_token_id
         return cls(words, end, tokenizer.pad_token_id)
 
     def spoken(self, ids: Tensor) -> Tensor:
-        """Words of action tokens, of any shape."""
+        """Return the words of action tokens, of any shape."""
         return torch.tensor(self.words, device=ids.device)[ids]
 
 
 def last_words(count: int, size: int, skipped: int) -> tuple[int, ...]:
-    """The vocabulary's last words but for some, counted downwards: how π0-FAST puts action tokens into a language model.
+    """Return the vocabulary's last words but for some, counted downwards, as π0-FAST adds action tokens to a language model.
 
     Args:
-        count: how many action tokens there are.
-        size: of the tokenizer's own vocabulary, added tokens left aside.
-        skipped: the last words, which actions do not use.
+        count: the number of action tokens.
+        size: that of the tokenizer's own vocabulary, without added tokens.
+        skipped: the number of last words that actions do not use.
 
     Raises:
-        ConfigError: there are not so many words.
+        ConfigError: there are too few words.
     """
     if count + skipped > size:
         raise ConfigError(

@@ -1,1 +1,1 @@
-"""SmolVLA: a SmolVLM that reads, and a flow-matching expert that acts."""
+"""SmolVLA: a SmolVLM backbone and a flow-matching action expert."""

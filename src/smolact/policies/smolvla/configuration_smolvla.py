@@ -1,4 +1,4 @@
-"""What one can set on SmolVLA, with the defaults of its authors."""
+"""SmolVLA's settings, with its authors' defaults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SmolVLAConfig(ChunkSettings):
     """SmolVLA's settings; names and defaults as in LeRobot (arXiv 2506.01844).
 
     Raises:
-        ConfigError: a combination that can't work, with the flag that settles it.
+        ConfigError: settings are invalid together; the message names the flag to change.
     """
 
     type: ClassVar[str] = "smolvla"
@@ -130,7 +130,7 @@ class SmolVLAConfig(ChunkSettings):
 
     @classmethod
     def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """The file's values; the spelling of the attention mode and RTC have no effect in the reference."""
+        """Return the file's values, with `attention_mode` as the reference reads it; log that `rtc_config` has no effect."""
         values = super().accepted(values, source)
         rtc = values.get("rtc_config")
         if isinstance(rtc, Mapping) and rtc.get("enabled"):
@@ -178,7 +178,7 @@ class SmolVLAConfig(ChunkSettings):
 
     @property
     def image_features(self) -> dict[str, PolicyFeature]:
-        """The cameras, and after them `empty_cameras` more that are masked."""
+        """The cameras, followed by `empty_cameras` masked ones."""
         empty = {
             f"{IMAGES}.empty_camera_{index}": PolicyFeature(FeatureType.VISUAL, (3, 480, 640))
             for index in range(self.empty_cameras)

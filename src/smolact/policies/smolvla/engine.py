@@ -1,13 +1,13 @@
-"""SmolVLA's engine: what `policy.predict_action_chunk` gives, as fast as the machine can.
+"""SmolVLA's inference engine: the results of `policy.predict_action_chunk`, as fast as the machine allows.
 
     engine = policy.build_engine()
     chunk = engine.predict_action_chunk(batch)
 
-    engine.observe(batch)          # images and instruction are there
-    chunk = engine.act(batch)      # now the state is, too
+    engine.observe(batch)          # images and instruction
+    chunk = engine.act(batch)      # the state
 
-The weights are packed by `engine_network`, the work is done by `engine_plan`, one plan for each shape of observation; here is
-what comes before and after. What each part saves: docs/performance.md.
+`engine_network` packs the weights, `execution_plan` runs the network, with one plan for each shape of observation. This module
+prepares inputs and finishes actions. The gain of each part: docs/performance.md.
 """
 
 # B batch, C chunk, A action width.
@@ -36,37 +36,37 @@ from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
 
 logger = logging.getLogger(__name__)
 
-_PLANS = 16
-"""Shapes whose buffers are kept; of more, the one that was not used longest goes."""
+_MAX_PLANS = 16
+"""Size of the plan cache; the least recently used plan is evicted."""
 _TEXT_BUCKET = 8
-"""On a GPU instructions are padded to a multiple of it, so that few graphs serve all of them."""
+"""On a GPU, instructions are padded to a multiple of this length, so that few graphs serve all of them."""
 
 
 class SmolVLAEngine(Engine):
-    """Predicts as its policy does. Weights that change are noticed, and packed anew before the next prediction.
+    """Predicts as its policy does. Changed weights are detected and packed again before the next prediction.
 
-    What is noticed: a training step, loading weights, adapters that come or go, another device or precision; not what is
-    written through `parameter.data`, after which `refresh` must be called.
+    Detected changes: a training step, loaded weights, added or removed adapters, another device or precision. After a write
+    through `parameter.data`, which is not detected, call `refresh`.
 
     Args:
-        policy: a `SmolVLAPolicy`, with adapters or without; it stays as it is unless it is released.
-        dtype: `torch.float32` or `torch.bfloat16`; the quicker one on this machine when not given.
-        num_steps: from noise to actions; the policy's when not given.
-        solver: `euler`, or `midpoint` or `heun`, which look at the network twice a step.
+        policy: a `SmolVLAPolicy`, with or without adapters; it is not changed unless it is released.
+        dtype: `torch.float32` or `torch.bfloat16`; by default the faster one on this machine.
+        num_steps: denoising steps; the policy's by default.
+        solver: `euler`, or `midpoint` or `heun`, which evaluate the network twice a step.
         int8: on a CPU, vision tower, VLM and expert in 8 bits (each product about a hundredth off).
         fp8: the expert's weights in float8, which a GPU of compute capability 8.9 or more reads in half of bfloat16's time, with
-            kernels of our own; chunks of trained policies move by 0.2%. On a CPU the same numbers, later, to see what it costs.
-        triton: on a GPU, kernels of our own for the expert: a quarter of the launches. They were compared with the plain way in
-            triton's interpreter, and compiled for GPUs, but have not run on one yet; which is why they must be asked for.
-        compile: `torch.compile` the parts: a minute at each new shape, for kernels that are fused.
-        release: let go of the policy's own weights, so that nothing is held twice. The policy can't be used any more.
-        graphs: record replans as CUDA graphs; where there is CUDA when not given.
-        capture: record a shape when it is first met. Otherwise such a shape is run slowly, with a warning, unless `warm_up`
-            has recorded it.
+            custom kernels; chunks of trained policies change by 0.2%. On a CPU: the same numbers, slower, to measure the error.
+        triton: on a GPU, custom kernels for the expert: a quarter of the launches. They were compared with the plain code in
+            Triton's interpreter and compiled for GPUs, but have not run on one yet, so they are off by default.
+        compile: `torch.compile` the parts: a minute for each new shape, and fused kernels.
+        release: free the policy's own weights, so that none is held twice. The policy can't be used afterwards.
+        graphs: record replans as CUDA graphs; by default on CUDA.
+        capture: record a shape when it first occurs. Otherwise such a shape runs slowly, with a warning, unless `warm_up` has
+            recorded it.
 
     Raises:
-        ConfigError: a setting can't work, or not on this device.
-        MissingDependencyError: triton is needed and not there.
+        ConfigError: a setting is invalid, or not supported on this device.
+        MissingDependencyError: triton is required and not installed.
     """
 
     config: SmolVLAConfig
@@ -96,7 +96,7 @@ class SmolVLAEngine(Engine):
             raise ConfigError(
                 f"graphs=True needs a CUDA device, and the policy is on {device}. Leave it out."
             )
-        self._asked_dtype = dtype
+        self._requested_dtype = dtype
         self._int8, self._fp8, self._triton = int8, fp8, triton
         self._release, self._compile = release, compile
         self.takes_leftover = not int8
@@ -115,46 +115,46 @@ class SmolVLAEngine(Engine):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and activations; sums of the solver are float32 always."""
+        """The dtype of weights and activations; the solver's sums are always float32."""
         return self._network.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device of the weights."""
         device: torch.device = self._network.device
         return device
 
     @property
     def memory(self) -> int:
-        """Bytes of the weights that it holds beside the policy's own: of all its weights, once those are released."""
-        # What oneDNN has packed for itself has no address to ask for, and is never the policy's.
-        mine = {
+        """Bytes of the packed weights that are not the policy's own: of all weights once those are released."""
+        # oneDNN's packed tensors have no address, and are never the policy's.
+        packed = {
             id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor.numel() * tensor.element_size()
             for tensor in self._network.tensors
         }
         shared = {parameter.data_ptr() for parameter in self._policy.parameters() if not parameter.is_meta}
-        return sum(size for pointer, size in mine.items() if pointer not in shared)
+        return sum(size for pointer, size in packed.items() if pointer not in shared)
 
     def use_steps(self, num_steps: int, solver: str = "euler") -> None:
-        """From the next prediction on, go from noise to actions in so many steps.
+        """Use this number of denoising steps and this solver from the next prediction on.
 
         Raises:
-            ConfigError: less than one, or there is no such solver.
+            ConfigError: `num_steps` is below 1, or the solver is unknown.
         """
         if num_steps < 1:
             raise ConfigError(f"num_steps={num_steps}: expected at least 1.")
         if solver not in SOLVERS:
             raise ConfigError(f"solver='{solver}': expected one of {', '.join(SOLVERS)}.")
         self.num_steps, self.solver = num_steps, solver
-        self._forget_plans()
+        self._clear_plans()
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def refresh(self) -> None:
-        """Pack the policy's weights anew.
+        """Pack the policy's weights again.
 
         Raises:
-            ConfigError: they have been released, or are now on a device where what was asked for can't work.
+            ConfigError: they have been released, or a setting is not supported on their present device.
         """
         device = next(self._policy.parameters()).device
         if device.type == "meta":
@@ -167,13 +167,13 @@ class SmolVLAEngine(Engine):
         self._network = Network(self._policy, packer)
         owners = [module._parameters for module in self._policy.modules() if module._parameters]
         self._sources = [(owner, name) for owner in owners for name in owner]
-        self._packed = self._state_of_weights()
-        self._forget_plans()
+        self._packed_versions = self._weight_versions()
+        self._clear_plans()
 
     def _packer(self, device: torch.device) -> WeightPacker:
-        """How weights are packed there, if what was asked for works there."""
+        """Return the weight packer for a device; raise a `ConfigError` if a setting is not supported there."""
         if self._int8:
-            check_int8(device, self._asked_dtype)
+            check_int8(device, self._requested_dtype)
         has_kernels = self._triton or (self._fp8 and device.type == "cuda")
         if has_kernels and self._compile:
             raise ConfigError(
@@ -188,25 +188,25 @@ class SmolVLAEngine(Engine):
         if has_kernels:
             from smolact.policies.common.kernels import KernelPackedLinear as kernel  # needs triton  # noqa: N813
         return WeightPacker(
-            torch.float32 if self._int8 else self._asked_dtype or quickest_dtype(device),
+            torch.float32 if self._int8 else self._requested_dtype or quickest_dtype(device),
             int8=self._int8,
             fp8=self._fp8,
             kernel=kernel,
             releases=self._release,
         )
 
-    @torch.inference_mode(False)  # buffers outlive a caller's inference mode, so they must not be of it
+    @torch.inference_mode(False)  # buffers outlive a caller's inference mode
     @torch.no_grad()
     def predict_action_chunk(
         self, batch: Mapping[str, Any], noise: Tensor | None = None, guidance: Guidance | None = None
     ) -> Tensor:
-        """The next actions (B, chunk, A), normalized; from `noise` (B, chunk, max_action_dim), drawn when not given.
+        """Predict the next actions (B, chunk, A), normalized, from `noise` (B, chunk, max_action_dim), drawn by default.
 
-        With `guidance` they go on from what is left of the last chunk, normalized actions.
+        With `guidance` they continue the leftover of the last chunk (normalized actions).
 
         Raises:
-            FeatureError: an input is missing or has another shape.
-            ConfigError: it is to be guided, and computes in 8 bits, which have no gradient.
+            FeatureError: an input is missing or has the wrong shape.
+            ConfigError: `guidance` was given and int8 is on, which has no gradient.
         """
         self._refresh_if_changed()
         if guidance is not None and not self.takes_leftover:
@@ -218,10 +218,10 @@ class SmolVLAEngine(Engine):
     @torch.inference_mode(False)
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any]) -> None:
-        """Take images and instruction, and do all that can be done before the state is known; then call `act`.
+        """Load images and instruction, and run everything that does not need the state; then call `act`.
 
         Raises:
-            FeatureError: an input is missing or has another shape.
+            FeatureError: an input is missing or has the wrong shape.
         """
         self._refresh_if_changed()
         plan = self._load_inputs(batch)
@@ -231,10 +231,10 @@ class SmolVLAEngine(Engine):
     @torch.inference_mode(False)
     @torch.no_grad()
     def act(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
-        """The next actions (B, chunk, A) from the `observation.state` of `batch` and what was last observed.
+        """Predict the next actions (B, chunk, A) from the `observation.state` of `batch` and the last observation.
 
         Raises:
-            FeatureError: the state is missing, has another shape, or nothing was observed (with these weights).
+            FeatureError: the state is missing or has the wrong shape, or nothing was observed (with these weights).
         """
         self._refresh_if_changed()
         if self._observed is None:
@@ -244,12 +244,12 @@ class SmolVLAEngine(Engine):
         return self._finish(self._observed, "act", self._policy.prepare_state(batch), noise)
 
     def warm_up(self, batch: Mapping[str, Any] | None = None) -> None:
-        """Make everything ready for batches like this one: buffers, compiled kernels, CUDA graphs for all lengths of text.
+        """Prepare buffers, compiled kernels and CUDA graphs (for all text lengths) for batches like this one.
 
         Args:
-            batch: preprocessed; one sample of the sizes that the configuration names when not given.
+            batch: a preprocessed batch; by default one sample of the configured sizes.
         """
-        batch = self._example() if batch is None else batch
+        batch = self._example_batch() if batch is None else batch
         tokens = self._policy.prepare_language(batch)[0]
         longest = max(self.config.tokenizer_max_length, 1)
         lengths = (
@@ -261,33 +261,31 @@ class SmolVLAEngine(Engine):
         try:
             for length in lengths:
                 text = tokens.new_zeros(len(tokens), length)
-                words = {LANGUAGE_TOKENS: text, LANGUAGE_MASK: torch.ones_like(text, dtype=torch.bool)}
-                self.predict_action_chunk({**batch, **words}, torch.zeros(len(tokens), *self.noise_shape))
+                language = {LANGUAGE_TOKENS: text, LANGUAGE_MASK: torch.ones_like(text, dtype=torch.bool)}
+                self.predict_action_chunk({**batch, **language}, torch.zeros(len(tokens), *self.noise_shape))
         finally:
             self._capture = capture
 
-    def _example(self) -> dict[str, Tensor]:
-        config, device, words = self.config, self.device, self.config.tokenizer_max_length
+    def _example_batch(self) -> dict[str, Tensor]:
+        config, device, length = self.config, self.device, self.config.tokenizer_max_length
         cameras = {key: f for key, f in config.image_features.items() if key in config.input_features}
         state = config.robot_state_feature
         return {
             **{key: torch.zeros(1, *feature.shape, device=device) for key, feature in cameras.items()},
             STATE: torch.zeros(1, config.max_state_dim if state is None else state.shape[0], device=device),
-            LANGUAGE_TOKENS: torch.zeros(1, words, dtype=torch.long, device=device),
-            LANGUAGE_MASK: torch.ones(1, words, dtype=torch.bool, device=device),
+            LANGUAGE_TOKENS: torch.zeros(1, length, dtype=torch.long, device=device),
+            LANGUAGE_MASK: torch.ones(1, length, dtype=torch.bool, device=device),
         }
-
-    # Whether the weights are still those that were packed.
 
     def _refresh_if_changed(self) -> None:
         if self._release:
             return
-        if self._adapters is not self._policy.adapters or self._packed != self._state_of_weights():
+        if self._adapters is not self._policy.adapters or self._packed_versions != self._weight_versions():
             logger.info("The policy's weights have changed: packing them anew.")
             self.refresh()
 
-    def _state_of_weights(self) -> list[tuple[int, int]]:
-        # Every change in place counts a version up; every new tensor lies elsewhere.
+    def _weight_versions(self) -> list[tuple[int, int]]:
+        # Every in-place change increments the version; every new tensor has another address.
         tensors = (owner[name] for owner, name in self._sources)
         return [
             (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
@@ -295,15 +293,13 @@ class SmolVLAEngine(Engine):
             if tensor is not None
         ]
 
-    def _forget_plans(self) -> None:
+    def _clear_plans(self) -> None:
         self._plans.clear()
         self._warned.clear()
         self._observed = None
 
-    # What comes before and after.
-
     def _load_inputs(self, batch: Mapping[str, Any]) -> ExecutionPlan:
-        """Copy images and instruction into the buffers of a plan."""
+        """Copy images and instruction into the buffers of the plan for their shape."""
         policy = self._policy
         tokens, text_valid = (part.cpu() for part in policy.prepare_language(batch))
         images, masks = policy.prepare_images(batch)
@@ -311,35 +307,35 @@ class SmolVLAEngine(Engine):
             raise FeatureError(
                 "The batch has kept vision tokens in the place of pictures, which are for training. Give an engine pictures."
             )
-        given = [key for key in self.config.image_features if key in batch]
+        present = [key for key in self.config.image_features if key in batch]
         if len({len(part) for part in (tokens, text_valid, *images)}) > 1 or tokens.shape != text_valid.shape:
             sizes = {"tokens": tuple(tokens.shape), "mask": tuple(text_valid.shape)}
-            sizes |= {key: tuple(image.shape) for key, image in zip(given, images, strict=False)}
+            sizes |= {key: tuple(image.shape) for key, image in zip(present, images, strict=False)}
             raise FeatureError(f"The inputs are not of one batch: {sizes}. Collate samples into one batch.")
         tokens, text_valid = self._fit_text(tokens, text_valid)
-        there = [(int(image.shape[-2]), int(image.shape[-1])) for image in images[: len(given)]]
-        cameras = (*there, *[None] * (len(images) - len(given)))
+        image_sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images[: len(present)]]
+        cameras = (*image_sizes, *[None] * (len(images) - len(present)))
         plan = self._plan(Shape(len(tokens), cameras, tokens.shape[1]))
 
         for size, pixels in plan.pixels.items():
-            same = [image for image, other in zip(images, there, strict=False) if other == size]
-            torch.cat([image.to(pixels) for image in same], out=pixels)
+            matching = [image for image, shape in zip(images, image_sizes, strict=False) if shape == size]
+            torch.cat([image.to(pixels) for image in matching], out=pixels)
         valid = torch.ones(len(tokens), plan.layout.length, dtype=torch.bool)
-        for key, mask, (_, place) in zip(given, masks, plan.layout.images, strict=False):
+        for key, mask, (_, span) in zip(present, masks, plan.layout.images, strict=False):
             if f"{key}_padding_mask" in batch:
-                valid[:, place] = mask.cpu()[:, None]
+                valid[:, span] = mask.cpu()[:, None]
         valid[:, plan.layout.text] = text_valid
         plan.load_prompt(tokens, valid)
         self._observed = None
         return plan
 
     def _fit_text(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Without the padding that all have; on a GPU, to a multiple of `_TEXT_BUCKET`."""
+        """Cut off the padding that all rows share; on a GPU, pad to a multiple of `_TEXT_BUCKET`."""
         used = valid.any(0).nonzero()
         length = 0 if len(used) == 0 else int(used[-1]) + 1
         tokens, valid = tokens[:, :length], valid[:, :length]
-        missing = -length % _TEXT_BUCKET if self._use_graphs else 0
-        return F.pad(tokens, (0, missing)), F.pad(valid, (0, missing))
+        padding = -length % _TEXT_BUCKET if self._use_graphs else 0
+        return F.pad(tokens, (0, padding)), F.pad(valid, (0, padding))
 
     def _plan(self, shape: Shape) -> ExecutionPlan:
         if shape not in self._plans:
@@ -353,7 +349,7 @@ class SmolVLAEngine(Engine):
                 self._use_graphs,
             )
             self._plans[shape] = ExecutionPlan(self._network, shape, settings)
-            if len(self._plans) > _PLANS:
+            if len(self._plans) > _MAX_PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(shape)
         return self._plans[shape]
@@ -361,7 +357,7 @@ class SmolVLAEngine(Engine):
     def _finish(
         self,
         plan: ExecutionPlan,
-        work: str,
+        stage: str,
         state: Tensor,
         noise: Tensor | None,
         guidance: Guidance | None = None,
@@ -377,14 +373,14 @@ class SmolVLAEngine(Engine):
         plan.noise.copy_(noise)
         plan.state.copy_(state)
         if guidance is None:
-            self._run(plan, work)
+            self._run(plan, stage)
         else:
             self._run(plan, "read")
             plan.guide(self._policy.network_guidance(guidance, state))
         actions: Tensor = self._policy.finish_actions(plan.actions.clone(), state)
         return actions
 
-    def _run(self, plan: ExecutionPlan, work: str) -> None:
+    def _run(self, plan: ExecutionPlan, stage: str) -> None:
         if self._use_graphs and not plan.captured:
             if self._capture:
                 plan.capture()
@@ -395,4 +391,4 @@ class SmolVLAEngine(Engine):
                     "build the engine with capture=True.",
                     plan.shape,
                 )
-        plan.run(work)
+        plan.run(stage)

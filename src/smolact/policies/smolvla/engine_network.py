@@ -1,9 +1,9 @@
-"""SmolVLA's weights as an engine multiplies with them, and the parts of its network as functions of tensors.
+"""SmolVLA's packed weights for its engine, and the parts of its network as functions of tensors.
 
-What is fused: query, key and value projections; on a GPU gate and up; and, with kernels of our own, in the expert all that stands
-around a product (`KernelPackedLinear`), and the rotation of what is split from one (`project_into`). What is folded into weights: the scale of every RMS norm, of
-image and text embeddings, and the action projection into the MLP that follows it, whose half that sees the time becomes a
-constant for each time.
+Fused are query, key and value projections; on a GPU gate and up; and, with custom kernels, the operations around each product
+of the expert (`KernelPackedLinear`) and the rotation of its split heads (`project_into`). Folded into weights are the scale of
+every RMS norm and of image embeddings, and the action projection into the MLP behind it, whose time half becomes a constant
+for each time.
 """
 
 # B batch, I images, L rows (tokens), C chunk, D width of the VLM, E width of the expert, N query heads, K key/value heads, H head width.
@@ -42,11 +42,11 @@ class VisionBlock:
 
 
 class PostAttention(NamedTuple):
-    """What follows attention in a layer."""
+    """The part of a layer after attention."""
 
     out: PackedLinear
     gates: tuple[PackedLinear, ...]
-    """Gate and up as one product or, on a CPU, two: its caches are quicker with two narrow outputs than with a wide one."""
+    """Gate and up as one product or, on a CPU, two: its caches are faster with two narrow outputs than with a wide one."""
     down: PackedLinear
 
 
@@ -55,24 +55,24 @@ class DecoderBlock:
     """A layer of the VLM or of the expert."""
 
     project: PackedLinear
-    """Queries, keys and values at once, or those of them that are needed: see `queries` and `keys`."""
+    """Queries, keys and values in one product, as far as they are needed: see `queries` and `keys`."""
     queries: int
-    """Heads of queries in it; 0 for the last VLM layer that is read, of which only keys and values are used."""
+    """Number of query heads; 0 for the last VLM layer in use, of which only keys and values are used."""
     keys: int
-    """Heads of keys, and as many of values; 0 for an expert's layer that makes them from the VLM's, with `read`."""
+    """Number of key heads and of value heads; 0 for a cross-attention layer, which has `cross_kv`."""
     eps: float
     post_attention: PostAttention | None = None
-    """None where nothing behind the keys is used."""
-    read: tuple[PackedLinear, PackedLinear] | None = None
-    """Keys and values of a cross-attention layer from those of the VLM."""
+    """None where only keys and values are used."""
+    cross_kv: tuple[PackedLinear, PackedLinear] | None = None
+    """The projections of a cross-attention layer from the VLM's keys and values to its own."""
 
 
 class Network:
-    """Weights and functions; holds no activations.
+    """The network's weights and functions, without activations.
 
     Args:
         policy: a `SmolVLAPolicy`.
-        packer: says precision, and whether the policy's own weights are let go of.
+        packer: sets the precision, and whether the policy's own weights are released.
     """
 
     def __init__(self, policy: Any, packer: WeightPacker) -> None:
@@ -92,8 +92,6 @@ class Network:
         self._pack_expert(joint.lm_expert, packer)
         self._pack_actions(model, joint.lm_expert.norm, packer)
         packer.release(policy)
-
-    # How weights are packed.
 
     def _pack_vision(self, vlm: Any, heads: int, packer: WeightPacker) -> None:
         tower = vlm.vision_model
@@ -121,7 +119,7 @@ class Network:
         self.vision_norm = _layer_norm(tower.post_layernorm, packer)
         self.scale_factor: int = vlm.connector.scale_factor
         projection = vlm.connector.modality_projection.proj
-        # As every other embedding, an image's tokens are scaled by the root of their width.
+        # Image tokens, like text, are scaled by the root of their width.
         self.connector = packer.pack(
             [projection], torch.full((1,), math.sqrt(projection.out_features)).to(self.device)
         )
@@ -152,9 +150,9 @@ class Network:
         attention, mlp, norm = layer.self_attn, layer.mlp, layer.input_layernorm
         keys_and_values = [attention.k_proj, attention.v_proj]
         parts = [attention.q_proj] * makes_queries + keys_and_values * makes_keys
-        apart = self.device.type == "cpu" and not (self.has_kernels and often)
-        gates = [[mlp.gate_proj], [mlp.up_proj]] if apart else [[mlp.gate_proj, mlp.up_proj]]
-        after = layer.post_attention_layernorm.weight
+        separate = self.device.type == "cpu" and not (self.has_kernels and often)
+        gates = [[mlp.gate_proj], [mlp.up_proj]] if separate else [[mlp.gate_proj, mlp.up_proj]]
+        post_norm = layer.post_attention_layernorm.weight
         block = DecoderBlock(
             packer.pack(parts, norm.weight, often=often),
             self.heads * makes_queries,
@@ -162,12 +160,12 @@ class Network:
             norm.eps,
             PostAttention(
                 packer.pack([attention.o_proj], often=often),
-                tuple(packer.pack(group, after, often=often) for group in gates),
+                tuple(packer.pack(group, post_norm, often=often) for group in gates),
                 packer.pack([mlp.down_proj], often=often),
             )
             if makes_queries
             else None,
-            # All rows of the prefix read these, once a replan.
+            # These read all rows of the prefix, once a replan.
             None if makes_keys else (packer.pack([attention.k_proj]), packer.pack([attention.v_proj])),
         )
         packer.release(layer)
@@ -175,48 +173,46 @@ class Network:
 
     def _pack_actions(self, model: Any, norm: Any, packer: WeightPacker) -> None:
         self.state = packer.pack([model.state_proj], exact=True)
-        # action_time_mlp_in sees the projected action beside the time: W = [W_action | W_time].
-        # Multiplied in float64, on the CPU since not every device has it.
-        weight, bias = _precise(model.action_in_proj)
-        inner, inner_bias = _precise(model.action_time_mlp_in)
-        by_action, self._by_time = inner.chunk(2, dim=1)
-        self.action_in = (by_action @ weight).float().to(self.device)
-        self._action_bias = by_action @ bias + inner_bias
+        # action_time_mlp_in reads the projected action and the time: W = [W_action | W_time].
+        # Multiplied in float64, on the CPU since not every device supports it.
+        weight, bias = _float64_weights(model.action_in_proj)
+        inner, inner_bias = _float64_weights(model.action_time_mlp_in)
+        action_weight, self._time_weight = inner.chunk(2, dim=1)
+        self.action_in = (action_weight @ weight).float().to(self.device)
+        self._action_bias = action_weight @ bias + inner_bias
         self.action_hidden = packer.pack([model.action_time_mlp_out], exact=True)
         self.action_out = packer.pack([model.action_out_proj], norm.weight, exact=True)
         self.action_eps = norm.eps
         self._time_biases: dict[float, Tensor] = {}
 
     def time_bias(self, time: float) -> Tensor:
-        """What the time alone adds inside the action embedding's MLP, (E,), computed once for each time."""
+        """The time's constant (E,) inside the action embedding's MLP, computed once for each time."""
         if time not in self._time_biases:
-            embedded = time_embedding(torch.tensor([time]), self.expert_width, *self.periods)[0].double()
-            self._time_biases[time] = (self._by_time @ embedded + self._action_bias).float().to(self.device)
+            vector = time_embedding(torch.tensor([time]), self.expert_width, *self.periods)[0].double()
+            self._time_biases[time] = (self._time_weight @ vector + self._action_bias).float().to(self.device)
         return self._time_biases[time]
 
-    # What is computed with them.
-
     def image_tokens(self, size: tuple[int, int]) -> int:
-        """How many tokens an image of that height and width becomes."""
+        """The number of tokens of an image of this height and width."""
         height, width = (side // self.patch_size for side in size)
         return height * width // self.scale_factor**2
 
     def patch_positions(self, size: tuple[int, int]) -> Tensor:
-        """What is added to the patches (P, D_vision) of such an image: position embeddings, and the projection's bias."""
+        """The position embeddings (P, D_vision) of such an image's patches, with the projection's bias added."""
         rows, columns = (side // self.patch_size for side in size)
-        places = patch_positions(rows, columns, self.side, self.device)
-        return self.patch_bias + self.patch_position[places]
+        indices = patch_positions(rows, columns, self.side, self.device)
+        return self.patch_bias + self.patch_position[indices]
 
     def embed_images(self, pixels: Tensor, positions: Tensor) -> Tensor:
-        """Pixels (I, 3, height, width) in [−1, 1] to scaled image tokens (I, T, D).
+        """Embed pixels (I, 3, height, width) in [−1, 1] as scaled image tokens (I, T, D).
 
         `positions` are those of `patch_positions`.
         """
         size = self.patch_size
         rows, columns = pixels.shape[-2] // size, pixels.shape[-1] // size
         images, channels = pixels.shape[:2]
-        whole = pixels[..., : rows * size, : columns * size]
-        patches = whole.reshape(images, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+        cropped = pixels[..., : rows * size, : columns * size]
+        patches = cropped.reshape(images, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
         hidden = F.linear(patches.flatten(3).flatten(1, 2), self.patch_weight) + positions
         for block in self.vision:
             projected = block.project(_normalized(hidden, block.norm1))
@@ -230,23 +226,23 @@ class Network:
         return self.connector(pixel_shuffle(hidden, rows, columns, self.scale_factor))
 
     def embed_text(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) to scaled embeddings (B, L, D)."""
-        return self.embed_marks(tokens) * math.sqrt(self.embeddings.shape[1])
+        """Embed token ids (B, L) as scaled embeddings (B, L, D)."""
+        return self.embed_unscaled(tokens) * math.sqrt(self.embeddings.shape[1])
 
-    def embed_marks(self, tokens: Tensor) -> Tensor:
-        """Ids (…, L) of the tokens around an image to embeddings (…, L, D), which are not scaled."""
+    def embed_unscaled(self, tokens: Tensor) -> Tensor:
+        """Embed ids (…, L), such as those of special tokens around an image, as embeddings (…, L, D) without scale."""
         return F.embedding(tokens.to(self.device), self.embeddings)
 
     def embed_actions(self, noisy: Tensor, time_bias: Tensor) -> Tensor:
-        """Noisy actions (B, C, A) at the time of `time_bias` to the expert's input (B, C, E)."""
+        """Embed noisy actions (B, C, A) at the time of `time_bias` as the expert's input (B, C, E)."""
         return self.action_hidden(F.silu(F.linear(noisy, self.action_in, time_bias)).to(self.dtype))
 
     def velocity(self, hidden: Tensor) -> Tensor:
-        """The expert's last hidden states (B, C, E) to velocities (B, C, A), float32."""
+        """Map the expert's last hidden states (B, C, E) to velocities (B, C, A), float32."""
         return self.action_out.normed(hidden, self.action_eps).float()
 
     def project(self, block: DecoderBlock, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, N, L, H), keys and values (B, K, L, H), rotated; those that the block does not make are empty."""
+        """Return queries (B, N, L, H), keys and values (B, K, L, H); queries and keys are rotated, unused parts are empty."""
         projected = split_heads(block.project.normed(hidden, block.eps), self.head_width)
         rotated = rotate(projected[:, : block.queries + block.keys], *rotary)
         values = projected[:, block.queries + block.keys :]
@@ -255,7 +251,7 @@ class Network:
     def project_into(
         self, block: DecoderBlock, hidden: Tensor, rotary: Rotary, keys: Tensor, values: Tensor
     ) -> Tensor:
-        """`project`, whose keys and values, if the block makes any, are written where they belong (B, K, L, H)."""
+        """Like `project`, but write the block's keys and values, if any, into `keys` and `values` (B, K, L, H)."""
         if not self.has_kernels:
             queries, own_keys, own_values = self.project(block, hidden, rotary)
             if block.keys:
@@ -269,15 +265,15 @@ class Network:
         split_and_rotate(projected, *rotary, queries, keys[:, : block.keys], values[:, : block.keys])
         return queries
 
-    def read(self, block: DecoderBlock, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """A cross-attention layer's own keys and values from the VLM's, all (B, K, L, H)."""
-        assert block.read is not None
-        made = (make(merge_heads(source)) for make, source in zip(block.read, (keys, values), strict=True))
-        own_keys, own_values = (split_heads(x, self.head_width) for x in made)
+    def project_cross(self, block: DecoderBlock, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Project the VLM's keys and values to a cross-attention layer's own, all (B, K, L, H)."""
+        assert block.cross_kv is not None
+        outputs = (layer(merge_heads(x)) for layer, x in zip(block.cross_kv, (keys, values), strict=True))
+        own_keys, own_values = (split_heads(x, self.head_width) for x in outputs)
         return own_keys, own_values
 
     def output_and_mlp(self, block: DecoderBlock, hidden: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention: output projection, residual, MLP, residual."""
+        """Apply the rest of a layer: output projection, residual, MLP, residual."""
         assert block.post_attention is not None
         hidden = block.post_attention.out.onto(hidden, attended.transpose(1, 2))
         if len(block.post_attention.gates) == 1:
@@ -290,24 +286,24 @@ class Network:
 
     @property
     def width(self) -> int:
-        """Of the VLM."""
+        """The width of the VLM."""
         return self.embeddings.shape[1]
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All weights."""
+        """All packed weights."""
         products: list[PackedLinear] = [self.connector, self.state, self.action_hidden, self.action_out]
-        found = [self.patch_weight, self.patch_bias, self.patch_position, self.embeddings, self.action_in]
+        weights = [self.patch_weight, self.patch_bias, self.patch_position, self.embeddings, self.action_in]
         for vision in self.vision:
             products += [vision.project, vision.out, vision.fc1, vision.fc2]
         for block in (*self.text, *self.expert):
-            products += [block.project, *(block.read or ())]
+            products += [block.project, *(block.cross_kv or ())]
             if block.post_attention is not None:
                 products += [block.post_attention.out, *block.post_attention.gates, block.post_attention.down]
-        return found + [tensor for product in products for tensor in product.tensors()]
+        return weights + [tensor for product in products for tensor in product.tensors()]
 
 
-def _precise(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def _float64_weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
     weight, bias = plain_weights(layer)
     assert bias is not None
     return weight.detach().cpu().double(), bias.detach().cpu().double()

@@ -1,6 +1,6 @@
-"""What SmolVLA computes and keeps for one sample, counted from its sizes: no weights, no tensors.
+"""SmolVLA's FLOPs and saved values for one sample, counted from its sizes: no weights, no tensors.
 
-How it is counted: `policies/common/flops.py`.
+Counting rules: `policies/common/flops.py`.
 """
 
 # P patches of an image, T image tokens, L text tokens, N prefix tokens, S chunk, D width, E width of the expert.
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 TYPICAL_CAMERAS = 2
-"""Assumed where a configuration has no cameras yet: they come from the dataset."""
+"""Number assumed while a configuration has no cameras: they come from the dataset."""
 TYPICAL_INSTRUCTION = 20
-"""Tokens of an instruction that is padded to the longest of its batch."""
+"""Instruction tokens when padding is to the longest of the batch."""
 
 
 def workload(policy: SmolVLAPolicy, parts: Mapping[str, PartSize]) -> Workload:
-    """FLOPs of one sample, and the values that a training step keeps of it.
+    """Count one sample's FLOPs, and the values that a training step saves for the backward pass.
 
     Args:
-        policy: says the sizes and which layer reads what; it may be on the meta device.
-        parts: which parts train; a gradient flows through all that comes after the first of them.
+        policy: its sizes and layers are counted; it may be on the meta device.
+        parts: which parts train; a gradient flows through everything behind the first of them.
 
     A prompt counts `TYPICAL_INSTRUCTION` tokens, or `tokenizer_max_length` where all are padded to it. All cameras pass
     the vision tower, empty ones too.
@@ -47,11 +47,11 @@ def workload(policy: SmolVLAPolicy, parts: Mapping[str, PartSize]) -> Workload:
     images = _images(config, vlm.vision_config)
     side = vlm.vision_config.patch_size
     patches = [(height // side) * (width // side) for height, width in images]
-    words = config.tokenizer_max_length
-    words = words if config.pad_language_to == "max_length" else min(TYPICAL_INSTRUCTION, words)
-    around = (len(policy.model.image_start) + len(policy.model.image_end)) * len(patches)
+    tokens = config.tokenizer_max_length
+    tokens = tokens if config.pad_language_to == "max_length" else min(TYPICAL_INSTRUCTION, tokens)
+    special_tokens = (len(policy.model.image_start) + len(policy.model.image_end)) * len(patches)
     image_tokens = sum(count // vlm.scale_factor**2 for count in patches)
-    context = image_tokens + around + words
+    context = image_tokens + special_tokens + tokens
     prefix = max(context + 1, config.prefix_length)
 
     trains = {part for part, size in parts.items() if size.trained}
@@ -60,26 +60,26 @@ def workload(policy: SmolVLAPolicy, parts: Mapping[str, PartSize]) -> Workload:
         config, text, model, prefix, 0 if vlm_trains else context, trains="text model" in trains
     )
     expert_flops, expert_kept = _suffix(config, text, model, prefix)
-    flows = vlm_trains or config.train_state_proj
+    needs_gradient = vlm_trains or config.train_state_proj
     tower_kept = sum(vision_kept(vlm, count) for count in patches) if "vision tower" in trains else 0
     sizes = ", ".join(sorted({f"{width}×{height}" for height, width in images}))
     return Workload(
-        assumed=f"{len(images)} images of {sizes}, {words} tokens of instruction",
+        assumed=f"{len(images)} images of {sizes}, {tokens} tokens of instruction",
         vision=sum(vision_flops(vlm, count) for count in patches),
         prefix=prefix_flops,
         expert=expert_flops,
         denoising_steps=config.num_steps,
         prefix_once=config.use_cache,
-        kept_values=tower_kept + (prefix_kept if flows else 0) + expert_kept,
+        kept_values=tower_kept + (prefix_kept if needs_gradient else 0) + expert_kept,
     )
 
 
 def _images(config: SmolVLAConfig, vision: VisionConfig) -> list[tuple[int, int]]:
-    """(height, width) of each camera's image as the vision tower gets it."""
-    own = [feature.shape[-2:] for feature in config.image_features.values()]
-    own = own or [(vision.image_size, vision.image_size)] * TYPICAL_CAMERAS
+    """(height, width) of each camera's image at the input of the vision tower."""
+    sizes = [feature.shape[-2:] for feature in config.image_features.values()]
+    sizes = sizes or [(vision.image_size, vision.image_size)] * TYPICAL_CAMERAS
     fitted = config.resize_imgs_with_padding
-    return [(fitted[1], fitted[0]) if fitted else (height, width) for height, width in own]
+    return [(fitted[1], fitted[0]) if fitted else (height, width) for height, width in sizes]
 
 
 def _prefix(
@@ -91,9 +91,9 @@ def _prefix(
     *,
     trains: bool,
 ) -> tuple[int, int]:
-    """FLOPs of the VLM's layers over the prefix, and what is kept when a gradient passes them.
+    """Count the FLOPs of the VLM's layers over the prefix, and the values saved when a gradient passes through them.
 
-    Of the first `context` tokens, which need no gradient, only the keys and values are kept that the others look at.
+    The first `context` tokens need no gradient: only their keys and values are saved.
     """
     width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, key_width(text)
     last = model.read_layers[-1]
@@ -113,7 +113,7 @@ def _prefix(
 def _suffix(
     config: SmolVLAConfig, text: TextConfig, model: SmolVLMWithExpertModel, prefix: int
 ) -> tuple[int, int]:
-    """FLOPs of one pass of the expert, and what it keeps."""
+    """Count the FLOPs of one pass of the expert, and the values that it saves."""
     chunk, actions, expert = config.chunk_size, config.max_action_dim, model.expert_hidden_size
     heads, keys, inner = (
         text.num_attention_heads * text.head_dim,
@@ -123,14 +123,14 @@ def _suffix(
     flops = 2 * product_flops(chunk, actions, expert) + 3 * product_flops(chunk, expert, expert)
     kept = 6 * chunk * expert
     for crosses in model.cross:
-        seen = prefix if crosses else prefix + chunk
+        visible = prefix if crosses else prefix + chunk
         flops += (
             2 * product_flops(chunk, expert, heads)
             + (0 if crosses else 2 * product_flops(chunk, expert, keys))
-            + attention_flops(chunk, seen, heads)
+            + attention_flops(chunk, visible, heads)
             + 3 * product_flops(chunk, expert, inner)
         )
-        # Keys and values lie over all that is seen; those of the prefix are projected from copies that are kept too.
-        kept += chunk * kept_per_token(expert, heads, 0, inner, True) + seen * 2 * keys
+        # Keys and values cover all visible tokens; the prefix's are projected from copies, which are saved too.
+        kept += chunk * kept_per_token(expert, heads, 0, inner, True) + visible * 2 * keys
         kept += 2 * prefix * keys if crosses else 0
     return flops, kept

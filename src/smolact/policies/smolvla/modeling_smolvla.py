@@ -1,4 +1,4 @@
-"""SmolVLA as a policy: batches in, losses and normalized actions out. The network is `network_smolvla`.
+"""SmolVLA as a policy: from batches to losses and normalized actions. The network is in `network_smolvla`.
 
 Source: Shukor et al. 2025, arXiv 2506.01844; numbers checked against LeRobot 0.6.1 (tests/parity).
 """
@@ -29,12 +29,12 @@ from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS,
 
 
 class SmolVLAPolicy(PreTrainedPolicy):
-    """SmolVLA as a policy: takes preprocessed batches, gives losses and normalized actions (see `smolact.types.Policy`).
+    """SmolVLA as a policy: from preprocessed batches to losses and normalized actions (see `smolact.types.Policy`).
 
     Args:
-        config: what to build.
-        vlm: where configuration, tokenizer and weights of the VLM come from; found by `config.vlm_model_name`.
-        pretrained_vlm: load the VLM's weights; what `config.load_vlm_weights` says when not given.
+        config: the settings.
+        vlm: source of the VLM's configuration, tokenizer and weights; by default that of `config.vlm_model_name`.
+        pretrained_vlm: load the VLM's weights; `config.load_vlm_weights` by default.
     """
 
     config_class = SmolVLAConfig
@@ -66,7 +66,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
 
     @property
     def training_draws(self) -> FlowDraws:
-        """What a training sample needs drawn: its noise and its time."""
+        """The random draws of a training sample: its noise and its time."""
         return FlowDraws(self.noise_shape)
 
     def forward(
@@ -76,18 +76,18 @@ class SmolVLAPolicy(PreTrainedPolicy):
         time: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The flow-matching loss over actions inside the episode.
+        """Compute the flow-matching loss over actions inside the episode.
 
         Args:
-            batch: as the preprocessor makes it; `action_is_pad` marks what lies past an episode's end.
-            noise: (B, chunk, max_action_dim), or N of them (B, N, chunk, max_action_dim); drawn when not given.
-            time: (B,) in (0, 1], or (B, N); drawn when not given.
-            reduction: "mean" for a scalar, "none" for one loss a sample (B,), "sum" for the sum over all entries, whose
-                number is `entries` beside it: what is needed to average over several batches or processes.
+            batch: the preprocessor's output; `action_is_pad` marks actions past an episode's end.
+            noise: (B, chunk, max_action_dim), or N of them (B, N, chunk, max_action_dim); drawn by default.
+            time: (B,) in (0, 1], or (B, N); drawn by default.
+            reduction: "mean" for a scalar, "none" for one loss per sample (B,), "sum" for the sum over all entries together
+                with their number, `entries`, to average over several batches or processes.
 
         Raises:
-            FeatureError: an input is missing or has another shape.
-            ConfigError: there is no such reduction.
+            FeatureError: an input is missing or has the wrong shape.
+            ConfigError: the reduction is unknown.
         """
         inputs, actions = self._inputs(batch), self._actions(batch)
         losses = self.model(*inputs, self.network_actions(actions, inputs[-1]), noise, time)
@@ -107,30 +107,28 @@ class SmolVLAPolicy(PreTrainedPolicy):
         loss = sums.sum() / counts.sum().clamp_min(1) if reduction == "mean" else sums / counts.clamp_min(1)
         return loss, {"loss": loss.detach().mean()}
 
-    @torch.inference_mode(
-        False
-    )  # guidance differentiates, and can't with a caller's tensors of inference mode
+    @torch.inference_mode(False)  # guidance differentiates, which inference tensors can't
     @torch.no_grad()
     def predict_action_chunk(
         self, batch: Mapping[str, Any], noise: Tensor | None = None, guidance: Guidance | None = None
     ) -> Tensor:
-        """The next actions (B, chunk, A), normalized; from `noise` (B, chunk, max_action_dim), drawn when not given.
+        """Predict the next actions (B, chunk, A), normalized.
 
         Args:
-            batch: as the preprocessor makes it.
-            noise: what they are made of.
-            guidance: what they go on from (real-time chunking), normalized actions.
+            batch: the preprocessor's output.
+            noise: the sampler's start (B, chunk, max_action_dim); drawn by default.
+            guidance: the leftover actions to continue (real-time chunking), normalized.
 
         Raises:
-            FeatureError: an input is missing or has another shape.
+            FeatureError: an input is missing or has the wrong shape.
         """
         return self._get_action_chunk(batch, noise, guidance)
 
     def build_engine(self, **settings: Any) -> Engine:
-        """What `predict_action_chunk` gives, faster; settings are those of `smolact.policies.smolvla.engine.SmolVLAEngine`.
+        """Build an engine, a faster `predict_action_chunk`; settings are those of `smolact.policies.smolvla.engine.SmolVLAEngine`.
 
         Raises:
-            ConfigError: there is no such setting, or it can't work, or not on this machine.
+            ConfigError: a setting is unknown, invalid, or not supported on this machine.
         """
         from smolact.policies.smolvla.engine import SmolVLAEngine
 
@@ -140,7 +138,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
     def _get_action_chunk(
         self, batch: Mapping[str, Any], noise: Tensor | None = None, guidance: Guidance | None = None
     ) -> Tensor:
-        """`predict_action_chunk`, differentiable unless it is guided."""
+        """Run `predict_action_chunk`, differentiable unless it is guided."""
         inputs = self._inputs(batch)
         if guidance is not None:
             guidance = self.network_guidance(guidance, inputs[-1])
@@ -148,10 +146,10 @@ class SmolVLAPolicy(PreTrainedPolicy):
         return self.finish_actions(actions, inputs[-1])
 
     def network_guidance(self, guidance: Guidance, state: Tensor) -> Guidance:
-        """Guidance by normalized actions as guidance of what is sampled; padding is not guided.
+        """Convert guidance by normalized actions to guidance of the network's actions; padding is not guided.
 
         Raises:
-            FeatureError: it is not of this batch, or not of these actions.
+            FeatureError: its shape is not that of this batch or of these actions.
         """
         width = self.config.action_feature.shape[0]
         guidance.check((len(state), self.config.chunk_size, width))
@@ -161,44 +159,44 @@ class SmolVLAPolicy(PreTrainedPolicy):
         )
 
     def finish_actions(self, actions: Tensor, state: Tensor) -> Tensor:
-        """What was sampled (B, C, max_action_dim) from a prepared state (B, max_state_dim), as normalized actions (B, C, A)."""
+        """Convert sampled actions (B, C, max_action_dim) at a prepared state (B, max_state_dim) to normalized ones (B, C, A)."""
         actions = actions[..., : self.config.action_feature.shape[0]]
         if self.config.relative_step > 0:
-            actions = self._here(state) + self._reach(actions) * actions
+            actions = self._reference_state(state) + self._relative_scale(actions) * actions
         return aloha.encode_actions(actions) if self.config.adapt_to_pi_aloha else actions
 
     def network_actions(self, actions: Tensor, state: Tensor) -> Tensor:
-        """Normalized actions (B, C, A) as the network learns and samples them (B, C, max_action_dim): `finish_actions` undone."""
+        """Convert normalized actions (B, C, A) to the network's (B, C, max_action_dim); the inverse of `finish_actions`."""
         if self.config.adapt_to_pi_aloha:
             actions = aloha.decode_actions(actions)
         if self.config.relative_step > 0:
-            actions = (actions - self._here(state)) / self._reach(actions)
+            actions = (actions - self._reference_state(state)) / self._relative_scale(actions)
         return F.pad(actions, (0, self.config.max_action_dim - actions.shape[-1]))
 
-    def _here(self, state: Tensor) -> Tensor:
-        """The (padded) states that the actions are relative to, (B, 1, A)."""
+    def _reference_state(self, state: Tensor) -> Tensor:
+        """Return the states (B, 1, A) that the actions are relative to."""
         width = self.config.action_feature.shape[0]
-        known = self.config.robot_state_feature
-        if known is None or known.shape[0] < width:
+        state_feature = self.config.robot_state_feature
+        if state_feature is None or state_feature.shape[0] < width:
             raise ConfigError(
                 f"relative_step={self.config.relative_step} needs a state value for each of the {width} action values. "
                 "Set --policy.relative_step=0."
             )
         return state[:, None, :width]
 
-    def _reach(self, actions: Tensor) -> Tensor:
-        """How far each action of a chunk may be from the state, (C, 1): further with each step."""
+    def _relative_scale(self, actions: Tensor) -> Tensor:
+        """Return the scale (C, 1) of relative actions, which grows with each step of the chunk."""
         steps = torch.arange(1, actions.shape[1] + 1, device=actions.device, dtype=actions.dtype)
         return self.config.relative_step * steps[:, None]
 
     def prepare_images(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-        """Each camera's images (B, 3, h, w), fitted and in [−1, 1], and which are real (B,).
+        """Return each camera's images (B, 3, h, w), resized and in [−1, 1], and which are real (B,).
 
-        Cameras that are not in the batch become black and masked, as many as `empty_cameras`; further ones are left
-        out, as the reference does. Commands check cameras before they start.
+        Cameras that are missing from the batch become black and masked, at most `empty_cameras`; further ones are left out, as
+        in the reference. Commands check cameras before they start.
 
         Raises:
-            FeatureError: none of the cameras is there.
+            FeatureError: the batch has none of the cameras.
         """
         keys = list(self.config.image_features)
         present = [key for key in keys if key in batch or key + VISION_TOKENS in batch]
@@ -209,8 +207,8 @@ class SmolVLAPolicy(PreTrainedPolicy):
             )
         images, masks = [], []
         for key in present:
-            kept = batch.get(key + VISION_TOKENS)
-            images.append(self._prepared(batch[key]) if kept is None else kept)
+            vision_tokens = batch.get(key + VISION_TOKENS)
+            images.append(self._preprocessed(batch[key]) if vision_tokens is None else vision_tokens)
             image = images[-1]
             mask = batch.get(f"{key}_padding_mask")
             masks.append(
@@ -222,7 +220,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
         return images, masks
 
     def prepare_language(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Token ids (B, L), and which of them are the instruction's and not padding (B, L).
+        """Return token ids and the mask of those that are not padding, both (B, L).
 
         Raises:
             FeatureError: they are missing.
@@ -231,7 +229,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
         return batch[LANGUAGE_TOKENS], batch[LANGUAGE_MASK].bool()
 
     def prepare_state(self, batch: Mapping[str, Any]) -> Tensor:
-        """The state, padded with zeros (B, max_state_dim).
+        """Return the state, padded with zeros (B, max_state_dim).
 
         Raises:
             FeatureError: it is missing or too wide.
@@ -247,7 +245,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
             state = aloha.decode_state(state)
         return F.pad(state, (0, self.config.max_state_dim - state.shape[-1]))
 
-    def _prepared(self, image: Tensor) -> Tensor:
+    def _preprocessed(self, image: Tensor) -> Tensor:
         image = to_float(image[:, -1] if image.ndim == 5 else image)
         if self.config.resize_imgs_with_padding is not None:
             image = resize_with_pad(image, *self.config.resize_imgs_with_padding)
@@ -261,7 +259,7 @@ class SmolVLAPolicy(PreTrainedPolicy):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """See `PreTrainedPolicy`."""
-        return self.model.vlm_with_expert.embed_image(self._prepared(images))
+        return self.model.vlm_with_expert.embed_image(self._preprocessed(images))
 
     def _inputs(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, Tensor]:
         self._require(batch, LANGUAGE_TOKENS, LANGUAGE_MASK, STATE)
@@ -280,9 +278,9 @@ class SmolVLAPolicy(PreTrainedPolicy):
         expected = (self.config.chunk_size, self.config.action_feature.shape[0])
         actions: Tensor | None = batch.get(ACTION)
         if actions is None or tuple(actions.shape[1:]) != expected:
-            found = "nothing" if actions is None else f"shape {tuple(actions.shape)}"
+            actual = "nothing" if actions is None else f"shape {tuple(actions.shape)}"
             raise FeatureError(
-                f"Training needs '{ACTION}' of shape (batch, {expected[0]}, {expected[1]}), found {found}. Ask the "
+                f"Training needs '{ACTION}' of shape (batch, {expected[0]}, {expected[1]}), found {actual}. Ask the "
                 "dataset for a chunk: delta_timestamps={'action': [i / fps for i in range(chunk_size)]}."
             )
         if expected[1] > self.config.max_action_dim:

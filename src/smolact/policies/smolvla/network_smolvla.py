@@ -4,8 +4,8 @@
     state ───────────────┴► SmolVLM ─ keys, values ─► expert ◄─ noisy actions, time
                                                         └─► velocity ─► (10 Euler steps) ─► actions
 
-What is distinctive: the state is a token of the prefix; images and text do not see it; action tokens see the whole
-prefix and, causally, each other; the expert learns the velocity from actions to noise (flow matching).
+Distinctive: the state is a token of the prefix, to which images and text do not attend; action tokens attend to the whole
+prefix and, causally, to each other; the expert learns the velocity from actions to noise (flow matching).
 Source: Shukor et al. 2025, arXiv 2506.01844; numbers checked against LeRobot 0.6.1 (tests/parity).
 """
 
@@ -39,7 +39,7 @@ from smolact.policies.smolvla.vlm import check_image_size, image_tokens
 class Embedded(NamedTuple):
     """Embeddings (B, P, D), which of them are valid (B, P), and which begin a block (B, P).
 
-    `context`: so many of the first ones are constants, and see none of the others.
+    `context`: the number of leading tokens that are constants and do not attend to the others.
     """
 
     embeddings: Tensor
@@ -73,7 +73,7 @@ class VLAFlowMatching(nn.Module):
         self.action_time_mlp_in = nn.Linear(expert_width * 2, expert_width)
         self.action_time_mlp_out = nn.Linear(expert_width, expert_width)
         self.state_proj.requires_grad_(config.train_state_proj)
-        # The tokens that SmolVLM puts before and after a whole image.
+        # SmolVLM's special tokens before and after an image.
         self.image_start, self.image_end = image_tokens(vlm) if config.add_image_special_tokens else ([], [])
         if config.compile_model:
             torch.set_float32_matmul_precision("high")
@@ -88,18 +88,18 @@ class VLAFlowMatching(nn.Module):
         lang_masks: Tensor,
         state: Tensor,
     ) -> Embedded:
-        """Embed what the policy sees.
+        """Embed images, instruction and state.
 
         Args:
-            images: one (B, 3, h, w) in [−1, 1] a camera, or its vision tokens (B, T, D).
-            img_masks: one (B,) bool a camera, false where there is no picture.
+            images: one (B, 3, h, w) in [−1, 1] per camera, or its vision tokens (B, T, D).
+            img_masks: one (B,) bool per camera, false where the image is missing.
             lang_tokens: (B, L) token ids.
             lang_masks: (B, L) bool, false where padded.
             state: (B, max_state_dim).
 
         Returns:
             Embeddings, validity and block starts. Images and text are one block, the state begins the next: earlier
-            tokens do not see it.
+            tokens do not attend to it.
         """
         batch = len(state)
         parts: list[Tensor] = []
@@ -109,11 +109,11 @@ class VLAFlowMatching(nn.Module):
         )
         for tokens, mask in zip(self._embed_images(images), img_masks, strict=True):
             parts += [start, tokens, end]
-            always = torch.ones(batch, 1, dtype=torch.bool, device=state.device)
+            ones = torch.ones(batch, 1, dtype=torch.bool, device=state.device)
             valid += [
-                always.expand(-1, start.shape[1]),
+                ones.expand(-1, start.shape[1]),
                 mask[:, None].expand(-1, tokens.shape[1]),
-                always.expand(-1, end.shape[1]),
+                ones.expand(-1, end.shape[1]),
             ]
         text = self.vlm_with_expert.embed_language_tokens(lang_tokens)
         parts.append(text * math.sqrt(text.shape[-1]))
@@ -151,9 +151,9 @@ class VLAFlowMatching(nn.Module):
         noise: Tensor | None = None,
         time: Tensor | None = None,
     ) -> Tensor:
-        """The squared error of the predicted velocity, (B, C, A), for actions (B, C, A) at random noise and times.
+        """Return the squared error of the predicted velocity, (B, C, A), for actions (B, C, A) at random noise and times.
 
-        With several draws a sample, noise (B, N, C, A) and time (B, N), it is their mean; the prefix is run once for all.
+        With several draws per sample, noise (B, N, C, A) and time (B, N), it is their mean; the prefix is run once.
         """
         if noise is None:
             noise = sample_noise(tuple(actions.shape), actions.device)
@@ -170,12 +170,12 @@ class VLAFlowMatching(nn.Module):
         batch, draws = noise.shape[:2]
         noise, time, actions = noise.flatten(0, 1), time.flatten(), actions.repeat_interleave(draws, 0)
         noisy, velocity = interpolate(noise, actions, time)
-        read, valid = self._read(prefix), prefix.valid
+        cache, valid = self._run_prefix(prefix), prefix.valid
         repeated = [
-            (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in read
+            (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in cache
         ]
-        found = self.denoise_step(valid.repeat_interleave(draws, 0), repeated, noisy, time)
-        errors = F.mse_loss(found, velocity, reduction="none")
+        predicted = self.denoise_step(valid.repeat_interleave(draws, 0), repeated, noisy, time)
+        errors = F.mse_loss(predicted, velocity, reduction="none")
         return errors.view(batch, draws, *errors.shape[1:]).mean(1)
 
     def sample_actions(
@@ -189,10 +189,10 @@ class VLAFlowMatching(nn.Module):
         solver: str = "euler",
         guidance: Guidance | None = None,
     ) -> Tensor:
-        """A chunk of actions (B, C, A), from `noise` (B, C, A) or fresh noise, in `num_steps` steps of a solver.
+        """Sample a chunk of actions (B, C, A), from `noise` (B, C, A) or fresh noise, in `num_steps` steps of a solver.
 
-        With `guidance` it goes on from what is left of the last chunk. The prefix is read once then, whatever `use_cache`
-        says, and without a gradient: only the expert is differentiated.
+        With `guidance` it continues the leftover of the last chunk. The prefix is then run once, whatever `use_cache` is,
+        and without a gradient: only the expert is differentiated.
         """
         if noise is None:
             noise = sample_noise(
@@ -201,29 +201,29 @@ class VLAFlowMatching(nn.Module):
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
         cached = self.config.use_cache or guidance is not None
         if cached:
-            read = self._read(prefix)
+            cache = self._run_prefix(prefix)
 
         def velocity(x: Tensor, time: float) -> Tensor:
             times = torch.full((len(x),), time, device=x.device)
             if cached:
-                return self.denoise_step(prefix.valid, read, x, times)
+                return self.denoise_step(prefix.valid, cache, x, times)
             return self._forward_flow_matching(prefix, x, times)
 
         field = velocity if guidance is None else guided(velocity, guidance)
         return integrate(field, noise, self.config.num_steps, solver)
 
     def denoise_step(
-        self, prefix_valid: Tensor, read: list[KeyValues], x_t: Tensor, timestep: Tensor
+        self, prefix_valid: Tensor, cache: list[KeyValues], x_t: Tensor, timestep: Tensor
     ) -> Tensor:
-        """The velocity (B, C, A) at noisy actions x_t (B, C, A) and times (B,), given what was read of the prefix."""
+        """Return the velocity (B, C, A) at noisy actions x_t (B, C, A) and times (B,), given the prefix's keys and values."""
         embeddings, valid, starts, _ = self.embed_suffix(x_t, timestep)
         causal = block_mask(valid, starts)
         mask = torch.cat([prefix_valid[:, None].expand(-1, causal.shape[1], -1), causal], dim=2)
         positions = prefix_valid.sum(-1, keepdim=True) + positions_of(valid)
-        return self._velocity(self.vlm_with_expert.forward_suffix(embeddings, mask, positions, read))
+        return self._velocity(self.vlm_with_expert.forward_suffix(embeddings, mask, positions, cache))
 
     def _forward_flow_matching(self, prefix: Embedded, noisy: Tensor, time: Tensor) -> Tensor:
-        """The velocity (B, C, A) at noisy actions (B, C, A) and times (B,), prefix and suffix in one pass."""
+        """Return the velocity (B, C, A) at noisy actions (B, C, A) and times (B,), prefix and suffix in one pass."""
         suffix = self.embed_suffix(noisy, time)
         valid = torch.cat([prefix.valid, suffix.valid], dim=1)
         mask = block_mask(valid, torch.cat([prefix.starts, suffix.starts], dim=1))
@@ -232,21 +232,21 @@ class VLAFlowMatching(nn.Module):
         )
         return self._velocity(hidden)
 
-    def _read(self, prefix: Embedded) -> list[KeyValues]:
+    def _run_prefix(self, prefix: Embedded) -> list[KeyValues]:
         mask, positions = block_mask(prefix.valid, prefix.starts), positions_of(prefix.valid)
         return self.vlm_with_expert.forward_prefix(prefix.embeddings, mask, positions, prefix.context)
 
     def _velocity(self, hidden: Tensor) -> Tensor:
         velocity: Tensor = self.action_out_proj(hidden)
-        return velocity.float()  # the integration and the loss are float32 whatever the weights are
+        return velocity.float()  # integration and loss are float32 for weights of any dtype
 
     def _embed_images(self, images: list[Tensor]) -> list[Tensor]:
         if len({image.shape for image in images}) == 1 and images[0].ndim == 4:  # one pass for all cameras
             tokens = list(self.vlm_with_expert.embed_image(torch.cat(images)).chunk(len(images)))
         else:
-            width = self.state_proj.weight  # tokens that were kept take the type that others have
+            weight = self.state_proj.weight  # cached vision tokens take its dtype
             tokens = [
-                image.to(width.dtype) if image.ndim == 3 else self.vlm_with_expert.embed_image(image)
+                image.to(weight.dtype) if image.ndim == 3 else self.vlm_with_expert.embed_image(image)
                 for image in images
             ]
         return [camera * math.sqrt(camera.shape[-1]) for camera in tokens]

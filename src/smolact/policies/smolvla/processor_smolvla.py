@@ -1,4 +1,4 @@
-"""What stands before and behind SmolVLA: names, instruction, device, normalization; and back."""
+"""SmolVLA's preprocessor (names, instruction, device, normalization) and postprocessor."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def make_smolvla_pre_post_processors(
     tokenizer: Tokenizer | None = None,
     rename_map: Mapping[str, str] | None = None,
 ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
-    """The preprocessor and the postprocessor, with LeRobot's steps in LeRobot's order.
+    """Make the preprocessor and the postprocessor, with LeRobot's steps in LeRobot's order.
 
     Args:
         config: the policy's, with its features.
-        dataset_stats: what to normalize with; without them the first batch raises a `StatisticsError`.
-        tokenizer: the VLM's; when not given, `config.vlm_model_name` must be a folder that holds it.
+        dataset_stats: the normalization statistics; without them the first batch raises a `StatisticsError`.
+        tokenizer: the VLM's; without it, `config.vlm_model_name` must be a folder that contains one.
         rename_map: the dataset's names to the policy's.
 
     Raises:
         StatisticsError: a statistic is missing or not finite.
-        DeviceError: `config.device` is not there.
-        ConfigError: the tokenizer is not given and not found.
+        DeviceError: `config.device` is not available.
+        ConfigError: no tokenizer was given or found.
     """
     steps = make_default_steps(
         config.input_features,

@@ -1,11 +1,11 @@
-"""A SmolVLM that reads images, instruction and state, and a narrow expert beside it that writes actions.
+"""A SmolVLM for images, instruction and state, and a narrow expert for actions.
 
-What is distinctive:
-- the VLM's first `num_vlm_layers` layers are run over the prefix once; layer for layer the expert reads their keys and
-  values, so that the two networks meet inside attention and nowhere else;
-- in `cross_attn` mode an expert layer looks at the prefix only, through key and value projections of its own; every
-  `self_attn_every_n_layers`-th layer, and in `self_attn` mode each one, looks at the prefix and at the action tokens;
-- no prefix token ever looks at an action token: the prefix is finished before the expert begins, in training too.
+Distinctive:
+- the VLM's first `num_vlm_layers` layers are run over the prefix once; layer by layer the expert attends to their keys and
+  values, which is the only connection of the two networks;
+- in `cross_attn` mode an expert layer attends to the prefix only, through key and value projections of its own; every
+  `self_attn_every_n_layers`-th layer, and in `self_attn` mode each one, attends to the prefix and to the action tokens;
+- no prefix token ever attends to an action token: the prefix is finished before the expert begins, in training too.
 
 Parameter names are LeRobot's. Source: Shukor et al. 2025, "SmolVLA", arXiv 2506.01844, section 3.
 """
@@ -32,7 +32,7 @@ from smolact.backbones.smolvlm import KeyValues, SmolVLM, make_decoder_layer
 from smolact.errors import ConfigError
 
 ROTARY_BASE = 10_000.0
-"""SmolVLA rotates with this base whatever the VLM was trained with."""
+"""SmolVLA's base of rotary embeddings, for VLMs trained with any other base too."""
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -44,7 +44,7 @@ def expert_hidden_width(width: int, multiple_of: int = 256) -> int:
 
 
 class ActionExpert(nn.Module):
-    """The action expert: decoder layers of its own width, and a final norm. `cross` says which layers read from afar."""
+    """The action expert: decoder layers of its own width, and a final norm. `cross` marks cross-attention layers."""
 
     def __init__(self, config: TextConfig, cross: list[bool], vlm_key_value_width: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class ActionExpert(nn.Module):
 
 
 class SmolVLMWithExpertModel(ActivationCheckpointing):
-    """The VLM and the expert, and how the one reads the other.
+    """The VLM, the expert, and the expert's attention to the VLM.
 
     Raises:
         ConfigError: the expert's layers do not divide the VLM's.
@@ -111,9 +111,9 @@ class SmolVLMWithExpertModel(ActivationCheckpointing):
         self.set_requires_grad()
 
     def set_requires_grad(self) -> None:
-        """Freeze what the settings say, and what no gradient reaches: the output layer and the last VLM layers.
+        """Freeze the parts that the settings name, and those without a gradient: the output layer and the last VLM layers.
 
-        Of the last VLM layer that the expert reads, only keys and values are used; the reference freezes it whole.
+        Of the last VLM layer that the expert reads, only keys and values are used; the reference freezes all of it.
         """
         if self.train_expert_only:
             self.vlm.requires_grad_(False)
@@ -126,18 +126,18 @@ class SmolVLMWithExpertModel(ActivationCheckpointing):
             layer.requires_grad_(False)
 
     def embed_image(self, image: Tensor) -> Tensor:
-        """Images (B, 3, h, w) in [−1, 1] to tokens (B, T, D)."""
+        """Embed images (B, 3, h, w) in [−1, 1] as tokens (B, T, D)."""
         return self.vlm.model.embed_images(image)
 
     def embed_language_tokens(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) to embeddings (B, L, D)."""
+        """Embed token ids (B, L) as embeddings (B, L, D)."""
         embeds: Tensor = self.vlm.model.text_model.embed_tokens(tokens)
         return embeds
 
     def forward_attn_layer(
         self, layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, past: KeyValues | None = None
     ) -> Tensor:
-        """Self-attention over `past` keys and values and the tokens' own; (B, L, width) to the same."""
+        """Apply self-attention over `past` keys and values and the tokens' own to `hidden` (B, L, width)."""
         normed = layer.input_layernorm(hidden)
         keys, values = rotate(layer.keys(normed), *rotary), layer.values(normed)
         if past is not None:
@@ -147,62 +147,62 @@ class SmolVLMWithExpertModel(ActivationCheckpointing):
         )
 
     def forward_cross_attn_layer(
-        self, layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, read: KeyValues
+        self, layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, key_values: KeyValues
     ) -> Tensor:
-        """Attention over what was read of the prefix, and nothing else; (B, S, E) to the same."""
+        """Apply attention over the prefix's keys and values only to `hidden` (B, S, E)."""
         queries = rotate(layer.queries(layer.input_layernorm(hidden)), *rotary)
-        return layer.output_and_mlp(hidden, attend(queries, *read, mask))
+        return layer.output_and_mlp(hidden, attend(queries, *key_values, mask))
 
     def forward_prefix(
         self, prefix: Tensor, mask: Tensor, positions: Tensor, context: int = 0
     ) -> list[KeyValues]:
-        """Run the VLM over the prefix (B, P, D) and return what each expert layer reads of it: (B, K, P, H) twice.
+        """Run the VLM over the prefix (B, P, D) and return each expert layer's keys and values of it, (B, K, P, H) each.
 
-        For a cross-attention layer these have passed the expert's own projections: they are the same at every
-        denoising step, so they are made once.
+        For a cross-attention layer they have passed the expert's own projections: they are the same at every denoising
+        step, so they are computed once.
 
         Args:
             prefix, mask, positions: see `forward`.
-            context: so many first tokens need no gradient and see none of the others. While the VLM is frozen they are run
-                without one, and the backward pass goes through the rest alone: the state, one token of a hundred and more.
+            context: the number of leading tokens that need no gradient and do not attend to the others. While the VLM is
+                frozen, the backward pass is limited to the rest: the state, one token of a hundred and more.
         """
         if context and torch.is_grad_enabled() and not any(w.requires_grad for w in self.vlm.parameters()):
             with torch.no_grad():
                 past = self._run_vlm(prefix[:, :context], mask[:, :context, :context], positions[:, :context])
-            every = self._run_vlm(prefix[:, context:], mask[:, context:], positions[:, context:], past)
+            key_values = self._run_vlm(prefix[:, context:], mask[:, context:], positions[:, context:], past)
         else:
-            every = self._run_vlm(prefix, mask, positions)
-        return [self._as_expert_reads(place, *every[index]) for place, index in enumerate(self.read_layers)]
+            key_values = self._run_vlm(prefix, mask, positions)
+        return [self._project_for_expert(i, *key_values[layer]) for i, layer in enumerate(self.read_layers)]
 
     def _run_vlm(
         self, hidden: Tensor, mask: Tensor, positions: Tensor, past: list[KeyValues] | None = None
     ) -> list[KeyValues]:
-        """The keys and values of each layer: of `past` tokens, and of the `hidden` ones (B, L, D) that may look at them."""
+        """Return each layer's keys and values of the `past` tokens and of the `hidden` ones (B, L, D), which attend to both."""
         rotary = rotary_tables(positions, self.config.text_config.head_dim, ROTARY_BASE)
-        found: list[KeyValues] = []
+        key_values: list[KeyValues] = []
         last = self.read_layers[-1]
         layers = self.vlm.model.text_model.layers
         for index in range(last + 1):
             layer = layers[index]
             assert isinstance(layer, DecoderLayer)
-            before, is_read = None if past is None else past[index], index < last
+            layer_past, attends = None if past is None else past[index], index < last
             hidden, keys, values = self.checkpointed_call(
-                _vlm_layer, layer, hidden, rotary, mask, before, is_read
+                _vlm_layer, layer, hidden, rotary, mask, layer_past, attends
             )
-            found.append((keys, values))
-        return found
+            key_values.append((keys, values))
+        return key_values
 
     def forward_suffix(
-        self, suffix: Tensor, mask: Tensor, positions: Tensor, read: list[KeyValues]
+        self, suffix: Tensor, mask: Tensor, positions: Tensor, cache: list[KeyValues]
     ) -> Tensor:
-        """Run the expert over the action tokens (B, S, E); `mask` (B, S, P + S) is true where they may look."""
+        """Run the expert over the action tokens (B, S, E); `mask` (B, S, P + S) is true where they may attend."""
         head_width = self.config.text_config.head_dim
         rotary = rotary_tables(positions, head_width, ROTARY_BASE)
-        # Where the expert looks at the prefix alone, its positions count from 0.
+        # In cross-attention layers the expert's positions count from 0.
         cross_rotary = rotary_tables(positions - positions[:, :1], head_width, ROTARY_BASE)
-        cross_mask = mask[:, :, : read[0][0].shape[2]]
+        cross_mask = mask[:, :, : cache[0][0].shape[2]]
         hidden = suffix
-        for layer, crosses, past in zip(self.lm_expert.layers, self.cross, read, strict=True):
+        for layer, crosses, past in zip(self.lm_expert.layers, self.cross, cache, strict=True):
             assert isinstance(layer, DecoderLayer)
             if crosses:
                 inputs = layer, hidden, cross_rotary, cross_mask, past
@@ -215,40 +215,40 @@ class SmolVLMWithExpertModel(ActivationCheckpointing):
     def forward(
         self, prefix: Tensor, suffix: Tensor, mask: Tensor, positions: Tensor, context: int = 0
     ) -> Tensor:
-        """Prefix (B, P, D) and action tokens (B, S, E) to the expert's output (B, S, E).
+        """Run prefix (B, P, D) and action tokens (B, S, E) and return the expert's output (B, S, E).
 
         Args:
             prefix: embedded images, instruction and state.
             suffix: embedded noisy actions and time.
-            mask: (B, P + S, P + S), true where a token may look.
+            mask: (B, P + S, P + S), true where a token may attend.
             positions: (B, P + S).
             context: see `forward_prefix`.
         """
         length = prefix.shape[1]
-        read = self.forward_prefix(prefix, mask[:, :length, :length], positions[:, :length], context)
-        return self.forward_suffix(suffix, mask[:, length:], positions[:, length:], read)
+        cache = self.forward_prefix(prefix, mask[:, :length, :length], positions[:, :length], context)
+        return self.forward_suffix(suffix, mask[:, length:], positions[:, length:], cache)
 
-    def _as_expert_reads(self, index: int, keys: Tensor, values: Tensor) -> KeyValues:
+    def _project_for_expert(self, index: int, keys: Tensor, values: Tensor) -> KeyValues:
         if not self.cross[index]:
             return keys, values
         layer = self.lm_expert.layers[index]
         assert isinstance(layer, DecoderLayer)
-        # (B, K, P, H) -> (B, P, K * H): to the expert, the VLM's keys and values are inputs like any other.
+        # (B, K, P, H) -> (B, P, K * H): the VLM's keys and values are inputs of the expert's projections.
         return layer.keys(keys.transpose(1, 2).flatten(2)), layer.values(values.transpose(1, 2).flatten(2))
 
 
 def _vlm_layer(
-    layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, past: KeyValues | None, is_read: bool
+    layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, past: KeyValues | None, attends: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states behind a layer of the VLM, and its keys and values behind those of `past` tokens.
+    """Return a VLM layer's hidden states, and its keys and values behind those of `past` tokens.
 
-    Of the last layer that is read nothing but keys and values is ever used: without `is_read` `hidden` stays as it is.
+    Of the last layer only keys and values are used: without `attends`, `hidden` is returned unchanged.
     """
     normed = layer.input_layernorm(hidden)
     keys, values = rotate(layer.keys(normed), *rotary), layer.values(normed)
     if past is not None:
         keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-    if is_read:
+    if attends:
         queries = rotate(layer.queries(normed), *rotary)
         hidden = layer.output_and_mlp(hidden, attend(queries, keys, values, mask))
     return hidden, keys, values

@@ -1,4 +1,4 @@
-"""What SmolVLA takes from its VLM besides the shape: weights, tokens around images, sizes of images that fit."""
+"""Loading of the VLM: its weights, its special tokens around images, and the image sizes that it accepts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 
 
 def load_vlm(source: VLMSource, vlm: SmolVLM) -> None:
-    """Give `vlm`, which may have fewer text layers, the weights of `source`.
+    """Load the weights of `source` into `vlm`, which may have fewer text layers.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: `source` has no weights.
         CheckpointError: a file is damaged; `WeightsError` if weights do not fit.
     """
     folder = source.folder
@@ -26,18 +26,18 @@ def load_vlm(source: VLMSource, vlm: SmolVLM) -> None:
         )
     depth = len(vlm.model.text_model.layers)
 
-    def wanted(name: str) -> bool:
-        _, found, rest = name.partition("text_model.layers.")
-        return not found or int(rest.split(".")[0]) < depth
+    def is_used(name: str) -> bool:
+        _, separator, rest = name.partition("text_model.layers.")
+        return not separator or int(rest.split(".")[0]) < depth
 
-    load_weights(vlm, read_tensors(weight_files(Path(folder)), wanted), folder)
+    load_weights(vlm, read_tensors(weight_files(Path(folder)), is_used), folder)
 
 
 def check_image_size(config: SmolVLAConfig, vlm: VLMSource) -> None:
-    """Whether images of the configured size become whole tokens.
+    """Raise a `ConfigError` unless images of the configured size become whole tokens.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: width or height is no multiple of a token's side.
     """
     size = config.resize_imgs_with_padding
     block = vlm.config.vision_config.patch_size * vlm.config.scale_factor
@@ -51,7 +51,7 @@ def check_image_size(config: SmolVLAConfig, vlm: VLMSource) -> None:
 
 
 def image_tokens(vlm: VLMSource) -> tuple[list[int], list[int]]:
-    """The ids of the tokens that SmolVLM puts before and behind a whole image.
+    """Return the ids of SmolVLM's special tokens before and after an image.
 
     Raises:
         ConfigError: the tokenizer has none.
@@ -60,9 +60,9 @@ def image_tokens(vlm: VLMSource) -> tuple[list[int], list[int]]:
 
     folder = vlm.tokenizer_folder()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    fake, whole = (tokenizer.token_to_id(token) for token in ("<fake_token_around_image>", "<global-img>"))
-    if fake is None or whole is None:
+    fake, full = (tokenizer.token_to_id(token) for token in ("<fake_token_around_image>", "<global-img>"))
+    if fake is None or full is None:
         raise ConfigError(
             f"The tokenizer in {folder} lacks SmolVLM's image tokens. Set --policy.add_image_special_tokens=false."
         )
-    return [fake, whole], [fake]
+    return [fake, full], [fake]
