@@ -1,8 +1,6 @@
-"""A policy of one's own: a small network that is blind and deaf, trained and evaluated like the others.
+"""A policy of one's own, trained and evaluated like the others: `python examples/own_policy.py`.
 
-    python examples/own_policy.py
-
-It sees only the state, and so reaches a goal by chance. `LocalPolicy` runs it with its processors.
+It sees only the state, and so reaches a goal by chance.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from smolact.types import ACTION, STATE, Batch, FeatureType, NormalizationMode, 
 
 @dataclass
 class BlindConfig(PolicyConfig):
-    """What can be set on it."""
+    """The settings."""
 
     type: ClassVar[str] = "blind"
     chunk_size: int = 4

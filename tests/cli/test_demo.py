@@ -132,6 +132,7 @@ def test_an_examination_plays_only_rounds_that_end_in_time(
     from smolact.evaluation import suite
     from smolact.evaluation.suite import Shard
     from smolact.policies import factory
+    from smolact.runtime import local
 
     now, rounds = [1000.0], []
 
@@ -141,7 +142,8 @@ def test_an_examination_plays_only_rounds_that_end_in_time(
 
     monkeypatch.setattr(time, "time", lambda: now[0])
     monkeypatch.setattr(suite, "run_suite", play)
-    monkeypatch.setattr(factory, "load_policy", lambda *_args, **_more: None)
+    monkeypatch.setattr(factory, "load_policy", lambda *_args, **_more: ())
+    monkeypatch.setattr(local, "LocalPolicy", lambda: None)
     demo_evaluation.DemoEvaluation(tmp_path, "tabletop", tmp_path / "log", 0, until=1045.0)(Shard())
     assert rounds == [10, 20]
     rounds.clear()

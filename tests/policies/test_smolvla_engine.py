@@ -478,6 +478,7 @@ def test_an_evaluation_is_the_same_with_an_engine(settings: dict[str, Any]) -> N
     from smolact.envs.factory import make_env
     from smolact.evaluation.rollout import plan_episodes, play
     from smolact.policies.factory import make_pre_post_processors
+    from smolact.runtime.local import LocalPolicy
 
     features = {
         "input_features": {"observation.image": PolicyFeature(FeatureType.VISUAL, (3, 64, 64)), STATE: PolicyFeature(FeatureType.STATE, (2,))},
@@ -492,7 +493,8 @@ def test_an_evaluation_is_the_same_with_an_engine(settings: dict[str, Any]) -> N
     with make_env("tabletop", 2) as envs:
         for player in (policy.eval(), policy.build_engine(dtype=torch.float32)):
             results = [
-                episode.result for episode in play(player, before, after, envs, plan_episodes(3, seed=1))
+                episode.result
+                for episode in play(LocalPolicy(player, before, after), envs, plan_episodes(3, seed=1))
             ]
             played.append([(one.task, one.success, one.steps, pytest.approx(one.reward)) for one in results])
     assert played[0] == played[1]

@@ -414,8 +414,8 @@ def test_an_evaluation_on_the_way_is_played_by_an_engine_as_the_saved_policy_wou
     for kind, found in chunks.items():
         predict = kind.predict_action_chunk
 
-        def noted(*given: Any, predict: Any = predict, found: Any = found) -> torch.Tensor:
-            found.append(predict(*given))
+        def noted(*given: Any, predict: Any = predict, found: Any = found, **more: Any) -> torch.Tensor:
+            found.append(predict(*given, **more))
             return found[-1]
 
         monkeypatch.setattr(kind, "predict_action_chunk", noted)

@@ -172,10 +172,10 @@ class ImageTransforms:
         ranges = list(self.ranges[name].items())
         order = torch.randperm(len(ranges), generator=generator).tolist()
         fractions = torch.rand(len(ranges), generator=generator, dtype=torch.float64).tolist()
-        return SampledTransform(name, {ranges[i][0]: interpolate(ranges[i][1], fractions[i]) for i in order})
+        return SampledTransform(name, {ranges[i][0]: lerp(ranges[i][1], fractions[i]) for i in order})
 
 
-def interpolate(bounds: Range, fraction: float) -> float:
+def lerp(bounds: Range, fraction: float) -> float:
     """The value at `fraction` of the way from the low end to the high end."""
     low, high = bounds
     return low + (high - low) * fraction

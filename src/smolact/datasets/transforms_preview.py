@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from smolact.datasets.transforms import ImageTransforms, apply, interpolate
+from smolact.datasets.transforms import ImageTransforms, apply, lerp
 from smolact.datasets.transforms_config import ImageTransformsConfig
 
 _CELL = 2.1  # inches
@@ -76,7 +76,7 @@ def _sweep_cells(image: Tensor, transforms: ImageTransforms, name: str, samples:
     cells = [Cell(image, "original")]
     for step in range(samples):
         share = step / (samples - 1)
-        values = {parameter: interpolate(ends, share) for parameter, ends in transforms.ranges[name].items()}
+        values = {parameter: lerp(ends, share) for parameter, ends in transforms.ranges[name].items()}
         cells.append(Cell(apply(image, values), _format_values(values, image)))
     return cells
 

@@ -204,6 +204,9 @@ class Gate:
         """Call `check_chunk` on a chunk that starts at the robot's position; sends nothing."""
         return check_chunk(self.limits, chunk, self.position, age)
 
+    admit = check_chunk
+    """The earlier name of `check_chunk`."""
+
     def clamp(self, action: ArrayLike) -> Vector:
         """Call `clamp` on an action from the robot's position; sends nothing."""
         return clamp(self.limits, action, self.position)

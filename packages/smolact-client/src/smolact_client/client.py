@@ -218,6 +218,7 @@ class RemotePolicy:
         """Begin an episode. A request that waits in another thread raises `DroppedError`."""
         if self._is_closed:
             raise ClosedError("This client was closed.")
+        self._episode += 1  # here: a request that is made after this call belongs to the new episode
         asyncio.run_coroutine_threadsafe(self._tracked(self._reset()), self._loop)
 
     def close(self) -> None:
@@ -412,7 +413,6 @@ class RemotePolicy:
             return Answer(chunk, 0.0, waited, inference)
 
     async def _reset(self) -> None:
-        self._episode += 1
         async with self._changed:  # a request may be waiting for a connection
             self._changed.notify_all()
         if self._link is not None:

@@ -1,4 +1,4 @@
-"""The walls of the house: imports go down, never up or in a circle; `--help` costs nothing; names lead somewhere."""
+"""The layers: imports go down, never up or in a circle; `--help` costs nothing; public names exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import smolact_client
 
 SOURCE = Path(smolact.__file__).parent
 CLIENT = Path(smolact_client.__file__).parent
-FLOORS = {
+LAYERS = {
     **dict.fromkeys(
         (
             *("types", "cards", "errors", "durable", "files", "hub", "lock", "machine", "memory", "openable"),
@@ -25,16 +25,16 @@ FLOORS = {
     ),
     **dict.fromkeys(("datasets", "processors", "backbones", "envs", "robots"), 1),
     "policies": 2,
-    **dict.fromkeys(("training", "evaluation", "recording", "serving"), 3),
-    **dict.fromkeys(("cli", "integrations", "__main__"), 4),
+    "runtime": 3,
+    **dict.fromkeys(("training", "evaluation", "recording", "serving"), 4),
+    **dict.fromkeys(("cli", "integrations", "__main__"), 5),
 }
-NEIGHBOURS = {
+SAME_LAYER = {
     ("training", "evaluation"),
-    ("recording", "serving"),
     ("cli", "integrations"),
     ("__main__", "cli"),
 }
-"""Rooms of one floor of which the first may call the second. Floor 0 builds on itself, in one direction."""
+"""Packages of one layer of which the first may import the second. Layer 0 builds on itself, in one direction."""
 
 
 def imports(path: Path) -> set[str]:
@@ -52,15 +52,13 @@ MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_go_down(path: Path) -> None:
-    room = path.relative_to(SOURCE).with_suffix("").parts[0]
-    assert room in FLOORS, (
-        f"{path.name} stands outside the house: give it a floor here and in docs/architecture.md"
-    )
+    package = path.relative_to(SOURCE).with_suffix("").parts[0]
+    assert package in LAYERS, f"{path.name} is in no layer: give it one here and in docs/architecture.md"
     for name in imports(path):
         other = name.split(".")[1]
-        if other == room or other not in FLOORS:  # its own room, or a public name of the package
+        if other == package or other not in LAYERS:  # its own package, or a public name of the package
             continue
-        allowed = FLOORS[other] < FLOORS[room] or (room, other) in NEIGHBOURS or FLOORS[room] == 0
+        allowed = LAYERS[other] < LAYERS[package] or (package, other) in SAME_LAYER or LAYERS[package] == 0
         assert allowed, f"{path.relative_to(SOURCE)} imports {name}, which is not below it"
 
 
