@@ -21,7 +21,16 @@ SOURCES = sorted(
     for path in folder.rglob("*.py")
 )
 REPLACED_NAMES = {
-    *("Opened", "open_run", "teller", "KeptTokens", "SampleStream", "SeveralDraws", "take_drawn", "undisturbed"),
+    *(
+        "Opened",
+        "open_run",
+        "teller",
+        "KeptTokens",
+        "SampleStream",
+        "SeveralDraws",
+        "take_drawn",
+        "undisturbed",
+    ),
     *("Expendable", "thinned", "put_aside", "strays", "is_litter", "Publisher", "Salvage", "find_whole"),
     *("PerProcess", "UnsavedEpisode", "DenseProduct", "Packer", "Recomputing", "kept_beside", "save_beside"),
     *("sole_engine", "Unsaid", "Told", "Pace", "Asks", "ThreadAsks", "AnswersAtOnce", "Obeys", "obeyed"),
@@ -61,5 +70,7 @@ def test_replaced_words_stay_out(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         names = [getattr(node, field, None) for field in ("id", "name", "attr", "arg")]
-        wrong += [f"{path.name}:{getattr(node, 'lineno', 0)}: {name}" for name in names if name in REPLACED_NAMES]
+        wrong += [
+            f"{path.name}:{getattr(node, 'lineno', 0)}: {name}" for name in names if name in REPLACED_NAMES
+        ]
     assert not wrong, f"the glossary in CONTRIBUTING.md has the words to use: {wrong}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +154,9 @@ def test_nothing_that_came_in_as_data_is_run() -> None:
                 assert not {"pickle", "dill", "cloudpickle"} & {alias.name for alias in node.names}, path
             if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
                 raise AssertionError(f"{path}:{node.lineno}")
+
+
+def test_the_picture_of_the_layers_is_the_layers() -> None:
+    found = runpy.run_path(str(SOURCE.parents[1] / "scripts" / "guide" / "layers.py"))
+    path = SOURCE.parents[1] / "docs" / "images" / "layers.svg"
+    assert path.read_text(encoding="utf-8") == found["picture"](), "run python scripts/guide/layers.py"

@@ -1,4 +1,4 @@
-"""The demo's evaluation: as many episodes as there is time for, in as many processes as there are cores."""
+"""The demo's evaluation: as many episodes as time allows, in one process per core."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 FACTS = ("n_action_steps", "chunk_size", "num_steps")
 FILMED = 6
 ROUNDS = (10, 20, 50, 100)
-"""Episodes in each condition after each round. The first round is always played; another one if it will end in time."""
-SIDE_BY_SIDE = 25
+"""Episodes per condition after each round. The first round is always played, a further one only if it will end in time."""
+ENVS_PER_PROCESS = 25
 
 
 @dataclass(frozen=True)
 class DemoEvaluation:
-    """What each process plays a share of.
+    """The evaluation of one policy; each process plays one shard of its episodes.
 
     Attributes:
-        checkpoint: of the policy.
-        env: by name.
-        folder: of the episodes' log.
-        seed: of the scenes.
-        until: when the last round must be over, by `time.time`, which all processes share.
-        rounds: episodes in each condition after each round.
+        checkpoint: the policy's folder.
+        env: name of the environment.
+        folder: folder of the episode log.
+        seed: seed of the scenes.
+        until: deadline of the last round, in `time.time`, which all processes share.
+        rounds: episodes per condition after each round.
     """
 
     checkpoint: Path
@@ -45,17 +45,17 @@ class DemoEvaluation:
 
     @property
     def policies(self) -> list[str]:
-        """The one policy, as logs name it."""
+        """The policy's name in the log, as a list."""
         return [str(self.checkpoint)]
 
-    def log(self, share: Shard | None = None) -> EpisodeLog:
-        """The episodes that are over."""
+    def log(self, shard: Shard | None = None) -> EpisodeLog:
+        """Return the log of finished episodes."""
         from smolact.evaluation.suite import EpisodeLog, Shard
 
-        return EpisodeLog(self.folder, {"policies": self.policies, "seed": self.seed}, share or Shard())
+        return EpisodeLog(self.folder, {"policies": self.policies, "seed": self.seed}, shard or Shard())
 
-    def __call__(self, share: Shard) -> None:
-        """Play this process's share, round by round."""
+    def __call__(self, shard: Shard) -> None:
+        """Play this process's shard, round by round."""
         from smolact.envs.factory import make_env
         from smolact.evaluation.conditions import conditions_for
         from smolact.evaluation.suite import run_suite
@@ -63,12 +63,12 @@ class DemoEvaluation:
         from smolact.runtime.local import LocalPolicy
 
         policy = LocalPolicy(*load_policy(self.checkpoint, device="cpu"))
-        log, began, played = self.log(share), time.time(), 0
-        with make_env(self.env, SIDE_BY_SIDE) as envs:
+        log, began, played = self.log(shard), time.time(), 0
+        with make_env(self.env, ENVS_PER_PROCESS) as envs:
             conditions = conditions_for(envs)
             for number in self.rounds:
-                usual = (time.time() - began) / max(played, 1)
-                if played and time.time() + usual * (number - played) > self.until:
+                mean_seconds = (time.time() - began) / max(played, 1)
+                if played and time.time() + mean_seconds * (number - played) > self.until:
                     return
                 run_suite(
                     self.policies,
@@ -83,9 +83,9 @@ class DemoEvaluation:
 
 
 def evaluate(
-    examination: DemoEvaluation, processes: int, console: Console
+    evaluation: DemoEvaluation, processes: int, console: Console
 ) -> tuple[Results, list[ShowcaseEpisode]]:
-    """Try the policy in scenes that it has not seen, and see whether it listens; and some episodes to look at."""
+    """Evaluate the policy in unseen scenes, under all conditions of the instruction; also return filmed episodes."""
     from smolact.envs.factory import make_env
     from smolact.evaluation.conditions import PLAIN, conditions_for
     from smolact.evaluation.shards import play_shards
@@ -94,37 +94,37 @@ def evaluate(
     from smolact.policies.factory import load_policy
     from smolact.runtime.local import LocalPolicy
 
-    (policy,) = examination.policies
-    log = examination.log()
-    with make_env(examination.env, FILMED, render=True) as envs:
+    (policy,) = evaluation.policies
+    log = evaluation.log()
+    with make_env(evaluation.env, FILMED, render=True) as envs:
         conditions = conditions_for(envs)
         names = [PLAIN, *(condition.name for condition in conditions)]
         known = 0
 
-        def look(log: EpisodeLog) -> None:
+        def show_progress(log: EpisodeLog) -> None:
             nonlocal known
             results = [log.results(policy, name) for name in names]
             now = sum(map(len, results))
-            asked = results[0].values()
-            note = f"success {sum(one.success for one in asked) / len(asked):.0%}" if asked else ""
+            plain = results[0].values()
+            note = f"success {sum(episode.success for episode in plain) / len(plain):.0%}" if plain else ""
             advance(now - known, note)
             known = now
 
-        most = examination.rounds[-1] * len(names)
-        title = f"Up to {most} episodes: {examination.rounds[-1]} in each of {len(names)} conditions, as far as the time allows"
+        most = evaluation.rounds[-1] * len(names)
+        title = f"Up to {most} episodes: {evaluation.rounds[-1]} in each of {len(names)} conditions, as far as the time allows"
         with progress_bar(most, "episodes", first=title, console=console) as advance:
-            play_shards(examination, processes, log, look)
-        n_episodes = min(_whole(log, policy, name) for name in names)
+            play_shards(evaluation, processes, log, show_progress)
+        n_episodes = min(_count_consecutive(log, policy, name) for name in names)
         console.print(f"{n_episodes} episodes in each of {len(names)} conditions were played")
-        loaded = LocalPolicy(*load_policy(examination.checkpoint, device="cpu"))
+        loaded = LocalPolicy(*load_policy(evaluation.checkpoint, device="cpu"))
         facts = {policy: {key: getattr(loaded.config, key, None) for key in FACTS}}
-        results = collect([policy], names, log, n_episodes, examination.seed, facts)
+        results = collect([policy], names, log, n_episodes, evaluation.seed, facts)
         announce("Filming some of them …")
         with one_thread():
             return results, showcase(loaded, envs, results[policy], conditions, FILMED)
 
 
-def _whole(log: EpisodeLog, policy: str, condition: str) -> int:
-    """So many episodes from the first one on are there."""
+def _count_consecutive(log: EpisodeLog, policy: str, condition: str) -> int:
+    """Return the number of consecutive finished episodes, counted from the first."""
     there = log.results(policy, condition)
     return next(number for number in range(len(there) + 1) if number not in there)

@@ -1,4 +1,4 @@
-"""`smolact eval`: how often a policy does what it is told, in an environment."""
+"""`smolact eval`: success rates of a policy in an environment."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from smolact.evaluation.suite import Results, Shard
     from smolact.runtime.policy import Policy
 
-WORTH_A_PROCESS = 10
-"""Episodes of a condition for which another process is started."""
+EPISODES_PER_PROCESS = 10
+"""Episodes of a condition per process: fewer are not worth starting one."""
 USAGE = "smolact eval --policy.path=CHECKPOINT --env.type=tabletop [--eval.n_episodes=50] [--output_dir=FOLDER] [--NAME=VALUE …]"
 
 
 @dataclass
 class EvalConfig:
-    """What `smolact eval` takes."""
+    """Settings of `smolact eval`."""
 
     policy: ChosenPolicy = field(default_factory=ChosenPolicy)
     compare: list[str] | None = setting(
@@ -81,17 +81,17 @@ class EvalConfig:
 
     @property
     def policies(self) -> list[str]:
-        """All checkpoints."""
+        """All checkpoints: --policy.path and --compare."""
         return [str(self.policy.path), *(self.compare or ())]
 
     @property
     def instruction(self) -> str | None:
-        """What every episode is told, if that is not what the environment says."""
+        """The instruction of every episode; None for the environment's own."""
         return self.task or self.env.task
 
 
 def run(argv: Sequence[str]) -> int:
-    """Evaluate as the flags say, and print the result."""
+    """Evaluate with the settings in `argv` and print the results."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(EvalConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return 0
@@ -101,24 +101,24 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")
     for name in config.policies:  # before anything is written
         engine_settings(name, config.policy, config.rename_map, engine=config.engine)
-    asked, device = config.cpu_processes, config.policy.settings.get("device")
-    if asked is not None and not 1 <= asked <= config.eval.n_episodes:
+    n_processes, device = config.cpu_processes, config.policy.settings.get("device")
+    if n_processes is not None and not 1 <= n_processes <= config.eval.n_episodes:
         raise ConfigError(
-            f"--cpu_processes={asked}: expected at least 1, and no more than the episodes of a condition "
+            f"--cpu_processes={n_processes}: expected at least 1, and no more than the episodes of a condition "
             f"(--eval.n_episodes={config.eval.n_episodes}), which they share."
         )
-    if asked is not None and asked > 1 and device not in (None, "cpu"):
-        raise ConfigError(f"--cpu_processes={asked} is for a CPU, and --policy.device={device}.")
+    if n_processes is not None and n_processes > 1 and device not in (None, "cpu"):
+        raise ConfigError(f"--cpu_processes={n_processes} is for a CPU, and --policy.device={device}.")
     if len(set(config.policies)) < len(config.policies):
         raise ConfigError("--compare names a checkpoint twice. Name each once.")
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if config.output_dir is not None and int(os.environ.get("RANK", 0)) == 0:
             from smolact.lock import writing_into
 
-            held.enter_context(writing_into(config.output_dir, instead="choose another --output_dir"))
+            stack.enter_context(writing_into(config.output_dir, instead="choose another --output_dir"))
         announce_policy(config.policy.path)
         results = evaluate_checkpoints(config)
-        if results is None:  # of several processes, the first one speaks
+        if results is None:  # only the first of several processes prints
             return 0
         sys.stdout.write(summary(results))
         if config.output_dir is not None:
@@ -132,10 +132,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def evaluate_checkpoints(config: EvalConfig) -> Results | None:
-    """Load the policies, make the environments, and run the episodes; None in all processes but the first.
+    """Load the policies, make the environments and run the episodes. Returns None in all processes but the first.
 
     Raises:
-        SmolactError: what loading, the environment and the episodes raise; `FeatureError` if they do not fit together.
+        SmolactError: errors of loading, the environment and the episodes; `FeatureError` if policy and environment do not fit.
     """
     from smolact.cli.eval_progress import EvalProgress
     from smolact.evaluation.conditions import PLAIN, conditions_for
@@ -143,16 +143,16 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     from smolact.evaluation.suite import EpisodeLog, collect, run_suite
 
     processes = Processes(config)
-    number = config.cpu_processes or _usual_processes(config, processes)
+    n_processes = config.cpu_processes or _default_processes(config, processes)
     folder = config.output_dir
-    films = folder is not None and config.n_videos > 0
+    render = folder is not None and config.n_videos > 0
     with (
         contextlib.ExitStack() as stack,
-        _make_environments(config, render=films) as environments,
+        _make_environments(config, render=render) as environments,
         print_errors_at_once(),
-        one_thread() if number and not config.cpu_processes else contextlib.nullcontext(),
+        one_thread() if n_processes and not config.cpu_processes else contextlib.nullcontext(),
     ):
-        if number > 1 and folder is None:
+        if n_processes > 1 and folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smolact-")))
         log = EpisodeLog(folder, _settings(config), processes.shard)
 
@@ -170,8 +170,8 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
                 if processes.shard.rank == 0
                 else None
             )
-            if number > 1 and folder is not None and tally is not None:
-                play_shards(ShardPlayer(config, folder), number, log, tally.looked)
+            if n_processes > 1 and folder is not None and tally is not None:
+                play_shards(ShardPlayer(config, folder), n_processes, log, tally.looked)
             else:
                 run_suite(
                     config.policies,
@@ -195,18 +195,18 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
 
 @dataclass(frozen=True)
 class ShardPlayer:
-    """Plays a share of an evaluation's episodes, with policies and environments of its own.
+    """Plays one shard of an evaluation's episodes with its own policies and environments.
 
     Attributes:
-        config: the evaluation's.
-        folder: of the episodes' log.
+        config: settings of the evaluation.
+        folder: folder of the episode log.
     """
 
     config: EvalConfig
     folder: Path
 
     def __call__(self, shard: Shard) -> None:
-        """Play `shard`, and note each episode in the log."""
+        """Play the episodes of `shard` and log each one."""
         from smolact.evaluation.conditions import conditions_for
         from smolact.evaluation.suite import EpisodeLog, run_suite
 
@@ -224,8 +224,8 @@ class ShardPlayer:
             )
 
 
-def _usual_processes(config: EvalConfig, processes: Processes) -> int:
-    """How many processes play small policies on this CPU, which gain nothing by threads; 0 where the policies are others."""
+def _default_processes(config: EvalConfig, processes: Processes) -> int:
+    """Return the number of processes for small policies on a CPU, which gain nothing from threads; 0 for other policies."""
     from smolact.policies.configuration import find_policy
     from smolact.policies.factory import best_device
 
@@ -234,13 +234,13 @@ def _usual_processes(config: EvalConfig, processes: Processes) -> int:
         return 0
     for name in config.policies:
         sizes = [file.stat().st_size for file in find_policy(name).glob("model*.safetensors")]
-        if not sizes or sum(sizes) > 4 * SMALL:  # an adapter's base may be large
+        if not sizes or sum(sizes) > 4 * SMALL:  # no weights: an adapter, whose base may be large
             return 0
-    return max(1, min(cores(), config.eval.n_episodes // WORTH_A_PROCESS))
+    return max(1, min(cores(), config.eval.n_episodes // EPISODES_PER_PROCESS))
 
 
 def _make_environments(config: EvalConfig, *, render: bool) -> EnvBatch:
-    """The environments of one process."""
+    """Make the environments of one process."""
     from smolact.envs.factory import make_env
 
     return make_env(
@@ -261,12 +261,12 @@ def write_page(
     conditions: Sequence[Condition],
     load: Callable[[str], Policy],
 ) -> None:
-    """Write `report.html`, with some of the first policy's episodes to look at."""
+    """Write `report.html`, with videos of some of the first policy's episodes."""
     from smolact.evaluation.report import write_report
     from smolact.evaluation.showcase import showcase
     from smolact.pages import flat, how_it_ran
 
-    ran = how_it_ran()
+    run_info = how_it_ran()
     shown = []
     if config.n_videos:
         announce("Filming episodes for the report …")
@@ -278,17 +278,17 @@ def write_page(
         title=f"{Path(config.policies[0]).name} in {config.env.type}",
         shown=shown,
         fps=environments.fps or 10,
-        commands=[ran.pop("command")],
-        facts={"policies": ", ".join(config.policies), **ran},
+        commands=[run_info.pop("command")],
+        facts={"policies": ", ".join(config.policies), **run_info},
         settings=dict(flat(_policy_settings(config.policies[0], config))),
     )
 
 
 class Processes:
-    """This process among those that torchrun or `accelerate launch` started.
+    """This process's rank among those that torchrun or `accelerate launch` started.
 
     Raises:
-        ConfigError: there are several, and no folder in which they could meet.
+        ConfigError: there are several processes, and no --output_dir that they share or --cpu_processes besides.
     """
 
     def __init__(self, config: EvalConfig) -> None:
@@ -314,19 +314,19 @@ class Processes:
         self.device = str(self._state.device)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait for all processes."""
         if self._state is not None:
             self._state.wait_for_everyone()
 
 
 def _settings(config: EvalConfig) -> dict[str, Any]:
-    """What decides an episode's result."""
+    """Return the settings that determine an episode's result."""
     names = [str(Path(name).resolve()) if Path(name).exists() else name for name in config.policies]
     settings = {key: str(value) for key, value in config.policy.settings.items() if key != "device"}
-    rounded = [name for name in ("int8", "fp8") if getattr(config.policy, name)]
+    quantized = [name for name in ("int8", "fp8") if getattr(config.policy, name)]
     return {
         "policies": names,
-        "policy settings": {**settings, **dict.fromkeys(rounded, "True")},
+        "policy settings": {**settings, **dict.fromkeys(quantized, "True")},
         "stats_key": config.policy.stats_key,
         "stats": config.policy.stats or None,
         "rename_map": config.rename_map or None,
@@ -349,7 +349,7 @@ def _load(
     device: str | None,
     stack: contextlib.ExitStack,
 ) -> Policy:
-    """A policy that fits the environment; `stack` closes it."""
+    """Load a policy and check that it fits the environment; `stack` closes it."""
     import torch
 
     from smolact.policies.fit import check_cameras, check_env_sizes
@@ -361,7 +361,7 @@ def _load(
         config.policy,
         path=name,
         device=device,
-        # In float32 as the policy itself, so that both play the same episodes.
+        # float32 as the policy itself, so that both play the same episodes
         engine={"dtype": torch.float32} if config.engine else None,
         rename_map=config.rename_map,
     )
@@ -369,10 +369,10 @@ def _load(
     is_local = isinstance(policy, LocalPolicy)
     names = policy.schema.rename_map if is_local else {}
     settings = policy.config if isinstance(policy, LocalPolicy) else config_of(policy.schema)
-    offered = {names.get(key, key): feature for key, feature in environments.features.items()}
-    cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
+    features = {names.get(key, key): feature for key, feature in environments.features.items()}
+    cameras = {key: feature for key, feature in features.items() if is_image_key(key)}
     check_cameras(settings, cameras, names, where="the environment")
-    check_env_sizes(settings, offered, names)
+    check_env_sizes(settings, features, names)
     return policy
 
 
@@ -393,7 +393,7 @@ def _facts(name: str, config: EvalConfig) -> dict[str, int | None]:
 
 
 def summary(results: Results) -> str:
-    """The results as lines for a terminal."""
+    """Return the results as text for a terminal."""
     from smolact.evaluation.conditions import PLAIN
     from smolact.evaluation.metrics import Comparison
 

@@ -1,4 +1,4 @@
-"""`smolact record`: a robot's episodes to a LeRobot dataset, driven by hand, by a script or by a policy."""
+"""`smolact record`: record a robot's episodes into a LeRobot dataset, driven by hand, by a script or by a policy."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ USAGE = "smolact record --robot.type=sim --robot.env=tabletop --teleop.type=expe
 
 @dataclass
 class DrivingPolicy(ChosenPolicy):
-    """The policy that drives, in a teleoperator's place; further settings override those of its configuration."""
+    """The policy that drives instead of a teleoperator; further settings override its configuration."""
 
     path: str | None = setting(None, HELP + " Then these are evaluation episodes.")
 
 
 @dataclass
 class RecordConfig:
-    """What `smolact record` takes."""
+    """Settings of `smolact record`."""
 
     robot: RobotSection = field(default_factory=RobotSection)
     teleop: TeleopSection = field(default_factory=TeleopSection)
@@ -73,7 +73,7 @@ class RecordConfig:
         """The dataset's folder.
 
         Raises:
-            ConfigError: neither a folder nor a name is given.
+            ConfigError: neither --dataset.root nor --dataset.repo_id is set.
         """
         if self.dataset.root is not None:
             return self.dataset.root
@@ -85,14 +85,14 @@ class RecordConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Record as the flags say."""
+    """Record with the settings in `argv`."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(RecordConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return DONE
     needs_robot(argv, "record")
     config, _ = parse(RecordConfig, argv)
     _check(config)
-    again = command_to_resume("record", argv)
+    resume_command = command_to_resume("record", argv)
     before = episodes_in(config.root)
     announce(f"Recording {config.dataset.num_episodes} episodes into {config.root} …")
     if config.policy.path is not None:
@@ -101,21 +101,21 @@ def run(argv: Sequence[str]) -> int:
         with terminated_is_interrupted():
             reports = record(config)
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nStopped. {ended_early(config.root, again, before)}")
+        sys.stderr.write(f"\nStopped. {ended_early(config.root, resume_command, before)}")
         return INTERRUPTED
     except SmolactError as error:
-        print_error(error)  # before what can be done about it
-        sys.stderr.write(ended_early(config.root, again, before))
+        print_error(error)  # before the command that resumes
+        sys.stderr.write(ended_early(config.root, resume_command, before))
         raise
     sys.stdout.write(summary(config.root, reports))
     return DONE
 
 
 def record(config: RecordConfig) -> list[EpisodeReport]:
-    """Make robot, driver and dataset, and record.
+    """Record episodes of the robot with its teleoperator or policy.
 
     Raises:
-        SmolactError: what any of them raises.
+        SmolactError: errors of the robot, the teleoperator, the policy or the dataset.
     """
     from smolact.recording.plan import RecordingPlan
     from smolact.recording.recorder import Recorder
@@ -166,15 +166,15 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
                 "%s: keep, next · %s: throw away, again · space: pause · q: keep and stop · Ctrl-C: throw away and stop",
                 *(("enter", "backspace") if by_keyboard else ("→", "←")),
             )
-        shows: list[Callable[[Status], None]] = [_show_line] if sys.stderr.isatty() else []
+        displays: list[Callable[[Status], None]] = [_show_line] if sys.stderr.isatty() else []
         if config.display_data:
             from smolact.recording.display import show_in_rerun
 
-            shows.append(show_in_rerun(config.root.name))
+            displays.append(show_in_rerun(config.root.name))
 
         def on_tick(status: Status) -> None:
-            for show in shows:
-                show(status)
+            for display in displays:
+                display(status)
 
         recorder = Recorder(
             robot,
@@ -182,7 +182,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
             writer,
             plan,
             controls=controls,
-            on_tick=on_tick if shows else None,
+            on_tick=on_tick if displays else None,
             on_episode=lambda report: logger.info("%s", report),
             on_failure=print_error,
         )
@@ -201,7 +201,7 @@ def _check(config: RecordConfig) -> None:
             f"{', '.join(teleoperator_types(TELEOPERATORS))}."
         )
     chosen = config.policy
-    given = {
+    flags = {
         "policy.stats_key": chosen.stats_key,
         "policy.stats": chosen.stats,
         "policy.int8": chosen.int8,
@@ -210,10 +210,10 @@ def _check(config: RecordConfig) -> None:
         "rename_map": config.rename_map,
         "check_names": not config.check_names,
     }
-    idle = [name for name, value in given.items() if value]
-    if chosen.path is None and idle:
+    unused = [name for name, value in flags.items() if value]
+    if chosen.path is None and unused:
         raise ConfigError(
-            f"--{idle[0]} is for a policy, and --teleop.type={config.teleop.type} drives. Leave it out."
+            f"--{unused[0]} is for a policy, and --teleop.type={config.teleop.type} drives. Leave it out."
         )
     if config.teleop.type is not None and config.policy.path is not None:
         raise ConfigError("--teleop.type and --policy.path both drive the robot. Give one of them.")
@@ -265,7 +265,7 @@ def _show_line(status: Status) -> None:
 
 
 def summary(root: Path, reports: Sequence[EpisodeReport]) -> str:
-    """What was recorded, in a few lines."""
+    """Return a summary of the recording."""
     frames = sum(report.frames for report in reports)
     lines = [f"{len(reports)} episodes, {frames} frames: {root}"]
     judged = [report.success for report in reports if report.success is not None]

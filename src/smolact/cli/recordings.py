@@ -1,4 +1,4 @@
-"""What `smolact record` and `smolact rollout` share: the dataset that is recorded, and how a recording ends and goes on."""
+"""Dataset handling shared by `smolact record` and `smolact rollout`: creation, resuming, and messages at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STREAMED = "frames are always encoded while they are recorded, and never staged
 
 @dataclass
 class RecordedDataset:
-    """What is recorded, and where to."""
+    """The dataset to record."""
 
     repo_id: str | None = setting(None, "The dataset's name, as owner/name.")
     root: Path | None = setting(
@@ -67,18 +67,18 @@ class RecordedDataset:
 
 
 def check_folder(root: Path, *, resume: bool, num_episodes: int, flags: str) -> None:
-    """Raise a `ConfigError` if a new dataset would go into the folder of another.
+    """Raise a `ConfigError` if the folder of a new dataset contains another dataset.
 
     Args:
         root: the folder.
-        resume: go on with the dataset that is there.
-        num_episodes: how many are to be recorded.
-        flags: which of them name another folder, for the message.
+        resume: whether to resume the dataset in the folder.
+        num_episodes: episodes to record, for the message.
+        flags: flags that name another folder, for the message.
     """
-    there = None if resume else episodes_in(root)
-    if there is not None:
+    n_existing = None if resume else episodes_in(root)
+    if n_existing is not None:
         raise ConfigError(
-            f"{root} holds a dataset already, of {there} episodes. To add {num_episodes} more to it, give --resume=true; for a "
+            f"{root} holds a dataset already, of {n_existing} episodes. To add {num_episodes} more to it, give --resume=true; for a "
             f"new dataset, another {flags}."
         )
 
@@ -92,18 +92,18 @@ def open_dataset(
     trained: float | None = None,
     resume: bool = False,
 ) -> DatasetWriter:
-    """A new dataset for this robot, or the one to go on with, which keeps its rate.
+    """Create a dataset for this robot, or resume the existing one, which keeps its frame rate.
 
     Args:
-        root: its folder.
-        dataset: what is recorded.
-        robot: whose features it has.
-        planned: the plan at a rate; its errors come before a folder is made.
-        trained: the rate of the policy that drives.
-        resume: go on with the dataset that is there.
+        root: the dataset's folder.
+        dataset: settings of the dataset.
+        robot: the robot, which determines the features.
+        planned: makes the plan at a frame rate; its errors are raised before the folder is created.
+        trained: frame rate of the training data of the policy that drives.
+        resume: whether to resume the existing dataset.
 
     Raises:
-        SmolactError: the plan can't be, there is one and it is not to be gone on with, it is another robot's, or the disk is too full.
+        SmolactError: the plan is invalid, the dataset exists and is not resumed or has other features, or the disk is too full.
     """
     from smolact.datasets import format as layout
     from smolact.datasets.writer import DatasetWriter
@@ -113,8 +113,8 @@ def open_dataset(
 
     features = dataset_features(robot.features, video=dataset.video)
     fps = dataset.fps
-    there = (root / layout.INFO).is_file()
-    if there and resume:
+    exists = (root / layout.INFO).is_file()
+    if exists and resume:
         writer = DatasetWriter.resume(
             root, fps=fps, features=features, robot_type=robot.name, video_codec=dataset.vcodec
         )
@@ -145,10 +145,11 @@ def open_dataset(
 
 
 def connect_for(robot: Robot, writer: DatasetWriter) -> None:
-    """Connect the robot, whose features the dataset must have.
+    """Connect the robot, and check that the dataset has its features.
 
     Raises:
-        ConfigError: connected, it has others; or what connecting raises.
+        ConfigError: the connected robot has other features.
+        SmolactError: errors of connecting.
     """
     from smolact.datasets.format import DEFAULT_FEATURES
     from smolact.recording.recorder import dataset_features
@@ -166,7 +167,7 @@ def connect_for(robot: Robot, writer: DatasetWriter) -> None:
 
 @contextlib.contextmanager
 def terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM ends a recording as Ctrl-C does: the robot is left safe."""
+    """Raise `KeyboardInterrupt` on SIGTERM, so that the robot is left safe as after Ctrl-C."""
 
     def interrupt(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
@@ -179,40 +180,40 @@ def terminated_is_interrupted() -> Iterator[None]:
 
 
 def command_to_resume(command: str, argv: Sequence[str]) -> str:
-    """What to type to go on with a recording."""
-    words = [word for word in argv if not word.startswith("--resume")]
-    return shlex.join(["smolact", command, *words, "--resume=true"])
+    """Return the command that resumes a recording."""
+    arguments = [word for word in argv if not word.startswith("--resume")]
+    return shlex.join(["smolact", command, *arguments, "--resume=true"])
 
 
 def episodes_in(root: Path) -> int | None:
-    """How many episodes the dataset in a folder has; None if there is no dataset."""
+    """Return the number of episodes of the dataset in a folder; None if there is no dataset."""
     from smolact.datasets import format as layout
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
     return LeRobotDatasetMetadata(root).total_episodes if (root / layout.INFO).is_file() else None
 
 
-def ended_early(root: Path, again: str, before: int | None) -> str:
-    """What of a recording that was ended is on disk, and the command that goes on with it.
+def ended_early(root: Path, resume_command: str, before: int | None) -> str:
+    """Return a message about the saved episodes of an interrupted recording, with the command that resumes it.
 
     Args:
         root: the dataset's folder.
-        again: that command.
-        before: how many episodes the dataset had before; None if there was none. If it has none now either, it is removed: the
-            next recording needs its folder.
+        resume_command: the command.
+        before: episodes before the recording; None if there was no dataset. In that case an empty dataset is removed, so that
+            the next recording can use its folder.
     """
-    there = episodes_in(root)
-    if there is None or (there == 0 and before is None):
+    n_now = episodes_in(root)
+    if n_now is None or (n_now == 0 and before is None):
         _remove_empty(root)
         return "Nothing was recorded.\n"
-    if there == before:
-        return f"No episode was added to the {there} in {root}.\n"
-    kept = "finished episode is" if there == 1 else f"{there} finished episodes are"
-    return f"The {kept} on disk, in {root}. To go on:\n  {again}\n"
+    if n_now == before:
+        return f"No episode was added to the {n_now} in {root}.\n"
+    finished = "finished episode is" if n_now == 1 else f"{n_now} finished episodes are"
+    return f"The {finished} on disk, in {root}. To go on:\n  {resume_command}\n"
 
 
 def _remove_empty(root: Path) -> None:
-    """Remove a dataset without episodes, unless something else lies in its folder or somebody writes there."""
+    """Remove a dataset without episodes, unless its folder contains other files or is locked by a writer."""
     from smolact.datasets import format as layout
     from smolact.datasets.lock import FolderLock
 

@@ -1,4 +1,4 @@
-"""`smolact replay`: a recorded episode, played on a robot or in simulation."""
+"""`smolact replay`: replay a recorded episode on a robot or in simulation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USAGE = "smolact replay --robot.type=sim --robot.env=tabletop --dataset.root=FOL
 
 @dataclass
 class ReplayedDataset:
-    """Which episode."""
+    """The episode to replay."""
 
     repo_id: str | None = setting(None, "The dataset: a Hub id (owner/name) or a local folder.")
     root: Path | None = setting(None, "Its folder; no network call is made then.")
@@ -30,7 +30,7 @@ class ReplayedDataset:
 
 @dataclass
 class ReplayConfig:
-    """What `smolact replay` takes."""
+    """Settings of `smolact replay`."""
 
     robot: RobotSection = field(default_factory=RobotSection)
     dataset: ReplayedDataset = field(default_factory=ReplayedDataset)
@@ -38,7 +38,7 @@ class ReplayConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Replay as the flags say."""
+    """Replay with the settings in `argv`."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(ReplayConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return DONE

@@ -1,4 +1,4 @@
-"""`smolact rollout`: a policy drives a robot, and thinks of the next actions while it carries out the last ones."""
+"""`smolact rollout`: a policy drives a robot, and predicts the next actions while the last ones are executed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ USAGE = "smolact rollout --robot.type=sim --robot.env=tabletop --policy.path=CHE
 
 @dataclass
 class InferenceSection:
-    """When the policy is asked for its next actions."""
+    """When the policy predicts its next chunk."""
 
     type: Literal["sync", "async", "rtc", "ensemble"] = setting(
         "sync",
@@ -71,10 +71,10 @@ class InferenceSection:
     deadline: float = setting(10.0, "Seconds that the robot holds for want of an answer before it stops.")
 
     def make(self, n_action_steps: int) -> Inference:
-        """As the driver takes it.
+        """Return the settings of the chunk controller.
 
         Raises:
-            ConfigError: a number is out of its range.
+            ConfigError: a number is out of range.
         """
         from smolact.runtime.inference import Inference, RealTime
 
@@ -91,7 +91,7 @@ class InferenceSection:
 
 @dataclass
 class RolloutConfig:
-    """What `smolact rollout` takes."""
+    """Settings of `smolact rollout`."""
 
     robot: RobotSection = field(default_factory=RobotSection)
     policy: ChosenPolicy = field(default_factory=ChosenPolicy)
@@ -121,7 +121,7 @@ class RolloutConfig:
     )
 
     def recording(self, root: Path) -> RecordedDataset:
-        """As `smolact record` would be told."""
+        """Return the dataset settings that `smolact record` would have."""
         return RecordedDataset(
             root=root,
             single_task=self.task,
@@ -135,14 +135,14 @@ class RolloutConfig:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Roll out as the flags say."""
+    """Roll out with the settings in `argv`."""
     if asks_for_help(argv):
         sys.stdout.write(help_text(RolloutConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return DONE
     needs_robot(argv, "rollout")
     config, _ = parse(RolloutConfig, argv)
     _check(config)
-    root, again = config.record_to, command_to_resume("rollout", argv)
+    root, resume_command = config.record_to, command_to_resume("rollout", argv)
     before = None if root is None else episodes_in(root)
     announce_policy(config.policy.path)
     try:
@@ -151,12 +151,12 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. The robot was let go of where it was.\n")
         if root is not None:
-            sys.stderr.write(ended_early(root, again, before))
+            sys.stderr.write(ended_early(root, resume_command, before))
         return INTERRUPTED
     except SmolactError as error:
-        print_error(error)  # before what can be done about it
+        print_error(error)  # before the command that resumes
         if root is not None:
-            sys.stderr.write(ended_early(root, again, before))
+            sys.stderr.write(ended_early(root, resume_command, before))
         raise
     if root is not None:
         sys.stdout.write(f"{len(reports)} episodes: {root}\n")
@@ -167,7 +167,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _check(config: RolloutConfig) -> None:
-    """What is wrong is told before anything moves."""
+    """Raise a `ConfigError` for invalid settings, before the robot moves."""
     if config.policy.path is None:
         raise ConfigError(
             "Which policy drives? --policy.path=CHECKPOINT, or a server's address, ws://HOST:PORT."
@@ -192,10 +192,10 @@ def _check(config: RolloutConfig) -> None:
 
 
 def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
-    """Make robot and policy, and let the one drive the other.
+    """Let the policy drive the robot, and record if --record-to is set.
 
     Raises:
-        SmolactError: what any of them raises.
+        SmolactError: errors of the robot, the policy or the dataset.
     """
     from smolact.recording.plan import RecordingPlan
     from smolact.recording.recorder import Recorder
@@ -212,10 +212,10 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         policy = _policy(config, robot, stack)
         backend: ThreadedInference | SyncInference = SyncInference(policy)
         if config.realtime:
-            drop = policy.reset if is_server(config.policy.path) else lambda: None
-            backend = ThreadedInference(policy, drop)
+            cancel = policy.reset if is_server(config.policy.path) else lambda: None
+            backend = ThreadedInference(policy, cancel)
             stack.callback(backend.close)
-            stack.callback(robot.disconnect)  # before what a policy computes is waited for
+            stack.callback(robot.disconnect)  # runs first: closing waits for a prediction
         planned = functools.partial(
             RecordingPlan,
             num_episodes=config.episodes,
@@ -242,12 +242,12 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
             )
             connect_for(robot, writer)
         stack.enter_context(print_errors_at_once())
-        # A robot knows the limits of its gate only when it is connected.
+        # The limits of a robot's gate are available only after `connect`.
         inference = config.inference.make(policy.schema.n_action_steps)
         controller = ChunkController(backend, inference, robot.gate)
         controls = Controls()
         if config.interactive:
-            _listen(controller, controls)
+            _read_instructions(controller, controls)
         elif stack.enter_context(Keys(controls.press)).is_listening:
             logger.info("→: next episode · space: pause · q: stop")
         if writer is not None:
@@ -277,10 +277,10 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
 
 
 def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) -> Policy:
-    """A policy that fits this robot and supports the inference that is asked for; `stack` closes it.
+    """Load a policy and check that it fits the robot and supports --inference.type; `stack` closes it.
 
     Raises:
-        FeatureError: the robot lacks an input of the policy, or takes other actions.
+        FeatureError: the robot lacks an input of the policy, or has other actions.
         ConfigError: the policy does not support real-time chunking.
     """
     from smolact.runtime.fit import check_robot, note_masked
@@ -298,8 +298,8 @@ def _policy(config: RolloutConfig, robot: Robot, stack: contextlib.ExitStack) ->
     return policy
 
 
-def _listen(controller: ChunkController, controls: Controls) -> None:
-    """Take instructions from standard input, line by line."""
+def _read_instructions(controller: ChunkController, controls: Controls) -> None:
+    """Read instructions from standard input in a thread; an empty line ends the episode."""
 
     def read() -> None:
         for line in sys.stdin:

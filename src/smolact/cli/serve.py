@@ -1,4 +1,4 @@
-"""`smolact serve`: a policy for robots elsewhere."""
+"""`smolact serve`: serve a policy to robots over the network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ USAGE = (
 
 @dataclass
 class ServedPolicy(ChosenPolicy):
-    """Which policy; further settings override those of its configuration."""
+    """The policy to serve; further settings override its configuration."""
 
     path: str | None = setting(None, "The checkpoint: a folder or a Hub id. Clients can't choose another.")
     settings: dict[str, Any] = open_section(policy_fields)
@@ -43,7 +43,7 @@ class ServedPolicy(ChosenPolicy):
 
 @dataclass
 class ServeConfig:
-    """What `smolact serve` takes."""
+    """Settings of `smolact serve`."""
 
     policy: ServedPolicy = field(default_factory=ServedPolicy)
     rename_map: dict[str, str] = setting(dict, RENAME_MAP)
@@ -93,13 +93,13 @@ async def _serve(config: ServeConfig, access: Auth, policy: LocalPolicy) -> None
     from smolact.serving.openpi import OpenpiServer
     from smolact.serving.server import PolicyServer
 
-    def tell(url: str) -> None:
+    def on_started(url: str) -> None:
         sys.stdout.write(announcement(url, access, policy.schema))
         sys.stdout.flush()
 
-    kind = OpenpiServer if config.protocol == "openpi" else PolicyServer
-    server = kind(policy, access, max_clients=config.max_clients, max_batch=config.max_batch)
-    serving = asyncio.ensure_future(server.run(tell))
+    server_type = OpenpiServer if config.protocol == "openpi" else PolicyServer
+    server = server_type(policy, access, max_clients=config.max_clients, max_batch=config.max_batch)
+    serving = asyncio.ensure_future(server.run(on_started))
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -114,20 +114,20 @@ async def _serve(config: ServeConfig, access: Auth, policy: LocalPolicy) -> None
 
 
 def announcement(url: str, access: Auth, schema: Schema) -> str:
-    """Where a server listens, to whom, and what it expects: for its operator."""
-    who = "whoever has the token" if access.token else "this machine" if access.is_local else "anybody"
-    lines = [f"Serving {schema.policy} at {url}, to {who}. Ctrl-C stops it."]
+    """Return the operator's message at start: address, access, inputs and outputs."""
+    audience = "whoever has the token" if access.token else "this machine" if access.is_local else "anybody"
+    lines = [f"Serving {schema.policy} at {url}, to {audience}. Ctrl-C stops it."]
     rows = [(key, f"{height}×{width}") for key, (height, width) in schema.cameras.items()]
     rows += [(key, _numbers(size, schema.names.get(key))) for key, size in schema.vectors.items()]
     rows.append(("action", _numbers(schema.action, schema.names.get("action"))))
     width = max(len(name) for name, _ in rows)
-    lines += [f"  {name.ljust(width)}  {what}" for name, what in rows]
+    lines += [f"  {name.ljust(width)}  {value}" for name, value in rows]
     lines.append(
         f"  An answer has {schema.chunk_size} actions, of which {schema.n_action_steps} are meant to be executed."
     )
     if schema.action_range is not None:
-        shown = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in schema.action_range)
-        lines.append(f"  Units are those of its training, where actions went from {shown}.")
+        ranges = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in schema.action_range)
+        lines.append(f"  Units are those of its training, where actions went from {ranges}.")
     if not access.is_local and (access.token is None or access.tls is None):
         lines.append("  INSECURE: whoever reaches this port can ask, or listen.")
     return "\n".join(lines) + "\n"
@@ -165,5 +165,5 @@ def _load(config: ServeConfig, path: str) -> LocalPolicy:
         rename_map=config.rename_map,
         any_names=not config.check_names,
     )
-    assert isinstance(policy, LocalPolicy)  # a server was refused above
+    assert isinstance(policy, LocalPolicy)  # servers are refused above
     return policy

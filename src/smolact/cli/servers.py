@@ -1,4 +1,4 @@
-"""Which policy a command runs: a checkpoint, or `--policy.path=ws://…`, a policy on a server."""
+"""The policy that a command runs: a checkpoint, or a policy on a server (`--policy.path=ws://…`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FP8 = "Keep the weights of the expert in the policy's engine in float8, on a GPU
 
 @dataclass
 class RemoteSettings:
-    """What `--policy.…` takes of a policy on a server."""
+    """Settings under `--policy.…` for a policy on a server."""
 
     token_file: Path | None = setting(None, "A file with the server's token.", aliases=("token-file",))
     ca_file: Path | None = setting(
@@ -48,7 +48,7 @@ class RemoteSettings:
 
 @dataclass
 class ChosenPolicy:
-    """Which policy; further settings override those of its configuration."""
+    """The policy; further settings override its configuration."""
 
     path: str | None = setting(None, HELP)
     stats_key: str | None = setting(
@@ -75,25 +75,25 @@ def load_chosen(
     rename_map: Mapping[str, str] | None = None,
     any_names: bool = False,
 ) -> LocalPolicy | ServedPolicy:
-    """The policy that the flags choose; the caller closes it.
+    """Load the policy that the flags select; the caller closes it.
 
     Args:
-        policy: the flags.
-        path: another checkpoint, with the same flags.
-        device: the device, unless a flag sets it.
-        engine: settings of the engine that takes the policy's place, besides those of the flags; None for the policy itself.
-        rename_map: the flag.
-        any_names: whether a robot's joints may have other names than those of the policy's training.
+        policy: the `--policy` section.
+        path: another checkpoint to load with the same flags.
+        device: default of --policy.device.
+        engine: settings of the engine, besides those of the flags; None for the policy without its engine.
+        rename_map: value of --rename_map.
+        any_names: whether the robot's joint names may differ from those of the policy's training.
 
     Raises:
-        ConfigError: a flag is for checkpoints and the policy is on a server, or 8 bits are wanted in vain.
-        SmolactError: the errors of loading.
+        ConfigError: as in `engine_settings`.
+        SmolactError: errors of loading.
     """
     from smolact.policies.factory import load_policy
     from smolact.runtime.local import LocalPolicy
 
     path, settings = str(path or policy.path), dict(policy.settings)
-    rounded = engine_settings(path, policy, rename_map, engine=engine is not None)
+    quantized = engine_settings(path, policy, rename_map, engine=engine is not None)
     if is_server(path):
         return load_from_server(path, settings)
     chosen: dict[str, Any] = {
@@ -103,13 +103,13 @@ def load_chosen(
         "rename_map": rename_map or None,
     }
     loaded = load_policy(
-        path, **chosen, engine=False if engine is None else {**engine, **rounded}, **settings
+        path, **chosen, engine=False if engine is None else {**engine, **quantized}, **settings
     )
     return LocalPolicy(*loaded, any_names=any_names)
 
 
-def _there(path: str, flag: str) -> str:
-    """What to do in place of a flag that a server's processors would need."""
+def _server_advice(path: str, flag: str) -> str:
+    """Return advice for a flag that does not apply to a policy on a server."""
     if not path.startswith("openpi+"):
         return "Give it to `smolact serve` there."
     if flag == "rename_map":
@@ -118,65 +118,65 @@ def _there(path: str, flag: str) -> str:
 
 
 def is_server(name: str | None) -> bool:
-    """Whether the name of a policy is the address of a server."""
+    """Whether a policy's name is a server's address."""
     return name is not None and name.startswith(SCHEMES)
 
 
 def announce_policy(path: str | None) -> None:
-    """Say which policy is opened, before what opens it is imported, which may take seconds."""
+    """Announce the policy before the imports for loading it, which may take seconds."""
     announce(f"{'Connecting to' if is_server(path) else 'Loading'} {path} …")
 
 
 def engine_settings(
     path: str, policy: ChosenPolicy, rename_map: Mapping[str, str] | None, *, engine: bool = True
 ) -> dict[str, Any]:
-    """How `load_policy` is to make the engine of the policy at `path`.
+    """Return the engine's settings from the flags (--policy.int8, --policy.fp8) for `load_policy`.
 
     Raises:
-        ConfigError: a flag is for what a server has itself, or 8 bits are wanted without an engine, or in two ways.
+        ConfigError: a flag does not apply to a policy on a server, or int8 and fp8 are both set, or set without an engine.
     """
-    wanted = [name for name in ("int8", "fp8") if getattr(policy, name)]
-    for name in wanted:
+    requested = [name for name in ("int8", "fp8") if getattr(policy, name)]
+    for name in requested:
         if not engine:
             raise ConfigError(f"--policy.{name}=true is the engine's: leave out --engine=false.")
-    given = {
-        **{f"policy.{name}": True for name in wanted},
+    flags = {
+        **{f"policy.{name}": True for name in requested},
         "policy.stats_key": policy.stats_key,
         "policy.stats": policy.stats,
         "rename_map": rename_map,
     }
-    for name, value in given.items():
+    for name, value in flags.items():
         if value and is_server(path):
             raise ConfigError(
-                f"--{name} can't be used with {path}: the server has the weights and the processors. {_there(path, name)}"
+                f"--{name} can't be used with {path}: the server has the weights and the processors. {_server_advice(path, name)}"
             )
-    if len(wanted) > 1:
+    if len(requested) > 1:
         raise ConfigError("--policy.int8 and --policy.fp8 round the same weights: leave one of them out.")
-    return dict.fromkeys(wanted, True)
+    return dict.fromkeys(requested, True)
 
 
 def policy_or_server_fields(section: Mapping[str, Any]) -> type | None:
-    """The settings that `--policy.…` takes besides: of the checkpoint at `path`, or of the connection to a server."""
+    """Return the class of further `--policy.…` settings: the checkpoint's configuration or a server connection."""
     return RemoteSettings if is_server(section.get("path")) else policy_fields(section)
 
 
 def load_from_server(url: str, settings: Mapping[str, Any]) -> ServedPolicy:
-    """The policy on a server.
+    """Connect to the policy on a server.
 
     Raises:
-        ServerError, NotFoundError, ConfigError: no answer, access is refused, or the token's file holds none.
+        ServerError, NotFoundError, ConfigError: the server does not answer or refuses access, or the token file is invalid.
     """
     from smolact.runtime.remote import connect
     from smolact.serving.auth import read_token
 
     known = {field.name for field in dataclasses.fields(RemoteSettings)}
-    given = RemoteSettings(**{key: value for key, value in settings.items() if key in known})
+    connection = RemoteSettings(**{key: value for key, value in settings.items() if key in known})
     return connect(
         url,
-        token=None if given.token_file is None else read_token(given.token_file),
-        ca_file=given.ca_file,
-        images=given.images,
-        openpi_schema=given.openpi_schema,
-        timeout=given.timeout,
-        n_action_steps=given.n_action_steps,
+        token=None if connection.token_file is None else read_token(connection.token_file),
+        ca_file=connection.ca_file,
+        images=connection.images,
+        openpi_schema=connection.openpi_schema,
+        timeout=connection.timeout,
+        n_action_steps=connection.n_action_steps,
     )

@@ -41,7 +41,6 @@ class Repair:
         episodes, frames: the numbers of intact episodes and of their frames.
         errors: one line for each fault.
         needed: whether a repair was needed.
-        anew: whether the dataset had to be rewritten.
         files, bytes: the number and size of the quarantined files.
         folders: their folders.
         restored: whether the backup of a killed edit was restored.
@@ -54,6 +53,7 @@ class Repair:
     errors: tuple[str, ...]
     needed: bool
     anew: bool
+    """Whether the dataset had to be rewritten."""
     files: int
     bytes: int
     folders: tuple[Path, ...]

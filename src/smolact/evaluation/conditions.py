@@ -1,7 +1,6 @@
-"""What an instruction is worth: the same scenes with other words, to see whether a policy listens.
+"""Conditions of an evaluation: the same scenes with other instructions, to measure whether a policy follows them.
 
-A condition changes what an episode is told, or which goal counts, and nothing else: the scene is the one that the
-episode's seed draws.
+A condition changes the instruction or the goal that counts; the scene follows from the episode's seed alone.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ UNSEEN_COMBINATIONS = "unseen_combinations"
 EMPTY = "empty_instruction"
 NONSENSE = "nonsense_instruction"
 
-QUESTIONS = {
+DESCRIPTIONS = {
     PLAIN: "what the scene asks for, in words that demonstrations had",
     SWAPPED: "another goal of the same scene, about another block, is asked for",
     UNSEEN_PHRASINGS: "the same goals, in words that no demonstration had",
@@ -31,33 +30,33 @@ QUESTIONS = {
     EMPTY: "the scene's own goal counts, and the policy is told nothing",
     NONSENSE: "the scene's own goal counts, and the words mean nothing",
 }
-"""What each condition answers, for a person."""
+"""A description of each condition, for the report."""
 
 NONSENSE_WORDS = ("florp", "the", "quaxly", "wibber", "onto", "a", "zindle")
 
 
 @dataclass(frozen=True)
 class EpisodeCondition:
-    """What an episode is told, and what else is watched.
+    """The instruction of an episode, and a second goal to check.
 
     Attributes:
-        options: for the environment's `reset`.
-        words: what the policy hears in the place of the environment's instruction; None for that.
-        other_goal: the goal that the episode's own words would have asked for; whether it is reached is counted beside.
+        options: options of the environment's `reset`.
+        instruction: replaces the environment's instruction; None for no replacement.
+        other_goal: the goal of the episode's own instruction, which is checked in addition.
     """
 
     options: dict[str, Any]
-    words: str | None = None
+    instruction: str | None = None
     other_goal: Any = None
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to tell an episode what to do.
+    """A variant of an episode's instruction.
 
     Attributes:
-        name: in files.
-        instruct: from the environment, after a `reset` with the episode's seed, and a generator that follows from the seed.
+        name: its name in files.
+        instruct: returns the condition, given the environment in the episode's scene and a generator with the episode's seed.
     """
 
     name: str
@@ -65,11 +64,11 @@ class Condition:
 
 
 def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
-    """The conditions that an environment can show; only the plain one (none) if it does not know its scene's goals.
+    """Return the environment's conditions besides the plain one; an empty list if its scene has no `goal`.
 
     Args:
-        envs: their first one is asked; it is reset.
-        task: an instruction that every episode is given; no other words make sense then.
+        envs: the environments; the first one is reset.
+        task: the instruction of every episode; with it there are no other conditions.
     """
     if task is not None or not isinstance(envs[0].unwrapped, LanguageConditioned):
         return []
@@ -77,41 +76,41 @@ def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
     inner: Any = envs[0].unwrapped
     if not hasattr(inner, "goal"):
         return []
-    found = [Condition(SWAPPED, _swapped)] if _others(inner) else []
+    conditions = [Condition(SWAPPED, _swapped)] if _other_goals(inner) else []
     if hasattr(inner.goal, "phrasings"):
-        found.append(Condition(UNSEEN_PHRASINGS, _reworded))
+        conditions.append(Condition(UNSEEN_PHRASINGS, _reworded))
     if hasattr(inner, "unseen_goals") and inner.unseen_goals():
-        found.append(Condition(UNSEEN_COMBINATIONS, _recombined))
-    found.append(Condition(EMPTY, _told_nothing))
-    found.append(Condition(NONSENSE, _told_nonsense))
-    return found
+        conditions.append(Condition(UNSEEN_COMBINATIONS, _recombined))
+    conditions.append(Condition(EMPTY, _empty))
+    conditions.append(Condition(NONSENSE, _nonsense))
+    return conditions
 
 
-def _swapped(env: Any, draw: random.Random) -> EpisodeCondition:
-    others = _others(env)
+def _swapped(env: Any, rng: random.Random) -> EpisodeCondition:
+    others = _other_goals(env)
     if not others:
         raise ConfigError(
             f"The scene of '{env.goal}' allows no other goal, so its instruction can't be swapped. Leave --language=false."
         )
-    return EpisodeCondition({"goal": draw.choice(others)}, other_goal=env.goal)
+    return EpisodeCondition({"goal": rng.choice(others)}, other_goal=env.goal)
 
 
-def _others(env: Any) -> list[Any]:
+def _other_goals(env: Any) -> list[Any]:
     goals: Sequence[Any] = env.other_goals() if hasattr(env, "other_goals") else env.allowed_goals()
     return [goal for goal in goals if goal != env.goal]
 
 
-def _reworded(env: Any, draw: random.Random) -> EpisodeCondition:
-    return EpisodeCondition({"goal": env.goal, "task": draw.choice(env.goal.phrasings("unseen"))})
+def _reworded(env: Any, rng: random.Random) -> EpisodeCondition:
+    return EpisodeCondition({"goal": env.goal, "task": rng.choice(env.goal.phrasings("unseen"))})
 
 
-def _recombined(env: Any, draw: random.Random) -> EpisodeCondition:
-    return EpisodeCondition({"goal": draw.choice(env.unseen_goals())})
+def _recombined(env: Any, rng: random.Random) -> EpisodeCondition:
+    return EpisodeCondition({"goal": rng.choice(env.unseen_goals())})
 
 
-def _told_nothing(env: Any, draw: random.Random) -> EpisodeCondition:
-    return EpisodeCondition({"goal": env.goal}, words=EmptyInstruction())
+def _empty(env: Any, rng: random.Random) -> EpisodeCondition:
+    return EpisodeCondition({"goal": env.goal}, instruction=EmptyInstruction())
 
 
-def _told_nonsense(env: Any, draw: random.Random) -> EpisodeCondition:
-    return EpisodeCondition({"goal": env.goal}, words=" ".join(draw.sample(NONSENSE_WORDS, 5)))
+def _nonsense(env: Any, rng: random.Random) -> EpisodeCondition:
+    return EpisodeCondition({"goal": env.goal}, instruction=" ".join(rng.sample(NONSENSE_WORDS, 5)))

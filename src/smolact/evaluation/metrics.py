@@ -1,4 +1,4 @@
-"""What an evaluation found, as numbers that can be quoted."""
+"""Metrics of an evaluation: success rates with confidence intervals, episode results, and paired comparisons."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from smolact.errors import ConfigError
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval, within [0, 1], that holds the true success rate with the given confidence.
+    """Return Wilson's confidence interval of a success rate, within [0, 1]; (0, 1) without trials.
 
-    Unlike the normal approximation it stays honest near 0 and 1 and for few trials. Without trials it is (0, 1).
+    Unlike the normal approximation it is accurate near 0 and 1 and for few trials.
     Source: E. B. Wilson, 1927, "Probable inference, the law of succession, and statistical inference".
 
     Raises:
@@ -32,7 +32,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     centre = rate + z * z / (2 * trials)
     spread = z * sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    # Rounding must not take the ends away from 0 and 1, where they belong when nothing or everything succeeded.
+    # Without successes the lower end is exactly 0, without failures the upper end is exactly 1, despite rounding.
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == trials else (centre + spread) / scale
     return low, high
@@ -40,25 +40,25 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 
 @dataclass(frozen=True)
 class SuccessRate:
-    """How many of some episodes succeeded."""
+    """The number of successful episodes, and of all episodes."""
 
     successes: int
     episodes: int
 
     @classmethod
     def of(cls, outcomes: Iterable[bool]) -> SuccessRate:
-        """Count them."""
+        """Count the outcomes that are True."""
         counted = list(outcomes)
         return cls(sum(counted), len(counted))
 
     @property
     def rate(self) -> float:
-        """In [0, 1]; not a number without episodes."""
+        """The success rate in [0, 1]; NaN without episodes."""
         return self.successes / self.episodes if self.episodes else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's, at 95%."""
+        """Wilson's interval at 95% confidence."""
         return wilson_interval(self.successes, self.episodes)
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class SuccessRate:
         return f"{self.rate:.0%} ({self.successes} of {self.episodes}; 95% between {low:.0%} and {high:.0%})"
 
     def to_dict(self) -> dict[str, Any]:
-        """For `metrics.json`."""
+        """Return the entry for `metrics.json`."""
         return {
             "success_rate": self.rate,
             "confidence_interval": list(self.interval),
@@ -77,20 +77,20 @@ class SuccessRate:
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """One episode of a policy.
+    """The result of one episode.
 
     Attributes:
         index: its number in the evaluation.
-        seed: of the environment: `reset(seed=seed)` shows the same scene again.
-        task: the instruction that the policy was given.
-        task_kind: what the environment calls tasks of this kind; the instruction itself where it has no name for it.
+        seed: the environment's seed: `reset(seed=seed)` restores the scene.
+        task: the policy's instruction.
+        task_kind: the environment's name for this kind of task, or the instruction if it has none.
         success: whether the goal was reached, at any step.
-        steps: control steps that it took.
-        reward: their rewards' sum.
-        video: the file that shows it, if one was made.
-        other_task, other_goal_reached: another goal that was watched, and whether it was reached; None where none was.
-        max_reward: the largest reward of a step; None in files of versions that did not keep it. For PushT it is the share of
-            the target that was covered at best, in units of the 95% that count as success, and 1 at most.
+        steps: the number of control steps.
+        reward: the sum of the rewards.
+        video: the video file, if one was written.
+        other_task, other_goal_reached: the second goal that was checked, and whether it was reached; None without one.
+        max_reward: the largest reward of a step; None in files of old versions. For PushT it is the largest covered share of
+            the target, divided by the 95% that count as success, and at most 1.
     """
 
     index: int
@@ -111,13 +111,12 @@ class EvaluationResult:
     """A policy's episodes in one environment.
 
     Attributes:
-        seed: of the evaluation.
-        n_action_steps, chunk_size: how many actions of each predicted chunk were carried out, and how many it has; None
-            for a policy that does not say.
-        num_steps: denoising steps a chunk; None for a policy that has none.
-        condition: how the episodes were told what to do (`conditions.py`).
-        seconds: it took.
-        results: in the order of their index.
+        seed: the evaluation's seed.
+        n_action_steps, chunk_size: the executed actions of each predicted chunk, and all of them; None if unknown.
+        num_steps: the denoising steps of a chunk; None without denoising.
+        condition: the name of the episodes' condition (`conditions.py`).
+        seconds: the duration of the evaluation.
+        results: the episodes in the order of their index.
     """
 
     seed: int
@@ -130,20 +129,20 @@ class EvaluationResult:
 
     @property
     def other_goal(self) -> SuccessRate | None:
-        """How often the other goal was reached that was watched; None where none was."""
-        watched = [
+        """The success rate of the second goals that were checked; None without any."""
+        outcomes = [
             result.other_goal_reached for result in self.results if result.other_goal_reached is not None
         ]
-        return SuccessRate.of(watched) if watched else None
+        return SuccessRate.of(outcomes) if outcomes else None
 
     @property
     def success(self) -> SuccessRate:
-        """Over all episodes."""
+        """The success rate over all episodes."""
         return SuccessRate.of(result.success for result in self.results)
 
     @property
     def per_task(self) -> dict[str, SuccessRate]:
-        """For each kind of task."""
+        """The success rate of each kind of task."""
         kinds = sorted({result.task_kind for result in self.results})
         return {
             kind: SuccessRate.of(result.success for result in self.results if result.task_kind == kind)
@@ -152,17 +151,17 @@ class EvaluationResult:
 
     @property
     def mean_steps(self) -> float:
-        """Of all episodes, successful or not."""
+        """The mean number of steps over all episodes, successful or not."""
         return fmean(result.steps for result in self.results) if self.results else float("nan")
 
     @property
     def mean_max_reward(self) -> float:
-        """Of each episode the largest reward of a step, and their mean; not a number where they were not kept."""
-        kept = [result.max_reward for result in self.results if result.max_reward is not None]
-        return fmean(kept) if kept else float("nan")
+        """The mean of the episodes' largest rewards; NaN if they were not stored."""
+        rewards = [result.max_reward for result in self.results if result.max_reward is not None]
+        return fmean(rewards) if rewards else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
-        """For `metrics.json`."""
+        """Return the content of `metrics.json`."""
         return {
             **self.success.to_dict(),
             "per_task": {kind: rate.to_dict() for kind, rate in self.per_task.items()},
@@ -181,11 +180,11 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two policies in the same episodes.
+    """Paired comparison of two policies in the same episodes.
 
     Attributes:
-        only_first, only_second: episodes in which one of them succeeded and the other did not.
-        both, neither: the rest.
+        only_first, only_second: the number of episodes in which only the first or only the second policy succeeded.
+        both, neither: the number of episodes in which both or neither succeeded.
     """
 
     only_first: int
@@ -200,7 +199,7 @@ class Comparison:
         Raises:
             ConfigError: they are not the same episodes.
         """
-        episodes = [[(one.index, one.seed) for one in result.results] for result in (first, second)]
+        episodes = [[(item.index, item.seed) for item in result.results] for result in (first, second)]
         if episodes[0] != episodes[1]:
             raise ConfigError(
                 "Only evaluations of the same episodes can be compared: give both the same seed and number."
@@ -212,13 +211,13 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """The second's success rate less the first's."""
+        """The second policy's success rate minus the first's."""
         total = self.only_first + self.only_second + self.both + self.neither
         return (self.only_second - self.only_first) / total if total else float("nan")
 
     @property
     def p_value(self) -> float:
-        """How likely so uneven a split is if neither is better: McNemar's test in its exact form (a binomial test).
+        """The p-value of McNemar's exact test (a two-sided binomial test): the probability of such a split if neither is better.
 
         Source: Q. McNemar, 1947, "Note on the sampling error of the difference between correlated proportions".
         """

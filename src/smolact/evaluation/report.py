@@ -1,4 +1,4 @@
-"""`report.html` of an evaluation: what was reached and how sure that is, and what it looks like. One file, with its films."""
+"""`report.html` of an evaluation: success rates with intervals, and videos of episodes, embedded in one file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smolact import durable
-from smolact.evaluation.conditions import PLAIN, QUESTIONS
+from smolact.evaluation.conditions import DESCRIPTIONS, PLAIN
 from smolact.evaluation.metrics import Comparison, EvaluationResult, SuccessRate
 from smolact.evaluation.showcase import ShowcaseEpisode, Snapshot
 from smolact.evaluation.suite import Results
@@ -21,7 +21,7 @@ from smolact.pages import command_lines, document, embedded, header, table, tile
 
 REPORT, VIDEOS = "report.html", "videos"
 PICTURES = 6
-"""Of an episode's filmstrip."""
+"""The number of pictures in an episode's filmstrip."""
 
 
 def write_report(
@@ -36,26 +36,26 @@ def write_report(
     settings: Mapping[str, str] | None = None,
     sections: Sequence[str] = (),
 ) -> Path:
-    """Write `report.html`, and a film of each shown episode in `videos`, into `folder`.
+    """Write `report.html`, and a video of each shown episode in `videos`, into `folder`.
 
     Args:
-        folder: is made if need be.
-        results: of one policy or several; the first one is the page's subject.
-        title: the page's.
-        shown: episodes to look at.
-        fps: of the films.
-        commands: that made it.
-        facts: what else to say, name to text.
-        settings: the policy's, name to text.
+        folder: the output folder, created if missing.
+        results: the results of one or more policies; the page is about the first one.
+        title: the page's title.
+        shown: the episodes to show.
+        fps: the frame rate of the videos.
+        commands: the commands that produced the results.
+        facts: further facts, name to text.
+        settings: the policy's settings, name to text.
         sections: further HTML, before the episodes.
 
     Returns:
-        the page.
+        the page's path.
 
     Raises:
         WriteError: the disk is full or refused.
     """
-    episodes = [_episode(one, _film(folder / VIDEOS, one, fps)) for one in shown]
+    episodes = [_episode(episode, _write_episode_video(folder / VIDEOS, episode, fps)) for episode in shown]
     by_condition = next(iter(results.values()))
     plain = by_condition[PLAIN]
     parts = [
@@ -65,7 +65,8 @@ def write_report(
         conditions_table(by_condition),
         compared(results),
         *sections,
-        "<h2>Episodes</h2>" + f"<p class=note>{LEGEND}</p>" if any(one.snapshots for one in shown) else "",
+        "<h2>Episodes</h2>" * bool(shown),
+        f"<p class=note>{LEGEND}</p>" if any(item.snapshots for item in shown) else "",
         *episodes,
         "<h2>Commands</h2>" if commands else "",
         command_lines(*commands),
@@ -78,23 +79,23 @@ def write_report(
 
 
 def headline(by_condition: Mapping[str, EvaluationResult]) -> dict[str, str]:
-    """The numbers to quote, name to text."""
+    """Return the page's main numbers, name to text."""
     plain = by_condition[PLAIN]
     low, high = plain.success.interval
-    found = {f"success (95%: {low:.0%} to {high:.0%})": f"{plain.success.rate:.0%}"}
-    found |= {name: f"{rate.rate:.0%}" for name, rate in plain.per_task.items() if len(plain.per_task) > 1}
+    numbers = {f"success (95%: {low:.0%} to {high:.0%})": f"{plain.success.rate:.0%}"}
+    numbers |= {name: f"{rate.rate:.0%}" for name, rate in plain.per_task.items() if len(plain.per_task) > 1}
     for result in by_condition.values():
         if result.other_goal is not None:
-            found["swapped: the asked goal"] = f"{result.success.rate:.0%}"
-            found["swapped: the old goal"] = f"{result.other_goal.rate:.0%}"
-    return found
+            numbers["swapped: the asked goal"] = f"{result.success.rate:.0%}"
+            numbers["swapped: the old goal"] = f"{result.other_goal.rate:.0%}"
+    return numbers
 
 
 def conditions_table(by_condition: Mapping[str, EvaluationResult]) -> str:
-    """A row a condition, with its interval drawn."""
+    """Return a table with a row for each condition and a drawing of its interval."""
     rows = []
     for name, result in by_condition.items():
-        rows.append(_row(name.replace("_", " "), QUESTIONS.get(name, ""), result.success))
+        rows.append(_row(name.replace("_", " "), DESCRIPTIONS.get(name, ""), result.success))
         if name == PLAIN and len(result.per_task) > 1:
             rows += [_row(kind, "", rate, "part") for kind, rate in result.per_task.items()]
         if result.other_goal is not None:
@@ -105,9 +106,9 @@ def conditions_table(by_condition: Mapping[str, EvaluationResult]) -> str:
     )
 
 
-def _row(name: str, question: str, rate: SuccessRate, kind: str = "") -> str:
+def _row(name: str, description: str, rate: SuccessRate, kind: str = "") -> str:
     low, high = rate.interval
-    small = f"<small>{escape(question)}</small>" if question else ""
+    small = f"<small>{escape(description)}</small>" if description else ""
     return (
         f'<tr class="{kind}"><th>{escape(name)}{small}</th><td><b>{rate.rate:.0%}</b></td><td>{low:.0%} to {high:.0%}</td>'
         f"<td class=drawn>{_interval(rate)}</td><td>{rate.successes} of {rate.episodes}</td></tr>"
@@ -123,7 +124,7 @@ def _interval(rate: SuccessRate) -> str:
 
 
 def compared(results: Results) -> str:
-    """The other policies beside the first, in the same episodes; nothing for one policy alone."""
+    """Return a table that compares the other policies with the first one; empty for a single policy."""
     first, *others = results
     if not others:
         return ""
@@ -144,7 +145,7 @@ def compared(results: Results) -> str:
 
 
 def how(result: EvaluationResult) -> dict[str, str]:
-    """How an evaluation was made, name to text."""
+    """Return the settings of an evaluation, name to text; unknown ones are left out."""
     known = {
         "actions executed of each chunk": f"{result.n_action_steps} of {result.chunk_size}",
         "denoising steps": str(result.num_steps),
@@ -154,7 +155,7 @@ def how(result: EvaluationResult) -> dict[str, str]:
     return {name: text for name, text in known.items() if "None" not in text}
 
 
-def _film(folder: Path, shown: ShowcaseEpisode, fps: int) -> bytes:
+def _write_episode_video(folder: Path, shown: ShowcaseEpisode, fps: int) -> bytes:
     outcome = "success" if shown.result.success else "failure"
     path = folder / f"{shown.condition}_{shown.result.index:03d}_{outcome}.mp4"
     write_video(path, shown.frames, fps)
@@ -164,32 +165,32 @@ def _film(folder: Path, shown: ShowcaseEpisode, fps: int) -> bytes:
 def _episode(shown: ShowcaseEpisode, film: bytes) -> str:
     result = shown.result
     outcome = "reached" if result.success else "not reached"
-    told = escape(result.task) if result.task.strip() else "<i>nothing</i>"
+    instruction = escape(result.task) if result.task.strip() else "<i>nothing</i>"
     note = "" if shown.condition == PLAIN else f"{escape(shown.condition.replace('_', ' '))} · "
     if result.other_task is not None:
         note += f"the scene asked: {escape(result.other_task)} · "
     first = embedded(_picture(shown.frames[0]), "image/jpeg")
-    strip = "".join(_cell(shown, moment) for moment in spread(shown.snapshots, PICTURES))
+    strip = "".join(_cell(shown, snapshot) for snapshot in spread(shown.snapshots, PICTURES))
     return (
-        f"<article><h3>“{told}” <span class={'good' if result.success else 'bad'}>{outcome}</span></h3>"
+        f"<article><h3>“{instruction}” <span class={'good' if result.success else 'bad'}>{outcome}</span></h3>"
         f"<p class=note>{note}{result.steps} steps, episode {result.index}</p><div class=seen>"
         f'<video controls muted loop playsinline preload="none" poster="{first}" src="{embedded(film, "video/mp4")}"></video>'
         f"<div class=strip>{strip}</div></div></article>"
     )
 
 
-def _cell(shown: ShowcaseEpisode, moment: Snapshot) -> str:
-    frame = shown.frames[moment.step]
+def _cell(shown: ShowcaseEpisode, snapshot: Snapshot) -> str:
+    frame = shown.frames[snapshot.step]
     height, width = frame.shape[:2]
     lines = "".join(
         f'<polyline class={name} points="{_points(chunk[part], width, height)}"/>'
-        for chunk in (() if moment.fan is None else moment.fan)
+        for chunk in (() if snapshot.fan is None else snapshot.fan)
         for name, part in (("later", slice(shown.executed - 1, None)), ("now", slice(0, shown.executed)))
     )
     return (
-        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="step {moment.step}">'
+        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="step {snapshot.step}">'
         f'<image width="{width}" height="{height}" href="{embedded(_picture(frame), "image/jpeg")}"/>{lines}</svg>'
-        f"<figcaption>step {moment.step}</figcaption></figure>"
+        f"<figcaption>step {snapshot.step}</figcaption></figure>"
     )
 
 
@@ -204,9 +205,9 @@ def _picture(frame: NDArray[np.uint8]) -> bytes:
 
 
 def spread(snapshots: Sequence[Snapshot], n: int) -> list[Snapshot]:
-    """At most `n` of them, from the first to the last, evenly."""
-    places = sorted({round(place) for place in np.linspace(0, len(snapshots) - 1, min(n, len(snapshots)))})
-    return [snapshots[place] for place in places]
+    """Return at most `n` of the snapshots, evenly spaced from the first to the last."""
+    indices = sorted({round(index) for index in np.linspace(0, len(snapshots) - 1, min(n, len(snapshots)))})
+    return [snapshots[index] for index in indices]
 
 
 LEGEND = (

@@ -1,11 +1,11 @@
 """Episodes of a policy in closed loop with an environment.
 
-Episodes run in groups of as many as there are environments. A group begins together, and its episodes replan together; one that ends
-early waits for the others. Then the next group begins.
+Episodes run in groups, one episode per environment. The episodes of a group begin and replan together; the next group begins when all
+of them have ended.
 
-The same seed gives the same episodes: each has a seed of its own for its environment and for the noise of each of its chunks, so a
-result does not depend on how many environments run side by side, except for the rounding of batched arithmetic. A policy that draws
-from torch's global generators finds them seeded for every group; for such a policy the number of environments is part of the seed.
+The same seed gives the same episodes: each has its own seed for its environment and for the noise of each of its chunks, so a result
+does not depend on the number of parallel environments, except for the rounding of batched arithmetic. Torch's global generators are
+seeded for every group; for a policy that draws from them the number of environments is part of the seed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from smolact.types import ACTION, TASK, EmptyInstruction
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """An episode to play: its number, the environment's seed, the options of its `reset`, and the condition of its instruction."""
+    """An episode to play: its number, the seed and options of the environment's `reset`, and its condition."""
 
     index: int
     seed: int
@@ -46,12 +46,12 @@ class EpisodePlan:
 
 
 Replanned = Callable[[Sequence[EpisodePlan], int, Sequence[Request]], None]
-"""Is called with a group's plans, the step and the requests, before each prediction."""
+"""Callback before each prediction, with a group's plans, the step and the requests."""
 
 
 @dataclass(frozen=True)
 class PlayedEpisode:
-    """The result of a plan and, if it was filmed, the pictures from the first to the last."""
+    """The result of a plan and, if it was filmed, its pictures."""
 
     result: EpisodeResult
     frames: list[NDArray[np.uint8]]
@@ -63,7 +63,7 @@ def plan_episodes(
     options: dict[str, Any] | None = None,
     condition: Condition | None = None,
 ) -> list[EpisodePlan]:
-    """Episodes 0 to `n_episodes` − 1 of an evaluation; the first ones do not depend on `n_episodes`."""
+    """Return the plans of episodes 0 to `n_episodes` − 1; a plan does not depend on `n_episodes`."""
     return [
         EpisodePlan(index, episode_seed(seed, index, "evaluation"), options, condition)
         for index in range(n_episodes)
@@ -89,17 +89,17 @@ def evaluate(
     Args:
         policy: such as `LocalPolicy(*smolact.load_policy(…))`.
         envs: from `make_env`; their number is the batch size.
-        options: of every `reset`, such as {"task": "push the red block to the top zone"}.
-        condition: of the episodes' instructions; None for those of the environment.
-        plans: only these episodes; all when None.
-        video_folder: the folder of the first `n_videos` episodes, as mp4; the environments need `render=True`.
-        on_episode: is called with each episode's result when its group ends.
-        on_step: is called before each step of a group with the number of its episodes and the step.
+        options: the options of every `reset`, such as {"task": "push the red block to the top zone"}.
+        condition: the condition of the episodes; None for the environment's own instructions.
+        plans: the episodes to play; None for all.
+        video_folder: the folder for mp4 files of the first `n_videos` episodes; the environments need `render=True`.
+        on_episode: called with each episode's result when its group ends.
+        on_step: called before each step of a group with the number of its episodes and the step.
 
     Raises:
         ConfigError: n_episodes < 1, videos without a folder, or an environment that lacks a task or success.
-        FeatureError: the policy's actions do not fit the environment, or are not finite; or a number of an observation is nowhere
-            near the training's data.
+        FeatureError: the policy's actions do not fit the environment or are not finite, or an observation is far outside the
+            training data.
     """
     if n_episodes < 1:
         raise ConfigError(f"n_episodes={n_episodes}: an evaluation needs one episode at least.")
@@ -137,12 +137,12 @@ def play(
     on_step: Callable[[int, int], None] | None = None,
     on_replan: Replanned | None = None,
 ) -> Iterator[PlayedEpisode]:
-    """Play the plans in groups and yield them in order, each group when it ends.
+    """Play the plans in groups and yield the episodes in order, each group when it ends.
 
     Args:
-        film: the episodes, by index, whose pictures are kept.
+        film: the indices of the episodes to film.
         on_step: see `evaluate`.
-        on_replan: is called before each prediction.
+        on_replan: called before each prediction.
     """
     for first in range(0, len(plans), len(envs)):
         group = plans[first : first + len(envs)]
@@ -160,7 +160,7 @@ def _play_group(
     on_replan: Replanned | None,
 ) -> list[PlayedEpisode]:
     conditions = [_condition(envs, number, plan) for number, plan in enumerate(group)]
-    observations, infos = envs.reset([plan.seed for plan in group], [one.options for one in conditions])
+    observations, infos = envs.reset([plan.seed for plan in group], [item.options for item in conditions])
     others = np.zeros(len(group), np.bool_)
     policy.reset()
     due: deque[NDArray[np.float32]] = deque()  # actions (B, A) of the last chunks
@@ -195,13 +195,13 @@ def _play_group(
             if running[number]:
                 frames[number].append(envs.render(number))
 
-    words = _instructions(conditions, infos)
+    instructions = _instructions(conditions, infos)
     return [
         PlayedEpisode(
             EpisodeResult(
                 index=plan.index,
                 seed=plan.seed,
-                task=str(words[number]),
+                task=str(instructions[number]),
                 task_kind=str(infos[number].get("task_kind", infos[number][TASK])),
                 success=bool(successes[number]),
                 steps=int(steps[number]),
@@ -217,7 +217,7 @@ def _play_group(
 
 
 def _condition(envs: EnvBatch, number: int, plan: EpisodePlan) -> EpisodeCondition:
-    """The condition of an episode; it depends on the scene, so the environment is reset."""
+    """Return the condition of an episode. It depends on the scene, so the environment is reset."""
     if plan.condition is None:
         return EpisodeCondition(dict(plan.options or {}))
     envs[number].reset(seed=plan.seed, options=plan.options)
@@ -227,19 +227,19 @@ def _condition(envs: EnvBatch, number: int, plan: EpisodePlan) -> EpisodeConditi
 
 def _instructions(conditions: Sequence[EpisodeCondition], infos: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
-        one.words if one.words is not None else info[TASK]
-        for one, info in zip(conditions, infos, strict=True)
+        condition.instruction if condition.instruction is not None else info[TASK]
+        for condition, info in zip(conditions, infos, strict=True)
     ]
 
 
 def _requests(
-    group: Sequence[EpisodePlan], observations: Observation, words: Sequence[str], replans: int
+    group: Sequence[EpisodePlan], observations: Observation, instructions: Sequence[str], replans: int
 ) -> list[Request]:
-    """A request for each episode; its noise follows from the episode's seed and how often it was replanned."""
+    """Return a request for each episode; its noise follows from the episode's seed and the number of replannings."""
     return [
         Request(
             {key: values[number] for key, values in observations.items()},
-            None if isinstance(words[number], EmptyInstruction) else words[number],
+            None if isinstance(instructions[number], EmptyInstruction) else instructions[number],
             episode_seed(plan.seed, replans, "noise"),
         )
         for number, plan in enumerate(group)
@@ -247,7 +247,7 @@ def _requests(
 
 
 def _executed(policy: Policy, chunks: Sequence[Chunk], envs: EnvBatch) -> list[NDArray[np.float32]]:
-    """The actions (B, A) of the next steps, as many as are executed of a chunk."""
+    """Return the actions (B, A) of the next `n_action_steps` steps."""
     actions = np.stack([check_chunk(chunk) for chunk in chunks], axis=1)[: policy.schema.n_action_steps]
     expected = (len(chunks), envs.features[ACTION].shape[0])
     if actions.shape[1:] != expected:
@@ -260,7 +260,7 @@ def _executed(policy: Policy, chunks: Sequence[Chunk], envs: EnvBatch) -> list[N
 
 @contextlib.contextmanager
 def _seeded_draws(seed: int) -> Iterator[None]:
-    """Seed torch's generators, and restore the caller's: an evaluation during a training changes nothing."""
+    """Seed torch's generators, and restore them at the end: an evaluation does not change a training run."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

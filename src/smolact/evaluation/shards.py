@@ -1,4 +1,4 @@
-"""An evaluation shared out over processes of this machine: each plays every n-th episode, and writes what came of it into a log of its own."""
+"""Parallel evaluation: each of n local processes plays every n-th episode and writes the results to its own log file."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from smolact.errors import SmolactError
 from smolact.evaluation.suite import EpisodeLog, Shard
 from smolact.machine import check_main_guard, leave_with_parent
 
-LOOKS_EVERY_S = 0.5
+POLL_INTERVAL_S = 0.5
 
 
 def play_shards(
     play: Callable[[Shard], None],
     processes: int,
     log: EpisodeLog,
-    on_look: Callable[[EpisodeLog], None] | None = None,
+    on_poll: Callable[[EpisodeLog], None] | None = None,
 ) -> None:
-    """Play an evaluation's episodes in several processes, and return when all of them are done.
+    """Play an evaluation's episodes in several processes, and return when all of them have ended.
 
     Args:
-        play: plays a share and writes it into the log's folder (see `run_suite`); it is sent to each process.
-        processes: how many.
-        log: has a folder; it is read again as episodes end.
-        on_look: is called with it, once and again, for a progress bar.
+        play: plays a shard and writes it to the log's folder (see `run_suite`); it is pickled to each process.
+        processes: the number of processes.
+        log: a log with a folder; it is reread while episodes end.
+        on_poll: called with `log` after each poll, for a progress bar.
 
     Raises:
         ConfigError: the program can't start processes (`check_main_guard`).
-        SmolactError: what `play` raised in a process, or that one of them died. The others are ended then.
+        SmolactError: `play` raised it in a process, or a process died. The other processes are terminated.
     """
     check_main_guard()
     context = multiprocessing.get_context("spawn")
     workers: list[tuple[BaseProcess, Connection]] = []
     try:
         for rank in range(processes):
-            ours, theirs = context.Pipe(duplex=False)
+            receiver, sender = context.Pipe(duplex=False)
             worker: BaseProcess = context.Process(
-                target=_play, args=(play, Shard(rank, processes), theirs), daemon=True
+                target=_play, args=(play, Shard(rank, processes), sender), daemon=True
             )
             worker.start()
-            theirs.close()
-            workers.append((worker, ours))
-        playing = list(workers)
-        while playing:
-            wait([pipe for _, pipe in playing], timeout=LOOKS_EVERY_S)
-            playing = [(worker, pipe) for worker, pipe in playing if not _is_done(worker, pipe)]
+            sender.close()
+            workers.append((worker, receiver))
+        running = list(workers)
+        while running:
+            wait([pipe for _, pipe in running], timeout=POLL_INTERVAL_S)
+            running = [(worker, pipe) for worker, pipe in running if not _is_done(worker, pipe)]
             log.reread()
-            if on_look is not None:
-                on_look(log)
+            if on_poll is not None:
+                on_poll(log)
     finally:
         for worker, pipe in workers:
             pipe.close()
@@ -79,7 +79,7 @@ def _play(play: Callable[[Shard], None], shard: Shard, pipe: Connection) -> None
     leave_with_parent()
     import torch
 
-    torch.set_num_threads(1)  # the processes have the cores
+    torch.set_num_threads(1)  # the processes share the cores
     try:
         play(shard)
     except SmolactError as error:

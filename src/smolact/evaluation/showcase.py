@@ -1,7 +1,6 @@
-"""Episodes for a report: played again, with their pictures and several predictions at each replanning.
+"""Episodes for a report: played again, with their pictures and several sampled chunks at each replanning.
 
-A flow-matching policy draws its chunks. Several draws fanned out over the picture show how certain it is: a narrow fan is a certain
-policy.
+A flow-matching policy samples its chunks. The spread of several samples over the picture shows the policy's uncertainty.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from smolact.evaluation.rollout import EpisodePlan, plan_episodes, play
 from smolact.runtime.policy import Policy, Request
 
 DRAWS = 8
-"""Chunks that are drawn at each replanning."""
+"""The number of chunks that are sampled at each replanning."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A replanning: at which step, and the chunks drawn, (draws, chunk, 2) in [0, 1] of the picture, right and down."""
+    """A replanning: its step, and the sampled chunks as picture positions (samples, chunk, 2) in [0, 1], right and down."""
 
     step: int
     fan: NDArray[np.floating[Any]] | None
@@ -33,7 +32,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class ShowcaseEpisode:
-    """An episode to look at: the pictures (H, W, 3) uint8 before each step and after the last."""
+    """An episode with its pictures (H, W, 3) uint8 before each step and after the last; `executed` actions of a chunk were executed."""
 
     condition: str
     result: EpisodeResult
@@ -43,14 +42,14 @@ class ShowcaseEpisode:
 
 
 def pick(result: EvaluationResult, n: int) -> list[int]:
-    """Numbers of `n` episodes: of each kind of task a success and a failure in turn, as far as there are such."""
+    """Return the indices of `n` episodes: by turns from each kind of task, successes and failures, while they last."""
     groups: dict[tuple[str, bool], list[int]] = {}
     for episode in result.results:
         groups.setdefault((episode.task_kind, episode.success), []).append(episode.index)
-    turns = [groups[key] for key in sorted(groups, key=lambda key: (not key[1], key[0]))]
-    longest = max(map(len, turns), default=0)
-    found = [turn[place] for place in range(longest) for turn in turns if place < len(turn)]
-    return sorted(found[:n])
+    ordered = [groups[key] for key in sorted(groups, key=lambda key: (not key[1], key[0]))]
+    longest = max(map(len, ordered), default=0)
+    mixed = [group[turn] for turn in range(longest) for group in ordered if turn < len(group)]
+    return sorted(mixed[:n])
 
 
 def show(
@@ -60,36 +59,38 @@ def show(
     n: int,
     condition: Condition | None = None,
 ) -> list[ShowcaseEpisode]:
-    """Play `n` episodes of an evaluation again, with their pictures and predictions.
+    """Play `n` episodes of an evaluation again, with their pictures and sampled chunks.
 
-    Fans are drawn for environments that map actions to their picture: `action_positions(actions (…, A)) -> (…, 2)`.
+    Chunks are shown for environments that map actions to the picture: `action_positions(actions (…, A)) -> (…, 2)`.
 
     Args:
         policy: the policy that was evaluated.
         envs: the evaluation's environments, made with `render=True`.
         result: the evaluation's result.
-        n: how many episodes; successes and failures in turn.
-        condition: of `result`.
+        n: the number of episodes, see `pick`.
+        condition: the condition of `result`.
     """
     chosen = pick(result, n)
     every = plan_episodes(len(result.results), result.seed, condition=condition)
     snapshots: dict[int, list[Snapshot]] = {index: [] for index in chosen}
 
     def replanned(group: Sequence[EpisodePlan], step: int, requests: Sequence[Request]) -> None:
-        again = [replace(request, seed=None) for request in requests for _ in range(DRAWS)]
-        chunks = policy.predict(again)
+        repeated = [replace(request, seed=None) for request in requests for _ in range(DRAWS)]
+        chunks = policy.predict(repeated)
         for number, plan in enumerate(group):
-            place = getattr(envs[number].unwrapped, "action_positions", None)
-            drawn = np.stack(chunks[number * DRAWS : (number + 1) * DRAWS])
-            snapshots[plan.index].append(Snapshot(step, None if place is None else np.asarray(place(drawn))))
+            to_picture = getattr(envs[number].unwrapped, "action_positions", None)
+            samples = np.stack(chunks[number * DRAWS : (number + 1) * DRAWS])
+            snapshots[plan.index].append(
+                Snapshot(step, None if to_picture is None else np.asarray(to_picture(samples)))
+            )
 
     shown = []
     plans = [every[index] for index in chosen]
     for episode in play(policy, envs, plans, film=chosen, on_replan=replanned):
         played = episode.result
-        seen = [snapshot for snapshot in snapshots[played.index] if snapshot.step < played.steps]
+        until_end = [snapshot for snapshot in snapshots[played.index] if snapshot.step < played.steps]
         executed = policy.schema.n_action_steps
-        shown.append(ShowcaseEpisode(result.condition, played, episode.frames, seen, executed))
+        shown.append(ShowcaseEpisode(result.condition, played, episode.frames, until_end, executed))
     return shown
 
 
@@ -100,7 +101,7 @@ def showcase(
     conditions: Sequence[Condition],
     n: int,
 ) -> list[ShowcaseEpisode]:
-    """`n` episodes as asked and, where instructions were swapped, half as many of those."""
+    """Return `n` episodes of the plain condition, and half as many of the swapped one if it was evaluated."""
     shown = show(policy, envs, results[PLAIN], n)
     for condition in conditions:
         if condition.name == SWAPPED:

@@ -1,7 +1,7 @@
-"""Policies × conditions × episodes: what `smolact eval` runs, shared out over processes and safe from a kill.
+"""Policies × conditions × episodes: the evaluation suite of `smolact eval`, parallel and resumable.
 
-Every episode that ends is a line on the disk. Started again, only the others are played; several processes play every
-n-th episode each, into files of their own.
+Every episode that ends is appended to a log file. A restart plays only the missing episodes. Of n processes each plays every n-th
+episode and writes its own file.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ SETTINGS = "evaluation.json"
 
 Load = Callable[[str], Policy]
 Results = dict[str, dict[str, EvaluationResult]]
-"""Policy to condition to result."""
+"""Results by policy and condition."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the episodes this process plays: those whose number is `rank` modulo `processes`."""
+    """A process's share of the episodes: those with index ≡ `rank` modulo `processes`."""
 
     rank: int = 0
     processes: int = 1
@@ -39,10 +39,10 @@ class Shard:
 
 @dataclass
 class EpisodeLog:
-    """The episodes of an evaluation that are over, in a folder or (None) in memory.
+    """The finished episodes of an evaluation, in a folder or (None) in memory.
 
     Raises:
-        ConfigError: the folder holds another evaluation.
+        ConfigError: the folder contains an evaluation with other settings.
     """
 
     folder: Path | None
@@ -51,36 +51,34 @@ class EpisodeLog:
     _lines: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Read what is there."""
+        """Read the existing episodes and compare the settings."""
         if self.folder is None:
             return
         durable.make_folder(self.folder)
         path = self.folder / SETTINGS
         if path.is_file():
-            kept = read_json_object(path, "Choose another --output_dir, or remove it.")
-            different = [name for name in self.settings if kept.get(name) != self.settings[name]]
+            saved = read_json_object(path, "Choose another --output_dir, or remove it.")
+            different = [name for name in self.settings if saved.get(name) != self.settings[name]]
             if different:
                 raise ConfigError(
                     f"{self.folder} holds an evaluation with other settings: {different[0]} was "
-                    f"{kept.get(different[0])!r}, and is {self.settings[different[0]]!r}. Choose another --output_dir."
+                    f"{saved.get(different[0])!r}, and is {self.settings[different[0]]!r}. Choose another --output_dir."
                 )
         elif self.shard.rank == 0:
             durable.write_json(path, dict(self.settings))
         self._lines = list(self._read())
 
     def add(self, policy: str, condition: str, result: EpisodeResult) -> None:
-        """An episode is over."""
+        """Append an episode."""
         self._append({"policy": policy, "condition": condition, **asdict(result)})
 
     def add_seconds(self, policy: str, condition: str, seconds: float) -> None:
-        """This process's share took so long."""
-        seconds /= (
-            self.shard.processes
-        )  # they play side by side: together, what they write is the time that passed
+        """Append the duration of this process's shard."""
+        seconds /= self.shard.processes  # they run in parallel: the sum over processes is the elapsed time
         self._append({"policy": policy, "condition": condition, "seconds": round(seconds, 2)})
 
     def results(self, policy: str, condition: str) -> dict[int, EpisodeResult]:
-        """Number to result."""
+        """Return the results by episode index."""
         names = [item.name for item in fields(EpisodeResult)]
         return {
             line["index"]: EpisodeResult(**{name: line[name] for name in names if name in line})
@@ -89,11 +87,11 @@ class EpisodeLog:
         }
 
     def seconds(self, policy: str, condition: str) -> float:
-        """How long playing took."""
+        """Return the time that playing took."""
         return sum(float(line["seconds"]) for line in self._of(policy, condition) if "seconds" in line)
 
     def reread(self) -> None:
-        """Take in what other processes wrote."""
+        """Read the episodes that other processes have written."""
         if self.folder is not None:
             self._lines = list(self._read())
 
@@ -111,7 +109,7 @@ class EpisodeLog:
         assert self.folder is not None
         for path in sorted(self.folder.glob("episodes_*.jsonl")):
             text = path.read_text(encoding="utf-8")
-            if text and not text.endswith("\n"):  # cut off by a kill: that episode is played again
+            if text and not text.endswith("\n"):  # a kill truncated the line: that episode is played again
                 text = text[: text.rfind("\n") + 1]
                 if path.name == f"episodes_{self.shard.rank}.jsonl":
                     durable.write_text(path, text)
@@ -130,25 +128,25 @@ def run_suite(
     on_episode: Callable[[str, str, EpisodeResult], None] | None = None,
     on_step: Callable[[str, str, int, int], None] | None = None,
 ) -> None:
-    """Play what `log` does not have: every policy in the plain condition and in `conditions`, this process's share.
+    """Play this process's episodes that `log` lacks: every policy in the plain condition and in `conditions`.
 
     Args:
-        policies: names that `load` takes.
-        load: is called for policies that have something to play, one after the other.
+        policies: names for `load`.
+        load: loads a policy; called only for policies with missing episodes, one at a time.
         envs: from `make_env`.
-        conditions: beside the plain one.
-        log: takes the episodes.
-        n_episodes: of each policy in each condition.
-        seed: of the evaluation.
-        on_episode: is called with each episode as its wave ends: policy, condition, result.
-        on_step: is called before each step of a wave: policy, condition, how many episodes the wave has, the step's number.
+        conditions: the conditions besides the plain one.
+        log: the log of the episodes.
+        n_episodes: the number of episodes of each policy in each condition.
+        seed: the evaluation's seed.
+        on_episode: called with policy, condition and result of each episode when its group ends.
+        on_step: called before each step of a group with policy, condition, the number of its episodes and the step.
     """
     shard = log.shard
     for name in policies:
         policy: Policy | None = None
         for condition in (None, *conditions):
-            told = PLAIN if condition is None else condition.name
-            done = log.results(name, told)
+            label = PLAIN if condition is None else condition.name
+            done = log.results(name, label)
             plans = [
                 plan
                 for plan in plan_episodes(n_episodes, seed, condition=condition)
@@ -159,14 +157,14 @@ def run_suite(
             policy = policy or load(name)
             began = time.monotonic()
 
-            def ended(result: EpisodeResult, name: str = name, told: str = told) -> None:
-                log.add(name, told, result)
+            def add_episode(result: EpisodeResult, name: str = name, label: str = label) -> None:
+                log.add(name, label, result)
                 if on_episode is not None:
-                    on_episode(name, told, result)
+                    on_episode(name, label, result)
 
-            def stepped(episodes: int, step: int, name: str = name, told: str = told) -> None:
+            def report_step(episodes: int, step: int, name: str = name, label: str = label) -> None:
                 if on_step is not None:
-                    on_step(name, told, episodes, step)
+                    on_step(name, label, episodes, step)
 
             evaluate(
                 policy,
@@ -175,10 +173,10 @@ def run_suite(
                 seed=seed,
                 plans=plans,
                 condition=condition,
-                on_episode=ended,
-                on_step=stepped,
+                on_episode=add_episode,
+                on_step=report_step,
             )
-            log.add_seconds(name, told, time.monotonic() - began)
+            log.add_seconds(name, label, time.monotonic() - began)
 
 
 def collect(
@@ -189,31 +187,31 @@ def collect(
     seed: int,
     facts: Mapping[str, Mapping[str, int | None]],
 ) -> Results:
-    """What all processes found.
+    """Return the results of all processes.
 
     Args:
-        policies, conditions: by name.
-        log: with everything in it.
-        n_episodes, seed: of the evaluation.
-        facts: of each policy, `n_action_steps`, `chunk_size` and `num_steps`.
+        policies, conditions: their names.
+        log: the log, which is reread.
+        n_episodes, seed: the evaluation's number of episodes and seed.
+        facts: `n_action_steps`, `chunk_size` and `num_steps` of each policy.
     """
     log.reread()
-    found: Results = {}
+    collected: Results = {}
     for name in policies:
         for condition in conditions:
             results = log.results(name, condition)
-            found.setdefault(name, {})[condition] = EvaluationResult(
+            collected.setdefault(name, {})[condition] = EvaluationResult(
                 seed=seed,
                 seconds=log.seconds(name, condition),
                 results=tuple(results[index] for index in sorted(results) if index < n_episodes),
                 condition=condition,
                 **{key: facts[name].get(key) for key in ("n_action_steps", "chunk_size", "num_steps")},
             )
-    return found
+    return collected
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """`metrics.json`: the first policy's plain result, its other conditions, and the other policies beside it."""
+    """Return the content of `metrics.json`: the first policy's plain result, its other conditions, and the other policies."""
     first, *others = results
     plain = results[first][PLAIN].to_dict()
     plain["policy"] = first

@@ -1,4 +1,4 @@
-"""Pictures to an mp4 file that any browser plays."""
+"""H.264 video files (mp4) from pictures, for browsers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CODEC = "libx264"
 
 
 def write_video(path: str | Path, frames: Sequence[NDArray[np.uint8]], fps: int) -> None:
-    """Write frames (H, W, 3) uint8, RGB, to `path`; a picture with odd sides gets its last row or column twice.
+    """Write frames (H, W, 3) uint8, RGB, to `path`; the last row or column of an odd side is repeated.
 
     Raises:
-        VideoError: there is no frame, they differ in size, or this build of PyAV has no H.264 encoder.
+        VideoError: there is no frame, the frames differ in size, or this build of PyAV has no H.264 encoder.
         WriteError: the disk is full or refused.
     """
     shapes = {frame.shape for frame in frames}

@@ -1,1 +1,1 @@
-"""From what happens to a dataset: a scripted expert's demonstrations."""
+"""Recording of episodes to a dataset, from a robot or a scripted expert, and their replay."""

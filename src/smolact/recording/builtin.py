@@ -1,4 +1,4 @@
-"""The robots and teleoperators that come with smolact: a simulation, and who can drive it."""
+"""The built-in robots and teleoperators: a simulated robot, and an expert, keyboard and gamepad to drive it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def make_sim(
     limits: dict[str, tuple[float, float]] | None = None,
     max_action_age: float = math.inf,
 ) -> SimRobot:
-    """A simulated robot in an environment of this name.
+    """Return a simulated robot in the environment of this name.
 
     Args:
-        env: `tabletop`, or any id of gymnasium's.
-        task: what every episode asks for; None for what the scene asks for.
-        mapping: a YAML file from the environment's names to batch keys.
-        seed: of its scenes.
+        env: `tabletop`, or a gymnasium id.
+        task: the instruction of every episode; None for the scene's own.
+        mapping: a YAML file that maps the environment's names to batch keys.
+        seed: the seed of its scenes.
         kwargs: the environment's own settings.
-        max_step, limits, max_action_age: of its gate; see `SimRobot`.
+        max_step, limits, max_action_age: settings of its gate; see `SimRobot`.
 
     Raises:
-        EnvironmentNotFoundError, MissingDependencyError, ConfigError, FeatureError: what making it raises.
+        EnvironmentNotFoundError, MissingDependencyError, ConfigError, FeatureError: `make_env` raised it.
     """
     return SimRobot(
         make_env(env, task=task, mapping=mapping, **(kwargs or {}))[0],
@@ -60,11 +60,11 @@ class ExpertTeleoperator:
         self._expert: ScriptedExpert | None = None
 
     def connect(self, robot: Robot) -> None:
-        """Find the expert for the robot's environment.
+        """Find the expert of the robot's environment.
 
         Raises:
             RobotError: the robot is not a simulation.
-            ConfigError: nobody wrote an expert for its environment.
+            ConfigError: there is no expert for its environment.
         """
         if not isinstance(robot, SimRobot):
             raise RobotError(
@@ -74,7 +74,7 @@ class ExpertTeleoperator:
         self._env, self._expert = robot.env, expert_for(env_id(robot.name))
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """What the expert does in the present state, (A,) float32.
+        """Return the expert's action in the present state, (A,) float32.
 
         Raises:
             RobotError: it is not connected.
@@ -84,7 +84,7 @@ class ExpertTeleoperator:
         return self._expert.act(self._env)
 
     def disconnect(self) -> None:
-        """Let go."""
+        """Release the environment and the expert."""
         self._env = self._expert = None
 
 

@@ -1,4 +1,4 @@
-"""A scripted expert's demonstrations, as a dataset to train on."""
+"""Datasets of a scripted expert's demonstrations."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def record_demonstrations(
     robot_type: str | None = None,
     on_episode: Callable[[Demonstration], None] | None = None,
 ) -> int:
-    """Write episodes to a new LeRobotDataset v3.0 at `root`, and return how many frames it holds.
+    """Write episodes to a new LeRobotDataset v3.0 at `root`, and return its number of frames.
 
     Args:
-        episodes: such as `smolact.envs.demonstrations.demonstrations(…)` yields; all with the same keys and shapes.
-        root: a folder that does not exist or is empty.
+        episodes: such as from `smolact.envs.demonstrations.demonstrations(…)`; all with the same keys and shapes.
+        root: a missing or empty folder.
         fps: steps a second.
-        use_videos: cameras as video (small), or as images in the tables (quick to read at random, for small pictures).
-        robot_type: for the reader's information.
-        on_episode: is called after each one, for a progress bar.
+        use_videos: cameras as video (small), or as images in the tables (fast random access, for small pictures).
+        robot_type: the `robot_type` of `info.json`.
+        on_episode: called after each episode, for a progress bar.
 
     Raises:
         ConfigError: there is no episode, or the folder is not empty.
-        WriteError: the disk is full or refused; what was published before is whole.
+        WriteError: the disk is full or refused; the episodes that were published before are intact.
     """
     writer: DatasetWriter | None = None
     frames = 0
@@ -67,7 +67,7 @@ def record_demonstrations(
     return frames
 
 
-def _dtype(key: str, values: np.ndarray, picture: str) -> str:
+def _dtype(key: str, values: np.ndarray, image_dtype: str) -> str:
     if is_image_key(key):
-        return picture
+        return image_dtype
     return "bool" if values.dtype == np.bool_ else "float32"

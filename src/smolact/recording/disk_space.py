@@ -1,4 +1,4 @@
-"""How much room a recording will take, asked before it begins."""
+"""The disk space of a recording, estimated and checked before it begins."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import numpy as np
 from smolact.datasets.format import Feature
 from smolact.errors import ConfigError
 
-VIDEO_BYTES_PER_PIXEL = 0.06  # of camera pictures at LeRobot's crf 30 with g = 2, on the high side
+VIDEO_BYTES_PER_PIXEL = 0.06  # a high estimate for camera pictures at LeRobot's crf 30 with g = 2
 PNG_BYTES_PER_PIXEL = 2.0
 
 
 def estimate_bytes(features: Mapping[str, Feature], frames: float) -> int:
-    """About how many bytes so many frames take on disk."""
-    one = 0.0
+    """Estimate the bytes on disk of so many frames."""
+    frame_bytes = 0.0
     for feature in features.values():
         if feature.is_image:
             _, height, width = feature.image_shape
             per_pixel = VIDEO_BYTES_PER_PIXEL if feature.dtype == "video" else PNG_BYTES_PER_PIXEL
-            one += per_pixel * height * width
+            frame_bytes += per_pixel * height * width
         elif feature.is_numeric:
-            one += np.dtype(feature.dtype).itemsize * float(np.prod(feature.shape))
-    return int(frames * one)
+            frame_bytes += np.dtype(feature.dtype).itemsize * float(np.prod(feature.shape))
+    return int(frames * frame_bytes)
 
 
 def check_space(root: Path, needed: int) -> None:
-    """Whether `needed` bytes fit on the disk of `root`, which need not exist yet.
+    """Raise unless `needed` bytes are free on the disk of `root`, which need not exist yet.
 
     Raises:
-        ConfigError: they do not; nothing was recorded yet.
+        ConfigError: they are not.
     """
     folder = root.absolute()
     while not folder.is_dir():

@@ -1,4 +1,4 @@
-"""What is being recorded, in rerun's viewer."""
+"""Live display of a recording in rerun's viewer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smolact.types import ACTION, is_image_key
 
 
 def show_in_rerun(name: str) -> Callable[[Status], None]:
-    """Open the viewer; returns what shows it a moment: cameras as pictures, numbers as curves.
+    """Open the viewer, and return a function that shows a `Status`: cameras as pictures, numbers as curves.
 
     Raises:
         MissingDependencyError: rerun is not installed.

@@ -1,4 +1,4 @@
-"""Encoding beside the control loop: a queue with a bound, and a thread that writes what is in it."""
+"""Asynchronous encoding: a bounded frame queue, and a thread that encodes and writes the frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from smolact.datasets.writer import DatasetWriter
 
 QUEUE_BYTES = 512 * 2**20
-"""Nine seconds of two 480 × 640 cameras at 30 Hz."""
+"""The queue's bound: nine seconds of two 480 × 640 cameras at 30 Hz."""
 
 
 class _Frame(NamedTuple):
@@ -24,71 +24,71 @@ class _Frame(NamedTuple):
 
 
 class _Command(NamedTuple):
-    work: Callable[[], None]
-    forgives: bool
+    function: Callable[[], None]
+    clears_error: bool
     done: Future[None]
 
 
 class EncodingThread:
-    """Hands frames to a writer, in order, in a thread of its own.
+    """Passes frames to a writer, in order, in its own thread.
 
     Args:
-        writer: nobody else may use it meanwhile.
-        max_bytes: how much may wait; beyond it frames are refused.
-        wait: wait for room instead of refusing (where nothing has to be on time).
+        writer: used by this thread alone until `close`.
+        max_bytes: the bound of the queue; frames beyond it are refused.
+        wait: wait for free space instead of refusing frames, for recordings without real time.
     """
 
     def __init__(self, writer: DatasetWriter, max_bytes: int = QUEUE_BYTES, *, wait: bool = False) -> None:
         self._writer, self._max_bytes, self._wait = writer, max_bytes, wait
         self._items: queue.SimpleQueue[_Frame | _Command | None] = queue.SimpleQueue()
-        self._room = threading.Condition()
+        self._space = threading.Condition()
         self._bytes = 0
-        self._failure: BaseException | None = None
-        self._unwanted = threading.Event()  # frames behind the last save: nobody waits for their encoding
-        self._saves_asked = self._saves_done = 0
+        self._error: BaseException | None = None
+        self._discarding = threading.Event()  # frames after the last save need no encoding
+        self._saves_requested = self._saves_done = 0
         self._thread: threading.Thread | None = threading.Thread(target=self._work, name="encoding")
         self._thread.start()
 
     @property
     def waiting_bytes(self) -> int:
-        """How much is not written yet."""
+        """The bytes of the frames that are not written yet."""
         return self._bytes
 
     def add(self, frame: Mapping[str, NDArray[Any]], task: str) -> bool:
-        """Copy a frame into the queue; False if there is no room, and then nothing of it is kept.
+        """Copy a frame into the queue; returns False, without adding it, if the queue is full.
 
         Raises:
             SmolactError: an earlier frame of this episode could not be encoded or written.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self._error is not None:
+            raise self._error
         size = sum(value.nbytes for value in frame.values())
-        with self._room:
+        with self._space:
             fits = self._fits(size)
             if not fits and self._wait:
-                fits = self._room.wait_for(lambda: self._fits(size))
+                fits = self._space.wait_for(lambda: self._fits(size))
             if not fits:
                 return False
             self._bytes += size
-        # Drivers use their buffers again.
+        # Drivers reuse their buffers.
         self._items.put(_Frame({name: np.array(value) for name, value in frame.items()}, task, size))
         return True
 
     def save(self) -> Future[None]:
-        """Finish the episode when its frames are written; the future is done when it is on disk, or has its error."""
-        self._saves_asked += 1
-        return self._ask(self._writer.save_episode, forgives=False)
+        """Finish the episode after its frames; the future is done when it is on disk, or raises its error."""
+        self._saves_requested += 1
+        return self._put_command(self._writer.save_episode, clears_error=False)
 
     def discard(self) -> None:
-        """Forget the frames since the last save, and the failure that they may have met."""
-        self._unwanted.set()
-        self._ask(self._writer.discard_episode, forgives=True).result()
+        """Discard the frames since the last save, and their error if there was one."""
+        self._discarding.set()
+        self._put_command(self._writer.discard_episode, clears_error=True).result()
 
     def close(self) -> None:
-        """Write what is asked for, drop frames that belong to no saved episode, and end the thread."""
+        """Write the saved episodes, discard frames after the last save, and end the thread."""
         if self._thread is not None:
-            self._unwanted.set()
-            self._ask(self._writer.discard_episode, forgives=True)
+            self._discarding.set()
+            self._put_command(self._writer.discard_episode, clears_error=True)
             self._items.put(None)
             self._thread.join()
             self._thread = None
@@ -96,34 +96,34 @@ class EncodingThread:
     def _fits(self, size: int) -> bool:
         return self._bytes == 0 or self._bytes + size <= self._max_bytes
 
-    def _ask(self, work: Callable[[], None], forgives: bool) -> Future[None]:
+    def _put_command(self, function: Callable[[], None], clears_error: bool) -> Future[None]:
         done: Future[None] = Future()
-        self._items.put(_Command(work, forgives, done))
+        self._items.put(_Command(function, clears_error, done))
         return done
 
     def _work(self) -> None:
         while (item := self._items.get()) is not None:
             if isinstance(item, _Frame):
                 try:
-                    if self._failure is None and (
-                        self._saves_done < self._saves_asked or not self._unwanted.is_set()
+                    if self._error is None and (
+                        self._saves_done < self._saves_requested or not self._discarding.is_set()
                     ):
                         self._writer.add_frame(item.values, item.task)
-                except BaseException as error:  # whatever it is, it belongs to the thread that records
-                    self._failure = error
-                with self._room:
+                except BaseException as error:  # raised in the recording thread by `add` or `save`
+                    self._error = error
+                with self._space:
                     self._bytes -= item.size
-                    self._room.notify_all()
+                    self._space.notify_all()
                 continue
-            if item.forgives:
-                self._failure = None
-                self._unwanted.clear()
+            if item.clears_error:
+                self._error = None
+                self._discarding.clear()
             else:
                 self._saves_done += 1
             try:
-                if self._failure is not None:
-                    raise self._failure
-                item.work()
+                if self._error is not None:
+                    raise self._error
+                item.function()
             except BaseException as error:
                 item.done.set_exception(error)
             else:

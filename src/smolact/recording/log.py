@@ -1,4 +1,4 @@
-"""What a dataset does not tell of its episodes: how well the rate was held, and whether they succeeded."""
+"""The recording log: timing, dropped frames and success of each recorded episode, in addition to the dataset."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from smolact.runtime.rate_limiter import Timing
 
 @dataclass(frozen=True)
 class EpisodeReport:
-    """How an episode was recorded.
+    """The report of a recorded episode.
 
     Attributes:
-        episode_index: its number in the dataset.
+        episode_index: its index in the dataset.
         task: the instruction.
-        frames: rows of it.
-        fps: the rate that its timestamps stand for.
-        timing: what was measured; None when it was not recorded in real time.
-        dropped: frames that could not be kept because encoding did not follow.
-        seconds_to_ready: from its end until it was on disk for good.
-        success: whether its goal was reached, if the robot knows.
+        frames: the number of frames.
+        fps: the rate of its timestamps.
+        timing: the measured timing; None without real time.
+        dropped: the number of frames that were dropped because encoding was too slow.
+        seconds_to_ready: seconds from its end until it was on disk.
+        success: whether its goal was reached, if the robot reports it.
     """
 
     episode_index: int
@@ -53,14 +53,14 @@ class EpisodeReport:
 
 
 class RecordingLog:
-    """`meta/smolact_recording.json`: a report for each episode that was recorded here; LeRobot does not look at it.
+    """`meta/smolact_recording.json`: a report for each episode that smolact recorded; LeRobot ignores the file.
 
     Args:
         root: the dataset's folder.
-        episodes: how many it has; reports beyond belong to episodes that never were.
+        episodes: its number of episodes; reports of later ones, which were never finished, are dropped.
 
     Raises:
-        DatasetError: the file is damaged.
+        DatasetError: the file is corrupt.
     """
 
     def __init__(self, root: Path, episodes: int) -> None:
@@ -68,6 +68,6 @@ class RecordingLog:
         self._rows = [row for row in read_log(root) if row["episode_index"] < episodes]
 
     def add(self, report: EpisodeReport) -> None:
-        """Keep a report for good."""
+        """Append a report and write the file."""
         self._rows.append(asdict(report))
         durable.write_json(self.path, {"episodes": self._rows}, indent=None)

@@ -1,4 +1,4 @@
-"""What is to be recorded: how many episodes, how long, how fast, of what."""
+"""The plan of a recording: number and length of the episodes, rate, and instruction."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from smolact.errors import ConfigError
 
 @dataclass(frozen=True)
 class RecordingPlan:
-    """What to record.
+    """The settings of a recording.
 
     Attributes:
         fps: frames a second.
-        num_episodes: how many more.
+        num_episodes: the number of episodes to add.
         episode_time_s: the longest episode.
-        reset_time_s: the longest time to set the scene back, where software can't.
-        task: the instruction; None for what the robot's scene asks for.
-        realtime: hold the rate; False: as fast as it goes, for simulations that nobody watches.
-        flags: by which flags the numbers were given, for messages; `--dataset.NAME` where nothing else is said.
+        reset_time_s: the longest time for a person to reset the scene.
+        task: the instruction; None for that of the robot's scene.
+        realtime: hold the rate; False records as fast as possible, for simulations.
+        flags: the CLI flags of the numbers, for messages; `--dataset.NAME` by default.
 
     Raises:
         ConfigError: a number is out of range.
@@ -37,14 +37,14 @@ class RecordingPlan:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, value, least in (
+        for name, value, minimum in (
             ("fps", self.fps, 0.1),
             ("num_episodes", self.num_episodes, 1),
             ("episode_time_s", self.episode_time_s, 1 / max(self.fps, 0.1)),
             ("reset_time_s", self.reset_time_s, 0),
         ):
-            if not least <= value < float("inf"):
+            if not minimum <= value < float("inf"):
                 flag = self.flags.get(name, f"dataset.{name}")
-                raise ConfigError(f"--{flag}={value}: expected a number, {least:g} or more.")
+                raise ConfigError(f"--{flag}={value}: expected a number, {minimum:g} or more.")
         if self.task is not None:
             check_task(self.task)

@@ -1,10 +1,9 @@
-"""Recording: the control loop's observations and actions as frames, and every finished episode on disk.
+"""Recording: the control loop's observations and actions become frames, and every finished episode is written to disk.
 
     observation -> action of a teleoperator or policy -> robot -> frame -> queue -> encoding thread -> disk
 
-A row holds an observation and the action that was sent because of it. Nothing in the loop waits for the disk. If encoding can't
-follow and its queue is full, the whole row is left out, which is counted and logged; so every camera has as many frames as there are
-rows.
+A frame contains an observation and the action that was sent for it. The loop never waits for the disk. If encoding is too slow and
+its queue is full, the whole frame is dropped, counted and logged; so every camera has the same number of frames.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from smolact.types import ACTION
 
 logger = logging.getLogger(__name__)
 
-SHOW_EVERY = 0.1
+SHOW_INTERVAL_S = 0.1
 
 
 @runtime_checkable
@@ -42,12 +41,12 @@ class AcceptsInstruction(Protocol):
     """A source of actions whose instruction may change within an episode."""
 
     current_instruction: str
-    """The instruction of the action that it gave last."""
+    """The instruction of the last action."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where an episode is, for a display: its number, frames so far, the rate, what waits and what was left out."""
+    """The state of a recording, for a display: episode, frames so far, rate, bytes in the queue, dropped frames."""
 
     episode: int
     task: str
@@ -61,34 +60,34 @@ class Status:
 
 
 @dataclass
-class _Kept:
-    """Of an episode: frames that are kept, and that could not be."""
+class _FrameCounts:
+    """The numbers of an episode's recorded and dropped frames."""
 
     frames: int = 0
     dropped: int = 0
 
 
 @dataclass(frozen=True)
-class _Played:
+class _Episode:
     command: ControlCommand | None
     frames: int
     dropped: int
     timing: Timing
 
 
-class _Saving(NamedTuple):
-    """An episode on its way to the disk; `times` are those of its end and, when it is there, of that."""
+class _SavingEpisode(NamedTuple):
+    """An episode that is being saved; `times` are the times of its end and, once it is on disk, of that."""
 
     number: int
     task: str
-    played: _Played
+    episode: _Episode
     saved: Future[None]
     times: list[float]
     success: bool | None
 
 
 def dataset_features(robot: RobotFeatures, *, video: bool = True) -> dict[str, Feature]:
-    """The features of a dataset of this robot."""
+    """Return the dataset features of a robot."""
     cameras = {
         key: Feature("video" if video else "image", (*size, 3), list(AXES))
         for key, size in robot.cameras.items()
@@ -109,17 +108,17 @@ class Recorder:
     """Records episodes of a connected robot.
 
     Args:
-        robot: connected. An `EpisodicRobot` sets its scene back by itself, and may end an episode.
-        source: of the actions.
-        writer: where frames go; with `episodes_per_file=1`, so that every finished episode is there for good.
-        plan: what to record.
-        controls: what a person says meanwhile.
-        on_tick: is shown where recording is, ten times a second, in the loop: it should be quick.
-        on_episode: is told of every episode that is on disk, when it is.
-        on_failure: is told what ends the recording when it happens, before the encoder is waited for.
-        queue_bytes: how much may wait for its encoding.
-        keep_unfinished: an episode that an error or Ctrl-C ends is kept up to there, as one is whose camera died.
-        clock, sleep: for the pace.
+        robot: connected. An `EpisodicRobot` resets its scene by itself, and may end an episode.
+        source: the source of the actions.
+        writer: the dataset's writer, with `episodes_per_file=1`, so that every finished episode is durable.
+        plan: the settings of the recording.
+        controls: keys that end, redo or pause an episode.
+        on_tick: called with the status ten times a second, in the loop, so it must be fast.
+        on_episode: called with the report of every episode once it is on disk.
+        on_failure: called with the error that ends the recording, before the encoder finishes.
+        queue_bytes: the bound of the encoding queue.
+        keep_unfinished: save an episode that an error or Ctrl-C interrupts; one without camera pictures is saved in any case.
+        clock, sleep: the time in seconds, and the function that waits.
 
     Raises:
         RobotError: the robot has no gate.
@@ -149,18 +148,18 @@ class Recorder:
         self._keep_unfinished = keep_unfinished
         self._next_show = 0.0
         self._ended_by: BaseException | None = None
-        self._saving: _Saving | None = None
+        self._saving: _SavingEpisode | None = None
         self._reports: list[EpisodeReport] = []
         self._log = RecordingLog(writer.root, writer.num_episodes)
 
     def run(self) -> list[EpisodeReport]:
-        """Record until the plan is done or somebody says stop; returns a report for each episode.
+        """Record until the plan is done or a stop command; returns a report for each episode.
 
-        Whatever is raised, every episode that was reported is on disk; the one at hand is given up, unless it is to be kept.
+        After any error, every reported episode is on disk; the current one is discarded, unless `keep_unfinished` is set.
 
         Raises:
             ConfigError: there is no task.
-            RobotError: the robot or teleoperator failed, or a camera died; then the episode up to there is kept.
+            RobotError: the robot or teleoperator failed, or a camera gave no more pictures; then the episode so far is saved.
             WriteError: the disk is full or refused.
             FeatureError: a frame does not fit the dataset.
         """
@@ -171,25 +170,25 @@ class Recorder:
             while len(reports) < self._plan.num_episodes:
                 number = self._writer.num_episodes
                 task = self._begin(number)
-                played = self._play(number, task, encoding)
-                if played.command is ControlCommand.REDO or not played.frames:
+                episode = self._run_episode(number, task, encoding)
+                if episode.command is ControlCommand.REDO or not episode.frames:
                     encoding.discard()
                     if self._ended_by is not None:
                         raise self._ended_by
-                    if played.command is ControlCommand.STOP:
+                    if episode.command is ControlCommand.STOP:
                         break
                     logger.info("Episode %d is thrown away, and recorded again.", number)
                     if self._reset_scene() is ControlCommand.STOP:
                         break
                     continue
-                saved, ready = encoding.save(), [self._clock()]
-                saved.add_done_callback(lambda _, times=ready: times.append(self._clock()))  # type: ignore[misc]
+                saved, times = encoding.save(), [self._clock()]
+                saved.add_done_callback(lambda _, times=times: times.append(self._clock()))  # type: ignore[misc]
                 success = self._robot.is_success if isinstance(self._robot, EpisodicRobot) else None
-                self._saving = _Saving(number, task, played, saved, ready, success)
-                command = played.command
+                self._saving = _SavingEpisode(number, task, episode, saved, times, success)
+                command = episode.command
                 if command is not ControlCommand.STOP and len(reports) + 1 < self._plan.num_episodes:
                     command = self._reset_scene()
-                self._settle(wait=True)
+                self._report_saved(wait=True)
                 if command is ControlCommand.STOP:
                     break
             if self._ended_by is not None:
@@ -201,21 +200,21 @@ class Recorder:
             encoding.close()
         return reports
 
-    def _settle(self, *, wait: bool) -> None:
-        """Report the episode that is being saved, if it is on disk; its error is raised as soon as it is known."""
+    def _report_saved(self, *, wait: bool) -> None:
+        """Report the episode that is being saved once it is on disk, or raise its error; `wait` waits for that."""
         saving = self._saving
         if saving is None or not (wait or saving.saved.done()):
             return
         self._saving = None
         saving.saved.result()
-        played = saving.played
+        episode = saving.episode
         report = EpisodeReport(
             saving.number,
             saving.task,
-            played.frames,
+            episode.frames,
             self._plan.fps,
-            played.timing if self._plan.realtime else None,
-            played.dropped,
+            episode.timing if self._plan.realtime else None,
+            episode.dropped,
             saving.times[-1] - saving.times[0],
             saving.success,
         )
@@ -225,8 +224,8 @@ class Recorder:
             self._on_episode(report)
 
     def _begin(self, number: int) -> str:
-        asked = self._robot.reset(number) if isinstance(self._robot, EpisodicRobot) else None
-        task = self._plan.task if self._plan.task is not None else asked
+        in_scene = self._robot.reset(number) if isinstance(self._robot, EpisodicRobot) else None
+        task = self._plan.task if self._plan.task is not None else in_scene
         if task is None:
             raise ConfigError(
                 f"The robot '{self._robot.name}' does not say what it is to do: give the instruction that the episodes show, "
@@ -235,11 +234,11 @@ class Recorder:
         self._source.begin(task)
         return task
 
-    def _play(self, number: int, task: str, encoding: EncodingThread) -> _Played:
-        """One episode; its frames are in the queue."""
+    def _run_episode(self, number: int, task: str, encoding: EncodingThread) -> _Episode:
+        """Run an episode and put its frames into the queue."""
         loop = self._loop(realtime=self._plan.realtime)
-        kept = _Kept()
-        most = max(1, round(self._plan.episode_time_s * self._plan.fps))
+        counts = _FrameCounts()
+        max_frames = max(1, round(self._plan.episode_time_s * self._plan.fps))
 
         def on_tick(observation: Observation, action: NDArray[Any] | None) -> None:
             nonlocal task
@@ -247,17 +246,19 @@ class Recorder:
                 if isinstance(self._source, AcceptsInstruction):
                     task = self._source.current_instruction
                 if encoding.add(self._frame(observation, action), task):
-                    kept.frames += 1
+                    counts.frames += 1
                 else:
-                    kept.dropped += 1
-                    if kept.dropped == 1:
+                    counts.dropped += 1
+                    if counts.dropped == 1:
                         logger.warning("Encoding can't follow: frames of episode %d are left out.", number)
-            self._show(number, task, kept, loop, encoding, observation, action)
+            self._show(number, task, counts, loop, encoding, observation, action)
 
         command: ControlCommand | None
         try:
             command = loop.run(
-                self._source, lambda: kept.frames + kept.dropped + loop.rate_limiter.missed >= most, on_tick
+                self._source,
+                lambda: counts.frames + counts.dropped + loop.rate_limiter.missed >= max_frames,
+                on_tick,
             )
         except CameraTimeoutError as error:
             command = self._end_without_camera(error)
@@ -266,7 +267,7 @@ class Recorder:
                 raise
             self._end_with(error)
             command = ControlCommand.STOP
-        return _Played(command, kept.frames, kept.dropped, loop.rate_limiter.timing())
+        return _Episode(command, counts.frames, counts.dropped, loop.rate_limiter.timing())
 
     def _loop(self, *, realtime: bool) -> ControlLoop:
         return ControlLoop(self._robot, self._plan.fps, realtime, self._controls, self._clock, self._sleep)
@@ -281,62 +282,62 @@ class Recorder:
         return ControlCommand.STOP
 
     def _end_with(self, error: BaseException) -> None:
-        """End the episode here, and the recording when it is saved."""
+        """End the episode now, and the recording after saving it."""
         self._ended_by = error
         self._on_failure(error)
 
     def _frame(self, observation: Observation, action: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         features = self._robot.features
-        wanted = [*features.vectors, *features.cameras]
-        missing = [key for key in wanted if key not in observation]
+        keys = [*features.vectors, *features.cameras]
+        missing = [key for key in keys if key not in observation]
         if missing:
             raise FeatureError(
                 f"The robot '{self._robot.name}' declares {', '.join(missing)} and does not observe it. See to its cameras "
                 "and sensors."
             )
-        return {**{key: observation[key] for key in wanted}, ACTION: np.asarray(action, np.float32)}
+        return {**{key: observation[key] for key in keys}, ACTION: np.asarray(action, np.float32)}
 
     def _reset_scene(self) -> ControlCommand | None:
-        """The time between two episodes, in which a person resets the scene; a simulation needs none."""
+        """Wait between two episodes while a person resets the scene; a simulation needs no time."""
         if isinstance(self._robot, EpisodicRobot) or self._plan.reset_time_s == 0:
             return None
         logger.info("Set the scene back (%g s; right arrow: done).", self._plan.reset_time_s)
         loop = self._loop(realtime=True)
-        most = round(self._plan.reset_time_s * self._plan.fps)
-        drives = self._source.drives_resets
+        max_frames = round(self._plan.reset_time_s * self._plan.fps)
+        drives_resets = self._source.drives_resets
         while True:
             try:
                 command = loop.run(
-                    self._source if drives else NoSource(),
-                    lambda: loop.ticks + loop.rate_limiter.missed >= most,
-                    lambda *_: self._settle(wait=False),
-                    observes=drives,
+                    self._source if drives_resets else NoSource(),
+                    lambda: loop.ticks + loop.rate_limiter.missed >= max_frames,
+                    lambda *_: self._report_saved(wait=False),
+                    observes=drives_resets,
                 )
             except CameraTimeoutError as error:
                 return self._end_without_camera(error)
-            if command is not ControlCommand.REDO or loop.ticks + loop.rate_limiter.missed >= most:
+            if command is not ControlCommand.REDO or loop.ticks + loop.rate_limiter.missed >= max_frames:
                 return command
 
     def _show(
         self,
         number: int,
         task: str,
-        kept: _Kept,
+        counts: _FrameCounts,
         loop: ControlLoop,
         encoding: EncodingThread,
         observation: Observation,
         action: NDArray[Any] | None,
     ) -> None:
         if self._on_tick is not None and self._clock() >= self._next_show:
-            self._next_show = self._clock() + SHOW_EVERY
+            self._next_show = self._clock() + SHOW_INTERVAL_S
             self._on_tick(
                 Status(
                     number,
                     task,
-                    kept.frames,
+                    counts.frames,
                     loop.rate_limiter.timing(),
                     encoding.waiting_bytes,
-                    kept.dropped,
+                    counts.dropped,
                     action is None,
                     observation,
                     action,

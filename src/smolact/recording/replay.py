@@ -1,4 +1,4 @@
-"""A recorded episode, played on a robot."""
+"""Replay of a recorded episode on a robot."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from smolact.types import ACTION
 
 
 def read_actions(root: Path, episode: int) -> tuple[NDArray[np.float32], float]:
-    """The actions (T, A) of an episode, and their rate.
+    """Return the actions (T, A) of an episode, and their rate.
 
     Raises:
-        NotFoundError, DatasetError: the dataset is not there, or damaged.
+        NotFoundError, DatasetError: the dataset is missing or corrupt.
         ConfigError: it has no such episode.
         FeatureError: it has no actions.
     """
@@ -38,19 +38,19 @@ def read_actions(root: Path, episode: int) -> tuple[NDArray[np.float32], float]:
         raise FeatureError(f"{root} has no '{ACTION}' to replay; it has {', '.join(meta.features)}.")
     path = meta.root / meta.episodes.data_path[episode]
     table = read_table(path, [ACTION, *NUMBERS])
-    mine = EpisodeRows(table, path).whole(episode, int(meta.episodes.length[episode]))
-    actions = column_array(table, ACTION, meta.features[ACTION].shape, path)[mine]
+    rows = EpisodeRows(table, path).whole(episode, int(meta.episodes.length[episode]))
+    actions = column_array(table, ACTION, meta.features[ACTION].shape, path)[rows]
     return np.asarray(actions, np.float32), meta.fps
 
 
 def check_fits(root: Path, robot: Robot) -> None:
-    """Raise unless the dataset's actions are this robot's.
+    """Raise unless the dataset's actions fit the robot.
 
     Raises:
-        FeatureError: another number of them, other names or another order, or other units.
+        FeatureError: their number, names, order or units differ.
     """
-    mine = dataset_features(robot.features)[ACTION]
-    found = differences(LeRobotDatasetMetadata(root).features[ACTION], mine, dtype=False)
+    expected = dataset_features(robot.features)[ACTION]
+    found = differences(LeRobotDatasetMetadata(root).features[ACTION], expected, dtype=False)
     if found:
         lines = told(ACTION, found, f"in {root}", f"on the robot '{robot.name}'")
         raise FeatureError(f"{'; '.join(lines)}. Replay it on the robot that it was recorded with.")
@@ -65,12 +65,12 @@ def replay(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Timing:
-    """Send the actions (T, A) at their rate to a connected robot; a simulation begins in the scene of that episode.
+    """Send the actions (T, A) at their rate to a connected robot; a simulation begins in the scene of the episode.
 
-    All of them pass the robot's gate before the first is sent.
+    The robot's gate checks all actions before the first is sent.
 
     Raises:
-        UnsafeActionError: the gate refuses one of them; nothing was sent.
+        UnsafeActionError: the gate refuses an action; nothing was sent.
         RobotError: the robot fails, or has no gate.
     """
     loop = ControlLoop(robot, fps, clock=clock, sleep=sleep)

@@ -1,7 +1,7 @@
 """The queue of actions between a policy and a robot: which action is due at each tick, when chunks overlap and come late.
 
-A tick is an action that was taken. A chunk answers the observation before some tick. When it comes, later ticks have passed, and
-its first actions are too late; how many is counted in ticks, which does not depend on clocks.
+A tick is an action that was taken. A chunk is predicted from the observation before some tick. When it arrives, later ticks have
+passed and its first actions are too late; delays are counted in ticks, so they do not depend on clocks.
 Source: Shukor et al. 2025, "SmolVLA", arXiv 2506.01844, section 3.3 (asynchronous inference); Zhao et al. 2023, "ACT", arXiv
 2304.13705, section 4.2 (temporal ensembling).
 """
@@ -22,17 +22,17 @@ from smolact.errors import ConfigError, FeatureError, did_you_mean
 
 Actions = NDArray[np.float32]
 Merge = Callable[[Actions, Actions, int], NDArray[np.floating[Any]]]
-"""From the action that is due at a tick, the new chunk's action for it, and the number of chunks merged into the first, to the
-action that is due then."""
+"""Maps the due action of a tick, the new chunk's action for it, and the number of chunks merged into the former, to the merged
+action."""
 
 
 def weighted(share: float) -> Merge:
-    """The new action has the weight `share`, the old one the rest."""
+    """Return a merge in which the new action has the weight `share` and the old one the rest."""
     return lambda due, new, count: (1 - share) * due + share * new
 
 
 def ensemble(decay: float) -> Merge:
-    """The mean of all chunks' actions for a tick; the k-th chunk has the weight exp(−decay · k), so the oldest counts most."""
+    """Return the weighted mean of all chunks' actions for a tick; chunk k has the weight exp(−decay · k), so the oldest counts most."""
 
     def merge(due: Actions, new: Actions, count: int) -> NDArray[np.floating[Any]]:
         before = sum(math.exp(-decay * k) for k in range(count))
@@ -52,7 +52,7 @@ MERGES: dict[str, Merge] = {
 
 
 def find_merge(name: str) -> Merge:
-    """The merge function of this name.
+    """Return the merge function of this name.
 
     Raises:
         ConfigError: there is none.
@@ -65,11 +65,11 @@ def find_merge(name: str) -> Merge:
 
 
 class Delays:
-    """How late chunks come, in actions that were carried out meanwhile: a count, which does not depend on clocks.
+    """The delays of the last chunks, as the number of actions executed until their arrival.
 
     Args:
-        kept: the expected delay is the longest of so many last ones.
-        warm_ups: so many first ones are ignored, because the policy was not warm yet.
+        kept: the number of delays whose maximum is the expected delay.
+        warm_ups: the number of first delays to ignore, before the policy is warmed up.
     """
 
     def __init__(self, kept: int = 10, warm_ups: int = 1) -> None:
@@ -77,22 +77,22 @@ class Delays:
         self._warm_ups = warm_ups
 
     def add(self, actions: int) -> None:
-        """A chunk came after so many actions."""
+        """Record the delay of a chunk."""
         if self._warm_ups:
             self._warm_ups -= 1
         else:
             self._last.append(actions)
 
     def expected(self, remaining: int) -> int:
-        """How many of the remaining actions will be carried out before the next chunk; all while no delay is known."""
+        """Return how many of the remaining actions will be executed before the next chunk; all until a delay is recorded."""
         return min(remaining, max(self._last, default=remaining))
 
 
 class ChunkQueue:
-    """The actions that are due from now on.
+    """The queue of due actions.
 
     Attributes:
-        tick: how many actions were taken.
+        tick: the number of actions that were taken.
     """
 
     def __init__(self, merge: Merge = MERGES["latest"]) -> None:
@@ -102,38 +102,36 @@ class ChunkQueue:
     def clear(self) -> None:
         """Remove all actions, and count ticks from 0."""
         self.tick = 0
-        self._due: deque[tuple[Actions, int]] = (
-            deque()
-        )  # with the number of chunks that were merged into the action
+        self._due: deque[tuple[Actions, int]] = deque()  # (action, number of merged chunks)
         self._newest = -1
 
     def __len__(self) -> int:
         return len(self._due)
 
     def take(self) -> Actions | None:
-        """The action of this tick, (A,); None if nothing is due: then the tick is not counted."""
+        """Return the action of this tick, (A,); None, without counting the tick, if the queue is empty."""
         if not self._due:
             return None
         self.tick += 1
         return self._due.popleft()[0]
 
     def remaining(self) -> Actions:
-        """The actions that are due, (n, A)."""
+        """Return the due actions, (n, A)."""
         return _actions(self._due)
 
     def put(self, chunk: Actions, tick: int, check: Callable[[Actions], object] = lambda due: None) -> int:
-        """Merge a chunk (T, A) that answers the observation before `tick`.
+        """Merge a chunk (T, A) that was predicted from the observation before `tick`.
 
         Args:
             chunk: the actions.
             tick: when the observation was made.
-            check: is called with the merged actions (n, A), if there are any; the queue stays as it is if it raises.
+            check: called with the merged actions (n, A), if there are any; the queue stays as it is if it raises.
 
         Returns:
-            how many of the chunk's actions come too late; all of them if a chunk of a later observation is here.
+            the number of the chunk's actions that are too late; all if a chunk of a later observation was merged.
 
         Raises:
-            FeatureError: it is no chunk, or answers an observation that is still to come.
+            FeatureError: it is no chunk, or `tick` is in the future.
         """
         if chunk.ndim != 2 or not 0 <= tick <= self.tick:
             raise FeatureError(
@@ -150,9 +148,9 @@ class ChunkQueue:
 
     def _merged(self, chunk: Actions) -> Iterator[tuple[Actions, int]]:
         before = list(self._due)
-        for place, new in enumerate(chunk):
-            if place < len(before):
-                due, count = before[place]
+        for index, new in enumerate(chunk):
+            if index < len(before):
+                due, count = before[index]
                 yield self._merge(due, new, count).astype(np.float32), count + 1
             else:
                 yield new.astype(np.float32), 1

@@ -1,6 +1,6 @@
-"""A policy as a source of actions: chunks are predicted beside the control loop, which never waits.
+"""A policy as a source of actions: chunks are predicted asynchronously, and the control loop never waits.
 
-    get_action:  chunk there? ─► gate ─► queue      few actions left? ─► request, with this observation
+    get_action:  new chunk?   ─► gate ─► queue      few actions left? ─► request, with this observation
                  queue empty?  ─► hold
 
 `sync` requests a chunk when the last action was taken, and the robot holds meanwhile; `async` requests while enough are left; with
@@ -46,18 +46,18 @@ class Counts:
     late: int = 0
 
     def __str__(self) -> str:
-        parts = [f"held for {_counted(self.held, 'tick')}"] * bool(self.held)
-        parts.append(_counted(self.chunks, "chunk"))
-        parts += [f"{_counted(self.late, 'action')} came too late"] * bool(self.late)
+        parts = [f"held for {_plural(self.held, 'tick')}"] * bool(self.held)
+        parts.append(_plural(self.chunks, "chunk"))
+        parts += [f"{_plural(self.late, 'action')} came too late"] * bool(self.late)
         return ", ".join(parts)
 
 
-def _counted(number: int, noun: str) -> str:
+def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
 class _Pending(NamedTuple):
-    """The pending request: its tick, time, instruction, and whether it has a leftover."""
+    """The pending request: its tick, time and instruction, and whether it has a leftover."""
 
     tick: int
     at: float
@@ -69,10 +69,10 @@ class ChunkController:
     """The actions of a policy's chunks; an `ActionSource` of the control loop.
 
     Args:
-        backend: predicts.
-        inference: when.
-        gate: the gate of the connected robot. The merged actions pass it as a whole, or the chunk is refused.
-        clock: for ages and the deadline.
+        backend: predicts the chunks.
+        inference: the settings of when to predict.
+        gate: the gate of the connected robot; it checks all merged actions of a chunk, or refuses the chunk.
+        clock: the time in seconds, for ages and the deadline.
 
     Attributes:
         task: the instruction; a change takes effect with the next request.
@@ -102,7 +102,7 @@ class ChunkController:
         self._has_warned = False
 
     def begin(self, task: str) -> None:
-        """Begin an episode; nothing of the last one is executed, even if its chunk still comes."""
+        """Begin an episode; chunks of the last one are not executed, even if one arrives later."""
         self.task = self.current_instruction = task
         self._backend.reset()
         self._queue.clear()
@@ -111,11 +111,11 @@ class ChunkController:
         self.counts = Counts()
 
     def get_action(self, observation: Observation) -> Actions | None:
-        """The action of this tick, (A,); the last one again while there is none; None before the first.
+        """Return the action of this tick, (A,); the last action while the queue is empty; None before the first.
 
         Raises:
             FeatureError: the policy's output is no chunk, or not finite.
-            UnsafeActionError: the gate refuses the chunk; nothing of it is executed.
+            UnsafeActionError: the gate refuses the chunk; none of its actions is executed.
             RobotError: no chunk came within the deadline.
         """
         self._take_chunk()
@@ -123,16 +123,14 @@ class ChunkController:
             leftover = self._leftover()
             self._pending = _Pending(self._queue.tick, self._clock(), self.task, leftover is not None)
             self._backend.ask(observation, self.task, leftover)
-            self._take_chunk()  # a synchronous backend has it at once
+            self._take_chunk()  # a synchronous backend has the chunk already
         action = self._queue.take()
         if action is None:
             return self._hold()
         self.counts.moved += 1
         if self._has_warned and self._held_since is not None:
             held = self._clock() - self._held_since
-            self._patience = max(
-                self._patience, 1.5 * held
-            )  # one warning for a policy that is always as slow
+            self._patience = max(self._patience, 1.5 * held)  # one warning for a policy that is always slow
             logger.info("The policy answers again, after %.1f s.", held)
         self._held_since, self._has_warned = None, False
         self._last = action
@@ -159,11 +157,11 @@ class ChunkController:
         return self._last
 
     def _leftover(self) -> Leftover | None:
-        """The rest of the chunks, for a request that is made now."""
+        """Return the remaining actions, for a new request."""
         settings, remaining = self._inference.real_time, self._queue.remaining()
         if settings is None or not len(remaining):
             return None
-        # Actions of another instruction bind as far as they will be carried out, and no further.
+        # Actions of another instruction constrain the new chunk only as far as they will be executed.
         schedule = settings.schedule if self.task == self.current_instruction else "zeros"
         delay = self._delays.expected(len(remaining))
         return Leftover(remaining, delay, schedule, settings.max_weight, settings.jacobian)

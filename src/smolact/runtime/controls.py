@@ -1,4 +1,4 @@
-"""What a person says while recording: finish, redo, pause, stop."""
+"""Keyboard controls of an episode: finish, redo, pause, stop."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from enum import Enum
 
 
 class ControlCommand(Enum):
-    """What ends an episode before its time."""
+    """A command that ends an episode early."""
 
-    FINISH = "finish"  # keep it, and go on with the next
-    REDO = "redo"  # throw it away, and record it again
-    STOP = "stop"  # keep it, and record no more
+    FINISH = "finish"  # save it, and begin the next episode
+    REDO = "redo"  # discard it, and record it again
+    STOP = "stop"  # save it, and end the recording
 
 
 KEYS = {
@@ -27,10 +27,10 @@ ARROWS = ("left", "right", "up", "down")
 
 
 class Controls:
-    """Keys to commands; one thread presses, another one takes.
+    """Maps keys to commands; thread-safe.
 
     Args:
-        arrows_drive: the arrow keys belong to a teleoperator; enter and backspace do what right and left would.
+        arrows_drive: whether the arrow keys drive a teleoperator; enter and backspace then replace right and left.
     """
 
     def __init__(self, *, arrows_drive: bool = False) -> None:
@@ -41,11 +41,11 @@ class Controls:
 
     @property
     def paused(self) -> bool:
-        """Whether recording waits."""
+        """Whether the episode is paused."""
         return self._paused
 
     def press(self, key: str) -> None:
-        """A key was pressed: `right`, `escape`, `space`, `q` …; one that means nothing is let by."""
+        """Process a pressed key: `right`, `escape`, `space`, `q` …; other keys are ignored."""
         with self._lock:
             if key == PAUSE:
                 self._paused = not self._paused
@@ -53,7 +53,7 @@ class Controls:
                 self._command, self._paused = KEYS[key], False
 
     def take(self) -> ControlCommand | None:
-        """The last command since this was asked before."""
+        """Return the last command since the previous call, or None."""
         with self._lock:
             command, self._command = self._command, None
             return command

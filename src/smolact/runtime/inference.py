@@ -1,4 +1,4 @@
-"""When and where a policy predicts its chunks: settings, and the thread beside the control loop."""
+"""Inference backends, which predict chunks in a thread or in the control loop, and their settings."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class InferenceBackend(Protocol):
     """Predicts chunks, one request at a time."""
 
     def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
-        """Start a prediction; `leftover` is what the chunk continues."""
+        """Start a prediction; the chunk continues `leftover`."""
         ...
 
     def answer(self) -> Chunk | None:
-        """The chunk (T, A) in the robot's units; None while it is being computed. Raises the errors of `Policy.predict`."""
+        """Return the chunk (T, A) in the robot's units; None while it is being computed. Raises the errors of `Policy.predict`."""
         ...
 
     def reset(self) -> None:
-        """Begin an episode: the pending request is dropped."""
+        """Begin an episode, and drop the pending request."""
         ...
 
 
 class ThreadedInference:
-    """Predicts in a thread.
+    """Predicts in a worker thread.
 
     Args:
         policy: the policy.
@@ -63,18 +63,18 @@ class ThreadedInference:
             self._future = None
         resetting = self._thread.submit(self._policy.reset)
         while True:
-            self._drop()  # again: the request may have reached its server only now
+            self._drop()  # repeatedly: the request may reach its server late
             if wait([resetting], timeout=0.1).done:
                 return resetting.result()
 
     def close(self) -> None:
-        """Close the policy and the thread; waits for a local prediction, not for a server."""
+        """Close the policy and the thread; a local prediction is waited for, a server is not."""
         self._policy.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 class SyncInference:
-    """Predicts in the control loop, for a simulation whose clock stands still meanwhile."""
+    """Predicts in the control loop, for a simulation, whose clock is stopped meanwhile."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -97,7 +97,7 @@ class SyncInference:
 
 @dataclass(frozen=True)
 class RealTime:
-    """How strongly real-time chunking holds a new chunk to the rest of the old one; see `smolact_client.Leftover`.
+    """The guidance of real-time chunking from the old chunk's remaining actions; see `smolact_client.Leftover`.
 
     Raises:
         ConfigError: a number is out of its range, or there is no such schedule.
@@ -123,9 +123,9 @@ class Inference:
 
     Attributes:
         refill: predict when this share of a chunk, or less, is left: 0 is `sync`, 1 predicts as often as possible.
-        merge: how actions are merged that several chunks have for a tick; see `chunks.MERGES`.
-        executed: how many actions of a chunk are executed at most; None for all.
-        deadline: seconds that the robot holds for want of a chunk before the episode is given up.
+        merge: the merge of several chunks' actions for one tick; see `chunks.MERGES`.
+        executed: the maximum number of executed actions of a chunk; None for all.
+        deadline: seconds that the robot holds without a chunk before an error ends the episode.
         real_time: the new chunk continues the rest of the old one; None: it does not depend on it.
 
     Raises:

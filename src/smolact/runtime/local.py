@@ -35,7 +35,7 @@ class LocalPolicy(Policy):
         config: the policy's configuration.
 
     Raises:
-        StatisticsError: statistics that the policy needs to answer in a robot's units are missing.
+        StatisticsError: statistics for the conversion to and from the robot's units are missing.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class LocalPolicy(Policy):
         """See `Policy`."""
         requests = [checked(request, self.schema) for request in requests]
         batch = self._batch(requests)
-        drawn: dict[str, Any] = {**self._noise(batch, requests), **self._guidance(batch, requests)}
-        chunks = self._postprocess(self._policy.predict_action_chunk(batch, **drawn))
+        extras: dict[str, Any] = {**self._noise(batch, requests), **self._guidance(batch, requests)}
+        chunks = self._postprocess(self._policy.predict_action_chunk(batch, **extras))
         return check_chunks(chunks, self.schema, len(requests))
 
     def predict_action_chunk(
@@ -73,7 +73,7 @@ class LocalPolicy(Policy):
         seed: int | None = None,
         leftover: Leftover | None = None,
     ) -> NDArray[np.float32]:
-        """The next actions (T, A) float32, as a `smolact_client.ChunkPolicy` returns them; `timeout` has no effect.
+        """Return the next actions (T, A) float32, like a `smolact_client.ChunkPolicy`; `timeout` has no effect.
 
         Raises:
             ObservationError: the observation or the leftover does not fit.
@@ -102,39 +102,39 @@ class LocalPolicy(Policy):
 
     def _batch(self, requests: Sequence[Request]) -> Batch:
         arrays = to_batch(requests)
-        tasks = [EmptyInstruction() if one.task is None else one.task for one in requests]
+        tasks = [EmptyInstruction() if request.task is None else request.task for request in requests]
         batch = self._preprocess({**arrays, **self._leftovers(requests), TASK: tasks})
         check_observed(arrays, batch, self._preprocess, self.schema.names)
         return batch
 
     def _leftovers(self, requests: Sequence[Request]) -> Batch:
-        """The leftovers (B, T, A), padded with zeros, to be normalized with the batch; nothing if no request has one."""
-        if all(one.leftover is None for one in requests):
+        """Return the leftovers (B, T, A), padded with zeros, to be normalized with the batch; {} if no request has one."""
+        if all(request.leftover is None for request in requests):
             return {}
         actions = np.zeros((len(requests), self.schema.chunk_size, self.schema.action), np.float32)
-        for row, one in zip(actions, requests, strict=True):
-            if one.leftover is not None:
-                row[: len(one.leftover.actions)] = one.leftover.actions
+        for row, request in zip(actions, requests, strict=True):
+            if request.leftover is not None:
+                row[: len(request.leftover.actions)] = request.leftover.actions
         return {ACTION: torch.from_numpy(actions)}
 
     def _guidance(self, batch: Batch, requests: Sequence[Request]) -> dict[str, Guidance]:
-        leftovers = [one.leftover for one in requests if one.leftover is not None]
+        leftovers = [request.leftover for request in requests if request.leftover is not None]
         if not leftovers:
             return {}
         schedule, max_weight, jacobian = leftovers[0].kind
         actions: Tensor = batch[ACTION]
         rows = [
-            (0, 0) if one.leftover is None else (one.leftover.delay, len(one.leftover.actions))
-            for one in requests
+            (0, 0) if request.leftover is None else (request.leftover.delay, len(request.leftover.actions))
+            for request in requests
         ]
         masks = [prefix_weights(*row, self.schema.chunk_size, schedule) for row in rows]
-        # A number that never moved in training has no scale: its normalized value would be rounding noise.
+        # A dimension that is constant in the training data has no scale: its normalized value would be rounding noise.
         units = self._postprocess(torch.stack([torch.zeros_like(actions[0]), torch.ones_like(actions[0])]))
         scale, rounding = (units[1] - units[0]).abs(), 1e-5 * (1 + units[0].abs())
         moves = scale > 10 * rounding
         weights = torch.stack(masks).to(actions.device)[..., None] * moves.to(actions.device)
-        back = (self._postprocess(actions).cpu() - self._leftovers(requests)[ACTION]).abs()
-        if (back > (1e-3 * scale + rounding).cpu())[weights.cpu() > 0].any():
+        error = (self._postprocess(actions).cpu() - self._leftovers(requests)[ACTION]).abs()
+        if (error > (1e-3 * scale + rounding).cpu())[weights.cpu() > 0].any():
             raise FeatureError(
                 "This policy's preprocessor does not normalize actions as its postprocessor brings them back, so that they can't be "
                 "gone on from. Its checkpoint's processor files are damaged, or of two trainings."
@@ -142,12 +142,13 @@ class LocalPolicy(Policy):
         return {"guidance": Guidance(actions, weights, max_weight, jacobian)}
 
     def _noise(self, batch: Mapping[str, Any], requests: Sequence[Request]) -> dict[str, Tensor]:
-        """The noise of each request's seed, if the policy declares the shape of its noise."""
+        """Return the noise of each request's seed, if the policy declares `noise_shape`."""
         shape = getattr(self._policy, "noise_shape", None)
-        if shape is None or all(one.seed is None for one in requests):
+        if shape is None or all(request.seed is None for request in requests):
             return {}
         generators = [
-            None if one.seed is None else torch.Generator().manual_seed(one.seed) for one in requests
+            None if request.seed is None else torch.Generator().manual_seed(request.seed)
+            for request in requests
         ]
         device = next(value.device for value in batch.values() if isinstance(value, Tensor))
-        return {"noise": torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)}
+        return {"noise": torch.stack([torch.randn(shape, generator=rng) for rng in generators]).to(device)}

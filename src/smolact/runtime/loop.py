@@ -1,8 +1,8 @@
-"""The control loop of everything that moves a robot: observe, decide, move, on time.
+"""The control loop of everything that moves a robot: observe, compute the action, send it, at a fixed rate.
 
     observation -> source (teleoperator, policy, recorded actions) -> gate -> robot
 
-Recording, rollout, replay and teleoperation run this loop, each with its own source of actions, listener and end.
+Recording, rollout, replay and teleoperation run this loop, each with its own source, callback and stop condition.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 PAUSE_STEP = 0.02
 STALE_S, DEAD_S = 0.2, 1.0
-"""The age of a camera's picture beyond which the loop waits, and beyond which it ends."""
+"""The age of a camera's picture above which the loop waits, and above which it ends."""
 
 
 class ActionSource(Protocol):
@@ -39,7 +39,7 @@ class ActionSource(Protocol):
         ...
 
     def get_action(self, observation: Observation) -> NDArray[Any] | None:
-        """The action to send now, (A,) float32; None if there is none yet: then nothing is sent."""
+        """Return the action to send now, (A,) float32; None to send nothing."""
         ...
 
 
@@ -48,7 +48,7 @@ class HasTimestamps(Protocol):
     """A robot with the ages of its cameras' pictures."""
 
     def camera_ages(self) -> Mapping[str, float]:
-        """Seconds, by camera."""
+        """Return the ages in seconds, by camera."""
         ...
 
 
@@ -103,9 +103,9 @@ class ControlLoop:
         """Run until `stop()`, a command, or the end of a simulation's episode; returns the command.
 
         Args:
-            source: decides on the actions.
-            stop: is asked before every tick.
-            on_tick: is called after every tick with the observation and the action that was sent, None if none was.
+            source: the source of the actions.
+            stop: called before every tick; True ends the loop.
+            on_tick: called after every tick with the observation and the action that was sent, None if none was.
             observes: False does not read the robot's observation, for a source that does not need it.
 
         Raises:
@@ -134,8 +134,8 @@ class ControlLoop:
                 self.sleep(PAUSE_STEP)
                 continue
             self.ticks += 1
-            wanted = source.get_action(observation)
-            on_tick(observation, None if wanted is None else move(self.robot, wanted))
+            action = source.get_action(observation)
+            on_tick(observation, None if action is None else move(self.robot, action))
             if isinstance(self.robot, EpisodicRobot) and self.robot.episode_is_over:
                 break
         return self.controls.take()  # pressed during the last tick
@@ -143,7 +143,7 @@ class ControlLoop:
     def run_for(
         self, ticks: int, source: ActionSource, on_tick: OnTick = lambda observation, action: None
     ) -> ControlCommand | None:
-        """`run` until so many ticks are done."""
+        """Call `run` until so many ticks are done."""
         return self.run(source, lambda: self.ticks >= ticks, on_tick)
 
     def _oldest_picture(self) -> tuple[str, float]:
@@ -152,7 +152,7 @@ class ControlLoop:
 
 
 @runtime_checkable
-class _Begins(Protocol):
+class _HasBegin(Protocol):
     def begin(self) -> None: ...
 
 
@@ -166,16 +166,16 @@ class TeleoperatorSource:
 
     def begin(self, task: str) -> None:
         """Begin an episode, for a teleoperator with a `begin`."""
-        if isinstance(self._teleoperator, _Begins):
+        if isinstance(self._teleoperator, _HasBegin):
             self._teleoperator.begin()
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """The teleoperator's action, or the nearest one that the gate lets pass."""
+        """Return the teleoperator's action, clamped to the gate's limits."""
         return self._gate.clamp(self._teleoperator.get_action(observation))
 
 
 class RecordedSource:
-    """Actions (T, A) one after the other."""
+    """Recorded actions (T, A), one for each tick."""
 
     drives_resets = False
 
@@ -191,14 +191,14 @@ class RecordedSource:
         """Nothing depends on the instruction."""
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
-        """The next action, (A,)."""
+        """Return the next action, (A,)."""
         self._sent += 1
         action: NDArray[Any] = self._actions[self._sent - 1]
         return action
 
 
 class NoSource:
-    """No actions: the robot stays where it is."""
+    """A source without actions: the robot stays where it is."""
 
     drives_resets = False
 
@@ -206,4 +206,4 @@ class NoSource:
         """Nothing depends on the instruction."""
 
     def get_action(self, observation: Observation) -> None:
-        """None."""
+        """Return None."""

@@ -1,4 +1,4 @@
-"""Observations as a policy's batch, and the checks of what goes in and comes out."""
+"""Conversion of observations to a policy's batch, and the checks of requests and chunks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_LIMIT = Limits(pixels=2**31)
 
 
 def checked(request: Request, schema: Schema) -> Request:
-    """The request with the inputs of the schema alone, vectors as float32.
+    """Return the request with only the schema's inputs, vectors as float32.
 
     Raises:
         BadObservationError: the observation, the instruction or the leftover does not fit the schema.
@@ -40,17 +40,18 @@ def checked(request: Request, schema: Schema) -> Request:
 
 
 def to_batch(requests: Sequence[Request]) -> Batch:
-    """Observations stacked to a raw batch: pictures (B, 3, H, W) uint8, which become floating point on the device; vectors (B, D)."""
+    """Stack observations to a raw batch: pictures (B, 3, H, W) uint8, converted to floating point on the device; vectors (B, D)."""
     return {
-        name: _stack(name, [one.observation[name] for one in requests]) for name in requests[0].observation
+        name: _stack(name, [request.observation[name] for request in requests])
+        for name in requests[0].observation
     }
 
 
 def check_chunks(actions: Tensor, schema: Schema, count: int) -> list[Chunk]:
-    """The chunks of a policy's answer (B, T, A).
+    """Return the chunks of a policy's output (B, T, A).
 
     Raises:
-        FeatureError: the answer has another shape or is not finite.
+        FeatureError: the output has another shape or is not finite.
     """
     values: NDArray[np.float32] = actions.detach().float().cpu().numpy()
     expected = (count, schema.chunk_size, schema.action)
@@ -60,7 +61,7 @@ def check_chunks(actions: Tensor, schema: Schema, count: int) -> list[Chunk]:
 
 
 def check_chunk(chunk: Any, size: int | None = None) -> Chunk:
-    """A chunk (T, A) as float32.
+    """Return a chunk (T, A) as float32.
 
     Raises:
         FeatureError: it has another shape, or a number is not finite.

@@ -32,7 +32,7 @@ class Policy(ABC):
         """Return a chunk (T, A) float32 for each request; the pictures of one camera have one size, leftovers are of one kind.
 
         Raises:
-            BadObservationError: an observation does not fit the schema, or is nowhere near the training's data.
+            BadObservationError: an observation does not fit the schema, or is far outside the training data.
             FeatureError: the policy's output is not finite or has a wrong shape.
             ServerError: a server does not answer.
         """
@@ -42,7 +42,7 @@ class Policy(ABC):
         return
 
     def warm_up(self, max_batch: int = 1) -> None:
-        """Predict once from black pictures and zeros, so that the first real request does not wait for what is built at first use.
+        """Predict once from black pictures and zeros, so that the first real request does not wait for lazy initialization.
 
         Args:
             max_batch: the largest number of requests in one call.
@@ -54,7 +54,7 @@ class Policy(ABC):
         return
 
     def blank_request(self) -> Request:
-        """A request with black pictures and zeros."""
+        """Return a request with black pictures and zeros."""
         black = {name: np.zeros((*size, 3), np.uint8) for name, size in self.schema.cameras.items()}
         zeros = {name: np.zeros(size, np.float32) for name, size in self.schema.vectors.items()}
         return Request({**black, **zeros}, "warm up")

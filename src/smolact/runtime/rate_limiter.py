@@ -15,9 +15,9 @@ class Timing:
 
     Attributes:
         rate: ticks a second, as measured; None before the second tick.
-        jitter_p50_ms, jitter_p99_ms: how far the time between two ticks was from what was asked.
+        jitter_p50_ms, jitter_p99_ms: quantiles of the deviation of the time between two ticks from the period.
         late: ticks that began more than half a period after they were due.
-        missed: ticks that were left out because the one before took too long.
+        missed: ticks that were skipped because the previous one took too long.
     """
 
     rate: float | None
@@ -28,12 +28,12 @@ class Timing:
 
 
 class RateLimiter:
-    """Ticks at a fixed rate. A tick that is missed is left out, not made up for.
+    """Ticks at a fixed rate. A missed tick is skipped, not made up for.
 
     Args:
         fps: ticks a second.
-        clock: seconds, monotonic.
-        sleep: waits so many seconds.
+        clock: the monotonic time in seconds.
+        sleep: the function that waits so many seconds.
 
     Attributes:
         late, missed: as in `Timing`.
@@ -53,7 +53,7 @@ class RateLimiter:
         self.late = self.missed = 0
 
     def tick(self) -> None:
-        """Wait until the next tick is due; the first one is at once."""
+        """Wait until the next tick is due; the first one does not wait."""
         now = self._clock()
         if self._due is None:
             self._due = self._began = now
@@ -80,9 +80,9 @@ class RateLimiter:
         self._due = None
 
     def timing(self) -> Timing:
-        """The timing so far."""
+        """Return the timing so far."""
         if not self._intervals:
             return Timing(None, 0.0, 0.0, self.late, self.missed)
         intervals = np.array(self._intervals)
-        median, rare = np.quantile(np.abs(intervals - self._period) * 1000, [0.5, 0.99])
-        return Timing(self.rate, float(median), float(rare), self.late, self.missed)
+        median, p99 = np.quantile(np.abs(intervals - self._period) * 1000, [0.5, 0.99])
+        return Timing(self.rate, float(median), float(p99), self.late, self.missed)

@@ -18,7 +18,7 @@ class ServedPolicy(Policy):
 
     Args:
         client: the open connection, see `connect`.
-        n_action_steps: how many actions of a chunk are executed; None for the server's number.
+        n_action_steps: the executed actions of a chunk; None for the server's number.
     """
 
     def __init__(self, client: RemotePolicy | OpenpiPolicy, n_action_steps: int | None = None) -> None:
@@ -37,7 +37,7 @@ class ServedPolicy(Policy):
             self._client.reset()
 
     def warm_up(self, max_batch: int = 1) -> None:
-        """The server has warmed up its policy."""
+        """Do nothing: the server has warmed up its policy."""
 
     def close(self) -> None:
         """Close the connection. A request that waits in another thread fails at once."""
@@ -56,13 +56,13 @@ def connect(
 
     Args:
         url: `ws://…`, `wss://…` of smolact's server, or either behind `openpi+`.
-        n_action_steps: how many actions of a chunk are executed; None for the server's number.
+        n_action_steps: the executed actions of a chunk; None for the server's number.
         images: the encoding of pictures.
         openpi_schema: a JSON file with the schema of an openpi server's policy, if the server does not send one.
         settings: further arguments of the client (`token`, `timeout`, `ca_file`).
 
     Raises:
-        ServerError: no answer, access is refused, or a setting does not belong to this kind of server.
+        ServerError: the server does not answer or refuses access, or a setting is for another kind of server.
         FeatureError: the server does not send a schema.
     """
     with translate_errors():

@@ -22,8 +22,8 @@ class RolloutReport:
         episode, task: its number, and the instruction that it began with.
         ticks: ticks of the control loop.
         counts: ticks that moved and held, and chunks.
-        timing: how well the rate was held; None without a rate.
-        success: whether the goal was reached, if the robot's world can tell.
+        timing: the measured timing; None without real time.
+        success: whether the goal was reached, if the robot reports it.
     """
 
     episode: int
@@ -34,7 +34,7 @@ class RolloutReport:
     success: bool | None
 
     def __str__(self) -> str:
-        """One line."""
+        """Return a one-line summary."""
         success = {True: ", success", False: ", no success", None: ""}[self.success]
         rate = f", {self.timing.rate:.1f} a second" if self.timing and self.timing.rate else ""
         return f"episode {self.episode}: {self.ticks} ticks{rate}, {self.counts}{success}"
@@ -60,16 +60,16 @@ def roll_out(
 
     Args:
         robot: connected. An `EpisodicRobot` resets its scene by itself, and may end an episode.
-        controller: decides on the actions.
+        controller: the policy's actions.
         fps: ticks a second.
         duration: the longest episode, in seconds of `fps` ticks.
-        episodes, first_episode: how many, and the number of the first, which decides a simulation's scene.
+        episodes, first_episode: the number of episodes, and the index of the first, which selects a simulation's scene.
         task: the instruction; None for the one of the robot's scene.
         realtime: hold the rate; False runs as fast as possible.
         controls: keys that end or pause an episode.
         on_tick: called after every tick.
         on_episode: called with the report of every episode.
-        clock, sleep: of the control loop.
+        clock, sleep: see `ControlLoop`.
 
     Raises:
         ConfigError: there is no task, or a number is out of its range.

@@ -15,22 +15,22 @@ from smolact_client.schema import Names, Schema
 
 
 def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any) -> Schema:
-    """The schema of a policy with this configuration and these processors."""
+    """Return the schema of a policy with this configuration and these processors."""
     renamed = rename_map_of(preprocess)
-    back = {new: old for old, new in renamed.items()}
-    cameras = {back.get(key, key): _size(feature.shape) for key, feature in real_cameras(config).items()}
+    original = {new: old for old, new in renamed.items()}
+    cameras = {original.get(key, key): _size(feature.shape) for key, feature in real_cameras(config).items()}
     vectors = {
-        back.get(key, key): int(feature.shape[0])
+        original.get(key, key): int(feature.shape[0])
         for key, feature in config.input_features.items()
         if not is_image_key(key)
     }
     action = int(config.action_feature.shape[0])
     chunk = int(getattr(config, "chunk_size", 1))
     size_of = {**vectors, ACTION: action}
-    known = getattr(config, "embodiment", None) or Embodiment()
+    embodiment = getattr(config, "embodiment", None) or Embodiment()
 
     def fitting(lists: Mapping[str, Names]) -> dict[str, Names]:
-        named = {back.get(key, key): names for key, names in lists.items()}
+        named = {original.get(key, key): names for key, names in lists.items()}
         return {key: names for key, names in named.items() if len(names) == size_of.get(key)}
 
     return Schema(
@@ -40,27 +40,27 @@ def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any) -> Schema
         action=action,
         chunk_size=chunk,
         n_action_steps=int(getattr(config, "n_action_steps", chunk)),
-        names=fitting(known.names),
+        names=fitting(embodiment.names),
         action_range=_range_of(postprocess, action),
         absent_cameras=absent_cameras(config),
         placeholders=placeholders(config) if hasattr(config, "empty_cameras") else None,
-        units=fitting(known.units),
-        fps=known.fps,
+        units=fitting(embodiment.units),
+        fps=embodiment.fps,
         rename_map=renamed,
     )
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(height, width) of a camera's feature, channels first or last."""
+    """Return (height, width) of a camera's feature, channels first or last."""
     return (shape[1], shape[2]) if shape[0] <= 4 < shape[2] else (shape[0], shape[1])
 
 
 def _range_of(postprocess: Any, size: int) -> tuple[tuple[float, float], ...] | None:
-    """The lowest and highest action of the training's data, if the checkpoint has these statistics."""
+    """Return the minimum and maximum of each action dimension in the training data, if the checkpoint has them."""
     for step in getattr(postprocess, "steps", ()):
-        known = getattr(step, "statistics", {}).get(ACTION, {})
-        if {"min", "max"} <= known.keys() and all(known[name].shape == (size,) for name in ("min", "max")):
-            return tuple(zip(known["min"].tolist(), known["max"].tolist(), strict=True))
+        stats = getattr(step, "statistics", {}).get(ACTION, {})
+        if {"min", "max"} <= stats.keys() and all(stats[name].shape == (size,) for name in ("min", "max")):
+            return tuple(zip(stats["min"].tolist(), stats["max"].tolist(), strict=True))
     return None
 
 
@@ -76,7 +76,7 @@ class SchemaConfig(PolicyConfig):
 
 
 def config_of(schema: Schema) -> SchemaConfig:
-    """A configuration with the features and sizes of a schema, for the checks of `policies.fit`."""
+    """Return a configuration with the features and sizes of a schema, for the checks of `policies.fit`."""
     inputs = {
         **{key: PolicyFeature(FeatureType.VISUAL, (3, *size)) for key, size in schema.cameras.items()},
         **{key: PolicyFeature(FeatureType.STATE, (size,)) for key, size in schema.vectors.items()},

@@ -14,7 +14,7 @@ from smolact.runtime.loop import ControlLoop, TeleoperatorSource
 
 @dataclass(frozen=True)
 class Ticks:
-    """The number of ticks, how many of them began late by over half a tick, and the measured rate in Hz."""
+    """The number of ticks, the number that began late by over half a tick, and the measured rate in Hz."""
 
     count: int
     late: int
@@ -37,13 +37,13 @@ def teleoperate(
         robot: connected.
         teleoperator: connected to it.
         fps: ticks a second.
-        seconds: how long; None for no end.
+        seconds: the duration; None for no end.
         on_tick: called after every tick.
-        clock, sleep: of the control loop.
+        clock, sleep: see `ControlLoop`.
 
     Raises:
         ConfigError: a rate or time that is not above 0.
-        RobotError: one of them does not answer, or the robot has no gate.
+        RobotError: the robot or the teleoperator does not respond, or the robot has no gate.
     """
     if not fps > 0 or (seconds is not None and not seconds > 0):
         raise ConfigError(
@@ -51,11 +51,11 @@ def teleoperate(
         )
     loop = ControlLoop(robot, fps, clock=clock, sleep=sleep)
     limiter = loop.rate_limiter
-    most = math.inf if seconds is None else seconds * fps
+    max_ticks = math.inf if seconds is None else seconds * fps
 
     def ticks() -> Ticks:
         return Ticks(loop.ticks, limiter.late, limiter.rate or 0.0)
 
     source = TeleoperatorSource(teleoperator, robot.gate)
-    loop.run(source, lambda: loop.ticks + limiter.missed >= most, lambda *_: on_tick(ticks()))
+    loop.run(source, lambda: loop.ticks + limiter.missed >= max_ticks, lambda *_: on_tick(ticks()))
     return ticks()

@@ -1,1 +1,1 @@
-"""A policy for robots elsewhere: what runs it here, who may ask, and what stands in for it there."""
+"""The policy server: sessions, authentication, limits, the request queue and the inference worker."""

@@ -1,4 +1,4 @@
-"""Who may ask: this machine alone, or whoever has the token, over TLS; anything less must be said (`--insecure`)."""
+"""Authentication: beyond this machine a server needs a token and TLS, unless `--insecure` waives them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from smolact.errors import ConfigError, NotFoundError, list_siblings
 
 logger = logging.getLogger(__name__)
 
-SHORTEST_TOKEN = 16
+MIN_TOKEN_LENGTH = 16
 SCHEMES = ("Bearer", "Api-Key")
-"""How a token is brought: ours, and openpi's."""
+"""Schemes of the Authorization header: ours, and openpi's."""
 _MAKE_ONE = "Make one: (umask 077; openssl rand -hex 32 > FILE)"
 
 
 @dataclass(frozen=True)
 class Auth:
-    """Where a server listens, and to whom.
+    """The address of a server and its access control.
 
     Attributes:
-        host: the address to bind; `127.0.0.1` and the like are reached from this machine alone.
-        port: 0 for any that is free.
-        token: what a client must bring; never shown.
+        host: the address to bind; loopback addresses are reachable from this machine only.
+        port: the port; 0 for any free one.
+        token: the token that clients must send; never printed.
         tls: the server's certificate.
-        insecure: go without token or TLS beyond this machine, knowingly.
+        insecure: allow a server without token or TLS beyond this machine.
 
     Raises:
-        ConfigError: the token is empty or short, or token or TLS are missing where they are needed.
+        ConfigError: the port, host or token is invalid, or token or TLS are missing where they are needed.
     """
 
     host: str = "127.0.0.1"
@@ -48,10 +48,10 @@ class Auth:
             raise ConfigError(
                 "--host is empty: name the address to listen at, such as 0.0.0.0 for all of this machine's."
             )
-        if self.token is not None and len(self.token) < SHORTEST_TOKEN:
+        if self.token is not None and len(self.token) < MIN_TOKEN_LENGTH:
             raise ConfigError(
                 f"The token is {'empty' if not self.token else f'{len(self.token)} characters long'}: expected "
-                f"{SHORTEST_TOKEN} at least, which nobody guesses. {_MAKE_ONE}"
+                f"{MIN_TOKEN_LENGTH} at least, which nobody guesses. {_MAKE_ONE}"
             )
         if self.token is not None and not (
             self.token.isascii() and self.token.isprintable() and " " not in self.token
@@ -59,11 +59,11 @@ class Auth:
             raise ConfigError(f"The token has characters that a header can't carry. {_MAKE_ONE}")
         missing = [
             name
-            for name, there in (
+            for name, value in (
                 ("a token (--token-file)", self.token),
                 ("TLS (--tls-cert, --tls-key)", self.tls),
             )
-            if there is None
+            if value is None
         ]
         if missing and not self.insecure and not self.is_local:
             raise ConfigError(
@@ -77,29 +77,29 @@ class Auth:
 
     @property
     def is_local(self) -> bool:
-        """Whether it can be reached from this machine alone."""
+        """Whether the server is reachable from this machine only."""
         if self.host == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # a name
+        except ValueError:  # a host name
             return False
 
     def admits(self, authorization: str | None) -> bool:
-        """Whether a request with this header may go on. Takes the same time whatever the header holds."""
+        """Whether this Authorization header is accepted. The comparison takes constant time."""
         if self.token is None:
             return True
-        given = hashlib.sha256((authorization or "").encode("utf-8", "replace")).digest()
+        digest = hashlib.sha256((authorization or "").encode("utf-8", "replace")).digest()
         expected = [hashlib.sha256(f"{scheme} {self.token}".encode()).digest() for scheme in SCHEMES]
-        return True in [hmac.compare_digest(given, one) for one in expected]  # all of them, in any case
+        return True in [hmac.compare_digest(digest, candidate) for candidate in expected]  # no early exit
 
 
 def read_token(path: Path) -> str:
-    """The token in a file, without the space around it.
+    """Return the token in a file, without surrounding whitespace.
 
     Raises:
-        NotFoundError: there is no such file.
-        ConfigError: it holds no text.
+        NotFoundError: the file does not exist.
+        ConfigError: the file is not UTF-8 text.
     """
     if not path.is_file():
         raise NotFoundError(
@@ -114,11 +114,11 @@ def read_token(path: Path) -> str:
 
 
 def read_certificate(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """The context of a server with this certificate (PEM); `key` is None where the same file holds it.
+    """Return the TLS context of a server with this certificate (PEM); `key` is None if the same file contains it.
 
     Raises:
-        NotFoundError: a file is not there.
-        ConfigError: they are not a certificate and its key.
+        NotFoundError: a file does not exist.
+        ConfigError: the files are not a certificate and its key without a passphrase.
     """
     for path in (certificate, key):
         if path is not None and not path.is_file():

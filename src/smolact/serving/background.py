@@ -1,4 +1,4 @@
-"""A server beside whatever else a process does: for notebooks, tests, and measurements."""
+"""A policy server in a thread of this process, for notebooks, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ def serving(
     server: type[PolicyServer] = PolicyServer,
     **settings: Any,
 ) -> Iterator[str]:
-    """Serve in a thread for as long as the block runs; gives the address.
+    """Serve in a thread while the block runs; yields the address.
 
     Args:
-        policy: what is served.
-        access: any free port of this machine when not given.
-        server: which one.
-        settings: as `PolicyServer` takes them.
+        policy: the policy to serve.
+        access: the address and access control; a free local port if None.
+        server: the server class.
+        settings: further arguments of `PolicyServer`.
 
     Raises:
-        ServerError: the address can't be listened at.
+        ServerError: the address cannot be bound.
     """
     ready = threading.Event()
-    found: list[Any] = []
+    state: list[Any] = []
 
-    async def live() -> None:
-        one = server(policy, access or Auth(port=0), **settings)
+    async def serve_until_cancelled() -> None:
+        instance = server(policy, access or Auth(port=0), **settings)
         task = asyncio.current_task()
         assert task is not None
-        found[:] = [asyncio.get_running_loop(), task]
+        state[:] = [asyncio.get_running_loop(), task]
 
-        def tell(url: str) -> None:
-            found.append(url)
+        def on_started(url: str) -> None:
+            state.append(url)
             ready.set()
 
         with contextlib.suppress(asyncio.CancelledError):
-            await one.run(tell)
+            await instance.run(on_started)
 
     def run() -> None:
         try:
-            asyncio.run(live())
+            asyncio.run(serve_until_cancelled())
         except BaseException as error:
-            found.append(error)
+            state.append(error)
             ready.set()
 
     thread = threading.Thread(target=run, name="smolact-server", daemon=True)
     thread.start()
     ready.wait()
-    if isinstance(found[-1], BaseException):
-        raise found[-1]
+    if isinstance(state[-1], BaseException):
+        raise state[-1]
     try:
-        yield found[2]
+        yield state[2]
     finally:
-        loop, task = found[:2]
+        loop, task = state[:2]
         loop.call_soon_threadsafe(task.cancel)
         thread.join()

@@ -1,8 +1,8 @@
-"""How much of the server's time a client may take by sending many small frames: fragments, pings, messages.
+"""A rate limiter for small WebSocket frames: fragments, pings and messages.
 
-A frame costs about the same whatever is in it, so a megabyte in pieces of one byte costs as much as a day of observations. Frames
-are counted in the bytes as they come, before the library reads them. Whoever is over the budget is read more slowly, and whoever
-stays over it is cut off.
+A frame costs about the same whatever its size, so a megabyte in frames of one byte costs as much as a day of observations. Frames are
+counted in the raw bytes, before the websockets library parses them. A client over its budget is read more slowly; one that stays over
+it is disconnected.
 """
 
 from __future__ import annotations
@@ -16,57 +16,57 @@ from websockets.frames import CloseCode
 from websockets.protocol import State
 
 SMALL = 16 * 2**10
-"""A frame of so many bytes or more costs what its bytes cost, and is not counted."""
+"""Frames with a payload of this many bytes or more are not counted."""
 RATE, BURST = 1000.0, 1000.0
-"""Small frames a second, and at once: a robot at 50 Hz sends 50 messages of one frame, or of a few large ones."""
+"""Small frames per second and in a burst. A robot at 50 Hz sends 50 messages of one frame each, or of a few large ones."""
 AT_A_TIME = 64
-"""So many are read before others have their turn."""
+"""Small frames that are read before the event loop serves other connections."""
 PATIENCE_S = 5.0
-"""How long a client may stay over the budget."""
+"""Seconds that a client may stay over the budget."""
 _REQUEST_END = b"\r\n\r\n"
 
 
 class Frames:
-    """Where frames begin and end in a client's bytes; what is in them is not looked at."""
+    """Finds the frame boundaries in a client's bytes, without reading payloads."""
 
     def __init__(self) -> None:
-        self._rest = 0
-        self._head = bytearray()
+        self._payload_left = 0
+        self._header = bytearray()
 
-    def measure(self, data: bytes | bytearray, most: int) -> tuple[int, int]:
-        """How many of the next bytes have no more than `most` small frames in them, and how many small frames these are."""
-        at = count = 0
-        while at < len(data):
-            if self._rest:
-                step = min(self._rest, len(data) - at)
-                self._rest -= step
-                at += step
+    def measure(self, data: bytes | bytearray, max_frames: int) -> tuple[int, int]:
+        """Return how many of the next bytes contain at most `max_frames` small frames, and the number of those frames."""
+        position = count = 0
+        while position < len(data):
+            if self._payload_left:
+                step = min(self._payload_left, len(data) - position)
+                self._payload_left -= step
+                position += step
                 continue
-            if not self._head and count >= most:
+            if not self._header and count >= max_frames:
                 break
-            missing = _head_size(self._head) - len(self._head)
-            self._head += data[at : at + missing]
-            at = min(at + missing, len(data))
-            if len(self._head) >= 2 and len(self._head) == _head_size(self._head):
-                self._rest = _length(self._head)
-                self._head.clear()
-                count += self._rest < SMALL
-        return at, count
+            needed = _header_size(self._header) - len(self._header)
+            self._header += data[position : position + needed]
+            position = min(position + needed, len(data))
+            if len(self._header) >= 2 and len(self._header) == _header_size(self._header):
+                self._payload_left = _length(self._header)
+                self._header.clear()
+                count += self._payload_left < SMALL
+        return position, count
 
 
-def _head_size(head: bytearray) -> int:
-    if len(head) < 2:
+def _header_size(header: bytearray) -> int:
+    if len(header) < 2:
         return 2
-    return 2 + (4 if head[1] & 0x80 else 0) + {126: 2, 127: 8}.get(head[1] & 0x7F, 0)
+    return 2 + (4 if header[1] & 0x80 else 0) + {126: 2, 127: 8}.get(header[1] & 0x7F, 0)
 
 
-def _length(head: bytearray) -> int:
-    short = head[1] & 0x7F
-    return int.from_bytes(head[2 : {126: 4, 127: 10}[short]], "big") if short > 125 else short
+def _length(header: bytearray) -> int:
+    length = header[1] & 0x7F
+    return int.from_bytes(header[2 : {126: 4, 127: 10}[length]], "big") if length > 125 else length
 
 
-class Paused:
-    """A transport whose reading two may pause, the library whose queue is full and the budget; else as it was."""
+class PausableTransport:
+    """A transport whose reading is paused by the library, when its queue is full, or by the budget. All else is delegated."""
 
     def __init__(self, transport: asyncio.BaseTransport, on_resume: Callable[[], None]) -> None:
         self._transport: Any = transport
@@ -74,18 +74,18 @@ class Paused:
         self.is_full = self._is_over = False
 
     def pause_reading(self) -> None:
-        """The library's queue is full."""
+        """Pause because the library's queue is full."""
         self.is_full = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """It has room again."""
+        """Resume because the library's queue has space again."""
         self.is_full = False
         self.over_budget(self._is_over)
         self._on_resume()
 
     def over_budget(self, is_over: bool) -> None:
-        """Whether bytes that were read wait for their turn."""
+        """Pause or resume reading, depending on whether unread bytes exceed the budget."""
         self._is_over = is_over
         if self.is_full or is_over:
             self._transport.pause_reading()
@@ -96,48 +96,48 @@ class Paused:
         return getattr(self._transport, name)
 
 
-class Metered(ServerConnection):
-    """A connection that reads frames at the rate of its budget."""
+class MeteredConnection(ServerConnection):
+    """A connection that reads small frames no faster than its budget."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._frames = Frames()
-        self._is_asked, self._tail = False, b""
+        self._has_request, self._tail = False, b""
         self._unread = bytearray()
-        self._left, self._looked = BURST, self.loop.time()
+        self._allowance, self._counted_at = BURST, self.loop.time()
         self._over_since: float | None = None
-        self._turn: asyncio.Handle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def cut_off(self) -> None:
-        """It stayed over the budget for too long."""
+        """Disconnect the client, which stayed over the budget for too long."""
         self._unread.clear()
         if self.state is not State.OPEN:
             self.transport.abort()
             return
         self.protocol.fail(CloseCode.POLICY_VIOLATION, "too many small messages")
         self.send_data()
-        self._turn = self.loop.call_later(1.0, self.transport.abort)  # it need not read why
+        self._timer = self.loop.call_later(1.0, self.transport.abort)  # even if the close frame is unread
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        self._held = Paused(transport, self._go_on)
-        super().connection_made(cast(asyncio.Transport, self._held))
+        self._pausable = PausableTransport(transport, self._resume)
+        super().connection_made(cast(asyncio.Transport, self._pausable))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
-        self._forget()
+        self._discard_unread()
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
-        """See `asyncio.Protocol`. Who hangs up with bytes that wait for their turn is not heard out."""
-        self._forget()
+        """See `asyncio.Protocol`. Unread bytes of a closed connection are dropped."""
+        self._discard_unread()
         super().eof_received()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if not self._is_asked:
+        if not self._has_request:
             data = self._read_request(data)
-        if self._unread or self._turn is not None:
+        if self._unread or self._timer is not None:
             self._unread += data
             return
         took = self._affordable(data)
@@ -145,45 +145,45 @@ class Metered(ServerConnection):
             super().data_received(data if took == len(data) else data[:took])
         if took < len(data):
             self._unread += data[took:]
-            self._wait()
+            self._schedule_rest()
 
     def _read_request(self, data: bytes) -> bytes:
-        """Hand over what belongs to the HTTP request; returns what comes behind it."""
-        found = (self._tail + data).find(_REQUEST_END)
-        end = len(data) if found < 0 else found + len(_REQUEST_END) - len(self._tail)
-        self._is_asked = found >= 0
+        """Pass on the bytes of the HTTP request, and return those that follow it."""
+        start = (self._tail + data).find(_REQUEST_END)
+        end = len(data) if start < 0 else start + len(_REQUEST_END) - len(self._tail)
+        self._has_request = start >= 0
         self._tail = (self._tail + data)[-3:]
         super().data_received(data[:end])
         return data[end:]
 
     def _affordable(self, data: bytes | bytearray) -> int:
-        """How many of the bytes may be read now; their frames are paid for."""
+        """Return how many of the bytes may be read now, and charge their frames to the budget."""
         now = self.loop.time()
-        self._left = min(BURST, self._left + RATE * (now - self._looked))
-        self._looked = now
-        if self._left >= BURST / 2:
+        self._allowance = min(BURST, self._allowance + RATE * (now - self._counted_at))
+        self._counted_at = now
+        if self._allowance >= BURST / 2:
             self._over_since = None
-        took, count = self._frames.measure(data, min(AT_A_TIME, int(self._left)))
-        self._left -= count
+        took, count = self._frames.measure(data, min(AT_A_TIME, int(self._allowance)))
+        self._allowance -= count
         return took
 
-    def _wait(self) -> None:
-        """Bytes are left: others have their turn, and the budget grows meanwhile."""
-        self._held.over_budget(True)
-        is_over = self._left < 1
-        self._turn = self.loop.call_later(AT_A_TIME / RATE if is_over else 0.0, self._next_turn)
+    def _schedule_rest(self) -> None:
+        """Schedule the remaining bytes: other connections are served, and the budget refills meanwhile."""
+        self._pausable.over_budget(True)
+        is_over = self._allowance < 1
+        self._timer = self.loop.call_later(AT_A_TIME / RATE if is_over else 0.0, self._on_timer)
         if is_over and self._over_since is None:
             self._over_since = self.loop.time()
 
-    def _next_turn(self) -> None:
-        self._turn = None
+    def _on_timer(self) -> None:
+        self._timer = None
         if self._over_since is not None and self.loop.time() - self._over_since > PATIENCE_S:
             self.cut_off()
         else:
-            self._go_on()
+            self._resume()
 
-    def _go_on(self) -> None:
-        if self._turn is not None or self._held.is_full:
+    def _resume(self) -> None:
+        if self._timer is not None or self._pausable.is_full:
             return
         took = self._affordable(self._unread)
         if took:
@@ -191,11 +191,11 @@ class Metered(ServerConnection):
             del self._unread[:took]
             super().data_received(piece)
         if self._unread:
-            self._wait()
+            self._schedule_rest()
         else:
-            self._held.over_budget(False)
+            self._pausable.over_budget(False)
 
-    def _forget(self) -> None:
+    def _discard_unread(self) -> None:
         self._unread.clear()
-        if self._turn is not None:
-            self._turn.cancel()
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,4 +1,4 @@
-"""What happens to a batch of questions in the policy's thread: pictures are decoded, the policy is asked, faults are told apart."""
+"""The inference worker: decodes the JPEGs of a batch of requests, runs the policy and assigns errors to requests."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from smolact_client.protocol import Jpeg
 
 logger = logging.getLogger(__name__)
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 
-class Answers(NamedTuple):
-    """What came of a batch: a chunk or an error for each question, and the seconds that it took."""
+class BatchResult(NamedTuple):
+    """A chunk or an error for each request of a batch, and the duration in seconds."""
 
     results: list[Chunk | ClientError]
     seconds: float
 
 
 class InferenceWorker:
-    """Asks a policy, one batch at a time.
+    """Runs a policy, one batch at a time.
 
     Args:
-        policy: what is asked.
-        max_pixels: of a JPEG.
+        policy: the policy.
+        max_pixels: limit of a JPEG's pixels.
     """
 
     def __init__(self, policy: Policy, max_pixels: int) -> None:
@@ -44,62 +44,62 @@ class InferenceWorker:
         self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "jpeg")
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Shut the decoder threads down."""
         self._decoders.shutdown()
 
-    def answer(self, batch: Sequence[PendingRequest]) -> Answers:
-        """A chunk, or what went wrong, for each of them. Blocks."""
+    def answer(self, batch: Sequence[PendingRequest]) -> BatchResult:
+        """Return a chunk or an error for each request. Blocks."""
         began = time.monotonic()
         results: list[Chunk | ClientError] = [ClosedError()] * len(batch)
-        questions: dict[int, Request] = {}
-        pictures = self._pictures(batch)
-        for index, asked in enumerate(batch):
-            arrays = {name: pictures.get((index, name), array) for name, array in asked.arrays.items()}
-            broken = next((array for array in arrays.values() if isinstance(array, ProtocolError)), None)
-            if broken is None:
-                questions[index] = Request(arrays, asked.task, asked.seed, asked.leftover)  # type: ignore[arg-type]
+        requests: dict[int, Request] = {}
+        images = self._decode_images(batch)
+        for index, pending in enumerate(batch):
+            arrays = {name: images.get((index, name), array) for name, array in pending.arrays.items()}
+            invalid = next((array for array in arrays.values() if isinstance(array, ProtocolError)), None)
+            if invalid is None:
+                requests[index] = Request(arrays, pending.task, pending.seed, pending.leftover)  # type: ignore[arg-type]
             else:
-                results[index] = ObservationError(str(broken))
-        for index, result in zip(questions, self._predict(list(questions.values())), strict=True):
+                results[index] = ObservationError(str(invalid))
+        for index, result in zip(requests, self._predict(list(requests.values())), strict=True):
             results[index] = result
-        return Answers(results, time.monotonic() - began)
+        return BatchResult(results, time.monotonic() - began)
 
-    def _pictures(self, batch: Sequence[PendingRequest]) -> dict[tuple[int, str], Picture | ProtocolError]:
-        """What the batch's JPEGs show, each decoded beside the others, or what is wrong with them."""
+    def _decode_images(self, batch: Sequence[PendingRequest]) -> dict[tuple[int, str], Image | ProtocolError]:
+        """Decode the batch's JPEGs in parallel; a value is an image or the error."""
         jpegs = {
             (index, name): array
-            for index, asked in enumerate(batch)
-            for name, array in asked.arrays.items()
+            for index, pending in enumerate(batch)
+            for name, array in pending.arrays.items()
             if isinstance(array, Jpeg)
         }
         if not jpegs:
             return {}
 
-        def decoded(jpeg: Jpeg) -> Picture | ProtocolError:
+        def decode(jpeg: Jpeg) -> Image | ProtocolError:
             try:
                 return jpeg.decode(self._max_pixels)
             except ProtocolError as error:
                 return error
 
-        return dict(zip(jpegs, self._decoders.map(decoded, jpegs.values()), strict=True))
+        return dict(zip(jpegs, self._decoders.map(decode, jpegs.values()), strict=True))
 
-    def _predict(self, questions: Sequence[Request]) -> list[Chunk | ClientError]:
-        if not questions:
+    def _predict(self, requests: Sequence[Request]) -> list[Chunk | ClientError]:
+        if not requests:
             return []
         try:
-            chunks = self._policy.predict(questions)
-            if len(chunks) != len(questions):
-                raise FeatureError(f"The policy gave {len(chunks)} chunks for {len(questions)} questions.")
+            chunks = self._policy.predict(requests)
+            if len(chunks) != len(requests):
+                raise FeatureError(f"The policy gave {len(chunks)} chunks for {len(requests)} questions.")
             return [*chunks]
         except BadObservationError as error:
-            return [ObservationError(str(error))] if len(questions) == 1 else self._one_by_one(questions)
-        except Exception as error:  # whatever a policy raises, the server goes on and the log has it
-            if len(questions) > 1:  # one of them may be at fault, the others are not
-                return self._one_by_one(questions)
-            number = secrets.token_hex(4)
-            logger.exception("event=policy_failed incident=%s", number)
+            return [ObservationError(str(error))] if len(requests) == 1 else self._predict_each(requests)
+        except Exception as error:  # logged; the server continues
+            if len(requests) > 1:  # one request may be the cause: try each alone
+                return self._predict_each(requests)
+            incident = secrets.token_hex(4)
+            logger.exception("event=policy_failed incident=%s", incident)
             reason = f": {error}" if isinstance(error, FeatureError) else ""
-            return [PolicyFailedError(f"The policy failed (incident {number} in the server's log){reason}")]
+            return [PolicyFailedError(f"The policy failed (incident {incident} in the server's log){reason}")]
 
-    def _one_by_one(self, questions: Sequence[Request]) -> list[Chunk | ClientError]:
-        return [result for one in questions for result in self._predict([one])]
+    def _predict_each(self, requests: Sequence[Request]) -> list[Chunk | ClientError]:
+        return [result for request in requests for result in self._predict([request])]

@@ -1,4 +1,4 @@
-"""`LocalPolicy` under its earlier name; it is in `smolact.runtime.local`."""
+"""`LocalPolicy` at its former path; it is in `smolact.runtime.local`."""
 
 from smolact.runtime.local import LocalPolicy
 

@@ -1,4 +1,4 @@
-"""What a server counts, in the text that Prometheus reads."""
+"""A server's counters, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 
 class Histogram:
-    """How often a value was at most each of some bounds, and the sum of all."""
+    """Cumulative counts of values by upper bound, and their sum."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
@@ -23,10 +23,10 @@ class Histogram:
         self._sum += value
 
     def lines(self, name: str) -> Iterator[str]:
-        """Its lines."""
+        """Yield the lines of this histogram."""
         count = 0
-        for bound, here in zip((*self._bounds, "+Inf"), self._counts, strict=True):
-            count += here
+        for bound, in_bucket in zip((*self._bounds, "+Inf"), self._counts, strict=True):
+            count += in_bucket
             yield f'{name}_bucket{{le="{bound}"}} {count}'
         yield f"{name}_sum {self._sum:.9g}"
         yield f"{name}_count {count}"
@@ -39,30 +39,30 @@ class Metrics:
     """Counters of one server.
 
     Attributes:
-        questions: by what became of them: `answered`; `superseded` by a newer one; `expired` before its turn; `refused`;
-            `failed` in the policy; `dropped` because the session ended or began anew.
+        requests: counts by outcome: `answered`; `superseded` by a newer request; `expired` before inference; `refused` as invalid;
+            `failed` in the policy; `dropped` because the session ended or was reset.
     """
 
     def __init__(self) -> None:
-        self.questions = dict.fromkeys(OUTCOMES, 0)
+        self.requests = dict.fromkeys(OUTCOMES, 0)
         self.sessions = 0
         self.rejected: dict[str, int] = {}
         self.received = 0
         self.waited, self.inference, self.batch = Histogram(SECONDS), Histogram(SECONDS), Histogram(SIZES)
 
     def reject(self, reason: str) -> None:
-        """Count somebody who was not let in, or was thrown out."""
+        """Count a connection that was refused or closed by the server."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
     def text(self, gauges: Mapping[str, float]) -> str:
-        """All of it, and what is so now."""
+        """Return all counters and the given gauges."""
         lines: list[str] = []
         for name, value in gauges.items():
             lines += [f"# TYPE smolact_{name} gauge", f"smolact_{name} {value:g}"]
         for name, value in (("sessions_total", self.sessions), ("received_bytes_total", self.received)):
             lines += [f"# TYPE smolact_{name} counter", f"smolact_{name} {value}"]
         for name, label, counts in (
-            ("questions_total", "outcome", self.questions),
+            ("questions_total", "outcome", self.requests),
             ("rejected_total", "reason", self.rejected),
         ):
             lines.append(f"# TYPE smolact_{name} counter")

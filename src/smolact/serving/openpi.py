@@ -1,7 +1,7 @@
-"""A server that openpi's clients can ask: the same policy, queue and limits, behind openpi's wire (`smolact_client.openpi`).
+"""A server for openpi's clients: the same policy, queue and limits behind openpi's protocol (`smolact_client.openpi`).
 
-Their first message is the server's, so they are told nothing until the policy is warm. An observation's parts are found by the
-schema's names, with `/` for `.` and maps within maps; or by the last part of the name alone, where that is clear.
+The server sends the first message of that protocol, and only once the policy has warmed up. Arrays of an observation are found by
+the schema's names, with `/` for `.` and nested maps; or by the last part of the name, where that is unambiguous.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from smolact_client.schema import Schema
 class OpenpiSession(Session):
     """One openpi client's connection."""
 
-    def _written(self, message: Message) -> bytes | str | None:
+    def _encode(self, message: Message) -> bytes | str | None:
         if message.kind is MessageKind.WELCOME:
             self._metadata = {"schema": message.fields["schema"]}
             return openpi.pack(self._metadata) if message.fields["ready"] else None
         if message.kind is MessageKind.READY:
             return openpi.pack(self._metadata)
         if message.kind is MessageKind.ERROR:
-            return str(message.fields["message"])  # a text, which their client raises
+            return str(message.fields["message"])  # their client raises a text message as an error
         return openpi.pack(
             {
                 "actions": message.arrays["action"],
@@ -47,11 +47,11 @@ class OpenpiServer(PolicyServer):
 
     session_type = OpenpiSession
 
-    async def _talk(self, session: Session) -> None:
+    async def _run_session(self, session: Session) -> None:
         log("session_began", session=session.number, client="openpi")
-        self._admit(session)
-        told = handshake.welcome(self._schema, self.limits, self.is_ready)
-        await session.send(MessageKind.WELCOME, fields=told)
+        self._register(session)
+        welcome = handshake.welcome(self._schema, self.limits, self.is_ready)
+        await session.send(MessageKind.WELCOME, fields=welcome)
         async for data in session.socket:
             self.metrics.received += len(data)
             if isinstance(data, str):
@@ -62,49 +62,51 @@ class OpenpiServer(PolicyServer):
             except ObservationError as error:
                 self._refuse(session, error, number)
                 continue
-            self._take(session, Message(MessageKind.OBSERVATION, session.id, number, number, fields, arrays))
+            self._on_message(
+                session, Message(MessageKind.OBSERVATION, session.id, number, number, fields, arrays)
+            )
 
 
-def read_observation(schema: Schema, said: Any) -> tuple[dict[str, Any], dict[str, Array]]:
-    """What an openpi client says, as fields and arrays of an observation; what the schema does not name is left out.
+def read_observation(schema: Schema, observation: Any) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return the fields and arrays of an openpi observation. Keys that the schema does not name are ignored.
 
     Raises:
-        ProtocolError: it is no map.
-        ObservationError: two parts could be meant by one name.
+        ProtocolError: the observation is no map.
+        ObservationError: a name is ambiguous, or an array of a vector is not numeric.
     """
-    if not isinstance(said, dict):
+    if not isinstance(observation, dict):
         raise ProtocolError("An observation is a map of names.")
-    found = dict(_flat(said))
-    fields = {"task": found["prompt"]} if "prompt" in found else {}
+    values = dict(_flatten(observation))
+    fields = {"task": values["prompt"]} if "prompt" in values else {}
     arrays: dict[str, Array] = {}
     for name in schema.inputs:
-        last = name.rpartition(".")[2]
-        alike = [key for key in found if key.rpartition(".")[2] == last]
-        if name not in found and len(alike) > 1:
-            raise ObservationError(f"Which one is '{name}': {', '.join(alike)}? Send it as '{name}'.")
-        key = name if name in found else alike[0] if alike else None
+        suffix = name.rpartition(".")[2]
+        candidates = [key for key in values if key.rpartition(".")[2] == suffix]
+        if name not in values and len(candidates) > 1:
+            raise ObservationError(f"Which one is '{name}': {', '.join(candidates)}? Send it as '{name}'.")
+        key = name if name in values else candidates[0] if candidates else None
         if key is not None:
-            arrays[name] = _picture(found[key]) if name in schema.cameras else _numbers(name, found[key])
+            arrays[name] = _to_image(values[key]) if name in schema.cameras else _to_vector(name, values[key])
     return fields, arrays
 
 
-def _flat(said: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in said.items():
-        name = before + key.replace("/", ".")
+def _flatten(observation: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in observation.items():
+        name = prefix + key.replace("/", ".")
         if isinstance(value, dict):
-            yield from _flat(value, f"{name}.")
+            yield from _flatten(value, f"{name}.")
         else:
             yield name, value
 
 
-def _picture(value: Any) -> NDArray[Any]:
-    picture: NDArray[Any] = np.asarray(value)
-    if picture.ndim == 3 and picture.shape[0] == 3 and picture.shape[2] != 3:
-        picture = picture.transpose(1, 2, 0)  # openpi's Aloha sends (3, H, W)
-    return picture
+def _to_image(value: Any) -> NDArray[Any]:
+    image: NDArray[Any] = np.asarray(value)
+    if image.ndim == 3 and image.shape[0] == 3 and image.shape[2] != 3:
+        image = image.transpose(1, 2, 0)  # openpi's Aloha sends (3, H, W)
+    return image
 
 
-def _numbers(name: str, value: Any) -> NDArray[np.float32]:
+def _to_vector(name: str, value: Any) -> NDArray[np.float32]:
     try:
         return np.atleast_1d(np.asarray(value, np.float32))
     except (TypeError, ValueError) as error:

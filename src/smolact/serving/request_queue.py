@@ -1,4 +1,4 @@
-"""Who is answered next: one question a session waits, the newest; who came first is first; alike ones go together."""
+"""The request queue: one slot per key holds the newest request; first in, first out; requests of one kind form a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Q = TypeVar("Q")
 
 
 class RequestQueue(Generic[S, Q]):
-    """One slot for each session. It can't hold more questions than there are sessions."""
+    """A queue with one slot per key (a session and its slot number), which bounds its length."""
 
     def __init__(self) -> None:
         self._slots: dict[S, Q] = {}
@@ -18,23 +18,23 @@ class RequestQueue(Generic[S, Q]):
     def __len__(self) -> int:
         return len(self._slots)
 
-    def put(self, session: S, question: Q) -> Q | None:
-        """Let a question wait; returns the older one whose place it takes. Its turn stays that of the older one."""
+    def put(self, session: S, request: Q) -> Q | None:
+        """Enqueue a request; returns the older one that it replaces, whose position it takes."""
         replaced = self._slots.get(session)
-        self._slots[session] = question
+        self._slots[session] = request
         return replaced
 
     def drop(self, session: S) -> Q | None:
-        """Forget the session's question, if one waits."""
+        """Remove and return the request in a slot, if there is one."""
         return self._slots.pop(session, None)
 
-    def take(self, most: int, kind: Callable[[Q], Hashable]) -> list[tuple[S, Q]]:
-        """The question that has waited longest, and up to `most` − 1 more of its kind, in their order."""
+    def take(self, limit: int, kind: Callable[[Q], Hashable]) -> list[tuple[S, Q]]:
+        """Remove and return the oldest request and up to `limit` − 1 more of its kind, in order."""
         if not self._slots:
             return []
         first = kind(next(iter(self._slots.values())))
-        taken = [(session, question) for session, question in self._slots.items() if kind(question) == first][
-            :most
+        taken = [(session, request) for session, request in self._slots.items() if kind(request) == first][
+            :limit
         ]
         for session, _ in taken:
             del self._slots[session]

@@ -1,9 +1,9 @@
-"""The server: one policy, many robots. WebSocket sessions on an event loop, inference in one thread beside it.
+"""The policy server: one policy, many robots. WebSocket sessions run on an event loop, inference in one thread.
 
-    frame ─► decoded and checked ─► the session's slot (the newest waits) ─► batch of alike questions ─► policy ─► answers
+    message ─► decoded and checked ─► slot of the session (newest request) ─► batch of one kind ─► policy ─► replies
 
-The wire is `smolact_client.protocol`. Nothing in a message is trusted: sizes are checked before memory is taken, pictures
-before they are decoded, and a client is told what it did wrong, never where in the code.
+The protocol is `smolact_client.protocol`. No message is trusted: sizes are checked before memory is allocated, images before they are
+decoded. An error reply describes the client's mistake and contains no server internals.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from websockets.http11 import Request, Response
 
 from smolact.runtime.policy import Policy
 from smolact.serving.auth import Auth
-from smolact.serving.budget import Metered
-from smolact.serving.inference_worker import Answers, InferenceWorker
+from smolact.serving.budget import MeteredConnection
+from smolact.serving.inference_worker import BatchResult, InferenceWorker
 from smolact.serving.metrics import Metrics
 from smolact.serving.request_queue import RequestQueue
 from smolact.serving.sessions import PendingRequest, Session, log
@@ -46,7 +46,7 @@ from smolact_client.schema import Limits, check_observation, check_offer, pictur
 logger = logging.getLogger(__name__)
 
 HELLO_S = 10.0
-"""How long a client may take to say hello."""
+"""Seconds that a client may take to send HELLO."""
 PING_S, PONG_S = 10.0, 30.0
 
 
@@ -54,12 +54,12 @@ class PolicyServer:
     """Serves one policy until it is cancelled.
 
     Args:
-        policy: is asked in one thread, by batches.
-        access: where, and to whom.
-        limits: what a client may send.
-        max_clients: sessions at a time.
-        max_batch: questions that are answered together.
-        clock: for deadlines.
+        policy: the policy, which runs in one thread on batches.
+        access: the address and access control.
+        limits: limits of a client's messages.
+        max_clients: limit of concurrent sessions.
+        max_batch: limit of requests in a batch.
+        clock: clock of the deadlines, in seconds.
     """
 
     session_type = Session
@@ -81,44 +81,46 @@ class PolicyServer:
         self.is_ready = False
         self._clock = clock
         self._sessions: set[Session] = set()
-        self._waiting: RequestQueue[tuple[Session, int], PendingRequest] = RequestQueue()
+        self._queue: RequestQueue[tuple[Session, int], PendingRequest] = RequestQueue()
         self._arrived = asyncio.Event()
         self._replies: set[asyncio.Task[None]] = set()
-        self._hall = PendingConnections(2 * max_clients + 64, lambda: self.metrics.reject("too_many_sockets"))
+        self._pending = PendingConnections(
+            2 * max_clients + 64, lambda: self.metrics.reject("too_many_sockets")
+        )
 
     async def run(self, started: Callable[[str], None] = lambda url: None) -> None:
-        """Listen, warm up, answer, until cancelled.
+        """Listen, warm up and serve until cancelled.
 
         Args:
-            started: is called with the address as soon as clients can connect.
+            started: called with the address as soon as clients can connect.
 
         Raises:
-            ServerError: the address can't be listened at.
-            SmolactError: what warming up raises.
+            ServerError: the address cannot be bound.
+            SmolactError: the errors of the policy's warm-up.
         """
-        answering = InferenceWorker(self._policy, self.limits.pixels)
-        with contextlib.closing(answering), ThreadPoolExecutor(1, "policy") as thread:
-            doors = await open_sockets(self.access.host, self.access.port, self._hall)
-            servers = [await self._serve(door) for door in doors]
+        worker = InferenceWorker(self._policy, self.limits.pixels)
+        with contextlib.closing(worker), ThreadPoolExecutor(1, "policy") as executor:
+            listeners = await open_sockets(self.access.host, self.access.port, self._pending)
+            servers = [await self._serve(listener) for listener in listeners]
             try:
-                host, port = doors[0].getsockname()[:2]
+                host, port = listeners[0].getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 started(f"{'ws' if self.access.tls is None else 'wss'}://{host}:{port}")
-                await self._work(thread, answering)
+                await self._run_inference(executor, worker)
             finally:
                 for server in servers:
                     server.close()
-                self._hall.clear()  # a handshake that nobody finishes is not waited for
+                self._pending.clear()  # unfinished handshakes would delay the shutdown
                 await asyncio.gather(*(server.wait_closed() for server in servers))
 
-    async def _serve(self, door: LimitedSocket) -> Server:
+    async def _serve(self, listener: LimitedSocket) -> Server:
         server: Server = await serve(
             self._handle,
-            sock=door,
+            sock=listener,
             ssl=self.access.tls,
             process_request=self._process_request,
             create_connection=self._metered_connections(),
-            origins=[None],  # a page in somebody's browser has an origin, and no business here
+            origins=[None],  # requests of web pages have an origin and are refused
             compression=None,
             max_size=self.limits.message_bytes,
             max_queue=4,
@@ -131,20 +133,20 @@ class PolicyServer:
         )
         return server
 
-    # Who comes in
+    # Connections
 
     def _metered_connections(self) -> type[ServerConnection]:
-        owner = self
+        policy_server = self
 
-        class Counted(Metered):
-            """A connection whose server counts who was cut off."""
+        class CountedConnection(MeteredConnection):
+            """A connection whose disconnection for small frames is counted by the server."""
 
             def cut_off(self) -> None:
-                owner.metrics.reject("too_many_frames")
+                policy_server.metrics.reject("too_many_frames")
                 log("too_many_frames", peer=_peer(self))
                 super().cut_off()
 
-        return Counted
+        return CountedConnection
 
     def _process_request(self, socket: ServerConnection, request: Request) -> Response | None:
         path = request.path.partition("?")[0]
@@ -161,7 +163,7 @@ class PolicyServer:
             response.headers["WWW-Authenticate"] = "Bearer"
             return response
         if path == "/metrics":
-            gauges = {"ready": self.is_ready, "sessions": len(self._sessions), "waiting": len(self._waiting)}
+            gauges = {"ready": self.is_ready, "sessions": len(self._sessions), "waiting": len(self._queue)}
             response = socket.respond(http.HTTPStatus.OK, self.metrics.text(gauges))
             del response.headers["Content-Type"]
             response.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
@@ -176,83 +178,83 @@ class PolicyServer:
     async def _handle(self, socket: ServerConnection) -> None:
         session = self.session_type(self.metrics.sessions + 1, socket)
         self.metrics.sessions += 1
-        why = "closed"
+        reason = "closed"
         try:
-            await self._talk(session)
+            await self._run_session(session)
         except ConnectionClosed as error:
-            why = "lost" if error.rcvd is None else "closed"
+            reason = "lost" if error.rcvd is None else "closed"
         except asyncio.TimeoutError:
-            why = "silent"
+            reason = "silent"
         except ClientError as error:
-            why = error.code
+            reason = error.code
             self.metrics.reject(error.code)
-            await session.tell(error)
+            await session.send_error(error)
             await socket.close(1008, error.code)
         finally:
             self._sessions.discard(session)
-            self._drop(session)
-            log("session_ended", session=session.number, why=why)
+            self._drop_requests(session)
+            log("session_ended", session=session.number, why=reason)
 
-    async def _talk(self, session: Session) -> None:
-        """All of a session, until its client hangs up; raises what is wrong with it."""
+    async def _run_session(self, session: Session) -> None:
+        """Run a session until its client disconnects; raises `ClientError` for invalid messages."""
         hello = decode(await asyncio.wait_for(_receive(session.socket), HELLO_S))
         if hello.kind is not MessageKind.HELLO:
             raise ProtocolError(f"The first message is {hello.kind.name}: expected HELLO.")
         offer = handshake.read_hello(hello.fields)
-        absent = () if offer is None else check_offer(self._schema, offer)
+        masked = () if offer is None else check_offer(self._schema, offer)
         session.received = hello.sequence
         client = str(hello.fields.get("client", ""))[:80]
         log("session_began", session=session.number, peer=_peer(session.socket), client=client)
-        if absent:
-            log("cameras_masked", session=session.number, cameras=" ".join(absent))
-        self._admit(session)
-        # From here on `_work` tells it when the policy is warm; a session's messages keep their order.
-        told = handshake.welcome(self._schema, self.limits, self.is_ready)
-        await session.send(MessageKind.WELCOME, fields=told)
+        if masked:
+            log("cameras_masked", session=session.number, cameras=" ".join(masked))
+        self._register(session)
+        # From here on `_run_inference` sends READY after the warm-up; a session's messages keep their order.
+        welcome = handshake.welcome(self._schema, self.limits, self.is_ready)
+        await session.send(MessageKind.WELCOME, fields=welcome)
         while True:
             data = await _receive(session.socket)
             self.metrics.received += len(data)
-            self._take(session, decode(data))
+            self._on_message(session, decode(data))
 
-    def _admit(self, session: Session) -> None:
-        """It has said who it is: it takes a place of a client, and none at the door.
+    def _register(self, session: Session) -> None:
+        """Register a session whose handshake is complete; its connection is no longer pending.
 
         Raises:
-            ServerFullError: others were quicker.
+            ServerFullError: the limit of sessions is reached.
         """
         if len(self._sessions) >= self.max_clients:
             raise ServerFullError("This server is full.")
-        self._hall.leave(session.socket.remote_address)
+        self._pending.leave(session.socket.remote_address)
         self._sessions.add(session)
 
-    # What they ask
+    # Requests
 
-    def _take(self, session: Session, message: Message) -> None:
+    def _on_message(self, session: Session, message: Message) -> None:
         if message.session != session.id or message.sequence <= session.received:
             raise ProtocolError("A message is of another session, or came twice.")
         session.received = message.sequence
         if message.kind is MessageKind.RESET:
-            session.began_anew = message.sequence
-            self._drop(session)
+            session.reset_sequence = message.sequence
+            self._drop_requests(session)
         elif message.kind is MessageKind.OBSERVATION and message.observation == message.sequence:
             try:
-                self._ask(session, message)
+                self._enqueue(session, message)
             except (ObservationError, NotReadyError) as error:
                 self._refuse(session, error, message.observation)
         else:
             raise ProtocolError(f"A client has no business to send {message.kind.name}.")
 
     def _refuse(self, session: Session, error: ClientError, observation: int) -> None:
-        self.metrics.questions["refused"] += 1
-        self._reply(session.tell(error, observation))
+        self.metrics.requests["refused"] += 1
+        self._reply(session.send_error(error, observation))
 
-    def _ask(self, session: Session, message: Message) -> None:
-        task, seed, wait = (message.fields.get(name) for name in ("task", "seed", "deadline_ms"))
+    def _enqueue(self, session: Session, message: Message) -> None:
+        task, seed, deadline_ms = (message.fields.get(name) for name in ("task", "seed", "deadline_ms"))
         if "task" not in message.fields or not isinstance(task, (str, type(None))):
             raise ObservationError("There is no instruction (task) with the observation.")
         if not (seed is None or (type(seed) is int and 0 <= seed < 2**63)):
             raise ObservationError("The seed is no number from 0 to 2⁶³ − 1.")
-        if wait is not None and not (type(wait) is int and wait > 0):
+        if deadline_ms is not None and not (type(deadline_ms) is int and deadline_ms > 0):
             raise ObservationError("deadline_ms is no number above 0.")
         arrays = dict(message.arrays)
         leftover = read_leftover(message.fields, arrays.pop(LEFTOVER, None))
@@ -269,86 +271,91 @@ class PolicyServer:
             )
         kind = sizes, None if leftover is None else leftover.kind
         now = self._clock()
-        most = self.limits.deadline_s
-        until = now + (most if wait is None else min(most, wait / 1000))
-        asked = PendingRequest(session, message.sequence, task, seed, arrays, leftover, kind, now, until)
-        if self._waiting.put((session, slot), asked):
-            self.metrics.questions["superseded"] += 1
+        limit_s = self.limits.deadline_s
+        deadline = now + (limit_s if deadline_ms is None else min(limit_s, deadline_ms / 1000))
+        request = PendingRequest(session, message.sequence, task, seed, arrays, leftover, kind, now, deadline)
+        if self._queue.put((session, slot), request):
+            self.metrics.requests["superseded"] += 1
         self._arrived.set()
 
-    def _drop(self, session: Session) -> None:
+    def _drop_requests(self, session: Session) -> None:
         for slot in range(self.limits.requests):
-            if self._waiting.drop((session, slot)) is not None:
-                self.metrics.questions["dropped"] += 1
+            if self._queue.drop((session, slot)) is not None:
+                self.metrics.requests["dropped"] += 1
 
-    # What they are answered
+    # Inference and replies
 
-    async def _work(self, thread: ThreadPoolExecutor, answering: InferenceWorker) -> None:
+    async def _run_inference(self, executor: ThreadPoolExecutor, worker: InferenceWorker) -> None:
         loop = asyncio.get_running_loop()
         began = self._clock()
-        await loop.run_in_executor(thread, self._policy.warm_up, self.max_batch)
+        await loop.run_in_executor(executor, self._policy.warm_up, self.max_batch)
         self.is_ready = True
         log("ready", seconds=round(self._clock() - began, 3))
         for session in self._sessions:
             self._reply(session.send(MessageKind.READY))
         while True:
             await self._arrived.wait()
-            batch = [asked for _, asked in self._waiting.take(self.max_batch, lambda asked: asked.kind)]
-            if not len(self._waiting):
+            batch = [request for _, request in self._queue.take(self.max_batch, lambda request: request.kind)]
+            if not len(self._queue):
                 self._arrived.clear()
             now = self._clock()
-            late = [asked for asked in batch if asked.until <= now]
-            batch = [asked for asked in batch if asked.until > now]
-            for asked in late:
-                self.metrics.questions["expired"] += 1
+            expired = [request for request in batch if request.deadline <= now]
+            batch = [request for request in batch if request.deadline > now]
+            for request in expired:
+                self.metrics.requests["expired"] += 1
                 self._reply(
-                    asked.session.tell(TimedOutError("Its turn did not come in time."), asked.sequence)
+                    request.session.send_error(
+                        TimedOutError("Its turn did not come in time."), request.sequence
+                    )
                 )
             if batch:
-                answers = await loop.run_in_executor(thread, answering.answer, batch)
-                self._publish(batch, answers, now)
+                results = await loop.run_in_executor(executor, worker.answer, batch)
+                self._send_results(batch, results, now)
 
-    def _publish(self, batch: Sequence[PendingRequest], answers: Answers, began: float) -> None:
+    def _send_results(self, batch: Sequence[PendingRequest], results: BatchResult, began: float) -> None:
         self.metrics.batch.add(len(batch))
-        self.metrics.inference.add(answers.seconds)
-        for asked, result in zip(batch, answers.results, strict=True):
-            self.metrics.waited.add(began - asked.since)
-            if asked.session not in self._sessions or asked.sequence < asked.session.began_anew:
-                self.metrics.questions["dropped"] += 1
+        self.metrics.inference.add(results.seconds)
+        for request, result in zip(batch, results.results, strict=True):
+            self.metrics.waited.add(began - request.enqueued_at)
+            if request.session not in self._sessions or request.sequence < request.session.reset_sequence:
+                self.metrics.requests["dropped"] += 1
             elif isinstance(result, ClientError):
-                self.metrics.questions["failed"] += 1
-                self._reply(asked.session.tell(result, asked.sequence))
+                self.metrics.requests["failed"] += 1
+                self._reply(request.session.send_error(result, request.sequence))
             else:
-                self.metrics.questions["answered"] += 1
-                took = {"waited_ms": 1000 * (began - asked.since), "inference_ms": 1000 * answers.seconds}
-                self._reply(asked.session.send(MessageKind.CHUNK, asked.sequence, took, action=result))
+                self.metrics.requests["answered"] += 1
+                timings = {
+                    "waited_ms": 1000 * (began - request.enqueued_at),
+                    "inference_ms": 1000 * results.seconds,
+                }
+                self._reply(request.session.send(MessageKind.CHUNK, request.sequence, timings, action=result))
 
     def _reply(self, sending: Coroutine[Any, Any, None]) -> None:
-        """Send without waiting: one that reads slowly delays nobody else."""
+        """Send without waiting, so that a slow reader delays no other client."""
         task = asyncio.ensure_future(sending)
         self._replies.add(task)
         task.add_done_callback(self._replies.discard)
 
 
 async def _receive(socket: ServerConnection) -> memoryview:
-    """The next message, put in its place while it comes in, so that little is left to do at its last byte.
+    """Receive a message into a preallocated buffer, piece by piece, so that the last byte leaves little to do.
 
     Raises:
-        ProtocolError: it is a text, or does not begin with a header, or is longer than that tells.
-        VersionMismatchError: as `read_header`.
+        ProtocolError: the message is text, has no valid header, or is longer than its header declares.
+        VersionMismatchError: as in `read_header`.
     """
-    room, length = memoryview(b""), 0
+    buffer, length = memoryview(b""), 0
     async for piece in socket.recv_streaming():
         if isinstance(piece, str):
             raise ProtocolError("A text came: this protocol has binary messages only.")
         if not length:
             size = read_header(piece).total
-            room = np.empty(size, np.uint8).data  # not zeros: its pages are taken as bytes come
-        if length + len(piece) > len(room):
-            raise ProtocolError(f"A message is longer than the {len(room)} bytes that its header tells of.")
-        room[length : length + len(piece)] = piece
+            buffer = np.empty(size, np.uint8).data  # uninitialized: pages are allocated as bytes arrive
+        if length + len(piece) > len(buffer):
+            raise ProtocolError(f"A message is longer than the {len(buffer)} bytes that its header tells of.")
+        buffer[length : length + len(piece)] = piece
         length += len(piece)
-    return room[:length]
+    return buffer[:length]
 
 
 def _peer(socket: ServerConnection) -> str:
@@ -357,7 +364,7 @@ def _peer(socket: ServerConnection) -> str:
 
 
 def _quiet_logger() -> logging.Logger:
-    """The library tells of every broken handshake with a traceback; what matters of it is counted and told here."""
+    """Return a logger that drops the library's tracebacks of broken handshakes, which the server counts and logs itself."""
     quiet = logging.getLogger("smolact.serving.websockets")
     quiet.setLevel(logging.CRITICAL)
     return quiet

@@ -1,4 +1,4 @@
-"""One client's connection, and a question of its as it waits."""
+"""A client's session and its pending requests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from smolact_client.protocol import Array, Message, MessageKind, encode
 logger = logging.getLogger(__name__)
 
 SEND_S = 5.0
-"""How long a client may take to read an answer."""
+"""Seconds that a client may take to read a reply."""
 MAX_UNREAD = 32
-"""How many answers may wait to be read."""
+"""Replies that may wait to be read."""
 
 
 class Session:
@@ -30,29 +30,29 @@ class Session:
     def __init__(self, number: int, socket: ServerConnection) -> None:
         self.number, self.socket = number, socket
         self.id = secrets.randbits(63) | 1
-        self.received = self.began_anew = self._sent = self._unread = 0
+        self.received = self.reset_sequence = self._sent = self._unread = 0
         self._sending = asyncio.Lock()
 
     async def send(
         self, kind: MessageKind, observation: int = 0, fields: dict[str, Any] | None = None, **arrays: Array
     ) -> None:
-        """Send a message; a client that does not read is cut off."""
+        """Send a message; a client that does not read is disconnected."""
         self._unread += 1
         try:
             if self._unread > MAX_UNREAD:
                 self._cut_off()
             async with self._sending:
                 self._sent += 1
-                data = self._written(Message(kind, self.id, self._sent, observation, fields or {}, arrays))
+                data = self._encode(Message(kind, self.id, self._sent, observation, fields or {}, arrays))
                 if data is not None:
                     await self._send(data)
         except ConnectionClosed:
-            pass  # its handler notices
+            pass  # the connection's handler ends the session
         finally:
             self._unread -= 1
 
     async def _send(self, data: bytes | str) -> None:
-        # `wait_for` would make a task of it.
+        # `wait_for` would create a task.
         timer = asyncio.get_running_loop().call_later(SEND_S, self._cut_off)
         try:
             await self.socket.send(data)
@@ -63,18 +63,18 @@ class Session:
         log("slow_reader", session=self.number)
         self.socket.transport.abort()
 
-    def _written(self, message: Message) -> bytes | str | None:
-        """The message on this client's wire; None if that has no place for it."""
+    def _encode(self, message: Message) -> bytes | str | None:
+        """Return the message in this client's protocol; None if the protocol has no such message."""
         return encode(message)
 
-    async def tell(self, error: ClientError, observation: int = 0) -> None:
-        """Send what went wrong."""
+    async def send_error(self, error: ClientError, observation: int = 0) -> None:
+        """Send an error."""
         await self.send(MessageKind.ERROR, observation, {"code": error.code, "message": str(error)[:4000]})
 
 
 @dataclass(frozen=True)
 class PendingRequest:
-    """A question as it waits."""
+    """A request in the queue; times are in seconds of the server's clock."""
 
     session: Session
     sequence: int
@@ -83,12 +83,12 @@ class PendingRequest:
     arrays: dict[str, Array]
     leftover: Leftover | None
     kind: tuple[Any, ...]
-    since: float
-    until: float
+    enqueued_at: float
+    deadline: float
 
 
-def log(event: str, **facts: Any) -> None:
-    """One line for what happened: `event=… name=value …`, values as JSON."""
+def log(event: str, **fields: Any) -> None:
+    """Log one line: `event=… name=value …`, values as JSON."""
     logger.info(
-        " ".join([f"event={event}", *(f"{name}={json.dumps(value)}" for name, value in facts.items())])
+        " ".join([f"event={event}", *(f"{name}={json.dumps(value)}" for name, value in fields.items())])
     )
