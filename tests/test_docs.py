@@ -163,7 +163,7 @@ def command_names() -> Iterator[tuple[str, ...]]:
         yield from ((name, one) for one in inner) if name in groups else [(name,)]
 
 
-schema_of = functools.cache(parsing.Schema)
+schema_of = functools.cache(parsing.ConfigSchema)
 
 
 @functools.cache
@@ -174,7 +174,7 @@ def known(cls: type) -> frozenset[str]:
     for field, value in (word[2:].split("=") for context in CONTEXTS for word in context):
         prefix, _, name = field.rpartition(".")
         if (fields := schema.open.get(f"{prefix}.")) and (inner := fields({name: value})):
-            found |= {f"{prefix}.{one}" for one in parsing.Schema(inner).names()}
+            found |= {f"{prefix}.{one}" for one in parsing.ConfigSchema(inner).names()}
     return frozenset(found)
 
 
