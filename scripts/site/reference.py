@@ -106,7 +106,7 @@ def _command(found: tuple[str, Command]) -> str:
 
 def asked_help(command: Command) -> tuple[type, str, str]:
     """The class of a command's settings, an example of it and what it does: what it would print for `--help`."""
-    import smolact.cli.dataset_edit as edits
+    import smolact.cli.command as shared
     import smolact.cli.il_studio as il_studio
 
     module = importlib.import_module(command.module)
@@ -116,12 +116,12 @@ def asked_help(command: Command) -> tuple[type, str, str]:
         asked[:] = [cls, usage, summary]
         raise _Heard
 
-    places: list[Any] = [place for place in (module, edits, il_studio) if hasattr(place, "help_text")]
+    places: list[Any] = [place for place in (module, shared, il_studio) if hasattr(place, "help_text")]
     before = [place.help_text for place in places]
     try:
         for place in places:
             place.help_text = heard
-        module.run(["--help"])
+        command.run(["--help"])
     except _Heard:
         return asked[0], asked[1], asked[2]
     finally:

@@ -48,6 +48,7 @@ def run_python(code: str) -> str:
         ["eval", "--help"],
         ["info", "--help"],
         ["dataset", "--help"],
+        ["dataset", "delete", "--help"],
         ["dataset", "preview-transforms", "--help"],
     ],
 )

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.cli.command import command
 from smolact.cli.progress import announce, progress_bar
 from smolact.cli.servers import announce_policy
 from smolact.errors import ConfigError, SmolactError
@@ -101,12 +100,9 @@ class Row:
     """Bytes of weights in addition to the policy's."""
 
 
-def run(argv: Sequence[str]) -> int:
+@command(BenchConfig, USAGE)
+def run(config: BenchConfig, argv: Sequence[str]) -> None:
     """Run the benchmark and print a table."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(BenchConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(BenchConfig, argv)
     rows, facts = measure(config)
     show(rows, facts)
     if config.output is not None:
@@ -117,7 +113,6 @@ def run(argv: Sequence[str]) -> int:
             config.output, {"command": command, **facts, "rows": [asdict(row) for row in rows]}
         )
         sys.stdout.write(f"{config.output}\n")
-    return 0
 
 
 def measure(config: BenchConfig) -> tuple[list[Row], dict[str, Any]]:

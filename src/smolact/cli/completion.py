@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from smolact.cli.help import FLAGS, asks_for_help, help_text
-from smolact.cli.main import COMMANDS, DONE, Command
+from smolact.cli.command import command, split_words
+from smolact.cli.help import FLAGS
+from smolact.cli.main import COMMANDS, Command
 from smolact.cli.parsing import CONFIG_PATH, parse
 from smolact.errors import ConfigError
 from smolact.settings import setting
@@ -94,29 +95,25 @@ class Candidate(NamedTuple):
         return self.word[-1] in "=."
 
 
-def run(argv: Sequence[str]) -> int:
+@command(CompletionConfig, USAGE)
+def run(argv: Sequence[str]) -> None:
     """Print a shell's completion script, or the completions of a line."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(CompletionConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return DONE
-    positional = [word for word in argv if not word.startswith("-")]
-    flags = [word for word in argv if word.startswith("-")]
+    words, flags = split_words(argv)
     names = ("shell", "line")
-    if len(positional) > len(names):
-        raise ConfigError(f"`smolact completion` takes one shell, not {len(positional)} words: {USAGE}")
-    words = [f"--{name}={word}" for name, word in zip(names, positional, strict=False)]
-    config, _ = parse(CompletionConfig, [*words, *flags])
+    if len(words) > len(names):
+        raise ConfigError(f"`smolact completion` takes one shell, not {len(words)} words: {USAGE}")
+    named = [f"--{name}={word}" for name, word in zip(names, words, strict=False)]
+    config, _ = parse(CompletionConfig, [*named, *flags])
     if config.shell is None:
         raise ConfigError(f"`smolact completion` needs the name of a shell: {USAGE}")
     if config.line is None:
         sys.stdout.write(SCRIPTS[config.shell])
-        return DONE
+        return
     for candidate in candidates(config.line):
         # fish adds the space itself; bash and zsh do not, since some words are incomplete.
         space = "" if candidate.is_open or config.shell == "fish" else " "
         doc = f"\t{candidate.doc}" if candidate.doc and config.shell != "bash" else ""
         sys.stdout.write(f"{candidate.word}{space}{doc}\n")
-    return DONE
 
 
 def candidates(line: str) -> list[Candidate]:

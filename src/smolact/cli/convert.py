@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.cli.command import command
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import setting
@@ -28,19 +27,14 @@ class ConvertConfig:
     revision: str | None = setting(None, "Branch, tag or commit of the checkpoint on the Hub.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(ConvertConfig, USAGE)
+def run(config: ConvertConfig, words: Sequence[str]) -> None:
     """Convert the checkpoint and print the new folder."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(ConvertConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    positional = [word for word in argv if not word.startswith("-")]
-    config, _ = parse(ConvertConfig, [word for word in argv if word.startswith("-")])
-    if len(positional) != 1 or config.to is None or config.output is None:
+    if len(words) != 1 or config.to is None or config.output is None:
         raise ConfigError(f"`smolact convert` needs one CHECKPOINT, --to and --output: {USAGE}")
 
-    announce(f"Reading {positional[0]} …")
+    announce(f"Reading {words[0]} …")
     from smolact.policies.conversion import convert_checkpoint
 
-    written = convert_checkpoint(positional[0], config.to, config.output, revision=config.revision)
+    written = convert_checkpoint(words[0], config.to, config.output, revision=config.revision)
     sys.stdout.write(f"{written}\n")
-    return 0

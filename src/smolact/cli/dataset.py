@@ -1,4 +1,4 @@
-"""`smolact dataset COMMAND …`: the commands on datasets, one module per command."""
+"""`smolact dataset COMMAND …`: the commands on datasets; those that write a new one are in one module."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ from collections.abc import Sequence
 
 from smolact.cli.main import Command, by_name, run_group
 
+_EDITS = "smolact.cli.dataset_edits"
 COMMANDS = by_name(
     Command("info", "how much there is, of what, in which form", "smolact.cli.dataset_info"),
     Command("check", "everything that training relies on, a line a fault", "smolact.cli.dataset_check"),
     Command("repair", "what a crash left becomes whole again", "smolact.cli.dataset_repair"),
-    Command("delete", "the dataset without some of its episodes", "smolact.cli.dataset_delete"),
-    Command("filter", "the episodes whose task, length or outcome is as asked", "smolact.cli.dataset_filter"),
-    Command("split", "several datasets of one", "smolact.cli.dataset_split"),
-    Command("merge", "one dataset of several", "smolact.cli.dataset_merge"),
-    Command("rename-task", "another text for an instruction", "smolact.cli.dataset_rename_task"),
+    Command("delete", "the dataset without some of its episodes", _EDITS, function="delete"),
+    Command(
+        "filter", "the episodes whose task, length or outcome is as asked", _EDITS, function="filter_episodes"
+    ),
+    Command("split", "several datasets of one", _EDITS, function="split"),
+    Command("merge", "one dataset of several", _EDITS, function="merge"),
+    Command("rename-task", "another text for an instruction", _EDITS, function="rename_task"),
     Command(
         "remove-feature",
         "the dataset without some of its cameras or columns",
-        "smolact.cli.dataset_remove_feature",
+        _EDITS,
+        function="remove_feature",
     ),
-    Command("compact", "many small files become few", "smolact.cli.dataset_compact"),
-    Command("stats", "all statistics, computed again from the frames", "smolact.cli.dataset_stats"),
-    Command("convert", "another version; images to video and back", "smolact.cli.dataset_convert"),
+    Command("compact", "many small files become few", _EDITS, function="compact"),
+    Command("stats", "all statistics, computed again from the frames", _EDITS, function="stats"),
+    Command("convert", "another version; images to video and back", _EDITS, function="convert"),
     Command(
         "make-demos",
         "an environment's scripted expert shows how it is done",

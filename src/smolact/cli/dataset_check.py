@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from smolact.cli.command import command
 from smolact.cli.dataset_flags import WhichDataset, dataset_folder
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
 from smolact.cli.progress import stages
 from smolact.settings import setting
 
@@ -23,12 +21,9 @@ class CheckConfig:
     quick: bool = setting(False, "Decode no pictures: metadata, numbers and the lengths of videos only.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(CheckConfig, USAGE)
+def run(config: CheckConfig) -> int:
     """Print one line per fault, and a summary; return 1 if there are errors."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(CheckConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(CheckConfig, argv)
     folder = dataset_folder(config.dataset)
 
     from smolact.datasets.depth import depth_story

@@ -12,10 +12,8 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Sequence
 
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.cli.command import command
 from smolact.cli.progress import announce
 from smolact.cli.train import INTERRUPTED, ProgressLine
 from smolact.errors import ConfigError
@@ -24,12 +22,9 @@ from smolact.training.config import TrainConfig
 USAGE = "smolact dataset encode --dataset.root=FOLDER --policy.path=CHECKPOINT [--cache.dtype=bfloat16] [--cache.max_gb=50]"
 
 
-def run(argv: Sequence[str]) -> int:
+@command(TrainConfig, USAGE)
+def run(config: TrainConfig, explicit: dict[str, str]) -> int:
     """Build the missing part of the cache, and print its size and folder."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(TrainConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, explicit = parse(TrainConfig, argv)
     if config.resume:
         raise ConfigError(
             "--resume is about a training. To go on with what was kept so far, run the same `smolact dataset encode` again."

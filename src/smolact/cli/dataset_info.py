@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smolact.cli.command import command
 from smolact.cli.dataset_flags import WhichDataset, dataset_folder
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
 
 if TYPE_CHECKING:
     from smolact.datasets.format import Feature
@@ -27,12 +25,9 @@ class InfoConfig:
     dataset: WhichDataset = field(default_factory=WhichDataset)
 
 
-def run(argv: Sequence[str]) -> int:
+@command(InfoConfig, USAGE)
+def run(config: InfoConfig) -> None:
     """Print the table."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(InfoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(InfoConfig, argv)
     folder = dataset_folder(config.dataset)
 
     from smolact.datasets.metadata import LeRobotDatasetMetadata
@@ -40,7 +35,6 @@ def run(argv: Sequence[str]) -> int:
     rows = describe(LeRobotDatasetMetadata(folder))
     width = max(len(name) for name, _ in rows)
     sys.stdout.writelines(f"{name.ljust(width)}  {value}\n" for name, value in rows)
-    return 0
 
 
 def describe(meta: LeRobotDatasetMetadata) -> list[tuple[str, str]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.cli.command import command
 from smolact.cli.progress import progress_bar
 from smolact.errors import ConfigError
 from smolact.settings import setting
@@ -42,12 +40,9 @@ class MakeDemosConfig:
             raise ConfigError(f"--processes={self.processes}: expected 1 or more.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(MakeDemosConfig, USAGE)
+def run(config: MakeDemosConfig) -> None:
     """Record the demonstrations and print the expert's success rate."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(MakeDemosConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(MakeDemosConfig, argv)
     if config.env.type is None or config.output is None:
         missing = "--env.type=tabletop" if config.env.type is None else "--output=FOLDER"
         raise ConfigError(f"`smolact dataset make-demos` needs {missing}: {USAGE}")
@@ -90,4 +85,3 @@ def run(argv: Sequence[str]) -> int:
         f"{config.output}: {config.episodes} episodes, {frames} frames. "
         f"The expert succeeded in {SuccessRate.of(outcomes)}.\n"
     )
-    return 0

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.cli.command import command
 from smolact.cli.progress import announce
 from smolact.datasets.transforms_config import ImageTransformsConfig
 from smolact.errors import ConfigError
@@ -58,12 +57,9 @@ class PreviewConfig:
         self.dataset.image_transforms = dataclasses.replace(self.dataset.image_transforms, enable=True)
 
 
-def run(argv: Sequence[str]) -> int:
+@command(PreviewConfig, USAGE)
+def run(config: PreviewConfig) -> None:
     """Draw the picture and print its path."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(PreviewConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(PreviewConfig, argv)
 
     announce(f"Drawing {config.output} …")
     from smolact import durable
@@ -73,7 +69,6 @@ def run(argv: Sequence[str]) -> int:
     png = draw_preview(pictures, config.dataset.image_transforms, config.samples, config.seed)
     durable.write_bytes(config.output, png)
     sys.stdout.write(f"{config.output}\n")
-    return 0
 
 
 def read_pictures(

@@ -6,14 +6,12 @@ Nothing is deleted: all else is put aside, and told. It may be stopped at any ti
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smolact.cli.command import command
 from smolact.cli.dataset_flags import WhichDataset
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
 from smolact.cli.progress import stages
 from smolact.errors import ConfigError
 from smolact.settings import setting
@@ -34,12 +32,9 @@ class RepairConfig:
     quick: bool = setting(False, "Decode no pictures.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(RepairConfig, USAGE)
+def run(config: RepairConfig) -> None:
     """Repair the dataset, and print the faults and changes."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(RepairConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(RepairConfig, argv)
     name = config.dataset.root or config.dataset.repo_id
     if not name:
         raise ConfigError(f"Which dataset? {USAGE}")
@@ -49,7 +44,6 @@ def run(argv: Sequence[str]) -> int:
     with stages() as progress:
         result = repair(Path(name), config.dry_run, config.quick, progress)
     sys.stdout.write(_report(result, config.dry_run))
-    return 0
 
 
 def _report(result: Repair, dry_run: bool) -> str:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from smolact.cli.command import command
 from smolact.cli.dataset_flags import WhichDataset, dataset_folder
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
 from smolact.cli.progress import stages
 from smolact.errors import ConfigError
 from smolact.settings import setting
@@ -53,12 +51,9 @@ class VizConfig:
             )
 
 
-def run(argv: Sequence[str]) -> int:
+@command(VizConfig, USAGE)
+def run(config: VizConfig) -> None:
     """Write the page and print its path, or open rerun."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(VizConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(VizConfig, argv)
     if not config.html:
         from smolact.datasets.viz_rerun import import_rerun
 
@@ -82,13 +77,12 @@ def run(argv: Sequence[str]) -> int:
             show_in_rerun(folder, episodes, output, progress)
             if output is not None:
                 sys.stdout.write(f"{output}\n")
-            return 0
+            return
         from smolact.datasets.viz import write_page
 
         page = write_page(folder, output or Path(), episodes, config.most_mb, progress)
     rest = "" if len(episodes) == total else f" ({len(episodes)} of {total} episodes; others: --episodes)"
     sys.stdout.write(f"{page}{rest}\n")
-    return 0
 
 
 def chosen_episodes(text: str, total: int) -> list[int]:

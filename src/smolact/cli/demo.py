@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.command import command
 from smolact.cli.parsing import parse
 from smolact.cli.progress import announce, counted, progress_bar
 from smolact.errors import ConfigError
@@ -84,13 +84,10 @@ SETTINGS_FILE = "demo.json"
 _OUTPUTS = {SETTINGS_FILE, "dataset", "train", "evaluation", "videos", "report.html"}
 
 
-def run(argv: Sequence[str]) -> int:
+@command(DemoConfig, USAGE)
+def run(config: DemoConfig, argv: Sequence[str]) -> None:
     """Run the whole demo and print the results."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(DemoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
     began = time.monotonic()
-    config, _ = parse(DemoConfig, argv)
     restart_argv = [*(word for word in argv if not word.startswith("--restart")), "--restart=true"]
     announce(f"smolact demo: {counted(config.minutes, 'minute')}, into {config.output}")
     from smolact import durable
@@ -111,7 +108,6 @@ def run(argv: Sequence[str]) -> int:
                 f"\nThe demo was stopped. To begin it again: {shlex.join(['smolact', 'demo', *restart_argv])}\n"
             )
             raise
-    return 0
 
 
 def clear(folder: Path, *, restart: bool) -> None:

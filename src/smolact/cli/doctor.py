@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.command import command, split_words
 from smolact.cli.main import DONE, FAILED
 from smolact.cli.parsing import flag_value, parse
 from smolact.cli.progress import announce
@@ -51,15 +51,12 @@ class DoctorConfig:
     env: EnvSection = field(default_factory=EnvSection)
 
 
+@command(DoctorConfig, USAGE)
 def run(argv: Sequence[str]) -> int:
     """Print the diagnosis; return `FAILED` if it did not pass."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(DoctorConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return DONE
-    positional = [word for word in argv if not word.startswith("-")]
-    flags = [word for word in argv if word.startswith("-")]
-    config, _ = parse(DoctorConfig, [*flags, *_policy_path_flag(positional, flags)])
-    name, other = _select_inputs(positional, config)
+    words, flags = split_words(argv)
+    config, _ = parse(DoctorConfig, [*flags, *_policy_path_flag(words, flags)])
+    name, other = _select_inputs(words, config)
     announce(f"Looking at {name}{f' and {other}' if other else ''} …")
 
     from smolact.training.doctor import diagnose

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.command import command
 from smolact.cli.main import print_errors_at_once
-from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
 from smolact.cli.servers import (
     RENAME_MAP,
@@ -90,12 +89,9 @@ class EvalConfig:
         return self.task or self.env.task
 
 
-def run(argv: Sequence[str]) -> int:
-    """Evaluate with the settings in `argv` and print the results."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(EvalConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(EvalConfig, argv)
+@command(EvalConfig, USAGE)
+def run(config: EvalConfig) -> int:
+    """Evaluate with the settings and print the results."""
     if config.policy.path is None or config.env.type is None:
         missing = "--policy.path=CHECKPOINT" if config.policy.path is None else "--env.type=tabletop"
         raise ConfigError(f"`smolact eval` needs {missing}: a policy and an environment to try it in.")

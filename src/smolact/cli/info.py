@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from importlib.util import find_spec
 from typing import Any
 
-from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.command import command
 from smolact.cli.main import version
-from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import open_section, setting
@@ -67,17 +66,13 @@ class InfoConfig:
             raise ConfigError(f"--batch_size={self.batch_size} is too small: it must be 1 or more.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(InfoConfig, USAGE)
+def run(config: InfoConfig) -> None:
     """Print versions and devices, or the size of a policy."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(InfoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(InfoConfig, argv)
     announce("Loading torch …")
     has_policy = config.policy.type or config.policy.path
     lines = sizes(config.policy, config.batch_size) if has_policy else _aligned(machine())
     sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return 0
 
 
 def machine() -> dict[str, str]:

@@ -17,15 +17,16 @@ DONE, FAILED, MISUSED, BROKEN, INTERRUPTED = 0, 1, 2, 70, 130
 
 
 class Command(NamedTuple):
-    """A command: name, one-line summary, and the module with its `run(argv) -> exit code`."""
+    """A command: name, one-line summary, and the module and name of its entry point, `run(argv) -> exit code`."""
 
     name: str
     summary: str
     module: str
+    function: str = "run"
 
     def run(self, argv: Sequence[str]) -> int:
         """Run the command and return its exit code."""
-        return int(importlib.import_module(self.module).run(argv))
+        return int(getattr(importlib.import_module(self.module), self.function)(argv))
 
 
 def by_name(*commands: Command) -> dict[str, Command]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.cli.command import command
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import setting
@@ -32,12 +30,9 @@ class MergeConfig:
     output: Path | None = setting(None, "The new folder that the merged policy goes to.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(MergeConfig, USAGE)
+def run(config: MergeConfig) -> None:
     """Merge the adapters and print the new folder."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(MergeConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(MergeConfig, argv)
     if config.policy.path is None or config.output is None:
         missing = "--policy.path=CHECKPOINT" if config.policy.path is None else "--output=FOLDER"
         raise ConfigError(f"`smolact policy merge-adapters` needs {missing}: {USAGE}")
@@ -48,4 +43,3 @@ def run(argv: Sequence[str]) -> int:
     sys.stdout.write(
         f"{merge_checkpoint(config.policy.path, config.output, revision=config.policy.revision)}\n"
     )
-    return 0

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.cli.command import command
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError, NotFoundError, list_siblings
 from smolact.settings import setting
@@ -44,16 +43,12 @@ class PushConfig:
     message: str | None = setting(None, "The commit's message.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(PushConfig, USAGE)
+def run(config: PushConfig, words: Sequence[str]) -> None:
     """List the files, publish them, and print the page's address."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(PushConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    positional = [word for word in argv if not word.startswith("-")]
-    config, _ = parse(PushConfig, [word for word in argv if word.startswith("-")])
-    if len(positional) != 2:
+    if len(words) != 2:
         raise ConfigError(f"`smolact push` needs a folder and a name on the Hub: {USAGE}")
-    folder, repo_id = positional
+    folder, repo_id = words
 
     announce(f"Reading {folder} …")
     from smolact.uploads import publish
@@ -65,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
             card = upload.files["README.md"]
             assert isinstance(card, bytes)
             sys.stdout.write(f"\n{card.decode()}\nNothing was sent: this was a dry run.\n")
-            return 0
+            return
         sys.stdout.flush()
         page = publish(
             upload,
@@ -75,7 +70,6 @@ def run(argv: Sequence[str]) -> int:
             message=config.message,
         )
     sys.stdout.write(f"Published: {page}\n")
-    return 0
 
 
 def collect_upload(name: str, repo_id: str, config: PushConfig, stack: contextlib.ExitStack) -> Upload:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
-from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED, print_error, print_errors_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
@@ -84,11 +84,9 @@ class RecordConfig:
         return RECORDINGS / self.dataset.repo_id
 
 
+@command(RecordConfig, USAGE)
 def run(argv: Sequence[str]) -> int:
     """Record with the settings in `argv`."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(RecordConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return DONE
     needs_robot(argv, "record")
     config, _ = parse(RecordConfig, argv)
     _check(config)

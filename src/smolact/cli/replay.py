@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, needs_robot
-from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, print_errors_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
@@ -37,11 +37,9 @@ class ReplayConfig:
     play_sounds: bool = unsupported(True, "nothing is spoken.", harmless=lambda value: True)
 
 
+@command(ReplayConfig, USAGE)
 def run(argv: Sequence[str]) -> int:
     """Replay with the settings in `argv`."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(ReplayConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return DONE
     needs_robot(argv, "replay")
     config, _ = parse(ReplayConfig, argv)
     from smolact.hub import find_folder

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
 
 USAGE = "smolact robot calibrate --robot.type=so101_follower --robot.port=PORT --robot.id=NAME"
@@ -22,12 +21,9 @@ class CalibrateConfig:
     teleop: TeleopSection = field(default_factory=TeleopSection)
 
 
-def run(argv: Sequence[str]) -> int:
+@command(CalibrateConfig, USAGE)
+def run(config: CalibrateConfig, argv: Sequence[str]) -> None:
     """Calibrate the device and print the calibration file."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(CalibrateConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(CalibrateConfig, argv)
     if config.teleop.type is None:
         needs_robot(argv, "robot calibrate")
     elif config.robot.type is not None:
@@ -40,4 +36,3 @@ def run(argv: Sequence[str]) -> int:
     if not isinstance(device, (LeRobotRobot, LeRobotTeleoperator)):
         raise ConfigError(f"'{device.name}' has nothing to calibrate.")
     sys.stdout.write(f"The calibration is in {calibrate(device.driver, device.who)}\n")
-    return 0

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.command import command
 from smolact.cli.main import DONE, FAILED
-from smolact.cli.parsing import parse
 from smolact.errors import RobotError
 from smolact.settings import setting
 
@@ -30,12 +28,9 @@ class FindCamerasConfig:
     output: Path | None = setting(None, "A folder for a picture of each camera, to see which is which.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(FindCamerasConfig, USAGE)
+def run(config: FindCamerasConfig) -> int:
     """Print the cameras, and save a picture of each."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(FindCamerasConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(FindCamerasConfig, argv)
 
     from smolact.robots.lerobot_cameras import find_cameras, take_picture
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.cli.command import command
 from smolact.errors import RobotError
 from smolact.settings import setting
 
@@ -21,12 +19,9 @@ class FindPortConfig:
     list: bool = setting(False, "Only list the ports that there are, and ask nothing.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(FindPortConfig, USAGE)
+def run(config: FindPortConfig) -> None:
     """Find and print the robot's port."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(FindPortConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(FindPortConfig, argv)
 
     from smolact.robots.ports import port_that_goes, ports_present, serial_ports
 
@@ -34,10 +29,9 @@ def run(argv: Sequence[str]) -> int:
         if not serial_ports():
             raise RobotError(f"{ports_present()} Plug the robot in, give it power, and run this again.")
         sys.stdout.write("\n".join(serial_ports()) + "\n")
-        return 0
+        return
     port = port_that_goes(_ask)
     sys.stdout.write(f"The robot is at {port}. Plug it in again; in commands write --robot.port={port}\n")
-    return 0
 
 
 def _ask(ports: list[str]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from smolact.cli.command import command
 from smolact.cli.devices import RobotSection
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
 
 if TYPE_CHECKING:
     from smolact.robots.base import Robot
@@ -24,15 +23,11 @@ class InfoConfig:
     robot: RobotSection = field(default_factory=RobotSection)
 
 
-def run(argv: Sequence[str]) -> int:
+@command(InfoConfig, USAGE)
+def run(config: InfoConfig) -> None:
     """Print the known types and ports, or one robot's features and limits."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(InfoConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(InfoConfig, argv)
     lines = _overview() if config.robot.type is None else _describe(config.robot.make())
     sys.stdout.write("\n".join(lines) + "\n")
-    return 0
 
 
 def _overview() -> Iterator[str]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
-from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import print_errors_at_once
 from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
@@ -31,11 +31,9 @@ class TeleoperateConfig:
     display_data: bool = unsupported(False, "nothing is displayed while driving by hand; leave it out.")
 
 
+@command(TeleoperateConfig, USAGE)
 def run(argv: Sequence[str]) -> int:
     """Drive, and say how well the rate was held."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(TeleoperateConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
     needs_robot(argv, "robot teleoperate")
     config, _ = parse(TeleoperateConfig, argv)
     if config.robot.type is None or config.teleop.type is None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, needs_robot
-from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, INTERRUPTED, print_error, print_errors_at_once
 from smolact.cli.parsing import parse
 from smolact.cli.recordings import (
@@ -134,11 +134,9 @@ class RolloutConfig:
         )
 
 
+@command(RolloutConfig, USAGE)
 def run(argv: Sequence[str]) -> int:
     """Roll out with the settings in `argv`."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(RolloutConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return DONE
     needs_robot(argv, "rollout")
     config, _ = parse(RolloutConfig, argv)
     _check(config)

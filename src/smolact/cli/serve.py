@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.command import command
 from smolact.cli.main import DONE
-from smolact.cli.parsing import parse
 from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, announce_policy, is_server, load_chosen
 from smolact.errors import ConfigError
 from smolact.settings import open_section, setting
@@ -71,12 +70,9 @@ class ServeConfig:
     max_batch: int = setting(8, "Questions that are answered together.", aliases=("max-batch",))
 
 
-def run(argv: Sequence[str]) -> int:
+@command(ServeConfig, USAGE)
+def run(config: ServeConfig) -> int:
     """Serve until Ctrl-C or SIGTERM."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(ServeConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return DONE
-    config, _ = parse(ServeConfig, argv)
     if config.policy.path is None:
         raise ConfigError("`smolact serve` needs a policy: --policy.path=CHECKPOINT.")
     for name in ("max_clients", "max_batch"):

@@ -7,14 +7,13 @@ import json
 import logging
 import os
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smolact.cli.help import asks_for_help, help_text
+from smolact.cli.command import command
 from smolact.cli.parsing import CONFIG_PATH, parse, read_flags
 from smolact.cli.progress import PATIENCE, announce
 from smolact.errors import ConfigError
@@ -34,11 +33,9 @@ HIGH_DATA_WAIT = 0.1
 """Share of a run's time spent waiting for data above which advice is printed."""
 
 
+@command(TrainConfig, USAGE)
 def run(argv: Sequence[str]) -> int:
     """Train with the given flags and show the progress."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(TrainConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
     flags, checkpoint = with_resumed_settings(argv)
     config, explicit = parse(TrainConfig, flags, recorded=_recorded)
     if os.environ.get("RANK", "0") != "0":  # only rank 0 logs

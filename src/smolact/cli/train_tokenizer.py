@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.cli.command import command
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import setting
@@ -63,12 +61,9 @@ class TokenizerConfig:
                 raise ConfigError(f"--{name}={getattr(self, name)}: expected 1 or more.")
 
 
-def run(argv: Sequence[str]) -> int:
+@command(TokenizerConfig, USAGE)
+def run(config: TokenizerConfig) -> None:
     """Fit and save a tokenizer, and print its report."""
-    if asks_for_help(argv):
-        sys.stdout.write(help_text(TokenizerConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
-        return 0
-    config, _ = parse(TokenizerConfig, argv)
     source = config.dataset.root or config.dataset.repo_id
     if source is None or config.output is None:
         missing = "--dataset.root=FOLDER" if source is None else "--output=FOLDER"
@@ -79,7 +74,6 @@ def run(argv: Sequence[str]) -> int:
         if not is_unused(config.output):
             raise ConfigError(f"{config.output} is not empty. Choose another --output, or remove it.")
         fit(config, str(source), config.output)
-    return 0
 
 
 def fit(config: TokenizerConfig, source: str, output: Path) -> None:
