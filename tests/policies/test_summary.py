@@ -9,10 +9,19 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.smolvla import flops_smolvla
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-from smolact.policies.summary import empty_policy, facts_of, flops, size, summarize, table_of
+from smolact.policies.summary import (
+    empty_policy,
+    facts_of,
+    flops,
+    size,
+    summarize,
+    table_of,
+    tree_lines,
+)
 from tests.policies.tiny import tiny_batch, tiny_config, tiny_policy
 
 VARIANTS: list[dict[str, Any]] = [
@@ -107,6 +116,18 @@ def test_every_camera_is_counted_at_its_own_size() -> None:
     work = summarize(empty_policy(tiny_config(resize_imgs_with_padding=None, empty_cameras=1))).workload
     assert work.assumed.startswith("3 images of 640×480, 64×48,")
     assert work.vision > 10 * summarize(empty_policy(tiny_config())).workload.vision
+
+
+def test_a_policy_that_counts_no_flops_has_a_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = summarize(tiny_policy())
+    monkeypatch.setattr(SmolVLAPolicy, "workload", PreTrainedPolicy.workload)
+    summary = summarize(tiny_policy(), batch_size=8)
+    assert summary.tree == counted.tree
+    assert summary.activation_bytes == 0
+    assert facts_of(summary)["memory"].endswith("activations not counted")
+    rows = ["trains", "weights", "gradients", "AdamW"]
+    assert table_of(summary) == {name: table_of(counted)[name] for name in rows}
+    assert not any("FLOP " in line for line in tree_lines(summary)[1:])
 
 
 def test_the_facts_of_a_run_are_three_lines() -> None:

@@ -30,6 +30,7 @@ from smolact.policies.adapters import (
 from smolact.policies.common.chunking import ActsInChunks, Engine
 from smolact.policies.configuration import PolicyConfig, find_policy, read_config_file
 from smolact.policies.sharing import CHECKPOINT_PATTERNS, contents
+from smolact.policies.workload import PartSize, Workload
 from smolact.processors.legacy import is_statistics_key
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.tokenizer import Tokenizer
@@ -128,6 +129,14 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
     @property
     def training_draws(self) -> Callable[[torch.Generator], dict[str, Tensor]] | None:
         """A function that draws the random arguments of `forward` for one sample, or None. It must be picklable, for workers."""
+        return None
+
+    def workload(self, parts: Mapping[str, PartSize]) -> Workload | None:
+        """Return the cost of one sample, or None if this type of policy does not count it.
+
+        Args:
+            parts: the sizes of the policy's parts, by name; the policy may be on the meta device.
+        """
         return None
 
     def get_optim_params(self) -> Iterable[nn.Parameter]:

@@ -133,6 +133,10 @@ class PolicyConfig:
             )
         return self.output_features[ACTION]
 
+    def uncompiled(self: C) -> C:
+        """Return this configuration without `torch.compile`."""
+        return self
+
     def processor_settings(self, changed: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return the fields of processor steps, by the step's registered name, that the changed settings determine, too."""
         settings: dict[str, dict[str, Any]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,12 +24,12 @@ class ModelSummary:
 
     Attributes:
         tree: its parts.
-        workload: the cost of one sample.
+        workload: the cost of one sample; None if the policy does not count it.
         batch_size: samples of a training step on one device.
     """
 
     tree: Branch
-    workload: Workload
+    workload: Workload | None
     batch_size: int
 
     @property
@@ -46,6 +45,8 @@ class ModelSummary:
     @property
     def part_flops(self) -> Mapping[str, int]:
         """Part name to FLOPs of one sample's forward pass; the vision tower's include the connector's."""
+        if self.workload is None:
+            return {}
         rest = self.workload.forward - self.workload.vision
         if "action expert" in self.parts:
             return {
@@ -72,12 +73,12 @@ class ModelSummary:
 
     @property
     def activation_bytes(self) -> int:
-        """An estimate of the float32 activations that autograd saves for a batch.
+        """An estimate of the float32 activations that autograd saves for a batch; 0 if the policy does not count them.
 
         Counted layer by layer (inputs of norms, of activations, of attention and of trainable products), with fused
         attention; temporary memory of frozen layers and the allocator's overhead come on top.
         """
-        return self.batch_size * self.workload.kept_values * FLOAT32
+        return 0 if self.workload is None else self.batch_size * self.workload.kept_values * FLOAT32
 
     @property
     def model_bytes(self) -> int:
@@ -89,9 +90,7 @@ def summarize(policy: PreTrainedPolicy, batch_size: int = 1) -> ModelSummary:
     """Return the sizes of a policy, on any device, with its present frozen parameters."""
     tree = tree_of(policy)
     parts = {branch.name: branch.size for branch in tree.branches}
-    module = importlib.import_module(f"smolact.policies.{policy.config.type}.flops_{policy.config.type}")
-    workload: Workload = module.workload(policy, parts)
-    return ModelSummary(tree, workload, batch_size)
+    return ModelSummary(tree, policy.workload(parts), batch_size)
 
 
 def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
@@ -101,29 +100,34 @@ def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
         NotFoundError, HubError: the VLM can't be found or fetched.
         ConfigError: the sizes do not fit together.
     """
-    if getattr(config, "compile_model", False):  # there is nothing to compile
-        config = config.replace(compile_model=False)
+    config = config.uncompiled()  # there is nothing to compile
     vlm = find_vlm(config.vlm_name, field=config.vlm_field)
     with shapes_only():
         return get_policy_class(config.type)(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
 
 
 def facts_of(summary: ModelSummary) -> dict[str, str]:
-    """Return three lines for the start of a run."""
+    """Return the lines for the start of a run: parameters, compute if the policy counts it, and memory."""
     total, work = summary.total, summary.workload
-    training = summary.model_bytes + summary.activation_bytes
-    return {
-        "parameters": f"{total.parameters / 1e6:.2f} M, of which {total.trained / 1e6:.2f} M train",
-        "compute": f"{flops(work.forward)} forward a sample, {flops(work.replan)} a replan ({work.assumed})",
-        "memory": f"{size(training)}: weights {size(summary.weight_bytes)}, gradients "
-        f"{size(summary.gradient_bytes)}, AdamW {size(summary.optimizer_bytes)}, activations about "
-        f"{size(summary.activation_bytes)} in float32",
-    }
+    lines = {"parameters": f"{total.parameters / 1e6:.2f} M, of which {total.trained / 1e6:.2f} M train"}
+    activations = "activations not counted"
+    if work is not None:
+        lines["compute"] = (
+            f"{flops(work.forward)} forward a sample, {flops(work.replan)} a replan ({work.assumed})"
+        )
+        activations = f"activations about {size(summary.activation_bytes)} in float32"
+    lines["memory"] = (
+        f"{size(summary.model_bytes + summary.activation_bytes)}: weights {size(summary.weight_bytes)}, gradients "
+        f"{size(summary.gradient_bytes)}, AdamW {size(summary.optimizer_bytes)}, {activations}"
+    )
+    return lines
 
 
 def tree_lines(summary: ModelSummary) -> list[str]:
     """Return the tree, one line per branch: parameters, trainable share, FLOPs of a sample's forward pass, float32 weights."""
-    work = {summary.tree.name: summary.workload.forward, **summary.part_flops}
+    work = dict(summary.part_flops)
+    if summary.workload is not None:
+        work[summary.tree.name] = summary.workload.forward
     table = [("", "parameters", "train", "FLOPs", "float32")]
     for name, branch in rows_of(summary.tree):
         count = branch.size.parameters
@@ -145,19 +149,26 @@ def tree_lines(summary: ModelSummary) -> list[str]:
 
 def table_of(summary: ModelSummary) -> dict[str, str]:
     """Return all figures that do not belong to a branch, name to text, for `smolact info`."""
+    weights = summary.weight_bytes
+    memory = {
+        "weights": f"{size(weights)} in float32, {size(weights // 2)} in bfloat16",
+        "gradients": size(summary.gradient_bytes),
+        "AdamW": size(summary.optimizer_bytes),
+    }
+    trains = {"trains": f"{summary.total.trained:,} of {summary.total.parameters:,} parameters"}
     work = summary.workload
+    if work is None:
+        return {**trains, **memory}
     repeats = "" if work.prefix_once else f" × {work.denoising_steps} (use_cache=false)"
     return {
-        "trains": f"{summary.total.trained:,} of {summary.total.parameters:,} parameters",
+        **trains,
         "FLOPs for": work.assumed,
         "vision": flops(work.vision),
         "prefix": flops(work.prefix),
         work.passes: flops(work.expert),
         "forward, one sample": flops(work.forward),
         "replan": f"{flops(work.replan)} (vision + prefix{repeats} + {work.passes.split(',')[0]} × {work.denoising_steps})",
-        "weights": f"{size(summary.weight_bytes)} in float32, {size(summary.weight_bytes // 2)} in bfloat16",
-        "gradients": size(summary.gradient_bytes),
-        "AdamW": size(summary.optimizer_bytes),
+        **memory,
         "activations": f"about {size(summary.activation_bytes)} in float32, for {summary.batch_size} "
         f"{'sample' if summary.batch_size == 1 else 'samples'}; what autograd keeps, fused attention",
     }

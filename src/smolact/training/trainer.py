@@ -16,7 +16,7 @@ from smolact.datasets.transforms import ImageTransforms
 from smolact.errors import ConfigError, SmolactError
 from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.policies.sharing import contents
-from smolact.policies.summary import summarize
+from smolact.policies.tree import tree_of
 from smolact.training.adaptive_workers import adaptive_workers
 from smolact.training.bad_samples import BadSamples
 from smolact.training.budget import Budget, is_spent
@@ -169,7 +169,7 @@ def _train(
         note_new_schedule(read_schedule(checkpoint), schedule, progress.step)
     optimizer = make_optimizer(start.policy, optimizer_settings, config.lr_multipliers)
     scheduler = make_scheduler(optimizer, schedule, (lambda: budget.share) if is_timed else None)
-    size = summarize(start.policy).total
+    size = tree_of(start.policy).size
     provenance = provenance_of(
         config,
         explicit,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from smolact.policies.common.flops import (
     attention_flops,
@@ -13,10 +12,9 @@ from smolact.policies.common.flops import (
     vision_flops,
     vision_kept,
 )
+from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
+from smolact.policies.smolandfast.network import SMOLANDFAST
 from smolact.policies.workload import PartSize, Workload
-
-if TYPE_CHECKING:
-    from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFASTPolicy
 
 TYPICAL_CAMERAS = 1
 TYPICAL_INSTRUCTION = 40
@@ -25,23 +23,31 @@ NUMBERS_PER_TOKEN = {"fast": 2.5, "bins": 1.0, "text": 0.25}
 """Approximate numbers per token, by scheme."""
 
 
-def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Workload:
+def workload(
+    config: SMOLANDFASTConfig,
+    network: SMOLANDFAST,
+    chunk_shape: tuple[int, int],
+    parts: Mapping[str, PartSize],
+) -> Workload:
     """Count one sample's FLOPs, and the values that a training step saves for the backward pass.
 
     Args:
-        policy: its sizes are counted; it may be on the meta device.
+        config: the policy's.
+        network: its sizes are counted; it may be on the meta device.
+        chunk_shape: steps and numbers of an answer's chunk.
         parts: which parts train.
 
     An answer's tokens follow from the chunk's numbers (`NUMBERS_PER_TOKEN`), and images count no tiles. The first token comes
     with the prefix; each further one takes a pass.
     """
-    sizes, vocabulary = policy.model.vlm.config, policy.model.vocabulary
+    sizes, vocabulary = network.vlm.config, network.vocabulary
     text = sizes.text_config
-    cameras = len(policy.config.image_features) or TYPICAL_CAMERAS
-    patches = (policy.side // sizes.vision_config.patch_size) ** 2
-    steps, size = policy.chunk_shape
+    cameras = len(config.image_features) or TYPICAL_CAMERAS
+    side = sizes.vision_config.image_size
+    patches = (side // sizes.vision_config.patch_size) ** 2
+    steps, size = chunk_shape
     prefix = cameras * sizes.image_tokens + TYPICAL_INSTRUCTION
-    answer = round(steps * size / NUMBERS_PER_TOKEN[policy.config.action_tokens]) + 1
+    answer = round(steps * size / NUMBERS_PER_TOKEN[config.action_tokens]) + 1
 
     width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, key_width(text)
 
@@ -64,7 +70,7 @@ def workload(policy: SMOLANDFASTPolicy, parts: Mapping[str, PartSize]) -> Worklo
     if "vision tower" in trains:
         kept_values += cameras * vision_kept(sizes, patches)
     return Workload(
-        assumed=f"{cameras} images of {policy.side}×{policy.side}, {TYPICAL_INSTRUCTION} tokens of text, an answer of {answer}",
+        assumed=f"{cameras} images of {side}×{side}, {TYPICAL_INSTRUCTION} tokens of text, an answer of {answer}",
         vision=cameras * vision_flops(sizes, patches),
         prefix=layers(prefix, prefix) + logits,
         expert=layers(1, prefix + generated // 2) + logits,

@@ -31,6 +31,7 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common.images import to_float
 from smolact.policies.configuration import PolicyConfig
+from smolact.policies.smolandfast import flops_smolandfast
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.engine import SmolAndFASTEngine
@@ -46,6 +47,7 @@ from smolact.policies.smolandfast.prompts import chat_template
 from smolact.policies.smolandfast.schemes import FAST, ActionTokens, Bins, Text
 from smolact.policies.smolandfast.tiles import split
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+from smolact.policies.workload import PartSize, Workload
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.tokenizer import Tokenizer
 from smolact.types import ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGUAGE_TOKENS
@@ -183,6 +185,10 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
             {"params": list(part.parameters()), "lr": rate, "name": name}
             for name, (part, rate) in groups.items()
         ]
+
+    def workload(self, parts: Mapping[str, PartSize]) -> Workload:
+        """Return the cost of one sample, counted from the sizes of the layers."""
+        return flops_smolandfast.workload(self.config, self.model, self.chunk_shape, parts)
 
     def forward(
         self,

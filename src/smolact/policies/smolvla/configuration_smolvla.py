@@ -176,6 +176,10 @@ class SmolVLAConfig(ChunkSettings):
                 "--policy.min_period and --policy.max_period."
             )
 
+    def uncompiled(self) -> SmolVLAConfig:
+        """Return this configuration without `torch.compile`."""
+        return self.replace(compile_model=False) if self.compile_model else self
+
     @property
     def image_features(self) -> dict[str, PolicyFeature]:
         """The cameras, followed by `empty_cameras` masked ones."""

@@ -8,7 +8,6 @@ Counting rules: `policies/common/flops.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from smolact.backbones.config import TextConfig, VisionConfig
 from smolact.policies.common.flops import (
@@ -20,11 +19,9 @@ from smolact.policies.common.flops import (
     vision_kept,
 )
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.policies.smolvla.network_smolvla import VLAFlowMatching
 from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel, expert_hidden_width
 from smolact.policies.workload import PartSize, Workload
-
-if TYPE_CHECKING:
-    from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 TYPICAL_CAMERAS = 2
 """Number assumed while a configuration has no cameras: they come from the dataset."""
@@ -32,24 +29,25 @@ TYPICAL_INSTRUCTION = 20
 """Instruction tokens when padding is to the longest of the batch."""
 
 
-def workload(policy: SmolVLAPolicy, parts: Mapping[str, PartSize]) -> Workload:
+def workload(network: VLAFlowMatching, parts: Mapping[str, PartSize]) -> Workload:
     """Count one sample's FLOPs, and the values that a training step saves for the backward pass.
 
     Args:
-        policy: its sizes and layers are counted; it may be on the meta device.
+        network: its sizes and layers are counted; it may be on the meta device.
         parts: which parts train; a gradient flows through everything behind the first of them.
 
     A prompt counts `TYPICAL_INSTRUCTION` tokens, or `tokenizer_max_length` where all are padded to it. All cameras pass
     the vision tower, empty ones too.
     """
-    config, vlm, model = policy.config, policy.vlm.config, policy.model.vlm_with_expert
+    config, model = network.config, network.vlm_with_expert
+    vlm = model.config
     text = vlm.text_config
     images = _images(config, vlm.vision_config)
     side = vlm.vision_config.patch_size
     patches = [(height // side) * (width // side) for height, width in images]
     tokens = config.tokenizer_max_length
     tokens = tokens if config.pad_language_to == "max_length" else min(TYPICAL_INSTRUCTION, tokens)
-    special_tokens = (len(policy.model.image_start) + len(policy.model.image_end)) * len(patches)
+    special_tokens = (len(network.image_start) + len(network.image_end)) * len(patches)
     image_tokens = sum(count // vlm.scale_factor**2 for count in patches)
     context = image_tokens + special_tokens + tokens
     prefix = max(context + 1, config.prefix_length)

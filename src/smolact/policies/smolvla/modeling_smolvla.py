@@ -22,9 +22,11 @@ from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import FlowDraws
 from smolact.policies.common.guidance import Guidance
 from smolact.policies.common.images import resize_with_pad, to_float
+from smolact.policies.smolvla import flops_smolvla
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.network_smolvla import VLAFlowMatching as VLAFlowMatching
 from smolact.policies.smolvla.vlm import load_vlm
+from smolact.policies.workload import PartSize, Workload
 from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS, STATE, VISION_TOKENS
 
 
@@ -68,6 +70,10 @@ class SmolVLAPolicy(PreTrainedPolicy):
     def training_draws(self) -> FlowDraws:
         """The random draws of a training sample: its noise and its time."""
         return FlowDraws(self.noise_shape)
+
+    def workload(self, parts: Mapping[str, PartSize]) -> Workload:
+        """Return the cost of one sample, counted from the sizes of the layers."""
+        return flops_smolvla.workload(self.model, parts)
 
     def forward(
         self,
