@@ -15,6 +15,7 @@ import smolact_client
 
 SOURCE = Path(smolact.__file__).parent
 CLIENT = Path(smolact_client.__file__).parent
+PLUGINS = sorted((Path(__file__).parents[1] / "plugins").glob("*/src/*"))
 FLOORS = {
     **dict.fromkeys(
         (
@@ -31,7 +32,6 @@ FLOORS = {
 NEIGHBOURS = {
     ("training", "evaluation"),
     ("recording", "serving"),
-    ("cli", "integrations"),
     ("__main__", "cli"),
 }
 """Rooms of one floor of which the first may call the second. Floor 0 builds on itself, in one direction."""
@@ -44,10 +44,11 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.startswith("smolact.")}
+    return {name for name in names if name.split(".")[0] in {"smolact", *(path.name for path in PLUGINS)}}
 
 
 MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+PLUGIN_MODULES = [path for plugin in PLUGINS for path in sorted(plugin.rglob("*.py"))]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -57,6 +58,7 @@ def test_imports_go_down(path: Path) -> None:
         f"{path.name} stands outside the house: give it a floor here and in docs/architecture.md"
     )
     for name in imports(path):
+        assert name.startswith("smolact."), f"{path.relative_to(SOURCE)} imports {name}, which is a plugin's"
         other = name.split(".")[1]
         if other == room or other not in FLOORS:  # its own room, or a public name of the package
             continue
@@ -66,10 +68,12 @@ def test_imports_go_down(path: Path) -> None:
 
 def test_no_module_needs_itself() -> None:
     graph = {
-        ".".join(("smolact", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
-            ".__init__"
-        ): imports(path)
-        for path in MODULES
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): imports(
+            path
+        )
+        for package in (SOURCE, *PLUGINS)
+        for path in (*MODULES, *PLUGIN_MODULES)
+        if package in path.parents
     }
     edges = {
         module: {name if name in graph else name.rpartition(".")[0] for name in names} & graph.keys()
@@ -90,8 +94,8 @@ def test_no_module_needs_itself() -> None:
 
 def test_no_source_file_is_too_long() -> None:
     long = {
-        str(path.relative_to(SOURCE)): count
-        for path in MODULES
+        f"{path.parent.name}/{path.name}": count
+        for path in (*MODULES, *PLUGIN_MODULES)
         if (count := len(path.read_text().splitlines())) > 500
     }
     assert not long, f"look for the second thing that each does: {long}"
@@ -141,7 +145,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_nothing_that_came_in_as_data_is_run() -> None:
     """No pickle, no `eval`, no remote code anywhere in the source."""
     forbidden_calls = {"eval", "exec"}
-    for path in (*MODULES, *sorted(CLIENT.glob("*.py"))):
+    for path in (*MODULES, *PLUGIN_MODULES, *sorted(CLIENT.glob("*.py"))):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
