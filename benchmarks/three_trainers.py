@@ -172,8 +172,8 @@ def run_hf(folder: Path, steps: int) -> list[float]:
     from transformers import TrainingArguments
 
     from smolact import SmolVLAConfig
-    from smolact.integrations.hf_data import dataset_for
-    from smolact.integrations.hf_trainer import create_smolvla_trainer
+    from smolact_transformers.data import dataset_for
+    from smolact_transformers.trainer import create_smolvla_trainer
 
     base = folder / "base/checkpoints/last/pretrained_model"
     trainer = create_smolvla_trainer(

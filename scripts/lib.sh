@@ -46,14 +46,22 @@ make_venv() {
 fingerprint() {
   "$VENV/bin/python" - "$1" <<'PY'
 import hashlib, pathlib, sys
-files = ("pyproject.toml", "packages/smolact-client/pyproject.toml")
-content = b"".join(pathlib.Path(name).read_bytes() for name in files) + sys.argv[1].encode() + sys.version.encode()
+folders = (".", "packages/smolact-client", "plugins/smolact_transformers", "plugins/smolact_il_studio")
+content = b"".join(pathlib.Path(folder, "pyproject.toml").read_bytes() for folder in folders) + sys.argv[1].encode() + sys.version.encode()
 print(hashlib.sha256(content).hexdigest())
 PY
 }
 
-# install EXTRA: smolact and the client that it depends on, editable, with the dependencies of an extra ("" for none),
-# unless that is done already.
+# The plugins that an extra needs, as pip's arguments: they are of this repository, like the client.
+plugins_of() {
+  case $1 in
+    hf) echo --editable plugins/smolact_transformers ;;
+    il-studio | test | docs) echo --editable plugins/smolact_transformers --editable plugins/smolact_il_studio ;;
+  esac
+}
+
+# install EXTRA: smolact, the client that it depends on and the plugins of an extra, editable, with the dependencies of
+# the extra ("" for none), unless that is done already.
 install() {
   local extra=$1 stamp="$VENV/.installed-${1:-base}"
   if ! "$VENV/bin/python" -c '' 2>/dev/null; then
@@ -69,7 +77,7 @@ install() {
       echo "No NVIDIA GPU was found. Where pip's index offers PyTorch's build for CPUs (1 GB with all else) it takes that, else the one for GPUs (5 GB)." >&2
     fi
     "$VENV/bin/python" scripts/install_told.py \
-      --editable packages/smolact-client --editable ".${extra:+[$extra]}" ||
+      --editable packages/smolact-client --editable ".${extra:+[$extra]}" $(plugins_of "$extra") ||
       fail "the installation failed; what pip said is above. Mend it and run $0 again."
     echo "$wanted" >"$stamp"
   fi

@@ -91,7 +91,7 @@ def flags(page: Path) -> Iterator[list[str]]:
 def names(page: Path) -> Iterator[str]:
     """Modules, classes and functions of ours that the page speaks of, with all their dots."""
     for text in [*inline(page), *blocks(page, "python")]:
-        yield from re.findall(r"\bsmolact(?:_client)?(?:\.[a-zA-Z_]\w*)+", text)
+        yield from re.findall(r"\bsmolact(?:_client|_transformers|_il_studio)?(?:\.[a-zA-Z_]\w*)+", text)
 
 
 def files(page: Path) -> Iterator[Path]:
@@ -101,7 +101,9 @@ def files(page: Path) -> Iterator[Path]:
         made = target.removeprefix("../").startswith("reference/")  # by scripts/docs, from the code
         if "://" not in target and not made:
             yield (page.parent / target).resolve()
-    for name in re.findall(r"(?<![\w/.])(?:benchmarks|configs|docs|packages|scripts|tests)/[\w./-]*\w", text):
+    for name in re.findall(
+        r"(?<![\w/.])(?:benchmarks|configs|docs|packages|plugins|scripts|tests)/[\w./-]*\w", text
+    ):
         yield ROOT / name
 
 

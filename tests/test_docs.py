@@ -21,6 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 import smolact.cli
+import smolact_il_studio.cli
 from smolact.cli import parsing
 from smolact.cli.main import COMMANDS, main
 from smolact.datasets.reader import LeRobotDataset
@@ -84,9 +85,14 @@ def reading_only() -> Iterator[dict[type, None]]:
 
     forget_lerobot()
     with pytest.MonkeyPatch.context() as patch:
-        names = [found.name for found in pkgutil.iter_modules(smolact.cli.__path__)]
+        packages = (smolact.cli, smolact_il_studio.cli)
+        found = [
+            one.name
+            for package in packages
+            for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+        ]
         # All before any is changed: one that is imported later would keep what is only lent here.
-        for module in [importlib.import_module(f"smolact.cli.{name}") for name in names]:
+        for module in [smolact_il_studio.cli, *map(importlib.import_module, found)]:
             if module is not parsing and hasattr(module, "parse"):
                 patch.setattr(module, "parse", parse)
             if hasattr(module, "needs_robot"):
@@ -159,7 +165,7 @@ def settings() -> list[type]:
 def command_names() -> Iterator[tuple[str, ...]]:
     groups = {"dataset", "il-studio", "policy", "robot"}
     for name in COMMANDS:
-        inner = importlib.import_module(COMMANDS[name].module).COMMANDS if name in groups else ()
+        inner = COMMANDS[name].load().COMMANDS if name in groups else ()
         yield from ((name, one) for one in inner) if name in groups else [(name,)]
 
 

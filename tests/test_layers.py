@@ -16,6 +16,7 @@ import smolact_client
 
 SOURCE = Path(smolact.__file__).parent
 CLIENT = Path(smolact_client.__file__).parent
+PLUGINS = sorted((Path(__file__).parents[1] / "plugins").glob("*/src/*"))
 LAYERS = {
     **dict.fromkeys(
         (
@@ -32,7 +33,6 @@ LAYERS = {
 }
 SAME_LAYER = {
     ("training", "evaluation"),
-    ("cli", "integrations"),
     ("__main__", "cli"),
 }
 """Packages of one layer of which the first may import the second. Layer 0 builds on itself, in one direction."""
@@ -45,10 +45,11 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.startswith("smolact.")}
+    return {name for name in names if name.split(".")[0] in {"smolact", *(path.name for path in PLUGINS)}}
 
 
 MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+PLUGIN_MODULES = [path for plugin in PLUGINS for path in sorted(plugin.rglob("*.py"))]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -56,6 +57,7 @@ def test_imports_go_down(path: Path) -> None:
     package = path.relative_to(SOURCE).with_suffix("").parts[0]
     assert package in LAYERS, f"{path.name} is in no layer: give it one here and in docs/architecture.md"
     for name in imports(path):
+        assert name.startswith("smolact."), f"{path.relative_to(SOURCE)} imports {name}, which is a plugin's"
         other = name.split(".")[1]
         if other == package or other not in LAYERS:  # its own package, or a public name of the package
             continue
@@ -65,10 +67,12 @@ def test_imports_go_down(path: Path) -> None:
 
 def test_no_module_needs_itself() -> None:
     graph = {
-        ".".join(("smolact", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
-            ".__init__"
-        ): imports(path)
-        for path in MODULES
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): imports(
+            path
+        )
+        for package in (SOURCE, *PLUGINS)
+        for path in (*MODULES, *PLUGIN_MODULES)
+        if package in path.parents
     }
     edges = {
         module: {name if name in graph else name.rpartition(".")[0] for name in names} & graph.keys()
@@ -89,8 +93,8 @@ def test_no_module_needs_itself() -> None:
 
 def test_no_source_file_is_too_long() -> None:
     long = {
-        str(path.relative_to(SOURCE)): count
-        for path in MODULES
+        f"{path.parent.name}/{path.name}": count
+        for path in (*MODULES, *PLUGIN_MODULES)
         if (count := len(path.read_text().splitlines())) > 500
     }
     assert not long, f"look for the second thing that each does: {long}"
@@ -140,7 +144,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_nothing_that_came_in_as_data_is_run() -> None:
     """No pickle, no `eval`, no remote code anywhere in the source."""
     forbidden_calls = {"eval", "exec"}
-    for path in (*MODULES, *sorted(CLIENT.glob("*.py"))):
+    for path in (*MODULES, *PLUGIN_MODULES, *sorted(CLIENT.glob("*.py"))):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

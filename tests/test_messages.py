@@ -11,6 +11,7 @@ import smolact
 from tests.test_docs import OTHERS, dry, known, settings  # noqa: F401  # the fixtures
 
 SOURCE = Path(smolact.__file__).parent
+PLUGINS = Path(__file__).parents[1] / "plugins"
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*)(?![\w.{-])")
 OF_OTHERS = {
     *("help", "version", "debug", "name"),  # of every command; the last stands for any
@@ -18,8 +19,8 @@ OF_OTHERS = {
     *("nproc_per_node", "multi_gpu", "logdir"),  # torchrun's, accelerate's, TensorBoard's
 }
 """Flags of other programs, and those that every command takes."""
-ELSEWHERE = ("pages.py", "evaluation/report.py", "integrations/il_studio/")
-"""Pages have names of colours that look like flags, and IL-Studio has flags of its own."""
+ELSEWHERE = ("pages.py", "evaluation/report.py")
+"""Pages have names of colours that look like flags."""
 
 
 def named(path: Path) -> Iterator[tuple[int, str]]:
@@ -39,10 +40,14 @@ def named(path: Path) -> Iterator[tuple[int, str]]:
 
 def test_every_flag_in_the_source_is_there(settings: list[type], dry: None) -> None:  # noqa: F811
     there = set().union(*(known(cls) for cls in settings)) | OF_OTHERS | {name.rstrip(".") for name in OTHERS}
+    ours = [
+        path for path in SOURCE.rglob("*.py") if not path.relative_to(SOURCE).as_posix().startswith(ELSEWHERE)
+    ]
+    # The other modules of the plugins also name flags of IL-Studio and LeRobot.
+    ours += [*PLUGINS.rglob("cli/*.py"), *(PLUGINS / "smolact_transformers").rglob("*.py")]
     wrong = [
-        f"{path.relative_to(SOURCE)}:{line} --{flag}"
-        for path in sorted(SOURCE.rglob("*.py"))
-        if not path.relative_to(SOURCE).as_posix().startswith(ELSEWHERE)
+        f"{path.name}:{line} --{flag}"
+        for path in ours
         for line, flag in named(path)
         if flag not in there and flag.replace("-", "_") not in there
     ]

@@ -14,9 +14,7 @@ from smolact.cli.help import Row, settings_of
 from smolact.cli.main import COMMANDS, Command
 from smolact.policies.factory import POLICY_TYPES, get_config_class
 
-GROUPS = {
-    name: f"smolact.cli.{name.replace('-', '_')}" for name in ("dataset", "il-studio", "policy", "robot")
-}
+GROUPS = ("dataset", "il-studio", "policy", "robot")
 
 COMMAND_PAGES = {
     "settings_train": ("smolact train", ("train",)),
@@ -86,7 +84,7 @@ def leaves(name: str) -> list[tuple[str, Command]]:
     """The command of a name, or those of a group, with what is typed for each."""
     if name not in GROUPS:
         return [(f"smolact {name}", COMMANDS[name])]
-    inner: dict[str, Command] = importlib.import_module(GROUPS[name]).COMMANDS
+    inner: dict[str, Command] = COMMANDS[name].load().COMMANDS
     return [(f"smolact {name} {command.name}", command) for command in inner.values()]
 
 
@@ -107,9 +105,9 @@ def _command(found: tuple[str, Command]) -> str:
 def asked_help(command: Command) -> tuple[type, str, str]:
     """The class of a command's settings, an example of it and what it does: what it would print for `--help`."""
     import smolact.cli.command as shared
-    import smolact.cli.il_studio as il_studio
+    import smolact_il_studio.cli as il_studio
 
-    module = importlib.import_module(command.module)
+    module = command.load()
     asked: list[Any] = []
 
     def heard(cls: type, usage: str, summary: str, argv: Any = ()) -> str:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = (ROOT / "src", ROOT / "packages/smolact-client/src")
-NAMESAKES = ROOT / "src/smolact/integrations/il_studio"
-"""Its classes have the names that IL-Studio gave them, some of which are those of our own; the guide means ours."""
+PACKAGES = (ROOT / "src", ROOT / "packages/smolact-client/src", ROOT / "plugins/smolact_transformers/src")
+"""Without `smolact_il_studio`, whose classes have IL-Studio's names: some of them are also names of ours, which the guide means."""
 SUFFIXES = "py|json|yaml|yml|sbatch|sh|toml"
 FILE = re.compile(rf"[\w.-]+(?:/[\w.-]+)+\.(?:{SUFFIXES})")
 MEMBER = re.compile(r"_?[A-Z]\w*\.(?!md$)\w+(?:\(\))?")
@@ -61,8 +60,6 @@ def _symbols() -> dict[str, list[Place]]:
     found: dict[str, list[Place]] = {}
     for package in PACKAGES:
         for path in sorted(package.rglob("*.py")):
-            if NAMESAKES in path.parents:
-                continue
             for name, line in _names(ast.parse(path.read_text(encoding="utf-8"))):
                 found.setdefault(name, []).append(Place(path, line))
     return found

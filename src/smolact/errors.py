@@ -136,6 +136,14 @@ def list_siblings(path: Path, most: int = 8) -> str:
     return f"In {folder} there is: {shown}.{did_you_mean(path.name, [name.rstrip('/') for name in names])}"
 
 
+def missing_plugin(name: str, extra: str) -> MissingDependencyError:
+    """Return the error that the command or module `name` is part of a plugin that is not installed; `extra` installs it."""
+    return MissingDependencyError(
+        f"'{name}' is part of a plugin that is not installed. Run: pip install 'smolact[{extra}]', "
+        f"or in a clone of smolact: scripts/install {extra}"
+    )
+
+
 def optional_import(module: str, extra: str) -> ModuleType:
     """Import an optional `module`, or raise a `MissingDependencyError` that names the extra to install."""
     try:

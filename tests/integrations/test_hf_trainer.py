@@ -18,10 +18,10 @@ from smolact.policies.embodiment import Embodiment
 from tests import published
 from tests.training.runs import DATASET, run
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (smolact[hf])")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from smolact.integrations.hf_data import SmolVLAProcessor, dataset_for  # noqa: E402
-from smolact.integrations.hf_trainer import ActionErrors, SmolVLATrainer, create_smolvla_trainer  # noqa: E402
+from smolact_transformers.data import SmolVLAProcessor, dataset_for  # noqa: E402
+from smolact_transformers.trainer import ActionErrors, SmolVLATrainer, create_smolvla_trainer  # noqa: E402
 
 STEPS = 6
 

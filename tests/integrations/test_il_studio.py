@@ -25,16 +25,16 @@ from smolact.errors import (
     StatisticsError,
 )
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (smolact[hf])")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from smolact.integrations.il_studio import smolandfast, smolvla  # noqa: E402
-from smolact.integrations.il_studio.export import export_checkpoint  # noqa: E402
-from smolact.integrations.il_studio.normalization import STATISTICS_FILE, normalizers_of  # noqa: E402
-from smolact.integrations.il_studio.policy_loader import PolicyLoader  # noqa: E402
 from smolact.policies.embodiment import Embodiment  # noqa: E402
 from smolact.policies.factory import make_pre_post_processors  # noqa: E402
 from smolact.policies.fit import absent_cameras  # noqa: E402
 from smolact.types import ACTION, ACTION_IS_PAD, IMAGES, STATE, TASK, NormalizationMode  # noqa: E402
+from smolact_il_studio import smolandfast, smolvla  # noqa: E402
+from smolact_il_studio.export import export_checkpoint  # noqa: E402
+from smolact_il_studio.normalization import STATISTICS_FILE, normalizers_of  # noqa: E402
+from smolact_il_studio.policy_loader import PolicyLoader  # noqa: E402
 
 CHUNK, ACTIONS, STATES = 5, 4, 3
 TEXTS = ["pick up the red block", "push it to the far left corner", "wait"]

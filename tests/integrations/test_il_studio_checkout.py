@@ -1,6 +1,6 @@
 """IL-Studio itself with our policies in it: its `train.py`, resumed, its normalizers and `MetaPolicy`, and what is exported.
 
-SMOLACT_IL_STUDIO names a checkout of it (a copy is used), SMOLACT_IL_STUDIO_PYTHON a Python with its requirements and smolact.
+SMOLACT_IL_STUDIO names a checkout of it (a copy is used), SMOLACT_IL_STUDIO_PYTHON a Python with its requirements and smolact[il-studio].
 """
 
 from __future__ import annotations

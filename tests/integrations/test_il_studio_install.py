@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,10 +13,10 @@ import yaml
 from smolact import durable
 from smolact.cli.main import main
 from smolact.errors import ConfigError, NotFoundError, WriteError
-from smolact.integrations.il_studio import installation
-from smolact.integrations.il_studio.checkout import POLICIES, installed_files, policy_yaml
-from smolact.integrations.il_studio.fields import OWN, THE_TASKS, setting_names
-from smolact.integrations.il_studio.installation import STATE_FOLDER, install, uninstall
+from smolact_il_studio import installation
+from smolact_il_studio.checkout import POLICIES, installed_files, policy_yaml
+from smolact_il_studio.fields import OWN, THE_TASKS, setting_names
+from smolact_il_studio.installation import STATE_FOLDER, install, uninstall
 
 SHIPPED = {
     "train.py": "# theirs\n",
@@ -200,6 +201,18 @@ def test_a_yaml_has_every_setting_that_has_an_effect_at_its_default(name: str) -
         assert raw["model_args"][setting] == plain[setting], setting
     assert not {"device", "optimizer_lr", "action_dim", "camera_names"} & raw["model_args"].keys()
     assert (raw["module_path"], raw["pretrained_config"]["is_pretrained"]) == (f"policy.{name}", False)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_files_of_an_earlier_installation_import_the_same_names(name: str) -> None:
+    pytest.importorskip("transformers")
+    text = installed_files()[f"policy/{name}/__init__.py"]
+    ours, earlier = dict[str, Any](), dict[str, Any]()
+    exec(text, ours)
+    assert f"from smolact_il_studio.{name} import" in text
+    exec(text.replace("smolact_il_studio", "smolact.integrations.il_studio"), earlier)
+    assert ours["__all__"] == earlier["__all__"]
+    assert all(ours[one] is earlier[one] for one in ours["__all__"])
 
 
 def test_the_command_lists_its_parts_and_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import shlex
 import sys
@@ -129,7 +128,7 @@ def candidates(line: str) -> list[Candidate]:
 
 def subcommands(command: Command) -> Mapping[str, Command] | None:
     """Return a group's commands; None for a command without subcommands."""
-    commands: Mapping[str, Command] = getattr(importlib.import_module(command.module), "COMMANDS", COMMANDS)
+    commands: Mapping[str, Command] = getattr(command.load(), "COMMANDS", COMMANDS)
     return None if commands is COMMANDS else commands
 
 

@@ -34,6 +34,8 @@ REQUIRED = (
     "websockets",
 )
 OPTIONAL = {
+    "smolact_transformers": "Hugging Face's Trainer",
+    "smolact_il_studio": "smolact il-studio",
     "transformers": "Hugging Face's Trainer, IL-Studio",
     "peft": "adapters, --peft.method_type=lora",
     "lerobot": "LeRobot's robots",

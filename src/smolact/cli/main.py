@@ -7,26 +7,56 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
-from smolact.errors import ConfigError, MissingDependencyError, OutOfMemoryError, SmolactError, did_you_mean
+from smolact.errors import (
+    ConfigError,
+    MissingDependencyError,
+    OutOfMemoryError,
+    SmolactError,
+    did_you_mean,
+    missing_plugin,
+)
 from smolact.memory import LESS_TO_TRAIN, failed_allocation
 
 DONE, FAILED, MISUSED, BROKEN, INTERRUPTED = 0, 1, 2, 70, 130
 """Exit codes; the last is the shell's for Ctrl-C."""
+PLUGIN_COMMANDS = "smolact.commands"
+"""The entry point group in which a plugin names the module of each of its commands."""
 
 
 class Command(NamedTuple):
-    """A command: name, one-line summary, and the module and name of its entry point, `run(argv) -> exit code`."""
+    """A command: name, one-line summary, and the module and name of its entry point, `run(argv) -> exit code`.
+
+    Attributes:
+        extra: of a command whose module is a plugin's, the extra that installs it. The plugin's entry point names the module.
+    """
 
     name: str
     summary: str
-    module: str
+    module: str = ""
+    extra: str = ""
     function: str = "run"
+
+    def load(self) -> ModuleType:
+        """Import the command's module.
+
+        Raises:
+            MissingDependencyError: the module's plugin is not installed.
+        """
+        if not self.extra:
+            return importlib.import_module(self.module)
+        from importlib.metadata import entry_points
+
+        found = next(iter(entry_points(group=PLUGIN_COMMANDS, name=self.name)), None)
+        if found is None:
+            raise missing_plugin(f"smolact {self.name}", self.extra)
+        return importlib.import_module(found.module)
 
     def run(self, argv: Sequence[str]) -> int:
         """Run the command and return its exit code."""
-        return int(getattr(importlib.import_module(self.module), self.function)(argv))
+        return int(getattr(self.load(), self.function)(argv))
 
 
 def by_name(*commands: Command) -> dict[str, Command]:
@@ -58,7 +88,7 @@ COMMANDS = by_name(
     Command(
         "il-studio",
         "smolact in a checkout of IL-Studio; `smolact il-studio` lists how",
-        "smolact.cli.il_studio",
+        extra="il-studio",
     ),
     Command("bench", "how quickly a policy answers on this machine", "smolact.cli.bench"),
     Command("info", "versions, devices and what is missing; the size of a policy", "smolact.cli.info"),

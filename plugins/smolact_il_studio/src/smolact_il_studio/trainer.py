@@ -8,13 +8,13 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from smolact.integrations import hf_trainer
-from smolact.integrations.il_studio.data_utils import ProcessThenCollate
-from smolact.integrations.il_studio.modeling import ILStudioPolicy, SmolVLAPolicy
-from smolact.integrations.il_studio.normalization import save_normalizers
+import smolact_transformers
+from smolact_il_studio.data_utils import ProcessThenCollate
+from smolact_il_studio.modeling import ILStudioPolicy, SmolVLAPolicy
+from smolact_il_studio.normalization import save_normalizers
 
 
-class SmolVLATrainer(hf_trainer.SmolVLATrainer):
+class SmolVLATrainer(smolact_transformers.SmolVLATrainer):
     """Hugging Face's Trainer with IL-Studio's arguments: `args, model, tokenizer, train_loader, eval_loader`."""
 
     def __init__(self, model: Any = None, args: Any = None, **others: Any) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from smolact.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean, list_siblings
-from smolact.integrations.il_studio.checkout import POLICIES, policy_yaml
+from smolact_il_studio.checkout import POLICIES, policy_yaml
 
-_MODULES = {policy.module: f"smolact.integrations.il_studio.{name}" for name, policy in POLICIES.items()}
+_MODULES = {policy.module: f"smolact_il_studio.{name}" for name, policy in POLICIES.items()}
 
 
 @dataclass

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from smolact import durable
 from smolact.errors import ConfigError
-from smolact.integrations.il_studio.configuration import ILStudioConfig, SmolAndFASTConfig, SmolVLAConfig
-from smolact.integrations.il_studio.folders import find_checkpoint
-from smolact.integrations.il_studio.normalization import read_normalizers
 from smolact.policies.configuration import read_config_file
 from smolact.policies.factory import get_policy_class, make_pre_post_processors
+from smolact_il_studio.configuration import ILStudioConfig, SmolAndFASTConfig, SmolVLAConfig
+from smolact_il_studio.folders import find_checkpoint
+from smolact_il_studio.normalization import read_normalizers
 
 _KINDS: dict[str, type[ILStudioConfig]] = {
     kind.model_type: kind for kind in (SmolVLAConfig, SmolAndFASTConfig)

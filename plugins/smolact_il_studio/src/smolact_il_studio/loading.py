@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from smolact.errors import ConfigError, DeviceError, optional_import
-from smolact.integrations.il_studio.fields import THE_TASKS, command_line_settings, settings_from
-from smolact.integrations.il_studio.modeling import ILStudioPolicy
-from smolact.processors.steps import find_device
+import transformers
 
-transformers = optional_import("transformers", extra="hf")
+from smolact.errors import ConfigError, DeviceError
+from smolact.processors.steps import find_device
+from smolact_il_studio.fields import THE_TASKS, command_line_settings, settings_from
+from smolact_il_studio.modeling import ILStudioPolicy
+
 logger = logging.getLogger(__name__)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smolact.cli.il_studio import change_checkout
+from smolact_il_studio.cli import change_checkout
 
 
 def run(argv: Sequence[str]) -> int:
@@ -14,7 +14,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _install(checkout: Path, force: bool) -> list[tuple[str, str]]:
-    from smolact.integrations.il_studio.checkout import installed_files
-    from smolact.integrations.il_studio.installation import install
+    from smolact_il_studio.checkout import installed_files
+    from smolact_il_studio.installation import install
 
     return [(row.path, row.done) for row in install(checkout, installed_files(), force=force)]

@@ -8,10 +8,10 @@ import typing
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import transformers
 import yaml
 
-from smolact.errors import ConfigError, optional_import
-from smolact.integrations.il_studio.fields import ENGINES, OWN, check_spelling, setting_names
+from smolact.errors import ConfigError
 from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, decode_field, read_config_file
 from smolact.policies.embodiment import read_embodiment
 from smolact.policies.fit import absent_cameras, real_cameras
@@ -19,8 +19,8 @@ from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTCo
 from smolact.policies.smolvla import configuration_smolvla
 from smolact.types import ACTION, IMAGES, STATE, FeatureType, PolicyFeature
 from smolact_client.schema import missing_cameras
+from smolact_il_studio.fields import ENGINES, OWN, check_spelling, setting_names
 
-transformers = optional_import("transformers", extra="hf")
 C = TypeVar("C", bound="ILStudioConfig")
 
 _OWN_TYPES = {
@@ -34,7 +34,7 @@ _IMAGE_FEATURE = PolicyFeature(FeatureType.VISUAL, (3, 480, 640))
 """A placeholder: images of any size are accepted."""
 
 
-class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc,name-defined]
+class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc]
     """Settings of a policy, the sizes of state and action, and the camera names.
 
     Further arguments of IL-Studio become attributes, as in transformers; a misspelt setting is an error.

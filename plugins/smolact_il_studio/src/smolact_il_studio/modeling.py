@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
+import transformers
 from torch import Tensor
 
 from smolact import durable
 from smolact.backbones.weights import WEIGHTS_FILE
-from smolact.errors import FeatureError, optional_import
-from smolact.integrations.il_studio import data_utils
-from smolact.integrations.il_studio.configuration import ILStudioConfig, SmolAndFASTConfig, SmolVLAConfig
-from smolact.integrations.il_studio.folders import find_checkpoint
+from smolact.errors import FeatureError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common.chunking import Engine
 from smolact.policies.configuration import CONFIG_FILE
@@ -40,12 +38,14 @@ from smolact.types import (
     LANGUAGE_TOKENS,
     STATE,
 )
+from smolact_il_studio import data_utils
+from smolact_il_studio.configuration import ILStudioConfig, SmolAndFASTConfig, SmolVLAConfig
+from smolact_il_studio.folders import find_checkpoint
 
-transformers = optional_import("transformers", extra="hf")
 M = TypeVar("M", bound="ILStudioPolicy")
 
 
-class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc,name-defined]
+class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc]
     """A policy of smolact with IL-Studio's interface.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smolact.cli.il_studio import change_checkout
+from smolact_il_studio.cli import change_checkout
 
 
 def run(argv: Sequence[str]) -> int:
@@ -14,6 +14,6 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _uninstall(checkout: Path, force: bool) -> list[tuple[str, str]]:
-    from smolact.integrations.il_studio.installation import uninstall
+    from smolact_il_studio.installation import uninstall
 
     return [(row.path, row.done) for row in uninstall(checkout, force=force)]

@@ -17,15 +17,15 @@ COMMANDS = by_name(
     Command(
         "install",
         "put policy/smolvla, policy/smolandfast and their YAML into a checkout",
-        "smolact.cli.il_studio_install",
+        "smolact_il_studio.cli.install",
     ),
     Command(
-        "uninstall", "take them out again, and put back what was there", "smolact.cli.il_studio_uninstall"
+        "uninstall", "take them out again, and put back what was there", "smolact_il_studio.cli.uninstall"
     ),
     Command(
         "export",
         "a checkpoint that IL-Studio trained, as one of smolact and LeRobot",
-        "smolact.cli.il_studio_export",
+        "smolact_il_studio.cli.export",
     ),
 )
 

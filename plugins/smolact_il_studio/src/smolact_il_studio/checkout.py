@@ -9,13 +9,13 @@ import dataclasses
 import json
 from typing import Any, NamedTuple
 
-from smolact.integrations.il_studio.fields import OWN, THE_TASKS, setting_names
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.settings import DOC
+from smolact_il_studio.fields import OWN, THE_TASKS, setting_names
 
-_SOURCE = "smolact.integrations.il_studio"
+_SOURCE = "smolact_il_studio"
 
 
 class Policy(NamedTuple):

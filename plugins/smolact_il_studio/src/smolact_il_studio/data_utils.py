@@ -17,7 +17,6 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from smolact.errors import FeatureError
-from smolact.integrations.il_studio.configuration import ILStudioConfig, SmolAndFASTConfig, SmolVLAConfig
 from smolact.policies.smolandfast.processor_smolandfast import SmolAndFASTPromptStep
 from smolact.processors.steps import SmolVLANewLineProcessor
 from smolact.processors.tokenizer import Tokenizer, TokenizerProcessorStep
@@ -31,6 +30,7 @@ from smolact.types import (
     STATE,
     TASK,
 )
+from smolact_il_studio.configuration import ILStudioConfig, SmolAndFASTConfig, SmolVLAConfig
 
 Sample = Mapping[str, Any]
 

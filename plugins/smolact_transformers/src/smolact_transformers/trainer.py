@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -15,8 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from smolact.datasets.format import flat_names
 from smolact.datasets.reader import LeRobotDataset
-from smolact.errors import ConfigError, optional_import
-from smolact.integrations.hf_data import EpochSampler, SmolVLAProcessor
+from smolact.errors import ConfigError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import find_policy
 from smolact.policies.embodiment import embodiment_of
@@ -30,14 +30,14 @@ from smolact.training.preflight import check_rename_map
 from smolact.training.sources import renamed_features
 from smolact.training.stream import ShuffledEpochs, seeded
 from smolact.types import ACTION, ACTION_IS_PAD, is_image_key
+from smolact_transformers.data import EpochSampler, SmolVLAProcessor
 
-transformers = optional_import("transformers", extra="hf")
 TRAINING_ARGUMENTS = "training_args.bin"
 _RNG_STATE_TYPES: list[Any] = [np.zeros(0).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
 """The types in a pickled state of numpy's random generator."""
 
 
-class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc,name-defined]
+class SmolVLATrainer(transformers.Trainer):  # type: ignore[misc]
     """Trains a policy of smolact, or an IL-Studio model that returns its own loss.
 
     With a `LeRobotDataset` the n-th batch, with its noise and times, is that of `smolact train` with the same seed and

@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"`smolact il-studio export` needs one CHECKPOINT and --output: {USAGE}")
 
     announce(f"Reading {positional[0]} …")
-    from smolact.integrations.il_studio.export import export_checkpoint
+    from smolact_il_studio.export import export_checkpoint
 
     sys.stdout.write(f"{export_checkpoint(positional[0], config.output)}\n")
     return DONE
