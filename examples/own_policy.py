@@ -1,7 +1,4 @@
-"""A policy of one's own, trained and evaluated like the others: `python examples/own_policy.py`.
-
-It sees only the state, and so reaches a goal by chance.
-"""
+"""A policy of one's own, which sees only the state and so reaches a goal by chance: `python examples/own_policy.py`."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ def main(episodes: int = 20, steps: int = 300, trials: int = 20) -> EvaluationRe
         shown = [each.frames for each in demonstrations(envs[0], expert_for(env_id("tabletop")), episodes)]
         pairs = [(f[STATE][i], f[ACTION][i : i + 4]) for f in shown for i in range(len(f[STATE]) - 3)]
         states, actions = (torch.tensor(np.stack(values)) for values in zip(*pairs, strict=True))
-        flat = ((STATE, states), (ACTION, actions.flatten(0, 1)))
+        flat = {STATE: states, ACTION: actions.flatten(0, 1)}.items()
         stats = {key: {"mean": v.mean(0).numpy(), "std": v.std(0).numpy()} for key, v in flat}
         inputs = {STATE: PolicyFeature(FeatureType.STATE, states.shape[1:])}
         outputs = {ACTION: PolicyFeature(FeatureType.ACTION, actions.shape[2:])}
