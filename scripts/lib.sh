@@ -46,7 +46,8 @@ make_venv() {
 fingerprint() {
   "$VENV/bin/python" - "$1" <<'PY'
 import hashlib, pathlib, sys
-files = ("pyproject.toml", "packages/smolact-client/pyproject.toml")
+# The version stands in __init__.py.
+files = ("pyproject.toml", "packages/smolact-client/pyproject.toml", "src/smolact/__init__.py")
 content = b"".join(pathlib.Path(name).read_bytes() for name in files) + sys.argv[1].encode() + sys.version.encode()
 print(hashlib.sha256(content).hexdigest())
 PY
