@@ -47,7 +47,8 @@ fingerprint() {
   "$VENV/bin/python" - "$1" <<'PY'
 import hashlib, pathlib, sys
 folders = (".", "packages/smolact-client", "plugins/smolact_transformers", "plugins/smolact_il_studio")
-content = b"".join(pathlib.Path(folder, "pyproject.toml").read_bytes() for folder in folders) + sys.argv[1].encode() + sys.version.encode()
+version = pathlib.Path("src/smolact/__init__.py").read_bytes()
+content = b"".join(pathlib.Path(folder, "pyproject.toml").read_bytes() for folder in folders) + version + sys.argv[1].encode() + sys.version.encode()
 print(hashlib.sha256(content).hexdigest())
 PY
 }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # of all distributions of this repository
 __all__ = [
     "LeRobotDataset",
     "SMOLANDFASTConfig",

@@ -39,7 +39,6 @@ from smolact_client.policy import Request
 from smolact_client.protocol import Array, Jpeg
 from smolact_client.schema import Limits, Offer, Schema, check_chunk, check_observation
 
-VERSION = "0.1.0"
 T = TypeVar("T")
 
 
@@ -314,7 +313,7 @@ class RemotePolicy:
         delays = _retry_delays()
         while True:
             try:
-                link = await Connection.open(self._address, f"smolact-client {VERSION}", self._offer)
+                link = await Connection.open(self._address, _name_and_version(), self._offer)
                 self._check_schema(link)
             except ConnectError as error:
                 await self._set_error(error)
@@ -428,3 +427,13 @@ def _retry_delays() -> Iterator[float]:
     while True:
         yield delay * _RANDOM.uniform(0.5, 1.0)  # jitter: robots do not reconnect all at once
         delay = min(2.0, 2 * delay)
+
+
+def _name_and_version() -> str:
+    """Return this distribution's name and version, which the handshake sends to the server."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"smolact-client {version('smolact-client')}"
+    except PackageNotFoundError:  # run from source, not installed
+        return "smolact-client"
