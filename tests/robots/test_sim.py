@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from smolact.errors import ConfigError, MissingDependencyError, RobotError, UnsafeActionError
-from smolact.recording.builtin import make_sim
+from smolact.recording.builtin import ExpertTeleoperator, make_sim
 from smolact.recording.recorder import Recorder
 from smolact.recording.replay import replay
 from smolact.robots.base import EpisodicRobot, Teleoperator, move
@@ -191,3 +191,13 @@ def test_a_hand_is_held_to_the_gate_whatever_teleoperator_it_holds() -> None:
     robot.gate.position = np.full(2, 0.5, np.float32)
     teleoperate(robot, Far(), 1000, 0.002)  # type: ignore[arg-type]
     assert robot.gate.position[0] >= 0.8
+
+
+def test_teleoperation_goes_on_when_an_episode_is_over() -> None:
+    robot = make_sim(kwargs={"max_episode_steps": 3})
+    robot.connect()
+    hand = ExpertTeleoperator()
+    hand.connect(robot)
+    assert teleoperate(robot, hand, 1000, 0.02).count >= 10
+    assert robot.episode_is_over
+    robot.disconnect()

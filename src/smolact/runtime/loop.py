@@ -99,6 +99,7 @@ class ControlLoop:
         on_tick: OnTick = lambda observation, action: None,
         *,
         observes: bool = True,
+        ends_with_episode: bool = True,
     ) -> ControlCommand | None:
         """Run until `stop()`, a command, or the end of a simulation's episode; returns the command.
 
@@ -107,6 +108,7 @@ class ControlLoop:
             stop: called before every tick; True ends the loop.
             on_tick: called after every tick with the observation and the action that was sent, None if none was.
             observes: False does not read the robot's observation, for a source that does not need it.
+            ends_with_episode: False continues after a simulation's episode has ended.
 
         Raises:
             CameraTimeoutError: a camera has given no picture for too long.
@@ -136,7 +138,7 @@ class ControlLoop:
             self.ticks += 1
             action = source.get_action(observation)
             on_tick(observation, None if action is None else move(self.robot, action))
-            if isinstance(self.robot, EpisodicRobot) and self.robot.episode_is_over:
+            if ends_with_episode and isinstance(self.robot, EpisodicRobot) and self.robot.episode_is_over:
                 break
         return self.controls.take()  # pressed during the last tick
 

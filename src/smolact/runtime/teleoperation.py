@@ -57,5 +57,10 @@ def teleoperate(
         return Ticks(loop.ticks, limiter.late, limiter.rate or 0.0)
 
     source = TeleoperatorSource(teleoperator, robot.gate)
-    loop.run(source, lambda: loop.ticks + limiter.missed >= max_ticks, lambda *_: on_tick(ticks()))
+    loop.run(
+        source,
+        lambda: loop.ticks + limiter.missed >= max_ticks,
+        lambda *_: on_tick(ticks()),
+        ends_with_episode=False,
+    )
     return ticks()
