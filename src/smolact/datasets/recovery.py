@@ -166,7 +166,8 @@ def find_intact_episodes(root: Path, quick: bool = False, progress: Progress = n
 def _drop(report: RecoveryReport, state: DatasetState, faults: Iterable[Fault]) -> None:
     """Drop the episodes that an error affects, and record the errors.
 
-    A wrong `index` only needs a rewrite, and an unknown task is learned if the episode has just one. Rounded depth is no crash's.
+    A wrong `index` only needs a rewrite, and an unknown task is learned if the episode has just one. Rounded depth is kept, since a
+    crash can't have rounded it.
     """
     lost, unknown = set[int](), list[Fault]()
     for fault in faults:

@@ -140,8 +140,9 @@ class _RepairPlan:
             path: intact for path, intact in self.tables.items() if len(intact) < report.table_rows[path]
         }
         self.info = self._new_info()
-        self.stats = self._new_statistics()
-        self.rewrites = not report.is_in_order() or (self.stats is not None and not self._has_statistics())
+        in_order = report.is_in_order()
+        self.stats = self._new_statistics() if in_order else None  # a rewrite computes its own
+        self.rewrites = not in_order or (self.stats is not None and not self._has_statistics())
 
     def is_needed(self) -> bool:
         return bool(
