@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -272,17 +273,19 @@ class DatasetState:
         """Decode a video file of `count` episodes, after files of `done` ones."""
         if not self.for_repair:
             edges = [0, *(edge for begin, end, _ in spans for edge in (begin, end)), len(reader)]
-            spans = [*spans, *((end, begin, ()) for end, begin in zip(edges[::2], edges[1::2], strict=True))]
+            gaps = zip(edges[::2], edges[1::2], strict=True)
+            spans = [*spans, *((first, end, ()) for first, end in gaps if first < end)]
         layouts: dict[tuple[int, int, str], list[int]] = {}
         lost: list[int] = []
         errors: list[DatasetError] = []
         for begin, end, episodes in sorted(spans):
             found: set[tuple[int, int, str]] = set()
             try:
-                for start in range(begin, end, DECODE_BATCH):
-                    seen = min(start + DECODE_BATCH, end)
+                batches = range(begin - begin % DECODE_BATCH + DECODE_BATCH, end, DECODE_BATCH)
+                for start, seen in pairwise([begin, *batches, end]):
                     found |= reader.layouts(np.arange(start, seen))
-                    progress(key, done + count * seen // len(reader), len(self.episodes))
+                    if seen % DECODE_BATCH == 0 or seen == len(reader):
+                        progress(key, done + count * seen // len(reader), len(self.episodes))
             except DatasetError as error:
                 errors.append(error)
                 lost += episodes
