@@ -76,6 +76,17 @@ def test_a_wrong_column_is_named(root: Path, name: str, values: Any, part: str) 
     assert any(part in str(fault) for fault in found), found
 
 
+def test_a_column_that_can_not_be_read_hides_no_other_fault(root: Path) -> None:
+    change_table(root / FIRST, with_column("action", [None] * 7))
+    change_table(root / FIRST, with_column("observation.state", [[np.inf] * 4] * 7))
+    found = [fault for fault in errors(root, quick=True) if fault.place == FIRST]
+    assert [("'action'" in fault.message, "'observation.state'" in fault.message) for fault in found] == [
+        (False, True),
+        (True, False),
+    ]
+    assert [fault.episodes for fault in found] == [(0,), (0,)]
+
+
 def test_missing_rows_and_a_cut_video_are_found(root: Path) -> None:
     change_table(root / FIRST, lambda table: table.slice(0, 5))
     path = root / VIDEO

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import pyarrow as pa
 import pytest
 
 from smolact.datasets import edit
@@ -82,6 +84,40 @@ def test_every_whole_episode_is_kept_and_nothing_is_deleted(
     with DatasetWriter.resume(root) as writer:
         record(writer, 1, 2)
     assert LeRobotDatasetMetadata(root).total_episodes == len(episodes) + 1
+
+
+def gap(root: Path) -> None:
+    """One action of episode 1 is lost, in a file of all three."""
+
+    def lose(table: pa.Table) -> pa.Table:
+        actions = table.column("action").to_pylist()
+        column = pa.array([None if row == 4 else value for row, value in enumerate(actions)])
+        return table.set_column(table.schema.get_field_index("action"), "action", column)
+
+    change(root / "data/chunk-000/file-000.parquet", lose)
+
+
+def damaged_middle(root: Path) -> None:
+    """Zeros for the first frame of episode 1, which the file's index still finds."""
+    path = root / "videos/observation.images.top/chunk-000/file-000.mp4"
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][LENGTHS[0]]
+        first, size = packet.pos, packet.size
+    content = bytearray(path.read_bytes())
+    content[first : first + size] = bytes(size)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [gap, damaged_middle])
+def test_damage_in_a_file_of_several_episodes_costs_only_its_own(
+    whole: dict[str, Path], tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    root = copy(whole["joined"], tmp_path / "set")
+    damage(root)
+    done = repair(root)
+    assert (done.episodes, done.anew) == (2, True)
+    assert len(done.errors) == 1 and done.errors[0].endswith("This affects episode 1.")
+    has_the_episodes(root, whole["joined"], [0, 2])
 
 
 def test_a_new_instruction_is_learned_from_the_episode(tmp_path: Path, whole: dict[str, Path]) -> None:

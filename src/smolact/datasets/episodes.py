@@ -94,6 +94,19 @@ class Episodes(Sequence[Episode]):
         return (self[number] for number in range(len(self)))
 
 
+def episode_tables(root: Path) -> list[Path]:
+    """The files of `meta/episodes`, in order, without those of interrupted writes."""
+    files = sorted((root / layout.EPISODES_FOLDER).glob("*/*.parquet"))
+    return [file for file in files if not file.name.startswith(".")]
+
+
+def episode_columns(video_keys: Sequence[str]) -> list[str]:
+    """The columns of `meta/episodes` that locate an episode."""
+    names = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index"]
+    spans = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+    return names + [f"videos/{key}/{name}" for key in video_keys for name in spans]
+
+
 def read_episodes_v3(root: Path, info: Mapping[str, Any], video_keys: Sequence[str]) -> Episodes:
     """The first `total_episodes` rows of `meta/episodes` of a v3.0 dataset.
 
@@ -101,15 +114,9 @@ def read_episodes_v3(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
         DatasetError: the table is damaged, incomplete, or leads out of the folder.
     """
     folder, total = root / layout.EPISODES_FOLDER, info["total_episodes"]
-    names = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index"]
-    for key in video_keys:
-        names += [
-            f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-        ]
+    names = episode_columns(video_keys)
     columns: dict[str, list[Any]] = {name: [] for name in names}
-    for file in sorted(folder.glob("*/*.parquet")) if total else []:
-        if file.name.startswith("."):
-            continue  # left by an interrupted write
+    for file in episode_tables(root) if total else []:
         table = read_table(file, names)
         for name in names:
             columns[name].extend(column_values(table, name, file))

@@ -9,14 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact import durable
 from smolact.datasets import format as layout
+from smolact.datasets import quarantine
+from smolact.datasets.episodes import episode_tables
 from smolact.datasets.faults import Fault, Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES
-from smolact.datasets.inspected_files import data_faults, video_faults
 from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.path_checks import unsafe_paths
+from smolact.datasets.state import DatasetState
 from smolact.datasets.tables import column_array, read_table
 from smolact.errors import DatasetError
 
@@ -45,15 +46,12 @@ def _faults(root: Path, quick: bool, progress: Progress) -> list[Fault]:
     except DatasetError as error:
         return [Fault("error", "meta", str(error))]
     faults += _orphaned_file_faults(meta)
-    columns: dict[str, list[NDArray[Any]]] = {}
-    faults += data_faults(meta, quick, progress, columns)
+    state = DatasetState(meta)
+    faults += state.data_faults(quick, progress)
     for key in meta.video_keys:
-        faults += video_faults(meta, key, quick, progress)
-    known = {name: np.concatenate(parts) for name, parts in columns.items()}
-    faults += _statistics_faults(
-        meta, known if not any(fault.severity == "error" for fault in faults) else {}
-    )
-    return faults
+        faults += state.video_faults(key, quick, progress)
+    has_errors = any(fault.severity == "error" for fault in faults)
+    return faults + list(_statistics_faults(meta, {} if has_errors else state.values))
 
 
 def errors_of_training(
@@ -66,22 +64,17 @@ def errors_of_training(
         episodes: the training episodes; only if these are all, values are compared with statistics.
         features: the features whose values and statistics are used.
     """
-    columns: dict[str, list[NDArray[Any]]] = {}
-    faults = [*_metadata_faults(meta), *data_faults(meta, True, no_progress, columns, episodes, features)]
-    complete = len(set(episodes)) == meta.total_episodes and not any(
-        fault.severity == "error" for fault in faults
-    )
-    known = {name: np.concatenate(parts) for name, parts in columns.items() if name in features}
-    faults += _statistics_faults(meta, known if complete else {})
+    state = DatasetState(meta)
+    faults = [*_metadata_faults(meta), *state.data_faults(True, no_progress, episodes, features)]
+    has_errors = any(fault.severity == "error" for fault in faults)
+    known = {name: parts for name, parts in state.values.items() if name in features}
+    is_complete = len(set(episodes)) == meta.total_episodes and not has_errors
+    faults += _statistics_faults(meta, known if is_complete else {})
     return [
         fault
         for fault in faults
         if fault.severity == "error" and (fault.feature is None or fault.feature in features)
     ]
-
-
-def _used_files(meta: LeRobotDatasetMetadata) -> set[str]:
-    return set(meta.episodes.data_path).union(*meta.episodes.video_path.values())
 
 
 def _metadata_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
@@ -127,9 +120,9 @@ def _metadata_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
 def _frame_range_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
     """Compare the frame numbers in `meta/episodes` with the episode lengths."""
     number = 0
-    for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
-        if path.name.startswith(".") or number >= meta.total_episodes:
-            continue
+    for path in episode_tables(meta.root):
+        if number >= meta.total_episodes:
+            return
         file = path.relative_to(meta.root).as_posix()
         names = ["dataset_from_index", "dataset_to_index"]
         rows = read_table(path, names)
@@ -159,33 +152,22 @@ def _frames_ahead(meta: LeRobotDatasetMetadata) -> int:
     if meta.codebase_version != "v3.0":
         return 0
     lengths: list[int] = []
-    for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
-        if not path.name.startswith("."):
-            lengths += column_array(read_table(path, ["length"]), "length", (1,), path).reshape(-1).tolist()
+    for path in episode_tables(meta.root):
+        lengths += column_array(read_table(path, ["length"]), "length", (1,), path).reshape(-1).tolist()
     return sum(lengths[meta.total_episodes :])
 
 
 def _orphaned_file_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
-    used = _used_files(meta)
-    for folder in ("data", "videos"):
-        for path in sorted((meta.root / folder).rglob("*")):
-            file = path.relative_to(meta.root).as_posix()
-            if path.is_file() and file not in used and path.suffix in (".parquet", ".mp4"):
-                yield Fault(
-                    "warning",
-                    file,
-                    "belongs to no episode: a writer died. smolact dataset repair puts it aside, compact leaves it out.",
-                )
-    for path in sorted(meta.root.glob("*")):
-        if path.name.startswith(durable.TEMPORARY_PREFIX):
-            yield Fault(
-                "warning",
-                path.name,
-                "is what an interrupted write left. Remove it when nothing writes there.",
-            )
+    for path in quarantine.orphaned_files(meta.root, meta.episodes, episode_tables(meta.root)):
+        message = "belongs to no episode: a writer died. smolact dataset repair puts it aside, compact leaves it out."
+        if path.suffix not in (".parquet", ".mp4"):
+            message = "is what an interrupted write left. Remove it when nothing writes there."
+        yield Fault("warning", path.relative_to(meta.root).as_posix(), message)
 
 
-def _statistics_faults(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[Any]]) -> Iterator[Fault]:
+def _statistics_faults(
+    meta: LeRobotDatasetMetadata, columns: dict[str, list[NDArray[Any]]]
+) -> Iterator[Fault]:
     if not meta.total_episodes:
         return
     ahead = _frames_ahead(meta)
@@ -234,7 +216,7 @@ def _statistics_faults(meta: LeRobotDatasetMetadata, columns: dict[str, NDArray[
                 f"'{name}' has a mean outside its min and max, or a negative std. {fix}",
                 name,
             )
-        elif name in columns and not _match(stats, columns[name].astype(np.float64), slack):
+        elif name in columns and not _match(stats, np.concatenate(columns[name]).astype(np.float64), slack):
             yield Fault("error", file, f"'{name}' has other values than its statistics say. {fix}", name)
 
 

@@ -197,7 +197,7 @@ def read_stats(path: Path) -> Statistics:
     Raises:
         DatasetError: the file is corrupt.
     """
-    return _to_statistics(layout.read_json(path), path) if path.exists() else {}
+    return to_statistics(layout.read_json(path), path) if path.exists() else {}
 
 
 def _read_episode_stats(path: Path, episodes: int) -> Statistics:
@@ -210,14 +210,19 @@ def _read_episode_stats(path: Path, episodes: int) -> Statistics:
             "It is damaged or half fetched: fetch the dataset again."
         )
     try:
-        return aggregate([_to_statistics(rows[number], path) for number in range(episodes)])
+        return aggregate([to_statistics(rows[number], path) for number in range(episodes)])
     except ValueError as error:
         raise DatasetError(
             f"{path}: the episodes' statistics differ in shape ({error}). Fetch it again."
         ) from error
 
 
-def _to_statistics(value: Any, path: Path) -> Statistics:
+def to_statistics(value: Any, path: Path, advice: str = "Fetch the dataset again.") -> Statistics:
+    """Convert {feature: {statistic: numbers}} to arrays of at least one dimension.
+
+    Raises:
+        DatasetError: `value`, read from the file `path`, is something else.
+    """
     try:
         return {
             feature: {
@@ -227,5 +232,5 @@ def _to_statistics(value: Any, path: Path) -> Statistics:
         }
     except (AttributeError, TypeError, ValueError) as error:
         raise DatasetError(
-            f"{path}: expected {{feature: {{statistic: numbers}}}} ({error}). Fetch the dataset again."
+            f"{path}: expected {{feature: {{statistic: numbers}}}} ({error}). {advice}"
         ) from error

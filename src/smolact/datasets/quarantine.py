@@ -12,6 +12,7 @@ from pathlib import Path
 
 from smolact import durable
 from smolact.datasets import format as layout
+from smolact.datasets.episodes import Episode
 from smolact.openable import leads_out
 
 FOLDER = "unfinished-{number:03d}"
@@ -23,8 +24,11 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(durable.TEMPORARY_PREFIX)
 
 
-def orphaned_files(root: Path, used: set[Path]) -> list[Path]:
-    """Files of data, videos and `meta/episodes` that are not in `used`, and those of interrupted writes."""
+def orphaned_files(root: Path, episodes: Iterable[Episode], tables: Iterable[Path]) -> list[Path]:
+    """Files of data, videos and `meta/episodes` that are of no episode or not in `tables`, and those of interrupted writes."""
+    used = set(tables)
+    for episode in episodes:
+        used.update(root / path for path in (episode.data_path, *(v.path for v in episode.videos.values())))
     found = [
         path
         for folder in ("data", "videos", layout.EPISODES_FOLDER)

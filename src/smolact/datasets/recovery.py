@@ -1,62 +1,48 @@
 """Find the intact episodes of a damaged dataset: those with all metadata, data rows and video frames.
 
-Nothing is written. Faults that `inspection.py` calls errors make an episode not intact.
+Nothing is written. An episode is intact if no error of `state.py` affects it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
 from smolact.datasets import format as layout
-from smolact.datasets.cameras import check_depth_image, decode_image
-from smolact.datasets.episodes import Episodes
-from smolact.datasets.faults import Progress, no_progress
-from smolact.datasets.format import DEFAULT_FEATURES
-from smolact.datasets.inspected_files import DECODE_BATCH, TIME_TOLERANCE
+from smolact.datasets.episodes import Episode, Episodes, VideoSpan, episode_columns, episode_tables
+from smolact.datasets.faults import Fault, Progress, no_progress
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
 from smolact.datasets.path_checks import check_inside, unsafe_paths
-from smolact.datasets.rows import EpisodeRows, taken
 from smolact.datasets.sizes import first_size
 from smolact.datasets.sources import Source, table_more, table_statistics
-from smolact.datasets.tables import column_array, column_values, read_table
-from smolact.datasets.video import VideoReader
+from smolact.datasets.state import DatasetState, frame_number
+from smolact.datasets.tables import column_values, read_table
 from smolact.errors import ConfigError, DatasetError
 from smolact.openable import leads_out
 from smolact.types import Statistics
 
-NAMES = ("episode_index", "tasks", "length", "data/chunk_index", "data/file_index")
 
-
-@dataclass
-class Row:
-    """A row of `meta/episodes`.
+@dataclass(frozen=True)
+class RecoverableEpisode(Episode):
+    """An episode according to its row of `meta/episodes`, with the stored `dataset_from_index` as its `from_index`.
 
     Attributes:
-        number: the episode index.
+        stored_end: the stored `dataset_to_index`.
         table_row: the file of `meta/episodes` and the row's position in it.
-        data: the data file, relative to the root.
-        videos: camera to video file and first frame in it.
-        edges: the stored `dataset_from_index` and `dataset_to_index`.
+        statistics: its statistics; empty if there are none.
         more: other tools' columns.
-        in_place: whether its data rows are in order and their `index` counts on from `dataset_from_index`.
     """
 
-    number: int
-    length: int
-    tasks: tuple[str, ...]
+    stored_end: int
     table_row: tuple[Path, int]
-    data: str
-    videos: dict[str, tuple[str, int]]
-    edges: tuple[Any, Any]
     statistics: Statistics
     more: dict[str, Any]
-    in_place: bool = True
 
 
 @dataclass
@@ -66,34 +52,36 @@ class RecoveryReport:
     Attributes:
         meta: the features, settings and tasks, completed from the episodes.
         rows: the intact episodes, in order.
+        out_of_place: the episodes whose `index` does not count on from `from_index`.
         errors: one line for each fault.
         table_rows: file of `meta/episodes` to its number of rows.
-        frames: data file to its number of rows.
+        frame_numbers: data file to its column `index` (rows,).
         tasks_recovered: whether `tasks.parquet` is unreadable or incomplete.
     """
 
     meta: LeRobotDatasetMetadata
-    rows: list[Row] = field(default_factory=list)
+    rows: list[RecoverableEpisode] = field(default_factory=list)
+    out_of_place: set[int] = field(default_factory=set)
     errors: list[str] = field(default_factory=list)
     table_rows: dict[Path, int] = field(default_factory=dict)
-    frames: dict[str, int] = field(default_factory=dict)
+    frame_numbers: dict[str, NDArray[Any]] = field(default_factory=dict)
     tasks_recovered: bool = False
 
     def is_in_order(self) -> bool:
         """Whether the intact episodes are a valid dataset in place, so that only `meta` has to be written."""
-        positions = [row.table_row for row in self.rows]
-        if [row.number for row in self.rows] != list(range(len(positions))) or positions != sorted(positions):
-            return False
-        wanted, first = dict.fromkeys((row.data for row in self.rows), 0), 0
-        for row in self.rows:
-            wanted[row.data] += row.length
-            if not row.in_place or row.edges != (first, first + row.length):
-                return False
-            first += row.length
-        texts = set(self.meta.tasks.values())
+        rows, wanted = self.rows, dict[str, int]()
+        for row in rows:
+            wanted[row.data_path] = wanted.get(row.data_path, 0) + row.length
+        ends = np.cumsum([row.length for row in rows]).tolist()
+        positions, texts = [row.table_row for row in rows], set(self.meta.tasks.values())
         return (
-            all(self.frames[name] == frames for name, frames in wanted.items())
-            and all(texts.issuperset(row.tasks) for row in self.rows)
+            [row.index for row in rows] == list(range(len(rows)))
+            and positions == sorted(positions)
+            and [(row.from_index, row.stored_end) for row in rows] == list(pairwise([0, *ends]))
+            and self.out_of_place.isdisjoint(range(len(rows)))
+            and all(len(self.frame_numbers[file]) == frames for file, frames in wanted.items())
+            and all((np.diff(self.frame_numbers[file]) > 0).all() for file in wanted)
+            and all(texts.issuperset(row.tasks) for row in rows)
             and sorted(self.meta.tasks) == list(range(len(self.meta.tasks)))
         )
 
@@ -104,14 +92,15 @@ class RecoveredSource(Source):
     def __init__(self, report: RecoveryReport) -> None:
         rows, meta = report.rows, report.meta
         first = {
-            key: np.array([row.videos[key][1] for row in rows], dtype=np.float64) for key in meta.video_keys
+            key: np.array([frame_number(row.videos[key].from_timestamp, meta.fps) for row in rows])
+            for key in meta.video_keys
         }
         lengths = np.array([row.length for row in rows], dtype=np.int64)
         meta.episodes = Episodes(
             lengths,
             [row.tasks for row in rows],
-            [row.data for row in rows],
-            {key: [row.videos[key][0] for row in rows] for key in meta.video_keys},
+            [row.data_path for row in rows],
+            {key: [row.videos[key].path for row in rows] for key in meta.video_keys},
             {key: numbers / meta.fps for key, numbers in first.items()},
             {key: (numbers + lengths) / meta.fps for key, numbers in first.items()},
         )
@@ -119,7 +108,7 @@ class RecoveredSource(Source):
         # Not `super().__init__`, which needs an intact dataset.
         self.meta, self._open = meta, None
         self._statistics, self._more = [row.statistics for row in rows], [row.more for row in rows]
-        self._numbers = [row.number for row in rows]
+        self._numbers = [row.index for row in rows]
 
     def number_in_file(self, episode: int) -> int:
         """The `episode_index` of an episode in its data file."""
@@ -159,35 +148,64 @@ def find_intact_episodes(root: Path, quick: bool = False, progress: Progress = n
     try:
         meta.tasks = read_tasks_v3(root) if rows else {}
     except DatasetError as error:
-        report.errors.append(_cause(error))
+        report.errors.append(_cause(str(error)))
         report.tasks_recovered = True
-    rows = _check_data(report, rows, quick, progress)
+    state = DatasetState(meta, rows, for_repair=True)
+    _drop(report, state, state.data_faults(quick, progress))
     for key in meta.video_keys:
-        rows = _check_videos(report, key, rows, quick, progress)
-    report.rows = sorted(rows, key=lambda row: row.number)
-    if not rows:
+        _find_size(meta, key, state.episodes)
+        _drop(report, state, state.video_faults(key, quick, progress))
+    intact = {episode.index for episode in state.episodes}
+    report.rows = sorted((row for row in rows if row.index in intact), key=lambda row: row.index)
+    report.frame_numbers = state.frame_numbers
+    if not report.rows:
         meta.tasks, report.tasks_recovered = {}, False
     return report
 
 
-def _read_rows(report: RecoveryReport) -> list[Row]:
-    """All readable rows of `meta/episodes`, without duplicates."""
-    meta, rows = report.meta, dict[int, Row]()
-    wanted = [*NAMES, "dataset_from_index", "dataset_to_index"]
-    for key in meta.video_keys:
-        wanted += [
-            f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-        ]
-    for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
-        if path.name.startswith("."):
+def _drop(report: RecoveryReport, state: DatasetState, faults: Iterable[Fault]) -> None:
+    """Drop the episodes that an error affects, and record the errors.
+
+    A wrong `index` only needs a rewrite, and an unknown task is learned if the episode has just one. Rounded depth is kept, since a
+    crash can't have rounded it.
+    """
+    lost, unknown = set[int](), list[Fault]()
+    for fault in faults:
+        if fault.severity == "warning" or fault.kind == "depth" or not fault.episodes:
             continue
+        if fault.kind == "index":
+            report.out_of_place.update(fault.episodes)
+        elif fault.kind == "task":
+            unknown.append(fault)
+        else:
+            lost.update(fault.episodes)
+            report.errors.append(_line(report.meta.root, fault))
+    tasks, named = report.meta.tasks, {episode.index: episode.tasks for episode in state.episodes}
+    unknown = [fault for fault in unknown if lost.isdisjoint(fault.episodes)]
+    for (episode,) in (fault.episodes for fault in unknown):
+        numbers, texts = state.task_numbers[episode], named[episode]
+        if len(numbers) == len(texts) == 1:
+            report.tasks_recovered = True
+            tasks.update(dict.fromkeys(numbers - tasks.keys(), texts[0]))
+    for fault in unknown:
+        if not state.task_numbers[fault.episodes[0]] <= tasks.keys():
+            lost.update(fault.episodes)
+            report.errors.append(_line(report.meta.root, fault))
+    state.episodes = [episode for episode in state.episodes if episode.index not in lost]
+
+
+def _read_rows(report: RecoveryReport) -> list[RecoverableEpisode]:
+    """All readable rows of `meta/episodes`, without duplicates."""
+    meta, rows = report.meta, dict[int, RecoverableEpisode]()
+    wanted = [*episode_columns(meta.video_keys), "dataset_from_index", "dataset_to_index"]
+    for path in episode_tables(meta.root):
         try:
             check_inside(meta.root, path.relative_to(meta.root).as_posix())
             table = read_table(path)
             columns = {name: column_values(read_table(path, wanted), name, path) for name in wanted}
             statistics, more = table_statistics(table, path), table_more(table, path)
         except DatasetError as error:
-            report.errors.append(_cause(error))
+            report.errors.append(_cause(str(error)))
             continue
         report.table_rows[path] = table.num_rows
         for position in range(table.num_rows):
@@ -195,11 +213,11 @@ def _read_rows(report: RecoveryReport) -> list[Row]:
             try:
                 row = _row(meta, path, position, values, statistics[position], more[position])
             except DatasetError as error:
-                report.errors.append(_cause(error))
+                report.errors.append(_cause(str(error)))
                 continue
-            if row.number in rows:
-                report.errors.append(f"{path}: episode {row.number} is there twice.")
-            rows.setdefault(row.number, row)
+            if row.index in rows:
+                report.errors.append(f"{path}: episode {row.index} is there twice.")
+            rows.setdefault(row.index, row)
     return list(rows.values())
 
 
@@ -210,7 +228,7 @@ def _row(
     values: dict[str, Any],
     statistics: Statistics,
     more: dict[str, Any],
-) -> Row:
+) -> RecoverableEpisode:
     prefix = f"{path}, row {position}: "
     counts = [name for name in values if name.endswith("_index")] + ["length"]
     integers = {name: layout.whole_number(values[name]) for name in counts}
@@ -228,23 +246,23 @@ def _row(
         edges = [values[f"videos/{key}/{name}_timestamp"] for name in ("from", "to")]
         if not all(isinstance(edge, (int, float)) and 0 <= edge < 2**40 for edge in edges):
             raise DatasetError(f"{prefix}expected seconds in the video of '{key}', found {edges}.")
-        first, end = (round(edge * meta.fps) for edge in edges)
+        first, end = (frame_number(edge, meta.fps) for edge in edges)
         if end - first != values["length"]:
             raise DatasetError(
                 f"{prefix}episode {values['episode_index']} has {values['length']} rows and {end - first} frames of '{key}'."
             )
         template = meta.info.get("video_path") or layout.VIDEO_PATH
-        videos[key] = (_path(meta, template, f"videos/{key}", values, video_key=key), first)
-    data = _path(meta, meta.info.get("data_path") or layout.DATA_PATH, "data", values)
-    indices = (values["dataset_from_index"], values["dataset_to_index"])
-    return Row(
+        videos[key] = VideoSpan(_path(meta, template, f"videos/{key}", values, video_key=key), *edges)
+    first = values["dataset_from_index"]
+    return RecoverableEpisode(
         values["episode_index"],
-        values["length"],
+        first,
+        first + values["length"],
         tuple(tasks),
-        (path, position),
-        data,
+        _path(meta, meta.info.get("data_path") or layout.DATA_PATH, "data", values),
         videos,
-        indices,
+        values["dataset_to_index"],
+        (path, position),
         statistics,
         more,
     )
@@ -257,135 +275,25 @@ def _path(
     return str(layout.fill_template(template, meta.root / layout.INFO, **more, **indices))
 
 
-def _check_data(report: RecoveryReport, rows: list[Row], quick: bool, progress: Progress) -> list[Row]:
-    """The episodes with complete, valid data rows."""
-    meta, intact, done = report.meta, list[Row](), 0
-    names = [name for name, feature in meta.features.items() if feature.dtype != "video"]
-    for file, group in _by_file(rows, lambda row: row.data):
-        path = meta.root / file
-        try:
-            check_inside(meta.root, file)
-            table = read_table(path, names)
-            counters = {name: column_array(table, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
-            episode_rows = EpisodeRows(table, path)
-        except DatasetError as error:
-            report.errors.append(f"{_cause(error)} {_episode_range(group)}")
-            continue
-        report.frames[file] = table.num_rows
-        is_in_order = bool((np.diff(counters["index"]) > 0).all())
-        for row in sorted(group, key=lambda row: len(row.tasks)):  # a single task identifies its index
-            try:
-                part = taken(table, episode_rows.of(row.number))
-                _check_rows(report, row, part)
-                row.in_place &= is_in_order
-                if not quick:
-                    _check_images(meta, row, part)
-                intact.append(row)
-            except DatasetError as error:
-                report.errors.append(f"{file}, episode {row.number}: {_cause(error)}")
-            done += 1
-            progress("data", done, len(rows))
-    return intact
-
-
-def _check_rows(report: RecoveryReport, row: Row, part: pa.Table) -> None:
-    """Raise a `DatasetError` unless an episode's rows, sorted by `frame_index`, are valid."""
-    meta = report.meta
-    path = meta.root / row.data
-    if part.num_rows != row.length:
-        raise DatasetError(f"expected {row.length} rows, found {part.num_rows}.")
-    steps = np.arange(row.length)
-    values = {name: column_array(part, name, (1,), path).reshape(-1) for name in DEFAULT_FEATURES}
-    if (values["frame_index"] != steps).any():
-        raise DatasetError("frame_index does not count from 0.")
-    deviation = np.abs(values["timestamp"].astype(np.float64) - steps / meta.fps)
-    if not (deviation <= np.maximum(TIME_TOLERANCE, 1e-6 * steps / meta.fps)).all():
-        raise DatasetError(f"its timestamps are not those of {meta.fps:g} frames a second.")
-    used = set(values["task_index"].tolist())
-    if not used <= meta.tasks.keys():
-        if len(used) > 1 or len(row.tasks) > 1:
-            raise DatasetError(f"task_index {sorted(used - meta.tasks.keys())[0]} is no task that is known.")
-        meta.tasks[used.pop()] = row.tasks[0]
-        report.tasks_recovered = True
-    for name, feature in meta.features.items():
-        if not feature.is_numeric:
-            continue
-        numbers = column_array(part, name, feature.shape, path)
-        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-            raise DatasetError(f"'{name}' is not finite.")
-    row.in_place = bool((values["index"] == steps + row.edges[0]).all())
-
-
-def _check_images(meta: LeRobotDatasetMetadata, row: Row, part: pa.Table) -> None:
-    for key in meta.image_keys:
-        for value in column_values(part.select([key]), key, meta.root / row.data):
-            data = value.get("bytes") if isinstance(value, dict) else None
-            if meta.features[key].is_depth:
-                check_depth_image(data, meta.features[key].image_shape, key)
-            else:
-                decode_image(data, meta.features[key].image_shape[1:], key)
-
-
-def _check_videos(
-    report: RecoveryReport, key: str, rows: list[Row], quick: bool, progress: Progress
-) -> list[Row]:
-    """The episodes with all frames of camera `key`."""
-    meta, intact, done = report.meta, list[Row](), 0
-    files = sorted({row.videos[key][0] for row in rows})
+def _find_size(meta: LeRobotDatasetMetadata, key: str, episodes: Iterable[Episode]) -> None:
+    """Take a camera's size from its first readable video if none has the size that `info.json` says."""
+    files = sorted({episode.videos[key].path for episode in episodes})
     inside = [file for file in files if not leads_out(meta.root, meta.root / file)]
     sizes = [size for file in inside if (size := first_size(meta.root, [file])) is not None]
-    if sizes and meta.features[key].image_shape[1:] not in sizes:  # info.json is wrong, not every video
+    if sizes and meta.features[key].image_shape[1:] not in sizes:
         meta.features[key] = meta.features[key].resized(*sizes[0])
-    for file, group in _by_file(rows, lambda row: row.videos[key][0]):
-        try:
-            check_inside(meta.root, file)
-            reader = VideoReader(meta.root / file)
-        except DatasetError as error:
-            report.errors.append(f"{_cause(error)} {_episode_range(group)}")
-            continue
-        end = 0
-        for row in sorted(group, key=lambda row: (row.videos[key][1], row.number)):
-            try:
-                end = _check_frames(
-                    reader, row, row.videos[key][1], end, meta.features[key].image_shape, quick
-                )
-                intact.append(row)
-            except DatasetError as error:
-                report.errors.append(f"{file}, episode {row.number}: {_cause(error)}")
-            done += 1
-            progress(key, done, len(rows))
-        reader.close()
-    return intact
 
 
-def _check_frames(
-    reader: VideoReader, row: Row, first: int, previous_end: int, shape: tuple[int, int, int], quick: bool
-) -> int:
-    end = first + row.length
-    if first < previous_end:
-        raise DatasetError("its frames are another episode's.")
-    if end > len(reader):
-        raise DatasetError(f"its frames end at {end}, but the file has {len(reader)}.")
-    for start in () if quick else range(first, end, DECODE_BATCH):
-        for height, width, _ in reader.layouts(np.arange(start, min(start + DECODE_BATCH, end))):
-            if (height, width) != shape[1:]:
-                raise DatasetError(f"its frames are {height} × {width}, expected {shape[1]} × {shape[2]}.")
-    return end
+def _line(root: Path, fault: Fault) -> str:
+    """A fault in one line, with its place and the affected episodes unless they are obvious."""
+    cause, numbers = _cause(fault.problem), fault.episodes
+    line = cause if cause.startswith(str(root)) else f"{fault.place}: {cause}"
+    if fault.place.endswith(f", episode {numbers[0]}"):
+        return line
+    several = f"{len(numbers)} episodes ({min(numbers)} to {max(numbers)})"
+    return f"{line} This affects {several if len(numbers) > 1 else f'episode {numbers[0]}'}."
 
 
-def _by_file(rows: Iterable[Row], file_of: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(file_of(row), []).append(row)
-    return list(groups.items())
-
-
-def _episode_range(rows: list[Row]) -> str:
-    """A sentence with the number and range of the episodes."""
-    numbers = [row.number for row in rows]
-    return f"It has {len(rows)} episodes ({min(numbers)} to {max(numbers)})."
-
-
-def _cause(error: DatasetError) -> str:
-    """The error without the advice to fetch the file again: a new recording has no other copy."""
-    return str(error).partition(" Fetch ")[0]
+def _cause(message: str) -> str:
+    """A message without the advice to fetch the file again: a new recording has no other copy."""
+    return message.partition(" Fetch ")[0]

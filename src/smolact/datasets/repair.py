@@ -129,10 +129,8 @@ class _RepairPlan:
         self.tables: dict[Path, list[int]] = {}
         for row in rows:
             self.tables.setdefault(row.table_row[0], []).append(row.table_row[1])
-        used = {self.root / row.data for row in rows} | set(self.tables)
-        used |= {self.root / video for row in rows for video, _ in row.videos.values()}
         self.orphaned_files = [
-            *quarantine.orphaned_files(self.root, used),
+            *quarantine.orphaned_files(self.root, rows, self.tables),
             *quarantine.staging_folders(self.root),
         ]
         if not rows:
@@ -142,8 +140,9 @@ class _RepairPlan:
             path: intact for path, intact in self.tables.items() if len(intact) < report.table_rows[path]
         }
         self.info = self._new_info()
-        self.stats = self._new_statistics()
-        self.rewrites = not report.is_in_order() or (self.stats is not None and not self._has_statistics())
+        in_order = report.is_in_order()
+        self.stats = self._new_statistics() if in_order else None  # a rewrite computes its own
+        self.rewrites = not in_order or (self.stats is not None and not self._has_statistics())
 
     def is_needed(self) -> bool:
         return bool(
@@ -193,7 +192,7 @@ class _RepairPlan:
             and not self.report.tasks_recovered
         ):
             return old
-        updates = {"total_tasks": tasks, "splits": splits.subset(old, [row.number for row in rows])}
+        updates = {"total_tasks": tasks, "splits": splits.subset(old, [row.index for row in rows])}
         return {**old, **counts, **updates}
 
     def _new_statistics(self) -> Statistics | None:
@@ -210,7 +209,7 @@ class _RepairPlan:
             return None
         if not self._has_statistics():
             return {}
-        files = list(dict.fromkeys(row.data for row in self.report.rows))
+        files = list(dict.fromkeys(row.data_path for row in self.report.rows))
         try:
             statistics = aggregate([row.statistics for row in self.report.rows])
             return statistics | file_statistics(self.root, files, self.report.meta.features)

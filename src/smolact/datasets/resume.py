@@ -16,13 +16,13 @@ from smolact.datasets import format as layout
 from smolact.datasets import quarantine
 from smolact.datasets.comparison import another_robot, differences, told
 from smolact.datasets.depth import without
-from smolact.datasets.episodes import whole_numbers
+from smolact.datasets.episodes import episode_tables, whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.rows import EpisodeRows
+from smolact.datasets.rows import DataFile
 from smolact.datasets.sources import table_statistics
-from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics, aggregate
-from smolact.datasets.tables import column_array, column_values, open_parquet, read_groups, read_table
+from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics, aggregate, usable_values
+from smolact.datasets.tables import column_values, open_parquet, read_groups, read_table
 from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
 from smolact.hub import is_snapshot
 from smolact.openable import linked_folders
@@ -132,10 +132,8 @@ def quarantine_leftovers(state: ResumeState) -> list[Path]:
     Raises:
         WriteError: the disk refused.
     """
-    meta, root, episodes = state.meta, state.meta.root, state.meta.episodes
-    used = {root / path for path in episodes.data_path} | set(state.tables)
-    used |= {root / path for paths in episodes.video_path.values() for path in paths}
-    orphaned = quarantine.orphaned_files(root, used)
+    meta, root = state.meta, state.meta.root
+    orphaned = quarantine.orphaned_files(root, meta.episodes, state.tables)
     if not orphaned:
         return []
     folder = quarantine.next_folder(root)
@@ -219,12 +217,11 @@ def has_only_leftovers(folder: Path) -> bool:
 def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:
     """The files of `meta/episodes` that are in use, in order."""
     used, rows = [], 0
-    for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
+    for path in episode_tables(meta.root):
         if rows == meta.total_episodes:
             break
-        if not quarantine.is_temporary(path):
-            rows += open_parquet(path).metadata.num_rows
-            used.append(path)
+        rows += open_parquet(path).metadata.num_rows
+        used.append(path)
     if rows > meta.total_episodes:
         raise DatasetError(
             f"{used[-1]} has rows of {rows - meta.total_episodes} episodes more than {meta.root / layout.INFO} counts. "
@@ -291,20 +288,18 @@ def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStat
     for path_in_dataset, length in zip(paths, lengths.tolist(), strict=True):
         frames_of[path_in_dataset] += length
     for relative, episodes in groupby(range(meta.total_episodes), key=paths.__getitem__):
-        path = meta.root / relative
-        table = read_table(path, list(vectors))
-        grouped = EpisodeRows(table, path)
-        if table.num_rows != frames_of[relative]:
+        data = DataFile(meta.root, relative, list(vectors))
+        if data.count != frames_of[relative]:
             raise DatasetError(
-                f"{path} has {table.num_rows} frames, and its episodes have {frames_of[relative]}. Mend the dataset first: "
+                f"{data.file} has {data.count} frames, and its episodes have {frames_of[relative]}. Mend the dataset first: "
                 f"smolact dataset repair --dataset.root={meta.root}"
             )
-        rows = [grouped.whole(episode, int(lengths[episode])) for episode in episodes]
+        rows = [data.whole(episode, int(lengths[episode])) for episode in episodes]
         for name, running in vectors.items():
-            values = column_array(table, name, meta.features[name].shape, path)
-            if not np.isfinite(values).all() or (np.abs(values.astype(np.float64)) > LARGEST).any():
+            values = data.column(name, meta.features[name].shape)
+            if not usable_values(values).all():
                 raise DatasetError(
-                    f"{path}: '{name}' is not finite, or beyond {LARGEST:g}. Delete that episode: smolact dataset check "
+                    f"{data.file}: '{name}' is not finite, or beyond {LARGEST:g}. Delete that episode: smolact dataset check "
                     f"--dataset.root={meta.root}"
                 )
             for indices in rows:

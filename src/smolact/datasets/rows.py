@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from smolact.datasets.tables import column_array
+from smolact.datasets.tables import column_array, read_table
 from smolact.errors import DatasetError
 
 Ints = NDArray[np.int64]
+Item = TypeVar("Item")
 NUMBERS = ("episode_index", "frame_index")
 
 
@@ -62,6 +65,31 @@ class EpisodeRows:
                 "check"
             )
         return rows
+
+
+class DataFile(EpisodeRows):
+    """A data file of the dataset in folder `root`, with its columns `names` (all when None).
+
+    Raises:
+        DatasetError: the file is missing or damaged, or lacks one of `names` or `NUMBERS`.
+    """
+
+    def __init__(self, root: Path, name: str, names: Sequence[str] | None = None) -> None:
+        self.name = name
+        self.table = read_table(root / name, names)
+        super().__init__(self.table, root / name)
+
+    def column(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The values (rows, *shape) of a numeric column; see `column_array`."""
+        return column_array(self.table, name, shape, self.file)
+
+
+def by_file(items: Iterable[Item], file_of: Callable[[Item], str]) -> dict[str, list[Item]]:
+    """File to its items, in the order of their first appearance."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(file_of(item), []).append(item)
+    return groups
 
 
 def taken(table: pa.Table, rows: Ints) -> pa.Table:

@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import decode_image
 from smolact.datasets.depth import check_no_depth
+from smolact.datasets.episodes import episode_tables
 from smolact.datasets.format import UNITS, Feature, flat_names
 from smolact.datasets.lock import ReadLock
-from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.metadata import LeRobotDatasetMetadata, to_statistics
 from smolact.datasets.remux import Cut
-from smolact.datasets.rows import EpisodeRows, taken
+from smolact.datasets.rows import DataFile, taken
 from smolact.datasets.tables import column_array, column_values, episodes_schema, read_table, to_column
 from smolact.datasets.video import Image, VideoReader
 from smolact.errors import DatasetError
 from smolact.types import Statistics
 
 DECODED_AT_ONCE = 32
+RECOMPUTE = "Compute them again: smolact dataset stats"
 _COLUMNS_V2 = ("episode_index", "tasks", "length")
 
 
@@ -44,7 +46,7 @@ class Source:
         self._read_lock = ReadLock(Path(root)) if held else None
         self.meta = LeRobotDatasetMetadata(root)
         self._statistics, self._more = _episode_metadata(self.meta)
-        self._open: tuple[str, pa.Table, EpisodeRows] | None = None
+        self._open: DataFile | None = None
 
     def statistics(self, episode: int) -> Statistics:
         """An episode's statistics in the metadata; empty if there are none."""
@@ -65,13 +67,11 @@ class Source:
             DatasetError: the file is corrupt, or its number of rows differs from the metadata.
         """
         relative = self.meta.episodes.data_path[episode]
-        path = self.meta.root / relative
-        if self._open is None or self._open[0] != relative:
-            all_rows = read_table(path)
-            self._open = relative, all_rows, EpisodeRows(all_rows, path)
-        _, all_rows, rows = self._open
+        if self._open is None or self._open.name != relative:
+            self._open = DataFile(self.meta.root, relative)
         length = int(self.meta.episodes.length[episode])
-        return taken(all_rows, rows.whole(self.number_in_file(episode), length, name=episode))
+        rows = self._open.whole(self.number_in_file(episode), length, name=episode)
+        return taken(self._open.table, rows)
 
     def cut(self, key: str, episode: int) -> Cut:
         """The frame range of an episode in the video of camera `key`."""
@@ -192,15 +192,15 @@ def _episode_metadata(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], l
         layout.whole_number(row.get("episode_index")): row.get("stats")
         for row in layout.read_json_lines(path)
     }
-    return [_to_arrays(rows.get(number) or {}, path) for number in range(meta.total_episodes)], more
+    return [
+        to_statistics(rows.get(number) or {}, path, RECOMPUTE) for number in range(meta.total_episodes)
+    ], more
 
 
 def _episode_metadata_v3(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
     statistics: list[Statistics] = []
     more: list[dict[str, Any]] = []
-    for path in sorted((meta.root / layout.EPISODES_FOLDER).glob("*/*.parquet")):
-        if path.name.startswith("."):
-            continue
+    for path in episode_tables(meta.root):
         table = read_table(path)
         statistics += table_statistics(table, path)
         more += table_more(table, path)
@@ -234,17 +234,5 @@ def table_statistics(table: pa.Table, path: Path) -> list[Statistics]:
             feature, _, statistic = name.removeprefix("stats/").rpartition("/")
             if columns[name][row] is not None:
                 value.setdefault(feature, {})[statistic] = columns[name][row]
-        statistics.append(_to_arrays(value, path))
+        statistics.append(to_statistics(value, path, RECOMPUTE))
     return statistics
-
-
-def _to_arrays(value: Any, path: Path) -> Statistics:
-    try:
-        return {
-            feature: {name: np.array(number, dtype=np.float64) for name, number in stats.items()}
-            for feature, stats in value.items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{path}: expected {{feature: {{statistic: numbers}}}} ({error}). Compute them again: smolact dataset stats"
-        ) from error

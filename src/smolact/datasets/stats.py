@@ -25,6 +25,14 @@ LARGEST = 1e150  # sums of larger squares would overflow
 GRID_SIDE = 150  # grid points per side of images of at least twice this size
 
 
+def usable_values(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each number is finite and at most `LARGEST`, an array of the shape of `values`."""
+    usable: NDArray[np.bool_] = np.isfinite(values)
+    if values.dtype == np.float64:  # smaller dtypes can't exceed it
+        usable &= np.abs(values) <= LARGEST
+    return usable
+
+
 class VectorStatistics:
     """Running statistics of vectors; `update` takes (n, *shape) arrays, `result` returns arrays of `shape`.
 
