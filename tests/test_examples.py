@@ -10,7 +10,6 @@ import pytest
 from torch import Tensor
 
 import smolact
-from smolact.datasets.reader import LeRobotDataset
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.step import _REGISTRY
 from tests.documents import ROOT, lines
@@ -70,10 +69,3 @@ def test_a_step_of_ones_own_is_saved_and_found_again(tmp_path: Path) -> None:
     assert "mine_binary_gripper" not in _REGISTRY
     with pytest.raises(smolact.errors.SmolactError, match="mine_binary_gripper"):
         ProcessorPipeline.from_pretrained(tmp_path / "outputs/examples/step", "policy_preprocessor.json")
-
-
-def test_an_environment_of_ones_own_is_shown_and_kept(tmp_path: Path) -> None:
-    frames = int(run(tmp_path, "own_environment").split()[0])
-    dataset = LeRobotDataset(tmp_path / "outputs/examples/lamps")
-    assert dataset.num_episodes == 10 and len(dataset) == frames
-    assert dataset[0]["task"].endswith(" lamp")

@@ -78,9 +78,8 @@ class Registry(Mapping[str, Any]):
 
     def part_of(self, kind: str, path: str) -> Any:
         """Import `module:name`, which the object of a type names. Raises as `self[kind]` does."""
-        if kind in self._builtin:
-            return _import(path)
-        return self._load(next(iter(entry_points(group=self.group).select(name=kind))), path)
+        entry = next(iter(entry_points(group=self.group).select(name=kind)), None)
+        return _import(path) if entry is None else self._load(entry, path)
 
     def refuse(self, kind: str, reason: str) -> ConfigError:
         """Return the error about an installed type whose object is not usable."""
@@ -124,3 +123,27 @@ POLICIES = Registry(
     },
 )
 """Subclasses of `smolact.policies.configuration.PolicyConfig`."""
+
+STEPS = Registry("smolact.steps", "processor step", {})
+"""Subclasses of `smolact.processors.step.ProcessorStep`, registered under the name of their entry point."""
+
+ENVIRONMENTS = Registry(
+    "smolact.envs",
+    "environment",
+    {"tabletop": "smolact.envs.factory:TABLETOP", "pusht": "smolact.envs.factory:PUSHT"},
+)
+"""Objects of `smolact.envs.factory.KnownEnv`."""
+
+ROBOTS = Registry("smolact.robots", "robot", {"sim": "smolact.recording.builtin:make_sim"})
+"""Classes or functions whose parameters are the settings and that return a `smolact.robots.base.Robot`."""
+
+TELEOPERATORS = Registry(
+    "smolact.teleoperators",
+    "teleoperator",
+    {
+        "expert": "smolact.recording.builtin:ExpertTeleoperator",
+        "keyboard": "smolact.robots.incremental_teleop:KeyboardTeleoperator",
+        "gamepad": "smolact.robots.incremental_teleop:GamepadTeleoperator",
+    },
+)
+"""Classes or functions whose parameters are the settings and that return a `smolact.robots.base.Teleoperator`."""

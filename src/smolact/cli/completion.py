@@ -17,7 +17,7 @@ from smolact.cli.help import FLAGS
 from smolact.cli.main import COMMANDS, Command
 from smolact.cli.parsing import CONFIG_PATH, parse
 from smolact.errors import ConfigError
-from smolact.registry import POLICIES
+from smolact.registry import ENVIRONMENTS, POLICIES, ROBOTS, TELEOPERATORS
 from smolact.settings import setting
 
 USAGE = "smolact completion bash|zsh|fish"
@@ -26,12 +26,14 @@ _VLMS = ("tiny", "small", "smolvlm2-256m", "smolvlm2-500m", "smolvlm2-2.2b")
 TYPES = {
     "policy.vlm_model_name": _VLMS,
     "policy.vlm_checkpoint": _VLMS,
-    "robot.type": ("sim",),
-    "teleop.type": ("expert", "keyboard", "gamepad"),
-    "env.type": ("tabletop", "pusht"),
 }
 """Built-in names for text settings, copied here because their modules take a second to import; a test compares them."""
-REGISTRIES = {"policy.type": POLICIES}
+REGISTRIES = {
+    "policy.type": POLICIES,
+    "robot.type": ROBOTS,
+    "teleop.type": TELEOPERATORS,
+    "env.type": ENVIRONMENTS,
+}
 """Types that installed distributions add to."""
 
 # A script passes the line up to the cursor and receives words, one per line; without any, the shell completes files.
@@ -152,7 +154,8 @@ def _candidates(before: list[str], current: str) -> Iterator[Candidate]:
 
 def _names(name: str) -> Sequence[str]:
     """Return the names that a text setting accepts, as far as they are known."""
-    return tuple(REGISTRIES.get(name) or TYPES.get(name, ()))
+    registry = REGISTRIES.get(name)
+    return TYPES.get(name, ()) if registry is None else tuple(registry)
 
 
 def _settings(command: Command, before: Sequence[str], current: str) -> Iterator[Candidate]:

@@ -36,6 +36,7 @@ from smolact.policies.vlm_configuration import VLMConfig
 from smolact.processors.normalize import NormalizerProcessorStep
 from smolact.processors.pipeline import processor_files, rename_map_in
 from smolact.processors.statistics import fill_statistics, require_statistics
+from smolact.registry import ENVIRONMENTS
 from smolact.training.preflight import (
     check_features,
     check_statistics,
@@ -362,6 +363,6 @@ def _is_environment(name: str) -> bool:
         return False
     import gymnasium
 
-    from smolact.envs.factory import KNOWN, env_id
+    from smolact.envs.factory import env_id
 
-    return name in KNOWN or env_id(name) in gymnasium.registry
+    return name in ENVIRONMENTS or env_id(name) in gymnasium.registry
