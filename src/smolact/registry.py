@@ -81,6 +81,11 @@ class Registry(Mapping[str, Any]):
         entry = next(iter(entry_points(group=self.group).select(name=kind)), None)
         return _import(path) if entry is None else self._load(entry, path)
 
+    def distribution_of(self, kind: str) -> str | None:
+        """Return the name of the distribution that adds a type; None if it is built in or not installed."""
+        names = (entry.dist.name for entry in entry_points(group=self.group).select(name=kind) if entry.dist)
+        return next(names, None)
+
     def refuse(self, kind: str, reason: str) -> ConfigError:
         """Return the error about an installed type whose object is not usable."""
         entry = next(iter(entry_points(group=self.group).select(name=kind)))

@@ -92,6 +92,7 @@ def test_an_installed_policy_is_described_and_published_by_its_type(site: Path, 
     assert "checkpoint opens: weights fit" in smolact(site, "doctor", "run", cwd=run).stdout
     card = smolact(site, "push", "run", "me/blind", "--dry-run", cwd=run).stdout
     assert "A blind policy of 712 parameters: it acts" in card and "vision-language-action" not in card
+    assert "where the distribution `own-policy` is installed" in card
 
 
 def test_help_and_completion_know_an_installed_policy(site: Path) -> None:

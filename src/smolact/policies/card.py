@@ -329,6 +329,9 @@ def _known_limits(kind: str, provenance: Json, evaluations: Sequence[Json]) -> I
         yield (
             f"It has seen {episodes:,} episodes and {count} instruction{'s' * (count != 1)}; what it does with others is not known."
         )
+    distribution = POLICIES.distribution_of(kind)
+    if distribution is not None:
+        yield f"smolact opens it where the distribution `{distribution}` is installed, which adds the policy type `{kind}`."
     if _policy(kind).uses_cameras:
         yield "Cameras must stand and be named as in the data, and states and actions have the data's order and units."
     else:
