@@ -21,7 +21,7 @@ LAYERS = {
     **dict.fromkeys(
         (
             *("types", "cards", "errors", "durable", "files", "hub", "lock", "machine", "memory", "openable"),
-            *("pages", "settings", "uploads"),
+            *("pages", "registry", "settings", "uploads"),
         ),
         0,
     ),

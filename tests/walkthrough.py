@@ -30,7 +30,6 @@ WITH_FOLDERS = {"doctor", "push", "convert", "merge-adapters", "export", "rm"}
 OF_EXAMPLES = {
     "train_in_a_script": ("outputs/examples/table", "outputs/examples/trained"),
     "processor_step": ("outputs/examples/step",),
-    "own_environment": ("outputs/examples/lamps",),
 }
 OF_PYTHON = {"record_demonstrations": 1, "write_page": 1}
 """Functions that write to a folder, and which of their arguments it is."""

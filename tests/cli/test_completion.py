@@ -17,10 +17,7 @@ from smolact.backbones.presets import PRESETS
 from smolact.cli.completion import SCRIPTS, TYPES, candidates, subcommands
 from smolact.cli.help import settings_of
 from smolact.cli.main import COMMANDS, main
-from smolact.envs.factory import KNOWN
-from smolact.policies.factory import POLICY_TYPES
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from smolact.recording.builtin import ROBOTS, TELEOPERATORS
 from smolact.training.config import TrainConfig
 from tests.cli.test_main import HEAVY, run_python
 
@@ -85,12 +82,8 @@ def test_every_command_offers_its_settings() -> None:
 
 def test_names_that_are_offered_as_values_are_those_of_the_code() -> None:
     assert {
-        "policy.type": POLICY_TYPES,
         "policy.vlm_model_name": PRESETS,
         "policy.vlm_checkpoint": PRESETS,
-        "robot.type": tuple(ROBOTS),
-        "teleop.type": tuple(TELEOPERATORS),
-        "env.type": tuple(KNOWN),
     } == TYPES
 
 

@@ -168,7 +168,7 @@ def measure(config: BenchConfig) -> tuple[list[Row], dict[str, Any]]:
     facts = {
         "machine": machine(torch.get_num_threads(), str(_device(policy))),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "policy": policy.name,
+        "policy": policy.config.type,
         "parameters": sum(parameter.numel() for parameter in policy.parameters()),
         "ready": None if config.policy.path is None else _measure_loading(config),
     }

@@ -16,20 +16,24 @@ from smolact.cli.help import FLAGS
 from smolact.cli.main import COMMANDS, Command
 from smolact.cli.parsing import CONFIG_PATH, parse
 from smolact.errors import ConfigError
+from smolact.registry import ENVIRONMENTS, POLICIES, ROBOTS, TELEOPERATORS
 from smolact.settings import setting
 
 USAGE = "smolact completion bash|zsh|fish"
 
 _VLMS = ("tiny", "small", "smolvlm2-256m", "smolvlm2-500m", "smolvlm2-2.2b")
 TYPES = {
-    "policy.type": ("smolvla", "smolandfast"),
     "policy.vlm_model_name": _VLMS,
     "policy.vlm_checkpoint": _VLMS,
-    "robot.type": ("sim",),
-    "teleop.type": ("expert", "keyboard", "gamepad"),
-    "env.type": ("tabletop", "pusht"),
 }
 """Built-in names for text settings, copied here because their modules take a second to import; a test compares them."""
+REGISTRIES = {
+    "policy.type": POLICIES,
+    "robot.type": ROBOTS,
+    "teleop.type": TELEOPERATORS,
+    "env.type": ENVIRONMENTS,
+}
+"""Types that installed distributions add to."""
 
 # A script passes the line up to the cursor and receives words, one per line; without any, the shell completes files.
 SCRIPTS = {
@@ -147,12 +151,18 @@ def _candidates(before: list[str], current: str) -> Iterator[Candidate]:
         yield from map(Candidate, ("--help", "--version", "--debug") if commands is COMMANDS else ("--help",))
 
 
+def _names(name: str) -> Sequence[str]:
+    """Return the names that a text setting accepts, as far as they are known."""
+    registry = REGISTRIES.get(name)
+    return TYPES.get(name, ()) if registry is None else tuple(registry)
+
+
 def _settings(command: Command, before: Sequence[str], current: str) -> Iterator[Candidate]:
     """Yield settings of the command, or values of the setting being typed (`--name=VALUE`, `--name VALUE`)."""
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         command.run([*_type_flags(before), FLAGS])
     rows = [line.split("\t") for line in shown.getvalue().splitlines()]
-    values = {name: TYPES.get(name) or choices.split() for name, choices, _ in rows}
+    values = {name: _names(name) or choices.split() for name, choices, _ in rows}
     flag, equals, _ = current.partition("=")
     if equals:
         yield from (Candidate(f"{flag}={value}") for value in values.get(flag[2:], ()))
@@ -180,5 +190,5 @@ def _type_flags(before: Sequence[str]) -> Iterator[str]:
         name, equals, value = word.removeprefix("--").partition("=")
         value = value if equals else after
         is_path = name == "policy.path" and ("://" in value or Path(value).expanduser().is_dir())
-        if value in TYPES.get(name, ()) or is_path:
+        if value in _names(name) or is_path:
             yield f"--{name}={value}"

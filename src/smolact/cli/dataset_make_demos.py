@@ -49,12 +49,12 @@ def run(config: MakeDemosConfig) -> None:
 
     from smolact.envs.demonstrations import ActionNoise, demonstrations, demonstrations_by_processes
     from smolact.envs.experts import expert_for
-    from smolact.envs.factory import env_id, make_env
+    from smolact.envs.factory import make_env
     from smolact.evaluation.metrics import SuccessRate
     from smolact.recording.demonstrations import record_demonstrations
 
     name = config.env.type
-    expert = expert_for(env_id(name))
+    expert = expert_for(name)
     env_settings = {"task": config.env.task, "mapping": config.env.mapping, **config.env.kwargs}
     outcomes: list[bool] = []
     with make_env(name, **env_settings) as envs, progress_bar(config.episodes, "episodes") as advance:

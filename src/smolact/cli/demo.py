@@ -92,10 +92,9 @@ def run(config: DemoConfig, argv: Sequence[str]) -> None:
     announce(f"smolact demo: {counted(config.minutes, 'minute')}, into {config.output}")
     from smolact import durable
     from smolact.envs.experts import expert_for
-    from smolact.envs.factory import env_id
     from smolact.lock import writing_into
 
-    expert_for(env_id(config.env))  # raises before anything is written
+    expert_for(config.env)  # raises before anything is written
     with writing_into(config.output, instead="choose another --output"):
         clear(config.output, restart=config.restart)
         durable.write_json(
@@ -188,7 +187,7 @@ def make_demonstrations(config: DemoConfig, folder: Path, console: Console, unti
     """Write the expert's episodes to a dataset: the wanted number, or fewer by the deadline `until` (monotonic clock)."""
     from smolact.envs.demonstrations import ActionNoise, demonstrations, demonstrations_by_processes
     from smolact.envs.experts import expert_for
-    from smolact.envs.factory import env_id, make_env
+    from smolact.envs.factory import make_env
     from smolact.machine import cores
     from smolact.recording.demonstrations import record_demonstrations
 
@@ -206,7 +205,7 @@ def make_demonstrations(config: DemoConfig, folder: Path, console: Console, unti
         make_env(config.env, **demo.env_settings) as envs,
         progress_bar(wanted, "episodes", console=console) as advance,
     ):
-        expert = expert_for(env_id(config.env))
+        expert = expert_for(config.env)
         # The writing process keeps one core busy; for few episodes, starting others does not pay.
         episodes: Generator[Demonstration, None, None] = (
             demonstrations_by_processes(config.env, wanted, cores(), settings=demo.env_settings, **options)

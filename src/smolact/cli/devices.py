@@ -20,7 +20,7 @@ def robot_fields(section: Mapping[str, Any]) -> type | None:
     """Return the settings class of the robot's type, for `--robot.…`."""
     if not section.get("type"):
         return None
-    from smolact.recording.builtin import ROBOTS
+    from smolact.registry import ROBOTS
     from smolact.robots.factory import robot_settings
 
     _announce_lerobot(section["type"] in ROBOTS)
@@ -31,7 +31,7 @@ def teleop_fields(section: Mapping[str, Any]) -> type | None:
     """Return the settings class of the teleoperator's type, for `--teleop.…`."""
     if not section.get("type"):
         return None
-    from smolact.recording.builtin import TELEOPERATORS
+    from smolact.registry import TELEOPERATORS
     from smolact.robots.factory import teleoperator_settings
 
     _announce_lerobot(section["type"] in TELEOPERATORS)
@@ -53,13 +53,21 @@ class RobotSection:
     type: str | None = setting(None, "sim, or one of LeRobot's robots (so101_follower …).")
     settings: dict[str, Any] = open_section(robot_fields)
 
+    @property
+    def is_simulation(self) -> bool:
+        """Whether the type is a simulation, which has instructions and no clock of its own."""
+        from smolact.registry import ROBOTS
+        from smolact.robots.factory import is_simulation
+
+        return is_simulation(str(self.type), ROBOTS)
+
     def make(self) -> Robot:
         """Return the robot, not connected.
 
         Raises:
             SmolactError: the robot can't be created.
         """
-        from smolact.recording.builtin import ROBOTS
+        from smolact.registry import ROBOTS
         from smolact.robots.factory import given_settings, make_robot
 
         return make_robot(str(self.type), ROBOTS, **given_settings(self.settings))
@@ -80,7 +88,7 @@ class TeleopSection:
         Raises:
             SmolactError: the teleoperator can't be created.
         """
-        from smolact.recording.builtin import TELEOPERATORS
+        from smolact.registry import TELEOPERATORS
         from smolact.robots.factory import given_settings, make_teleoperator
 
         return make_teleoperator(str(self.type), TELEOPERATORS, **given_settings(self.settings))
@@ -94,7 +102,7 @@ def needs_robot(argv: Sequence[str], command: str) -> None:
     """
     if flag_value(argv, "robot.type") is not None or flag_value(argv, CONFIG_PATH) is not None:
         return
-    from smolact.recording.builtin import ROBOTS
+    from smolact.registry import ROBOTS
     from smolact.robots import lerobot_drivers
     from smolact.robots.factory import robot_types
 

@@ -98,6 +98,7 @@ def sizes(section: PolicyQuestion, batch_size: int = 1) -> list[str]:
     """Return a policy's tree of modules, parameters, FLOPs and memory; nothing is allocated or loaded."""
     from smolact.policies.factory import get_config_class
     from smolact.policies.summary import empty_policy, summarize, table_of, tree_lines
+    from smolact.policies.vlm_configuration import VLMConfig
     from smolact.training.sections import policy_type_at
 
     kind = section.type or policy_type_at(str(section.path))
@@ -108,7 +109,7 @@ def sizes(section: PolicyQuestion, batch_size: int = 1) -> list[str]:
         else config_class(**section.settings)
     )
     summary = summarize(empty_policy(config), batch_size)
-    names = {"policy": kind, "vlm": config.vlm_name}
+    names = {"policy": kind} | ({"vlm": config.vlm_name} if isinstance(config, VLMConfig) else {})
     return [*_aligned(names), "", *tree_lines(summary), "", *_aligned(table_of(summary))]
 
 

@@ -191,7 +191,7 @@ def _check(config: RecordConfig) -> None:
     if config.robot.type is None:
         needs_robot([], "record")
     if config.teleop.type is None and config.policy.path is None:
-        from smolact.recording.builtin import TELEOPERATORS
+        from smolact.registry import TELEOPERATORS
         from smolact.robots.factory import teleoperator_types
 
         raise ConfigError(
@@ -219,11 +219,11 @@ def _check(config: RecordConfig) -> None:
         raise ConfigError(
             "--dataset.single_task is empty: say what the episodes show, like 'Pick up the cube.'"
         )
-    if config.dataset.single_task is None and config.robot.type != "sim":
+    if config.dataset.single_task is None and not config.robot.is_simulation:
         raise ConfigError(
             "What do the episodes show? A policy learns it by its instruction: --dataset.single_task='Pick up the cube.'"
         )
-    if not config.realtime and config.robot.type != "sim":
+    if not config.realtime and not config.robot.is_simulation:
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
     check_folder(
         config.root,

@@ -31,7 +31,7 @@ def run(config: InfoConfig) -> None:
 
 
 def _overview() -> Iterator[str]:
-    from smolact.recording.builtin import ROBOTS, TELEOPERATORS
+    from smolact.registry import ROBOTS, TELEOPERATORS
     from smolact.robots.factory import robot_types, teleoperator_types
     from smolact.robots.lerobot_drivers import CAMERA, NEEDS, is_installed, known_types, version
     from smolact.robots.ports import serial_ports, video_devices

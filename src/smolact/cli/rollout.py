@@ -177,9 +177,9 @@ def _check(config: RolloutConfig) -> None:
     config.inference.make(1)
     if config.task is not None and not config.task.strip():
         raise ConfigError("--task is empty: say what to do, like 'Pick up the cube.'")
-    if not config.realtime and config.robot.type != "sim":
+    if not config.realtime and not config.robot.is_simulation:
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
-    if config.task is None and config.robot.type != "sim":
+    if config.task is None and not config.robot.is_simulation:
         raise ConfigError("What is to be done? --task='Pick up the cube.'")
     if config.resume and config.record_to is None:
         raise ConfigError("--resume goes on with a recording: give its folder, --record-to=FOLDER.")

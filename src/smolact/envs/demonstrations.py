@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.envs.experts import ScriptedExpert, expert_for
-from smolact.envs.factory import env_id, make_env
+from smolact.envs.factory import make_env
 from smolact.envs.mapping import Observation, PolicyEnv
 from smolact.envs.seeding import episode_seed
 from smolact.errors import ConfigError
@@ -110,7 +110,7 @@ def demonstrations_by_processes(
     Raises:
         ConfigError: the environment has no expert, or the expert fails more often than it succeeds.
     """
-    expert_for(env_id(name))
+    expert_for(name)
     worker_settings = _WorkerSettings(name, dict(settings or {}), seed, noise)
     return _select_attempts(_round_robin(worker_settings, processes), n_episodes, only_successes, on_attempt)
 
@@ -190,7 +190,7 @@ def _worker_main(settings: _WorkerSettings, first: int, processes: int, sender: 
     leave_with_parent()
     try:
         with make_env(settings.name, **settings.env_settings) as envs:
-            expert = expert_for(env_id(settings.name))
+            expert = expert_for(settings.name)
             for index in itertools.count(first, processes):
                 sender.send(_play_episode(envs[0], expert, _seed(settings.seed, index), settings.noise))
     except BrokenPipeError:

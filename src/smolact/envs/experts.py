@@ -1,12 +1,11 @@
 """Scripted experts, which demonstrate a task from the environment's state instead of its image.
 
 An expert is stateless: its action is a function of the state, so it stays correct after a disturbance at any step. The
-tabletop's expert is here, PushT's in `pusht_expert.py`; register further ones in `_EXPERTS`.
+tabletop's expert is here, PushT's in `pusht_expert.py`; an environment names its own in `KnownEnv.expert`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import hypot
 from typing import Any, Protocol
 
@@ -14,9 +13,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.envs.factory import KNOWN
-from smolact.envs.pusht_expert import PUSHT_ID, PushTExpert
-from smolact.envs.tabletop import TABLETOP_ID, Tabletop
+from smolact.envs.factory import env_id, known_env
+from smolact.envs.tabletop import Tabletop
 from smolact.envs.tabletop_language import REACH_DISTANCE, Goal
 from smolact.envs.tabletop_scene import (
     BLOCK_SIDE,
@@ -28,6 +26,7 @@ from smolact.envs.tabletop_scene import (
     within_reach,
 )
 from smolact.errors import ConfigError
+from smolact.registry import ENVIRONMENTS
 
 Vector = tuple[float, float]
 
@@ -40,19 +39,21 @@ class ScriptedExpert(Protocol):
         ...
 
 
-def expert_for(env_id: str) -> ScriptedExpert:
-    """Return the scripted expert of a gymnasium id.
+def expert_for(name: str) -> ScriptedExpert:
+    """Return the scripted expert of an environment, by its short name or gymnasium id.
 
     Raises:
-        ConfigError: the id has no expert.
+        ConfigError: it has no expert, or the distribution that provides the environment is broken.
     """
-    if env_id not in _EXPERTS:
-        shown = ", ".join(f"{name} ({known.id})" for name, known in KNOWN.items() if known.id in _EXPERTS)
+    path = known_env(name).expert
+    if path is None:
+        shown = ", ".join(f"{each} ({env_id(each)})" for each in ENVIRONMENTS.builtin)
         raise ConfigError(
-            f"There is no scripted expert for '{env_id}', only for {shown}. An expert of your own is a class with `act(env)`: "
+            f"There is no scripted expert for '{name}', only for {shown}. An expert of your own is a class with `act(env)`: "
             "docs/environments.md records one's episodes in ten lines of Python."
         )
-    return _EXPERTS[env_id]()
+    expert: ScriptedExpert = ENVIRONMENTS.part_of(name, path)()
+    return expert
 
 
 class TabletopExpert:
@@ -65,8 +66,6 @@ class TabletopExpert:
             raise ConfigError(f"The tabletop's expert can't act in {tabletop}.")
         return np.array(tabletop_action(tabletop.state, tabletop.goal), np.float32)
 
-
-_EXPERTS: dict[str, Callable[[], ScriptedExpert]] = {TABLETOP_ID: TabletopExpert, PUSHT_ID: PushTExpert}
 
 # Parameters of the tabletop's expert. Lengths in table sides.
 _CLEARANCE = 0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.01  # from a block's centre, on a path around it

@@ -1,4 +1,4 @@
-"""Environments by name: `tabletop`, `pusht`, or any gymnasium id (`module:id` imports the module first)."""
+"""Environments by name: `tabletop`, `pusht`, an installed one, or any gymnasium id (`module:id` imports the module first)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from smolact.errors import (
     MissingDependencyError,
     optional_import,
 )
+from smolact.registry import ENVIRONMENTS
 from smolact.types import PolicyFeature
 
 logger = logging.getLogger(__name__)
@@ -32,38 +33,39 @@ register_tabletop()
 
 @dataclass(frozen=True)
 class KnownEnv:
-    """An environment with a short name.
+    """An environment with a short name. A distribution adds one by an entry point `smolact.envs`.
 
     Attributes:
-        id: gymnasium id.
+        id: gymnasium id, which is registered when this object's module is imported.
         extra: smolact's extra that installs its package; None if always installed.
         settings: default arguments.
         task: default instruction, if neither environment nor caller gives one.
+        expert: its scripted expert as `module:class` (see `smolact.envs.experts`); None if it has none.
     """
 
     id: str
     extra: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     task: str | None = None
+    expert: str | None = None
 
 
-KNOWN = {
-    "tabletop": KnownEnv(TABLETOP_ID),
+TABLETOP = KnownEnv(TABLETOP_ID, expert="smolact.envs.experts:TabletopExpert")
+PUSHT = KnownEnv(
+    "gym_pusht/PushT-v0",
+    extra="pusht",
     # LeRobot's evaluation settings, and the instruction of its dataset `lerobot/pusht`.
-    "pusht": KnownEnv(
-        "gym_pusht/PushT-v0",
-        extra="pusht",
-        settings={
-            "obs_type": "pixels_agent_pos",
-            "observation_width": 96,
-            "observation_height": 96,
-            "visualization_width": 384,
-            "visualization_height": 384,
-            "max_episode_steps": 300,
-        },
-        task="Push the T-shaped block onto the T-shaped target.",
-    ),
-}
+    settings={
+        "obs_type": "pixels_agent_pos",
+        "observation_width": 96,
+        "observation_height": 96,
+        "visualization_width": 384,
+        "visualization_height": 384,
+        "max_episode_steps": 300,
+    },
+    task="Push the T-shaped block onto the T-shaped target.",
+    expert="smolact.envs.pusht_expert:PushTExpert",
+)
 
 
 def make_env(
@@ -78,7 +80,7 @@ def make_env(
     """Make `n_envs` copies of an environment, under batch keys.
 
     Args:
-        name: a short name (`tabletop`, `pusht`) or a gymnasium id.
+        name: a short name (`tabletop`, `pusht`, an installed one) or a gymnasium id.
         n_envs: size of the batch.
         task: the instruction of every episode; None for the environment's own. The environment's name (LeRobot's
             `--env.task=PushT-v0`) counts as None.
@@ -98,7 +100,7 @@ def make_env(
         mapping = EnvMapping.from_file(mapping)
     elif mapping is not None and not isinstance(mapping, EnvMapping):
         mapping = EnvMapping(mapping)
-    known = _known(name)
+    known = known_env(name)
     if task is not None and task in (known.id, known.id.rpartition("/")[2]):
         logger.debug("'%s' is taken for the environment's name, not for an instruction.", task)
         task = None
@@ -110,17 +112,26 @@ def make_env(
 
 def env_id(name: str) -> str:
     """Return the gymnasium id of a name."""
-    return _known(name).id
+    return known_env(name).id
+
+
+def known_env(name: str) -> KnownEnv:
+    """Return the environment of a short name or a gymnasium id.
+
+    Raises:
+        ConfigError, MissingDependencyError: the distribution that provides the name is broken.
+    """
+    if name not in ENVIRONMENTS:
+        return next((env for env in (TABLETOP, PUSHT) if env.id == name), KnownEnv(name))
+    found = ENVIRONMENTS[name]
+    if not isinstance(found, KnownEnv):
+        raise ENVIRONMENTS.refuse(name, "is no smolact.envs.factory.KnownEnv")
+    return found
 
 
 def env_features(env: EnvBatch | PolicyEnv) -> dict[str, PolicyFeature]:
     """Return the policy's features for this environment, by batch key; images as (3, H, W)."""
     return env.features
-
-
-def _known(name: str) -> KnownEnv:
-    by_id = {known.id: known for known in KNOWN.values()}
-    return KNOWN.get(name) or by_id.get(name) or KnownEnv(name)
 
 
 def _make(name: str, settings: dict[str, Any], render: bool | None) -> gymnasium.Env[Any, Any]:
@@ -162,7 +173,7 @@ def _can_render(spec: EnvSpec) -> bool:
 
 
 def _spec(name: str) -> EnvSpec:
-    known = _known(name)
+    known = known_env(name)
     module, _, known_id = known.id.rpartition(":")
     if known.extra is not None:
         # pygame greets on standard output, where our results go.
@@ -183,12 +194,12 @@ def _spec(name: str) -> EnvSpec:
 
 
 def _not_registered_message(name: str) -> str:
-    known = [*KNOWN, *gymnasium.registry]
+    known = [*ENVIRONMENTS, *gymnasium.registry]
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     nearest = (
         f"Nearest: {', '.join(matches)}."
         if matches
-        else f"There are {', '.join(KNOWN)} and {len(gymnasium.registry)} of gymnasium's."
+        else f"There are {', '.join(ENVIRONMENTS)} and {len(gymnasium.registry)} of gymnasium's."
     )
     return (
         f"No environment is registered as '{name}'. {nearest} "

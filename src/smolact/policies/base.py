@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from smolact import durable
 from smolact.backbones.layers import ActivationCheckpointing
-from smolact.backbones.presets import VLM_FOLDER, VLMSource, find_vlm
 from smolact.backbones.weights import WEIGHTS_FILE, load_weights, read_tensors, shapes_only, weight_files
 from smolact.errors import CheckpointError, ConfigError, NotFoundError
 from smolact.policies.adapters import (
@@ -31,27 +30,30 @@ from smolact.policies.common.chunking import ActsInChunks, Engine
 from smolact.policies.configuration import PolicyConfig, find_policy, read_config_file
 from smolact.policies.sharing import CHECKPOINT_PATTERNS, contents
 from smolact.policies.workload import PartSize, Workload
+from smolact.processors.factory import make_default_steps, make_pipelines
 from smolact.processors.legacy import is_statistics_key
 from smolact.processors.pipeline import ProcessorPipeline
-from smolact.processors.tokenizer import Tokenizer
+from smolact.types import FeatureType
 from smolact.uploads import publish
 
 P = TypeVar("P", bound="PreTrainedPolicy")
 
 
 class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
-    """The base of a policy: a configuration, a network in `model`, and a queue of actions to execute."""
+    """The base of a policy: a configuration, a network, and a queue of actions to execute.
+
+    A policy is an `nn.Module` with a constructor that takes its configuration, `forward` and `predict_action_chunk`; the rest has
+    defaults. If its weights are loaded, it is built on the meta device, so a tensor that no file holds is a persistent buffer.
+    """
 
     config_class: ClassVar[type[PolicyConfig]]
-    name: ClassVar[str]
     config: PolicyConfig
-    vlm: VLMSource
     origin: tuple[str, str | None] | None = None
     """The source of the weights: a folder or a Hub id, and the revision there."""
     adapters: Adapters | None = None
     """The adapters that were added by `add_adapters`, or loaded from a checkpoint."""
-    new_parts: ClassVar[str] = ""
-    """The end of a sentence that names the untrained parts of a policy that starts from its VLM's weights."""
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The policy's parts to the names of their modules, for `smolact info`; by default its own modules."""
     adapter_targets: ClassVar[str | None] = None
     """The linear layers that get adapters by default, as a regular expression for full names."""
     inference_only_defaults: ClassVar[Mapping[str, Any]] = {}
@@ -73,23 +75,50 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         """Return the loss of a preprocessed batch, and further values to log."""
 
     def build_engine(self, **settings: Any) -> Engine:
-        """Return an engine, which only predicts, faster than the policy and with the same results.
+        """Return an engine, which only predicts, with the policy's results; a type may have one that is faster than the policy.
 
         Raises:
-            ConfigError: this type of policy has none, or a setting is invalid.
+            ConfigError: a setting is unknown or invalid.
         """
-        raise ConfigError(
-            f"There is no engine for a '{self.name}' policy: use the policy itself (--engine=false)."
-        )
+        PolicyEngine.check_settings(settings)
+        return PolicyEngine(self, **settings)
 
     @classmethod
-    def load_extra_files(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Return further constructor arguments from a checkpoint's other files; `raw` is its configuration."""
+    def load_extra_files(
+        cls, folder: Path | None, config: PolicyConfig, raw: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return further constructor arguments of a policy whose weights are loaded afterwards.
+
+        Args:
+            folder: the checkpoint's; None if only the policy's sizes are needed.
+            config: the policy's configuration.
+            raw: the configuration in the file.
+        """
         return {}
+
+    def make_processors(
+        self,
+        stats: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        rename_map: Mapping[str, str] | None = None,
+    ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
+        """Make the preprocessor (names, device, normalization) and the postprocessor of a new policy.
+
+        Args:
+            stats: the normalization statistics; without them the first batch raises a `StatisticsError`.
+            rename_map: the dataset's names to the policy's.
+        """
+        config = self.config
+        modes = {FeatureType(kind): mode for kind, mode in config.normalization_mapping.items()}
+        steps = make_default_steps(
+            config.input_features, config.output_features, modes, stats, config.device or "cpu", rename_map
+        )
+        before = [steps.rename_observations, steps.add_batch_dimension, steps.to_device, steps.normalize]
+        return make_pipelines(before, [steps.unnormalize, steps.to_cpu])
 
     def processor_parts(self) -> dict[str, dict[str, Any]]:
         """Return the constructor arguments of processor steps that no file holds, by the step's name."""
-        return {"tokenizer_processor": {"tokenizer": Tokenizer.from_folder(self.vlm.tokenizer_folder())}}
+        return {}
 
     def fill_in_processor(self, preprocess: ProcessorPipeline) -> ProcessorPipeline:
         """Return a checkpoint's preprocessor, with the processing that its author's code did elsewhere."""
@@ -104,7 +133,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         stacks = [module for module in self.modules() if isinstance(module, ActivationCheckpointing)]
         if not stacks:
             raise ConfigError(
-                f"A '{self.name}' policy keeps its activations. Leave out --gradient_checkpointing."
+                f"A '{self.config.type}' policy keeps its activations. Leave out --gradient_checkpointing."
             )
         for stack in stacks:
             stack.recomputes = True
@@ -123,8 +152,12 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
             ConfigError: the policy has no vision tokens.
         """
         raise ConfigError(
-            f"A policy of type '{self.name}' has no vision tokens that can be kept. Leave out --cache.features."
+            f"A policy of type '{self.config.type}' has no vision tokens that can be kept. Leave out --cache.features."
         )
+
+    def sharding_units(self) -> list[nn.Module]:
+        """Return the modules whose weights a sharded training gathers one at a time: large ones, used only by calling them."""
+        return []
 
     @property
     def training_draws(self) -> Callable[[torch.Generator], dict[str, Tensor]] | None:
@@ -145,10 +178,10 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
 
     def save_extra_files(self, folder: Path) -> None:
         """Write the files that a checkpoint needs besides configuration and weights, so that it opens without the Hub."""
-        self.vlm.save(folder / VLM_FOLDER)
+        return
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json`, `model.safetensors` and the VLM's configuration and tokenizer into `folder`.
+        """Write `config.json`, `model.safetensors` and the policy's other files into `folder`.
 
         For a policy with adapters, `adapter_model.safetensors` and `adapter_config.json` replace `model.safetensors`. The folder
         opens without the Hub, in LeRobot too. Each file is written atomically.
@@ -232,16 +265,13 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
             config = cls.config_class.in_folder(folder, overrides)
         elif overrides:
             config = config.replace(**overrides)
-        name = config.vlm_name
-        # The checkpoint holds a copy of its own VLM, not of one that an override selects.
-        vlm = find_vlm(name, beside=folder if name == raw.get(config.vlm_field) else None)
+        with shapes_only():
+            policy = cls(config, **cls.load_extra_files(folder, config, raw))
         has_adapters = (folder / ADAPTER_CONFIG).is_file()
         source = _adapter_base(folder) if has_adapters else folder
         tensors = read_tensors(weight_files(source), lambda name: not is_statistics_key(name))
         # Names in older checkpoints of compiled policies contain the compiler's wrapper.
         tensors = {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
-        with shapes_only():
-            policy = cls(config, vlm=vlm, pretrained_vlm=False, **cls.load_extra_files(folder, config, raw))  # type: ignore[call-arg]
         load_weights(policy, tensors, source, dtype)
         if has_adapters:
             policy.adapters = load_adapters(policy, folder)
@@ -270,7 +300,9 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
                 "to fine-tune, --policy.path=FOLDER_OR_HUB_ID (or save this policy, and load it)."
             )
         if targets is None:
-            raise ConfigError(f"Which layers of '{self.name}' get adapters? Give --peft.target_modules.")
+            raise ConfigError(
+                f"Which layers of '{self.config.type}' get adapters? Give --peft.target_modules."
+            )
         settings = dataclasses.replace(settings, target_modules=targets)
         self.adapters = add_adapters(self, settings, *self.origin)
         self.config = self.config.replace(use_peft=True, pretrained_path=self.adapters.base)
@@ -287,6 +319,31 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
             self.adapters = self.origin = None
             self.config = self.config.replace(use_peft=False)
         return self
+
+
+class PolicyEngine(Engine):
+    """The engine of a type that has no faster one: the policy itself.
+
+    Args:
+        policy: from `load_policy`; it is put into evaluation mode.
+        dtype: convert the weights to it; None keeps them.
+    """
+
+    def __init__(self, policy: PreTrainedPolicy, *, dtype: torch.dtype | None = None) -> None:
+        self._policy, self.config = policy.eval().to(dtype=dtype), policy.config
+        self.takes_leftover = policy.takes_leftover
+        self.reset()
+
+    @property
+    def noise_shape(self) -> tuple[int, ...] | None:
+        """See `PreTrainedPolicy`."""
+        return self._policy.noise_shape
+
+    def predict_action_chunk(
+        self, batch: Mapping[str, Any], noise: Tensor | None = None, **extras: Any
+    ) -> Tensor:
+        """See `PreTrainedPolicy`."""
+        return self._policy.predict_action_chunk(batch, noise, **extras)
 
 
 def _adapter_base(folder: Path) -> Path:

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from smolact.cards import Row, cell, front_matter, hub_id, signed, table, tasks
+from smolact.policies.configuration import PLUGIN_TYPES, PolicyConfig, get_config_class
+from smolact.policies.vlm_configuration import VLMConfig
+from smolact.registry import POLICIES
 
 PROVENANCE = "provenance.json"
 """The file in which training records a policy's provenance; LeRobot ignores it."""
@@ -14,7 +17,6 @@ _FROZEN = {
     "freeze_vision_encoder": "the vision tower",
     "freeze_connector": "the connector",
 }
-_TITLES = {"smolvla": "SmolVLA", "smolvla_fast": "SmolVLA", "smolandfast": "SmolAndFAST"}
 
 Json = Mapping[str, Any]
 
@@ -50,7 +52,7 @@ def model_card(
         _recipe(config, training, provenance),
         _results(provenance, results),
         _use(name or "FOLDER", results, training, for_lerobot),
-        _limits(provenance, results),
+        _limits(kind, provenance, results),
     ]
     return signed("\n\n".join(part for part in parts if part) + "\n")
 
@@ -60,7 +62,8 @@ def _front_matter(
 ) -> str:
     base, relation = _base(config)
     kind = str(config.get("type"))
-    tags = ["robotics", "vision-language-action", "smolact", kind, *(config.get("tags") or [])]
+    is_vla = ["vision-language-action"] if _policy(kind).reads_instructions else []
+    tags = ["robotics", *is_vla, "smolact", kind, *(config.get("tags") or [])]
     library = "lerobot" if for_lerobot else "smolact"
     results = [
         {
@@ -121,7 +124,17 @@ def _summary(kind: str, config: Json, provenance: Json) -> str:
         )
     maker = f" with smolact {provenance['smolact']}" if provenance.get("smolact") else ""
     trained = f", trained for {provenance['step']:,} steps{maker}" if provenance.get("step") else ""
-    return f"A {_TITLES.get(kind, kind)} policy{parameters}: it sees, reads an instruction, and acts{trained}.{plan}"
+    policy = _policy(kind)
+    abilities = ", ".join(
+        [*["sees"] * policy.uses_cameras, *["reads an instruction"] * policy.reads_instructions, "and acts"]
+    )
+    return f"A {policy.title or kind} policy{parameters}: it {abilities.removeprefix('and ')}{trained}.{plan}"
+
+
+def _policy(kind: str) -> type[PolicyConfig]:
+    """Return the configuration class of a policy type; that of any VLM if its distribution is not installed here."""
+    own_type = PLUGIN_TYPES.get(kind, kind)
+    return get_config_class(own_type) if own_type in POLICIES else VLMConfig
 
 
 def _features(config: Json) -> str:
@@ -130,7 +143,8 @@ def _features(config: Json) -> str:
         for name, feature in (config.get(section) or {}).items():
             size = " × ".join(str(n) for n in feature.get("shape") or ())
             lines.append(f"| {side} | `{name}` | {str(feature.get('type')).lower()} | {size} |")
-    lines.append("| takes | `task` | instruction | text |")
+    if _policy(str(config.get("type"))).reads_instructions:
+        lines.append("| takes | `task` | instruction | text |")
     return (
         "\n".join([*lines[:2], *sorted(lines[2:], key=lambda line: line.startswith("| gives"))])
         + "\n\nCameras are channels × height × width; states and actions are in the robot's own units: what is normalized, the "
@@ -296,11 +310,11 @@ def _use(name: str, evaluations: Sequence[Json], training: Json, for_lerobot: bo
     return text
 
 
-def _limits(provenance: Json, evaluations: Sequence[Json]) -> str:
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in _known_limits(provenance, evaluations))
+def _limits(kind: str, provenance: Json, evaluations: Sequence[Json]) -> str:
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in _known_limits(kind, provenance, evaluations))
 
 
-def _known_limits(provenance: Json, evaluations: Sequence[Json]) -> Iterator[str]:
+def _known_limits(kind: str, provenance: Json, evaluations: Sequence[Json]) -> Iterator[str]:
     if not evaluations:
         yield "It has not been evaluated. Try it where a wrong motion does no harm, with the robot's limits on."
     for evaluation in evaluations:
@@ -315,7 +329,13 @@ def _known_limits(provenance: Json, evaluations: Sequence[Json]) -> Iterator[str
         yield (
             f"It has seen {episodes:,} episodes and {count} instruction{'s' * (count != 1)}; what it does with others is not known."
         )
-    yield "Cameras must stand and be named as in the data, and states and actions have the data's order and units."
+    distribution = POLICIES.distribution_of(kind)
+    if distribution is not None:
+        yield f"smolact opens it where the distribution `{distribution}` is installed, which adds the policy type `{kind}`."
+    if _policy(kind).uses_cameras:
+        yield "Cameras must stand and be named as in the data, and states and actions have the data's order and units."
+    else:
+        yield "States and actions must have the data's order and units."
 
 
 def _interval(evaluation: Json) -> str:

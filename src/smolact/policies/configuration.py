@@ -18,6 +18,7 @@ from smolact.errors import ConfigError, NotFoundError, did_you_mean, list_siblin
 from smolact.files import read_json_object
 from smolact.hub import find_folder
 from smolact.policies.embodiment import Embodiment, read_embodiment
+from smolact.registry import POLICIES
 from smolact.settings import OWN, out_of_range, setting
 from smolact.types import ACTION, STATE, FeatureType, NormalizationMode, PolicyFeature
 
@@ -55,15 +56,47 @@ class SchedulerPreset:
     num_decay_steps: int
 
 
+class _Optional:
+    """What commands read of every policy. A policy that has one of these settings declares it as a field."""
+
+    empty_cameras: int = 0
+    """Cameras that may be missing."""
+    resize_imgs_with_padding: tuple[int, int] | None = None
+    """(width, height) into which images are fitted."""
+    drop_n_last_frames: int = 0
+    """Frames at the end of each episode that training leaves out."""
+    max_state_dim: int | None = None
+    max_action_dim: int | None = None
+    num_steps: int | None = None
+    """Denoising steps of a chunk."""
+    compile_model: bool = False
+    """Whether the network is compiled."""
+
+
+def _default_normalization() -> dict[str, NormalizationMode]:
+    return {
+        "VISUAL": NormalizationMode.IDENTITY,
+        "STATE": NormalizationMode.MEAN_STD,
+        "ACTION": NormalizationMode.MEAN_STD,
+    }
+
+
 @dataclass
-class PolicyConfig:
-    """The settings of every policy, as in LeRobot's checkpoints. An invalid one raises a `ConfigError` on construction."""
+class PolicyConfig(_Optional):
+    """The settings of every policy, as in LeRobot's checkpoints. An invalid one raises a `ConfigError` on construction.
+
+    To add a policy, derive a dataclass with its `type`, its `policy_class` and its settings, and name it in the entry points
+    `smolact.policies` of its distribution. Its module should import no torch.
+    """
 
     type: ClassVar[str]
-    vlm_field: ClassVar[str] = "vlm_model_name"
-    """The setting that names the VLM."""
-    freezes: ClassVar[Mapping[str, bool]] = {}
-    """Settings that freeze a part of the policy, and the value that freezes it."""
+    policy_class: ClassVar[str]
+    """The policy's class as `module:name`, a subclass of `smolact.policies.base.PreTrainedPolicy`."""
+    title: ClassVar[str] = ""
+    """The policy's name in model cards; its type if empty."""
+    uses_cameras: ClassVar[bool] = True
+    """Whether the policy needs a camera; if not, it gets none."""
+    reads_instructions: ClassVar[bool] = False
     in_steps: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Settings that a checkpoint's processors store, too: the step's registered name and its field."""
 
@@ -82,6 +115,13 @@ class PolicyConfig:
     license: str | None = setting(None, "licence of the model card")
     pretrained_path: str | None = setting(None, "the checkpoint that training began from")
     pretrained_revision: str | None = setting(None, "its revision on the Hub")
+    chunk_size: int = setting(1, "actions that are predicted at once", least=1, most=10_000)
+    n_action_steps: int = setting(
+        1, "actions that are executed before the next prediction", least=1, most=10_000
+    )
+    normalization_mapping: dict[str, NormalizationMode] = setting(
+        _default_normalization, "how each type of feature is normalized"
+    )
 
     embodiment: ClassVar[Embodiment | None] = None
     """The robot of the training, if known; saved in `embodiment.json`."""
@@ -90,24 +130,26 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         """Raise a `ConfigError` if a setting is out of range, or a feature has an impossible shape."""
+        if self.n_obs_steps != 1:
+            raise ConfigError(
+                f"n_obs_steps={self.n_obs_steps}: a '{self.type}' policy sees one observation. "
+                "Leave --policy.n_obs_steps at 1."
+            )
         message = out_of_range(self)
         if message is not None:
             raise ConfigError(f"{message} Set --policy.{message.partition('=')[0]}.")
         for field in ("input_features", "output_features"):
             for name, feature in getattr(self, field).items():
                 check_shape(feature.shape, f"{field}: {name}")
-        mapping: Any = getattr(self, "normalization_mapping", {})
-        modes = {
+        self.normalization_mapping = {
             kind: _decode_enum(NormalizationMode, mode, f"normalization_mapping.{kind}")
-            for kind, mode in mapping.items()
+            for kind, mode in self.normalization_mapping.items()
         }
-        if modes:
-            self.normalization_mapping = modes
-
-    @property
-    def vlm_name(self) -> str:
-        """The VLM: a Hub id, a folder, or a preset."""
-        return str(getattr(self, self.vlm_field))
+        if self.n_action_steps > self.chunk_size:
+            raise ConfigError(
+                f"n_action_steps={self.n_action_steps} is more than chunk_size={self.chunk_size}: a chunk can't supply "
+                "more actions than it holds. Lower --policy.n_action_steps."
+            )
 
     @property
     def image_features(self) -> dict[str, PolicyFeature]:
@@ -133,17 +175,35 @@ class PolicyConfig:
             )
         return self.output_features[ACTION]
 
+    @property
+    def observation_delta_indices(self) -> list[int]:
+        """Observation frames of a sample, relative to the present one."""
+        return [0]
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """Action frames of a sample, relative to the present one."""
+        return list(range(self.chunk_size))
+
+    def get_optimizer_preset(self) -> OptimizerPreset:
+        """Return the AdamW with which the policy trains; settings of the policy may replace these values."""
+        return OptimizerPreset(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, grad_clip_norm=10.0)
+
+    def get_scheduler_preset(self) -> SchedulerPreset:
+        """Return the learning rate's schedule, which is fitted to the run's steps."""
+        lr = self.get_optimizer_preset().lr
+        return SchedulerPreset(peak_lr=lr, decay_lr=lr / 40, num_warmup_steps=1_000, num_decay_steps=30_000)
+
     def uncompiled(self: C) -> C:
         """Return this configuration without `torch.compile`."""
-        return self
+        return self.replace(compile_model=False) if self.compile_model else self
 
     def processor_settings(self, changed: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return the fields of processor steps, by the step's registered name, that the changed settings determine, too."""
         settings: dict[str, dict[str, Any]] = {}
         if "normalization_mapping" in changed:
-            modes = getattr(self, "normalization_mapping", {})
             for step in ("normalizer_processor", "unnormalizer_processor"):
-                settings.setdefault(step, {})["norm_map"] = dict(modes)
+                settings.setdefault(step, {})["norm_map"] = dict(self.normalization_mapping)
         if {"input_features", "output_features"} & set(changed):
             settings.setdefault("normalizer_processor", {})["features"] = {
                 **self.input_features,
@@ -265,6 +325,20 @@ class PolicyConfig:
         """Read the configuration from a folder that is known to be a checkpoint's."""
         config = cls.from_dict(read_config_file(folder), str(folder / CONFIG_FILE), overrides)
         return config.of_robot(read_embodiment(folder))
+
+
+def get_config_class(kind: str) -> type[PolicyConfig]:
+    """Return the configuration class of a policy type, built in or installed.
+
+    Raises:
+        ConfigError: there is no such type, or the distribution that provides it is broken.
+        MissingDependencyError: its distribution needs a module that is not installed.
+    """
+    found = POLICIES.find(kind)
+    is_config = isinstance(found, type) and issubclass(found, PolicyConfig)
+    if not is_config or getattr(found, "type", None) != kind or not hasattr(found, "policy_class"):
+        raise POLICIES.refuse(kind, f"is no subclass of PolicyConfig with type = '{kind}' and a policy_class")
+    return found  # type: ignore[no-any-return]
 
 
 def find_policy(

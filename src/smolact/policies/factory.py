@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-from smolact.errors import ConfigError, did_you_mean
-from smolact.policies.configuration import PolicyConfig, find_policy, read_config_file
+from smolact.errors import ConfigError
+from smolact.policies.configuration import PolicyConfig, find_policy, get_config_class, read_config_file
+from smolact.registry import POLICIES
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +19,20 @@ if TYPE_CHECKING:
     from smolact.processors.pipeline import ProcessorPipeline
     from smolact.types import Statistics
 
+__all__ = [
+    "LoadedEngine",
+    "LoadedPolicy",
+    "get_config_class",
+    "get_policy_class",
+    "load_policy",
+    "load_processors",
+    "make_policy",
+    "make_pre_post_processors",
+]
+
 logger = logging.getLogger(__name__)
 
-_POLICIES = {"smolvla": "SmolVLA", "smolandfast": "SMOLANDFAST"}
-"""Type to the stem of its class names: `SmolVLAConfig` in `policies/smolvla/configuration_smolvla.py`, and so on."""
-
-POLICY_TYPES = tuple(_POLICIES)
+POLICY_TYPES = POLICIES.builtin
 
 
 class LoadedPolicy(NamedTuple):
@@ -43,32 +51,9 @@ class LoadedEngine(NamedTuple):
     postprocess: ProcessorPipeline
 
 
-def _find(kind: str, module: str, name: str) -> Any:
-    if kind not in _POLICIES:
-        raise ConfigError(
-            f"There is no policy type '{kind}'; known: {', '.join(POLICY_TYPES)}.{did_you_mean(kind, POLICY_TYPES)}"
-        )
-    imported = importlib.import_module(f"smolact.policies.{kind}.{module}_{kind}")
-    return getattr(imported, name.format(stem=_POLICIES[kind], kind=kind))
-
-
-def get_config_class(kind: str) -> type[PolicyConfig]:
-    """Return the configuration class of a policy type.
-
-    Raises:
-        ConfigError: there is no such type.
-    """
-    config_class: type[PolicyConfig] = _find(kind, "configuration", "{stem}Config")
-    return config_class
-
-
 def get_policy_class(kind: str) -> type[PreTrainedPolicy]:
-    """Return the class of a policy type.
-
-    Raises:
-        ConfigError: there is no such type.
-    """
-    policy_class: type[PreTrainedPolicy] = _find(kind, "modeling", "{stem}Policy")
+    """Return the class of a policy type. Raises as `get_config_class` does."""
+    policy_class: type[PreTrainedPolicy] = POLICIES.part_of(kind, get_config_class(kind).policy_class)
     return policy_class
 
 
@@ -77,9 +62,14 @@ def make_policy(config: PolicyConfig, *, pretrained_vlm: bool | None = None) -> 
 
     Args:
         config: its configuration, with features.
-        pretrained_vlm: load the VLM's weights; `config.load_vlm_weights` when None.
+        pretrained_vlm: for a policy with a VLM: load its weights; the policy's choice when None.
     """
-    return get_policy_class(config.type)(config, pretrained_vlm=pretrained_vlm)  # type: ignore[call-arg]
+    from smolact.policies.vlm_policy import VLMPolicy
+
+    policy_class = get_policy_class(config.type)
+    if issubclass(policy_class, VLMPolicy):
+        return policy_class(config, pretrained_vlm=pretrained_vlm)
+    return policy_class(config)
 
 
 def make_pre_post_processors(
@@ -94,12 +84,7 @@ def make_pre_post_processors(
         StatisticsError: a statistic is missing or not finite.
         NotFoundError: the tokenizer is not here.
     """
-    make = _find(policy.config.type, "processor", "make_{kind}_pre_post_processors")
-    parts = {name: part for step in policy.processor_parts().values() for name, part in step.items()}
-    pipelines: tuple[ProcessorPipeline, ProcessorPipeline] = make(
-        policy.config, dataset_stats, rename_map=rename_map, **parts
-    )
-    return pipelines
+    return policy.make_processors(dataset_stats, rename_map=rename_map)
 
 
 @overload

@@ -6,6 +6,7 @@ A policy may lack `empty_cameras` of its cameras; those named `empty_camera_N` n
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -40,9 +41,14 @@ def placeholders(config: PolicyConfig) -> int:
     return sum(key.startswith(_PLACEHOLDER) for key in config.input_features)
 
 
+def has_empty_cameras(config: PolicyConfig) -> bool:
+    """Return whether the policy has the setting `empty_cameras`."""
+    return any(item.name == "empty_cameras" for item in dataclasses.fields(config))
+
+
 def absent_cameras(config: PolicyConfig) -> int:
     """Return how many of its real cameras a policy may lack: `empty_cameras` minus the placeholders."""
-    return max(0, getattr(config, "empty_cameras", 0) - placeholders(config))
+    return max(0, config.empty_cameras - placeholders(config))
 
 
 def check_cameras(
@@ -63,6 +69,8 @@ def check_cameras(
         FeatureError: cameras are missing; the message lists both sides and the remedies.
     """
     expected = real_cameras(config)
+    if not expected and not config.uses_cameras:
+        return
     if not expected:
         raise FeatureError(
             f"The policy expects no camera; {where} has {', '.join(offered) or 'none either'}. A vision-language-action "
@@ -113,7 +121,7 @@ def _remedies(
             remedies.append(f"--rename_map='{json.dumps(full)}' (check which camera is which)")
         else:
             without = "without --rename_map"
-    if 0 < left < len(real_cameras(config)) and hasattr(config, "empty_cameras"):
+    if 0 < left < len(real_cameras(config)) and has_empty_cameras(config):
         remedies.append(
             f"--policy.empty_cameras={placeholders(config) + left} (masked black in place of the rest)"
         )

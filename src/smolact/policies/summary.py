@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from smolact.backbones.presets import find_vlm
 from smolact.backbones.weights import shapes_only
 from smolact.memory import scaled, size
 from smolact.policies.base import PreTrainedPolicy
@@ -101,9 +100,9 @@ def empty_policy(config: PolicyConfig) -> PreTrainedPolicy:
         ConfigError: the sizes do not fit together.
     """
     config = config.uncompiled()  # there is nothing to compile
-    vlm = find_vlm(config.vlm_name, field=config.vlm_field)
+    policy_class = get_policy_class(config.type)
     with shapes_only():
-        return get_policy_class(config.type)(config, vlm=vlm, pretrained_vlm=False)  # type: ignore[call-arg]
+        return policy_class(config, **policy_class.load_extra_files(None, config, {}))
 
 
 def facts_of(summary: ModelSummary) -> dict[str, str]:

@@ -6,18 +6,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import nn
-
+from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.workload import PartSize
 
-PARTS = {
-    "vision tower": ("vision_model",),
-    "connector": ("connector",),
-    "text model": ("text_model", "lm_head"),
-    "action expert": ("lm_expert",),
-}
-"""The parts of a policy, and the module names that identify their parameters; all others are projections."""
 REST = "projections"
+"""The part of what belongs to none of a policy's `parts`."""
 
 EMPTY = PartSize(0, 0)
 
@@ -31,14 +24,18 @@ class Branch:
     branches: tuple[Branch, ...] = ()
 
 
-def tree_of(model: nn.Module, name: str = "all") -> Branch:
-    """Return the model's parts in the order of `PARTS`, without empty ones."""
-    leaves: dict[str, dict[tuple[str, ...], PartSize]] = {part: {} for part in (*PARTS, REST)}
-    for path, parameter in model.named_parameters():
-        part, inner = _locate(path.split("."))
+def tree_of(policy: PreTrainedPolicy, name: str = "all") -> Branch:
+    """Return the policy's parts in the order of its `parts`, without empty ones; by default its own modules are its parts."""
+    leaves: dict[str, dict[tuple[str, ...], PartSize]] = {part: {} for part in (*policy.parts, REST)}
+    for path, parameter in policy.named_parameters():
+        words = path.split(".")
+        part, inner = (
+            _locate(words, policy.parts) if policy.parts else (words[0], tuple(words[1:2]) or (words[0],))
+        )
         count = parameter.numel()
         size = PartSize(count, count if parameter.requires_grad else 0)
-        leaves[part][inner] = leaves[part].get(inner, EMPTY) + size
+        branch = leaves.setdefault(part, {})
+        branch[inner] = branch.get(inner, EMPTY) + size
     parts = (Branch(part, _sum(inner.values()), tuple(_grouped(inner))) for part, inner in leaves.items())
     present = tuple(branch for branch in parts if branch.size.parameters)
     return Branch(name, _sum(branch.size for branch in present), present)
@@ -52,9 +49,9 @@ def rows_of(tree: Branch, prefix: str = "", indent: str = "") -> Iterator[tuple[
         yield from rows_of(branch, indent + ("└─ " if last else "├─ "), indent + ("   " if last else "│  "))
 
 
-def _locate(words: list[str]) -> tuple[str, tuple[str, ...]]:
+def _locate(words: list[str], parts: Mapping[str, tuple[str, ...]]) -> tuple[str, tuple[str, ...]]:
     """Return the part of a parameter, and its location there: ("layers", "3"), or the name of a module."""
-    for part, module_names in PARTS.items():
+    for part, module_names in parts.items():
         index = next((position for position, word in enumerate(words) if word in module_names), None)
         if index is not None:
             inner = words[index + 1 :]

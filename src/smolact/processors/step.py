@@ -2,7 +2,8 @@
 
 A step takes a batch (a flat mapping, see `smolact.types`) and returns a new one. A file stores its registered name, a
 configuration in JSON and, for some, tensors. To add one: derive from `ProcessorStep`, decorate with
-`@register_step("name")`, and import its module before a pipeline that names it is loaded.
+`@register_step("name")`, and name the class in the entry points `smolact.steps` of its distribution, or import its module
+before a pipeline that names it is loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from smolact.errors import CheckpointError, ConfigError, did_you_mean
+from smolact.registry import STEPS
 
 
 class ProcessorStep(ABC):
@@ -90,16 +92,22 @@ def own_name(name: str) -> str:
 
 
 def find_step(name: str) -> type[ProcessorStep]:
-    """Return the class that is registered as `name`.
+    """Return the class that is registered as `name`, here or by an installed distribution.
 
     Raises:
         CheckpointError: there is none.
+        ConfigError, MissingDependencyError: the distribution that provides it is broken.
     """
     name = own_name(name)
+    if name not in _REGISTRY and name in STEPS:
+        installed = STEPS[name]
+        if _REGISTRY.get(name) is not installed:
+            raise STEPS.refuse(name, f'is not a class that is registered by @register_step("{name}")')
     if name not in _REGISTRY:
         raise CheckpointError(
             f"There is no processor step '{name}'.{did_you_mean(name, _REGISTRY)} Known steps: "
             f"{', '.join(registered_steps())}. If it is a step of yours, decorate its class with "
-            f'@register_step("{name}") (smolact.processors.step) and import that module first.'
+            f'@register_step("{name}") (smolact.processors.step) and import that module first, or name it in the entry points '
+            "smolact.steps of an installed distribution."
         )
     return _REGISTRY[name]

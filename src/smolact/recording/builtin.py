@@ -1,19 +1,17 @@
-"""The built-in robots and teleoperators: a simulated robot, and an expert, keyboard and gamepad to drive it."""
+"""The robot and the teleoperator that need environments: a simulated robot, and its scripted expert."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from smolact.envs.experts import ScriptedExpert, expert_for
-from smolact.envs.factory import env_id, make_env
+from smolact.envs.factory import make_env
 from smolact.errors import RobotError
-from smolact.robots.base import Observation, Robot, Teleoperator
-from smolact.robots.incremental_teleop import GamepadTeleoperator, KeyboardTeleoperator
+from smolact.robots.base import Observation, Robot
 from smolact.robots.sim import SimRobot
 
 
@@ -71,7 +69,7 @@ class ExpertTeleoperator:
                 f"The teleoperator 'expert' drives simulations only, and the robot is '{robot.name}'. "
                 "Use its own leader arm, or --robot.type=sim."
             )
-        self._env, self._expert = robot.env, expert_for(env_id(robot.name))
+        self._env, self._expert = robot.env, expert_for(robot.name)
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
         """Return the expert's action in the present state, (A,) float32.
@@ -86,12 +84,3 @@ class ExpertTeleoperator:
     def disconnect(self) -> None:
         """Release the environment and the expert."""
         self._env = self._expert = None
-
-
-ROBOTS: dict[str, Callable[..., Robot]] = {"sim": make_sim}
-
-TELEOPERATORS: dict[str, Callable[..., Teleoperator]] = {
-    "expert": ExpertTeleoperator,
-    "keyboard": KeyboardTeleoperator,
-    "gamepad": GamepadTeleoperator,
-}

@@ -1,7 +1,6 @@
-"""Robots and teleoperators by type: built in, or LeRobot's.
+"""Robots and teleoperators by type: built in, installed (`smolact.registry`), or LeRobot's.
 
-The caller passes the built-in types, as a mapping from type to a class or function whose parameters are the settings: a
-simulated robot needs environments, which this package does not import.
+The caller passes the types that are not LeRobot's, as a mapping from type to a class or function whose parameters are the settings.
 """
 
 from __future__ import annotations
@@ -93,6 +92,15 @@ def teleoperator_settings(type_name: str, builtin: Makers[Teleoperator] = NO_MAK
         return parameters_class(builtin[type_name], type_name)
     _require_lerobot(drivers.TELEOPERATOR, type_name, builtin)
     return drivers.settings_class(drivers.TELEOPERATOR, type_name)
+
+
+def is_simulation(type_name: str, builtin: Makers[Robot] = NO_MAKERS, /) -> bool:
+    """Return whether robots of a type are `EpisodicRobot`s, which software resets: a class with `reset`, or what a function returns."""
+    if type_name not in builtin:
+        return False
+    maker = builtin[type_name]
+    made = maker if isinstance(maker, type) else typing.get_type_hints(maker).get("return")
+    return hasattr(made, "reset")
 
 
 def given_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

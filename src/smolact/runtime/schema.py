@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.embodiment import Embodiment
-from smolact.policies.fit import absent_cameras, placeholders, real_cameras
+from smolact.policies.fit import absent_cameras, has_empty_cameras, placeholders, real_cameras
 from smolact.processors.pipeline import rename_map_of
 from smolact.types import ACTION, FeatureType, PolicyFeature, is_image_key
 from smolact_client.schema import Names, Schema
@@ -25,9 +25,9 @@ def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any) -> Schema
         if not is_image_key(key)
     }
     action = int(config.action_feature.shape[0])
-    chunk = int(getattr(config, "chunk_size", 1))
+    chunk = config.chunk_size
     size_of = {**vectors, ACTION: action}
-    embodiment = getattr(config, "embodiment", None) or Embodiment()
+    embodiment = config.embodiment or Embodiment()
 
     def fitting(lists: Mapping[str, Names]) -> dict[str, Names]:
         named = {original.get(key, key): names for key, names in lists.items()}
@@ -39,11 +39,11 @@ def schema_of(config: PolicyConfig, preprocess: Any, postprocess: Any) -> Schema
         vectors=vectors,
         action=action,
         chunk_size=chunk,
-        n_action_steps=int(getattr(config, "n_action_steps", chunk)),
+        n_action_steps=config.n_action_steps,
         names=fitting(embodiment.names),
         action_range=_range_of(postprocess, action),
         absent_cameras=absent_cameras(config),
-        placeholders=placeholders(config) if hasattr(config, "empty_cameras") else None,
+        placeholders=placeholders(config) if has_empty_cameras(config) else None,
         units=fitting(embodiment.units),
         fps=embodiment.fps,
         rename_map=renamed,
@@ -69,8 +69,7 @@ class SchemaConfig(PolicyConfig):
     """The configuration of a policy of which only the schema is known."""
 
     type: ClassVar[str] = "schema"
-    chunk_size: int = 1
-    n_action_steps: int = 1
+    uses_cameras: ClassVar[bool] = False  # unless the schema has some
     empty_cameras: int = 0
     served: str = field(default="", metadata={"help": "the policy's type on its server"})
 

@@ -94,7 +94,7 @@ def check_features(policy: PreTrainedPolicy) -> None:
             f"weights train, such as {trains[0]}. Freeze them (--policy.train_expert_only=true "
             "--policy.freeze_vision_encoder=true), or keep pictures: --dataset.cache=frames."
         )
-    mode = getattr(policy.config, "normalization_mapping", {}).get("VISUAL", NormalizationMode.IDENTITY)
+    mode = policy.config.normalization_mapping.get("VISUAL", NormalizationMode.IDENTITY)
     if NormalizationMode(mode) is not NormalizationMode.IDENTITY:
         raise ConfigError(
             f"--cache.features=true does not go with images that are normalized ({NormalizationMode(mode).value}): keep "
@@ -110,11 +110,7 @@ def _cache_pictures(
     accelerator: Accelerator,
     progress: Progress,
 ) -> str:
-    max_size = (
-        getattr(policy.config, "resize_imgs_with_padding", None)
-        if config.dataset.cache == "resized"
-        else None
-    )
+    max_size = policy.config.resize_imgs_with_padding if config.dataset.cache == "resized" else None
     if config.dataset.cache == "resized" and max_size is None:
         raise ConfigError(
             "--dataset.cache=resized keeps pictures as large as the policy takes them, and this one takes any size "
@@ -258,8 +254,8 @@ def tower_fingerprint(policy: PreTrainedPolicy, config: TrainConfig, accelerator
     """Return a hash of the vision tower: its weights, and the settings that change its tokens."""
     digest = hashlib.blake2b(digest_size=8)
     settings = (
-        getattr(policy.config, "resize_imgs_with_padding", None),
-        policy.name,
+        policy.config.resize_imgs_with_padding,
+        policy.config.type,
         config.cache.dtype,
         accelerator.mixed_precision,
     )

@@ -32,9 +32,11 @@ from smolact.policies.configuration import (
 from smolact.policies.embodiment import embodiment_of
 from smolact.policies.factory import LoadedPolicy, get_config_class, load_policy
 from smolact.policies.fit import check_cameras, check_env_sizes, check_names, side_by_side, usable_names
+from smolact.policies.vlm_configuration import VLMConfig
 from smolact.processors.normalize import NormalizerProcessorStep
 from smolact.processors.pipeline import processor_files, rename_map_in
 from smolact.processors.statistics import fill_statistics, require_statistics
+from smolact.registry import ENVIRONMENTS
 from smolact.training.preflight import (
     check_features,
     check_statistics,
@@ -149,7 +151,8 @@ def diagnose(
     def load() -> str:
         options: dict[str, Any] = {"stats_key": stats_key, "stats": stats, "rename_map": rename_map or None}
         loaded.append(load_policy(name, **{**(settings or {}), "device": "cpu"}, **options))
-        return "weights fit the configuration, the tokenizer is there"
+        tokenizer = ", the tokenizer is there" if isinstance(config, VLMConfig) else ""
+        return f"weights fit the configuration{tokenizer}"
 
     names = dict(rename_map or rename_map_in(folder))
     if result.run_check("the checkpoint opens", load):
@@ -171,7 +174,6 @@ def diagnose(
 
 def policy_rows(folder: Path, config: PolicyConfig) -> list[Row]:
     """Return the rows that describe a checkpoint."""
-    modes: Mapping[str, Any] = getattr(config, "normalization_mapping", {})
     has_vlm_config = (folder / VLM_FOLDER / CONFIG_FILE).is_file()
     processors = processor_files(folder) is not None
     features = {**config.input_features, **config.output_features}
@@ -183,16 +185,20 @@ def policy_rows(folder: Path, config: PolicyConfig) -> list[Row]:
         ),
         (
             "chunk",
-            f"{getattr(config, 'chunk_size', 1)} actions, of which {getattr(config, 'n_action_steps', 1)} are carried out",
+            f"{config.chunk_size} actions, of which {config.n_action_steps} are carried out",
         ),
-        ("VLM", f"{config.vlm_name} ({'kept beside it' if has_vlm_config else 'fetched by its name'})"),
+        *(
+            [("VLM", f"{config.vlm_name} ({'kept beside it' if has_vlm_config else 'fetched by its name'})")]
+            if isinstance(config, VLMConfig)
+            else []
+        ),
         (
             "statistics",
             "in its processors" if processors else "among its weights (older than LeRobot's processors)",
         ),
     ]
     for index, (name, feature) in enumerate(features.items()):
-        mode = modes.get(feature.type.value)
+        mode = config.normalization_mapping.get(feature.type.value)
         normalization = "" if mode is None or is_image_key(name) else f", {getattr(mode, 'value', mode)}"
         rows.append(("" if index else "features", f"{name} {feature.shape}{normalization}"))
     robot = config.embodiment
@@ -357,6 +363,6 @@ def _is_environment(name: str) -> bool:
         return False
     import gymnasium
 
-    from smolact.envs.factory import KNOWN, env_id
+    from smolact.envs.factory import env_id
 
-    return name in KNOWN or env_id(name) in gymnasium.registry
+    return name in ENVIRONMENTS or env_id(name) in gymnasium.registry

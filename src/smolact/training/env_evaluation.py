@@ -67,7 +67,7 @@ def evaluate_in_environment(
             video_folder=video_folder,
             n_videos=min(MAX_VIDEOS, count.n_episodes) if environments.draws else 0,
         )
-    return replace(result, num_steps=getattr(policy.config, "num_steps", None))
+    return replace(result, num_steps=policy.config.num_steps)
 
 
 def rates_of(result: EvaluationResult) -> dict[str, float]:

@@ -66,8 +66,7 @@ def note_constant(source: Source, features: set[str]) -> None:
 def used_features(policy: PolicyConfig, source: Source) -> set[str]:
     """Return the dataset's features whose values the policy uses; a camera only if its normalization uses statistics."""
     modes = {
-        FeatureType(kind): NormalizationMode(mode)
-        for kind, mode in getattr(policy, "normalization_mapping", {}).items()
+        FeatureType(kind): NormalizationMode(mode) for kind, mode in policy.normalization_mapping.items()
     }
     expected = {**policy.input_features, **policy.output_features}
     used = set()

@@ -28,10 +28,12 @@ from smolact.policies.factory import (
     make_policy,
     make_pre_post_processors,
 )
+from smolact.policies.vlm_configuration import VLMConfig
+from smolact.policies.vlm_policy import VLMPolicy
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.training.config import TrainConfig
 from smolact.training.sections import BASE, RANDOM, VLM, PolicySection, policy_type_at
-from smolact.types import PolicyFeature, Statistics
+from smolact.types import FeatureType, PolicyFeature, Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -67,19 +69,28 @@ def policy_config_of(
         ConfigError: settings contradict each other, or would freeze random weights.
     """
     section = config.policy
+    kind = section.type or policy_type_at(str(section.path))
+    config_class = get_config_class(kind)
+    if not config_class.uses_cameras:
+        inputs = {key: feature for key, feature in inputs.items() if feature.type is not FeatureType.VISUAL}
     if section.path is not None:
-        kind = section.type or policy_type_at(section.path)
         # This policy is not published in the base's repository.
         published: dict[str, Any] = {"push_to_hub": False, "repo_id": None, "private": None}
         values: dict[str, Any] = {**published, "pretrained_path": str(section.path), **section.settings}
-        base: PolicyConfig = get_config_class(kind).from_pretrained(section.path, **values)
+        base: PolicyConfig = config_class.from_pretrained(section.path, **values)
         for name, dataset in (("input_features", inputs), ("output_features", outputs)):
             # Names of the checkpoint, sizes of this dataset: states and actions are padded.
             own_features = getattr(base, name) or dataset
             values.setdefault(name, {key: dataset.get(key, feature) for key, feature in own_features.items()})
         return base.replace(**values), BASE
-    assert section.type is not None
-    config_class = get_config_class(section.type)
+    if not issubclass(config_class, VLMConfig):
+        if section.init == VLM:
+            raise ConfigError(
+                f"--policy.init=vlm loads a VLM's weights, and a '{kind}' policy has no VLM. Leave --policy.init out."
+            )
+        return config_class(
+            **{"input_features": dict(inputs), "output_features": dict(outputs), **section.settings}
+        ), RANDOM
     known = {item.name for item in dataclasses.fields(config_class)}
     vlm = str(section.settings.get(config_class.vlm_field, ""))
     source = _source(section, explicit, vlm, config_class.vlm_field)
@@ -116,11 +127,9 @@ def start_new(
             weights_source += ", with new adapters"
     else:
         policy = make_policy(policy_config, pretrained_vlm=source == VLM)
-        weights_source = (
-            f"the VLM's weights ({policy_config.vlm_name}){policy.new_parts}"
-            if source == VLM
-            else "random weights"
-        )
+        weights_source = "random weights"
+        if source == VLM and isinstance(policy, VLMPolicy):
+            weights_source = f"the VLM's weights ({policy.vlm.name}){policy.new_parts}"
     preprocess, postprocess = make_pre_post_processors(policy, statistics, rename_map=config.rename_map)
     return PolicyBundle(policy.to(device), preprocess, postprocess, weights_source)
 

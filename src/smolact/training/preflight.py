@@ -267,9 +267,12 @@ def check_sizes(
             raise FeatureError(
                 f"The policy needs '{key}', the dataset has {', '.join(offered)}. {advice.strip()}"
             )
-    for key, limit in ((STATE, "max_state_dim"), (ACTION, "max_action_dim")):
+    limits = (
+        (STATE, "max_state_dim", policy.max_state_dim),
+        (ACTION, "max_action_dim", policy.max_action_dim),
+    )
+    for key, limit, most in limits:
         shape = offered[key].shape if key in offered else (0,)
-        most = getattr(policy, limit, None)
         if len(shape) != 1:
             raise FeatureError(f"'{key}' has the shape {shape} in the dataset: the policy takes a vector.")
         if most is not None and shape[0] > most:
@@ -281,9 +284,10 @@ def check_sizes(
 
 def check_statistics(policy: PolicyConfig, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Raise a `StatisticsError` unless every normalized feature has finite statistics."""
-    modes: Mapping[str, NormalizationMode] = getattr(policy, "normalization_mapping", {})
     for key, feature in {**policy.input_features, **policy.output_features}.items():
-        mode = NormalizationMode(modes.get(feature.type.value, NormalizationMode.IDENTITY))
+        mode = NormalizationMode(
+            policy.normalization_mapping.get(feature.type.value, NormalizationMode.IDENTITY)
+        )
         for name in STATISTICS_OF[mode]:
             values = statistics.get(key, {}).get(name)
             if values is None:
@@ -321,7 +325,7 @@ def note_chunk(policy: PolicyConfig, sources: Sequence[Source]) -> None:
 
 def long_chunk(policy: PolicyConfig, fps: float, lengths: Iterable[int]) -> str | None:
     """Return the warning about a chunk that is longer than most episodes; None if it is not."""
-    chunk, ordered = getattr(policy, "chunk_size", 1), sorted(lengths)
+    chunk, ordered = policy.chunk_size, sorted(lengths)
     typical = ordered[len(ordered) // 2] if ordered else 0
     if chunk <= typical:
         return None

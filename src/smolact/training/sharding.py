@@ -18,8 +18,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW, Optimizer
 
-from smolact.backbones.layers import GatedMLP
-from smolact.backbones.smolvlm import SmolVLM, TextModel, VisionLayer
 from smolact.errors import ConfigError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.training.sections import ParallelismSection
@@ -46,19 +44,6 @@ def make_mesh(section: ParallelismSection, accelerator: Accelerator) -> DeviceMe
     return mesh if copies > 1 else mesh["parts"]
 
 
-def units(policy: nn.Module) -> list[nn.Module]:
-    """Return the modules whose weights are gathered and freed separately: large ones that are used only by calling them."""
-    parts: list[nn.Module] = [part for part in policy.modules() if isinstance(part, VisionLayer | GatedMLP)]
-    for part in policy.modules():
-        if isinstance(part, TextModel):
-            parts.append(part.embed_tokens)
-        elif (
-            isinstance(part, SmolVLM) and part.lm_head.weight is not part.model.text_model.embed_tokens.weight
-        ):
-            parts.append(part.lm_head)
-    return parts
-
-
 class ShardedPolicy:
     """A policy, sharded in place, and a twin that receives the gathered weights.
 
@@ -71,7 +56,7 @@ class ShardedPolicy:
     """
 
     def __init__(self, policy: PreTrainedPolicy, mesh: DeviceMesh) -> None:
-        if getattr(policy.config, "compile_model", False):
+        if policy.config.compile_model:
             raise ConfigError(
                 "--policy.compile_model=true does not go with --parallelism.dp_shard. Drop one of them."
             )
@@ -84,7 +69,7 @@ class ShardedPolicy:
             for p in policy.parameters()
         }
         self._twin = copy.deepcopy(policy, empty)
-        for unit in units(policy):
+        for unit in policy.sharding_units():
             fully_shard(unit, mesh=mesh)
         fully_shard(policy, mesh=mesh)
         self.policy = policy

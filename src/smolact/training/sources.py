@@ -74,7 +74,7 @@ class Source:
 
 def chunk_timestamps(policy: PolicyConfig, fps: float) -> dict[str, list[float]]:
     """Return the `delta_timestamps`, in seconds, for the policy's action chunks."""
-    return {ACTION: [index / fps for index in policy.action_delta_indices]}  # type: ignore[attr-defined]
+    return {ACTION: [index / fps for index in policy.action_delta_indices]}
 
 
 def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list[Source]:

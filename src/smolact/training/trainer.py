@@ -320,7 +320,7 @@ def _samples(
     transforms = config.dataset.image_transforms
     drop_last = config.dataset.drop_n_last_frames
     if drop_last is None:
-        drop_last = int(getattr(start.policy.config, "drop_n_last_frames", 0))
+        drop_last = start.policy.config.drop_n_last_frames
     draws = start.policy.training_draws
     if draws is not None and config.noise_draws != 1:
         draws = RepeatedNoise(draws, config.noise_draws)

@@ -17,6 +17,7 @@ from smolact.policies.embodiment import read_embodiment
 from smolact.policies.fit import absent_cameras, real_cameras
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolvla import configuration_smolvla
+from smolact.policies.vlm_configuration import VLMConfig
 from smolact.types import ACTION, IMAGES, STATE, FeatureType, PolicyFeature
 from smolact_client.schema import missing_cameras
 from smolact_il_studio.fields import ENGINES, OWN, check_spelling, setting_names
@@ -47,7 +48,7 @@ class ILStudioConfig(transformers.PretrainedConfig):  # type: ignore[misc]
         ConfigError: a setting is invalid or misspelt.
     """
 
-    settings_class: ClassVar[type[PolicyConfig]]
+    settings_class: ClassVar[type[VLMConfig]]
 
     def __init__(self, **settings: Any) -> None:
         settings.pop("model_type", None)

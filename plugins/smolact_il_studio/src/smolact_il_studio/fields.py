@@ -25,7 +25,11 @@ ENGINES = ("float32", "bfloat16", "off")
 THE_TASKS = ("action_dim", "state_dim", "camera_names")
 """The settings that a task defines, not a policy's YAML."""
 
-_UNUSED = {item.name for item in dataclasses.fields(PolicyConfig)} - {"n_obs_steps"} | {
+_UNUSED = {item.name for item in dataclasses.fields(PolicyConfig)} - {
+    "n_obs_steps",
+    "chunk_size",
+    "n_action_steps",
+} | {
     *(
         "normalization_mapping",
         "rtc_config",

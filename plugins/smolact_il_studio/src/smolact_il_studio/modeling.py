@@ -26,8 +26,9 @@ from smolact.errors import FeatureError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common.chunking import Engine
 from smolact.policies.configuration import CONFIG_FILE
-from smolact.policies.factory import get_policy_class
+from smolact.policies.factory import get_policy_class, make_policy
 from smolact.policies.smolandfast.processor_smolandfast import prompt_step
+from smolact.policies.vlm_policy import VLMPolicy
 from smolact.types import (
     ACTION,
     ACTION_IS_PAD,
@@ -61,7 +62,7 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc]
     data_collator: ClassVar[Any]
     base_model_prefix = "model"
     main_input_name = "lang_tokens"
-    core: PreTrainedPolicy
+    core: VLMPolicy
     """smolact's policy. Not a submodule, since all its weights are in `model`."""
     _inference_lock: ClassVar[threading.Lock] = threading.Lock()
     """Serializes inference: an engine has one set of buffers, and IL-Studio's server has a thread per robot."""
@@ -70,7 +71,8 @@ class ILStudioPolicy(transformers.PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         if core is None:
             settings = config.policy_config()
-            core = get_policy_class(settings.type)(settings, pretrained_vlm=config.load_vlm_weights)  # type: ignore[call-arg]
+            core = make_policy(settings, pretrained_vlm=config.load_vlm_weights)
+        assert isinstance(core, VLMPolicy)
         self.model = core.model
         object.__setattr__(self, "core", core)  # bypasses `nn.Module`, which would register a submodule
         self._engine: Engine | None = None

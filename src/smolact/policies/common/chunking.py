@@ -23,6 +23,11 @@ class ActsInChunks(ABC):
     """Whether `predict_action_chunk` takes `guidance` from the rest of the last chunk (`guidance.py`)."""
     _queue: deque[Tensor]
 
+    @property
+    def noise_shape(self) -> tuple[int, ...] | None:
+        """The shape of one sample's `noise`; None if prediction is deterministic."""
+        return None
+
     @abstractmethod
     def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
         """Predict the next actions (B, chunk, A), normalized."""
@@ -36,7 +41,7 @@ class ActsInChunks(ABC):
         """Return the next action (B, A), normalized; a new chunk is predicted after every `n_action_steps`."""
         if not self._queue:
             chunk = self.predict_action_chunk(batch, noise)
-            self._queue.extend(chunk.unbind(1)[: self.config.n_action_steps])  # type: ignore[attr-defined]
+            self._queue.extend(chunk.unbind(1)[: self.config.n_action_steps])
         return self._queue.popleft()
 
 
@@ -62,11 +67,6 @@ class Engine(ActsInChunks):
                 raise ConfigError(
                     f"{cls.__name__} has no setting '{name}'; it has {', '.join(known)}. Leave it out.{did_you_mean(name, known)}"
                 )
-
-    @property
-    def noise_shape(self) -> tuple[int, ...] | None:
-        """The shape of one sample's `noise`; None if prediction is deterministic."""
-        return None
 
     def warm_up(self, batch: Mapping[str, Any] | None = None) -> None:
         """Prepare for batches like this one, or the usual ones if None, so that the first prediction is not delayed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from smolact.errors import ConfigError
-from smolact.policies.common.chunk_settings import ChunkSettings
+from smolact.policies.vlm_configuration import VLMConfig
 from smolact.settings import setting
 from smolact.types import NormalizationMode
 
@@ -26,7 +26,7 @@ def _default_normalization() -> dict[str, NormalizationMode]:
 
 
 @dataclass
-class SMOLANDFASTConfig(ChunkSettings):
+class SMOLANDFASTConfig(VLMConfig):
     """SmolAndFAST's settings; names and defaults as in the authors' code.
 
     Raises:
@@ -34,6 +34,8 @@ class SMOLANDFASTConfig(ChunkSettings):
     """
 
     type: ClassVar[str] = "smolandfast"
+    policy_class: ClassVar[str] = "smolact.policies.smolandfast.modeling_smolandfast:SMOLANDFASTPolicy"
+    title: ClassVar[str] = "SmolAndFAST"
     vlm_field: ClassVar[str] = "vlm_checkpoint"
     clip_field: ClassVar[str] = "grad_clip_norm"
     freezes: ClassVar[Mapping[str, bool]] = {"freeze_vision_encoder": True, "freeze_connector": True}

@@ -24,11 +24,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from smolact.backbones.presets import VLMSource, find_vlm
+from smolact.backbones.presets import VLMSource
 from smolact.backbones.smolvlm import initialize
 from smolact.backbones.weights import load_weights, read_tensors, weight_files
 from smolact.errors import ConfigError, FeatureError
-from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common.images import to_float
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.smolandfast import flops_smolandfast
@@ -41,12 +40,14 @@ from smolact.policies.smolandfast.processor_smolandfast import (
     PromptWriter,
     SmolAndFASTPromptStep,
     longest_edge,
+    make_smolandfast_pre_post_processors,
     prompt_step,
 )
 from smolact.policies.smolandfast.prompts import chat_template
 from smolact.policies.smolandfast.schemes import FAST, ActionTokens, Bins, Text
 from smolact.policies.smolandfast.tiles import split
 from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+from smolact.policies.vlm_policy import VLMPolicy
 from smolact.policies.workload import PartSize, Workload
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.tokenizer import Tokenizer
@@ -70,7 +71,7 @@ class CropDraws:
         return {"crop": torch.rand(self.cameras, 2, generator=generator)}
 
 
-class SMOLANDFASTPolicy(PreTrainedPolicy):
+class SMOLANDFASTPolicy(VLMPolicy):
     """SmolAndFAST as a policy: from preprocessed batches to losses and normalized actions (see `smolact.types.Policy`).
 
     Args:
@@ -97,9 +98,8 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         pretrained_vlm: bool | None = None,
         fast: FASTTokenizer | None = None,
     ) -> None:
-        super().__init__(config)
         pretrained_vlm = pretrained_vlm is not False
-        self.vlm = vlm or find_vlm(config.vlm_checkpoint, weights=pretrained_vlm, field=config.vlm_field)
+        super().__init__(config, vlm=vlm, pretrained_vlm=pretrained_vlm)
         self.actions = action_tokens(config, fast)
         self.chunk_shape = self.actions.shape(config.chunk_size, config.action_feature.shape[0])
         self.tokenizer = Tokenizer.from_folder(self.vlm.tokenizer_folder())
@@ -137,11 +137,26 @@ class SMOLANDFASTPolicy(PreTrainedPolicy):
         return None if self.config.crop_shape is None else CropDraws(len(self.config.image_features))
 
     @classmethod
-    def load_extra_files(cls, folder: Path, config: PolicyConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Load the checkpoint's action tokenizer, unless another was chosen."""
-        saved = folder / FAST_FOLDER
-        same = getattr(config, "fast_tokenizer_path", None) == raw.get("fast_tokenizer_path")
-        return {"fast": FASTTokenizer.load(saved)} if same and saved.is_dir() else {}
+    def load_extra_files(
+        cls, folder: Path | None, config: PolicyConfig, raw: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the VLM, and load the checkpoint's action tokenizer, unless another was chosen."""
+        assert isinstance(config, SMOLANDFASTConfig)
+        arguments = super().load_extra_files(folder, config, raw)
+        is_same = config.fast_tokenizer_path == raw.get("fast_tokenizer_path")
+        if folder is not None and is_same and (folder / FAST_FOLDER).is_dir():
+            arguments["fast"] = FASTTokenizer.load(folder / FAST_FOLDER)
+        return arguments
+
+    def make_processors(
+        self,
+        stats: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        rename_map: Mapping[str, str] | None = None,
+    ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
+        """Make the processors, with the step that writes prompts and answers."""
+        (parts,) = self.processor_parts().values()
+        return make_smolandfast_pre_post_processors(self.config, stats, rename_map=rename_map, **parts)
 
     def processor_parts(self) -> dict[str, dict[str, Any]]:
         """Return the writer of prompts and answers."""

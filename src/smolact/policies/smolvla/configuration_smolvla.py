@@ -8,25 +8,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from smolact.errors import ConfigError
-from smolact.policies.common.chunk_settings import ChunkSettings
+from smolact.policies.vlm_configuration import VLMConfig
 from smolact.settings import setting
-from smolact.types import IMAGES, FeatureType, NormalizationMode, PolicyFeature
+from smolact.types import IMAGES, FeatureType, PolicyFeature
 
 logger = logging.getLogger(__name__)
 
 ATTENTION_MODES = ("cross_attn", "self_attn")
 
 
-def _default_normalization() -> dict[str, NormalizationMode]:
-    return {
-        "VISUAL": NormalizationMode.IDENTITY,
-        "STATE": NormalizationMode.MEAN_STD,
-        "ACTION": NormalizationMode.MEAN_STD,
-    }
-
-
 @dataclass
-class SmolVLAConfig(ChunkSettings):
+class SmolVLAConfig(VLMConfig):
     """SmolVLA's settings; names and defaults as in LeRobot (arXiv 2506.01844).
 
     Raises:
@@ -34,6 +26,8 @@ class SmolVLAConfig(ChunkSettings):
     """
 
     type: ClassVar[str] = "smolvla"
+    policy_class: ClassVar[str] = "smolact.policies.smolvla.modeling_smolvla:SmolVLAPolicy"
+    title: ClassVar[str] = "SmolVLA"
     freezes: ClassVar[Mapping[str, bool]] = {
         "freeze_vision_encoder": True,
         "train_expert_only": True,
@@ -47,9 +41,6 @@ class SmolVLAConfig(ChunkSettings):
     chunk_size: int = setting(50, "actions that are predicted at once", least=1, most=10_000)
     n_action_steps: int = setting(
         50, "actions that are executed before the next prediction", least=1, most=10_000
-    )
-    normalization_mapping: dict[str, NormalizationMode] = setting(
-        _default_normalization, "how each type of feature is normalized"
     )
 
     max_state_dim: int = setting(32, "state values; a shorter state is padded with zeros", least=1, most=4096)
@@ -175,10 +166,6 @@ class SmolVLAConfig(ChunkSettings):
                 f"min_period={self.min_period}, max_period={self.max_period}: the first must be the smaller one. Set "
                 "--policy.min_period and --policy.max_period."
             )
-
-    def uncompiled(self) -> SmolVLAConfig:
-        """Return this configuration without `torch.compile`."""
-        return self.replace(compile_model=False) if self.compile_model else self
 
     @property
     def image_features(self) -> dict[str, PolicyFeature]:

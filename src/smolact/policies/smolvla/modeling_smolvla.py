@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from smolact.backbones.presets import VLMSource, find_vlm
+from smolact.backbones.presets import VLMSource
 from smolact.errors import ConfigError, FeatureError
-from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.common import aloha
 from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import FlowDraws
@@ -25,12 +24,15 @@ from smolact.policies.common.images import resize_with_pad, to_float
 from smolact.policies.smolvla import flops_smolvla
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.network_smolvla import VLAFlowMatching as VLAFlowMatching
+from smolact.policies.smolvla.processor_smolvla import make_smolvla_pre_post_processors
 from smolact.policies.smolvla.vlm import load_vlm
+from smolact.policies.vlm_policy import VLMPolicy
 from smolact.policies.workload import PartSize, Workload
+from smolact.processors.pipeline import ProcessorPipeline
 from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS, STATE, VISION_TOKENS
 
 
-class SmolVLAPolicy(PreTrainedPolicy):
+class SmolVLAPolicy(VLMPolicy):
     """SmolVLA as a policy: from preprocessed batches to losses and normalized actions (see `smolact.types.Policy`).
 
     Args:
@@ -54,12 +56,21 @@ class SmolVLAPolicy(PreTrainedPolicy):
     def __init__(
         self, config: SmolVLAConfig, *, vlm: VLMSource | None = None, pretrained_vlm: bool | None = None
     ) -> None:
-        super().__init__(config)
         pretrained_vlm = config.load_vlm_weights if pretrained_vlm is None else pretrained_vlm
-        self.vlm = vlm or find_vlm(config.vlm_model_name, weights=pretrained_vlm, field=config.vlm_field)
+        super().__init__(config, vlm=vlm, pretrained_vlm=pretrained_vlm)
         self.model = VLAFlowMatching(config, self.vlm)
         if pretrained_vlm:
             load_vlm(self.vlm, self.model.vlm_with_expert.vlm)
+
+    def make_processors(
+        self,
+        stats: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        rename_map: Mapping[str, str] | None = None,
+    ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
+        """Make LeRobot's processors of SmolVLA."""
+        (parts,) = self.processor_parts().values()
+        return make_smolvla_pre_post_processors(self.config, stats, rename_map=rename_map, **parts)
 
     @property
     def noise_shape(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Settings of policies that predict a chunk of actions from one observation."""
+"""The settings that policies on a vision-language model share: the VLM's name, and presets of AdamW and of the learning rate."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from smolact.errors import ConfigError
 from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
 
 logger = logging.getLogger(__name__)
 
 
-class ChunkSettings(PolicyConfig):
-    """The base of a configuration with these fields: a sample's frames, and presets of AdamW and of warm-up and cosine decay.
+class VLMConfig(PolicyConfig):
+    """The base of a configuration with a VLM and with these fields."""
 
-    Raises:
-        ConfigError: more than one observation, or more actions than a chunk has.
-    """
-
+    vlm_field: ClassVar[str] = "vlm_model_name"
+    """The setting that names the VLM."""
     clip_field: ClassVar[str] = "optimizer_grad_clip_norm"
     """The setting that holds the largest gradient norm."""
+    freezes: ClassVar[Mapping[str, bool]] = {}
+    """Settings that freeze a part of the policy, and the value that freezes it."""
+    reads_instructions: ClassVar[bool] = True
 
-    chunk_size: int
-    n_action_steps: int
     optimizer_lr: float
     optimizer_betas: tuple[float, float]
     optimizer_eps: float
@@ -32,19 +30,10 @@ class ChunkSettings(PolicyConfig):
     scheduler_warmup_steps: int
     scheduler_decay_steps: int
 
-    def __post_init__(self) -> None:
-        """Check the settings that all chunk policies share."""
-        if self.n_obs_steps != 1:
-            raise ConfigError(
-                f"n_obs_steps={self.n_obs_steps}: a '{self.type}' policy sees one observation. "
-                "Leave --policy.n_obs_steps at 1."
-            )
-        super().__post_init__()
-        if self.n_action_steps > self.chunk_size:
-            raise ConfigError(
-                f"n_action_steps={self.n_action_steps} is more than chunk_size={self.chunk_size}: a chunk can't supply "
-                "more actions than it holds. Lower --policy.n_action_steps."
-            )
+    @property
+    def vlm_name(self) -> str:
+        """The VLM: a Hub id, a folder, or a preset."""
+        return str(getattr(self, self.vlm_field))
 
     @classmethod
     def accepted(cls, values: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -58,16 +47,6 @@ class ChunkSettings(PolicyConfig):
                 cls.type,
             )
         return values
-
-    @property
-    def observation_delta_indices(self) -> list[int]:
-        """Observation frames of a sample, relative to the present one."""
-        return [0]
-
-    @property
-    def action_delta_indices(self) -> list[int]:
-        """Action frames of a sample, relative to the present one."""
-        return list(range(self.chunk_size))
 
     def get_optimizer_preset(self) -> OptimizerPreset:
         """Return AdamW with this configuration's values."""

@@ -1,23 +1,17 @@
-"""An environment of one's own: registered with gymnasium, shown by an expert, kept as a dataset.
+"""An environment of one's own with its expert, as a distribution that smolact finds by its entry point.
 
-    python examples/own_environment.py [OUTPUT]
-
-It has `pixels`, `agent_pos`, `task` and `is_success`, so it needs no mapping file. To evaluate in it while training:
-`PYTHONPATH=examples smolact train … --env.type=own_environment:mine/Lamp-v0`.
+It has `pixels`, `agent_pos`, `task` and `is_success`, so it needs no mapping file. `--env.type=lamp` is it.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.envs.demonstrations import demonstrations
-from smolact.envs.factory import make_env
-from smolact.recording.demonstrations import record_demonstrations
+from smolact.envs.factory import KnownEnv
 
 COLORS = {"red": (220, 50, 40), "green": (40, 170, 80), "blue": (50, 90, 220)}
 
@@ -70,10 +64,5 @@ class LampExpert:
         return np.clip(env.unwrapped.goal - env.unwrapped.place, -0.1, 0.1).astype(np.float32)
 
 
-gymnasium.register("mine/Lamp-v0", entry_point=Lamp, max_episode_steps=30)
-
-if __name__ == "__main__":
-    output = sys.argv[1] if len(sys.argv) > 1 else "outputs/examples/lamps"
-    with make_env("mine/Lamp-v0") as envs:
-        shown = demonstrations(envs[0], LampExpert(), 10)
-        print(record_demonstrations(shown, output, fps=10, use_videos=False), "frames in", output)
+gymnasium.register("own/Lamp-v0", entry_point=Lamp, max_episode_steps=30)
+LAMP = KnownEnv("own/Lamp-v0", expert="own_environment:LampExpert")
