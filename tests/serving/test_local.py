@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from smolact.envs.factory import make_env
-from smolact.errors import BadObservationError, FeatureError, ServerError
+from smolact.errors import BadObservationError, ConfigError, FeatureError, ServerError
 from smolact.evaluation.rollout import evaluate
 from smolact.policies.embodiment import Embodiment
 from smolact.policies.factory import LoadedPolicy, load_policy
@@ -27,7 +27,7 @@ from smolact.runtime.remote import connect
 from smolact.serving.background import serving
 from smolact.serving.inference_worker import InferenceWorker
 from smolact.types import TASK, EmptyInstruction
-from smolact_client import ObservationError, RemotePolicy, Schema
+from smolact_client import ObservationError, PolicyFailedError, RemotePolicy, Schema
 from smolact_client.policy import ChunkPolicy
 from tests.evaluation.test_suite import checkpoint
 from tests.serving.test_sessions import metric
@@ -295,3 +295,106 @@ def test_a_policy_of_ones_own_is_a_class_with_a_schema_and_predict() -> None:
             (chunk,) = served.predict([Request({STATE: state}, WORDS)])
             assert chunk.tolist() == [[0.25, 0.5]] * 4
             served.close()
+
+
+def test_requests_of_several_kinds_are_answered_in_their_order(loaded: LoadedPolicy) -> None:
+    local = LocalPolicy(*loaded)
+    wide = {**seen(1), IMAGE: np.zeros((64, 96, 3), np.uint8)}
+    requests = [Request(seen(0), WORDS, 1), Request(wide, WORDS, 2), Request(seen(2), WORDS, 3)]
+    for request, chunk in zip(requests, local.predict(requests), strict=True):
+        np.testing.assert_allclose(local.predict([request])[0], chunk, rtol=1e-4, atol=1e-5)
+    assert local.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request({**seen(0), STATE: ["a", "b"]}, WORDS), "holds no numbers"),  # type: ignore[dict-item]
+        (Request(seen(0), 3), "expected a text"),  # type: ignore[arg-type]
+        (Request(seen(0), WORDS, 2**64), "seed"),
+    ],
+)
+def test_what_no_policy_can_be_given_is_named(loaded: LoadedPolicy, request_: Request, words: str) -> None:
+    with pytest.raises(BadObservationError, match=words):
+        LocalPolicy(*loaded).predict([request_])
+
+
+def test_predicting_leaves_a_training_as_it_was(loaded: LoadedPolicy) -> None:
+    policy = loaded.policy.train()
+    frozen = next(policy.children()).eval()
+    modes: list[bool] = []
+
+    def noting(batch: dict[str, Any]) -> dict[str, Any]:
+        modes.append(policy.training)
+        return loaded.preprocess(batch)
+
+    LocalPolicy(policy, noting, loaded.postprocess).predict([Request(seen(0), WORDS, 1)])
+    assert modes == [False] and policy.training and not frozen.training
+    policy.eval()
+
+
+WRONG: dict[str, Any] = {
+    "a number": lambda requests: 3,
+    "too many": lambda requests: [np.zeros((8, 2), np.float32)] * (len(requests) + 1),
+    "not finite": lambda requests: [np.full((8, 2), np.nan)] * len(requests),
+    "words": lambda requests: [np.full((8, 2), "x")] * len(requests),
+    "nothing": lambda requests: [None] * len(requests),
+    "with a gradient": lambda requests: [torch.zeros(8, 2, requires_grad=True)] * len(requests),
+    "of another size": lambda requests: [np.zeros((8, 3), np.float32)] * len(requests),
+}
+
+
+@pytest.mark.parametrize("answer", WRONG.values(), ids=WRONG)
+def test_a_wrong_answer_of_a_policy_of_ones_own_is_named_everywhere(
+    answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wrong(Policy):
+        schema = Schema("wrong", {}, {STATE: 2}, action=2, chunk_size=8, n_action_steps=8)
+
+        def predict(self, requests: Sequence[Request]) -> list[Chunk]:
+            return answer(requests)  # type: ignore[no-any-return]
+
+        def warm_up(self, max_batch: int = 1) -> None: ...
+
+    with (
+        make_env("tabletop", 2, obs_type="environment_state_agent_pos") as envs,
+        pytest.raises(FeatureError, match="The policy"),
+    ):
+        evaluate(Wrong(), envs, n_episodes=2)
+    with (
+        serving(Wrong()) as url,
+        RemotePolicy(url, timeout=60) as remote,
+        pytest.raises(PolicyFailedError),
+    ):
+        remote.predict([Request({STATE: np.zeros(2, np.float32)}, WORDS)])
+    assert "event=policy_failed" in caplog.text
+    if answer is not WRONG["of another size"]:  # the gate finds that
+        controller = ChunkController(
+            SyncInference(Wrong()), Inference(), Gate(make_limits(("x", "y"), {}, {}))
+        )
+        controller.begin(WORDS)
+        with pytest.raises(FeatureError, match="The policy"):
+            controller.get_action({STATE: np.zeros(2, np.float32)})
+
+
+def test_one_bad_request_of_several_keeps_the_connection(loaded: LoadedPolicy) -> None:
+    class Picky(LocalPolicy):
+        def predict(self, requests: Sequence[Request]) -> list[Chunk]:
+            if any(request.task == "fail" for request in requests):
+                raise FeatureError("no")
+            return super().predict(requests)
+
+    with serving(Picky(*loaded)) as url, RemotePolicy(url, timeout=60) as remote:
+        for _ in range(3):
+            with pytest.raises(PolicyFailedError):
+                remote.predict([Request(seen(n), "fail" if n == 1 else WORDS, n) for n in range(5)])
+            assert len(remote.predict([Request(seen(n), WORDS, n) for n in range(5)])) == 5
+        assert remote.sessions == 1
+
+
+@pytest.mark.parametrize(("steps", "words"), [(0, "at least one"), (9, "a chunk of this policy has 8")])
+def test_more_or_fewer_actions_than_a_chunk_has_are_refused(
+    loaded: LoadedPolicy, steps: int, words: str
+) -> None:
+    with serving(LocalPolicy(*loaded)) as url, pytest.raises(ConfigError, match=words):
+        connect(url, timeout=60, n_action_steps=steps)

@@ -265,13 +265,22 @@ def test_a_failure_is_told_without_its_inside() -> None:
 def test_who_came_first_is_first_and_only_alike_ones_go_together() -> None:
     waiting: RequestQueue[str, int] = RequestQueue()
     for session, question in (("a", 1), ("b", 20), ("c", 3), ("d", 5), ("a", 7)):
-        replaced = waiting.put(session, question)
+        replaced = waiting.put((session, 0), question)
     assert replaced == 1
     assert waiting.take(2, lambda question: question % 2) == [("a", 7), ("c", 3)]
-    assert waiting.drop("nobody") is None
-    assert waiting.drop("d") == 5
+    assert waiting.drop(("nobody", 0)) is None
+    assert waiting.drop(("d", 0)) == 5
     assert waiting.take(2, lambda question: question % 2) == [("b", 20)]
     assert waiting.take(2, lambda question: question % 2) == []
+
+
+def test_a_session_that_fills_its_slots_delays_others_by_one_request() -> None:
+    waiting: RequestQueue[str, int] = RequestQueue()
+    for slot in range(5):
+        waiting.put(("greedy", slot), slot)
+    waiting.put(("polite", 0), 100)
+    assert waiting.take(3, lambda request: 0) == [("greedy", 0), ("polite", 100), ("greedy", 1)]
+    assert [request for _, request in waiting.take(9, lambda request: 0)] == [2, 3, 4]
 
 
 def metric(url: str, name: str) -> float:

@@ -30,7 +30,7 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.evaluation.conditions import PLAIN, Condition, EpisodeCondition
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.video import write_video
-from smolact.runtime.observation import check_chunk
+from smolact.runtime.observation import checked_chunks
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact.types import ACTION, TASK, EmptyInstruction
 
@@ -101,6 +101,11 @@ def evaluate(
         FeatureError: the policy's actions do not fit the environment or are not finite, or an observation is far outside the
             training data.
     """
+    if not hasattr(policy, "predict"):
+        raise ConfigError(
+            f"A {type(policy).__name__} does not predict by itself: give LocalPolicy(policy, preprocess, postprocess) of "
+            "smolact.runtime.local."
+        )
     if n_episodes < 1:
         raise ConfigError(f"n_episodes={n_episodes}: an evaluation needs one episode at least.")
     if n_videos > 0 and video_folder is None:
@@ -179,7 +184,7 @@ def _play_group(
             requests = _requests(group, observations, _instructions(conditions, infos), replans)
             if on_replan is not None:
                 on_replan(group, step, requests)
-            due.extend(_executed(policy, policy.predict(requests), envs))
+            due.extend(_executed(policy, checked_chunks(policy.predict(requests), len(group)), envs))
             replans += 1
         running = ~done
         observations, rewards, done, infos = envs.step(due.popleft())
@@ -248,7 +253,12 @@ def _requests(
 
 def _executed(policy: Policy, chunks: Sequence[Chunk], envs: EnvBatch) -> list[NDArray[np.float32]]:
     """Return the actions (B, A) of the next `n_action_steps` steps."""
-    actions = np.stack([check_chunk(chunk) for chunk in chunks], axis=1)[: policy.schema.n_action_steps]
+    lengths = {len(chunk) for chunk in chunks}
+    if len(lengths) > 1:
+        raise FeatureError(
+            f"The policy gave chunks of {sorted(lengths)} actions in one answer: expected one length."
+        )
+    actions = np.stack(chunks, axis=1)[: policy.schema.n_action_steps]
     expected = (len(chunks), envs.features[ACTION].shape[0])
     if actions.shape[1:] != expected:
         raise FeatureError(

@@ -26,7 +26,8 @@ class _Alias(MetaPathFinder, Loader):
     """Imports a plugin's module, or one in a plugin's package, by its earlier path."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if name.startswith(tuple(_MOVED)) else None
+        is_moved = any(f"{name}.".startswith(f"{old}.") for old in _MOVED)
+        return ModuleSpec(name, self) if is_moved else None
 
     def exec_module(self, module: ModuleType) -> None:
         old = next(old for old in _MOVED if module.__name__.startswith(old))

@@ -275,8 +275,7 @@ class Recorder:
     def _end_without_camera(self, error: CameraTimeoutError) -> ControlCommand:
         self._end_with(
             RobotError(
-                f"{error} The episode ended there, and what was recorded of it is kept. See to its cable, and go on with "
-                "--resume=true."
+                f"{error} The episode ended there, and what was recorded of it is kept; go on with --resume=true."
             )
         )
         return ControlCommand.STOP

@@ -10,6 +10,7 @@ from typing import Protocol
 from smolact.errors import ConfigError, did_you_mean
 from smolact.robots.base import Observation
 from smolact.runtime.chunks import find_merge
+from smolact.runtime.observation import checked_chunks
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact_client.leftover import HIGHEST_WEIGHT, MAX_WEIGHT, SCHEDULES, Leftover
 
@@ -54,7 +55,7 @@ class ThreadedInference:
         if self._future is None or not self._future.done():
             return None
         future, self._future = self._future, None
-        return future.result()[0]
+        return checked_chunks(future.result(), 1)[0]
 
     def reset(self) -> None:
         """See `InferenceBackend`."""
@@ -82,7 +83,8 @@ class SyncInference:
 
     def ask(self, observation: Observation, task: str, leftover: Leftover | None = None) -> None:
         """See `InferenceBackend`. Raises the errors of `Policy.predict`."""
-        self._chunk = self._policy.predict([Request(observation, task, leftover=leftover)])[0]
+        answer = self._policy.predict([Request(observation, task, leftover=leftover)])
+        (self._chunk,) = checked_chunks(answer, 1)
 
     def answer(self) -> Chunk | None:
         """See `InferenceBackend`."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from smolact.errors import BadObservationError, FeatureError
 from smolact.policies.common.chunking import Engine
@@ -28,7 +29,7 @@ class LocalPolicy(Policy):
     """A policy in this process.
 
     Args:
-        policy, preprocess, postprocess: from `smolact.load_policy`; the policy, or its engine. A module is put into evaluation mode.
+        policy, preprocess, postprocess: from `smolact.load_policy`; the policy, or its engine. A module predicts in evaluation mode.
         any_names: whether a robot's joints may have other names than those of the policy's training.
 
     Attributes:
@@ -48,8 +49,6 @@ class LocalPolicy(Policy):
     ) -> None:
         require_statistics(preprocess, postprocess)
         self._policy, self._preprocess, self._postprocess = policy, preprocess, postprocess
-        if isinstance(policy, torch.nn.Module):
-            policy.eval()
         self.config = policy.config
         takes_leftover = bool(getattr(policy, "takes_leftover", False))
         schema = schema_of(policy.config, preprocess, postprocess)
@@ -59,9 +58,22 @@ class LocalPolicy(Policy):
     def predict(self, requests: Sequence[Request]) -> list[Chunk]:
         """See `Policy`."""
         requests = [checked(request, self.schema) for request in requests]
+        kinds: dict[tuple[Any, ...], list[int]] = {}  # what one batch has in common
+        for index, request in enumerate(requests):
+            shapes = tuple((name, array.shape) for name, array in request.observation.items())
+            leftover = None if request.leftover is None else request.leftover.kind
+            kinds.setdefault((shapes, leftover), []).append(index)
+        chunks: dict[int, Chunk] = {}
+        with _evaluation_mode(self._policy):
+            for indices in kinds.values():
+                answers = self._predict([requests[index] for index in indices])
+                chunks.update(zip(indices, answers, strict=True))
+        return [chunks[index] for index in range(len(requests))]
+
+    def _predict(self, requests: Sequence[Request]) -> list[Chunk]:
         batch = self._batch(requests)
-        extras: dict[str, Any] = {**self._noise(batch, requests), **self._guidance(batch, requests)}
-        chunks = self._postprocess(self._policy.predict_action_chunk(batch, **extras))
+        drawn: dict[str, Any] = {**self._noise(batch, requests), **self._guidance(batch, requests)}
+        chunks = self._postprocess(self._policy.predict_action_chunk(batch, **drawn))
         return check_chunks(chunks, self.schema, len(requests))
 
     def predict_action_chunk(
@@ -152,3 +164,16 @@ class LocalPolicy(Policy):
         ]
         device = next(value.device for value in batch.values() if isinstance(value, Tensor))
         return {"noise": torch.stack([torch.randn(shape, generator=rng) for rng in generators]).to(device)}
+
+
+@contextlib.contextmanager
+def _evaluation_mode(policy: object) -> Iterator[None]:
+    """Put a module into evaluation mode, and restore the mode of each of its parts."""
+    training = [part for part in policy.modules() if part.training] if isinstance(policy, nn.Module) else []
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

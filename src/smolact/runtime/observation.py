@@ -27,11 +27,19 @@ def checked(request: Request, schema: Schema) -> Request:
     Raises:
         BadObservationError: the observation, the instruction or the leftover does not fit the schema.
     """
-    arrays: dict[str, NDArray[Any]] = {
-        name: np.asarray(request.observation[name], None if is_image_key(name) else np.float32)
-        for name in schema.inputs
-        if name in request.observation
-    }
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in schema.inputs:
+        if name in request.observation:
+            try:
+                arrays[name] = np.asarray(
+                    request.observation[name], None if is_image_key(name) else np.float32
+                )
+            except (TypeError, ValueError) as error:
+                raise BadObservationError(f"'{name}' holds no numbers: {error}.") from error
+    if not isinstance(request.task, (str, type(None))):
+        raise BadObservationError(f"The instruction is {request.task!r:.60}: expected a text, or None.")
+    if request.seed is not None and not 0 <= request.seed < 2**63:
+        raise BadObservationError(f"The seed is {request.seed}: expected a number from 0 to 2⁶³ − 1.")
     with translate_errors():
         if request.leftover is not None:
             check_leftover(schema, request.leftover)
@@ -60,13 +68,33 @@ def check_chunks(actions: Tensor, schema: Schema, count: int) -> list[Chunk]:
     return [check_chunk(chunk, schema.action) for chunk in values]
 
 
+def checked_chunks(answer: Any, count: int, size: int | None = None) -> list[Chunk]:
+    """The chunks of a policy's answer to `count` requests, each checked by `check_chunk`.
+
+    Raises:
+        FeatureError: the answer is no list of so many chunks, or one of them is none.
+    """
+    try:
+        chunks = list(answer)
+    except TypeError:
+        raise FeatureError(
+            f"The policy answered {answer!r:.60}: expected a list of {count} chunks."
+        ) from None
+    if len(chunks) != count:
+        raise FeatureError(f"The policy gave {len(chunks)} chunks for {count} requests.")
+    return [check_chunk(chunk, size) for chunk in chunks]
+
+
 def check_chunk(chunk: Any, size: int | None = None) -> Chunk:
     """Return a chunk (T, A) as float32.
 
     Raises:
         FeatureError: it has another shape, or a number is not finite.
     """
-    values = np.asarray(chunk, np.float32)
+    try:
+        values = np.asarray(chunk, np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FeatureError(f"The policy gave no chunk of numbers: {error}.") from error
     if values.ndim != 2 or not len(values) or (size is not None and values.shape[1] != size):
         expected = "(T, A)" if size is None else f"(T, {size})"
         raise FeatureError(

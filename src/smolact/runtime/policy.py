@@ -29,7 +29,7 @@ class Policy(ABC):
 
     @abstractmethod
     def predict(self, requests: Sequence[Request]) -> list[Chunk]:
-        """Return a chunk (T, A) float32 for each request; the pictures of one camera have one size, leftovers are of one kind.
+        """Return a chunk (T, A) float32 for each request.
 
         Raises:
             BadObservationError: an observation does not fit the schema, or is far outside the training data.

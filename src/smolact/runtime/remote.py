@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from smolact.errors import ConfigError
 from smolact.runtime.observation import check_chunk, translate_errors
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact_client import ClientError, RemotePolicy
@@ -62,15 +63,28 @@ def connect(
         settings: further arguments of the client (`token`, `timeout`, `ca_file`).
 
     Raises:
+        ConfigError: `n_action_steps` is below 1, or more than a chunk has.
         ServerError: the server does not answer or refuses access, or a setting is for another kind of server.
         FeatureError: the server does not send a schema.
     """
+    if n_action_steps is not None and n_action_steps < 1:
+        raise ConfigError(
+            f"--policy.n_action_steps={n_action_steps}: at least one action of a chunk is executed."
+        )
+    client: RemotePolicy | OpenpiPolicy
     with translate_errors():
         if not url.startswith(SCHEME):
             if openpi_schema is not None:
                 raise ClientError(f"{url} is no openpi server's address, and tells its schema itself.")
-            return ServedPolicy(RemotePolicy(url, images=images, **settings), n_action_steps)
-        if images != "raw":
-            raise ClientError("openpi's servers take raw pictures only: leave --policy.images out.")
-        schema, keys = (None, {}) if openpi_schema is None else read_openpi_schema(openpi_schema)
-        return ServedPolicy(OpenpiPolicy(url, schema=schema, keys=keys, **settings), n_action_steps)
+            client = RemotePolicy(url, images=images, **settings)
+        else:
+            if images != "raw":
+                raise ClientError("openpi's servers take raw pictures only: leave --policy.images out.")
+            schema, keys = (None, {}) if openpi_schema is None else read_openpi_schema(openpi_schema)
+            client = OpenpiPolicy(url, schema=schema, keys=keys, **settings)
+    if n_action_steps is not None and n_action_steps > client.schema.chunk_size:
+        client.close()
+        raise ConfigError(
+            f"--policy.n_action_steps={n_action_steps}: a chunk of this policy has {client.schema.chunk_size} actions."
+        )
+    return ServedPolicy(client, n_action_steps)

@@ -64,5 +64,8 @@ def serving(
         yield state[2]
     finally:
         loop, task = state[:2]
-        loop.call_soon_threadsafe(task.cancel)
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            loop.call_soon_threadsafe(task.cancel)
         thread.join()
+        if isinstance(state[-1], BaseException):
+            raise state[-1]

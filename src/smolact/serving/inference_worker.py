@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.errors import BadObservationError, FeatureError
+from smolact.runtime.observation import checked_chunks
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact.serving.sessions import PendingRequest
 from smolact_client.errors import ClientError, ClosedError, ObservationError, PolicyFailedError, ProtocolError
@@ -88,9 +89,7 @@ class InferenceWorker:
             return []
         try:
             chunks = self._policy.predict(requests)
-            if len(chunks) != len(requests):
-                raise FeatureError(f"The policy gave {len(chunks)} chunks for {len(requests)} questions.")
-            return [*chunks]
+            return [*checked_chunks(chunks, len(requests), self._policy.schema.action)]
         except BadObservationError as error:
             return [ObservationError(str(error))] if len(requests) == 1 else self._predict_each(requests)
         except Exception as error:  # logged; the server continues

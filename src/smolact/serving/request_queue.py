@@ -1,7 +1,8 @@
-"""The request queue: one slot per key holds the newest request; first in, first out; requests of one kind form a batch."""
+"""The request queue: a slot holds the newest request; the oldest comes first, sessions take turns, one kind forms a batch."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -10,32 +11,42 @@ Q = TypeVar("Q")
 
 
 class RequestQueue(Generic[S, Q]):
-    """A queue with one slot per key (a session and its slot number), which bounds its length."""
+    """A queue with slots, which bound its length. A slot is a session with a number."""
 
     def __init__(self) -> None:
-        self._slots: dict[S, Q] = {}
+        self._slots: dict[tuple[S, int], Q] = {}
 
     def __len__(self) -> int:
         return len(self._slots)
 
-    def put(self, session: S, request: Q) -> Q | None:
+    def get(self, slot: tuple[S, int]) -> Q | None:
+        """The request in a slot."""
+        return self._slots.get(slot)
+
+    def put(self, slot: tuple[S, int], request: Q) -> Q | None:
         """Enqueue a request; returns the older one that it replaces, whose position it takes."""
-        replaced = self._slots.get(session)
-        self._slots[session] = request
+        replaced = self._slots.get(slot)
+        self._slots[slot] = request
         return replaced
 
-    def drop(self, session: S) -> Q | None:
+    def drop(self, slot: tuple[S, int]) -> Q | None:
         """Remove and return the request in a slot, if there is one."""
-        return self._slots.pop(session, None)
+        return self._slots.pop(slot, None)
 
     def take(self, limit: int, kind: Callable[[Q], Hashable]) -> list[tuple[S, Q]]:
-        """Remove and return the oldest request and up to `limit` − 1 more of its kind, in order."""
+        """Remove and return the oldest request and up to `limit` − 1 more of its kind.
+
+        Every session's oldest request comes before any session's second, so that one that fills its slots delays the others no
+        more than one request does.
+        """
         if not self._slots:
             return []
         first = kind(next(iter(self._slots.values())))
-        taken = [(session, request) for session, request in self._slots.items() if kind(request) == first][
-            :limit
-        ]
-        for session, _ in taken:
-            del self._slots[session]
-        return taken
+        turns: Counter[S] = Counter()
+        alike: list[tuple[int, tuple[S, int]]] = []
+        for slot, request in self._slots.items():
+            if kind(request) == first:
+                alike.append((turns[slot[0]], slot))
+                turns[slot[0]] += 1
+        alike.sort(key=lambda item: item[0])  # stable: the older one first
+        return [(slot[0], self._slots.pop(slot)) for _, slot in alike[:limit]]

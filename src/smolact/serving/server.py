@@ -81,7 +81,7 @@ class PolicyServer:
         self.is_ready = False
         self._clock = clock
         self._sessions: set[Session] = set()
-        self._queue: RequestQueue[tuple[Session, int], PendingRequest] = RequestQueue()
+        self._queue: RequestQueue[Session, PendingRequest] = RequestQueue()
         self._arrived = asyncio.Event()
         self._replies: set[asyncio.Task[None]] = set()
         self._pending = PendingConnections(
@@ -273,10 +273,26 @@ class PolicyServer:
         now = self._clock()
         limit_s = self.limits.deadline_s
         deadline = now + (limit_s if deadline_ms is None else min(limit_s, deadline_ms / 1000))
+        size = sum(array.nbytes for array in arrays.values() if isinstance(array, np.ndarray))
+        if slot and size + self._waiting_bytes(session) > 2 * self.limits.message_bytes:
+            raise ObservationError(
+                f"The observations of this session that wait would take more than {2 * self.limits.message_bytes / 1e6:.0f} MB. "
+                "Send fewer at a time."
+            )
         request = PendingRequest(session, message.sequence, task, seed, arrays, leftover, kind, now, deadline)
         if self._queue.put((session, slot), request):
             self.metrics.requests["superseded"] += 1
         self._arrived.set()
+
+    def _waiting_bytes(self, session: Session) -> int:
+        waiting = (self._queue.get((session, slot)) for slot in range(self.limits.requests))
+        return sum(
+            array.nbytes
+            for request in waiting
+            if request is not None
+            for array in request.arrays.values()
+            if isinstance(array, np.ndarray)
+        )
 
     def _drop_requests(self, session: Session) -> None:
         for slot in range(self.limits.requests):
@@ -334,7 +350,12 @@ class PolicyServer:
         """Send without waiting, so that a slow reader delays no other client."""
         task = asyncio.ensure_future(sending)
         self._replies.add(task)
-        task.add_done_callback(self._replies.discard)
+        task.add_done_callback(self._on_replied)
+
+    def _on_replied(self, task: asyncio.Future[None]) -> None:
+        self._replies.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("event=reply_failed", exc_info=task.exception())
 
 
 async def _receive(socket: ServerConnection) -> memoryview:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,10 +55,9 @@ def evaluate_in_environment(
             render=None,
             **env.kwargs,
         ) as environments,
-        _runnable(policy, start.preprocess, start.postprocess) as runnable,
     ):
         result = evaluate(
-            runnable,
+            _runnable(policy, start.preprocess, start.postprocess),
             environments,
             n_episodes=count.n_episodes,
             seed=seed,
@@ -81,18 +78,13 @@ def rates_of(result: EvaluationResult) -> dict[str, float]:
     }
 
 
-@contextlib.contextmanager
 def _runnable(
     policy: PreTrainedPolicy, preprocess: ProcessorPipeline, postprocess: ProcessorPipeline
-) -> Iterator[LocalPolicy]:
+) -> LocalPolicy:
     """The policy with its present weights, as its engine if it has one.
 
     In float32, as `smolact eval` predicts, so that both give the same result.
     """
     has_engine = type(policy).build_engine is not PreTrainedPolicy.build_engine
-    was_training = policy.training
-    try:
-        predictor = policy.build_engine(dtype=torch.float32) if has_engine else policy
-        yield LocalPolicy(predictor, preprocess, postprocess)
-    finally:
-        policy.train(was_training)
+    predictor = policy.build_engine(dtype=torch.float32) if has_engine else policy
+    return LocalPolicy(predictor, preprocess, postprocess)

@@ -345,13 +345,12 @@ class RemotePolicy:
 
     def _check_schema(self, link: Connection) -> None:
         served = link.welcome.schema, link.welcome.limits
-        if self._server_info is None:
-            self._server_info = served
-        elif self._server_info[0] != served[0]:
+        if self._server_info is not None and self._server_info[0] != served[0]:
             raise SchemaMismatchError(
                 f"{self._address.url} began anew and serves another policy ({served[0].policy}) than before "
                 f"({self._server_info[0].policy}). If that is meant, connect anew."
             )
+        self._server_info = served
 
     async def _wait_until_ready(self) -> None:
         def is_settled() -> bool:
@@ -372,25 +371,37 @@ class RemotePolicy:
         answers: list[Answer] = []
         while len(answers) < len(messages):
             group = messages[len(answers) : len(answers) + self.limits.requests]
+            abandoned = asyncio.Event()
             asking = [
-                asyncio.ensure_future(
-                    self._ask({**fields, "slot": slot} if slot else fields, arrays, episode, deadline)
-                )
+                asyncio.ensure_future(self._ask(fields, arrays, slot, episode, deadline, abandoned))
                 for slot, (fields, arrays) in enumerate(group)
             ]
             try:
                 answers += await asyncio.gather(*asking)
+            except asyncio.CancelledError:  # the deadline, Ctrl-C: `gather` has cancelled them
+                raise
             except BaseException:
+                # Not cancelled, which would cut off a message in the middle, and the connection with it.
+                abandoned.set()
+                if self._link is not None:
+                    self._link.fail_pending(
+                        DroppedError("The question was dropped: another one of its call failed.")
+                    )
                 for one in asking:
-                    one.cancel()
-                await asyncio.gather(*asking, return_exceptions=True)
+                    one.add_done_callback(_retrieve)
                 raise
         return answers
 
     async def _ask(
-        self, fields: Mapping[str, Any], arrays: Mapping[str, Array], episode: int, deadline: float
+        self,
+        fields: Mapping[str, Any],
+        arrays: Mapping[str, Array],
+        slot: int,
+        episode: int,
+        deadline: float,
+        abandoned: asyncio.Event,
     ) -> Answer:
-        while True:
+        while not abandoned.is_set():
             async with self._changed:
                 await self._changed.wait_for(
                     lambda: self._has_link() or self._is_fatal or self._episode != episode
@@ -400,9 +411,13 @@ class RemotePolicy:
             link = self._link
             if link is None:
                 raise self._last_error or ClientError("There is no connection.")
-            remaining_ms = max(1, round(1000 * (deadline - time.monotonic())))
+            if slot >= link.welcome.limits.requests:
+                raise ServerLostError("The server came back and answers fewer requests at a time. Ask again.")
+            fields = {**fields, "deadline_ms": max(1, round(1000 * (deadline - time.monotonic())))}
+            if slot:
+                fields["slot"] = slot
             try:
-                answer = await link.ask({**fields, "deadline_ms": remaining_ms}, arrays)
+                answer = await link.ask(fields, arrays, abandoned)
             except ServerLostError:
                 continue  # send the same request in the next session, while there is time
             chunk = check_chunk(answer.arrays.get("action"), link.welcome.schema)
@@ -410,6 +425,7 @@ class RemotePolicy:
                 float(answer.fields.get(name, 0)) / 1000 for name in ("waited_ms", "inference_ms")
             )
             return Answer(chunk, 0.0, waited, inference)
+        raise DroppedError("The question was dropped: another one of its call failed.")
 
     async def _reset(self) -> None:
         async with self._changed:  # a request may be waiting for a connection
@@ -417,6 +433,12 @@ class RemotePolicy:
         if self._link is not None:
             with contextlib.suppress(ServerLostError):  # a new session has no request to drop
                 await self._link.reset()
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Mark the error of a request that nobody awaits as retrieved."""
+    if not task.cancelled():
+        task.exception()
 
 
 _RANDOM = random.Random()  # not the global generator, whose draws belong to the program

@@ -147,8 +147,14 @@ class Connection:
             for wait in waits:
                 wait.cancel()
 
-    async def ask(self, fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Message:
+    async def ask(
+        self, fields: Mapping[str, Any], arrays: Mapping[str, Array], abandoned: asyncio.Event | None = None
+    ) -> Message:
         """Send an observation and wait for its answer without a time limit; the caller cancels it at a deadline.
+
+        Args:
+            fields, arrays: of the message.
+            abandoned: once it is set, the observation is not sent any more; a message that is being sent is completed.
 
         Raises:
             ServerLostError: the connection broke.
@@ -159,6 +165,8 @@ class Connection:
         number = 0
         try:
             async with self._send_lock:
+                if abandoned is not None and abandoned.is_set():
+                    raise DroppedError("The question was dropped: another one of its call failed.")
                 self._sequence += 1
                 number = self._sequence
                 self._pending[number] = answer
@@ -173,7 +181,7 @@ class Connection:
 
     async def reset(self) -> None:
         """Begin an episode: drop the waiting requests here and on the server."""
-        self._fail_pending(DroppedError("The question was dropped: an episode began."))
+        self.fail_pending(DroppedError("The question was dropped: an episode began."))
         async with self._send_lock:
             self._sequence += 1
             await self._send(Message(MessageKind.RESET, self._session, self._sequence))
@@ -209,9 +217,10 @@ class Connection:
             # Over TLS, Python 3.10 warns of an unclosed transport when the server closed the connection.
             self._socket.transport.close()
             self.lost.set()
-            self._fail_pending(ServerLostError(f"The server hung up ({self.reason})."))
+            self.fail_pending(ServerLostError(f"The server hung up ({self.reason})."))
 
-    def _fail_pending(self, error: ClientError) -> None:
+    def fail_pending(self, error: ClientError) -> None:
+        """Raise `error` in every request that waits for its answer."""
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(error)

@@ -243,10 +243,15 @@ class OpenpiPolicy:
     def predict(
         self, requests: Sequence[Request], *, timeout: float | None = None
     ) -> list[NDArray[np.float32]]:
-        """A chunk (T, A) for each request, one after the other, as openpi's protocol has no batches."""
+        """A chunk (T, A) for each request, one after the other, as openpi's protocol has no batches; `timeout` is that of all."""
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
         return [
             self.predict_action_chunk(
-                one.observation, one.task, timeout=timeout, seed=one.seed, leftover=one.leftover
+                one.observation,
+                one.task,
+                timeout=max(0.0, end - time.monotonic()),
+                seed=one.seed,
+                leftover=one.leftover,
             )
             for one in requests
         ]
