@@ -30,7 +30,7 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.evaluation.conditions import PLAIN, Condition, EpisodeCondition
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.video import write_video
-from smolact.runtime.observation import checked_chunks
+from smolact.runtime.chunks import checked_chunks
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact.types import ACTION, TASK, EmptyInstruction
 

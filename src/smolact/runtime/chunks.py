@@ -64,6 +64,45 @@ def find_merge(name: str) -> Merge:
     return MERGES[name]
 
 
+def checked_chunks(answer: Any, count: int, size: int | None = None) -> list[Actions]:
+    """The chunks of a policy's answer to `count` requests, each checked by `check_chunk`.
+
+    Raises:
+        FeatureError: the answer is no list of so many chunks, or one of them is none.
+    """
+    try:
+        chunks = list(answer)
+    except TypeError:
+        raise FeatureError(
+            f"The policy answered {answer!r:.60}: expected a list of {count} chunks."
+        ) from None
+    if len(chunks) != count:
+        raise FeatureError(f"The policy gave {len(chunks)} chunks for {count} requests.")
+    return [check_chunk(chunk, size) for chunk in chunks]
+
+
+def check_chunk(chunk: Any, size: int | None = None) -> Actions:
+    """Return a chunk (T, A) as float32.
+
+    Raises:
+        FeatureError: it has another shape, or a number is not finite.
+    """
+    try:
+        values = np.asarray(chunk, np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FeatureError(f"The policy gave no chunk of numbers: {error}.") from error
+    if values.ndim != 2 or not len(values) or (size is not None and values.shape[1] != size):
+        expected = "(T, A)" if size is None else f"(T, {size})"
+        raise FeatureError(
+            f"The policy gave {values.shape}, which is no chunk {expected}: it was trained for another action space."
+        )
+    if not np.isfinite(values).all():
+        raise FeatureError(
+            "The policy gave no chunk of finite numbers: an action is not finite. Its weights or its statistics are damaged."
+        )
+    return values
+
+
 class Delays:
     """The delays of the last chunks, as the number of actions executed until their arrival.
 

@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from smolact.errors import RobotError
 from smolact.robots.base import Observation
 from smolact.robots.safety import Gate
-from smolact.runtime.chunks import ChunkQueue, Delays, find_merge
+from smolact.runtime.chunks import ChunkQueue, Delays, check_chunk, find_merge
 from smolact.runtime.inference import Inference, InferenceBackend
-from smolact.runtime.observation import check_chunk
 from smolact_client.leftover import Leftover
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,7 @@ from typing import Protocol
 
 from smolact.errors import ConfigError, did_you_mean
 from smolact.robots.base import Observation
-from smolact.runtime.chunks import find_merge
-from smolact.runtime.observation import checked_chunks
+from smolact.runtime.chunks import checked_chunks, find_merge
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact_client.leftover import HIGHEST_WEIGHT, MAX_WEIGHT, SCHEDULES, Leftover
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smolact.errors import BadObservationError, FeatureError, ServerError
+from smolact.runtime.chunks import check_chunk
 from smolact.runtime.policy import Chunk, Request
 from smolact.types import Batch, is_image_key
 from smolact_client.errors import ClientError, ObservationError, SchemaMismatchError
@@ -66,45 +67,6 @@ def check_chunks(actions: Tensor, schema: Schema, count: int) -> list[Chunk]:
     if values.ndim != 3 or (values.shape[0], values.shape[2]) != (expected[0], expected[2]):
         raise FeatureError(f"The policy gave actions of the shape {values.shape}: expected {expected}.")
     return [check_chunk(chunk, schema.action) for chunk in values]
-
-
-def checked_chunks(answer: Any, count: int, size: int | None = None) -> list[Chunk]:
-    """The chunks of a policy's answer to `count` requests, each checked by `check_chunk`.
-
-    Raises:
-        FeatureError: the answer is no list of so many chunks, or one of them is none.
-    """
-    try:
-        chunks = list(answer)
-    except TypeError:
-        raise FeatureError(
-            f"The policy answered {answer!r:.60}: expected a list of {count} chunks."
-        ) from None
-    if len(chunks) != count:
-        raise FeatureError(f"The policy gave {len(chunks)} chunks for {count} requests.")
-    return [check_chunk(chunk, size) for chunk in chunks]
-
-
-def check_chunk(chunk: Any, size: int | None = None) -> Chunk:
-    """Return a chunk (T, A) as float32.
-
-    Raises:
-        FeatureError: it has another shape, or a number is not finite.
-    """
-    try:
-        values = np.asarray(chunk, np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise FeatureError(f"The policy gave no chunk of numbers: {error}.") from error
-    if values.ndim != 2 or not len(values) or (size is not None and values.shape[1] != size):
-        expected = "(T, A)" if size is None else f"(T, {size})"
-        raise FeatureError(
-            f"The policy gave {values.shape}, which is no chunk {expected}: it was trained for another action space."
-        )
-    if not np.isfinite(values).all():
-        raise FeatureError(
-            "The policy gave no chunk of finite numbers: an action is not finite. Its weights or its statistics are damaged."
-        )
-    return values
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smolact.errors import ConfigError
-from smolact.runtime.observation import check_chunk, translate_errors
+from smolact.runtime.chunks import check_chunk
+from smolact.runtime.observation import translate_errors
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact_client import ClientError, RemotePolicy
 from smolact_client.openpi import SCHEME, OpenpiPolicy, read_openpi_schema

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.errors import BadObservationError, FeatureError
-from smolact.runtime.observation import checked_chunks
+from smolact.runtime.chunks import checked_chunks
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact.serving.sessions import PendingRequest
 from smolact_client.errors import ClientError, ClosedError, ObservationError, PolicyFailedError, ProtocolError

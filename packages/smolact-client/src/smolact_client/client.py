@@ -436,7 +436,7 @@ class RemotePolicy:
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Mark the error of a request that nobody awaits as retrieved."""
+    """Mark the error of a request that is no longer awaited as retrieved."""
     if not task.cancelled():
         task.exception()
 
