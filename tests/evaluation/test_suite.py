@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from smolact.cli import eval_processes
+from smolact.cli.eval import EvalConfig
 from smolact.cli.main import main
+from smolact.cli.parsing import parse
+from smolact.cli.servers import ChosenPolicy, load_chosen
 from smolact.envs.factory import make_env
 from smolact.errors import ConfigError
+from smolact.evaluation import shards
 from smolact.evaluation.conditions import PLAIN, conditions_for
 from smolact.evaluation.metrics import Comparison, EpisodeResult, EvaluationResult
 from smolact.evaluation.suite import EpisodeLog, Results, Shard, collect, run_suite, to_json
+from smolact.policies import factory
+from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from tests.evaluation.test_conditions import FAST, Deaf, Listener
 
 EPISODES, SEED = 5, 3
@@ -240,7 +248,7 @@ def test_an_evaluation_with_weights_in_8_bits_is_one_of_its_own(
 
 
 def test_processes_of_this_machine_share_an_evaluation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [
         f"--policy.path={checkpoint(tmp_path / 'policy', 0)}",
@@ -255,6 +263,9 @@ def test_processes_of_this_machine_share_an_evaluation(
     assert alone["results"] == shared["results"]
     assert (tmp_path / "2/episodes_1.jsonl").is_file()
     capsys.readouterr()
+    with monkeypatch.context() as nobody:  # there is nothing left to play: no process is started for it
+        nobody.setattr(shards, "play_shards", lambda *_: pytest.fail("a process was started"))
+        assert main(["eval", *flags, "--cpu_processes=2", f"--output_dir={tmp_path / '2'}"]) == 0
     assert main(["eval", *flags, "--cpu_processes=2"]) == 0  # without a folder
     assert "18 of 18 episodes" in capsys.readouterr().err
     assert main(["eval", *flags, "--cpu_processes=2", "--policy.device=cuda"]) == 2
@@ -262,3 +273,51 @@ def test_processes_of_this_machine_share_an_evaluation(
     for number in (0, 4):
         assert main(["eval", *flags, f"--cpu_processes={number}"]) == 2
         assert "--eval.n_episodes=3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "cores", "expected"),
+    [
+        ((), 4, 4),
+        ((), 16, 5),  # ten episodes of a condition for each
+        (("--eval.n_episodes=9",), 4, 1),
+        (("--policy.device=cuda",), 4, 1),
+        (("--compare=[ws://127.0.0.1:1]",), 4, 1),
+    ],
+)
+def test_small_policies_on_a_cpu_are_played_by_a_process_for_each_core(
+    flags: tuple[str, ...], cores: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = checkpoint(tmp_path / "policy", 0)
+    argv = [f"--policy.path={small}", "--env.type=tabletop", "--eval.n_episodes=50", *flags]
+    config, _ = parse(EvalConfig, argv)
+    monkeypatch.setattr(eval_processes, "cores", lambda: cores)
+    monkeypatch.setattr(factory, "best_device", lambda: "cpu")
+    found = eval_processes.default_processes(config, eval_processes.Processes(config))
+    assert found == expected
+    monkeypatch.setattr(factory, "SMALL", 10)
+    assert eval_processes.default_processes(config, eval_processes.Processes(config)) == 1
+
+
+def test_a_small_policy_predicts_in_one_thread_and_a_large_one_in_pytorchs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = checkpoint(tmp_path / "policy", 0), []
+    real = SmolVLAPolicy.predict_action_chunk
+
+    def noted(self: SmolVLAPolicy, *given: Any, **more: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return real(self, *given, **more)
+
+    monkeypatch.setattr(SmolVLAPolicy, "predict_action_chunk", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        chosen = ChosenPolicy(path=str(path), settings={"device": "cpu"})
+        load_chosen(chosen).warm_up()
+        load_chosen(chosen, threads=True).warm_up()
+        monkeypatch.setattr(factory, "SMALL", 10)
+        load_chosen(chosen).warm_up()
+        assert seen == [1, 2, 2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

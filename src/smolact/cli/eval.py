@@ -24,7 +24,6 @@ from smolact.cli.servers import (
     load_from_server,
 )
 from smolact.errors import ConfigError
-from smolact.machine import SMALL, cores, one_thread
 from smolact.settings import setting
 from smolact.training.sections import EnvSection, EvalSection
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from smolact.evaluation.suite import Results, Shard
     from smolact.runtime.policy import Policy
 
-EPISODES_PER_PROCESS = 10
-"""Episodes of a condition per process: fewer are not worth starting one."""
 USAGE = "smolact eval --policy.path=CHECKPOINT --env.type=tabletop [--eval.n_episodes=50] [--output_dir=FOLDER] [--NAME=VALUE …]"
 
 
@@ -133,20 +130,20 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     Raises:
         SmolactError: errors of loading, the environment and the episodes; `FeatureError` if policy and environment do not fit.
     """
+    from smolact.cli.eval_processes import Processes, default_processes
     from smolact.cli.eval_progress import EvalProgress
     from smolact.evaluation.conditions import PLAIN, conditions_for
     from smolact.evaluation.shards import play_shards
     from smolact.evaluation.suite import EpisodeLog, collect, run_suite
 
     processes = Processes(config)
-    n_processes = config.cpu_processes or _default_processes(config, processes)
+    n_processes = config.cpu_processes or default_processes(config, processes)
     folder = config.output_dir
     render = folder is not None and config.n_videos > 0
     with (
         contextlib.ExitStack() as stack,
         _make_environments(config, render=render) as environments,
         print_errors_at_once(),
-        one_thread() if n_processes and not config.cpu_processes else contextlib.nullcontext(),
     ):
         if n_processes > 1 and folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smolact-")))
@@ -166,7 +163,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
                 if processes.shard.rank == 0
                 else None
             )
-            if n_processes > 1 and folder is not None and tally is not None:
+            if n_processes > 1 and folder is not None and tally is not None and not tally.is_complete:
                 play_shards(ShardPlayer(config, folder), n_processes, log, tally.looked)
             else:
                 run_suite(
@@ -220,21 +217,6 @@ class ShardPlayer:
             )
 
 
-def _default_processes(config: EvalConfig, processes: Processes) -> int:
-    """Return the number of processes for small policies on a CPU, which gain nothing from threads; 0 for other policies."""
-    from smolact.policies.configuration import find_policy
-    from smolact.policies.factory import best_device
-
-    device = config.policy.settings.get("device") or best_device()
-    if processes.shard.processes > 1 or device != "cpu" or any(map(is_server, config.policies)):
-        return 0
-    for name in config.policies:
-        sizes = [file.stat().st_size for file in find_policy(name).glob("model*.safetensors")]
-        if not sizes or sum(sizes) > 4 * SMALL:  # no weights: an adapter, whose base may be large
-            return 0
-    return max(1, min(cores(), config.eval.n_episodes // EPISODES_PER_PROCESS))
-
-
 def _make_environments(config: EvalConfig, *, render: bool) -> EnvBatch:
     """Make the environments of one process."""
     from smolact.envs.factory import make_env
@@ -278,41 +260,6 @@ def write_page(
         facts={"policies": ", ".join(config.policies), **run_info},
         settings=dict(flat(_policy_settings(config.policies[0], config))),
     )
-
-
-class Processes:
-    """This process's rank among those that torchrun or `accelerate launch` started.
-
-    Raises:
-        ConfigError: there are several processes, and no --output_dir that they share or --cpu_processes besides.
-    """
-
-    def __init__(self, config: EvalConfig) -> None:
-        from smolact.evaluation.suite import Shard
-
-        self.shard = Shard(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-        self.device: str | None = None
-        self._state: Any = None
-        if self.shard.processes == 1:
-            return
-        if config.cpu_processes is not None and config.cpu_processes > 1:
-            raise ConfigError(
-                f"--cpu_processes={config.cpu_processes} starts processes, and torchrun or accelerate did. Leave it out."
-            )
-        if config.output_dir is None:
-            raise ConfigError(
-                "Several processes share an evaluation through its folder. Give --output_dir=FOLDER."
-            )
-        import torch
-        from accelerate import PartialState
-
-        self._state = PartialState(cpu=not torch.cuda.is_available())
-        self.device = str(self._state.device)
-
-    def wait(self) -> None:
-        """Wait for all processes."""
-        if self._state is not None:
-            self._state.wait_for_everyone()
 
 
 def _settings(config: EvalConfig) -> dict[str, Any]:
@@ -360,6 +307,7 @@ def _load(
         # float32 as the policy itself, so that both play the same episodes
         engine={"dtype": torch.float32} if config.engine else None,
         rename_map=config.rename_map,
+        threads=config.cpu_processes == 1,
     )
     stack.callback(policy.close)
     is_local = isinstance(policy, LocalPolicy)

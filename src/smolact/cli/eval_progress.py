@@ -27,11 +27,13 @@ class EvalProgress:
         self.policies = policies
         played = [log.results(policy, condition) for policy in self.policies for condition in conditions]
         own_episodes = range(log.shard.rank, n_episodes, log.shard.processes)
+        done = sum(index in results for results in played for index in own_episodes)
+        self.is_complete = done == len(own_episodes) * len(played)
         self.advance: Advance = stack.enter_context(
             progress_bar(
                 len(own_episodes) * len(played),
                 "episodes",
-                done=sum(index in results for results in played for index in own_episodes),
+                done=done,
                 first=_plan_text(n_episodes, len(policies), len(conditions), played, log.shard.processes),
             )
         )

@@ -74,6 +74,7 @@ def load_chosen(
     engine: Mapping[str, Any] | None = None,
     rename_map: Mapping[str, str] | None = None,
     any_names: bool = False,
+    threads: bool = False,
 ) -> LocalPolicy | ServedPolicy:
     """Load the policy that the flags select; the caller closes it.
 
@@ -84,12 +85,13 @@ def load_chosen(
         engine: settings of the engine, besides those of the flags; None for the policy without its engine.
         rename_map: value of --rename_map.
         any_names: whether the robot's joint names may differ from those of the policy's training.
+        threads: use PyTorch's threads for a small policy, too, which predicts in one thread otherwise.
 
     Raises:
         ConfigError: as in `engine_settings`.
         SmolactError: errors of loading.
     """
-    from smolact.policies.factory import load_policy
+    from smolact.policies.factory import is_small, load_policy
     from smolact.runtime.local import LocalPolicy
 
     path, settings = str(path or policy.path), dict(policy.settings)
@@ -105,7 +107,7 @@ def load_chosen(
     loaded = load_policy(
         path, **chosen, engine=False if engine is None else {**engine, **quantized}, **settings
     )
-    return LocalPolicy(*loaded, any_names=any_names)
+    return LocalPolicy(*loaded, any_names=any_names, in_one_thread=not threads and is_small(path))
 
 
 def _server_advice(path: str, flag: str) -> str:

@@ -31,6 +31,7 @@ from smolact.evaluation.conditions import PLAIN, Condition, EpisodeCondition
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.video import write_video
 from smolact.runtime.chunks import checked_chunks
+from smolact.runtime.local import LocalPolicy
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact.types import ACTION, TASK, EmptyInstruction
 
@@ -89,10 +90,11 @@ def evaluate(
     Args:
         policy: such as `LocalPolicy(*smolact.load_policy(…))`.
         envs: from `make_env`; their number is the batch size.
+        n_episodes, seed: the number of episodes, and the seed from which theirs follow.
         options: the options of every `reset`, such as {"task": "push the red block to the top zone"}.
         condition: the condition of the episodes; None for the environment's own instructions.
         plans: the episodes to play; None for all.
-        video_folder: the folder for mp4 files of the first `n_videos` episodes; the environments need `render=True`.
+        video_folder, n_videos: the folder for mp4 files of the first `n_videos` episodes; the environments need `render=True`.
         on_episode: called with each episode's result when its group ends.
         on_step: called before each step of a group with the number of its episodes and the step.
 
@@ -127,7 +129,7 @@ def evaluate(
         seed=seed,
         n_action_steps=policy.schema.n_action_steps,
         chunk_size=policy.schema.chunk_size,
-        num_steps=None,
+        num_steps=policy.config.num_steps if isinstance(policy, LocalPolicy) else None,
         condition=PLAIN if condition is None else condition.name,
         seconds=time.monotonic() - began,
         results=tuple(results),

@@ -16,6 +16,7 @@ from smolact.envs.batch import EnvBatch
 from smolact.evaluation.conditions import PLAIN, SWAPPED, Condition
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.rollout import EpisodePlan, plan_episodes, play
+from smolact.runtime.chunks import checked_chunks
 from smolact.runtime.policy import Policy, Request
 
 DRAWS = 8
@@ -76,7 +77,7 @@ def show(
 
     def replanned(group: Sequence[EpisodePlan], step: int, requests: Sequence[Request]) -> None:
         repeated = [replace(request, seed=None) for request in requests for _ in range(DRAWS)]
-        chunks = policy.predict(repeated)
+        chunks = checked_chunks(policy.predict(repeated), len(repeated))
         for number, plan in enumerate(group):
             to_picture = getattr(envs[number].unwrapped, "action_positions", None)
             samples = np.stack(chunks[number * DRAWS : (number + 1) * DRAWS])

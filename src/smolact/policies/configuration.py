@@ -9,7 +9,6 @@ import logging
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -18,6 +17,7 @@ from smolact.errors import ConfigError, NotFoundError, did_you_mean, list_siblin
 from smolact.files import read_json_object
 from smolact.hub import find_folder
 from smolact.policies.embodiment import Embodiment, read_embodiment
+from smolact.policies.field_values import check_shape, decode_enum, decode_field, encode
 from smolact.registry import POLICIES
 from smolact.settings import OWN, out_of_range, setting
 from smolact.types import ACTION, STATE, FeatureType, NormalizationMode, PolicyFeature
@@ -30,8 +30,6 @@ PRETRAINED_MODEL = "pretrained_model"
 """The folder of a checkpoint that holds the policy."""
 PLUGIN_TYPES = {"smolvla_fast": "smolvla"}
 """Policy types of our plugin in LeRobot, where our own name is taken, to ours (`plugins/lerobot_policy_smolact`)."""
-MAX_SIZE = 2**16
-"""The largest size in a feature's shape: an image's side, or a vector's length."""
 C = TypeVar("C", bound="PolicyConfig")
 
 
@@ -142,7 +140,7 @@ class PolicyConfig(_Optional):
             for name, feature in getattr(self, field).items():
                 check_shape(feature.shape, f"{field}: {name}")
         self.normalization_mapping = {
-            kind: _decode_enum(NormalizationMode, mode, f"normalization_mapping.{kind}")
+            kind: decode_enum(NormalizationMode, mode, f"normalization_mapping.{kind}")
             for kind, mode in self.normalization_mapping.items()
         }
         if self.n_action_steps > self.chunk_size:
@@ -223,7 +221,7 @@ class PolicyConfig(_Optional):
         should, since it would compute something else.
         """
         values = {
-            item.name: _encode(getattr(self, item.name))
+            item.name: encode(getattr(self, item.name))
             for item in dataclasses.fields(self)
             if not item.metadata.get(OWN) or getattr(self, item.name) != item.default
         }
@@ -369,94 +367,3 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     raw = read_json_object(path, "Copy it again, or take another checkpoint.")
     kind = raw.get("type")
     return {**raw, "type": PLUGIN_TYPES[kind]} if kind in PLUGIN_TYPES else raw
-
-
-def decode_field(hint: Any, value: Any, where: str, flag: str | None = None) -> Any:
-    """Convert a JSON value to the type that a field declares.
-
-    Args:
-        hint: the field's type.
-        value: the JSON value.
-        where: its location, for the message.
-        flag: the flag that sets it, for the message.
-
-    Raises:
-        ConfigError: it can't be read as that type.
-    """
-    import draccus
-
-    advice = f" Set {flag}." if flag else ""
-    if hint == dict[str, PolicyFeature]:
-        mapping = _check_mapping(value or {}, where, advice)
-        return {key: _decode_feature(item, f"{where}.{key}", advice) for key, item in mapping.items()}
-    if hint == dict[str, NormalizationMode]:
-        mapping = _check_mapping(value, where, advice)
-        return {
-            key: _decode_enum(NormalizationMode, item, f"{where}.{key}", advice)
-            for key, item in mapping.items()
-        }
-    if hint is bool and not isinstance(value, bool):
-        raise ConfigError(f"{where}: expected true or false, found {value!r:.100}.{advice}")
-    if hint is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, Mapping) and _accepts_mapping(hint):
-        return dict(value)
-    try:
-        return draccus.decode(hint, value)
-    except Exception as error:  # for a list draccus raises a plain Exception
-        raise ConfigError(f"{where}: expected {_type_name(hint)}, found {value!r:.100}.{advice}") from error
-
-
-def check_shape(shape: tuple[int, ...], where: str) -> None:
-    """Raise a `ConfigError` unless `shape` has one to four sizes, each from 1 to `MAX_SIZE`."""
-    if not 1 <= len(shape) <= 4 or not all(isinstance(size, int) and 1 <= size <= MAX_SIZE for size in shape):
-        raise ConfigError(
-            f"{where} has the shape {list(shape)!s:.100}: expected one to four sizes, each from 1 to {MAX_SIZE}."
-        )
-
-
-def _accepts_mapping(hint: Any) -> bool:
-    return any((typing.get_origin(kind) or kind) in (dict, Any) for kind in (hint, *typing.get_args(hint)))
-
-
-def _check_mapping(value: Any, where: str, advice: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: expected an object {{name: …}}, found {value!r:.100}.{advice}")
-    return value
-
-
-def _decode_feature(value: Any, where: str, advice: str) -> PolicyFeature:
-    if isinstance(value, PolicyFeature):
-        return value
-    try:
-        return PolicyFeature(FeatureType(value["type"]), tuple(int(size) for size in value["shape"]))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            f"{where}: expected {{type, shape}} with a type of {[item.value for item in FeatureType]}, found "
-            f"{value!r:.100}.{advice}"
-        ) from error
-
-
-def _decode_enum(kind: builtins.type[Enum], value: Any, where: str, advice: str = "") -> Any:
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise ConfigError(
-            f"{where}: expected one of {[item.value for item in kind]}, found {value!r:.100}.{advice}"
-        ) from error
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _encode(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_encode(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _type_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from smolact.errors import ConfigError
+from smolact.machine import SMALL
 from smolact.policies.configuration import PolicyConfig, find_policy, get_config_class, read_config_file
 from smolact.registry import POLICIES
 
@@ -277,6 +278,12 @@ def statistics_at(dataset: str | Path) -> Statistics:
     from smolact.hub import find_folder
 
     return LeRobotDatasetMetadata(find_folder(dataset, "dataset", patterns=["meta/**"])).stats
+
+
+def is_small(folder_or_id: str | Path) -> bool:
+    """Return whether a checkpoint's weights are so few (`machine.SMALL`) that threads only wait for each other."""
+    sizes = [file.stat().st_size for file in find_policy(folder_or_id).glob("model*.safetensors")]
+    return 0 < sum(sizes) <= 4 * SMALL  # without weights it is an adapter, whose base may be large
 
 
 def best_device() -> str:

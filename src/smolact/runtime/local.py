@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from smolact.errors import BadObservationError, FeatureError
+from smolact.machine import one_thread
 from smolact.policies.common.chunking import Engine
 from smolact.policies.common.guidance import Guidance, prefix_weights
 from smolact.processors.observed import check_observed
@@ -31,6 +32,7 @@ class LocalPolicy(Policy):
     Args:
         policy, preprocess, postprocess: from `smolact.load_policy`; the policy, or its engine. A module predicts in evaluation mode.
         any_names: whether a robot's joints may have other names than those of the policy's training.
+        in_one_thread: predict in one thread, for a small policy: as fast alone, and faster on a busy machine.
 
     Attributes:
         config: the policy's configuration.
@@ -46,10 +48,12 @@ class LocalPolicy(Policy):
         postprocess: Callable[[Tensor], Tensor],
         *,
         any_names: bool = False,
+        in_one_thread: bool = False,
     ) -> None:
         require_statistics(preprocess, postprocess)
         self._policy, self._preprocess, self._postprocess = policy, preprocess, postprocess
         self.config = policy.config
+        self._threads = one_thread if in_one_thread else contextlib.nullcontext
         takes_leftover = bool(getattr(policy, "takes_leftover", False))
         schema = schema_of(policy.config, preprocess, postprocess)
         self.schema = replace(schema, takes_leftover=takes_leftover, any_names=any_names)
@@ -64,7 +68,7 @@ class LocalPolicy(Policy):
             leftover = None if request.leftover is None else request.leftover.kind
             kinds.setdefault((shapes, leftover), []).append(index)
         chunks: dict[int, Chunk] = {}
-        with _evaluation_mode(self._policy):
+        with _evaluation_mode(self._policy), self._threads():
             for indices in kinds.values():
                 answers = self._predict([requests[index] for index in indices])
                 chunks.update(zip(indices, answers, strict=True))

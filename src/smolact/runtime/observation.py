@@ -37,14 +37,10 @@ def checked(request: Request, schema: Schema) -> Request:
                 )
             except (TypeError, ValueError) as error:
                 raise BadObservationError(f"'{name}' holds no numbers: {error}.") from error
-    if not isinstance(request.task, (str, type(None))):
-        raise BadObservationError(f"The instruction is {request.task!r:.60}: expected a text, or None.")
-    if request.seed is not None and not 0 <= request.seed < 2**63:
-        raise BadObservationError(f"The seed is {request.seed}: expected a number from 0 to 2⁶³ − 1.")
     with translate_errors():
         if request.leftover is not None:
             check_leftover(schema, request.leftover)
-        check_observation(schema, _NO_LIMIT, arrays, request.task)
+        check_observation(schema, _NO_LIMIT, arrays, request.task, request.seed)
     return Request(arrays, request.task, request.seed, request.leftover)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smolact.errors import ConfigError
-from smolact.runtime.chunks import check_chunk
 from smolact.runtime.observation import translate_errors
 from smolact.runtime.policy import Chunk, Policy, Request
 from smolact_client import ClientError, RemotePolicy
@@ -30,8 +29,7 @@ class ServedPolicy(Policy):
     def predict(self, requests: Sequence[Request]) -> list[Chunk]:
         """See `Policy`."""
         with translate_errors():
-            chunks = self._client.predict(requests)
-        return [check_chunk(chunk, self.schema.action) for chunk in chunks]
+            return self._client.predict(requests)
 
     def reset(self) -> None:
         """Begin an episode. A request that waits in another thread is dropped."""

@@ -250,15 +250,13 @@ class PolicyServer:
 
     def _enqueue(self, session: Session, message: Message) -> None:
         task, seed, deadline_ms = (message.fields.get(name) for name in ("task", "seed", "deadline_ms"))
-        if "task" not in message.fields or not isinstance(task, (str, type(None))):
+        if "task" not in message.fields:
             raise ObservationError("There is no instruction (task) with the observation.")
-        if not (seed is None or (type(seed) is int and 0 <= seed < 2**63)):
-            raise ObservationError("The seed is no number from 0 to 2⁶³ − 1.")
         if deadline_ms is not None and not (type(deadline_ms) is int and deadline_ms > 0):
             raise ObservationError("deadline_ms is no number above 0.")
         arrays = dict(message.arrays)
         leftover = read_leftover(message.fields, arrays.pop(LEFTOVER, None))
-        check_observation(self._schema, self.limits, arrays, task)
+        check_observation(self._schema, self.limits, arrays, task, seed)
         if leftover is not None:
             check_leftover(self._schema, leftover)
         if not self.is_ready:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -56,7 +55,7 @@ def evaluate_in_environment(
             **env.kwargs,
         ) as environments,
     ):
-        result = evaluate(
+        return evaluate(
             _runnable(policy, start.preprocess, start.postprocess),
             environments,
             n_episodes=count.n_episodes,
@@ -64,7 +63,6 @@ def evaluate_in_environment(
             video_folder=video_folder,
             n_videos=min(MAX_VIDEOS, count.n_episodes) if environments.draws else 0,
         )
-    return replace(result, num_steps=policy.config.num_steps)
 
 
 def rates_of(result: EvaluationResult) -> dict[str, float]:

@@ -203,7 +203,7 @@ class RemotePolicy:
             ObservationError: the observation or the leftover does not fit the policy.
         """
         arrays = self._arrays(request.observation)
-        check_observation(self.schema, self.limits, arrays, request.task)
+        check_observation(self.schema, self.limits, arrays, request.task, request.seed)
         fields: dict[str, Any] = {"task": request.task}
         if request.seed is not None:
             fields["seed"] = request.seed

@@ -261,13 +261,21 @@ def _table(rows: Sequence[Row]) -> str:
     )
 
 
-def check_observation(schema: Schema, limits: Limits, arrays: Mapping[str, Array], task: str | None) -> None:
+def check_observation(
+    schema: Schema, limits: Limits, arrays: Mapping[str, Array], task: Any, seed: Any = None
+) -> None:
     """Raise an error unless the observation fits the policy. The client checks before it sends, the server on receipt.
+
+    Args:
+        schema, limits: the policy's and the server's.
+        arrays: the observation.
+        task: the instruction, a text or None.
+        seed: from 0 to 2⁶³ − 1, or None.
 
     Raises:
         MissingFeatureError: a camera or vector is missing.
         TaskTooLongError: the instruction is too long.
-        ObservationError: a wrong shape, dtype or name, a non-finite value, or an empty instruction.
+        ObservationError: a wrong shape, dtype or name, a non-finite value, an empty instruction, or a seed out of range.
     """
     cameras, does_without = missing_cameras(schema.cameras, arrays, schema.absent_cameras)
     missing = [*(() if does_without else cameras), *(name for name in schema.vectors if name not in arrays)]
@@ -276,6 +284,10 @@ def check_observation(schema: Schema, limits: Limits, arrays: Mapping[str, Array
             f"The observation lacks {', '.join(missing)}. The policy looks at {', '.join(schema.inputs)}; "
             f"there is {', '.join(arrays) or 'nothing'}."
         )
+    if not isinstance(task, (str, type(None))):
+        raise ObservationError(f"The instruction is {task!r:.60}: expected a text, or None.")
+    if not (seed is None or (type(seed) is int and 0 <= seed < 2**63)):
+        raise ObservationError("The seed is no number from 0 to 2⁶³ − 1.")
     if task is not None and len(task) > limits.task_characters:
         raise TaskTooLongError(
             f"The instruction has {len(task)} characters: the server reads {limits.task_characters}. Shorten it."

@@ -12,8 +12,9 @@ import transformers
 import yaml
 
 from smolact.errors import ConfigError
-from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, decode_field, read_config_file
+from smolact.policies.configuration import CONFIG_FILE, PolicyConfig, read_config_file
 from smolact.policies.embodiment import read_embodiment
+from smolact.policies.field_values import decode_field
 from smolact.policies.fit import absent_cameras, real_cameras
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolvla import configuration_smolvla

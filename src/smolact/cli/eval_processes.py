@@ -1,0 +1,66 @@
+"""The processes of `smolact eval`: those that a launcher started, and those that it starts itself for small policies on a CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from smolact.cli.servers import is_server
+from smolact.errors import ConfigError
+from smolact.machine import cores
+
+if TYPE_CHECKING:
+    from smolact.cli.eval import EvalConfig
+
+EPISODES_PER_PROCESS = 10
+"""Episodes of a condition per process: fewer are not worth starting one."""
+
+
+class Processes:
+    """This process's rank among those that torchrun or `accelerate launch` started.
+
+    Raises:
+        ConfigError: there are several processes, and no --output_dir that they share or --cpu_processes besides.
+    """
+
+    def __init__(self, config: EvalConfig) -> None:
+        from smolact.evaluation.suite import Shard
+
+        self.shard = Shard(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        self.device: str | None = None
+        self._state: Any = None
+        if self.shard.processes == 1:
+            return
+        if config.cpu_processes is not None and config.cpu_processes > 1:
+            raise ConfigError(
+                f"--cpu_processes={config.cpu_processes} starts processes, and torchrun or accelerate did. Leave it out."
+            )
+        if config.output_dir is None:
+            raise ConfigError(
+                "Several processes share an evaluation through its folder. Give --output_dir=FOLDER."
+            )
+        import torch
+        from accelerate import PartialState
+
+        self._state = PartialState(cpu=not torch.cuda.is_available())
+        self.device = str(self._state.device)
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+
+def default_processes(config: EvalConfig, processes: Processes) -> int:
+    """Return how many processes play: one for each core for small policies on a CPU, which gain nothing from threads; else 1."""
+    from smolact.policies.factory import best_device, is_small
+
+    device = config.policy.settings.get("device") or best_device()
+    is_alone = processes.shard.processes == 1
+    if (
+        not is_alone
+        or device != "cpu"
+        or any(is_server(name) or not is_small(name) for name in config.policies)
+    ):
+        return 1
+    return max(1, min(cores(), config.eval.n_episodes // EPISODES_PER_PROCESS))
