@@ -16,9 +16,7 @@ import pytest
 import torch
 
 from smolact.cli import eval_processes
-from smolact.cli.eval import EvalConfig
 from smolact.cli.main import main
-from smolact.cli.parsing import parse
 from smolact.cli.servers import ChosenPolicy, load_chosen
 from smolact.envs.factory import make_env
 from smolact.errors import ConfigError
@@ -276,27 +274,30 @@ def test_processes_of_this_machine_share_an_evaluation(
 
 
 @pytest.mark.parametrize(
-    ("flags", "cores", "expected"),
+    ("others", "device", "n_episodes", "cores", "expected"),
     [
-        ((), 4, 4),
-        ((), 16, 5),  # ten episodes of a condition for each
-        (("--eval.n_episodes=9",), 4, 1),
-        (("--policy.device=cuda",), 4, 1),
-        (("--compare=[ws://127.0.0.1:1]",), 4, 1),
+        ((), None, 50, 4, 4),
+        ((), None, 50, 16, 5),  # ten episodes of a condition for each
+        ((), None, 9, 4, 1),
+        ((), "cuda", 50, 4, 1),
+        (("ws://127.0.0.1:1",), None, 50, 4, 1),
     ],
 )
 def test_small_policies_on_a_cpu_are_played_by_a_process_for_each_core(
-    flags: tuple[str, ...], cores: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    others: tuple[str, ...],
+    device: str | None,
+    n_episodes: int,
+    cores: int,
+    expected: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    small = checkpoint(tmp_path / "policy", 0)
-    argv = [f"--policy.path={small}", "--env.type=tabletop", "--eval.n_episodes=50", *flags]
-    config, _ = parse(EvalConfig, argv)
+    policies = [str(checkpoint(tmp_path / "policy", 0)), *others]
     monkeypatch.setattr(eval_processes, "cores", lambda: cores)
     monkeypatch.setattr(factory, "best_device", lambda: "cpu")
-    found = eval_processes.default_processes(config, eval_processes.Processes(config))
-    assert found == expected
+    assert eval_processes.default_processes(policies, device, n_episodes) == expected
     monkeypatch.setattr(factory, "SMALL", 10)
-    assert eval_processes.default_processes(config, eval_processes.Processes(config)) == 1
+    assert eval_processes.default_processes(policies, device, n_episodes) == 1
 
 
 def test_a_small_policy_predicts_in_one_thread_and_a_large_one_in_pytorchs(

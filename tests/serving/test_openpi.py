@@ -123,7 +123,7 @@ def test_their_client_waits_for_a_cold_policy() -> None:
         ),
         ({"top": PICTURE, "state": np.array([np.nan] * 3), "prompt": "go"}, "not finite"),
         ({"top": PICTURE, "state": np.ones(3), "prompt": "x" * 1001}, "1001 characters"),
-        ({"top": PICTURE, "state": np.ones(3), "prompt": 5}, "no instruction"),
+        ({"top": PICTURE, "state": np.ones(3), "prompt": 5}, "instruction is 5: expected a text"),
     ],
 )
 def test_their_client_is_told_what_is_wrong_and_may_ask_again(said: dict[str, Any], words: str) -> None:

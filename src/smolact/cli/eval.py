@@ -136,8 +136,11 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     from smolact.evaluation.shards import play_shards
     from smolact.evaluation.suite import EpisodeLog, collect, run_suite
 
-    processes = Processes(config)
-    n_processes = config.cpu_processes or default_processes(config, processes)
+    processes = Processes(config.cpu_processes, config.output_dir)
+    n_processes = config.cpu_processes or 1
+    if config.cpu_processes is None and processes.shard.processes == 1:
+        device = config.policy.settings.get("device")
+        n_processes = default_processes(config.policies, device, config.eval.n_episodes)
     folder = config.output_dir
     render = folder is not None and config.n_videos > 0
     with (

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from smolact.cli.servers import is_server
 from smolact.errors import ConfigError
 from smolact.machine import cores
-
-if TYPE_CHECKING:
-    from smolact.cli.eval import EvalConfig
 
 EPISODES_PER_PROCESS = 10
 """Episodes of a condition per process: fewer are not worth starting one."""
@@ -19,11 +18,15 @@ EPISODES_PER_PROCESS = 10
 class Processes:
     """This process's rank among those that torchrun or `accelerate launch` started.
 
+    Args:
+        cpu_processes: what --cpu_processes says.
+        output_dir: folder of the evaluation, which the processes share.
+
     Raises:
         ConfigError: there are several processes, and no --output_dir that they share or --cpu_processes besides.
     """
 
-    def __init__(self, config: EvalConfig) -> None:
+    def __init__(self, cpu_processes: int | None, output_dir: Path | None) -> None:
         from smolact.evaluation.suite import Shard
 
         self.shard = Shard(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
@@ -31,11 +34,11 @@ class Processes:
         self._state: Any = None
         if self.shard.processes == 1:
             return
-        if config.cpu_processes is not None and config.cpu_processes > 1:
+        if cpu_processes is not None and cpu_processes > 1:
             raise ConfigError(
-                f"--cpu_processes={config.cpu_processes} starts processes, and torchrun or accelerate did. Leave it out."
+                f"--cpu_processes={cpu_processes} starts processes, and torchrun or accelerate did. Leave it out."
             )
-        if config.output_dir is None:
+        if output_dir is None:
             raise ConfigError(
                 "Several processes share an evaluation through its folder. Give --output_dir=FOLDER."
             )
@@ -51,16 +54,16 @@ class Processes:
             self._state.wait_for_everyone()
 
 
-def default_processes(config: EvalConfig, processes: Processes) -> int:
-    """Return how many processes play: one for each core for small policies on a CPU, which gain nothing from threads; else 1."""
+def default_processes(policies: Sequence[str], device: str | None, n_episodes: int) -> int:
+    """Return how many processes play: one for each core for small policies on a CPU, which gain nothing from threads; else 1.
+
+    Args:
+        policies: checkpoints and addresses of servers.
+        device: what --policy.device says; None for this machine's best.
+        n_episodes: episodes of a condition.
+    """
     from smolact.policies.factory import best_device, is_small
 
-    device = config.policy.settings.get("device") or best_device()
-    is_alone = processes.shard.processes == 1
-    if (
-        not is_alone
-        or device != "cpu"
-        or any(is_server(name) or not is_small(name) for name in config.policies)
-    ):
+    if (device or best_device()) != "cpu" or any(is_server(name) or not is_small(name) for name in policies):
         return 1
-    return max(1, min(cores(), config.eval.n_episodes // EPISODES_PER_PROCESS))
+    return max(1, min(cores(), n_episodes // EPISODES_PER_PROCESS))
