@@ -67,9 +67,9 @@ def count(dataset: Path, cores: int) -> dict[str, float]:
     adaptive_workers.WORTH_S = float("inf")  # nobody is started
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            settings, explicit = training_settings(DemoConfig(), dataset, Path(scratch) / "run", minutes=0.4)
+            settings = training_settings(DemoConfig(), dataset, Path(scratch) / "run", minutes=0.4)
             settings.save_checkpoint = settings.report = False
-            train(settings, explicit)
+            train(settings)
     finally:
         GradientWorker.gradients, WorkerPool.gradients = compute, gradients  # type: ignore[method-assign]
         adaptive_workers.WORTH_S = worth

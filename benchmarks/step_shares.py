@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from smolact.cli.parsing import parse
+from smolact.parsing import parse
 from smolact.training import loop
 from smolact.training.config import TrainConfig
 from smolact.training.tracking import Event, Started
@@ -40,7 +40,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as scratch:
-        config, explicit = parse(
+        config = parse(
             TrainConfig,
             [
                 *flags,
@@ -66,7 +66,7 @@ def main() -> None:
             return step(trainer, *args)  # type: ignore[arg-type]
 
         loop.Trainer._step = profiled  # type: ignore[method-assign, assignment]
-        train(config, explicit, listeners=[listen])
+        train(config, listeners=[listen])
         profiler.stop()
     spent = {
         event.key: max(event.cpu_time_total, event.device_time_total) / 1e3 / arguments.steps

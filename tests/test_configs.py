@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 def test_every_setting_of_the_fine_tuning_recipe_is_known(tmp_path: Path) -> None:
     base = Path(__file__).parent / "parity" / "data" / "lerobot_checkpoint"
-    config, explicit = plain_settings(
+    config = plain_settings(
         f"--config_path={CONFIGS / 'finetune_smolvla.yaml'}",
         f"--policy.path={base}",
         f"--dataset.root={DATASET}",
@@ -28,7 +28,6 @@ def test_every_setting_of_the_fine_tuning_recipe_is_known(tmp_path: Path) -> Non
     assert (config.batch_size, config.steps, config.keep_last) == (64, 20_000, 3)
     assert config.ema == EMASection(enable=True)
     assert isinstance(config.dataset, DatasetSection) and config.dataset.image_transforms.enable
-    assert explicit["steps"].endswith("line 7")
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import smolact.cli
 import smolact_il_studio.cli
-from smolact.cli import parsing
+from smolact import parsing
 from smolact.cli.main import COMMANDS, main
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, MissingDependencyError, SmolactError
@@ -30,6 +30,7 @@ from smolact.registry import ENVIRONMENTS, POLICIES, ROBOTS, STEPS, TELEOPERATOR
 from smolact.runtime.policy import Request
 from smolact.serving.auth import Auth, read_certificate, read_token
 from smolact.serving.background import serving
+from smolact.training.config import TrainConfig
 from smolact_client import Schema
 from tests.documents import (
     PAGES,
@@ -80,9 +81,9 @@ def reading_only() -> Iterator[dict[type, None]]:
     asked: dict[type, None] = {}
     really = parsing.parse
 
-    def parse(cls: type, argv: Sequence[str], **options: Any) -> NoReturn:
+    def parse(cls: type, argv: Sequence[str]) -> NoReturn:
         asked[cls] = None
-        really(cls, argv, **options)
+        really(cls, argv)
         raise UnderstoodError
 
     forget_lerobot()
@@ -97,9 +98,10 @@ def reading_only() -> Iterator[dict[type, None]]:
         for module in [smolact_il_studio.cli, *map(importlib.import_module, found)]:
             if module is not parsing and hasattr(module, "parse"):
                 patch.setattr(module, "parse", parse)
+            if hasattr(module, "read_settings"):
+                patch.setattr(module, "read_settings", functools.partial(parse, TrainConfig))
             if hasattr(module, "needs_robot"):
                 patch.setattr(module, "needs_robot", lambda argv, command: None)
-        patch.setattr("smolact.cli.train.with_resumed_settings", lambda argv: (argv, None))
         patch.setattr("smolact.training.sections.policy_type_at", lambda path: "smolvla")
         patch.syspath_prepend(str(STANDIN))
         patch.chdir(ROOT)

@@ -1,6 +1,6 @@
-"""Metadata of settings dataclasses for the command line: help text, aliases, refused values and ranges.
+"""Metadata of settings dataclasses: help text, names of flags, ranges, and other tools' settings that are refused.
 
-`smolact.cli.parsing` reads the metadata; the dataclasses are independent of the command line.
+`smolact.parsing` reads the metadata; the dataclasses are independent of the command line.
 """
 
 from __future__ import annotations
@@ -8,23 +8,42 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 DOC = "help"
+FLAG = "flag"
 ALIASES = "aliases"
-REFUSED = "refused"
 REST = "rest"
 OWN = "own"
 RANGE = "range"
+INTERNAL = "internal"
 
 RestClass = Callable[[Mapping[str, Any]], type | None]
 """From a section's other settings to the dataclass of its further fields; None while unknown."""
+
+
+def is_off(value: Any) -> bool:
+    """Whether a value is null or false."""
+    return value is None or value is False
+
+
+class Unsupported(NamedTuple):
+    """Another tool's setting that has no effect here: it is accepted, in a file for example, with a harmless value only.
+
+    A command's dataclass lists them in a class variable `UNSUPPORTED`, by dotted name.
+    """
+
+    reason: str
+    """The reason of the refusal, and the alternative."""
+    is_harmless: Callable[[Any], bool] = is_off
+    """Whether a value has no effect."""
 
 
 def setting(
     default: Any,
     doc: str,
     *,
+    flag: str | None = None,
     aliases: tuple[str, ...] = (),
     own: bool = False,
     least: float | None = None,
@@ -35,25 +54,25 @@ def setting(
     Args:
         default: its value, or a callable that makes it (`dict`, `list`, a class).
         doc: one line for `--help`.
-        aliases: other names.
+        flag: the name of its flag, if that is not the field's.
+        aliases: other names of the flag.
         own: smolact's alone: omitted from files for other tools, which refuse unknown names.
         least, most: the range of the number (of a tuple: of each number) that `out_of_range` accepts.
     """
-    metadata = {DOC: doc, ALIASES: aliases, OWN: own, RANGE: (least, most)}
+    metadata = {DOC: doc, FLAG: flag, ALIASES: aliases, OWN: own, RANGE: (least, most)}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def unsupported(default: Any, reason: str, *, harmless: Callable[[Any], bool] | None = None) -> Any:
-    """Return a field for another tool's setting that has no effect here: any value but a harmless one is an error.
+def flag_name(field: dataclasses.Field[Any]) -> str:
+    """Return the name of a field's flag."""
+    return field.metadata.get(FLAG) or field.name
 
-    Args:
-        default: the value without effect.
-        reason: the reason of the refusal, and the alternative.
-        harmless: further values without effect.
-    """
-    metadata = {REFUSED: (reason, harmless or (lambda value: bool(value == default)))}
+
+def internal(default: Any) -> Any:
+    """Return a dataclass field that is no setting: it has no flag, and is in no file."""
+    metadata = {INTERNAL: True}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -27,9 +27,9 @@ def grow(config: Config) -> None:
 
 
 @command(Config, "smolact run")
-def run(config: Config, words: Sequence[str], explicit: dict[str, str], argv: Sequence[str]) -> int:
+def run(config: Config, words: Sequence[str], argv: Sequence[str]) -> int:
     """Not shown: the module's docstring is."""
-    calls.append((config.size, words, explicit, argv))
+    calls.append((config.size, words, argv))
     return 3
 
 
@@ -63,7 +63,7 @@ def test_a_command_gets_its_settings_and_returns_0() -> None:
 def test_a_command_gets_what_it_has_parameters_for() -> None:
     argv = ["folder", "--size=2", "name"]
     assert run(argv) == 3
-    assert calls == [(2, ["folder", "name"], {"size": "--size=2"}, argv)]
+    assert calls == [(2, ["folder", "name"], argv)]
     assert raw(["--nothing", "x"]) == 0 and calls[1:] == [["--nothing", "x"]]
 
 

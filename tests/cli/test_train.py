@@ -9,8 +9,8 @@ import pytest
 
 from smolact.cli import train
 from smolact.cli.eval import EvalConfig
-from smolact.cli.parsing import parse
 from smolact.cli.train import ProgressLine, env_flags
+from smolact.parsing import parse
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.training.sections import EnvSection
 from smolact.training.tracking import Ended, Prepared
@@ -33,7 +33,7 @@ def test_the_command_that_evaluates_names_the_same_environment(
     said = told.split("How good is it? ")[1]
     program, command, *flags = shlex.split(said)
     assert (program, command) == ("smolact", "eval")
-    again = parse(EvalConfig, flags)[0]
+    again = parse(EvalConfig, flags)
     assert (again.env, again.policy.path) == (env, str(checkpoint))
 
 

@@ -16,14 +16,12 @@ from smolact.policies.configuration import SchedulerPreset
 from smolact.training.checkpoint import (
     PRETRAINED_MODEL,
     Progress,
-    find_checkpoint,
     load_training_state,
-    prune_checkpoints,
     read_progress,
-    remove_unfinished,
     save_checkpoint,
 )
 from smolact.training.optim import make_scheduler
+from smolact.training.run_folder import find_checkpoint, prune_checkpoints, remove_unfinished
 
 SCHEDULE = SchedulerPreset(1e-3, 1e-5, 1, 100)
 WEIGHTS = "model.safetensors"
@@ -63,7 +61,6 @@ def train_without_pause(run: Path, acknowledge: int) -> None:
             optimizer=optimizer,
             scheduler=scheduler,
             save_policy=lambda folder: save_file(policy.state_dict(), folder / WEIGHTS),
-            explicit={},
         )
         os.write(acknowledge, step.to_bytes(4, "big"))
         prune_checkpoints(run, keep_last=2, keep_every=50)

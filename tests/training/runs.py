@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from smolact.cli.parsing import parse
+from smolact.cli.train import read_settings
 from smolact.training.config import TrainConfig
 from smolact.training.tracking import Ended, Event, Measured
 from smolact.training.trainer import train
@@ -43,16 +43,16 @@ class Recorder:
         return {event.step: event.metrics["loss"] for event in self.of(Measured)}
 
 
-def plain_settings(*argv: str) -> tuple[TrainConfig, dict[str, str]]:
-    return parse(TrainConfig, list(argv))
+def plain_settings(*argv: str) -> TrainConfig:
+    return read_settings(argv)
 
 
-def settings(*argv: str) -> tuple[TrainConfig, dict[str, str]]:
+def settings(*argv: str) -> TrainConfig:
     return plain_settings(f"--dataset.root={DATASET}", *argv)
 
 
 def run(output: Path, *argv: str, policy: tuple[str, ...] = SMALL) -> tuple[Ended, Recorder]:
     """Train as the flags say."""
-    config, explicit = settings(*policy, *QUICK, f"--output_dir={output}", *argv)
+    config = settings(*policy, *QUICK, f"--output_dir={output}", *argv)
     recorder = Recorder()
-    return train(config, explicit, listeners=[recorder]), recorder
+    return train(config, listeners=[recorder]), recorder

@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 import smolact
-from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
-from smolact.training.checkpoint import read_explicit
-from smolact.training.config import TrainConfig
+from smolact.parsing import read_flags
+from smolact.training.config import TrainConfig, resolve
 from smolact.training.trainer import train
 from tests.training.runs import SMALL, run, settings
 
@@ -52,24 +51,22 @@ def resume(checkpoint: Path, *argv: str) -> Path:
     """A copy of the run up to `checkpoint`, trained on; its last checkpoint."""
     copy = checkpoint.parents[2] / "resumed" / "checkpoints" / checkpoint.name
     shutil.copytree(checkpoint, copy)
-    file = copy / "pretrained_model" / "train_config.json"
-    config, explicit = parse(TrainConfig, [f"--config_path={file}", *argv], recorded=read_explicit)
-    ended = train(config, explicit, checkpoint=copy)
+    ended = train(TrainConfig.resume_with_flags(copy, read_flags(argv)))
     assert ended.checkpoint is not None
     return ended.checkpoint
 
 
 def test_flags_are_those_of_lerobot() -> None:
-    config, _ = settings(
+    config = settings(
         *SMALL, "--peft.method_type=LORA", "--peft.target_modules=[q_proj, v_proj]", "--peft.lora_alpha=8"
     )
     assert config.peft is not None
     assert config.peft.adapter_settings().target_modules == ["q_proj", "v_proj"]
     assert config.peft.adapter_settings().r == 16
-    config, _ = settings(*SMALL, "--peft.target_modules=.*_proj")
+    config = settings(*SMALL, "--peft.target_modules=.*_proj")
     assert config.peft is not None
     assert config.peft.adapter_settings().target_modules == ".*_proj"
-    assert settings(*SMALL)[0].peft is None
+    assert settings(*SMALL).peft is None
     with pytest.raises(ConfigError, match=r"--peft.method_type=ia3 is not supported\. Use lora"):
         settings(*SMALL, "--peft.method_type=ia3")
 
@@ -79,15 +76,15 @@ def test_adapters_of_a_new_policy_are_refused() -> None:
         ("--peft.r=4", "--peft adapts a policy that has learnt"),
         ("--policy.use_peft=true", "a new policy has none"),
     ):
-        config, _ = settings(*SMALL, flag)
+        config = settings(*SMALL, flag)
         with pytest.raises(ConfigError, match=message):
             config.check_complete()
 
 
 def test_the_average_has_the_flags_of_lerobot_and_a_warm_up_of_its_own() -> None:
-    config, _ = settings(*SMALL, "--ema.enable=true", "--ema.decay=0.99", "--ema.power=0.75")
+    config = settings(*SMALL, "--ema.enable=true", "--ema.decay=0.99", "--ema.power=0.75")
     assert (config.ema.enable, config.ema.decay, config.ema.warmup) == (True, 0.99, True)
-    assert settings(*SMALL, "--ema.decay=null")[0].ema.decay == 0.999
+    assert resolve(settings(*SMALL, "--ema.decay=null")).ema.decay == 0.999
     with pytest.raises(ConfigError, match=r"--ema\.decay=1\.0: it must be at least 0 and below 1"):
         settings(*SMALL, "--ema.decay=1")
     with pytest.raises(ConfigError, match=r"--ema.power=0.5 can't be used: the decay grows as"):
@@ -95,5 +92,5 @@ def test_the_average_has_the_flags_of_lerobot_and_a_warm_up_of_its_own() -> None
 
 
 def test_multipliers_are_read_from_the_flag() -> None:
-    config, _ = settings(*SMALL, '--lr_multipliers={"vision_model": 0.1, "connector": 1}')
+    config = settings(*SMALL, '--lr_multipliers={"vision_model": 0.1, "connector": 1}')
     assert config.lr_multipliers == {"vision_model": 0.1, "connector": 1.0}

@@ -75,18 +75,15 @@ def test_accumulated_batches_are_shared_too(shared: Path, tmp_path: Path) -> Non
 
 
 def test_a_shared_run_resumes_bit_for_bit(shared: Path, tmp_path: Path) -> None:
-    from smolact.cli.parsing import parse
-    from smolact.cli.train import with_resumed_settings
-    from smolact.training.config import TrainConfig
+    from smolact.cli.train import read_settings
     from smolact.training.trainer import train
 
     folder = tmp_path / "run"
     schedule = "--policy.scheduler_decay_steps=3"
     run(tmp_path / "whole", *STEPS, "--cpu_processes=2", schedule)
     run(folder, *STEPS[:1], "--steps=2", "--cpu_processes=2", schedule)
-    flags, checkpoint = with_resumed_settings(["--resume=true", f"--output_dir={folder}", "--steps=3"])
-    config, explicit = parse(TrainConfig, flags)
-    train(config, explicit, checkpoint=checkpoint)
+    config = read_settings(["--resume=true", f"--output_dir={folder}", "--steps=3"])
+    train(config)
     assert_same(tmp_path / "whole", folder)
 
 
@@ -118,7 +115,7 @@ def test_what_a_process_can_not_read_is_told_as_if_it_were_read_here(tmp_path: P
     shutil.copytree(DATASET, root)
     for video in root.glob("videos/**/*.mp4"):
         video.write_bytes(video.read_bytes()[: len(video.read_bytes()) // 3])
-    config, explicit = plain_settings(
+    config = plain_settings(
         f"--dataset.root={root}",
         *SMALL,
         *QUICK,
@@ -129,7 +126,7 @@ def test_what_a_process_can_not_read_is_told_as_if_it_were_read_here(tmp_path: P
     from smolact.training.trainer import train
 
     with pytest.raises(DatasetError, match="can't be read"):
-        train(config, explicit, listeners=[Recorder()])
+        train(config, listeners=[Recorder()])
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,12 @@ import pytest
 from safetensors.torch import load_file
 
 from smolact.cli.main import main
-from smolact.cli.parsing import parse
-from smolact.cli.train import with_resumed_settings
+from smolact.cli.train import read_settings
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, DatasetError, TrainingError
-from smolact.training.checkpoint import find_checkpoint, read_explicit, read_progress
-from smolact.training.config import TrainConfig
+from smolact.training.checkpoint import read_progress
+from smolact.training.run_folder import find_checkpoint
 from smolact.training.run_inputs import encode
 from smolact.training.sources import split_episodes
 from smolact.training.stream import BLOCK, Mixture, ShuffledEpochs
@@ -73,16 +72,15 @@ def late_frame(first: int, last: int) -> int:
 
 def run(root: Path, output: Path, *argv: str) -> tuple[Ended, Recorder]:
     flags = [*SMALL, *FROZEN, *QUICK, f"--seed={SEED}", f"--output_dir={output}", *argv]
-    config, explicit = plain_settings(f"--dataset.root={root}", *flags)
+    config = plain_settings(f"--dataset.root={root}", *flags)
     recorder = Recorder()
-    return train(config, explicit, listeners=[recorder]), recorder
+    return train(config, listeners=[recorder]), recorder
 
 
 def resume(output: Path, *argv: str) -> tuple[Ended, Recorder]:
-    flags, checkpoint = with_resumed_settings(["--resume=true", f"--output_dir={output}", *argv])
-    config, explicit = parse(TrainConfig, flags, recorded=read_explicit)
+    config = read_settings(["--resume=true", f"--output_dir={output}", *argv])
     recorder = Recorder()
-    return train(config, explicit, checkpoint=checkpoint, listeners=[recorder]), recorder
+    return train(config, listeners=[recorder]), recorder
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +264,7 @@ def test_tokens_that_are_kept_leave_the_frame_out(
     broken: Path, straight: tuple[Path, Recorder], tmp_path: Path
 ) -> None:
     flags = ("--cache.features=true", "--cache.dtype=float32", f"--cache.folder={tmp_path}")
-    config, explicit = plain_settings(
+    config = plain_settings(
         f"--dataset.root={broken}",
         *SMALL,
         *FROZEN,
@@ -275,7 +273,7 @@ def test_tokens_that_are_kept_leave_the_frame_out(
         *flags,
         "--dataset.max_bad_samples=9",
     )
-    encode(config, explicit)
+    encode(config)
     _, recorder = run(broken, tmp_path / "run", "--steps=10", *flags, "--dataset.max_bad_samples=9")
     assert recorder.losses == pytest.approx(straight[1].losses, rel=1e-5)
     assert recorder.of(Measured)[-1].metrics["bad_samples"] == 2
@@ -308,12 +306,10 @@ def test_a_run_whose_videos_go_away_is_saved(tmp_path: Path) -> None:
                 videos.rename(aside)
 
     flags = (*SMALL, *FROZEN, *QUICK, f"--seed={SEED}", f"--output_dir={tmp_path / 'run'}", "--batch_size=1")
-    config, explicit = plain_settings(
-        f"--dataset.root={root}", *flags, "--steps=60", "--dataset.max_bad_samples=900"
-    )
+    config = plain_settings(f"--dataset.root={root}", *flags, "--steps=60", "--dataset.max_bad_samples=900")
     remover = Remover()
     with pytest.raises(DatasetError, match="missing"):
-        train(config, explicit, listeners=[remover])
+        train(config, listeners=[remover])
     assert remover.of(Saved)[-1].step >= 2
     aside.rename(videos)
     assert resume(tmp_path / "run")[0].is_complete
@@ -336,9 +332,9 @@ def test_a_mixture_leaves_a_frame_out(broken: Path, tmp_path: Path) -> None:
     whole = undamaged(tmp_path)
     mix = f'--dataset.mix={{"{whole}": 1, "{broken}": 1}}'
     flags = [*SMALL, *FROZEN, *QUICK, f"--seed={SEED}", f"--output_dir={tmp_path / 'run'}", "--steps=80", mix]
-    config, explicit = plain_settings(*flags, "--dataset.max_bad_samples=2")
+    config = plain_settings(*flags, "--dataset.max_bad_samples=2")
     recorder = Recorder()
-    assert train(config, explicit, listeners=[recorder]).is_complete
+    assert train(config, listeners=[recorder]).is_complete
     assert recorder.of(Measured)[-1].metrics["bad_samples"] == 2
 
 
@@ -346,10 +342,10 @@ def test_two_processes_are_one_also_where_frames_cannot_be_read(tmp_path: Path) 
     root = undamaged(tmp_path)
     damage(root, late_frame(4, 16))
     same = (*FOUR_STEPS, f"--seed={SEED}", f"--dataset.root={root}")
-    config, explicit = plain_settings(
+    config = plain_settings(
         *SMALL, *QUICK, *same, "--batch_size=4", f"--output_dir={tmp_path / 'alone'}", "--save_freq=2"
     )
-    train(config, explicit)
+    train(config)
     said = run_two(tmp_path / "two", *SMALL, *same, "--batch_size=2", root=root)
     check_same(tmp_path / "two", tmp_path / "alone")
     assert said.count("another frame takes its place") == 2

@@ -32,11 +32,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, output: Path, *argv: str, policy: tuple[str, ...] = FROZEN) -> tuple[Ended, Recorder]:
-    config, explicit = plain_settings(
+    config = plain_settings(
         f"--dataset.root={root}", *policy, *QUICK, "--steps=4", f"--output_dir={output}", *argv
     )
     recorder = Recorder()
-    return train(config, explicit, listeners=[recorder]), recorder
+    return train(config, listeners=[recorder]), recorder
 
 
 def made(recorder: Recorder) -> int:
@@ -83,9 +83,9 @@ def test_tokens_are_made_once_and_a_damaged_one_again(root: Path, tmp_path: Path
 
 def encoded(root: Path, *argv: str) -> tuple[str, Recorder]:
     """`smolact dataset encode`, with the flags of the runs here."""
-    config, explicit = plain_settings(f"--dataset.root={root}", *FROZEN, *QUICK, "--steps=4", *argv)
+    config = plain_settings(f"--dataset.root={root}", *FROZEN, *QUICK, "--steps=4", *argv)
     recorder = Recorder()
-    return encode(config, explicit, listeners=[recorder]), recorder
+    return encode(config, listeners=[recorder]), recorder
 
 
 def test_what_was_encoded_ahead_is_what_a_training_reads(root: Path, tmp_path: Path) -> None:
@@ -100,9 +100,7 @@ def test_what_was_encoded_ahead_is_what_a_training_reads(root: Path, tmp_path: P
 
 
 def test_encoding_goes_on_where_it_was_stopped(root: Path, tmp_path: Path) -> None:
-    config, explicit = plain_settings(
-        f"--dataset.root={root}", *FROZEN, *QUICK, "--steps=4", "--cache.features=true"
-    )
+    config = plain_settings(f"--dataset.root={root}", *FROZEN, *QUICK, "--steps=4", "--cache.features=true")
     kept = 0
 
     def press_ctrl_c(event: Event) -> None:
@@ -112,7 +110,7 @@ def test_encoding_goes_on_where_it_was_stopped(root: Path, tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode(config, explicit, listeners=[press_ctrl_c])
+        encode(config, listeners=[press_ctrl_c])
     assert 50 < kept < 126
     assert made(encoded(root, "--cache.features=true")[1]) == 126 - kept
     assert made(encoded(root, "--cache.features=true")[1]) == 0
@@ -172,17 +170,13 @@ def test_a_resumed_run_goes_on_with_what_is_kept(root: Path, tmp_path: Path) -> 
     ended, _ = run(
         root, tmp_path / "run", "--cache.features=true", "--steps=2", "--policy.scheduler_decay_steps=4"
     )
-    from smolact.cli.parsing import parse
-    from smolact.cli.train import _recorded, with_resumed_settings
-    from smolact.training.config import TrainConfig
+    from smolact.cli.train import read_settings
 
-    flags, checkpoint = with_resumed_settings(
-        ["--resume=true", f"--output_dir={tmp_path / 'run'}", "--steps=4"]
-    )
-    config, explicit = parse(TrainConfig, flags, recorded=_recorded)
-    assert config.cache.features and checkpoint is not None and ended.checkpoint == checkpoint.resolve()
+    config = read_settings(["--resume=true", f"--output_dir={tmp_path / 'run'}", "--steps=4"])
+    assert config.cache.features and config.checkpoint is not None
+    assert ended.checkpoint == config.checkpoint.resolve()
     recorder = Recorder()
-    train(config, explicit, checkpoint=checkpoint, listeners=[recorder])
+    train(config, listeners=[recorder])
     assert made(recorder) == 0 and set(recorder.losses) == {3, 4}
     assert set(straight.losses) == {1, 2, 3, 4}
 

@@ -17,13 +17,7 @@ from torch import nn
 from smolact.errors import CheckpointError, NotFoundError, WriteError
 from smolact.policies.configuration import OptimizerPreset, SchedulerPreset
 from smolact.training import checkpoint as checkpoints
-from smolact.training.checkpoint import (
-    Progress,
-    find_checkpoint,
-    load_training_state,
-    read_progress,
-    save_checkpoint,
-)
+from smolact.training.checkpoint import Progress, load_training_state, read_progress, save_checkpoint
 from smolact.training.optim import make_optimizer, make_scheduler
 from smolact.training.random_state import (
     preserve_rng_state,
@@ -31,6 +25,7 @@ from smolact.training.random_state import (
     restore_random_state,
     seed_everything,
 )
+from smolact.training.run_folder import find_checkpoint
 from tests.training.runs import DATA
 
 LEROBOT = DATA / "lerobot_checkpoint"
@@ -77,7 +72,7 @@ class Run:
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             save_policy=lambda folder: torch.save(self.policy.state_dict(), folder / "weights.pt"),
-            explicit={"steps": "--steps=50"},
+            settings={"steps": 50},
         )
 
     def load(self, checkpoint: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from smolact.cli.parsing import parse
+from smolact.cli.train import read_settings
 from smolact.errors import ConfigError
+from smolact.parsing import parse
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from smolact.training.config import TrainConfig, to_json
+from smolact.training.config import TrainConfig, given_flags, resolve, to_json
+from smolact.training.saved_settings import to_dict
 from tests.training.runs import DATA, settings
 
 LEROBOT = DATA / "lerobot_checkpoint" / "pretrained_model" / "train_config.json"
@@ -27,12 +29,12 @@ def test_the_commands_of_the_seeds_parse_word_for_word() -> None:
         "--wandb.enable=True --eval_freq=1000 --steps=30000 --batch_size=64 --log_freq=50 --eval.batch_size=32 "
         "--eval.n_episodes=64",
     ):
-        config, _ = parse(TrainConfig, line.split())
+        config = parse(TrainConfig, line.split())
         config.check_complete()
 
 
 def test_lerobots_own_train_config_opens() -> None:
-    config, explicit = parse(TrainConfig, [f"--config_path={LEROBOT}", "--steps=9"])
+    config = read_settings([f"--config_path={LEROBOT}", "--steps=9"])
     assert (config.steps, config.batch_size, config.dataset.root, config.policy.type) == (
         9,
         4,
@@ -40,27 +42,26 @@ def test_lerobots_own_train_config_opens() -> None:
         "smolvla",
     )
     assert config.policy.settings["num_vlm_layers"] == 4
-    assert explicit["steps"] == "--steps=9"
 
 
 def test_what_a_run_saves_opens_again_as_the_same_settings(tmp_path: Path) -> None:
-    config, _ = settings(
+    config = settings(
         "--policy.type=smolvla", "--policy.chunk_size=8", "--policy.n_action_steps=8", "--eval_freq=7"
     )
     policy = SmolVLAConfig(**config.policy.settings)
-    data = to_json(config, policy, policy.get_optimizer_preset(), policy.get_scheduler_preset())
+    data = to_json(resolve(config), policy, policy.get_optimizer_preset(), policy.get_scheduler_preset())
     (tmp_path / "train_config.json").write_text(json.dumps(data))
-    again, _ = parse(TrainConfig, [f"--config_path={tmp_path / 'train_config.json'}"])
+    again = read_settings([f"--config_path={tmp_path / 'train_config.json'}"])
     assert SmolVLAConfig(**again.policy.settings) == policy
     assert again.eval_freq == 7
     for name in ("dataset", "eval", "wandb", "seed", "steps", "rename_map", "save_freq"):
-        assert getattr(again, name) == getattr(config, name)
+        assert getattr(again, name) == getattr(resolve(config), name)
 
 
 def test_it_holds_only_keys_that_lerobot_knows() -> None:
-    config, _ = settings("--policy.type=smolvla")
+    config = settings("--policy.type=smolvla")
     policy = SmolVLAConfig()
-    ours = to_json(config, policy, policy.get_optimizer_preset(), policy.get_scheduler_preset())
+    ours = to_json(resolve(config), policy, policy.get_optimizer_preset(), policy.get_scheduler_preset())
     lerobots = json.loads(LEROBOT.read_text())
     assert ours.keys() <= lerobots.keys()
     for section in ("dataset", "policy", "eval", "wandb", "optimizer", "scheduler"):
@@ -108,4 +109,42 @@ def test_what_can_not_work_is_refused(flags: list[str], part: str) -> None:
 )
 def test_a_new_run_needs_a_dataset_and_a_policy(flags: list[str], part: str) -> None:
     with pytest.raises(ConfigError, match=part):
-        parse(TrainConfig, flags)[0].check_complete()
+        parse(TrainConfig, flags).check_complete()
+
+
+def test_what_was_not_given_follows_from_the_rest() -> None:
+    plain = resolve(TrainConfig())
+    assert (plain.steps, plain.log_freq, plain.ema.decay) == (100_000, 200, 0.999)
+    assert resolve(TrainConfig(steps=400)).log_freq == 10
+    timed = resolve(TrainConfig(train_minutes=1.0))
+    assert (timed.steps, timed.log_freq) == (None, 200)
+    assert resolve(plain) == plain
+
+
+def test_steps_and_minutes_are_one_or_the_other_and_a_flag_replaces_a_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="both say how long the run goes"):
+        read_settings(["--steps=5", "--train_minutes=1"])
+    file = tmp_path / "run.yaml"
+    file.write_text("steps: 5\n")
+    config = read_settings([f"--config_path={file}", "--train_minutes=2"])
+    assert (config.steps, config.train_minutes) == (None, 2.0)
+
+
+def test_the_flags_of_a_run_make_its_settings_again() -> None:
+    words = [
+        "--dataset.root=data",
+        "--policy.path=base",
+        "--policy.chunk_size=8",
+        "--policy.resize_imgs_with_padding=[64, 64]",
+        "--peft.method_type=LORA",
+        "--peft.r=4",
+        "--lr_multipliers={vision_model: 0.1}",
+        "--train_minutes=1.5",
+        "--env.type=pusht",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smolact.training.sections.policy_type_at", lambda path: "smolvla")
+        config = read_settings(words)
+        flags = given_flags(to_dict(config))
+        assert read_settings(flags) == config
+    assert sorted(flags) == sorted(word.replace("{vision_model", '{"vision_model"') for word in words)

@@ -29,16 +29,16 @@ def flags(dataset: Path, run: Path, *more: str) -> list[str]:
 def test_check_names_depth_cameras_in_one_line(
     dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config, explicit = plain_settings(*flags(dataset, tmp_path / "run", "--check=true"))
+    config = plain_settings(*flags(dataset, tmp_path / "run", "--check=true"))
     with caplog.at_level(logging.INFO):
-        train(config, explicit)
+        train(config)
     assert [DEPTH in record.getMessage() for record in caplog.records].count(True) == 1
 
 
 @pytest.mark.parametrize("cache", [(), ("--dataset.cache=frames",)], ids=["decoded", "kept"])
 def test_a_policy_is_trained_without_depth(dataset: Path, tmp_path: Path, cache: tuple[str, ...]) -> None:
-    config, explicit = plain_settings(*flags(dataset, tmp_path / "run", f"--cache.folder={tmp_path}", *cache))
-    ended = train(config, explicit)
+    config = plain_settings(*flags(dataset, tmp_path / "run", f"--cache.folder={tmp_path}", *cache))
+    ended = train(config)
     assert ended.is_complete
     assert ended.checkpoint is not None
     policy = load_policy(ended.checkpoint).policy
@@ -47,7 +47,7 @@ def test_a_policy_is_trained_without_depth(dataset: Path, tmp_path: Path, cache:
 
 
 def test_a_rename_map_does_not_lead_depth_to_a_policy(dataset: Path, tmp_path: Path) -> None:
-    config, explicit = plain_settings(
+    config = plain_settings(
         *flags(
             dataset,
             tmp_path / "run",
@@ -56,7 +56,7 @@ def test_a_rename_map_does_not_lead_depth_to_a_policy(dataset: Path, tmp_path: P
         )
     )
     with pytest.raises(ConfigError, match=f"'{DEPTH}'.*depth camera"):
-        train(config, explicit)
+        train(config)
 
 
 def test_datasets_with_other_depth_cameras_are_mixed(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_datasets_with_other_depth_cameras_are_mixed(tmp_path: Path) -> None:
     bare = make.write(tmp_path / "bare")
     argv = [*SMALL, *QUICK, f"--output_dir={tmp_path / 'run'}", "--steps=1"]
     mix = f'--dataset.mix={{"{one}": 1, "{other}": 1, "{bare}": 1}}'
-    config, explicit = plain_settings(mix, *argv)
-    assert train(config, explicit).is_complete
+    config = plain_settings(mix, *argv)
+    assert train(config).is_complete
 
 
 def test_doctor_names_depth_cameras(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smolact.training.checkpoint import prune_checkpoints
+from smolact.training.run_folder import prune_checkpoints
 from tests.training.kills import kill_while_checkpointing
 
 

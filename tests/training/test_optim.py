@@ -25,7 +25,7 @@ from tests.policies.tiny import tiny_policy
 from tests.training.runs import DATA, settings
 
 PARITY = json.loads((DATA / "lr_schedule.json").read_text())
-BY_HAND = {"policy.scheduler_decay_steps": "--policy.scheduler_decay_steps=30000"}
+BY_HAND = "--policy.scheduler_decay_steps=30000"
 
 
 class OneLayer(nn.Module):
@@ -53,25 +53,24 @@ def test_rates_are_the_references(name: str, keep: bool) -> None:
 
 def test_a_long_run_stretches_the_schedule_unless_decay_steps_were_set() -> None:
     policy = SmolVLAConfig()
-    config, explicit = settings("--policy.type=smolvla", "--steps=100000")
-    _, stretched = optimization_of(policy, config, explicit)
+    config = settings("--policy.type=smolvla", "--steps=100000")
+    _, stretched = optimization_of(policy, config)
     assert (stretched.num_warmup_steps, stretched.num_decay_steps) == (1000, 100_000)
-    _, kept = optimization_of(policy, config, explicit | BY_HAND)
+    config = settings("--policy.type=smolvla", "--steps=100000", BY_HAND)
+    _, kept = optimization_of(policy, config)
     assert (kept.num_warmup_steps, kept.num_decay_steps) == (1000, 30_000)
 
 
 def test_decay_steps_set_by_hand_hold_in_a_short_run_too() -> None:
-    config, explicit = settings("--policy.type=smolvla", "--steps=4000")
-    _, schedule = optimization_of(SmolVLAConfig(), config, explicit | BY_HAND)
+    config = settings("--policy.type=smolvla", "--steps=4000", BY_HAND)
+    _, schedule = optimization_of(SmolVLAConfig(), config)
     assert (schedule.num_warmup_steps, schedule.num_decay_steps) == (1000, 30_000)
 
 
 def test_warm_up_set_by_hand_is_not_shortened() -> None:
-    config, explicit = settings(
-        "--policy.type=smolvla", "--steps=3000", "--policy.scheduler_warmup_steps=500"
-    )
+    config = settings("--policy.type=smolvla", "--steps=3000", "--policy.scheduler_warmup_steps=500")
     policy = SmolVLAConfig(**config.policy.settings)
-    _, schedule = optimization_of(policy, config, explicit)
+    _, schedule = optimization_of(policy, config)
     assert (schedule.num_warmup_steps, schedule.num_decay_steps) == (500, 3000)
 
 
@@ -95,16 +94,16 @@ def test_each_group_follows_the_schedule_from_its_own_peak() -> None:
 
 
 def test_the_preset_decides_and_a_flag_that_it_overrides_is_refused() -> None:
-    config, explicit = settings("--policy.type=smolvla", "--policy.optimizer_lr=5e-4")
-    optimizer, schedule = optimization_of(SmolVLAConfig(**config.policy.settings), config, explicit)
+    config = settings("--policy.type=smolvla", "--policy.optimizer_lr=5e-4")
+    optimizer, schedule = optimization_of(SmolVLAConfig(**config.policy.settings), config)
     assert (optimizer.lr, schedule.peak_lr) == (5e-4, 5e-4)
-    config, explicit = settings("--policy.type=smolvla", "--optimizer.lr=5e-4")
-    with pytest.raises(ConfigError, match=r"--optimizer.lr=5e-4 has no effect"):
-        optimization_of(SmolVLAConfig(), config, explicit)
+    config = settings("--policy.type=smolvla", "--optimizer.lr=5e-4")
+    with pytest.raises(ConfigError, match=r"--optimizer.lr=0.0005 has no effect"):
+        optimization_of(SmolVLAConfig(), config)
 
 
 def test_without_the_preset_the_sections_decide_over_the_policys_values() -> None:
-    config, explicit = settings(
+    config = settings(
         "--policy.type=smolvla",
         "--use_policy_training_preset=false",
         "--optimizer.lr=5e-4",
@@ -112,7 +111,7 @@ def test_without_the_preset_the_sections_decide_over_the_policys_values() -> Non
         "--scheduler.num_decay_steps=50",
         "--steps=100",
     )
-    optimizer, schedule = optimization_of(SmolVLAConfig(), config, explicit)
+    optimizer, schedule = optimization_of(SmolVLAConfig(), config)
     assert (optimizer.lr, optimizer.betas, optimizer.grad_clip_norm) == (5e-4, (0.8, 0.9), 10)
     assert (schedule.peak_lr, schedule.num_decay_steps) == (5e-4, 50)
 
@@ -122,9 +121,9 @@ def test_without_the_preset_the_sections_decide_over_the_policys_values() -> Non
     ["optimizer_lr=0", "scheduler_decay_lr=-1", "optimizer_weight_decay=-1", "optimizer_betas=[0.9, 1]"],
 )
 def test_values_that_can_not_work_are_refused(flag: str) -> None:
-    config, explicit = settings("--policy.type=smolvla", f"--policy.{flag}")
+    config = settings("--policy.type=smolvla", f"--policy.{flag}")
     with pytest.raises(ConfigError):
-        optimization_of(SmolVLAConfig(**config.policy.settings), config, explicit)
+        optimization_of(SmolVLAConfig(**config.policy.settings), config)
 
 
 def test_a_policy_that_is_all_frozen_is_refused() -> None:

@@ -308,7 +308,7 @@ def test_what_keeps_less_may_take_more_samples(monkeypatch: pytest.MonkeyPatch) 
     summary = summarize(policy, 1000)
     room = summary.model_bytes + summary.activation_bytes // 2
     monkeypatch.setattr(preflight, "memory_of", lambda device: Memory(room, 2 * room))
-    config, _ = settings(*SMALL, "--batch_size=1000", "--cpu_processes=1")
+    config = settings(*SMALL, "--batch_size=1000", "--cpu_processes=1")
     with pytest.raises(OutOfMemoryError, match=r"this machine has.*Lower --batch_size"):
         check_memory(policy, config, accelerator_of())
     check_memory(policy, config, accelerator_of(precision="bf16"))
@@ -319,7 +319,7 @@ def test_where_processes_share_a_step_a_piece_of_it_counts(monkeypatch: pytest.M
     policy = tiny_policy()
     monkeypatch.setattr(preflight, "memory_of", lambda device: Memory(1, 1))
     monkeypatch.setattr(preflight, "cores", lambda: 2)
-    config, _ = settings(*SMALL, "--batch_size=1000")
+    config = settings(*SMALL, "--batch_size=1000")
     with pytest.raises(OutOfMemoryError, match="activations of 250 samples"):
         check_memory(policy, config, accelerator_of())
     with pytest.raises(OutOfMemoryError, match="activations of 1000 samples"):
@@ -330,7 +330,7 @@ def test_a_policy_larger_than_the_memory_is_to_be_split(monkeypatch: pytest.Monk
     policy = tiny_policy()
     room = summarize(policy).model_bytes // 2
     monkeypatch.setattr(preflight, "memory_of", lambda device: Memory(room, room))
-    config, _ = settings(*SMALL, "--batch_size=1")
+    config = settings(*SMALL, "--batch_size=1")
     with pytest.raises(OutOfMemoryError, match=r"this GPU has.*--parallelism.dp_shard=-1"):
         check_memory(policy, config, accelerator_of("cuda", processes=4))
     split = replace(config, parallelism=ParallelismSection(dp_shard=-1))
@@ -351,8 +351,8 @@ def test_what_is_only_encoded_needs_no_memory_for_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "memory_of", lambda device: Memory(1, 1))
-    config, explicit = settings(*SMALL, *QUICK, "--dataset.cache=frames", f"--cache.folder={tmp_path}")
-    assert "63" in encode(config, explicit)
+    config = settings(*SMALL, *QUICK, "--dataset.cache=frames", f"--cache.folder={tmp_path}")
+    assert "63" in encode(config)
 
 
 def silent_tabletop(tmp_path: Path, eval_freq: int) -> tuple[SmolVLAConfig, TrainConfig]:

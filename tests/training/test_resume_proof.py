@@ -11,10 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smolact.cli.parsing import parse
-from smolact.cli.train import with_resumed_settings
-from smolact.training.checkpoint import read_explicit
-from smolact.training.config import TrainConfig
+from smolact.cli.train import read_settings
 from smolact.training.tracking import Stepped
 from smolact.training.trainer import train
 from tests.training.runs import QUICK, SMALL, Recorder, settings
@@ -37,8 +34,8 @@ def test_a_stopped_run_is_the_run_that_it_would_have_been(tmp_path: Path, worker
         "--ema.enable=true",
     )
     straight = Recorder()
-    config, explicit = settings(*flags, f"--output_dir={tmp_path / 'straight'}")
-    ended = train(config, explicit, listeners=[straight])
+    config = settings(*flags, f"--output_dir={tmp_path / 'straight'}")
+    ended = train(config, listeners=[straight])
     assert ended.checkpoint is not None
 
     stops = [
@@ -48,9 +45,8 @@ def test_a_stopped_run_is_the_run_that_it_would_have_been(tmp_path: Path, worker
         STEPS - 1,
     ]  # the first step, inside an epoch, where two epochs end, the last
     folder = tmp_path / "stopped"
-    config, explicit = settings(*flags, f"--output_dir={folder}")
+    config = settings(*flags, f"--output_dir={folder}")
     losses: dict[int, float] = {}
-    checkpoint = None
     for stop in [*stops, STEPS]:
         recorder = Recorder()
 
@@ -58,10 +54,9 @@ def test_a_stopped_run_is_the_run_that_it_would_have_been(tmp_path: Path, worker
             if isinstance(event, Stepped) and event.step == stop < STEPS:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        end = train(config, explicit, checkpoint=checkpoint, listeners=[recorder, press])
+        end = train(config, listeners=[recorder, press])
         losses |= recorder.losses
-        argv, checkpoint = with_resumed_settings(["--resume=true", f"--output_dir={folder}"])
-        config, explicit = parse(TrainConfig, argv, recorded=read_explicit)
+        config = read_settings(["--resume=true", f"--output_dir={folder}"])
     assert losses == straight.losses
     assert end.checkpoint is not None
     for name in (

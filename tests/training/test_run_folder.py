@@ -18,7 +18,7 @@ import pytest
 from smolact.cli.main import main
 from smolact.errors import ConfigError, WriteError
 from smolact.lock import LOCK_FILE, writing_into
-from smolact.training.run_folder import STARTED_FLAGS
+from smolact.training.run_folder import BEGUN
 from tests.training.runs import DATASET, QUICK, SMALL, run
 
 TOP = Path(__file__).parents[2]
@@ -90,9 +90,7 @@ def test_a_second_resume_leaves_the_first_one_alone(
 
 
 def test_a_resume_goes_on_from_the_checkpoint_that_is_last_when_it_holds_the_folder(tmp_path: Path) -> None:
-    from smolact.cli.parsing import parse
-    from smolact.cli.train import with_resumed_settings
-    from smolact.training.config import TrainConfig
+    from smolact.cli.train import read_settings
     from smolact.training.trainer import train
 
     folder = tmp_path / "run"
@@ -100,10 +98,10 @@ def test_a_resume_goes_on_from_the_checkpoint_that_is_last_when_it_holds_the_fol
     last = folder / "checkpoints" / "last"
     last.unlink()
     last.symlink_to("000002")
-    flags, checkpoint = with_resumed_settings(["--resume=true", f"--output_dir={folder}", "--steps=5"])
+    config = read_settings(["--resume=true", f"--output_dir={folder}", "--steps=5"])
     last.unlink()
     last.symlink_to("000004")  # another process has finished meanwhile
-    ended = train(parse(TrainConfig, flags)[0], checkpoint=checkpoint)
+    ended = train(config)
     assert ended.step == 5
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5]
@@ -133,7 +131,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2]
     assert {entry.name for entry in (folder / "checkpoints").iterdir()} == {"000002", "last"}
-    assert not (folder / STARTED_FLAGS).exists() and not (folder / LOCK_FILE).exists()
+    assert not (folder / BEGUN).exists() and not (folder / LOCK_FILE).exists()
 
 
 def test_a_supervisor_may_give_all_flags_and_resume_each_time(tmp_path: Path) -> None:
@@ -150,7 +148,7 @@ def test_a_folder_that_holds_more_than_a_begun_run_is_not_begun_anew(
 ) -> None:
     folder = tmp_path / "run"
     run(folder, "--steps=1", "--save_checkpoint=false")
-    (folder / STARTED_FLAGS).write_text(json.dumps([*FLAGS, "--steps=1"]))
+    (folder / BEGUN).write_text(json.dumps([*FLAGS, "--steps=1"]))
     (folder / "notes.txt").write_text("mine")
     assert main(["train", "--resume=true", f"--output_dir={folder}"]) == 1
     assert "holds more than a run leaves" in capsys.readouterr().err

@@ -86,10 +86,8 @@ def test_two_datasets_of_one_robot_train_as_a_mixture(
     monkeypatch.setattr(Trainer, "_step", watched)
     mix = f'--dataset.mix={{"{two[0]}": 3, "{two[1]}": 1}}'
     recorder = Recorder()
-    config, explicit = plain_settings(
-        mix, SAME_NAME, *POLICY, "--steps=40", f"--output_dir={tmp_path / 'run'}"
-    )
-    train(config, explicit, listeners=[recorder])
+    config = plain_settings(mix, SAME_NAME, *POLICY, "--steps=40", f"--output_dir={tmp_path / 'run'}")
+    train(config, listeners=[recorder])
     assert sum(seen.values()) == 80
     assert 10 <= seen["do 5"] <= 30 and seen["do 1"] + seen["do 5"] == 80
     (started,) = recorder.of(type(recorder.events[0]))
@@ -99,7 +97,7 @@ def test_two_datasets_of_one_robot_train_as_a_mixture(
 
 
 def test_statistics_are_those_of_the_mixture(two: tuple[Path, Path]) -> None:
-    config, _ = plain_settings(f'--dataset.mix={{"{two[0]}": 3, "{two[1]}": 1}}', SAME_NAME)
+    config = plain_settings(f'--dataset.mix={{"{two[0]}": 3, "{two[1]}": 1}}', SAME_NAME)
     sources = find_sources(config.dataset, config.rename_map)
     found = training_statistics(sources, imagenet=False)
     frames = np.concatenate(
@@ -114,7 +112,7 @@ def test_statistics_are_those_of_the_mixture(two: tuple[Path, Path]) -> None:
 
 
 def test_versions_mix_and_samples_are_those_of_the_datasets() -> None:
-    config, _ = plain_settings(f'--dataset.mix={{"{DATASET}": 1, "{V21}": 1}}')
+    config = plain_settings(f'--dataset.mix={{"{DATASET}": 1, "{V21}": 1}}')
     sources = find_sources(config.dataset, {})
     datasets = [
         LeRobotDataset(source.section.name, delta_timestamps={"action": [0.0, 0.1]}) for source in sources
@@ -141,7 +139,7 @@ def test_datasets_of_different_robots_are_refused_with_what_differs(
     two: tuple[Path, Path], tmp_path: Path, difference: dict[str, int], part: str
 ) -> None:
     other = write(tmp_path / "other", camera="top", value=2.0, **difference)  # type: ignore[arg-type]
-    config, _ = plain_settings(f'--dataset.mix={{"{two[0]}": 1, "{other}": 1}}')
+    config = plain_settings(f'--dataset.mix={{"{two[0]}": 1, "{other}": 1}}')
     with pytest.raises(FeatureError, match=part):
         find_sources(config.dataset, {})
 
@@ -152,7 +150,7 @@ def test_flags_that_do_not_go_with_a_mixture_are_refused(two: tuple[Path, Path])
         settings(mix)
     with pytest.raises(ConfigError, match="whole datasets"):
         plain_settings(mix, "--dataset.episodes=[0]")
-    config, _ = plain_settings(mix)
+    config = plain_settings(mix)
     names = {
         "observation.images.top": "observation.images.front",
         "observation.images.front": "observation.images.top",

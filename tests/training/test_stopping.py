@@ -36,9 +36,9 @@ def stop_at(kind: type[Event], step: int) -> Any:
 
 
 def train_until_stopped(output: Path, *argv: str, stop: Any) -> tuple[Ended, Recorder]:
-    config, explicit = settings(*SMALL, *QUICK, f"--output_dir={output}", *argv)
+    config = settings(*SMALL, *QUICK, f"--output_dir={output}", *argv)
     recorder = Recorder()
-    return train(config, explicit, listeners=[recorder, stop]), recorder
+    return train(config, listeners=[recorder, stop]), recorder
 
 
 def command(*argv: str) -> subprocess.Popen[str]:

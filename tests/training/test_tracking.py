@@ -20,12 +20,14 @@ from tensorboardX.proto.event_pb2 import Event as Record
 from tensorboardX.proto.event_pb2 import SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
-from smolact.cli.parsing import parse
 from smolact.errors import MissingDependencyError, WriteError
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
 from smolact.evaluation.video import write_video
+from smolact.parsing import parse
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.training import tensorboard
-from smolact.training.config import TrainConfig, own_settings
+from smolact.training.config import TrainConfig, resolve, to_json
+from smolact.training.saved_settings import to_dict
 from smolact.training.tensorboard import TensorBoardTracker
 from smolact.training.trackers import BestEffort, make_trackers
 from smolact.training.tracking import (
@@ -74,7 +76,7 @@ def evaluation(*videos: Path | None) -> EvaluationResult:
 
 
 def config(*argv: str) -> TrainConfig:
-    return parse(TrainConfig, list(argv))[0]
+    return parse(TrainConfig, list(argv))
 
 
 def trackers(run: Path, *argv: str, step: int = 0) -> list[Listener]:
@@ -140,10 +142,12 @@ def test_what_is_on_by_default_and_what_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_settings_of_trackers_are_ours_alone() -> None:
-    own = own_settings(config("--trackio.project=p"))
-    assert own["tensorboard"] == {"enable": True}
-    assert own["trackio"]["project"] == "p"
-    assert own["report"] is True
+    policy = SmolVLAConfig()
+    presets = policy.get_optimizer_preset(), policy.get_scheduler_preset()
+    shared = to_json(resolve(config("--trackio.project=p")), policy, *presets)
+    assert not shared.keys() & {"tensorboard", "trackio", "report"}
+    saved = to_dict(config("--trackio.project=p"))
+    assert saved["tensorboard.enable"] is True and saved["trackio.project"] == "p" and saved["report"] is True
 
 
 def test_trackio_hears_numbers_and_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

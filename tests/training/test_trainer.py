@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from smolact.cli.main import main
-from smolact.cli.train import with_resumed_settings
+from smolact.cli.train import read_settings
 from smolact.envs.demonstrations import demonstrations
 from smolact.envs.experts import expert_for
 from smolact.envs.factory import env_id, make_env
@@ -40,13 +40,15 @@ from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from smolact.recording.demonstrations import record_demonstrations
 from smolact.runtime.local import LocalPolicy
 from smolact.training import loop
-from smolact.training.checkpoint import find_checkpoint
 from smolact.training.config import TrainConfig
 from smolact.training.data import TrainDataset, make_loader, next_batch
 from smolact.training.meter import Meter
+from smolact.training.run_folder import find_checkpoint
+from smolact.training.saved_settings import to_dict
 from smolact.training.signals import stop_signals
 from smolact.training.sources import find_sources
 from smolact.training.tracking import Ended, Evaluated, MetricsFile, Saved, Started, Stepped
+from smolact.training.trainer import train
 from tests.training.runs import DATASET, QUICK, SMALL, Recorder, run, settings
 
 
@@ -59,14 +61,11 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
 
 
 def resume(folder: Path, *argv: str) -> tuple[Ended, Recorder]:
-    from smolact.cli.parsing import parse
-    from smolact.training.checkpoint import read_explicit
     from smolact.training.trainer import train
 
-    flags, checkpoint = with_resumed_settings(["--resume=true", f"--config_path={folder}", *argv])
-    config, explicit = parse(TrainConfig, flags, recorded=read_explicit)
+    config = read_settings(["--resume=true", f"--config_path={folder}", *argv])
     recorder = Recorder()
-    return train(config, explicit, checkpoint=checkpoint, listeners=[recorder]), recorder
+    return train(config, listeners=[recorder]), recorder
 
 
 def same_files(one: Path, other: Path) -> None:
@@ -108,7 +107,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 
 def test_the_checkpoint_predicts(straight: tuple[Path, Recorder]) -> None:
     policy, preprocess, postprocess = load_policy(straight[0] / "checkpoints" / "last", device="cpu")
-    config, _ = settings(*SMALL)
+    config = settings(*SMALL)
     sample = find_sources(config.dataset, {})[0].open(policy.config)[0]
     actions = postprocess(policy.select_action(preprocess(sample)))
     assert actions.shape == (1, 6)
@@ -209,7 +208,7 @@ def test_workers_load_the_same_samples(straight: tuple[Path, Recorder], tmp_path
 
 
 def test_ctrl_c_finishes_the_step_saves_and_the_run_resumes(tmp_path: Path) -> None:
-    config, explicit = settings(*SMALL, *QUICK, f"--output_dir={tmp_path / 'run'}", "--steps=100")
+    config = settings(*SMALL, *QUICK, f"--output_dir={tmp_path / 'run'}", "--steps=100")
     from smolact.training.trainer import train
 
     def press(event: Any) -> None:
@@ -217,7 +216,7 @@ def test_ctrl_c_finishes_the_step_saves_and_the_run_resumes(tmp_path: Path) -> N
             os.kill(os.getpid(), signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
-    ended = train(config, explicit, listeners=[press])
+    ended = train(config, listeners=[press])
     assert signal.getsignal(signal.SIGINT) is handler
     assert not ended.is_complete
     assert ended.checkpoint is not None
@@ -366,7 +365,7 @@ class Broken:
     ("hangs", "advice"), [(False, "died.*--num_workers"), (True, "--dataloader_timeout")]
 )
 def test_a_worker_that_dies_or_hangs_is_told(hangs: bool, advice: str) -> None:
-    config, _ = settings("--num_workers=1", "--batch_size=2", "--dataloader_timeout=10")
+    config = settings("--num_workers=1", "--batch_size=2", "--dataloader_timeout=10")
     loader = make_loader(TrainDataset(Broken(hangs), 0), config, start=0, pin_memory=False)  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match=advice):
         next_batch(iter(loader))
@@ -597,3 +596,54 @@ def test_a_compiled_step_is_the_same_run_but_for_rounding(tmp_path: Path) -> Non
     finally:
         torch.set_float32_matmul_precision(precision)
     assert found.losses == pytest.approx(plain.losses, rel=1e-4)
+
+
+def test_a_run_of_before_settings_json_resumes_bit_for_bit(
+    straight: tuple[Path, Recorder], tmp_path: Path
+) -> None:
+    """Older checkpoints have the names that were given in one file, and what `train_config.json` lacks in another."""
+    folder = shutil.copytree(straight[0], tmp_path / "run", symlinks=True)
+    shutil.rmtree(folder / "checkpoints" / "000006")
+    (folder / "checkpoints" / "last").unlink()
+    state = folder / "checkpoints" / "000003" / "training_state"
+    given = json.loads((state / "settings.json").read_text())
+    (state / "settings.json").unlink()
+    words = (*SMALL, *QUICK, f"--dataset.root={DATASET}", "--steps=6", "--save_freq=3")
+    names = {word[2:].partition("=")[0]: word for word in words}
+    own = {
+        "report": False,
+        "cpu_processes": None,
+        "train_minutes": None,
+        "ema": {"enable": False, "decay": 0.999},
+    }
+    (state / "explicit_settings.json").write_text(json.dumps(names))
+    (state / "own_settings.json").write_text(json.dumps(own))
+    config = read_settings(["--resume=true", f"--config_path={folder}"])
+    kept = to_dict(config)
+    assert {name for name in given if given[name] != kept.get(name)} <= {"ema.decay", "policy.init"}
+    ended, recorder = resume(folder)
+    assert set(recorder.losses) == {4, 5, 6}
+    assert ended.checkpoint is not None
+    same_files(straight[0] / "checkpoints" / "000006", ended.checkpoint)
+
+
+def test_a_run_resumes_with_changes_from_python(straight: tuple[Path, Recorder], tmp_path: Path) -> None:
+    folder = shutil.copytree(straight[0], tmp_path / "run", symlinks=True)
+    config = TrainConfig.resume(
+        folder, steps=8, policy={"optimizer_lr": 1e-5}, lr_multipliers={"lm_expert": 0.5}
+    )
+    assert (config.steps, config.save_freq, config.policy.settings["chunk_size"]) == (8, 3, 4)
+    assert config.changed == {"steps", "policy.optimizer_lr", "lr_multipliers"}
+    with pytest.raises(ConfigError, match="--rename_map can't change"):
+        TrainConfig.resume(folder, rename_map={"a": "b"})
+    with pytest.raises(ConfigError, match=r"--peft\.r=4 can't change"):
+        TrainConfig.resume(folder, **{"peft.r": 4})
+    with pytest.raises(ConfigError, match="--steps=x: expected an integer"):
+        TrainConfig.resume(folder, steps="x")
+    config = TrainConfig.resume(folder, steps=8, policy={"optimizer_lr": 1e-5})
+    ended = train(config)
+    assert ended.step == 8 and ended.checkpoint is not None
+    policy = json.loads((ended.checkpoint / "pretrained_model" / "config.json").read_text())
+    assert policy["optimizer_lr"] == 1e-5
+    again = TrainConfig.resume(folder)
+    assert (again.steps, again.policy.settings["optimizer_lr"]) == (8, 1e-5)

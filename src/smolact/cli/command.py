@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from smolact.cli.help import asks_for_help, help_text
-from smolact.cli.parsing import parse
+from smolact.parsing import parse
 
 
 def command(cls: type, usage: str) -> Callable[[Callable[..., int | None]], Callable[[Sequence[str]], int]]:
@@ -19,7 +19,6 @@ def command(cls: type, usage: str) -> Callable[[Callable[..., int | None]], Call
     any of:
 
     - `config`: the parsed settings, a `cls`. Without this parameter nothing is parsed.
-    - `explicit`: the source of each given setting, by dotted name (see `parse`).
     - `words`: the arguments without a dash, such as FOLDER in `smolact push FOLDER`. Without this parameter they are errors.
     - `argv`: all arguments, as given.
 
@@ -43,7 +42,7 @@ def command(cls: type, usage: str) -> Callable[[Callable[..., int | None]], Call
             words, flags = split_words(argv) if "words" in names else ([], argv)
             given: dict[str, Any] = {"argv": argv, "words": words}
             if "config" in names:
-                given["config"], given["explicit"] = parse(cls, flags)
+                given["config"] = parse(cls, flags)
             return function(**{name: given[name] for name in names}) or 0
 
         return run

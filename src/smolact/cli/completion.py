@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 from smolact.cli.command import command, split_words
 from smolact.cli.help import FLAGS
 from smolact.cli.main import COMMANDS, Command
-from smolact.cli.parsing import CONFIG_PATH, parse
 from smolact.errors import ConfigError
+from smolact.parsing import CONFIG_PATH, parse
 from smolact.registry import ENVIRONMENTS, POLICIES, ROBOTS, TELEOPERATORS
 from smolact.settings import setting
 
@@ -106,7 +106,7 @@ def run(argv: Sequence[str]) -> None:
     if len(words) > len(names):
         raise ConfigError(f"`smolact completion` takes one shell, not {len(words)} words: {USAGE}")
     named = [f"--{name}={word}" for name, word in zip(names, words, strict=False)]
-    config, _ = parse(CompletionConfig, [*named, *flags])
+    config = parse(CompletionConfig, [*named, *flags])
     if config.shell is None:
         raise ConfigError(f"`smolact completion` needs the name of a shell: {USAGE}")
     if config.line is None:

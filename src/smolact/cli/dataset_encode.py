@@ -12,23 +12,26 @@ import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 from smolact.cli.command import command
 from smolact.cli.progress import announce
-from smolact.cli.train import INTERRUPTED, ProgressLine
+from smolact.cli.train import INTERRUPTED, ProgressLine, read_settings
 from smolact.errors import ConfigError
+from smolact.parsing import read_flags
 from smolact.training.config import TrainConfig
 
 USAGE = "smolact dataset encode --dataset.root=FOLDER --policy.path=CHECKPOINT [--cache.dtype=bfloat16] [--cache.max_gb=50]"
 
 
 @command(TrainConfig, USAGE)
-def run(config: TrainConfig, explicit: dict[str, str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Build the missing part of the cache, and print its size and folder."""
-    if config.resume:
+    if any(flag.name == "resume" for flag in read_flags(argv)):
         raise ConfigError(
             "--resume is about a training. To go on with what was kept so far, run the same `smolact dataset encode` again."
         )
+    config = read_settings(argv)
     if not config.dataset.cache:
         cache = dataclasses.replace(config.cache, features=True)
         config = dataclasses.replace(config, cache=cache)  # repeats the checks
@@ -41,7 +44,7 @@ def run(config: TrainConfig, explicit: dict[str, str]) -> int:
 
     try:
         with ProgressLine() as line:
-            summary = encode(config, explicit, listeners=[line])
+            summary = encode(config, listeners=[line])
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. What was made is kept; the same command goes on from there.\n")
         return INTERRUPTED

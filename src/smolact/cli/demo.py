@@ -7,13 +7,12 @@ import itertools
 import shlex
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolact.cli.command import command
-from smolact.cli.parsing import parse
 from smolact.cli.progress import announce, counted, progress_bar
 from smolact.errors import ConfigError
 from smolact.settings import setting
@@ -37,12 +36,12 @@ class DemoSettings:
 
     Attributes:
         env_settings: settings of the environment for the demonstrations.
-        flags: flags of the training.
+        policy_settings: fields of the policy's configuration.
         per_minute: demonstrations per minute of the demo.
     """
 
     env_settings: dict[str, Any]
-    flags: tuple[str, ...] = ()
+    policy_settings: Mapping[str, Any] = field(default_factory=dict)
     per_minute: int = 20
 
 
@@ -50,10 +49,10 @@ DEMO_SETTINGS = {
     "tabletop": DemoSettings(
         {"tasks": ["reach", "push", "push", "push"]},  # pushing takes longer to learn than reaching
         # The pusher moves at most 0.16 (normalized) per step.
-        ("--policy.relative_step=0.12", "--policy.resize_imgs_with_padding=[64,64]"),
+        {"relative_step": 0.12, "resize_imgs_with_padding": (64, 64)},
         200,
     ),
-    "pusht": DemoSettings({}, ("--policy.resize_imgs_with_padding=[96,96]",)),
+    "pusht": DemoSettings({}, {"resize_imgs_with_padding": (96, 96)}),
 }
 DEMONSTRATIONS_AT_LEAST = 50
 DEMONSTRATION_SHARE, EVALUATION_SHARE, REPORT_SHARE = 0.1, 0.12, 0.03
@@ -236,9 +235,9 @@ def train(config: DemoConfig, dataset: Path, run_folder: Path, until: float) -> 
     from smolact.training.trainer import train as train_policy
 
     began = time.monotonic()
-    settings, explicit = training_settings(config, dataset, run_folder, minutes=(until - began) / 60)
+    settings = training_settings(config, dataset, run_folder, minutes=(until - began) / 60)
     with ProgressLine(ending=False) as line:
-        result = train_policy(settings, explicit, listeners=[line])
+        result = train_policy(settings, listeners=[line])
     if result.is_stopped:  # even after the last step
         raise KeyboardInterrupt
     seconds = time.monotonic() - began
@@ -250,32 +249,32 @@ def train(config: DemoConfig, dataset: Path, run_folder: Path, until: float) -> 
     }
 
 
-def training_settings(
-    config: DemoConfig, dataset: Path, run_folder: Path, minutes: float
-) -> tuple[TrainConfig, dict[str, str]]:
-    """Return the settings of the demo's `smolact train`, and the sources of the explicit ones."""
+def training_settings(config: DemoConfig, dataset: Path, run_folder: Path, minutes: float) -> TrainConfig:
+    """Return the settings of the demo's training."""
     from smolact.training.config import TrainConfig
+    from smolact.training.sections import DatasetSection, PolicySection
 
-    argv = [
-        f"--dataset.root={dataset}",
-        "--policy.type=smolvla",
-        "--policy.vlm_model_name=tiny",
-        "--policy.train_expert_only=false",
-        "--policy.freeze_vision_encoder=true",
-        "--lr_multipliers={vlm_with_expert.vlm: 0.5}",
-        f"--noise_draws={NOISE_DRAWS}",
-        *DEMO_SETTINGS.get(config.env, DemoSettings({})).flags,
-        f"--policy.chunk_size={CHUNK}",
-        f"--policy.n_action_steps={EXECUTED}",
-        "--policy.max_state_dim=8",
-        "--policy.max_action_dim=8",
-        "--policy.optimizer_lr=1e-3",
-        "--policy.scheduler_decay_lr=1e-5",
-        f"--batch_size={BATCH_SIZE}",
-        f"--train_minutes={max(minutes, 0.01):.4f}",
-        "--save_freq=0",
-        "--num_workers=0",
-        f"--seed={config.seed}",
-        f"--output_dir={run_folder}",
-    ]
-    return parse(TrainConfig, argv)
+    policy = {
+        "vlm_model_name": "tiny",
+        "train_expert_only": False,
+        "freeze_vision_encoder": True,
+        **DEMO_SETTINGS.get(config.env, DemoSettings({})).policy_settings,
+        "chunk_size": CHUNK,
+        "n_action_steps": EXECUTED,
+        "max_state_dim": 8,
+        "max_action_dim": 8,
+        "optimizer_lr": 1e-3,
+        "scheduler_decay_lr": 1e-5,
+    }
+    return TrainConfig(
+        dataset=DatasetSection(root=str(dataset)),
+        policy=PolicySection(type="smolvla", settings=policy),
+        lr_multipliers={"vlm_with_expert.vlm": 0.5},
+        noise_draws=NOISE_DRAWS,
+        batch_size=BATCH_SIZE,
+        train_minutes=max(minutes, 0.01),
+        save_freq=0,
+        num_workers=0,
+        seed=config.seed,
+        output_dir=run_folder,
+    )

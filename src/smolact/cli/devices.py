@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smolact.cli.parsing import CONFIG_PATH, flag_value
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
+from smolact.parsing import CONFIG_PATH, flag_value
 from smolact.settings import open_section, setting
 
 if TYPE_CHECKING:

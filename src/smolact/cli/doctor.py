@@ -10,10 +10,10 @@ from typing import Any
 
 from smolact.cli.command import command, split_words
 from smolact.cli.main import DONE, FAILED
-from smolact.cli.parsing import flag_value, parse
 from smolact.cli.progress import announce
 from smolact.cli.servers import RENAME_MAP
 from smolact.errors import ConfigError
+from smolact.parsing import flag_value, parse
 from smolact.settings import open_section, setting
 from smolact.training.sections import EnvSection, policy_fields
 
@@ -55,7 +55,7 @@ class DoctorConfig:
 def run(argv: Sequence[str]) -> int:
     """Print the diagnosis; return `FAILED` if it did not pass."""
     words, flags = split_words(argv)
-    config, _ = parse(DoctorConfig, [*flags, *_policy_path_flag(words, flags)])
+    config = parse(DoctorConfig, [*flags, *_policy_path_flag(words, flags)])
     name, other = _select_inputs(words, config)
     announce(f"Looking at {name}{f' and {other}' if other else ''} …")
 

@@ -226,7 +226,7 @@ def _make_environments(config: EvalConfig, *, render: bool) -> EnvBatch:
 
     return make_env(
         str(config.env.type),
-        config.eval.batch_size,
+        config.eval.n_environments,
         task=config.instruction,
         mapping=config.env.mapping,
         render=render,

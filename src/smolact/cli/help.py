@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from smolact.cli.parsing import ConfigSchema, Flag, flag_value
-from smolact.settings import ALIASES, DOC, REFUSED
+from smolact.parsing import ConfigSchema, Flag, flag_value
+from smolact.settings import ALIASES, DOC
 
 FLAGS = "--help=flags"
 """Prints a command's settings as lines of name, values and description, for shell completion."""
@@ -66,7 +66,7 @@ class Row(NamedTuple):
 
 
 def settings_of(cls: type, argv: Sequence[str] = ()) -> tuple[dict[str, list[Row]], list[str]]:
-    """Return a command's settings by section, except refused ones, and notes on sections that depend on a type."""
+    """Return a command's settings by section, and notes on sections that depend on a type."""
     schema = ConfigSchema(cls)
     groups: dict[str, list[Flag]] = {"": []}
     for flag in schema.flags.values():
@@ -85,11 +85,8 @@ def settings_of(cls: type, argv: Sequence[str] = ()) -> tuple[dict[str, list[Row
                 ConfigSchema(inner, prefix).flags.values()
             )
             docs |= _all_docs(inner, prefix)
-    shown = {
-        title: [_row(flag, docs) for flag in flags if REFUSED not in flag.field.metadata]
-        for title, flags in groups.items()
-    }
-    return {title: rows for title, rows in shown.items() if rows}, notes
+    rows = {title: [_row(flag, docs) for flag in flags] for title, flags in groups.items() if flags}
+    return rows, notes
 
 
 def _row(flag: Flag, docs: dict[str, str]) -> Row:

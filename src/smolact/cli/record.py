@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from smolact import unsupported
 from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.main import DONE, INTERRUPTED, print_error, print_errors_at_once
-from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
 from smolact.cli.recordings import (
     RecordedDataset,
@@ -29,7 +29,8 @@ from smolact.cli.recordings import (
 from smolact.cli.servers import CHECK_NAMES, HELP, RENAME_MAP, ChosenPolicy, announce_policy, load_chosen
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import RECORDINGS
-from smolact.settings import setting, unsupported
+from smolact.parsing import parse
+from smolact.settings import setting
 
 if TYPE_CHECKING:
     from smolact.recording.log import EpisodeReport
@@ -54,6 +55,8 @@ class DrivingPolicy(ChosenPolicy):
 class RecordConfig:
     """Settings of `smolact record`."""
 
+    UNSUPPORTED: ClassVar = unsupported.RECORD
+
     robot: RobotSection = field(default_factory=RobotSection)
     teleop: TeleopSection = field(default_factory=TeleopSection)
     policy: DrivingPolicy = field(default_factory=DrivingPolicy)
@@ -65,7 +68,6 @@ class RecordConfig:
         True, "Hold the rate; false: a simulation that nobody watches, as fast as it goes."
     )
     display_data: bool = setting(False, "Show cameras and numbers in rerun while recording.")
-    play_sounds: bool = unsupported(True, "nothing is spoken.", harmless=lambda value: True)
     display_mode: Literal["rerun"] = setting("rerun", "Where --display_data shows them.")
 
     @property
@@ -88,7 +90,7 @@ class RecordConfig:
 def run(argv: Sequence[str]) -> int:
     """Record with the settings in `argv`."""
     needs_robot(argv, "record")
-    config, _ = parse(RecordConfig, argv)
+    config = parse(RecordConfig, argv)
     _check(config)
     resume_command = command_to_resume("record", argv)
     before = episodes_in(config.root)

@@ -9,10 +9,11 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from smolact import unsupported
 from smolact.errors import ConfigError
-from smolact.settings import setting, unsupported
+from smolact.settings import setting
 
 if TYPE_CHECKING:
     from smolact.datasets.writer import DatasetWriter
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_STREAMED = "frames are always encoded while they are recorded, and never staged as images. Leave it out."
-
 
 @dataclass
 class RecordedDataset:
     """The dataset to record."""
+
+    UNSUPPORTED: ClassVar = unsupported.RECORDED_DATASET
 
     repo_id: str | None = setting(None, "The dataset's name, as owner/name.")
     root: Path | None = setting(
@@ -53,17 +54,6 @@ class RecordedDataset:
         "h264_qsv, hevc_qsv, h264_videotoolbox, hevc_videotoolbox), or auto; the dataset's own on --resume.",
         aliases=("rgb_encoder.vcodec",),
     )
-    push_to_hub: bool = unsupported(
-        False,
-        "recording makes no network call. Publish what is finished: smolact push FOLDER OWNER/NAME",
-    )
-    private: bool | None = unsupported(None, "nothing is uploaded.", harmless=lambda value: True)
-    tags: list[str] | None = unsupported(None, "nothing is uploaded.", harmless=lambda value: True)
-    num_image_writer_processes: int = unsupported(0, _STREAMED, harmless=lambda value: True)
-    num_image_writer_threads_per_camera: int = unsupported(4, _STREAMED, harmless=lambda value: True)
-    video_encoding_batch_size: int = unsupported(1, _STREAMED)
-    streaming_encoding: bool = unsupported(True, _STREAMED, harmless=lambda value: True)
-    no_stamp: bool = unsupported(True, "the name is kept as it is given.", harmless=lambda value: True)
 
 
 def check_folder(root: Path, *, resume: bool, num_episodes: int, flags: str) -> None:

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
+from smolact import unsupported
 from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.main import DONE, print_errors_at_once
-from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
-from smolact.settings import setting, unsupported
+from smolact.parsing import parse
+from smolact.settings import setting
 
 USAGE = "smolact replay --robot.type=sim --robot.env=tabletop --dataset.root=FOLDER --dataset.episode=0"
 
@@ -32,16 +34,17 @@ class ReplayedDataset:
 class ReplayConfig:
     """Settings of `smolact replay`."""
 
+    UNSUPPORTED: ClassVar = unsupported.RECORD
+
     robot: RobotSection = field(default_factory=RobotSection)
     dataset: ReplayedDataset = field(default_factory=ReplayedDataset)
-    play_sounds: bool = unsupported(True, "nothing is spoken.", harmless=lambda value: True)
 
 
 @command(ReplayConfig, USAGE)
 def run(argv: Sequence[str]) -> int:
     """Replay with the settings in `argv`."""
     needs_robot(argv, "replay")
-    config, _ = parse(ReplayConfig, argv)
+    config = parse(ReplayConfig, argv)
     from smolact.hub import find_folder
     from smolact.recording.replay import check_fits, read_actions, replay
     from smolact.robots.base import EpisodicRobot

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from smolact import unsupported
 from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.main import print_errors_at_once
-from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
-from smolact.settings import setting, unsupported
+from smolact.parsing import parse
+from smolact.settings import setting
 
 USAGE = (
     "smolact robot teleoperate --robot.type=so101_follower --robot.port=PORT --robot.id=NAME "
@@ -24,18 +26,19 @@ USAGE = (
 class TeleoperateConfig:
     """What `smolact robot teleoperate` takes."""
 
+    UNSUPPORTED: ClassVar = unsupported.TELEOPERATE
+
     robot: RobotSection = field(default_factory=RobotSection)
     teleop: TeleopSection = field(default_factory=TeleopSection)
     fps: int = setting(60, "Ticks a second.")
     teleop_time_s: float | None = setting(None, "How long, in seconds; without it until Ctrl-C.")
-    display_data: bool = unsupported(False, "nothing is displayed while driving by hand; leave it out.")
 
 
 @command(TeleoperateConfig, USAGE)
 def run(argv: Sequence[str]) -> int:
     """Drive, and say how well the rate was held."""
     needs_robot(argv, "robot teleoperate")
-    config, _ = parse(TeleoperateConfig, argv)
+    config = parse(TeleoperateConfig, argv)
     if config.robot.type is None or config.teleop.type is None:
         raise ConfigError(
             "Say what drives the robot: --teleop.type=NAME. `smolact robot info` lists what there is."

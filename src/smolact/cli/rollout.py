@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.main import DONE, INTERRUPTED, print_error, print_errors_at_once
-from smolact.cli.parsing import parse
 from smolact.cli.recordings import (
     RecordedDataset,
     check_folder,
@@ -28,6 +27,7 @@ from smolact.cli.recordings import (
 )
 from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, announce_policy, is_server, load_chosen
 from smolact.errors import ConfigError, SmolactError
+from smolact.parsing import parse
 from smolact.settings import setting
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class RolloutConfig:
 def run(argv: Sequence[str]) -> int:
     """Roll out with the settings in `argv`."""
     needs_robot(argv, "rollout")
-    config, _ = parse(RolloutConfig, argv)
+    config = parse(RolloutConfig, argv)
     _check(config)
     root, resume_command = config.record_to, command_to_resume("rollout", argv)
     before = None if root is None else episodes_in(root)

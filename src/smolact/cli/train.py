@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import logging
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolact.cli.command import command
-from smolact.cli.parsing import CONFIG_PATH, parse, read_flags
 from smolact.cli.progress import PATIENCE, announce
 from smolact.errors import ConfigError
+from smolact.parsing import split_file
 from smolact.training.config import TrainConfig
 from smolact.training.sections import EnvSection
 
@@ -36,8 +37,7 @@ HIGH_DATA_WAIT = 0.1
 @command(TrainConfig, USAGE)
 def run(argv: Sequence[str]) -> int:
     """Train with the given flags and show the progress."""
-    flags, checkpoint = with_resumed_settings(argv)
-    config, explicit = parse(TrainConfig, flags, recorded=_recorded)
+    config = read_settings(argv)
     if os.environ.get("RANK", "0") != "0":  # only rank 0 logs
         logging.getLogger().setLevel(logging.ERROR)
 
@@ -45,67 +45,34 @@ def run(argv: Sequence[str]) -> int:
     from smolact.training.trainer import train
 
     with ProgressLine(env_flags=env_flags(config.env)) as line:
-        result = train(config, explicit, checkpoint=checkpoint, listeners=[line])
+        result = train(config, listeners=[line])
     return INTERRUPTED if result.is_stopped else 0
 
 
-def with_resumed_settings(argv: Sequence[str]) -> tuple[list[str], Path | None]:
-    """With `--resume`, return the flags on top of the checkpoint's own settings, and the checkpoint.
-
-    It is the link `last` if the flags name the run and no other checkpoint: its target may change before the run's folder
-    is locked. A run that was stopped before its first checkpoint has none: the flags override its original ones.
+def read_settings(argv: Sequence[str]) -> TrainConfig:
+    """Return the settings of a command line: of a new run, or with `--resume` of the run that it names.
 
     Raises:
-        ConfigError: the flags name no run, or two runs.
+        ConfigError: a setting is invalid; or the flags name no run to resume, or two runs.
         NotFoundError: there is no checkpoint.
     """
-    flags = {flag.name: flag.value for flag in read_flags(argv)}
-    if "resume" not in flags or str(flags["resume"] or "true").lower() in ("false", "0"):
-        return list(argv), None
+    path, flags = split_file(argv)
+    texts = {flag.name: flag.value for flag in flags}
+    if "resume" not in texts or str(texts["resume"] or "true").lower() in ("false", "0"):
+        return TrainConfig.read(path, flags)
+    from smolact.training.run_folder import is_unfinished
 
-    from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG
-    from smolact.training.checkpoint import CHECKPOINTS, LAST, find_checkpoint, read_own_settings
-    from smolact.training.run_folder import is_unfinished, read_saved_flags
-
-    run = flags.get("output_dir")
-    if run and is_unfinished(Path(str(run))):
+    run = Path(str(texts["output_dir"])) if texts.get("output_dir") else None
+    if run is not None and is_unfinished(run):
         logging.getLogger(__name__).info("%s holds a run without a checkpoint: it begins anew.", run)
-        return [*([] if CONFIG_PATH in flags else read_saved_flags(Path(str(run)))), *argv], None
-    location = flags.get(CONFIG_PATH) or flags.get("output_dir")
-    if not location:
+        if path is not None:
+            return dataclasses.replace(TrainConfig.read(path, flags), begins_again=True)
+    location = run if path is None else path
+    if location is None:
         raise ConfigError(
             "Which run is to be resumed? Give --output_dir=RUN or --config_path=…/train_config.json."
         )
-    checkpoint = find_checkpoint(Path(str(location)))
-    if run and Path(str(run)).resolve() != checkpoint.parent.parent:
-        raise ConfigError(
-            f"--output_dir={run} is not the run of --config_path={location}, and a run goes on in its own folder. Drop "
-            "--output_dir, or start a new run from the weights with --policy.path."
-        )
-    own_flags = [
-        f"--{name}={json.dumps(value)}"
-        for name, value in read_own_settings(checkpoint).items()
-        if name != "train_minutes" or "steps" not in flags  # --steps replaces it
-    ]
-    other_flags = [
-        f"--{flag.name}" if flag.value is None else f"--{flag.name}={flag.value}"
-        for flag in read_flags(argv)
-        if flag.name not in (CONFIG_PATH, "output_dir")
-    ]
-    settings = [f"--{CONFIG_PATH}={checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG}", *own_flags, *other_flags]
-    last = checkpoint.parent / LAST
-    is_last = CONFIG_PATH not in flags and checkpoint.parent.name == CHECKPOINTS and last.exists()
-    return settings, last if is_last and last.resolve() == checkpoint else checkpoint
-
-
-def _recorded(path: Path) -> Mapping[str, str] | None:
-    from smolact.policies.configuration import TRAIN_CONFIG
-
-    if path.name != TRAIN_CONFIG:
-        return None
-    from smolact.training.checkpoint import read_explicit
-
-    return read_explicit(path)
+    return TrainConfig.resume_with_flags(location, flags)
 
 
 @dataclass

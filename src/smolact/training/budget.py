@@ -40,7 +40,7 @@ class Budget:
     @classmethod
     def of(cls, config: TrainConfig, began: float | None = None) -> Budget:
         """Return the budget in a run's settings."""
-        return cls(config.steps, config.train_minutes, began)
+        return cls(config.n_steps, config.train_minutes, began)
 
     def resume(self, step: int, seconds: float, lead: float) -> None:
         """Resume after a checkpoint's `step`."""

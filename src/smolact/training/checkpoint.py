@@ -8,7 +8,6 @@ checkpoints/last -> 000200
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,27 +19,25 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from smolact import durable
-from smolact.errors import CheckpointError, NotFoundError, list_siblings
+from smolact.errors import CheckpointError
 from smolact.files import read_json, read_json_object, read_tensors
 from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG, SchedulerPreset
 from smolact.training.random_state import random_state, restore_random_state
+from smolact.training.run_folder import (
+    LAST,
+    OLD_OWN_SETTINGS,
+    SETTINGS,
+    TRAINING_STATE,
+    checkpoint_folder,
+    repoint_last,
+)
 from smolact.training.sharding import shard_like
-
-logger = logging.getLogger(__name__)
-
-CHECKPOINTS = "checkpoints"
-LAST = "last"
-TRAINING_STATE = "training_state"
 
 OPTIMIZER_STATE = "optimizer_state.safetensors"
 OPTIMIZER_GROUPS = "optimizer_param_groups.json"
 SCHEDULER_STATE = "scheduler_state.json"
 RANDOM_STATE = "rng_state.safetensors"
 STEP = "training_step.json"
-OWN_SETTINGS = "own_settings.json"
-"""smolact's own file: the settings that `train_config.json` leaves out."""
-EXPLICIT = "explicit_settings.json"
-"""smolact's own file: the settings that were set by hand. `train_config.json` also contains the defaults."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +53,6 @@ class Progress:
     lead: float = 0.0
 
 
-def checkpoint_folder(run: Path, step: int) -> Path:
-    """Return the folder of the checkpoint after `step` steps."""
-    return run / CHECKPOINTS / f"{step:06d}"
-
-
 def save_checkpoint(
     run: Path,
     progress: Progress,
@@ -69,8 +61,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     scheduler: LambdaLR,
     save_policy: Callable[[Path], None],
-    explicit: Mapping[str, str],
-    own_settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     save_more: Callable[[Path], None] | None = None,
     processes: int = 1,
 ) -> Path:
@@ -83,8 +74,7 @@ def save_checkpoint(
         optimizer: its state is checked to be finite, and saved.
         scheduler: its state is saved.
         save_policy: writes the files of `pretrained_model` into the given folder.
-        explicit: settings set by hand, with their sources.
-        own_settings: smolact's own settings, by name.
+        settings: the run's settings as they were given, by dotted name.
         save_more: writes further files of `training_state` into the given folder.
         processes: number of training processes.
 
@@ -109,7 +99,7 @@ def save_checkpoint(
         )
     folder = checkpoint_folder(run, progress.step)
     if folder.exists():  # left by an earlier, longer run, with other weights
-        _repoint_last(folder)
+        repoint_last(folder)
         durable.remove_folder(folder)
     with durable.replacing_folder(folder) as temporary:
         (temporary / PRETRAINED_MODEL).mkdir()
@@ -133,79 +123,9 @@ def save_checkpoint(
         _write_json(state / STEP, step)
         if save_more is not None:
             save_more(state)
-        _write_json(state / OWN_SETTINGS, dict(own_settings or {}))
-        _write_json(state / EXPLICIT, dict(explicit))
+        _write_json(state / SETTINGS, dict(settings or {}))
     durable.link(folder.parent / LAST, folder.name)
     return folder
-
-
-def prune_checkpoints(run: Path, keep_last: int, keep_every: int) -> list[Path]:
-    """Remove old checkpoints, and return their folders.
-
-    Args:
-        run: the run's folder.
-        keep_last: number of newest checkpoints to keep; 0 keeps all.
-        keep_every: also keep checkpoints at multiples of this step number; 0: none.
-    """
-    if keep_last == 0:
-        return []
-    last = (run / CHECKPOINTS / LAST).resolve()
-    old = sorted(_numbered_checkpoints(run / CHECKPOINTS))[:-keep_last]
-    removed = [
-        folder
-        for step, folder in old
-        if folder.resolve() != last and not (keep_every and step % keep_every == 0)
-    ]
-    for folder in removed:
-        durable.remove_folder(folder)
-    return removed
-
-
-def remove_unfinished(run: Path) -> None:
-    """Remove the partial checkpoints that a killed run left."""
-    if (run / CHECKPOINTS).is_dir():
-        for path in durable.remove_litter(run / CHECKPOINTS):
-            logger.info("Removed %s, which was being written or removed when the run was killed.", path)
-
-
-def _repoint_last(folder: Path) -> None:
-    """Point `last` at the newest other checkpoint before `folder` is replaced."""
-    link = folder.parent / LAST
-    others = [other for _, other in sorted(_numbered_checkpoints(folder.parent)) if other != folder]
-    if link.is_symlink() and link.resolve() == folder.resolve() and others:
-        durable.link(link, others[-1].name)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Find the checkpoint at `path`: a run's last one, a checkpoint's folder, or a file or folder inside it.
-
-    Raises:
-        NotFoundError: there is none.
-        CheckpointError: it contains a policy, but no training state to resume from.
-    """
-    candidates = [path / CHECKPOINTS / LAST, path / LAST, path, path.parent, path.parent.parent]
-    for candidate in candidates:
-        if (candidate / TRAINING_STATE).is_dir():
-            return candidate.resolve()
-    for run in (path, path.parent):
-        numbered = sorted(_numbered_checkpoints(run / CHECKPOINTS if (run / CHECKPOINTS).is_dir() else run))
-        if numbered:
-            logger.warning(
-                "'%s' leads nowhere; taking the newest checkpoint, %s.", run / LAST, numbered[-1][1]
-            )
-            return numbered[-1][1].resolve()
-    for candidate in candidates:
-        if (candidate / PRETRAINED_MODEL).is_dir() or any(candidate.glob("*model.safetensors")):
-            raise CheckpointError(
-                f"{candidate} holds a policy but no {TRAINING_STATE} folder, so its run can't be resumed. Start a new run "
-                f"from its weights: --policy.path={candidate}"
-            )
-    if (path / "metrics.jsonl").is_file():
-        raise NotFoundError(
-            f"The run {path} has no checkpoint, so there is nothing to go on from, and the folder holds more than a run leaves "
-            "that was stopped before its first one. Start it again in another folder (--output_dir)."
-        )
-    raise NotFoundError(f"There is no checkpoint at {path}. {list_siblings(path.absolute())}")
 
 
 def read_progress(checkpoint: Path) -> Progress:
@@ -227,30 +147,14 @@ def read_progress(checkpoint: Path) -> Progress:
         raise CheckpointError(f"{path} does not say which step it is of: {data!r:.80}. {_REMEDY}") from error
 
 
-def read_explicit(train_config: Path) -> dict[str, str] | None:
-    """Return the settings set by hand in a `train_config.json`'s run; None for a file that smolact did not write."""
-    path = train_config.parent.parent / TRAINING_STATE / EXPLICIT
-    if train_config.name != TRAIN_CONFIG or not path.is_file():
-        return None
-    data = read_json_object(path, _REMEDY)
-    return {str(name): str(source) for name, source in data.items()}
-
-
-def read_own_settings(checkpoint: Path) -> dict[str, Any]:
-    """Return the settings that `train_config.json` leaves out, by dotted name; empty for a run of LeRobot."""
-    path = checkpoint / TRAINING_STATE / OWN_SETTINGS
-    if not path.is_file():
-        return {}
-    return read_json_object(path, _REMEDY)
-
-
 def read_schedule(checkpoint: Path) -> SchedulerPreset | None:
     """Return the learning-rate schedule of a smolact run; None for a run of LeRobot, whose files do not contain it.
 
     Raises:
         CheckpointError: the file is missing or corrupt.
     """
-    if not (checkpoint / TRAINING_STATE / OWN_SETTINGS).is_file():
+    state = checkpoint / TRAINING_STATE
+    if not (state / SETTINGS).is_file() and not (state / OLD_OWN_SETTINGS).is_file():
         return None
     path = checkpoint / PRETRAINED_MODEL / TRAIN_CONFIG
     data = read_json_object(path, _REMEDY)
@@ -365,16 +269,6 @@ def _move_schedule(scheduler: LambdaLR, optimizer: Optimizer, done: int) -> None
     scheduler._last_lr = rates
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-
-
-def _numbered_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    if not folder.is_dir():
-        return []
-    return [
-        (int(entry.name), entry)
-        for entry in folder.iterdir()
-        if entry.name.isdigit() and (entry / TRAINING_STATE).is_dir()
-    ]
 
 
 def _write_json(path: Path, value: Any) -> None:

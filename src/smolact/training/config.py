@@ -1,23 +1,28 @@
 """The settings of `smolact train`: the flags of `lerobot-train`, and their defaults.
 
-LeRobot settings that smolact lacks are parsed, so that LeRobot's `train_config.json` files can be read, but only a value
-without effect is accepted.
+    config = TrainConfig(dataset=DatasetSection(root="data"), policy=PolicySection(type="smolvla"), steps=1000)
+    config = TrainConfig.resume("outputs/train/run", steps=2000)
+
+A setting that is None was not given; `resolve` fills in what follows from others.
 """
 
 from __future__ import annotations
 
 import datetime
 import multiprocessing
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from smolact import unsupported
 from smolact.errors import ConfigError
+from smolact.parsing import ParsedValue, build
 from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
-from smolact.settings import OWN, REFUSED, setting, unsupported
+from smolact.policies.field_values import encode
+from smolact.settings import INTERNAL, OWN, flag_name, internal, setting
+from smolact.training.saved_settings import changed_flags, resumption, to_dict, with_changes
 from smolact.training.sections import (
-    LATER,
     CacheSection,
     DatasetSection,
     EMASection,
@@ -34,10 +39,10 @@ from smolact.training.sections import (
     at_least,
 )
 
-
-def _is_off(key: str, default: Any) -> Any:
-    """Return a predicate for a LeRobot section that is absent, or whose switch `key` is off."""
-    return lambda value: value is None or (isinstance(value, dict) and value.get(key, default) == default)
+DEFAULT_STEPS = 100_000
+DEFAULT_LOG_FREQ = 200
+LOG_POINTS = 40
+"""Number of logged points of a run's curves, unless `--log_freq` is given."""
 
 
 @dataclass
@@ -47,6 +52,8 @@ class TrainConfig:
     Raises:
         ConfigError: a value is out of range, or settings contradict each other.
     """
+
+    UNSUPPORTED: ClassVar = unsupported.TRAIN
 
     dataset: DatasetSection = field(default_factory=DatasetSection)
     policy: PolicySection = field(default_factory=PolicySection)
@@ -68,13 +75,15 @@ class TrainConfig:
         None, "Folder of the run; outputs/train/DATE/TIME_JOB when null. It must not hold another run."
     )
     job_name: str | None = setting(None, "Name of the run; made of environment and policy when null.")
-    resume: bool = setting(
-        False, "Continue the run of --config_path (its train_config.json) or of --output_dir."
+    is_resumed: bool = setting(
+        False, "Continue the run of --config_path (its train_config.json) or of --output_dir.", flag="resume"
     )
     seed: int | None = setting(
         1000, "Seed of weights, sampling, noise and evaluation; null draws one and prints it."
     )
-    steps: int = setting(100_000, "Optimizer steps.")
+    steps: int | None = setting(
+        None, f"Optimizer steps; {DEFAULT_STEPS} when neither they nor --train_minutes are given."
+    )
     train_minutes: float | None = setting(
         None,
         "Train until so many minutes after the start, in the place of --steps: the learning rate follows the clock.",
@@ -100,9 +109,6 @@ class TrainConfig:
         own=True,
     )
     prefetch_factor: int = setting(4, "Batches that each worker loads ahead.")
-    persistent_workers: bool = unsupported(
-        True, "workers live as long as the run.", harmless=lambda value: True
-    )
     dataloader_multiprocessing_context: Literal["spawn", "fork", "forkserver"] | None = setting(
         "spawn", "How workers start; null is Python's choice."
     )
@@ -111,7 +117,9 @@ class TrainConfig:
         "Seconds that workers may take for a batch before the run ends with an error; 0: no limit.",
         own=True,
     )
-    log_freq: int = setting(200, "Log every so many steps.")
+    log_freq: int | None = setting(
+        None, f"Log every so many steps; when null every {DEFAULT_LOG_FREQ}, or more often in a short run."
+    )
     save_freq: int = setting(
         20_000, "Save a checkpoint every so many steps, and at the end; 0: only at the end."
     )
@@ -150,27 +158,56 @@ class TrainConfig:
     cudnn_deterministic: bool = setting(
         False, "Only deterministic cuDNN algorithms: slower, the same on every run."
     )
-    tolerance_s: float = unsupported(1e-4, "frames are found by number here, not by time. Leave it out.")
-    checkpoint_format: str = unsupported("safetensors", "checkpoints are always safetensors.")
-    save_checkpoint_to_hub: bool = unsupported(
-        False, "the last checkpoint is published (--policy.push_to_hub=true), not each. Use `smolact push`."
-    )
-    checkpoint_path: Path | None = unsupported(
-        None, "give --config_path=CHECKPOINT/pretrained_model/train_config.json."
-    )
-    reward_model: dict[str, Any] | None = unsupported(None, LATER)
-    sample_weighting: dict[str, Any] | None = unsupported(None, LATER)
-    job: dict[str, Any] | None = unsupported(
-        None, "runs start on this machine.", harmless=_is_off("target", None)
-    )
-    accelerator: dict[str, Any] | None = unsupported(None, LATER)
+
+    checkpoint: Path | None = internal(None)
+    """The checkpoint from which the run resumes."""
+    begins_again: bool = internal(False)
+    """Whether a run that was stopped before its first checkpoint begins again in its folder."""
+    changed: frozenset[str] = internal(frozenset())
+    """The dotted names of the settings that a resumed run changes."""
+
+    @classmethod
+    def read(cls, path: Path | None = None, flags: Iterable[ParsedValue] = ()) -> TrainConfig:
+        """Return the settings of a file (by hand, or of a run of smolact's or LeRobot's), with flags over them.
+
+        Raises:
+            ConfigError, NotFoundError: as by `smolact.parsing.parse`.
+        """
+        return build(cls, with_changes(cls, path, flags))
+
+    @classmethod
+    def resume(cls, location: str | Path, **changes: Any) -> TrainConfig:
+        """Return the settings to resume a run with: its own, and changes.
+
+        Args:
+            location: the run's folder, one of its checkpoints, or a `train_config.json` in it.
+            changes: new values by name; those of a section as a mapping, such as `policy={"optimizer_lr": 1e-5}`.
+
+        Raises:
+            NotFoundError, CheckpointError: there is no checkpoint, or it is corrupt.
+            ConfigError: a change is invalid, or can't be made when a run resumes.
+        """
+        return cls.resume_with_flags(Path(location), [ParsedValue.of(*item) for item in changes.items()])
+
+    @classmethod
+    def resume_with_flags(cls, location: Path, flags: Iterable[ParsedValue]) -> TrainConfig:
+        """Return what `resume` does, with changes by flags."""
+        run = resumption(cls, location, flags)
+        config = build(cls, run.settings)
+        if run.checkpoint is None:
+            return replace(config, output_dir=location, begins_again=True)
+        return replace(config, checkpoint=run.checkpoint, changed=run.changed)
 
     def __post_init__(self) -> None:
+        if self.steps is not None and self.train_minutes is not None:
+            raise ConfigError(
+                f"--steps={self.steps} and --train_minutes={self.train_minutes:g} both say how long the run goes. Give one of them."
+            )
         at_least("cpu_processes", 1 if self.cpu_processes is None else self.cpu_processes, 1)
+        at_least("steps", 1 if self.steps is None else self.steps, 1)
+        at_least("log_freq", 1 if self.log_freq is None else self.log_freq, 1)
         for name, least in (
-            ("steps", 1),
             ("batch_size", 1),
-            ("log_freq", 1),
             ("prefetch_factor", 1),
             ("gradient_accumulation_steps", 1),
             ("noise_draws", 1),
@@ -247,6 +284,11 @@ class TrainConfig:
                 "give --policy.path=FOLDER_OR_HUB_ID and --peft.method_type=lora."
             )
 
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps of a run that counts them; of a timed run, the default."""
+        return DEFAULT_STEPS if self.steps is None else self.steps
+
     def run_name(self, policy_type: str) -> str:
         """Return `--job_name`, or a name made of environment and policy."""
         parts = [part for part in (self.env.type, policy_type) if part]
@@ -260,16 +302,36 @@ class TrainConfig:
         )
 
 
+def given_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Return the flags for a run's settings (by dotted name, as `to_dict` makes them), except defaults."""
+    defaults = to_dict(TrainConfig()) | to_dict(PeftSection(), "peft.")
+    del defaults["peft.method_type"]  # it makes the section
+    return changed_flags(settings, defaults)
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fill in the settings that were not given and follow from others. A resolved configuration stays as it is."""
+    log_freq = config.log_freq
+    if log_freq is None:
+        is_timed = config.train_minutes is not None
+        log_freq = (
+            DEFAULT_LOG_FREQ if is_timed else min(DEFAULT_LOG_FREQ, max(1, config.n_steps // LOG_POINTS))
+        )
+    decay = 0.999 if config.ema.decay is None else config.ema.decay
+    resolved = replace(config, log_freq=log_freq, ema=replace(config.ema, decay=decay))
+    return resolved if config.train_minutes is not None else replace(resolved, steps=config.n_steps)
+
+
 def to_json(
     config: TrainConfig, policy: PolicyConfig, optimizer: OptimizerPreset, schedule: SchedulerPreset
 ) -> dict[str, Any]:
-    """Return the content of `train_config.json`: every setting of the run, in LeRobot's format."""
-    data: dict[str, Any] = _encoded(config)
+    """Return the content of `train_config.json`: every setting of a resolved run that LeRobot knows, in its format."""
+    data: dict[str, Any] = _shared(config)
     data["policy"] = policy.to_dict()
     data["env"] = data["env"] if config.env.type else None
     data["env_eval_freq"] = data.pop("eval_freq")
-    data["optimizer"] = {"type": "adamw", **_encoded(optimizer)}
-    data["scheduler"] = {"type": "cosine_decay_with_warmup", **_encoded(schedule)}
+    data["optimizer"] = {"type": "adamw", **encode(optimizer)}
+    data["scheduler"] = {"type": "cosine_decay_with_warmup", **encode(schedule)}
     return data
 
 
@@ -283,27 +345,11 @@ def with_steps_done(settings: Mapping[str, Any], config: TrainConfig, step: int)
     return {**settings, "steps": step, "scheduler": done}
 
 
-def own_settings(section: Any, prefix: str = "") -> dict[str, Any]:
-    """Return smolact's own settings, by dotted name, which `train_config.json` (shared with LeRobot) leaves out."""
-    settings: dict[str, Any] = {}
-    for item in fields(section):
-        value = getattr(section, item.name)
-        if item.metadata.get(OWN):
-            settings[prefix + item.name] = _encoded(value)
-        elif is_dataclass(value):
-            settings |= own_settings(value, f"{prefix}{item.name}.")
-    return settings
-
-
-def _encoded(section: Any) -> Any:
-    """Return a dataclass as JSON, without refused settings and smolact's own."""
-    if is_dataclass(section):
-        included = (
-            item for item in fields(section) if REFUSED not in item.metadata and not item.metadata.get(OWN)
-        )
-        return {item.name: _encoded(getattr(section, item.name)) for item in included}
-    if isinstance(section, Mapping):
-        return {str(key): _encoded(value) for key, value in section.items()}
-    if isinstance(section, (list, tuple)):
-        return [_encoded(value) for value in section]
-    return str(section) if isinstance(section, Path) else section
+def _shared(section: Any) -> Any:
+    """Return a dataclass as JSON, without smolact's own settings."""
+    if not is_dataclass(section):
+        return encode(section)
+    included = (
+        item for item in fields(section) if not item.metadata.get(OWN) and INTERNAL not in item.metadata
+    )
+    return {flag_name(item): _shared(getattr(section, item.name)) for item in included}

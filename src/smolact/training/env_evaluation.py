@@ -48,7 +48,7 @@ def evaluate_in_environment(
         matmul_precision(device, "highest"),
         make_env(
             str(env.type),
-            count.batch_size,
+            count.n_environments,
             task=env.task,
             mapping=env.mapping,
             render=None,

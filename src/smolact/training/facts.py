@@ -32,7 +32,7 @@ def facts_of_run(
     weights = list(config.dataset.mix.values()) or [1.0]
     shares = [weight / sum(weights) for weight in weights]
     frames = sum(dataset.num_frames for dataset in datasets)
-    drawn = config.steps * samples_per_step(config, accelerator)
+    drawn = config.n_steps * samples_per_step(config, accelerator)
     return {
         "run": str(run),
         "dataset": " + ".join(
@@ -49,7 +49,7 @@ def facts_of_run(
 def _duration(config: TrainConfig, schedule: SchedulerPreset, batch: str, epochs: float) -> dict[str, str]:
     if config.train_minutes is None:
         return {
-            "steps": f"{config.steps} of {batch} ({epochs:.1f} epochs)",
+            "steps": f"{config.n_steps} of {batch} ({epochs:.1f} epochs)",
             "learning rate": f"{schedule.peak_lr:g} after {schedule.num_warmup_steps} steps, {schedule.decay_lr:g} at step "
             f"{schedule.num_decay_steps}",
         }

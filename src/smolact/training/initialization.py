@@ -50,7 +50,6 @@ class PolicyBundle:
 
 def policy_config_of(
     config: TrainConfig,
-    explicit: Mapping[str, str],
     inputs: Mapping[str, PolicyFeature],
     outputs: Mapping[str, PolicyFeature],
 ) -> tuple[PolicyConfig, str]:
@@ -58,7 +57,6 @@ def policy_config_of(
 
     Args:
         config: the run's settings, with `policy.type` or `policy.path`.
-        explicit: settings set by hand, with their sources.
         inputs, outputs: the dataset's features under the policy's names: those that the configuration lacks are added, and
             the sizes are used.
 
@@ -93,7 +91,7 @@ def policy_config_of(
         ), RANDOM
     known = {item.name for item in dataclasses.fields(config_class)}
     vlm = str(section.settings.get(config_class.vlm_field, ""))
-    source = _source(section, explicit, vlm, config_class.vlm_field)
+    source = _source(section, vlm, config_class.vlm_field)
     values = {"input_features": inputs, "output_features": outputs, **section.settings}
     if "load_vlm_weights" in known:
         values["load_vlm_weights"] = source == VLM
@@ -103,7 +101,7 @@ def policy_config_of(
         values["resize_imgs_with_padding"] = (size, size)
         logger.info("Images are fitted into %d×%d, the size of the VLM preset '%s'.", size, size, vlm)
     if source == RANDOM:
-        _unfreeze_all(values, section, explicit, config_class.freezes)
+        _unfreeze_all(values, section, config_class.freezes)
     return config_class(**values), source
 
 
@@ -140,12 +138,15 @@ def start_resumed(checkpoint: Path, settings: Mapping[str, Any], device: str) ->
     return PolicyBundle(*loaded, f"resumed from {checkpoint}")
 
 
-def _source(section: PolicySection, explicit: Mapping[str, str], vlm: str, field: str) -> str:
+def _source(section: PolicySection, vlm: str, field: str) -> str:
     """Return `vlm` or `random`, from `--policy.init`, `--policy.load_vlm_weights` and the VLM's name."""
-    flag = explicit.get("policy.load_vlm_weights")
-    requested = None if flag is None else VLM if section.settings["load_vlm_weights"] else RANDOM
+    loads = section.settings.get("load_vlm_weights")
+    requested = None if loads is None else VLM if loads else RANDOM
     if section.init is not None and requested is not None and requested != section.init:
-        raise ConfigError(f"--policy.init={section.init} and {flag} contradict each other. Drop one of them.")
+        raise ConfigError(
+            f"--policy.init={section.init} and --policy.load_vlm_weights={str(loads).lower()} contradict each other. Drop one of "
+            "them."
+        )
     source = section.init or requested
     if vlm in PRESETS and vlm not in PRESETS_WITH_WEIGHTS:
         if source == VLM:
@@ -158,16 +159,14 @@ def _source(section: PolicySection, explicit: Mapping[str, str], vlm: str, field
     return source or VLM
 
 
-def _unfreeze_all(
-    values: dict[str, Any], section: PolicySection, explicit: Mapping[str, str], freezes: Mapping[str, bool]
-) -> None:
-    """Unfreeze random weights; a freeze that was set by hand stays, if it is confirmed."""
+def _unfreeze_all(values: dict[str, Any], section: PolicySection, freezes: Mapping[str, bool]) -> None:
+    """Unfreeze random weights; a freeze that was given stays, if it is confirmed."""
     frozen = []
     for name, freezing in freezes.items():
-        if f"policy.{name}" not in explicit:
+        if name not in section.settings:
             values[name] = not freezing
         elif values[name] == freezing:
-            frozen.append(explicit[f"policy.{name}"])
+            frozen.append(f"--policy.{name}={str(freezing).lower()}")
     if frozen and not section.allow_frozen_random:
         raise ConfigError(
             f"{', '.join(frozen)} would freeze weights that are random: that part would never learn anything. Drop "

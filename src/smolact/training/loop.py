@@ -29,8 +29,8 @@ from smolact.training.adaptive_workers import AdaptiveWorkers
 from smolact.training.bad_samples import BadSamples, gather_unreadable
 from smolact.training.bad_steps import bad_steps_error
 from smolact.training.budget import Budget
-from smolact.training.checkpoint import Progress, checkpoint_folder, prune_checkpoints, save_checkpoint
-from smolact.training.config import TrainConfig, own_settings, with_steps_done
+from smolact.training.checkpoint import Progress, save_checkpoint
+from smolact.training.config import DEFAULT_LOG_FREQ, LOG_POINTS, TrainConfig, with_steps_done
 from smolact.training.data import UNREADABLE, TrainDataset, make_loader, next_batch, split_noise
 from smolact.training.devices import all_reduce_sum
 from smolact.training.ema import ExponentialMovingAverage
@@ -39,6 +39,7 @@ from smolact.training.facts import samples_per_step
 from smolact.training.initialization import PolicyBundle
 from smolact.training.meter import Meter
 from smolact.training.provenance import Provenance
+from smolact.training.run_folder import checkpoint_folder, prune_checkpoints
 from smolact.training.sharding import ShardedPolicy
 from smolact.training.signals import Stopped, StopRequest, stop_signals
 from smolact.training.tracking import (
@@ -56,8 +57,6 @@ from smolact.types import Batch
 
 logger = logging.getLogger(__name__)
 
-MIN_LOG_POINTS = 40
-"""Number of logged points of a run's curves, unless `--log_freq` is set."""
 SKIPS_BAD_STEPS = ("cpu", "cuda")
 """Device types whose fused AdamW skips the update where its `found_inf` is 1, without synchronizing with the device."""
 
@@ -70,8 +69,10 @@ class Trainer:
     """
 
     config: TrainConfig
-    explicit: Mapping[str, str]
+    given: Mapping[str, Any]
+    """The settings as they were given, by dotted name."""
     settings: Mapping[str, Any]
+    """The content of `train_config.json`."""
     run: Path
     seed: int
     accelerator: Accelerator
@@ -140,7 +141,7 @@ class Trainer:
         checkpoint: Path | None = None
         self._saved = self.progress.step
         budget.begin(self._agreed_seconds())
-        measured, log_freq = budget.share, self._log_freq
+        measured, log_freq = budget.share, config.log_freq or DEFAULT_LOG_FREQ
         with stop_signals() as stop:
             stops = False
             while not budget.is_over and not stops:
@@ -164,7 +165,7 @@ class Trainer:
                 validates = self.validation is not None and (_is_due(step, config.eval_steps) or is_last)
                 measures = step % log_freq == 0 or saves or validates or is_last
                 if config.train_minutes is not None:
-                    measures = measures or budget.share - measured > 1 / MIN_LOG_POINTS
+                    measures = measures or budget.share - measured > 1 / LOG_POINTS
                 # Reading a loss synchronizes with the device, which costs nothing on a CPU.
                 if measures or self.accelerator.device.type == "cpu":
                     self._check_finite(meter)
@@ -303,13 +304,6 @@ class Trainer:
             return seconds
         return float(all_reduce_sum(self.accelerator, torch.tensor(seconds, device=self.accelerator.device)))
 
-    @property
-    def _log_freq(self) -> int:
-        """`--log_freq`; unless it was set, a short run logs often enough for a curve."""
-        if "log_freq" in self.explicit or self.config.train_minutes is not None:
-            return self.config.log_freq
-        return min(self.config.log_freq, max(1, self.config.steps // MIN_LOG_POINTS))
-
     def _update(self, loss: Tensor, entries: Tensor, seconds: float) -> tuple[Tensor, Tensor]:
         """Update the weights with the gradients of a summed loss; return its mean over `entries` and the gradient norm.
 
@@ -412,8 +406,7 @@ class Trainer:
                 scheduler=self.scheduler,
                 save_policy=partial(self._save_policy, policy),
                 save_more=self._save_more,
-                explicit=self.explicit,
-                own_settings=own_settings(self.config),
+                settings=self.given,
                 processes=self.accelerator.num_processes,
             )
             prune_checkpoints(self.run, self.config.keep_last, self.config.keep_every)

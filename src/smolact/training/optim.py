@@ -53,50 +53,48 @@ def fit_schedule(
     return dataclasses.replace(schedule, num_warmup_steps=warmup, num_decay_steps=steps)
 
 
-def optimization_of(
-    policy_config: Any, config: TrainConfig, explicit: Mapping[str, str]
-) -> tuple[OptimizerPreset, SchedulerPreset]:
+def optimization_of(policy_config: Any, config: TrainConfig) -> tuple[OptimizerPreset, SchedulerPreset]:
     """Return optimizer and schedule of a run: the policy's preset, or the values of `--optimizer.…` and `--scheduler.…`.
 
     Args:
         policy_config: the policy's configuration.
         config: the run's settings.
-        explicit: settings set by hand, with their sources.
 
     Raises:
-        ConfigError: the preset overrides a flag, or a rate or number of steps is invalid.
+        ConfigError: the preset overrides a setting, or a rate or number of steps is invalid.
     """
     optimizer: OptimizerPreset = policy_config.get_optimizer_preset()
     schedule: SchedulerPreset = policy_config.get_scheduler_preset()
-    by_hand = set(explicit)
-    if config.use_policy_training_preset:
-        for name, source in explicit.items():
-            if name.startswith(("optimizer.", "scheduler.")) and source.startswith("--"):
-                raise ConfigError(
-                    f"{source} has no effect: optimizer and schedule come from the policy's configuration. Set "
-                    "--policy.optimizer_lr and its like, or add --use_policy_training_preset=false."
-                )
-        # A run's train_config.json repeats the preset in these sections; the policy's own fields decide.
-        by_hand = {name for name in by_hand if name.startswith("policy.")}
-    else:
-        optimizer = dataclasses.replace(optimizer, **_set_values(config.optimizer, OptimizerPreset))
-        schedule = dataclasses.replace(
-            schedule, **{"peak_lr": optimizer.lr} | _set_values(config.scheduler, SchedulerPreset)
+    given_optimizer = _given(config.optimizer, OptimizerPreset)
+    given_schedule = _given(config.scheduler, SchedulerPreset)
+    policy = config.policy.settings
+    has_decay, has_warmup = "scheduler_decay_steps" in policy, "scheduler_warmup_steps" in policy
+    if not config.use_policy_training_preset:
+        optimizer = dataclasses.replace(optimizer, **given_optimizer)
+        schedule = dataclasses.replace(schedule, **{"peak_lr": optimizer.lr} | given_schedule)
+        has_decay |= "num_decay_steps" in given_schedule
+        has_warmup |= "num_warmup_steps" in given_schedule
+    elif given_optimizer or given_schedule:
+        section, given = ("optimizer", given_optimizer) if given_optimizer else ("scheduler", given_schedule)
+        name, value = next(iter(given.items()))
+        raise ConfigError(
+            f"--{section}.{name}={value} has no effect: optimizer and schedule come from the policy's configuration. Set "
+            "--policy.optimizer_lr and its like, or add --use_policy_training_preset=false."
         )
     _check(optimizer, schedule)
     if config.train_minutes is not None:  # only the ratios of its steps matter
         return optimizer, schedule
     fitted = fit_schedule(
         schedule,
-        config.steps,
-        keep_decay=bool(by_hand & {"policy.scheduler_decay_steps", "scheduler.num_decay_steps"}),
-        keep_warmup=bool(by_hand & {"policy.scheduler_warmup_steps", "scheduler.num_warmup_steps"}),
+        config.n_steps,
+        keep_decay=has_decay,
+        keep_warmup=has_warmup,
     )
-    if fitted.num_decay_steps < config.steps:
+    if fitted.num_decay_steps < config.n_steps:
         logger.warning(
             "The learning rate reaches its end at step %d of %d and stays there, since the decay steps were set.",
             fitted.num_decay_steps,
-            config.steps,
+            config.n_steps,
         )
     return optimizer, fitted
 
@@ -236,7 +234,7 @@ def make_scheduler(
     return LambdaLR(optimizer, lambda _step: rate_factor(schedule, share() * schedule.num_decay_steps))
 
 
-def _set_values(section: OptimizerSection | SchedulerSection, preset: type) -> dict[str, Any]:
+def _given(section: OptimizerSection | SchedulerSection, preset: type) -> dict[str, Any]:
     names = (field.name for field in dataclasses.fields(preset))
     return {name: value for name in names if (value := getattr(section, name)) is not None}
 

@@ -110,13 +110,13 @@ def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
     env = config.env
     if env.type is None:
         return
-    is_used = 0 < config.eval_freq <= config.steps
+    is_used = 0 < config.eval_freq <= config.n_steps
     if not is_used:
         logger.warning(
             "--env.type=%s is not used: --eval_freq=%d never comes in %d steps.",
             env.type,
             config.eval_freq,
-            config.steps,
+            config.n_steps,
         )
     from smolact.envs.factory import make_env
     from smolact.envs.mapping import rehearse
@@ -162,10 +162,10 @@ def check_disk(run: Path, policy: nn.Module, config: TrainConfig) -> None:
     size = weights + moments
     disk_folder = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
     free = shutil.disk_usage(disk_folder).free
-    planned = 1 + (config.steps - 1) // config.save_freq if config.save_freq else 1
+    planned = 1 + (config.n_steps - 1) // config.save_freq if config.save_freq else 1
     kept_count = min(planned, config.keep_last + 1) if config.keep_last else planned
     if config.keep_last and config.keep_every:
-        kept_count += config.steps // config.keep_every
+        kept_count += config.n_steps // config.keep_every
     if size > free:
         raise WriteError(
             f"A checkpoint of this run takes {gigabytes(size)}, and {disk_folder} has {gigabytes(free)} left. Free some space, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import shlex
@@ -20,7 +19,7 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.files import read_json_object
 from smolact.policies.card import PROVENANCE
 from smolact.policies.sharing import card_of
-from smolact.training.config import TrainConfig, own_settings
+from smolact.training.config import TrainConfig, given_flags
 from smolact.training.sources import Source
 from smolact.training.tracking import Evaluated, Event, Measured
 
@@ -82,8 +81,7 @@ class Provenance:
 
 def provenance_of(
     config: TrainConfig,
-    explicit: Mapping[str, str],
-    settings: Mapping[str, Any],
+    given: Mapping[str, Any],
     sources: Sequence[Source],
     datasets: Sequence[LeRobotDataset],
     *,
@@ -97,8 +95,7 @@ def provenance_of(
 
     Args:
         config: the run's settings.
-        explicit: settings set by hand, which form the command.
-        settings: the content of `train_config.json`.
+        given: the settings as they were given (`saved_settings.to_dict`), which form the command.
         sources: the sources of the training data.
         datasets: the training data of each source.
         weights: the source of the weights, in words.
@@ -112,7 +109,7 @@ def provenance_of(
         "smolact": _version("smolact"),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "command": command_of(settings, own_settings(config) | _start_settings(config), explicit),
+        "command": shlex.join(["smolact", "train", *given_flags(given)]),
         "weights": weights,
         "parameters": {"total": parameters[0], "trained": parameters[1]},
         "device": device,
@@ -126,27 +123,6 @@ def provenance_of(
     return Provenance({name: value for name, value in facts.items() if value is not None}, config.env.type)
 
 
-def command_of(settings: Mapping[str, Any], own: Mapping[str, Any], explicit: Mapping[str, str]) -> str:
-    """Return the `smolact train` command with every setting that was set by hand, in a flag or a file."""
-    return shlex.join(["smolact", "train", *flags_of(settings, own, explicit)])
-
-
-def flags_by_hand(config: TrainConfig, explicit: Mapping[str, str], settings: Mapping[str, Any]) -> list[str]:
-    """Return the flags for the settings that were set by hand, without the output folder."""
-    return flags_of(settings, own_settings(config) | _start_settings(config), explicit)
-
-
-def flags_of(settings: Mapping[str, Any], own: Mapping[str, Any], explicit: Mapping[str, str]) -> list[str]:
-    """Return a flag for each setting that was set by hand, with its value from `own` or `settings`."""
-    flags = []
-    for name in explicit:
-        value = own[name] if name in own else _value_of(settings, name)
-        if name in ("resume", "output_dir", "check") or value is None:
-            continue
-        flags.append(f"--{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
-    return flags
-
-
 def _sizes(datasets: Any) -> list[str]:
     """Return the names and sizes of a run's datasets, for comparison."""
     entries = datasets if isinstance(datasets, list) else []
@@ -155,22 +131,6 @@ def _sizes(datasets: Any) -> list[str]:
         for entry in entries
         if isinstance(entry, dict)
     ]
-
-
-def _start_settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings of the policy's start, which `train_config.json` does not contain."""
-    names = ("path", "init", "allow_frozen_random")
-    return {f"policy.{name}": getattr(config.policy, name) for name in names}
-
-
-def _value_of(settings: Mapping[str, Any], name: str) -> Any:
-    """Return a setting of `train_config.json` by its dotted name."""
-    value: Any = settings
-    for part in {"eval_freq": "env_eval_freq"}.get(name, name).split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
 
 
 def _dataset(source: Source, dataset: LeRobotDataset, share: float | None) -> dict[str, Any]:

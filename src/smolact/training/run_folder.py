@@ -1,24 +1,41 @@
-"""The folder of a run: its lock, and its files before the first checkpoint."""
+"""The folder of a run: its layout, which is LeRobot's, its lock, and its files before the first checkpoint.
+
+checkpoints/000200/pretrained_model/   the policy, its processors, train_config.json
+checkpoints/000200/training_state/     optimizer, schedule, random generators, step and settings, for resuming
+checkpoints/last -> 000200
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from smolact import durable
-from smolact.errors import CheckpointError, ConfigError
+from smolact.errors import CheckpointError, ConfigError, NotFoundError, list_siblings
 from smolact.files import read_json
 from smolact.lock import LOCK_FILE, writing_into
-from smolact.training.checkpoint import CHECKPOINTS, LAST, remove_unfinished
+from smolact.parsing import ParsedValue, read_flags
+from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.training.tracking import METRICS
 
-STARTED_FLAGS = "begun.json"
-"""The flags of a run that has no checkpoint yet."""
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+LAST = "last"
+TRAINING_STATE = "training_state"
+SETTINGS = "settings.json"
+"""The settings of the run as they were given, in a checkpoint's `training_state`."""
+OLD_GIVEN_SETTINGS, OLD_OWN_SETTINGS = "explicit_settings.json", "own_settings.json"
+"""What older checkpoints have in its place: the names that were given, and the values that `train_config.json` lacks."""
+BEGUN = "begun.json"
+"""The settings of a run that has no checkpoint yet."""
 _UNFINISHED_RUN_FILES = (
     *(
-        STARTED_FLAGS,
+        BEGUN,
         METRICS,
         LOCK_FILE,
         CHECKPOINTS,
@@ -55,8 +72,8 @@ def reserve(run: Path, *, resumes: bool = False, restart: bool = False) -> Itera
         try:
             yield
         finally:
-            if set(_names(run)) <= {STARTED_FLAGS}:  # the run ended before it wrote anything else
-                (run / STARTED_FLAGS).unlink(missing_ok=True)
+            if set(_names(run)) <= {BEGUN}:  # the run ended before it wrote anything else
+                (run / BEGUN).unlink(missing_ok=True)
 
 
 def check_unused(run: Path, *, restart: bool = False) -> None:
@@ -84,7 +101,7 @@ def is_unfinished(run: Path) -> bool:
         return False
     names = set(_names(run))
     known = all(any(fnmatch(name, pattern) for pattern in _UNFINISHED_RUN_FILES) for name in names)
-    began = STARTED_FLAGS in names or (not names and (run / LOCK_FILE).exists())
+    began = BEGUN in names or (not names and (run / LOCK_FILE).exists())
     checkpoints = run / CHECKPOINTS
     saved = checkpoints.is_dir() and any(
         not entry.name.startswith(durable.TEMPORARY_PREFIX) for entry in checkpoints.iterdir()
@@ -92,30 +109,116 @@ def is_unfinished(run: Path) -> bool:
     return began and known and not saved
 
 
-def save_flags(run: Path, flags: Sequence[str]) -> None:
-    """Save the flags of a run until its first checkpoint contains them."""
-    durable.write_json(run / STARTED_FLAGS, list(flags))
+def save_begun(run: Path, settings: Mapping[str, Any]) -> None:
+    """Save the settings of a run, by dotted name, until its first checkpoint contains them."""
+    durable.write_json(run / BEGUN, dict(settings))
 
 
-def remove_flags(run: Path) -> None:
-    """Remove the saved flags of a run that is complete or has a checkpoint."""
-    (run / STARTED_FLAGS).unlink(missing_ok=True)
+def remove_begun(run: Path) -> None:
+    """Remove the saved settings of a run that is complete or has a checkpoint."""
+    (run / BEGUN).unlink(missing_ok=True)
 
 
-def read_saved_flags(run: Path) -> list[str]:
-    """Return the saved flags of a run; empty if it was killed before it saved them.
+def read_begun(run: Path) -> list[ParsedValue]:
+    """Return the saved settings of a run; empty if it was killed before it saved them.
 
     Raises:
         CheckpointError: the file is corrupt.
     """
-    path = run / STARTED_FLAGS
+    path = run / BEGUN
     if not path.is_file():
         return []
     remedy = "Begin the run in another folder, with all its flags."
-    flags = read_json(path, remedy)
-    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
-        raise CheckpointError(f"{path} does not say how the run was begun: it is no list of flags. {remedy}")
-    return flags
+    saved = read_json(path, remedy)
+    if isinstance(saved, list) and all(isinstance(flag, str) for flag in saved):  # of an older version
+        return list(read_flags(saved))
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{path} does not say how the run was begun: it holds no settings. {remedy}")
+    return [ParsedValue.of(name, value, str(path)) for name, value in saved.items()]
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` steps."""
+    return run / CHECKPOINTS / f"{step:06d}"
+
+
+def prune_checkpoints(run: Path, keep_last: int, keep_every: int) -> list[Path]:
+    """Remove old checkpoints, and return their folders.
+
+    Args:
+        run: the run's folder.
+        keep_last: number of newest checkpoints to keep; 0 keeps all.
+        keep_every: also keep checkpoints at multiples of this step number; 0: none.
+    """
+    if keep_last == 0:
+        return []
+    last = (run / CHECKPOINTS / LAST).resolve()
+    old = sorted(_numbered_checkpoints(run / CHECKPOINTS))[:-keep_last]
+    removed = [
+        folder
+        for step, folder in old
+        if folder.resolve() != last and not (keep_every and step % keep_every == 0)
+    ]
+    for folder in removed:
+        durable.remove_folder(folder)
+    return removed
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove the partial checkpoints that a killed run left."""
+    if (run / CHECKPOINTS).is_dir():
+        for path in durable.remove_litter(run / CHECKPOINTS):
+            logger.info("Removed %s, which was being written or removed when the run was killed.", path)
+
+
+def repoint_last(folder: Path) -> None:
+    """Point `last` at the newest other checkpoint before `folder` is replaced."""
+    link = folder.parent / LAST
+    others = [other for _, other in sorted(_numbered_checkpoints(folder.parent)) if other != folder]
+    if link.is_symlink() and link.resolve() == folder.resolve() and others:
+        durable.link(link, others[-1].name)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Find the checkpoint at `path`: a run's last one, a checkpoint's folder, or a file or folder inside it.
+
+    Raises:
+        NotFoundError: there is none.
+        CheckpointError: it contains a policy, but no training state to resume from.
+    """
+    candidates = [path / CHECKPOINTS / LAST, path / LAST, path, path.parent, path.parent.parent]
+    for candidate in candidates:
+        if (candidate / TRAINING_STATE).is_dir():
+            return candidate.resolve()
+    for run in (path, path.parent):
+        numbered = sorted(_numbered_checkpoints(run / CHECKPOINTS if (run / CHECKPOINTS).is_dir() else run))
+        if numbered:
+            logger.warning(
+                "'%s' leads nowhere; taking the newest checkpoint, %s.", run / LAST, numbered[-1][1]
+            )
+            return numbered[-1][1].resolve()
+    for candidate in candidates:
+        if (candidate / PRETRAINED_MODEL).is_dir() or any(candidate.glob("*model.safetensors")):
+            raise CheckpointError(
+                f"{candidate} holds a policy but no {TRAINING_STATE} folder, so its run can't be resumed. Start a new run "
+                f"from its weights: --policy.path={candidate}"
+            )
+    if (path / "metrics.jsonl").is_file():
+        raise NotFoundError(
+            f"The run {path} has no checkpoint, so there is nothing to go on from, and the folder holds more than a run leaves "
+            "that was stopped before its first one. Start it again in another folder (--output_dir)."
+        )
+    raise NotFoundError(f"There is no checkpoint at {path}. {list_siblings(path.absolute())}")
+
+
+def _numbered_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    return [
+        (int(entry.name), entry)
+        for entry in folder.iterdir()
+        if entry.name.isdigit() and (entry / TRAINING_STATE).is_dir()
+    ]
 
 
 def resolve_last(checkpoint: Path) -> Path:

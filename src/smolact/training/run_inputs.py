@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,12 +53,7 @@ class RunInputs:
 
 
 def prepare_run(
-    config: TrainConfig,
-    explicit: Mapping[str, str],
-    accelerator: Accelerator,
-    checkpoint: Path | None = None,
-    *,
-    trains: bool = True,
+    config: TrainConfig, accelerator: Accelerator, checkpoint: Path | None = None, *, trains: bool = True
 ) -> RunInputs:
     """Find the datasets, make a new policy or load that of a `checkpoint`, and check that they fit each other.
 
@@ -71,12 +66,12 @@ def prepare_run(
     sources = find_sources(config.dataset, config.rename_map)
     statistics = training_statistics(sources, imagenet=config.dataset.use_imagenet_stats)
     if checkpoint is None:
-        policy_config, origin = policy_config_of(config, explicit, *shared_features(sources))
+        policy_config, origin = policy_config_of(config, *shared_features(sources))
         check_sources(policy_config, sources, statistics)
         datasets = [source.open(policy_config) for source in sources]
         start, progress = start_new(policy_config, origin, statistics, config, device), Progress(0, 0)
     else:
-        start, progress = _resumed(config, explicit, checkpoint, device)
+        start, progress = _resumed(config, checkpoint, device)
         check_sources(start.policy.config, sources, statistics)
         datasets = [source.open(start.policy.config) for source in sources]
     held_out = {
@@ -121,16 +116,13 @@ def with_saved_names(config: TrainConfig) -> TrainConfig:
     return replace(config, rename_map=names)
 
 
-def encode(
-    config: TrainConfig, explicit: Mapping[str, str] | None = None, *, listeners: Sequence[Listener] = ()
-) -> str:
+def encode(config: TrainConfig, *, listeners: Sequence[Listener] = ()) -> str:
     """Create the cache of `--cache.features` or `--dataset.cache`, for training with the same settings.
 
     An interrupted call leaves the finished part.
 
     Args:
         config: the training's settings.
-        explicit: settings set by hand, with their sources.
         listeners: receive the progress.
 
     Returns:
@@ -145,7 +137,7 @@ def encode(
     config = with_saved_names(config)
     accelerator = make_accelerator(config)
     seed_everything(agreed_seed(config, accelerator))  # the same random weights as in training
-    inputs = prepare_run(config, explicit or {}, accelerator, trains=False)
+    inputs = prepare_run(config, accelerator, trains=False)
     description = build_cache(
         config,
         inputs.start.policy,
@@ -179,23 +171,11 @@ def agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
     return int(all_reduce_sum(accelerator, torch.tensor(drawn, device=accelerator.device)))
 
 
-def _resumed(
-    config: TrainConfig, explicit: Mapping[str, str], checkpoint: Path, device: str
-) -> tuple[PolicyBundle, Progress]:
-    """Return the policy and the progress of a checkpoint, with the policy settings that were given as flags."""
-    if explicit.get("rename_map", "").startswith("--"):
-        raise ConfigError(
-            "--rename_map can't change when a run is resumed: the checkpoint's map is used. Drop it."
-        )
+def _resumed(config: TrainConfig, checkpoint: Path, device: str) -> tuple[PolicyBundle, Progress]:
+    """Return the policy and the progress of a checkpoint, with the policy settings that have changed."""
     overrides = {
-        k: v for k, v in config.policy.settings.items() if explicit.get(f"policy.{k}", "").startswith("--")
+        name: value
+        for name, value in config.policy.settings.items()
+        if name != "device" and f"policy.{name}" in config.changed
     }
-    overrides.pop("device", None)
-    adapter_flags = [
-        source for name, source in explicit.items() if name.startswith("peft.") and source.startswith("--")
-    ]
-    if adapter_flags:
-        raise ConfigError(
-            f"{adapter_flags[0]} can't change when a run is resumed: its adapters are there already. Drop it."
-        )
     return start_resumed(checkpoint, overrides, device), read_progress(checkpoint)

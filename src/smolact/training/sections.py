@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from smolact import unsupported
 from smolact.datasets.transforms_config import ImageTransformsConfig
 from smolact.errors import ConfigError
-from smolact.settings import open_section, setting, unsupported
+from smolact.settings import open_section, setting
 
 if TYPE_CHECKING:
     from smolact.policies.adapters import AdapterSettings
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 BASE, VLM, RANDOM = "base", "vlm", "random"
 """Sources of weights: a policy's checkpoint, the VLM's own weights, or random initialization."""
 
-LATER = "this release has no such feature yet. Leave it out."
-
 
 @dataclass
 class DatasetSection:
     """The demonstrations to train on."""
+
+    UNSUPPORTED: ClassVar = unsupported.DATASET
 
     repo_id: str | None = setting(None, "The dataset: a Hub id (owner/name) or a local folder.")
     root: str | None = setting(None, "A local folder that holds the dataset; no network call is made then.")
@@ -35,20 +36,7 @@ class DatasetSection:
         True,
         "Normalize images with ImageNet's statistics, not the dataset's (policies that normalize images).",
     )
-    video_backend: Literal["pyav", "torchcodec"] | None = unsupported(
-        None,
-        "videos are decoded with PyAV. Leave it out.",
-        harmless=lambda value: value in (None, "pyav", "torchcodec"),
-    )
-    repo_type: str = unsupported("dataset", "only Hub repositories of type 'dataset' are read.")
     image_transforms: ImageTransformsConfig = field(default_factory=ImageTransformsConfig)
-    return_uint8: bool = unsupported(
-        False, "pictures always travel as uint8 here. Leave it out.", harmless=lambda value: True
-    )
-    depth_output_unit: str = unsupported(
-        "mm", "depth cameras are not read.", harmless=lambda value: value == "mm"
-    )
-    streaming: bool = unsupported(False, "datasets are read from the disk. Leave it out.")
     eval_split: float = setting(
         0.0, "Hold out this share of each task's episodes, the last ones, for --eval_steps."
     )
@@ -134,6 +122,8 @@ def policy_fields(section: Mapping[str, Any]) -> type | None:
 class PolicySection:
     """The policy to train and the source of its weights; further settings are fields of its configuration."""
 
+    UNSUPPORTED: ClassVar = unsupported.POLICY
+
     type: str | None = setting(None, "A new policy of this type, such as smolvla.")
     path: str | None = setting(None, "Start from this checkpoint: a folder or a Hub id (fine-tuning).")
     init: Literal["base", "vlm", "random"] | None = setting(
@@ -143,10 +133,6 @@ class PolicySection:
     )
     allow_frozen_random: bool = setting(
         False, "Accept that a part is frozen although its weights are random: it will never learn."
-    )
-    stats_key: str | None = unsupported(
-        None,
-        "training normalizes with the dataset's statistics. It is a flag of `smolact eval` and its like.",
     )
     settings: dict[str, Any] = open_section(policy_fields)
 
@@ -190,21 +176,21 @@ class EnvSection:
 class EvalSection:
     """The evaluation of the policy during training."""
 
+    UNSUPPORTED: ClassVar = unsupported.EVAL
+
     n_episodes: int = setting(50, "Episodes of one evaluation.")
     batch_size: int = setting(
         0, "Environments that are stepped side by side; 0: as many as episodes, at most 16."
     )
-    use_async_envs: bool = unsupported(
-        True, "environments are stepped in this process.", harmless=lambda value: True
-    )
-    recording: bool = unsupported(False, LATER)
-    recording_repo_id: str | None = unsupported(None, LATER)
-    recording_private: bool = unsupported(False, LATER)
 
     def __post_init__(self) -> None:
         at_least("eval.n_episodes", self.n_episodes, 1)
         at_least("eval.batch_size", self.batch_size, 0)
-        self.batch_size = min(self.batch_size or 16, self.n_episodes)
+
+    @property
+    def n_environments(self) -> int:
+        """The number of environments that are stepped side by side."""
+        return min(self.batch_size or 16, self.n_episodes)
 
 
 @dataclass
@@ -234,6 +220,8 @@ class SchedulerSection:
 class WandBSection:
     """Weights & Biases (needs the package wandb)."""
 
+    UNSUPPORTED: ClassVar = unsupported.WANDB
+
     enable: bool = setting(False, "Log there too.")
     project: str = setting("smolact", "Project.")
     entity: str | None = setting(None, "User or team.")
@@ -241,9 +229,6 @@ class WandBSection:
     run_id: str | None = setting(None, "Continue this run.")
     mode: Literal["online", "offline", "disabled"] | None = setting(None, "online, offline or disabled.")
     add_tags: bool = setting(True, "Tag the run with policy, dataset and seed.")
-    disable_artifact: bool = unsupported(
-        False, "checkpoints are never uploaded.", harmless=lambda value: True
-    )
 
 
 @dataclass
@@ -300,6 +285,8 @@ class PeftSection:
 class ParallelismSection:
     """Parallelism of the processes that torchrun, `accelerate launch` or Slurm started."""
 
+    UNSUPPORTED: ClassVar = unsupported.PARALLELISM
+
     dp_shard: int = setting(
         1,
         "So many processes split weights, gradients and optimizer state among them (FSDP2); -1: all of them; 1: each has its "
@@ -308,10 +295,6 @@ class ParallelismSection:
     dp_replicate: int = setting(
         1, "With --parallelism.dp_shard: so many such groups, each with a copy of the weights."
     )
-    context_parallel: dict[str, int] | None = unsupported(
-        None, LATER, harmless=lambda value: set((value or {"": 1}).values()) == {1}
-    )
-    cfg_parallel: int = unsupported(1, LATER)
 
     def __post_init__(self) -> None:
         at_least("parallelism.dp_replicate", self.dp_replicate, 1)
@@ -322,9 +305,6 @@ class ParallelismSection:
     def splits(self) -> bool:
         """Whether the weights are sharded."""
         return self.dp_shard != 1
-
-
-_OWN_WARMUP = "the decay grows as min(decay, (1 + step) / (10 + step)). Set --ema.decay and --ema.warmup."
 
 
 @dataclass
@@ -351,19 +331,14 @@ class CacheSection:
 class EMASection:
     """A moving average of the weights; if enabled, it is evaluated and saved in `pretrained_model`."""
 
+    UNSUPPORTED: ClassVar = unsupported.EMA
+
     enable: bool = setting(False, "Average the weights that train.")
     decay: float | None = setting(None, "Share of the old average that stays in an update; 0.999 when null.")
     warmup: bool = setting(True, "Let the decay grow to its value, as min(decay, (1 + step) / (10 + step)).")
-    update_after_step: int = unsupported(0, _OWN_WARMUP)
-    inv_gamma: float = unsupported(1.0, _OWN_WARMUP)
-    power: float = unsupported(0.75, _OWN_WARMUP)
-    min_decay: float = unsupported(0.0, _OWN_WARMUP)
-    max_decay: float = unsupported(0.9999, _OWN_WARMUP)
-    use_for_eval: bool = unsupported(True, "the averaged policy is what is saved, and so what is evaluated.")
 
     def __post_init__(self) -> None:
-        self.decay = 0.999 if self.decay is None else self.decay
-        if not 0 <= self.decay < 1:
+        if self.decay is not None and not 0 <= self.decay < 1:
             raise ConfigError(f"--ema.decay={self.decay}: it must be at least 0 and below 1.")
 
 

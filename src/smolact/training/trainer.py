@@ -1,4 +1,4 @@
-"""`train(config, explicit)` is `smolact train`: it prepares and checks a run, and trains."""
+"""`train(config)` is `smolact train`: it prepares and checks a run, and trains."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.transforms import ImageTransforms
-from smolact.errors import ConfigError, SmolactError
+from smolact.errors import SmolactError
 from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.policies.sharing import contents
 from smolact.policies.tree import tree_of
@@ -21,13 +22,8 @@ from smolact.training.adaptive_workers import adaptive_workers
 from smolact.training.bad_samples import BadSamples
 from smolact.training.budget import Budget, is_spent
 from smolact.training.cache import build_cache
-from smolact.training.checkpoint import (
-    TRAINING_STATE,
-    load_training_state,
-    read_progress,
-    read_schedule,
-)
-from smolact.training.config import TrainConfig, to_json
+from smolact.training.checkpoint import load_training_state, read_progress, read_schedule
+from smolact.training.config import TrainConfig, resolve, to_json
 from smolact.training.data import RepeatedNoise, TrainDataset
 from smolact.training.devices import make_accelerator, matmul_precision
 from smolact.training.ema import ExponentialMovingAverage, check_no_average
@@ -41,10 +37,18 @@ from smolact.training.preflight import (
     match_table,
     note_prompts,
 )
-from smolact.training.provenance import flags_by_hand, provenance_of
+from smolact.training.provenance import provenance_of
 from smolact.training.random_state import seed_everything
-from smolact.training.run_folder import check_unused, remove_flags, reserve, resolve_last, save_flags
+from smolact.training.run_folder import (
+    TRAINING_STATE,
+    check_unused,
+    remove_begun,
+    reserve,
+    resolve_last,
+    save_begun,
+)
 from smolact.training.run_inputs import agreed_seed, prepare_run, progress_callback, with_saved_names
+from smolact.training.saved_settings import to_dict
 from smolact.training.sections import policy_type_at
 from smolact.training.sharding import ShardedPolicy, make_mesh
 from smolact.training.sources import Source, open_sources, order_of
@@ -61,20 +65,11 @@ from smolact.uploads import check_repository, publish
 logger = logging.getLogger(__name__)
 
 
-def train(
-    config: TrainConfig,
-    explicit: Mapping[str, str] | None = None,
-    *,
-    checkpoint: Path | None = None,
-    listeners: Sequence[Listener] = (),
-) -> Ended:
+def train(config: TrainConfig, *, listeners: Sequence[Listener] = ()) -> Ended:
     """Train a policy: `smolact train` without command line and display.
 
     Args:
-        config: the settings.
-        explicit: settings set by hand, with their sources (from `smolact.cli.parsing.parse`); they limit the
-            changes to the schedule and to the freezing of random weights.
-        checkpoint: the checkpoint to resume from.
+        config: the settings; `TrainConfig.resume` makes those of a run that goes on.
         listeners: receive every event, in this order.
 
     Returns:
@@ -85,38 +80,36 @@ def train(
             training; `HubError` after the last step, when everything is saved, if publishing the policy failed.
     """
     began = time.monotonic()
-    explicit = dict(explicit or {})
-    if config.train_minutes is not None and explicit.get("steps", "").startswith("--"):
-        raise ConfigError(
-            f"{explicit['steps']} and --train_minutes={config.train_minutes:g} both say how long the run goes. Give one of them."
-        )
+    checkpoint = config.checkpoint
     if checkpoint is None:
         config.check_complete()
         config = with_saved_names(config)
+    given = to_dict(config)
+    config = resolve(config)
     accelerator = make_accelerator(config)
     seed = agreed_seed(config, accelerator)
     run = _run_folder(config) if checkpoint is None else checkpoint.parent.parent
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process and config.check:
             if checkpoint is None:
-                check_unused(run, restart=config.resume)
+                check_unused(run, restart=config.begins_again)
         elif accelerator.is_main_process:
-            stack.enter_context(reserve(run, resumes=checkpoint is not None, restart=config.resume))
+            stack.enter_context(reserve(run, resumes=checkpoint is not None, restart=config.begins_again))
         if checkpoint is not None:
             checkpoint = resolve_last(checkpoint)
             progress = read_progress(checkpoint)
             if (
-                progress.step >= config.steps
+                progress.step >= config.n_steps
                 if config.train_minutes is None
                 else is_spent(config.train_minutes, progress.seconds)
             ):
                 return _complete(config, checkpoint, progress.step, accelerator, listeners)
-        return _train(config, explicit, checkpoint, run, seed, accelerator, listeners, began)
+        return _train(config, given, checkpoint, run, seed, accelerator, listeners, began)
 
 
 def _train(
     config: TrainConfig,
-    explicit: Mapping[str, str],
+    given: Mapping[str, Any],
     checkpoint: Path | None,
     run: Path,
     seed: int,
@@ -126,7 +119,8 @@ def _train(
 ) -> Ended:
     """Return `train` while the run's folder is locked."""
     seed_everything(seed)
-    inputs = prepare_run(config, explicit, accelerator, checkpoint)
+    given = {**given, "seed": seed}
+    inputs = prepare_run(config, accelerator, checkpoint)
     start, progress = inputs.start, inputs.progress
     sources, datasets = inputs.sources, inputs.datasets
     check_evaluation(start.policy.config, config)
@@ -138,13 +132,13 @@ def _train(
             config.policy.published_as, "model", private=private, make=not config.check
         )
         logger.info("When the run is done its policy is published as '%s'.", repo_id)
-    optimizer_settings, schedule = optimization_of(start.policy.config, config, explicit)
+    optimizer_settings, schedule = optimization_of(start.policy.config, config)
     settings = to_json(config, start.policy.config, optimizer_settings, schedule) | {
         "seed": seed,
         "output_dir": str(run),
     }
     if checkpoint is None and accelerator.is_main_process and not config.check:
-        save_flags(run, flags_by_hand(config, explicit, settings))
+        save_begun(run, given)
     cache_summary = None
     if not config.check:
         cache_summary = build_cache(
@@ -172,8 +166,7 @@ def _train(
     size = tree_of(start.policy).size
     provenance = provenance_of(
         config,
-        explicit,
-        settings,
+        given,
         sources,
         datasets,
         weights=start.weights_source,
@@ -192,7 +185,7 @@ def _train(
         all_listeners += make_trackers(config, run, settings, name=name, tags=tags, step=progress.step)
     trainer = Trainer(
         config=config,
-        explicit=explicit,
+        given=given,
         settings=settings,
         run=run,
         seed=seed,
@@ -233,7 +226,7 @@ def _train(
         Started(
             run,
             progress.step,
-            config.steps,
+            config.n_steps,
             facts_of_run(run, seed, config, accelerator, start, datasets, schedule)
             | ({} if cache_summary is None else {"kept": cache_summary})
             | ({} if trainer.shared is None else {"device": trainer.shared.description}),
@@ -247,7 +240,7 @@ def _train(
         ended = trainer.run_to_end()
     if accelerator.is_main_process:
         if ended.checkpoint is not None or ended.is_complete:
-            remove_flags(run)
+            remove_begun(run)
         if ended.is_complete and ended.checkpoint is not None and not ended.is_stopped:
             _publish(ended.checkpoint, config)
         elif ended.is_complete and config.policy.published_as is not None:
@@ -271,7 +264,7 @@ def _complete(
             "The run is complete: %s is of step %d, and the run has %s. Give more to train on.",
             checkpoint,
             step,
-            f"--steps={config.steps}"
+            f"--steps={config.n_steps}"
             if config.train_minutes is None
             else f"--train_minutes={config.train_minutes:g}",
         )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE, Command, by_name, run_group
-from smolact.cli.parsing import parse
 from smolact.errors import ConfigError
+from smolact.parsing import parse
 from smolact.settings import setting
 
 COMMANDS = by_name(
@@ -53,7 +53,7 @@ def change_checkout(
         sys.stdout.write(help_text(ForceConfig, usage, summary, argv) + "\n")
         return DONE
     positional = [word for word in argv if not word.startswith("-")]
-    config, _ = parse(ForceConfig, [word for word in argv if word.startswith("-")])
+    config = parse(ForceConfig, [word for word in argv if word.startswith("-")])
     if len(positional) != 1:
         raise ConfigError(f"`smolact il-studio {command}` needs the PATH of one checkout: {usage}")
     rows = change(Path(positional[0]), config.force)

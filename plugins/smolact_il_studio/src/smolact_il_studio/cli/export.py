@@ -9,9 +9,9 @@ from pathlib import Path
 
 from smolact.cli.help import asks_for_help, help_text
 from smolact.cli.main import DONE
-from smolact.cli.parsing import parse
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
+from smolact.parsing import parse
 from smolact.settings import setting
 
 USAGE = "smolact il-studio export CHECKPOINT --output=FOLDER"
@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(help_text(ExportConfig, USAGE, (__doc__ or "").strip(), argv) + "\n")
         return DONE
     positional = [word for word in argv if not word.startswith("-")]
-    config, _ = parse(ExportConfig, [word for word in argv if word.startswith("-")])
+    config = parse(ExportConfig, [word for word in argv if word.startswith("-")])
     if len(positional) != 1 or config.output is None:
         raise ConfigError(f"`smolact il-studio export` needs one CHECKPOINT and --output: {USAGE}")
 

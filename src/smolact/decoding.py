@@ -91,6 +91,28 @@ def text_node(hint: Any, text: str) -> Node:
         raise DecodingError(describe_type(hint), plain, note=f" As YAML: {problem}.") from error
 
 
+def value_node(value: Any) -> Node:
+    """Return the node of a plain Python value: None, bool, int, float, str, Path, Enum, or
+    dataclasses, lists and mappings of those."""
+    if isinstance(value, Enum):
+        value = value.value
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        pairs = [(ScalarNode(_TEXT, str(key)), value_node(item)) for key, item in value.items()]
+        return MappingNode("tag:yaml.org,2002:map", pairs)
+    if isinstance(value, (list, tuple)):
+        return SequenceNode("tag:yaml.org,2002:seq", [value_node(item) for item in value])
+    if value is None:
+        return ScalarNode(_NULL, "null")
+    if isinstance(value, bool):
+        return ScalarNode("tag:yaml.org,2002:bool", str(value).lower())
+    if isinstance(value, (int, float)):
+        tag = "int" if isinstance(value, int) else "float"
+        return ScalarNode(f"tag:yaml.org,2002:{tag}", repr(value))
+    return ScalarNode(_TEXT, str(value))
+
+
 class _Loader(yaml.SafeLoader):
     """Loads plain YAML values, and joins the surrogate pairs with which JSON escapes rare characters."""
 

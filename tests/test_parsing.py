@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smolact.cli.parsing import parse
+from smolact.cli.help import help_text
 from smolact.errors import ConfigError, NotFoundError
-from smolact.settings import open_section, setting, unsupported
+from smolact.parsing import ParsedValue, build, flattened, parse, read_flags
+from smolact.settings import Unsupported, open_section, setting
 
 
 class Color(str, Enum):
@@ -60,10 +61,11 @@ class PolicyPart:
 
 @dataclass
 class Data:
+    UNSUPPORTED: ClassVar = {"streaming": Unsupported("read it from the disk.")}
+
     repo_id: str | None = None
     episodes: list[int] | None = None
     root: Path | None = None
-    streaming: bool = unsupported(False, "read it from the disk.")
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Config:
 
 
 def read(*argv: str) -> Config:
-    return parse(Config, argv)[0]
+    return parse(Config, argv)
 
 
 def message(*argv: str) -> str:
@@ -173,9 +175,8 @@ def test_underscores_group_digits() -> None:
 
 
 def test_an_alias_sets_the_same_field() -> None:
-    config, explicit = parse(Config, ["--env_eval_freq=9"])
-    assert config.eval_freq == 9
-    assert explicit == {"eval_freq": "--env_eval_freq=9"}
+    assert read("--env_eval_freq=9").eval_freq == 9
+    assert [item.name for item in flattened(Config, read_flags(["--env_eval_freq=9"]))] == ["eval_freq"]
 
 
 def test_a_section_can_be_given_as_one_mapping() -> None:
@@ -183,13 +184,9 @@ def test_a_section_can_be_given_as_one_mapping() -> None:
 
 
 def test_further_settings_of_a_section_are_typed_by_the_class_that_its_type_names() -> None:
-    config, explicit = parse(
-        Config,
-        ["--policy.lr=1e-3", "--policy.type=arm", "--policy.size=none", "--policy.inner.depth=4"],
-    )
+    config = read("--policy.lr=1e-3", "--policy.type=arm", "--policy.size=none", "--policy.inner.depth=4")
     assert config.policy.type == "arm"
     assert config.policy.settings == {"lr": 1e-3, "size": None, "inner": Inner(4)}
-    assert explicit["policy.lr"] == "--policy.lr=1e-3"
 
 
 def test_dataclasses_inside_a_mapping() -> None:
@@ -197,21 +194,36 @@ def test_dataclasses_inside_a_mapping() -> None:
     assert config.policy.settings == {"features": {"x.y": Feature(Color.RED, (3, 4))}}
 
 
-def test_explicit_tells_what_was_set_and_where(write: Any) -> None:
+def test_flags_win_over_a_file_and_mistakes_of_a_file_name_its_line(write: Any) -> None:
     path = write("steps: 5\nrate: 0.1\ndata:\n  repo_id: a/b\n")
-    config, explicit = parse(Config, [f"--config_path={path}", "--steps=7"])
+    config = read(f"--config_path={path}", "--steps=7")
     assert (config.steps, config.rate, config.data.repo_id) == (7, 0.1, "a/b")
-    assert explicit == {"steps": "--steps=7", "rate": f"{path}, line 2", "data.repo_id": f"{path}, line 4"}
+    path = write("steps: 5\nrate: x\n")
+    assert message(f"--config_path={path}").startswith(f"{path}, line 2: rate: expected a number")
 
 
-def test_a_file_that_a_run_wrote_counts_only_what_was_set_by_hand(write: Any) -> None:
-    path = write("steps: 5\nrate: 0.1\nname: x\n")
-    _, explicit = parse(
-        Config,
-        [f"--config_path={path}", "--rate=0.2"],
-        recorded=lambda path: {"steps": "--steps=5", "rate": "old"},
-    )
-    assert explicit == {"steps": "when the run began: --steps=5", "rate": "--rate=0.2"}
+@pytest.mark.parametrize(
+    ("name", "value", "of"),
+    [
+        ("steps", 7, lambda config: config.steps),
+        ("rate", 1e-9, lambda config: config.rate),
+        ("name", "007", lambda config: config.name),
+        ("color", Color.DEEP_BLUE, lambda config: config.color),
+        ("resume", True, lambda config: config.resume),
+        ("data.episodes", [0, 2], lambda config: config.data.episodes),
+        ("data.root", Path("some/where"), lambda config: config.data.root),
+        ("data.root", None, lambda config: config.data.root),
+        ("kwargs", {"a": [1, None, {"b": "1"}]}, lambda config: config.kwargs),
+        ("data", {"repo_id": "a/b"}, lambda config: {"repo_id": config.data.repo_id}),
+    ],
+)
+def test_values_of_python_are_settings_like_flags(name: str, value: Any, of: Any) -> None:
+    assert of(build(Config, [ParsedValue.of(name, value)])) == value
+
+
+def test_a_wrong_value_of_python_says_what_was_expected() -> None:
+    with pytest.raises(ConfigError, match=r"--steps=1.5: expected an integer, found '1.5'"):
+        build(Config, [ParsedValue.of("steps", 1.5)])
 
 
 # Mistakes --------------------------------------------------------------------------------------------------------------
@@ -270,7 +282,10 @@ def test_a_word_that_is_no_flag_is_refused() -> None:
 
 
 def test_a_refused_setting_says_why_but_its_harmless_value_passes() -> None:
-    assert read("--data.streaming=false").data.streaming is False
+    for harmless in ("--data.streaming=false", "--data.streaming=null", "--data={streaming: false}"):
+        assert read(harmless) == Config()
+    assert "--streaming" not in help_text(Config, "", "", [])
+    assert message("--data.streaming") == "--data.streaming can't be used: read it from the disk."
     assert message("--data.streaming=true") == "--data.streaming=true can't be used: read it from the disk."
 
 

@@ -13,19 +13,26 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from smolact.cli.decoding import DecodingError, decode, describe_type, entries, text_node
+from smolact.decoding import (
+    DecodingError,
+    decode,
+    describe_type,
+    entries,
+    plain_value,
+    text_node,
+    value_node,
+)
 from smolact.errors import ConfigError, NotFoundError, did_you_mean, list_siblings
-from smolact.settings import ALIASES, REFUSED, REST, RestClass
+from smolact.settings import ALIASES, INTERNAL, REST, RestClass, Unsupported, flag_name
 
 CONFIG_PATH = "config_path"
-RECORDED_PREFIX = "when the run began: "
 
 Config = TypeVar("Config")
 
@@ -37,6 +44,11 @@ class ParsedValue:
     name: str
     value: str | Node | None
     source: str
+
+    @classmethod
+    def of(cls, name: str, value: Any, source: str | None = None) -> ParsedValue:
+        """Return a setting with a value of Python: None, bool, int, float, str, Path, and lists and mappings of those."""
+        return cls(name, value_node(value), source or f"--{name}={value}")
 
     def node(self, hint: Any) -> Node:
         """Return the value's YAML node, for a setting of type `hint`."""
@@ -72,15 +84,18 @@ class ConfigSchema:
         self.sections: dict[str, ConfigSchema] = {}
         self.aliases: dict[str, str] = {}
         self.open: dict[str, RestClass] = {}
+        self.unsupported: dict[str, Unsupported] = {
+            prefix + name: refusal for name, refusal in getattr(cls, "UNSUPPORTED", {}).items()
+        }
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
-            if not field.init:
+            if not field.init or INTERNAL in field.metadata:
                 continue
-            name = prefix + field.name
+            name = prefix + flag_name(field)
             section = section_class(hints[field.name])
             if REST in field.metadata:
                 self.open[prefix] = field.metadata[REST]
-            elif section is not None and REFUSED not in field.metadata:
+            elif section is not None:
                 self._add_section(field.name, ConfigSchema(section, name + "."))
             else:
                 self.flags[name] = Flag(name, hints[field.name], field)
@@ -92,6 +107,7 @@ class ConfigSchema:
         self.flags.update(inner.flags)
         self.aliases.update(inner.aliases)
         self.open.update(inner.open)
+        self.unsupported.update(inner.unsupported)
 
     def names(self) -> list[str]:
         """Return all setting names, including aliases."""
@@ -105,52 +121,55 @@ def section_class(hint: Any) -> type | None:
     return classes[0] if len(classes) == 1 and dataclasses.is_dataclass(classes[0]) else None
 
 
-def parse(
-    cls: type[Config],
-    argv: Sequence[str],
-    *,
-    recorded: Callable[[Path], Mapping[str, str] | None] = lambda path: None,
-) -> tuple[Config, dict[str, str]]:
+def parse(cls: type[Config], argv: Sequence[str]) -> Config:
     """Parse `argv`, and the file that it may name, to a `cls`.
 
     Args:
         cls: a dataclass; nested dataclasses are its sections.
         argv: the arguments after the command.
-        recorded: maps a run's configuration file, which contains all defaults, to its explicit settings (name to
-            source); None for a hand-written file, in which every key is explicit.
-
-    Returns:
-        the configuration, and `explicit`: dotted name to source (`--steps=5`; `train.yaml, line 12`; `when the run began: …`).
 
     Raises:
         ConfigError: a name is unknown, a value has the wrong type, or a setting is missing or refused.
         NotFoundError: the configuration file does not exist.
     """
+    path, flags = split_file(argv)
+    return build(cls, [*(() if path is None else read_file(path)), *flags])
+
+
+def split_file(argv: Sequence[str]) -> tuple[Path | None, list[ParsedValue]]:
+    """Return the file that `--config_path` names, and the other flags."""
     words = list(read_flags(argv))
-    paths = [word for word in words if word.name == CONFIG_PATH]
-    from_flags = [word for word in words if word.name != CONFIG_PATH]
-    recorded_sources: Mapping[str, str] | None = None
-    from_file: list[ParsedValue] = []
-    if paths:
-        if not isinstance(paths[-1].value, str) or not paths[-1].value:
-            raise ConfigError("--config_path needs a value: --config_path=FILE.yaml")
-        path = Path(paths[-1].value).expanduser()
-        recorded_sources = recorded(path)
-        from_file = list(read_file(path))
+    paths = [word.value for word in words if word.name == CONFIG_PATH]
+    if not paths:
+        return None, words
+    if not isinstance(paths[-1], str) or not paths[-1]:
+        raise ConfigError("--config_path needs a value: --config_path=FILE.yaml")
+    return Path(paths[-1]).expanduser(), [word for word in words if word.name != CONFIG_PATH]
+
+
+def build(cls: type[Config], given: Iterable[ParsedValue]) -> Config:
+    """Build a `cls` of the settings that were given; the last of one name wins.
+
+    Raises:
+        ConfigError: as by `parse`.
+    """
     schema = ConfigSchema(cls)
-    settings, rest = _assign([*from_file, *from_flags], schema, schema.names())
+    settings, rest = _assign(list(given), schema, schema.names())
     values = _decode_all(settings, schema.flags)
-    explicit = {name: setting.source for name, setting in settings.items()}
-    config = _build(schema, values, _decode_rest(schema, values, rest, explicit))
-    if recorded_sources is not None:
-        flags = {setting.source for setting in from_flags}
-        explicit = {name: source for name, source in explicit.items() if source in flags} | {
-            # The source of a recorded setting must not look like a flag of this command line.
-            name: source if source.startswith(RECORDED_PREFIX) else RECORDED_PREFIX + source
-            for name, source in recorded_sources.items()
-            if explicit.get(name) not in flags
-        }
-    return config, explicit
+    config: Config = _build(schema, values, _decode_rest(schema, values, rest))
+    return config
+
+
+def flattened(cls: type, given: Iterable[ParsedValue]) -> list[ParsedValue]:
+    """Return the settings that were given for a `cls`, each under its own dotted name, also of sections given as one mapping.
+
+    Raises:
+        ConfigError: a name is unknown, or a section is no mapping.
+    """
+    schema = ConfigSchema(cls)
+    settings, rest = _assign(list(given), schema, schema.names())
+    named = [dataclasses.replace(item, name=name) for name, item in settings.items()]
+    return [*named, *(item for items in rest.values() for item in items)]
 
 
 def read_flags(argv: Sequence[str]) -> Iterator[ParsedValue]:
@@ -252,6 +271,8 @@ def _assign(
             settings[name] = item
         elif name in schema.sections:
             pending[:0] = _open_section(item, schema.sections[name].cls)
+        elif name in schema.unsupported:
+            _refuse(item, schema.unsupported[name])
         elif prefixes:
             rest[max(prefixes, key=len)].append(item)
         else:
@@ -282,18 +303,23 @@ def _decode_all(settings: Mapping[str, ParsedValue], flags: Mapping[str, Flag]) 
             values[name] = decode(flag.hint, setting.node(flag.hint))
         except DecodingError as error:
             raise ConfigError(_error_message(setting, error)) from error
-        if REFUSED in flag.field.metadata:
-            reason, harmless = flag.field.metadata[REFUSED]
-            if not harmless(values[name]):
-                raise ConfigError(f"{_label(setting)} can't be used: {reason}")
     return values
+
+
+def _refuse(item: ParsedValue, refusal: Unsupported) -> None:
+    """Raise a `ConfigError` unless an unsupported setting has a harmless value."""
+    try:
+        value = plain_value(item.node(bool if item.value is None else Any))
+    except DecodingError as error:
+        raise ConfigError(_error_message(item, error)) from error
+    if not refusal.is_harmless(value):
+        raise ConfigError(f"{_label(item)} can't be used: {refusal.reason}")
 
 
 def _decode_rest(
     schema: ConfigSchema,
     values: Mapping[str, Any],
     rest: Mapping[str, Sequence[ParsedValue]],
-    explicit: dict[str, str],
 ) -> dict[str, dict[str, Any]]:
     """Decode the settings of each open section, typed by the class that its other settings name."""
     decoded: dict[str, dict[str, Any]] = {}
@@ -310,7 +336,6 @@ def _decode_rest(
         inner = ConfigSchema(cls, prefix)
         settings, _ = _assign(rest[prefix], inner, [*inner.names(), *schema.names()])
         decoded[prefix] = _nested(inner, _decode_all(settings, inner.flags))
-        explicit.update({name: setting.source for name, setting in settings.items()})
     return decoded
 
 
@@ -322,7 +347,7 @@ def _build(schema: ConfigSchema, values: Mapping[str, Any], rest: Mapping[str, M
     """
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(schema.cls):
-        name = schema.prefix + field.name
+        name = schema.prefix + flag_name(field)
         if REST in field.metadata:
             fields[field.name] = dict(rest[schema.prefix])
         elif name in values:
@@ -345,7 +370,7 @@ def _nested(schema: ConfigSchema, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the given fields by name; a section with values becomes an instance of its class."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(schema.cls):
-        name = schema.prefix + field.name
+        name = schema.prefix + flag_name(field)
         if name in values:
             fields[field.name] = values[name]
         elif name in schema.sections and any(key.startswith(name + ".") for key in values):
