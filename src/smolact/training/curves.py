@@ -280,6 +280,11 @@ def picture(metrics: Metrics) -> bytes:
     return file.getvalue()
 
 
+def drawings(metrics: Metrics) -> dict[str, str]:
+    """Return all plots as SVG for a page, title to element."""
+    return {panel.title: drawing(panel, metrics, f"p{index}") for index, panel in enumerate(panels(metrics))}
+
+
 def drawing(panel: Panel, metrics: Metrics, prefix: str) -> str:
     """Return one plot as SVG for the HTML page: without title, at the width of its container, with the page's colours.
 

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from smolact import durable
-from smolact.pages import command_lines, document, flat, header, table, tiles
+from smolact.pages import flat, render
 from smolact.training.curves import (
     HIGH,
     LOW,
     SUCCESS,
     VALIDATION,
     Metrics,
-    drawing,
-    panels,
+    drawings,
     picture,
     read_metrics,
 )
@@ -51,22 +48,20 @@ def write_report(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str
 
 
 def page(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str], metrics: Metrics) -> str:
-    """Return the page as text."""
-    name = str(settings.get("job_name") or run.resolve().name)
-    rest = dict(facts)
-    command = rest.pop("command", None)
-    parts = [
-        header(name, _how_far(settings, metrics)),
-        tiles(figures(metrics)),
-        command_lines(command),
-        curves_section(metrics),
-        _videos_section(run),
-        table("The run", rest),
-        table("Settings", dict(flat(settings)), folded=True),
-        f'<footer>Made from <a href="metrics.jsonl">metrics.jsonl</a>; the curves alone: '
-        f'<a href="{CURVES}">{CURVES}</a>.</footer>',
-    ]
-    return document(name, parts)
+    """Return the page as text, with the videos of the newest evaluation by their paths relative to the page."""
+    newest = max((path.parent for path in (run / VIDEOS).glob("**/*.mp4")), default=None)
+    videos = [] if newest is None else sorted(newest.glob("*.mp4"))[:MAX_VIDEOS]
+    return render(
+        "run.html.jinja",
+        title=str(settings.get("job_name") or run.resolve().name),
+        subtitle=_how_far(settings, metrics),
+        figures=figures(metrics),
+        command=facts.get("command"),
+        drawings=drawings(metrics),
+        videos=[video.relative_to(run) for video in videos],
+        facts={name: text for name, text in facts.items() if name != "command"},
+        settings=dict(flat(settings)),
+    )
 
 
 def _how_far(settings: Mapping[str, Any], metrics: Metrics) -> str:
@@ -103,23 +98,5 @@ def _last(metrics: Metrics, name: str) -> float | None:
 
 
 def curves_section(metrics: Metrics) -> str:
-    """Return the curves as SVG for a page."""
-    drawn = [
-        f"<figure><figcaption>{escape(panel.title)}</figcaption>{drawing(panel, metrics, f'p{index}')}</figure>"
-        for index, panel in enumerate(panels(metrics))
-    ]
-    return f"<section class=grid>{''.join(drawn)}</section>" if drawn else "<p>Nothing was measured.</p>"
-
-
-def _videos_section(run: Path) -> str:
-    """Return the videos of the newest evaluation, by their paths relative to the page."""
-    folders = sorted({path.parent for path in (run / VIDEOS).glob("**/*.mp4")})
-    if not folders:
-        return ""
-    chosen = sorted(folders[-1].glob("*.mp4"))[:MAX_VIDEOS]
-    shown = "".join(
-        f'<figure><video controls muted loop playsinline preload="metadata" src="{quote(str(video.relative_to(run)))}">'
-        f"</video><figcaption>{escape(video.stem.replace('_', ' '))}</figcaption></figure>"
-        for video in chosen
-    )
-    return f"<h2>Last evaluation</h2><section class=grid>{shown}</section>"
+    """Return the curves as HTML, for another page."""
+    return render("curves.html.jinja", drawings=drawings(metrics))
