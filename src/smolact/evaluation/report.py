@@ -94,7 +94,7 @@ def headline(by_condition: Mapping[str, EvaluationResult]) -> dict[str, str]:
 
 
 def _comparisons(results: Results) -> list[tuple[str, str, SuccessRate, Comparison]]:
-    """Compare the other policies with the first one: condition, policy, its success rate and the comparison."""
+    """Compare the others with the first policy: condition, policy, its success rate and the comparison."""
     first, *others = results
     return [
         (condition, name, results[name][condition].success, Comparison.of(result, results[name][condition]))

@@ -5,23 +5,14 @@ Both are made from `metrics.jsonl` and the settings alone, so that they can be m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from smolact import durable
 from smolact.pages import flat, render
-from smolact.training.curves import (
-    HIGH,
-    LOW,
-    SUCCESS,
-    VALIDATION,
-    Metrics,
-    drawings,
-    picture,
-    read_metrics,
-)
+from smolact.training.curves import drawings, picture
+from smolact.training.metrics import HIGH, LOW, SUCCESS, VALIDATION, Metrics, read_metrics
 
 CURVES, REPORT, VIDEOS = "curves.png", "report.html", "videos"
 MAX_VIDEOS = 6
@@ -48,7 +39,7 @@ def write_report(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str
 
 
 def page(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str], metrics: Metrics) -> str:
-    """Return the page as text, with the videos of the newest evaluation by their paths relative to the page."""
+    """Return the page as text; it links to the videos of the newest evaluation by their relative paths."""
     newest = max((path.parent for path in (run / VIDEOS).glob("**/*.mp4")), default=None)
     videos = [] if newest is None else sorted(newest.glob("*.mp4"))[:MAX_VIDEOS]
     return render(
@@ -74,27 +65,26 @@ def _how_far(settings: Mapping[str, Any], metrics: Metrics) -> str:
 
 def figures(metrics: Metrics) -> dict[str, str]:
     """Return the main numbers of the run that were measured, name to text."""
+    finite = {name: series.finite().values for name, series in metrics.items()}
+    values = {name: value for name, value in finite.items() if len(value)}
     numbers: dict[str, str] = {}
-    if (loss := _last(metrics, "loss")) is not None:
-        numbers["loss, last"] = f"{loss:.4g}"
+    if "loss" in values:
+        numbers["loss, last"] = f"{values['loss'][-1]:.4g}"
     for name in VALIDATION:
-        if name in metrics and len(values := metrics[name].finite().values):
-            numbers["validation loss, best"] = f"{values.min():.4g}"
-    if (rate := _last(metrics, SUCCESS)) is not None:
-        low, high = _last(metrics, LOW), _last(metrics, HIGH)
-        between = "" if low is None or high is None else f" (95%: {low:.0%} to {high:.0%})"
-        numbers[f"success, last{between}"] = f"{rate:.0%}"
-    if "samples_per_second" in metrics and len(speeds := metrics["samples_per_second"].finite().values):
-        numbers["samples a second, median"] = f"{sorted(speeds)[len(speeds) // 2]:.4g}"
-    if "data_wait" in metrics and len(waits := metrics["data_wait"].finite().values):
-        numbers["waiting for data"] = f"{math.fsum(waits) / len(waits):.0%}"
-    if bad := _last(metrics, "bad_steps"):
-        numbers["steps that were not finite"] = f"{bad:.0f}"
+        if name in values:
+            numbers["validation loss, best"] = f"{values[name].min():.4g}"
+    if SUCCESS in values:
+        has_interval = LOW in values and HIGH in values
+        between = f" (95%: {values[LOW][-1]:.0%} to {values[HIGH][-1]:.0%})" if has_interval else ""
+        numbers[f"success, last{between}"] = f"{values[SUCCESS][-1]:.0%}"
+    if "samples_per_second" in values:
+        speeds = sorted(values["samples_per_second"])
+        numbers["samples a second, median"] = f"{speeds[len(speeds) // 2]:.4g}"
+    if "data_wait" in values:
+        numbers["waiting for data"] = f"{values['data_wait'].mean():.0%}"
+    if "bad_steps" in values and values["bad_steps"][-1]:
+        numbers["steps that were not finite"] = f"{values['bad_steps'][-1]:.0f}"
     return numbers
-
-
-def _last(metrics: Metrics, name: str) -> float | None:
-    return metrics[name].last if name in metrics else None
 
 
 def curves_section(metrics: Metrics) -> str:
