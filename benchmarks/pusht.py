@@ -30,7 +30,7 @@ from smolact.envs.experts import expert_for
 from smolact.envs.factory import env_id, make_env
 from smolact.evaluation.metrics import SuccessRate
 from smolact.evaluation.rollout import plan_episodes
-from smolact.training.curves import read_metrics
+from smolact.training.metrics import read_metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -15,7 +15,7 @@ import torch
 from smolact.envs.factory import make_env
 from smolact.evaluation.conditions import PLAIN, SWAPPED, conditions_for
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
-from smolact.evaluation.report import conditions_table, spread, write_report
+from smolact.evaluation.report import spread, write_report
 from smolact.evaluation.rollout import evaluate
 from smolact.evaluation.showcase import DRAWS, ShowcaseEpisode, Snapshot, pick, showcase
 from smolact.runtime.policy import Chunk, Request
@@ -113,9 +113,10 @@ def test_the_page_stands_alone_and_runs_nothing(tmp_path: Path) -> None:
     assert "Against &lt;i&gt;a" in text and "<h2>More</h2>" in text
 
 
-def test_the_table_has_a_row_for_each_condition_and_kind() -> None:
-    table = conditions_table({PLAIN: result_of("PPprRRRR"), SWAPPED: result_of("Pp", SWAPPED)})
-    rows = re.findall(r"<tr class=.*?</tr>", table)
+def test_the_table_has_a_row_for_each_condition_and_kind(tmp_path: Path) -> None:
+    results = {PLAIN: result_of("PPprRRRR"), SWAPPED: result_of("Pp", SWAPPED)}
+    page = write_report(tmp_path, {"policy": results}, title="title").read_text()
+    rows = re.findall(r"<tr class=.*?</tr>", page, re.DOTALL)
     assert len(rows) == 4
     assert "75%" in rows[0] and "6 of 8" in rows[0] and "67%" in rows[1] and "50%" in rows[3]
 

@@ -17,15 +17,8 @@ from PIL import Image
 
 from smolact.errors import WriteError
 from smolact.pages import flat, how_it_ran
-from smolact.training.curves import (
-    Series,
-    downsample,
-    drawing,
-    panels,
-    picture,
-    read_metrics,
-    smoothed,
-)
+from smolact.training.curves import drawing, panels, picture
+from smolact.training.metrics import Series, downsample, read_metrics, smoothed
 from smolact.training.report import figures, write_report
 from tests.pages import Page
 

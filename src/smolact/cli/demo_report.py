@@ -30,7 +30,7 @@ def write_page(
     from smolact.evaluation.report import write_report
     from smolact.pages import flat, how_it_ran
     from smolact.policies.configuration import read_config_file
-    from smolact.training.curves import read_metrics
+    from smolact.training.metrics import read_metrics
     from smolact.training.report import curves_section
 
     run_facts = how_it_ran()

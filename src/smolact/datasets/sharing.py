@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smolact.cards import CARD, Row, front_matter, is_as_written, signed, table, tasks
-from smolact.datasets import format as layout
-from smolact.datasets.format import flat_names
+from smolact.cards import CARD, card, is_as_written
+from smolact.datasets.format import DEFAULT_FEATURES, flat_names
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.path_checks import check_confined
@@ -53,10 +52,10 @@ def contents(
     files: dict[str, Path | bytes] = {file: root / file for file in sorted(episode_files | meta_files)}
     notes = [str(fault) for fault in faults]
     check_confined(root, (CARD,))
-    card = (root / CARD).read_text(encoding="utf-8") if (root / CARD).is_file() else None
-    if card is not None and not is_as_written(card):
+    earlier = (root / CARD).read_text(encoding="utf-8") if (root / CARD).is_file() else None
+    if earlier is not None and not is_as_written(earlier):
         notes.append(f"{CARD} is yours, and published as it is")
-        files[CARD] = card.encode()
+        files[CARD] = earlier.encode()
     else:
         files[CARD] = dataset_card(meta, name=name, license=license, tags=tags or ()).encode()
     return Upload("dataset", files, _OWNED, tag=meta.codebase_version, notes=tuple(notes))
@@ -70,48 +69,17 @@ def dataset_card(
     tags: Sequence[str] = (),
 ) -> str:
     """The text of a dataset's `README.md`."""
-    title = (name or meta.root.resolve().name).rpartition("/")[2]
-    head = front_matter(
+    return card(
+        "dataset_card.md.jinja",
         {
             "license": license,
             "task_categories": ["robotics"],
             "tags": list(dict.fromkeys(["LeRobot", *([meta.robot_type] if meta.robot_type else []), *tags])),
             "configs": [{"config_name": "default", "data_files": "data/*/*.parquet"}],
-        }
+        },
+        title=(name or meta.root.resolve().name).rpartition("/")[2],
+        dataset=name or "FOLDER",
+        meta=meta,
+        features={key: value for key, value in meta.features.items() if key not in DEFAULT_FEATURES},
+        flat_names=flat_names,
     )
-    minutes = meta.total_frames / meta.fps / 60
-    facts: list[Row] = [
-        ("episodes", f"{meta.total_episodes:,}"),
-        ("frames", f"{meta.total_frames:,} ({minutes:.1f} minutes)"),
-        ("frames a second", f"{meta.fps:g}"),
-        ("robot", meta.robot_type),
-        ("format", f"LeRobotDataset {meta.codebase_version}"),
-    ]
-    instructions = list(dict.fromkeys(meta.tasks.values()))
-    dataset = name or "FOLDER"
-    parts = [
-        head,
-        f"# {title}",
-        "Demonstrations for robots, as a LeRobot dataset: what cameras and joints showed, what was done, and the instruction.",
-        table(facts),
-        tasks(instructions),
-        "## Features\n\n" + _features(meta),
-        "## Use it\n\n```bash\n"
-        f"smolact train --dataset.repo_id={dataset} --policy.path=lerobot/smolvla_base\n"
-        f"lerobot-train --dataset.repo_id={dataset} --policy.path=lerobot/smolvla_base\n```\n\n"
-        "```python\nfrom smolact import LeRobotDataset\n\n"
-        f'dataset = LeRobotDataset("{dataset}")\n```',
-    ]
-    return signed("\n\n".join(part for part in parts if part) + "\n")
-
-
-def _features(meta: LeRobotDatasetMetadata) -> str:
-    lines = ["| name | kind | size | what |", "|---|---|---|---|"]
-    for name, feature in meta.features.items():
-        if name in layout.DEFAULT_FEATURES:
-            continue
-        names = [] if feature.is_image else flat_names(feature.names)
-        size = " × ".join(map(str, feature.shape))
-        kind = feature.dtype + " (depth)" * feature.is_depth
-        lines.append(f"| `{name}` | {kind} | {size} | {', '.join(names)} |")
-    return "\n".join(lines)

@@ -5,12 +5,10 @@ The page needs no network; its videos are embedded, or in a folder next to it.
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Sequence
-from importlib import resources
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,6 @@ PAGE, VIDEO_FOLDER = "index.html", "films"
 MAX_MB = 100
 MAX_LINES = 8  # per plot
 PLOTTED_DTYPES = re.compile(r"(float|int|uint)\d+|bool")
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; media-src blob: file: 'self'"
-)
-"""Allow the page's own scripts and videos, and no network requests."""
 
 
 def write_page(
@@ -70,9 +64,9 @@ def write_page(
             + (f"episode {outside[0]} is asked for." if outside else "none is chosen.")
         )
     embedded = output.suffix == ".html"
-    videos, signals = Films(source), signal_names(source.meta)
+    films, signals = Films(source), signal_names(source.meta)
     descriptions: list[dict[str, Any]] = []
-    blocks: list[str] = []
+    videos: dict[str, str] = {}
     size = 0
     for done, number in enumerate(chosen):
         if progress is not None:
@@ -80,11 +74,11 @@ def write_page(
         episode = describe_episode(source, number, list(signals))
         size += len(episode["numbers"])
         for camera, key in enumerate(source.meta.color_keys):
-            video = videos.film(key, number)
+            video = films.film(key, number)
             name = f"episode_{number:06d}_{camera}"
             if embedded:
-                blocks.append(_video_element(name, video))
-                size += len(blocks[-1])
+                videos[name] = b64encode(video).decode("ascii")
+                size += len(videos[name])
             else:
                 durable.write_bytes(output / VIDEO_FOLDER / f"{name}.mp4", video)
             episode["films"].append(name if embedded else f"{VIDEO_FOLDER}/{name}.mp4")
@@ -94,7 +88,7 @@ def write_page(
     if progress is not None:
         progress("episodes", len(chosen), len(chosen))
     path = output if embedded else output / PAGE
-    durable.write_text(path, page(source.meta, descriptions, signals, blocks))
+    durable.write_text(path, page(source.meta, descriptions, signals, videos))
     return path
 
 
@@ -117,9 +111,9 @@ def page(
     meta: LeRobotDatasetMetadata,
     episodes: Sequence[dict[str, Any]],
     signals: dict[str, list[str]],
-    blocks: Sequence[str] = (),
+    videos: Mapping[str, str],
 ) -> str:
-    """The HTML text of the page."""
+    """The HTML text of the page; `videos` are those that are embedded, name to base64."""
     data = {
         "fps": meta.fps,
         "cameras": [key.removeprefix("observation.images.") for key in meta.color_keys],
@@ -132,23 +126,8 @@ def page(
         f"{len(episodes)} of {meta.total_episodes} episodes · {meta.total_frames:,} frames at {meta.fps:g} a second"
         f" · {meta.codebase_version}{robot}"
     )
-    assets = resources.files("smolact.datasets") / "viz_assets"
-    body, style, script = (
-        (assets / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
-    )
-    # JSON has "<" only in strings; escaped, it can't end the script element.
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    name = meta.root.resolve().name
-    return pages.document(
-        name,
-        [
-            pages.header(name, subtitle),
-            body,
-            *blocks,
-            f'<script type="application/json" id="data">{text}</script>',
-            f"<script>{script}</script>",
-        ],
-        head=f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">\n<style>{style}</style>\n',
+    return pages.render(
+        "dataset.html.jinja", title=meta.root.resolve().name, subtitle=subtitle, videos=videos, data=data
     )
 
 
@@ -223,7 +202,3 @@ def plots(signals: dict[str, list[str]]) -> list[dict[str, Any]]:
         for (kind, title), lines in plots.items()
         for first in range(0, len(lines), MAX_LINES)
     ]
-
-
-def _video_element(name: str, video: bytes) -> str:
-    return f'<script type="application/octet-stream" id="{name}">{b64encode(video).decode("ascii")}</script>'

@@ -1,14 +1,12 @@
-"""Curves from `metrics.jsonl`: reading (also of a damaged file), smoothing and plotting. n is a number of points."""
+"""Plots of a run's metrics: one PNG with all of them, and SVGs for a page."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -16,120 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
-from numpy.typing import NDArray
 
-from smolact.training.tracking import METRICS
-
-Floats = NDArray[np.float64]
-
-VALIDATION = ("validation_loss", "eval/validation_loss")
-"""Possible names of the validation loss."""
-SUCCESS, LOW, HIGH = "eval/success_rate", "eval/success_low", "eval/success_high"
-LARGEST_STEP = 10**12
-"""A larger step number is corrupt."""
-MAX_POINTS = 1000
-"""Maximum points of a plotted curve; a longer one is plotted as means."""
+from smolact.training.metrics import HIGH, LOW, SUCCESS, VALIDATION, Metrics, Series, downsample, smoothed
 
 LINE, PALE, SECOND, INK, FAINT = "#2f6fde", "#a9c4f5", "#d9622b", "#444a55", "#d9dde3"
 """Colours of the plots on white; the HTML page replaces them with its own, light or dark."""
 COLOUR_NAMES = {LINE: "line", PALE: "pale", SECOND: "second", INK: "ink", FAINT: "faint"}
-
-
-@dataclass(frozen=True)
-class Series:
-    """A metric over steps: both (n,), with increasing steps; values that were not finite are NaN."""
-
-    steps: Floats
-    values: Floats
-
-    def finite(self) -> Series:
-        """Return the series without NaN."""
-        good = np.isfinite(self.values)
-        return Series(self.steps[good], self.values[good])
-
-    @property
-    def last(self) -> float | None:
-        """The last finite value."""
-        values = self.finite().values
-        return float(values[-1]) if len(values) else None
-
-
-Metrics = Mapping[str, Series]
-
-
-def read_metrics(run: Path) -> dict[str, Series]:
-    """Return the curves in a run's `metrics.jsonl`, by name; empty if there is no file.
-
-    Where the step decreases, the run was resumed from an earlier checkpoint, and later steps are dropped. Lines that are not
-    JSON (a killed run's last) or have no step, and values that are not numbers, are skipped.
-    """
-    path = run / METRICS
-    curves: dict[str, dict[float, float]] = {}
-    newest = -math.inf
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
-        line = _parsed(text)
-        step = line.pop("step", math.nan)
-        if not 0 <= step <= LARGEST_STEP:
-            continue
-        if step < newest:
-            for curve in curves.values():
-                for outdated in [earlier for earlier in curve if earlier >= step]:
-                    del curve[outdated]
-        newest = step
-        for name, value in line.items():
-            curves.setdefault(name, {})[step] = value if math.isfinite(value) else math.nan
-    return {
-        name: Series(np.array(list(curve)), np.array(list(curve.values())))
-        for name, curve in curves.items()
-        if curve
-    }
-
-
-def _parsed(text: str) -> dict[str, float]:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return {}
-    if not isinstance(line, dict):
-        return {}
-    return {
-        name: float(value)
-        for name, value in line.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
-def smoothed(values: Floats, share: float = 0.01) -> Floats:
-    """Return means of values (n,) whose weights halve at a distance of `share` of the points, on both sides: no lag.
-
-    Values that are not finite are skipped.
-    """
-    decay = 0.5 ** (1 / max(1.0, share * len(values)))
-    good = np.isfinite(values)
-    numbers, counts = np.where(good, values, 0.0), good.astype(np.float64)
-    total, weight = (
-        _decayed(column, decay) + _decayed(column[::-1], decay)[::-1] - column for column in (numbers, counts)
-    )
-    means: Floats = np.divide(total, weight, out=np.full(len(values), math.nan), where=weight > 0)
-    return means
-
-
-def _decayed(values: Floats, decay: float) -> Floats:
-    sums, running = np.empty(len(values)), 0.0
-    for index, value in enumerate(values):
-        running = decay * running + value
-        sums[index] = running
-    return sums
-
-
-def downsample(series: Series, most: int = MAX_POINTS) -> Series:
-    """Return means of neighbouring points, at most `most` of them, without values that are not finite."""
-    if len(series.steps) <= most:
-        return series
-    groups = np.array_split(np.arange(len(series.steps)), most)
-    steps = [series.steps[group].mean() for group in groups]
-    finite = [series.values[group][np.isfinite(series.values[group])] for group in groups]
-    return Series(np.array(steps), np.array([part.mean() if len(part) else math.nan for part in finite]))
 
 
 Draw = Callable[[Axes, Metrics], None]
@@ -223,7 +113,7 @@ def _raw_and_smooth(axes: Axes, series: Series, label: str) -> Series:
     if few:
         return _plot(axes, raw, LINE, label, marker="o")
     _plot(axes, raw, PALE, None)
-    return _plot(axes, downsample(Series(series.steps, smoothed(series.values))), LINE, label)
+    return _plot(axes, Series(raw.steps, smoothed(raw.values)), LINE, label)
 
 
 def _plot(axes: Axes, series: Series, colour: str, label: str | None = None, marker: str = "") -> Series:
@@ -280,6 +170,11 @@ def picture(metrics: Metrics) -> bytes:
     return file.getvalue()
 
 
+def drawings(metrics: Metrics) -> dict[str, str]:
+    """Return all plots as SVG for a page, title to element."""
+    return {panel.title: drawing(panel, metrics, f"p{index}") for index, panel in enumerate(panels(metrics))}
+
+
 def drawing(panel: Panel, metrics: Metrics, prefix: str) -> str:
     """Return one plot as SVG for the HTML page: without title, at the width of its container, with the page's colours.
 
@@ -299,14 +194,10 @@ def drawing(panel: Panel, metrics: Metrics, prefix: str) -> str:
 
 
 def _for_page(svg: str, prefix: str, title: str) -> str:
-    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
+    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\1{prefix}-", svg)
     for colour, name in COLOUR_NAMES.items():
         svg = svg.replace(colour, f"var(--{name})")
-    svg = re.sub(
-        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{title}">', svg, count=1
-    )
-    return svg.strip()
+    view_box = re.search(r'<svg[^>]*(viewBox="[^"]*")[^>]*>', svg)
+    assert view_box is not None
+    return f'<svg {view_box[1]} role="img" aria-label="{title}">{svg[view_box.end() :].strip()}'

@@ -5,26 +5,14 @@ Both are made from `metrics.jsonl` and the settings alone, so that they can be m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from smolact import durable
-from smolact.pages import command_lines, document, flat, header, table, tiles
-from smolact.training.curves import (
-    HIGH,
-    LOW,
-    SUCCESS,
-    VALIDATION,
-    Metrics,
-    drawing,
-    panels,
-    picture,
-    read_metrics,
-)
+from smolact.pages import flat, render
+from smolact.training.curves import drawings, picture
+from smolact.training.metrics import HIGH, LOW, SUCCESS, VALIDATION, Metrics, read_metrics
 
 CURVES, REPORT, VIDEOS = "curves.png", "report.html", "videos"
 MAX_VIDEOS = 6
@@ -51,22 +39,20 @@ def write_report(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str
 
 
 def page(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str], metrics: Metrics) -> str:
-    """Return the page as text."""
-    name = str(settings.get("job_name") or run.resolve().name)
-    rest = dict(facts)
-    command = rest.pop("command", None)
-    parts = [
-        header(name, _how_far(settings, metrics)),
-        tiles(figures(metrics)),
-        command_lines(command),
-        curves_section(metrics),
-        _videos_section(run),
-        table("The run", rest),
-        table("Settings", dict(flat(settings)), folded=True),
-        f'<footer>Made from <a href="metrics.jsonl">metrics.jsonl</a>; the curves alone: '
-        f'<a href="{CURVES}">{CURVES}</a>.</footer>',
-    ]
-    return document(name, parts)
+    """Return the page as text; it links to the videos of the newest evaluation by their relative paths."""
+    newest = max((path.parent for path in (run / VIDEOS).glob("**/*.mp4")), default=None)
+    videos = [] if newest is None else sorted(newest.glob("*.mp4"))[:MAX_VIDEOS]
+    return render(
+        "run.html.jinja",
+        title=str(settings.get("job_name") or run.resolve().name),
+        subtitle=_how_far(settings, metrics),
+        figures=figures(metrics),
+        command=facts.get("command"),
+        drawings=drawings(metrics),
+        videos=[video.relative_to(run) for video in videos],
+        facts={name: text for name, text in facts.items() if name != "command"},
+        settings=dict(flat(settings)),
+    )
 
 
 def _how_far(settings: Mapping[str, Any], metrics: Metrics) -> str:
@@ -79,47 +65,28 @@ def _how_far(settings: Mapping[str, Any], metrics: Metrics) -> str:
 
 def figures(metrics: Metrics) -> dict[str, str]:
     """Return the main numbers of the run that were measured, name to text."""
+    finite = {name: series.finite().values for name, series in metrics.items()}
+    values = {name: value for name, value in finite.items() if len(value)}
     numbers: dict[str, str] = {}
-    if (loss := _last(metrics, "loss")) is not None:
-        numbers["loss, last"] = f"{loss:.4g}"
+    if "loss" in values:
+        numbers["loss, last"] = f"{values['loss'][-1]:.4g}"
     for name in VALIDATION:
-        if name in metrics and len(values := metrics[name].finite().values):
-            numbers["validation loss, best"] = f"{values.min():.4g}"
-    if (rate := _last(metrics, SUCCESS)) is not None:
-        low, high = _last(metrics, LOW), _last(metrics, HIGH)
-        between = "" if low is None or high is None else f" (95%: {low:.0%} to {high:.0%})"
-        numbers[f"success, last{between}"] = f"{rate:.0%}"
-    if "samples_per_second" in metrics and len(speeds := metrics["samples_per_second"].finite().values):
-        numbers["samples a second, median"] = f"{sorted(speeds)[len(speeds) // 2]:.4g}"
-    if "data_wait" in metrics and len(waits := metrics["data_wait"].finite().values):
-        numbers["waiting for data"] = f"{math.fsum(waits) / len(waits):.0%}"
-    if bad := _last(metrics, "bad_steps"):
-        numbers["steps that were not finite"] = f"{bad:.0f}"
+        if name in values:
+            numbers["validation loss, best"] = f"{values[name].min():.4g}"
+    if SUCCESS in values:
+        has_interval = LOW in values and HIGH in values
+        between = f" (95%: {values[LOW][-1]:.0%} to {values[HIGH][-1]:.0%})" if has_interval else ""
+        numbers[f"success, last{between}"] = f"{values[SUCCESS][-1]:.0%}"
+    if "samples_per_second" in values:
+        speeds = sorted(values["samples_per_second"])
+        numbers["samples a second, median"] = f"{speeds[len(speeds) // 2]:.4g}"
+    if "data_wait" in values:
+        numbers["waiting for data"] = f"{values['data_wait'].mean():.0%}"
+    if "bad_steps" in values and values["bad_steps"][-1]:
+        numbers["steps that were not finite"] = f"{values['bad_steps'][-1]:.0f}"
     return numbers
 
 
-def _last(metrics: Metrics, name: str) -> float | None:
-    return metrics[name].last if name in metrics else None
-
-
 def curves_section(metrics: Metrics) -> str:
-    """Return the curves as SVG for a page."""
-    drawn = [
-        f"<figure><figcaption>{escape(panel.title)}</figcaption>{drawing(panel, metrics, f'p{index}')}</figure>"
-        for index, panel in enumerate(panels(metrics))
-    ]
-    return f"<section class=grid>{''.join(drawn)}</section>" if drawn else "<p>Nothing was measured.</p>"
-
-
-def _videos_section(run: Path) -> str:
-    """Return the videos of the newest evaluation, by their paths relative to the page."""
-    folders = sorted({path.parent for path in (run / VIDEOS).glob("**/*.mp4")})
-    if not folders:
-        return ""
-    chosen = sorted(folders[-1].glob("*.mp4"))[:MAX_VIDEOS]
-    shown = "".join(
-        f'<figure><video controls muted loop playsinline preload="metadata" src="{quote(str(video.relative_to(run)))}">'
-        f"</video><figcaption>{escape(video.stem.replace('_', ' '))}</figcaption></figure>"
-        for video in chosen
-    )
-    return f"<h2>Last evaluation</h2><section class=grid>{shown}</section>"
+    """Return the curves as HTML, for another page."""
+    return render("curves.html.jinja", drawings=drawings(metrics))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import time
-from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -81,36 +81,20 @@ def _checksum(data: bytes) -> bytes:
 
 def _gif(path: Path) -> Any:
     """Return a video as a GIF, which TensorBoard can show."""
-    reader = VideoReader(path)
-    try:
+    with closing(VideoReader(path)) as reader:
         count = min(len(reader), MAX_FRAMES)
         last = max(1, count - 1)
         frames = reader.frames([(len(reader) - 1) * index // last for index in range(count)])
-    finally:
-        reader.close()
-    pictures = [_small(Image.fromarray(frame)) for frame in frames]
+    first, *others = pictures = [_small(Image.fromarray(frame)) for frame in frames]
+    file, milliseconds = io.BytesIO(), round(1000 * GIF_SECONDS / len(pictures))
+    first.save(file, format="GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
     return Summary.Image(
-        width=pictures[0].width,
-        height=pictures[0].height,
-        colorspace=3,
-        encoded_image_string=_encoded(pictures),
+        width=first.width, height=first.height, colorspace=3, encoded_image_string=file.getvalue()
     )
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    height = max(1, round(picture.height * MAX_WIDTH / picture.width))
-    small = picture if picture.width <= MAX_WIDTH else picture.resize((MAX_WIDTH, height))
-    return small.quantize(128, method=Image.Quantize.FASTOCTREE)  # the default method takes ten times as long
-
-
-def _encoded(pictures: Sequence[Image.Image]) -> bytes:
-    file = io.BytesIO()
-    pictures[0].save(
-        file,
-        format="GIF",
-        save_all=True,
-        append_images=list(pictures[1:]),
-        duration=round(1000 * GIF_SECONDS / len(pictures)),
-        loop=0,
-    )
-    return file.getvalue()
+    picture.thumbnail((MAX_WIDTH, picture.height))
+    return picture.quantize(
+        128, method=Image.Quantize.FASTOCTREE
+    )  # the default method takes ten times as long

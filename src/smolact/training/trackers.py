@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from smolact.errors import optional_import
 from smolact.training.config import TrainConfig
+from smolact.training.sections import TrackioSection, WandBSection
 from smolact.training.tracking import (
     METRICS,
     Ended,
+    Evaluated,
     Event,
     Failed,
     Listener,
+    Measured,
     Started,
-    TrackioTracker,
-    WandBTracker,
+    scalars,
+    videos,
 )
 
 logger = logging.getLogger(__name__)
@@ -51,6 +55,58 @@ class BestEffort:
             )
 
 
+def _service(
+    log: Callable[..., object], video: Callable[[str], object], finish: Callable[[bool], object]
+) -> Listener:
+    """Return a listener that logs metrics, and at the end calls `finish` with whether the run failed."""
+
+    def listener(event: Event) -> None:
+        if isinstance(event, Measured | Evaluated):
+            shown = {name: video(path) for name, path in videos(event).items()}
+            log({**scalars(event), **shown}, step=event.step)
+        elif isinstance(event, Ended | Failed):
+            finish(isinstance(event, Failed))
+
+    return listener
+
+
+def _wandb(
+    section: WandBSection, run: Path, name: str, settings: Mapping[str, Any], tags: list[str]
+) -> Listener:
+    """Return the tracker for Weights & Biases."""
+    wandb = optional_import("wandb", "wandb")
+    service = wandb.init(
+        project=section.project,
+        entity=section.entity,
+        name=name,
+        notes=section.notes,
+        id=section.run_id,
+        resume="allow" if section.run_id else None,
+        mode=section.mode,
+        dir=str(run),
+        config=dict(settings),
+        tags=tags if section.add_tags else None,
+    )
+    return _service(
+        service.log,
+        lambda path: wandb.Video(path, format="mp4"),
+        lambda has_failed: service.finish(exit_code=int(has_failed)),
+    )
+
+
+def _trackio(section: TrackioSection, run: Path, settings: Mapping[str, Any]) -> Listener:
+    """Return the tracker for trackio: a local dashboard (`trackio show`), or a Space on the Hub."""
+    trackio = optional_import("trackio", "trackio")
+    service = trackio.init(
+        project=section.project,
+        name=run.resolve().name,
+        space_id=section.space_id,
+        config=dict(settings),
+        resume="allow",  # a resumed run is found by its name
+    )
+    return _service(service.log, trackio.Video, lambda has_failed: service.finish())
+
+
 def make_trackers(
     config: TrainConfig,
     run: Path,
@@ -78,9 +134,9 @@ def make_trackers(
 
         trackers.append(BestEffort("TensorBoard", TensorBoardTracker(run, step)))
     if config.wandb.enable:
-        trackers.append(BestEffort("Weights & Biases", WandBTracker(config.wandb, run, name, settings, tags)))
+        trackers.append(BestEffort("Weights & Biases", _wandb(config.wandb, run, name, settings, tags)))
     if config.trackio.enable:
-        trackers.append(BestEffort("trackio", TrackioTracker(config.trackio, run, settings)))
+        trackers.append(BestEffort("trackio", _trackio(config.trackio, run, settings)))
     if config.report:
         trackers.append(BestEffort("The report", Report(run, settings)))
     return trackers

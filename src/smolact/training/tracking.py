@@ -1,4 +1,4 @@
-"""Training events and their listeners: `metrics.jsonl`, Weights & Biases and trackio."""
+"""Training events, and `metrics.jsonl`, the listener that records them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smolact import durable
-from smolact.errors import optional_import
 from smolact.files import read_bytes
-from smolact.training.sections import TrackioSection, WandBSection
 
 METRICS = "metrics.jsonl"
 
@@ -150,64 +148,3 @@ def scalars(event: Measured | Evaluated) -> dict[str, float]:
     """Return the event's metrics by their names in trackers: `train/loss`, `eval/success_rate`."""
     kind = "train" if isinstance(event, Measured) else "eval"
     return {f"{kind}/{name}": value for name, value in event.metrics.items()}
-
-
-class WandBTracker:
-    """Logs measurements and evaluations to Weights & Biases.
-
-    Raises:
-        MissingDependencyError: the package wandb is not installed.
-    """
-
-    def __init__(
-        self, section: WandBSection, run: Path, name: str, settings: Mapping[str, Any], tags: list[str]
-    ) -> None:
-        wandb = optional_import("wandb", "wandb")
-        self._video = wandb.Video
-        self._run = wandb.init(
-            project=section.project,
-            entity=section.entity,
-            name=name,
-            notes=section.notes,
-            id=section.run_id,
-            resume="allow" if section.run_id else None,
-            mode=section.mode,
-            dir=str(run),
-            config=dict(settings),
-            tags=tags if section.add_tags else None,
-        )
-
-    def __call__(self, event: Event) -> None:
-        """Log the event, if it contains metrics; close the run at the end."""
-        if isinstance(event, Measured | Evaluated):
-            shown = {name: self._video(path, format="mp4") for name, path in videos(event).items()}
-            self._run.log({**scalars(event), **shown}, step=event.step)
-        elif isinstance(event, Ended | Failed):
-            self._run.finish(exit_code=int(isinstance(event, Failed)))
-
-
-class TrackioTracker:
-    """Logs measurements and evaluations to trackio: a local dashboard (`trackio show`), or a Space on the Hub.
-
-    Raises:
-        MissingDependencyError: the package trackio is not installed.
-    """
-
-    def __init__(self, section: TrackioSection, run: Path, settings: Mapping[str, Any]) -> None:
-        trackio = optional_import("trackio", "trackio")
-        self._video = trackio.Video
-        self._run = trackio.init(
-            project=section.project,
-            name=run.resolve().name,
-            space_id=section.space_id,
-            config=dict(settings),
-            resume="allow",  # a resumed run is found by its name
-        )
-
-    def __call__(self, event: Event) -> None:
-        """Log the event, if it contains metrics; close the run at the end."""
-        if isinstance(event, Measured | Evaluated):
-            shown = {name: self._video(path) for name, path in videos(event).items()}
-            self._run.log({**scalars(event), **shown}, step=event.step)
-        elif isinstance(event, Ended | Failed):
-            self._run.finish()
