@@ -14,7 +14,8 @@ from torch import Tensor
 from smolact.backbones.smolvlm import SmolVLM
 from smolact.errors import ConfigError
 from smolact.policies.common.chunking import Engine
-from smolact.policies.common.precision import check_int8, check_kernels, quickest_dtype
+from smolact.policies.inference.packing import WeightVersions
+from smolact.policies.inference.precision import check_int8, check_kernels, quickest_dtype
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.generation import ActionWriter
 from smolact.policies.smolandfast.schemes import ActionTokens
@@ -67,19 +68,18 @@ class SmolAndFASTEngine(Engine):
             )
         if int8:
             check_int8(vlm.lm_head.weight.device, dtype)
-        writer = ActionWriter
         if triton:
             check_kernels(vlm.lm_head.weight.device)
-            from smolact.policies.smolandfast.kernel_writer import KernelWriter as writer  # noqa: N813
         self.config = config
         self._actions, self._shape, self._inputs = actions, chunk_shape, inputs
         self._vlm = vlm
         self._writer_factory = partial(
-            writer,
+            ActionWriter,
             vlm,
             vocabulary,
             actions.grammar(*chunk_shape),
             int8=int8,
+            triton=triton,
             temperature=temperature,
             generator=generator,
         )
@@ -88,15 +88,8 @@ class SmolAndFASTEngine(Engine):
         self.writer = self._make_writer()
 
     def _make_writer(self) -> ActionWriter:
-        self._packed_versions = self._weight_versions()
+        self._versions = WeightVersions(self._vlm)
         return self._writer_factory(dtype=self._dtype or quickest_dtype(self._vlm.lm_head.weight.device))
-
-    def _weight_versions(self) -> list[tuple[int, int]]:
-        """Return each weight's address and version."""
-        return [
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self._vlm.parameters()
-        ]
 
     @property
     def memory(self) -> int:
@@ -110,7 +103,7 @@ class SmolAndFASTEngine(Engine):
             FeatureError: an input is missing.
             ActionTokensError: an answer was not complete after `max_decoding_steps` tokens.
         """
-        if self._packed_versions != self._weight_versions():
+        if self._versions.have_changed():
             self.writer = self._make_writer()
         written = self.writer.write(*self._inputs(batch), self.config.max_decoding_steps).tolist()
         ids = [[token for token in row if token >= 0] for row in written]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,10 +27,10 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import SOLVERS, sample_noise
 from smolact.policies.common.guidance import Guidance
-from smolact.policies.common.packed_linear import PackedLinear, WeightPacker
-from smolact.policies.common.precision import check_fp8, check_int8, check_kernels, quickest_dtype
+from smolact.policies.inference.packing import Int8PackedLinear, WeightPacker, WeightVersions, extra_bytes
+from smolact.policies.inference.precision import check_fp8, check_int8, check_kernels, quickest_dtype
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from smolact.policies.smolvla.engine_network import Network
+from smolact.policies.smolvla.engine_network import Kernels, pack_network
 from smolact.policies.smolvla.execution_plan import ExecutionPlan, Settings, Shape
 from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
 
@@ -121,19 +121,12 @@ class SmolVLAEngine(Engine):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        device: torch.device = self._network.device
-        return device
+        return self._network.device
 
     @property
     def memory(self) -> int:
         """Bytes of the packed weights that are not the policy's own: of all weights once those are released."""
-        # oneDNN's packed tensors have no address, and are never the policy's.
-        packed = {
-            id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor.numel() * tensor.element_size()
-            for tensor in self._network.tensors
-        }
-        shared = {parameter.data_ptr() for parameter in self._policy.parameters() if not parameter.is_meta}
-        return sum(size for pointer, size in packed.items() if pointer not in shared)
+        return extra_bytes(self._network.tensors(), self._policy)
 
     def use_steps(self, num_steps: int, solver: str = "euler") -> None:
         """Use this number of denoising steps and this solver from the next prediction on.
@@ -161,19 +154,23 @@ class SmolVLAEngine(Engine):
             raise ConfigError(
                 "The policy has no weights: an engine with release=True has taken them. Load it again."
             )
-        packer = self._packer(device)
-        self._use_graphs = device.type == "cuda" if self._graphs is None else self._graphs
-        self._adapters = self._policy.adapters
-        self._network = Network(self._policy, packer)
-        owners = [module._parameters for module in self._policy.modules() if module._parameters]
-        self._sources = [(owner, name) for owner in owners for name in owner]
-        self._packed_versions = self._weight_versions()
-        self._clear_plans()
-
-    def _packer(self, device: torch.device) -> WeightPacker:
-        """Return the weight packer for a device; raise a `ConfigError` if a setting is not supported there."""
+        kernels = self._kernels(device)
         if self._int8:
             check_int8(device, self._requested_dtype)
+        packer = WeightPacker(
+            torch.float32 if self._int8 else self._requested_dtype or quickest_dtype(device),
+            int8=Int8PackedLinear if self._int8 else None,
+            fp8=self._fp8,
+            releases=self._release,
+        )
+        self._use_graphs = device.type == "cuda" if self._graphs is None else self._graphs
+        self._adapters = self._policy.adapters
+        self._network = pack_network(self._policy, packer, kernels)
+        self._versions = WeightVersions(self._policy)
+        self._clear_plans()
+
+    def _kernels(self, device: torch.device) -> Kernels | None:
+        """Return the kernels of our own, if the settings need them; raise a `ConfigError` if they do not work on the device."""
         has_kernels = self._triton or (self._fp8 and device.type == "cuda")
         if has_kernels and self._compile:
             raise ConfigError(
@@ -184,16 +181,11 @@ class SmolVLAEngine(Engine):
             check_fp8(device)
         if self._triton:
             check_kernels(device)
-        kernel: Callable[[PackedLinear], PackedLinear] | None = None
-        if has_kernels:
-            from smolact.policies.common.kernels import KernelPackedLinear as kernel  # needs triton  # noqa: N813
-        return WeightPacker(
-            torch.float32 if self._int8 else self._requested_dtype or quickest_dtype(device),
-            int8=self._int8,
-            fp8=self._fp8,
-            kernel=kernel,
-            releases=self._release,
-        )
+        if not has_kernels:
+            return None
+        from smolact.policies.inference.kernels import with_kernels  # needs triton
+
+        return with_kernels
 
     @torch.inference_mode(False)  # buffers outlive a caller's inference mode
     @torch.no_grad()
@@ -280,18 +272,9 @@ class SmolVLAEngine(Engine):
     def _refresh_if_changed(self) -> None:
         if self._release:
             return
-        if self._adapters is not self._policy.adapters or self._packed_versions != self._weight_versions():
+        if self._adapters is not self._policy.adapters or self._versions.have_changed():
             logger.info("The policy's weights have changed: packing them anew.")
             self.refresh()
-
-    def _weight_versions(self) -> list[tuple[int, int]]:
-        # Every in-place change increments the version; every new tensor has another address.
-        tensors = (owner[name] for owner, name in self._sources)
-        return [
-            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-            for tensor in tensors
-            if tensor is not None
-        ]
 
     def _clear_plans(self) -> None:
         self._plans.clear()

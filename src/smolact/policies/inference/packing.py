@@ -1,18 +1,18 @@
 """Linear layers of an engine: inference-only weights, fused, in a chosen precision.
 
-Several layers that read the same input become one product. A linear factor before it (a norm's scale) is multiplied
-into its weights. Adapters are added to them: the policy itself is unchanged.
+Several layers that read the same input become one product. The scale of the norm before them is multiplied into its weights,
+and adapters are added to them: the policy itself is unchanged.
 
-A layer also offers its product with surrounding operations (`normed`, `onto`, `gated`). Here those are separate; on a GPU
-one kernel can do all of it (`kernels.KernelPackedLinear`).
+A layer also offers its product with surrounding operations (`normed`, `onto`, `gated`), which one kernel of a GPU can compute
+together (`kernels.KernelPackedLinear`).
 """
 
-# B batch, L rows (tokens), R rows, I input width, O output width, N heads, H head width.
+# R rows (tokens), I input width, O output width, N heads, H head width.
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,25 +20,32 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from smolact.backbones.layers import rms_norm
+
 
 class PackedLinear(ABC):
-    """The linear layer x Wᵀ + b."""
+    """The linear layer x Wᵀ + b of a weight (O, I) and a bias (O,)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor | None = None
+    """The factor (O,) of each output, of weights that are rounded to 8 bits."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """(…, I) to (…, O)."""
 
-    @abstractmethod
     def tensors(self) -> list[Tensor]:
         """Return the tensors that the layer holds."""
+        return [tensor for tensor in (self.weight, self.scale, self.bias) if tensor is not None]
 
     def normed(self, x: Tensor, eps: float) -> Tensor:
         """Return the product of the RMS norm of x; the norm's scale is in the weights."""
         return self(rms_norm(x, eps))
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the product of x (B, L, I), or of concatenated heads (B, L, N, H), added to `residual` (B, L, O)."""
-        return residual + self(x.flatten(2))
+        """Return the product of x (…, I), or of heads (…, N, H) that are concatenated, added to `residual` (…, O)."""
+        return residual + self(x.reshape(*residual.shape[:-1], -1))
 
     def gated(self, x: Tensor, eps: float) -> Tensor:
         """Return silu(gate) · up of the RMS norm of x, (…, O / 2); gate is the first half of the product, up the second."""
@@ -46,24 +53,25 @@ class PackedLinear(ABC):
         return F.silu(gate).mul_(up)
 
 
-def rms_norm(x: Tensor, eps: float) -> Tensor:
-    """Scale x (…, I) to root mean square one, computed in float32."""
-    return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
-
-
 class DensePackedLinear(PackedLinear):
-    """A layer in the precision of its weight."""
+    """A layer in the precision of its weight.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight, self.bias = weight, bias
+    With `few_rows` a CPU gets a copy of the weight that is (I, O) in memory: products of few rows are up to 1.5 times as fast.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, few_rows: bool = False) -> None:
+        copied = few_rows and weight.device.type == "cpu"
+        self.weight, self.bias = weight.t().contiguous().t() if copied else weight, bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, I) to (…, O)."""
         return F.linear(x, self.weight, self.bias)
 
-    def tensors(self) -> list[Tensor]:
-        """Return the tensors that the layer holds."""
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
+    def onto(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return the product of x (…, I), or of heads (…, N, H) that are concatenated, added to `residual` (…, O)."""
+        added = residual if self.bias is None else residual + self.bias
+        rows = x.reshape(-1, self.weight.shape[1])
+        return torch.addmm(added.flatten(0, -2), rows, self.weight.t()).view_as(residual)
 
 
 class Int8PackedLinear(PackedLinear):
@@ -74,6 +82,8 @@ class Int8PackedLinear(PackedLinear):
     have 7 bits, since they add pairs of products in 16 bits, which saturate.
     Source: Dettmers et al. 2022, "LLM.int8()", arXiv 2208.07339, section 2.1 (vector-wise quantization).
     """
+
+    scale: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         scale = weight.abs().amax(1).clamp_min(1e-12) / 127
@@ -96,7 +106,35 @@ class Int8PackedLinear(PackedLinear):
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors that the layer holds."""
-        return [self.weight, self.scale, self.zeros, *([] if self.bias is None else [self.bias])]
+        return [*super().tensors(), self.zeros]
+
+
+class Int8WeightOnlyLinear(PackedLinear):
+    """Weights rounded to 8 bits per output; inputs are rounded to bfloat16 only.
+
+    For products of a few rows on a CPU, which take as long as loading the weight from memory: a quarter of the bytes, and no
+    arithmetic in 8 bits, which is slow on processors without VNNI. For more rows the weight is converted back first. The
+    rounding error is about a hundredth of the result.
+    """
+
+    FEW = 8
+    SIDE = 16
+    """Widths must be a multiple of it: the kernel does not check."""
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.scale = (weight.abs().amax(1).float().clamp_min(1e-12) / 127).to(torch.bfloat16)
+        rounded = (weight.float() / self.scale.float()[:, None]).round()
+        self.weight = rounded.clamp(-127, 127).to(torch.int8)
+        self.bias = None if bias is None else bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(R, I) to (R, O)."""
+        if len(x) <= self.FEW:
+            product = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale).to(x.dtype)
+        else:
+            product = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        return product if self.bias is None else product + self.bias.to(x.dtype)
 
 
 class Float8PackedLinear(PackedLinear):
@@ -109,6 +147,7 @@ class Float8PackedLinear(PackedLinear):
     """
 
     LARGEST = 448.0
+    scale: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.scale = weight.abs().amax(1).float().clamp_min(1e-12) / self.LARGEST
@@ -121,50 +160,6 @@ class Float8PackedLinear(PackedLinear):
         """(…, I) to (…, O)."""
         product = F.linear(x, self.weight.to(x.dtype)) * self.scale
         return (product if self.bias is None else product + self.bias).to(x.dtype)
-
-    def tensors(self) -> list[Tensor]:
-        """Return the tensors that the layer holds."""
-        return [self.weight, self.scale, *([] if self.bias is None else [self.bias])]
-
-
-class Int8Weights:
-    """The linear layer x Wᵀ + b with a weight in 8 bits, rounded per output; inputs are rounded to bfloat16 only.
-
-    For products of a few rows on a CPU, which take as long as loading the weight from memory: a quarter of the bytes, and no
-    arithmetic in 8 bits, which is slow on processors without VNNI. For more rows the weight is converted back first. The
-    rounding error is about a hundredth of the result.
-    """
-
-    FEW = 8
-    SIDE = 16
-    """Widths must be a multiple of it: the kernel does not check."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.scale = (weight.abs().amax(1).float().clamp_min(1e-12) / 127).to(torch.bfloat16)
-        rounded = (weight.float() / self.scale.float()[:, None]).round()
-        self.weight = rounded.clamp(-127, 127).to(torch.int8)
-        self.bias = None if bias is None else bias.float()
-
-    @classmethod
-    def takes(cls, weight: Tensor) -> bool:
-        """Return whether the weight's widths are supported."""
-        return not any(size % cls.SIDE for size in weight.shape)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(R, I) to (R, O)."""
-        if len(x) <= self.FEW:
-            product = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale).to(x.dtype)
-        else:
-            product = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
-        return product if self.bias is None else product + self.bias.to(x.dtype)
-
-    def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the product of (R, I), added to (R, O)."""
-        return residual + self(x)
-
-    def tensors(self) -> list[Tensor]:
-        """Return the tensors that the layer holds."""
-        return [self.weight, self.scale, *([] if self.bias is None else [self.bias])]
 
 
 @lru_cache(maxsize=1)
@@ -198,9 +193,9 @@ class WeightPacker:
 
     Args:
         dtype: of the weights.
-        int8: round those of `pack` to 8 bits.
+        int8: the class of the layers that `pack` rounds to 8 bits; None rounds none.
         fp8: round those that few rows read often to float8.
-        kernel: replaces a product that few rows read often by a faster one.
+        few_rows: all products are of few rows (`DensePackedLinear`).
         releases: empty each layer that was read, so that no weight is held twice. The policy can't be used afterwards.
     """
 
@@ -208,12 +203,12 @@ class WeightPacker:
         self,
         dtype: torch.dtype,
         *,
-        int8: bool = False,
+        int8: type[Int8PackedLinear | Int8WeightOnlyLinear] | None = None,
         fp8: bool = False,
-        kernel: Callable[[PackedLinear], PackedLinear] | None = None,
+        few_rows: bool = False,
         releases: bool = False,
     ) -> None:
-        self.dtype, self.int8, self.fp8, self.kernel, self.releases = dtype, int8, fp8, kernel, releases
+        self.dtype, self.int8, self.fp8, self.few_rows, self.releases = dtype, int8, fp8, few_rows, releases
 
     def pack(
         self,
@@ -238,26 +233,64 @@ class WeightPacker:
         biases = [
             torch.zeros(len(weight), device=weight.device) if bias is None else bias for weight, bias in parts
         ]
-        bias = torch.cat(biases) if any(bias is not None for _, bias in parts) else None
-        kind = (
-            Int8PackedLinear
-            if self.int8 and not exact
-            else Float8PackedLinear
-            if self.fp8 and often
-            else DensePackedLinear
-        )
-        dtype = self.dtype if kind is DensePackedLinear else torch.float32
-        product: PackedLinear = kind(
-            weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
-        )
+        bias = torch.cat(biases).detach() if any(bias is not None for _, bias in parts) else None
+        packed = self._packed(weight.detach(), bias, exact=exact, often=often)
         self.release(*layers)
-        return self.kernel(product) if self.kernel is not None and often else product
+        return packed
 
-    def to_device(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Return a tensor in the given dtype; it is the policy's own if that has the dtype."""
-        return tensor.detach().to(dtype or self.dtype)
+    def _packed(self, weight: Tensor, bias: Tensor | None, *, exact: bool, often: bool) -> PackedLinear:
+        if self.int8 is not None and not exact and self._fits_int8(weight):
+            return self.int8(weight.float(), bias)
+        if self.fp8 and often and not exact:
+            return Float8PackedLinear(weight.float(), bias)
+        bias = None if bias is None else bias.to(self.dtype)
+        return DensePackedLinear(weight.to(self.dtype), bias, few_rows=self.few_rows)
+
+    def _fits_int8(self, weight: Tensor) -> bool:
+        side = Int8WeightOnlyLinear.SIDE if self.int8 is Int8WeightOnlyLinear else 1
+        return not any(size % side for size in weight.shape)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """Return a tensor in the weights' dtype; it is the policy's own if that has the dtype."""
+        return tensor.detach().to(self.dtype)
 
     def release(self, *modules: nn.Module) -> None:
         """Release the modules' weights if `releases` is set."""
         for module in modules if self.releases else ():
             module.to("meta")
+
+
+class WeightVersions:
+    """The state of a module's weights when they were packed.
+
+    Every in-place change increments a tensor's version, and every new tensor has another address. A write through
+    `parameter.data` is not detected.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        owners = [part._parameters for part in module.modules() if part._parameters]
+        self._sources = [(owner, name) for owner in owners for name in owner]
+        self._packed = self._read()
+
+    def _read(self) -> list[tuple[int, int]]:
+        tensors = (owner[name] for owner, name in self._sources)
+        return [
+            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+            for tensor in tensors
+            if tensor is not None
+        ]
+
+    def have_changed(self) -> bool:
+        """Return whether a weight has changed, or was replaced, since then."""
+        return self._packed != self._read()
+
+
+def extra_bytes(tensors: Iterable[Tensor], module: nn.Module) -> int:
+    """Return the bytes of the tensors that are not the module's own weights."""
+    # oneDNN's packed tensors have no address, and are never the module's.
+    sizes = {
+        id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor.numel() * tensor.element_size()
+        for tensor in tensors
+    }
+    own = {parameter.data_ptr() for parameter in module.parameters() if not parameter.is_meta}
+    return sum(size for address, size in sizes.items() if address not in own)

@@ -1,0 +1,1 @@
+"""What the engines of all policies share: packed weights, a decoder layer on them, the vision tower, and CUDA graphs."""
