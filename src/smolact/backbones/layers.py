@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -33,8 +34,7 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor, out: Tensor | None = None)
     The result is written to `out`, which may be x itself, if it is given; there is no gradient then.
     """
     wide = x.float()
-    first, second = wide.chunk(2, dim=-1)
-    swapped = torch.cat([second, first], dim=-1)
+    swapped = wide.roll(x.shape[-1] // 2, -1)
     return torch.addcmul(wide * cosines, swapped, sines, out=out).to(x.dtype)
 
 
@@ -43,14 +43,19 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 
     Without a gradient and on a CPU it is computed by a norm, in two thirds of the time that `F.rms_norm` takes there.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type not in ("cpu", "cuda"):
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not (x.is_cpu or x.is_cuda):
         return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
     if x.is_cuda:  # one kernel, which computes in float32
         return F.rms_norm(x, x.shape[-1:], eps=eps)
     wide = x.float()
     norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    factor = torch.addcmul(norm.new_full((), eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    factor = torch.addcmul(_cpu_scalar(eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
     return (wide * factor).to(x.dtype)
+
+
+@lru_cache(maxsize=16)
+def _cpu_scalar(number: float) -> Tensor:
+    return torch.tensor(number, dtype=torch.float32)
 
 
 def attend(

@@ -120,7 +120,8 @@ def run_layer(
     queries, cache = project(layer, hidden, rotary, cache, rows)
     if layer.post_attention is None:
         return hidden
-    return output_and_mlp(layer, hidden, attend_folded(queries, cache[0], cache[1], bias))
+    keys, values = cache.unbind()
+    return output_and_mlp(layer, hidden, attend_folded(queries, keys, values, bias))
 
 
 def project(
@@ -131,16 +132,18 @@ def project(
     is_functional = torch.is_grad_enabled() or torch.compiler.is_compiling()
     if layer.place_heads is not None and not is_functional:
         return layer.place_heads(layer, projected, rotary, cache, rows)
-    batch, rotated = cache.shape[1], layer.queries + layer.keys
-    heads = projected.view(batch, -1, rotated + layer.keys, layer.head_width).transpose(1, 2)
+    batch, keys, width = cache.shape[1], layer.keys, layer.head_width
+    rotated = layer.queries + keys
+    heads = projected.view(batch, -1, rotated + keys, width).transpose(1, 2)
+    turned = heads.narrow(1, 0, rotated)
     if is_functional:
-        heads = torch.cat([rotate(heads[:, :rotated], *rotary), heads[:, rotated:]], dim=1)
+        heads = torch.cat([rotate(turned, *rotary), heads.narrow(1, rotated, keys)], dim=1)
     else:  # in place, which spares copies
-        rotate(heads[:, :rotated], *rotary, out=heads[:, :rotated])
-    if layer.keys:
-        own = heads[:, layer.queries :].reshape(batch, 2, layer.keys, -1, layer.head_width)
+        rotate(turned, *rotary, out=turned)
+    if keys:
+        own = heads.narrow(1, layer.queries, 2 * keys).view(batch, 2, keys, -1, width)
         cache = write_rows(cache, rows, own.transpose(0, 1))
-    return heads[:, : layer.queries], cache
+    return heads.narrow(1, 0, layer.queries), cache
 
 
 def write_rows(cache: Tensor, rows: Rows, own: Tensor) -> Tensor:
@@ -157,7 +160,7 @@ def output_and_mlp(layer: PackedDecoderLayer, hidden: Tensor, attended: Tensor) 
     """Apply what follows attention (B, N, L, H): output projection, residual, MLP, residual; (R, D)."""
     assert layer.post_attention is not None
     out, gates, down = layer.post_attention
-    hidden = out.onto(hidden, attended.transpose(1, 2))
+    hidden = out.onto(hidden, attended.flatten(1) if attended.shape[2] == 1 else attended.transpose(1, 2))
     if len(gates) == 1:
         return down.onto(hidden, gates[0].gated(hidden, layer.eps))
     normed = rms_norm(hidden, layer.eps)

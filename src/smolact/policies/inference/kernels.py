@@ -259,7 +259,7 @@ class KernelPackedLinear(PackedLinear):
         return multiply(x, *self._factors, eps=eps)
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the product of x (…, I), or of heads (B, L, N, H) that are concatenated, added to `residual` (…, O)."""
+        """Return the product of x (R, I), or of heads (B, L, N, H) that are concatenated, added to `residual` (R, O)."""
         if torch.is_grad_enabled():
             return self.plain.onto(residual, x)
         return multiply(x, *self._factors, residual=residual)

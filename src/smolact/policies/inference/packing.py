@@ -44,8 +44,8 @@ class PackedLinear(ABC):
         return self(rms_norm(x, eps))
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the product of x (…, I), or of heads (…, N, H) that are concatenated, added to `residual` (…, O)."""
-        return residual + self(x.reshape(*residual.shape[:-1], -1))
+        """Return the product of x (R, I), or of heads (…, N, H) that are concatenated, added to `residual` (R, O)."""
+        return residual + self(x.reshape(len(residual), -1))
 
     def gated(self, x: Tensor, eps: float) -> Tensor:
         """Return silu(gate) · up of the RMS norm of x, (…, O / 2); gate is the first half of the product, up the second."""
@@ -62,16 +62,19 @@ class DensePackedLinear(PackedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, few_rows: bool = False) -> None:
         copied = few_rows and weight.device.type == "cpu"
         self.weight, self.bias = weight.t().contiguous().t() if copied else weight, bias
+        self._transposed = self.weight.t()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, I) to (…, O)."""
+        # For one row of input PyTorch's dispatch counts: what is called here is what `F.linear` comes to.
+        if x.ndim == 2:
+            return x.mm(self._transposed) if self.bias is None else self.bias.addmm(x, self._transposed)
         return F.linear(x, self.weight, self.bias)
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the product of x (…, I), or of heads (…, N, H) that are concatenated, added to `residual` (…, O)."""
+        """Return the product of x (R, I), or of heads (…, N, H) that are concatenated, added to `residual` (R, O)."""
         added = residual if self.bias is None else residual + self.bias
-        rows = x.reshape(-1, self.weight.shape[1])
-        return torch.addmm(added.flatten(0, -2), rows, self.weight.t()).view_as(residual)
+        return added.addmm(x if x.ndim == 2 else x.reshape(len(residual), -1), self._transposed)
 
 
 class Int8PackedLinear(PackedLinear):
@@ -260,29 +263,23 @@ class WeightPacker:
             module.to("meta")
 
 
-class WeightVersions:
-    """The state of a module's weights when they were packed.
+def weight_sources(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Return where the module's weights are: for each of them the dictionary of its owner, and its name there."""
+    owners = [part._parameters for part in module.modules() if part._parameters]
+    return [(owner, name) for owner in owners for name in owner]
 
-    Every in-place change increments a tensor's version, and every new tensor has another address. A write through
-    `parameter.data` is not detected.
+
+def weight_versions(sources: list[tuple[dict[str, Any], str]]) -> list[tuple[int, int]]:
+    """Return address and version of each weight: a new tensor has another address, an in-place change another version.
+
+    A write through `parameter.data` is not detected.
     """
-
-    def __init__(self, module: nn.Module) -> None:
-        owners = [part._parameters for part in module.modules() if part._parameters]
-        self._sources = [(owner, name) for owner in owners for name in owner]
-        self._packed = self._read()
-
-    def _read(self) -> list[tuple[int, int]]:
-        tensors = (owner[name] for owner, name in self._sources)
-        return [
-            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-            for tensor in tensors
-            if tensor is not None
-        ]
-
-    def have_changed(self) -> bool:
-        """Return whether a weight has changed, or was replaced, since then."""
-        return self._packed != self._read()
+    tensors = (owner[name] for owner, name in sources)
+    return [
+        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+        for tensor in tensors
+        if tensor is not None
+    ]
 
 
 def extra_bytes(tensors: Iterable[Tensor], module: nn.Module) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from smolact.backbones.smolvlm import SmolVLM
 from smolact.errors import ConfigError
 from smolact.policies.common.chunking import Engine
-from smolact.policies.inference.packing import WeightVersions
+from smolact.policies.inference.packing import weight_sources, weight_versions
 from smolact.policies.inference.precision import check_int8, check_kernels, quickest_dtype
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.generation import ActionWriter
@@ -88,7 +88,7 @@ class SmolAndFASTEngine(Engine):
         self.writer = self._make_writer()
 
     def _make_writer(self) -> ActionWriter:
-        self._versions = WeightVersions(self._vlm)
+        self._packed_versions = weight_versions(weight_sources(self._vlm))
         return self._writer_factory(dtype=self._dtype or quickest_dtype(self._vlm.lm_head.weight.device))
 
     @property
@@ -103,7 +103,7 @@ class SmolAndFASTEngine(Engine):
             FeatureError: an input is missing.
             ActionTokensError: an answer was not complete after `max_decoding_steps` tokens.
         """
-        if self._versions.have_changed():
+        if self._packed_versions != weight_versions(weight_sources(self._vlm)):
             self.writer = self._make_writer()
         written = self.writer.write(*self._inputs(batch), self.config.max_decoding_steps).tolist()
         ids = [[token for token in row if token >= 0] for row in written]

@@ -235,7 +235,7 @@ class ActionWriter:
         cosines, sines = slate.rotary[:, slate.position, None, None]
         bias = slate.bias[..., :seen]
         for layer, cache in zip(self._step_layers, slate.caches, strict=True):
-            hidden = run_layer(layer, hidden, (cosines, sines), cache[:, :, :, :seen], slate.slot, bias)
+            hidden = run_layer(layer, hidden, (cosines, sines), cache.narrow(3, 0, seen), slate.slot, bias)
         return hidden
 
     def _choose(self, hidden: Tensor, slate: Slate) -> None:

@@ -6,8 +6,8 @@
     engine.observe(batch)          # images and instruction
     chunk = engine.act(batch)      # the state
 
-`engine_network` packs the weights, `execution_plan` runs the network, with one plan for each shape of observation. This module
-prepares inputs and finishes actions. The gain of each part: docs/performance.md.
+`engine_inputs` prepares a batch, `engine_network` packs the weights, `execution_plan` runs the network, with one plan for each shape
+of observation. The gain of each part: docs/performance.md.
 """
 
 # B batch, C chunk, A action width.
@@ -20,19 +20,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from smolact.errors import ConfigError, FeatureError
 from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import SOLVERS, sample_noise
 from smolact.policies.common.guidance import Guidance
-from smolact.policies.inference.packing import Int8PackedLinear, WeightPacker, WeightVersions, extra_bytes
+from smolact.policies.inference.packing import (
+    Int8PackedLinear,
+    WeightPacker,
+    extra_bytes,
+    weight_sources,
+    weight_versions,
+)
 from smolact.policies.inference.precision import check_fp8, check_int8, check_kernels, quickest_dtype
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.policies.smolvla.engine_inputs import example_batch, prepare_inputs
 from smolact.policies.smolvla.engine_network import Kernels, pack_network
 from smolact.policies.smolvla.execution_plan import ExecutionPlan, Settings, Shape
-from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
+from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -154,9 +160,9 @@ class SmolVLAEngine(Engine):
             raise ConfigError(
                 "The policy has no weights: an engine with release=True has taken them. Load it again."
             )
-        kernels = self._kernels(device)
         if self._int8:
             check_int8(device, self._requested_dtype)
+        kernels = self._kernels(device)
         packer = WeightPacker(
             torch.float32 if self._int8 else self._requested_dtype or quickest_dtype(device),
             int8=Int8PackedLinear if self._int8 else None,
@@ -166,7 +172,8 @@ class SmolVLAEngine(Engine):
         self._use_graphs = device.type == "cuda" if self._graphs is None else self._graphs
         self._adapters = self._policy.adapters
         self._network = pack_network(self._policy, packer, kernels)
-        self._versions = WeightVersions(self._policy)
+        self._sources = weight_sources(self._policy)
+        self._packed_versions = weight_versions(self._sources)
         self._clear_plans()
 
     def _kernels(self, device: torch.device) -> Kernels | None:
@@ -241,7 +248,7 @@ class SmolVLAEngine(Engine):
         Args:
             batch: a preprocessed batch; by default one sample of the configured sizes.
         """
-        batch = self._example_batch() if batch is None else batch
+        batch = example_batch(self.config, self.device) if batch is None else batch
         tokens = self._policy.prepare_language(batch)[0]
         longest = max(self.config.tokenizer_max_length, 1)
         lengths = (
@@ -258,21 +265,12 @@ class SmolVLAEngine(Engine):
         finally:
             self._capture = capture
 
-    def _example_batch(self) -> dict[str, Tensor]:
-        config, device, length = self.config, self.device, self.config.tokenizer_max_length
-        cameras = {key: f for key, f in config.image_features.items() if key in config.input_features}
-        state = config.robot_state_feature
-        return {
-            **{key: torch.zeros(1, *feature.shape, device=device) for key, feature in cameras.items()},
-            STATE: torch.zeros(1, config.max_state_dim if state is None else state.shape[0], device=device),
-            LANGUAGE_TOKENS: torch.zeros(1, length, dtype=torch.long, device=device),
-            LANGUAGE_MASK: torch.ones(1, length, dtype=torch.bool, device=device),
-        }
-
     def _refresh_if_changed(self) -> None:
         if self._release:
             return
-        if self._adapters is not self._policy.adapters or self._versions.have_changed():
+        if self._adapters is not self._policy.adapters or self._packed_versions != weight_versions(
+            self._sources
+        ):
             logger.info("The policy's weights have changed: packing them anew.")
             self.refresh()
 
@@ -283,42 +281,11 @@ class SmolVLAEngine(Engine):
 
     def _load_inputs(self, batch: Mapping[str, Any]) -> ExecutionPlan:
         """Copy images and instruction into the buffers of the plan for their shape."""
-        policy = self._policy
-        tokens, text_valid = (part.cpu() for part in policy.prepare_language(batch))
-        images, masks = policy.prepare_images(batch)
-        if any(image.ndim != 4 for image in images):
-            raise FeatureError(
-                "The batch has kept vision tokens in the place of pictures, which are for training. Give an engine pictures."
-            )
-        present = [key for key in self.config.image_features if key in batch]
-        if len({len(part) for part in (tokens, text_valid, *images)}) > 1 or tokens.shape != text_valid.shape:
-            sizes = {"tokens": tuple(tokens.shape), "mask": tuple(text_valid.shape)}
-            sizes |= {key: tuple(image.shape) for key, image in zip(present, images, strict=False)}
-            raise FeatureError(f"The inputs are not of one batch: {sizes}. Collate samples into one batch.")
-        tokens, text_valid = self._fit_text(tokens, text_valid)
-        image_sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images[: len(present)]]
-        cameras = (*image_sizes, *[None] * (len(images) - len(present)))
-        plan = self._plan(Shape(len(tokens), cameras, tokens.shape[1]))
-
-        for size, pixels in plan.pixels.items():
-            matching = [image for image, shape in zip(images, image_sizes, strict=False) if shape == size]
-            torch.cat([image.to(pixels) for image in matching], out=pixels)
-        valid = torch.ones(len(tokens), plan.layout.length, dtype=torch.bool)
-        for key, mask, (_, span) in zip(present, masks, plan.layout.images, strict=False):
-            if f"{key}_padding_mask" in batch:
-                valid[:, span] = mask.cpu()[:, None]
-        valid[:, plan.layout.text] = text_valid
-        plan.load_prompt(tokens, valid)
+        inputs = prepare_inputs(self._policy, batch, _TEXT_BUCKET if self._use_graphs else 1)
+        plan = self._plan(inputs.shape)
+        inputs.load(plan)
         self._observed = None
         return plan
-
-    def _fit_text(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut off the padding that all rows share; on a GPU, pad to a multiple of `_TEXT_BUCKET`."""
-        used = valid.any(0).nonzero()
-        length = 0 if len(used) == 0 else int(used[-1]) + 1
-        tokens, valid = tokens[:, :length], valid[:, :length]
-        padding = -length % _TEXT_BUCKET if self._use_graphs else 0
-        return F.pad(tokens, (0, padding)), F.pad(valid, (0, padding))
 
     def _plan(self, shape: Shape) -> ExecutionPlan:
         if shape not in self._plans:
