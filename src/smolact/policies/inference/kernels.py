@@ -1,4 +1,4 @@
-"""Two Triton kernels for products of few rows and their surrounding operations, which replace about twenty small kernels.
+"""Two Triton kernels for products of few rows and their surrounding operations, which replace a dozen small kernels.
 
     multiply            x Wᵀ; before it a norm, after it bias, residual or silu(gate) · up; weights in float8 or x's precision
     split_and_rotate    queries, keys and values of one product, rotated, each to its own tensor

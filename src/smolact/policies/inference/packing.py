@@ -227,7 +227,7 @@ class WeightPacker:
             layers: linear layers.
             norm: the scale (I,) of the norm before them.
             exact: never in 8 bits.
-            often: whether few rows read it often.
+            often: whether few rows, some ten, read it often.
         """
         parts = [plain_weights(layer) for layer in layers]
         weight = torch.cat([weight for weight, _ in parts]) if len(parts) > 1 else parts[0][0]
@@ -247,7 +247,8 @@ class WeightPacker:
         if self.fp8 and often and not exact:
             return Float8PackedLinear(weight.float(), bias)
         bias = None if bias is None else bias.to(self.dtype)
-        return DensePackedLinear(weight.to(self.dtype), bias, few_rows=self.few_rows)
+        few_rows = self.few_rows or (often and self.dtype == torch.float32)
+        return DensePackedLinear(weight.to(self.dtype), bias, few_rows=few_rows)
 
     def _fits_int8(self, weight: Tensor) -> bool:
         side = Int8WeightOnlyLinear.SIDE if self.int8 is Int8WeightOnlyLinear else 1

@@ -62,7 +62,7 @@ class SmolVLAEngine(Engine):
         int8: on a CPU, vision tower, VLM and expert in 8 bits (each product about a hundredth off).
         fp8: the expert's weights in float8, which a GPU of compute capability 8.9 or more reads in half of bfloat16's time, with
             custom kernels; chunks of trained policies change by 0.2%. On a CPU: the same numbers, slower, to measure the error.
-        triton: on a GPU, custom kernels for the expert: a quarter of the launches. They were compared with the plain code in
+        triton: on a GPU, custom kernels for the expert: two fifths of the launches. They were compared with the plain code in
             Triton's interpreter and compiled for GPUs, but have not run on one yet, so they are off by default.
         compile: `torch.compile` the parts: a minute for each new shape, and fused kernels.
         release: free the policy's own weights, so that none is held twice. The policy can't be used afterwards.
