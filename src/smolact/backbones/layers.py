@@ -29,9 +29,10 @@ def rotary_tables(positions: Tensor, head_width: int, base: float) -> tuple[Tens
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor, out: Tensor | None = None) -> Tensor:
-    """Rotary position embedding of x (B, N, L, H), computed in float32 (Su et al. 2021, with halves, not pairs).
+    """Apply rotary position embedding to x (B, N, L, H), computed in float32.
 
     The result is written to `out`, which may be x itself, if it is given; there is no gradient then.
+    Source: Su et al. 2021, with halves, not pairs.
     """
     wide = x.float()
     swapped = wide.roll(x.shape[-1] // 2, -1)
@@ -41,7 +42,8 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor, out: Tensor | None = None)
 def rms_norm(x: Tensor, eps: float) -> Tensor:
     """Scale x (…, D) to root mean square one, computed in float32 (Zhang and Sennrich 2019).
 
-    Without a gradient and on a CPU it is computed by a norm, in two thirds of the time that `F.rms_norm` takes there.
+    Without a gradient and on a CPU it is computed by a norm, in two thirds of the time that `F.rms_norm`
+    takes there.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or not (x.is_cpu or x.is_cuda):
         return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)

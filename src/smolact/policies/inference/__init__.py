@@ -1,1 +1,1 @@
-"""What the engines of all policies share: packed weights, a decoder layer on them, the vision tower, and CUDA graphs."""
+"""What all engines share: packed weights, a decoder layer and a vision tower on them, and CUDA graphs."""

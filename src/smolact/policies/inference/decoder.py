@@ -2,8 +2,9 @@
 
     hidden ─► project: norm, queries, keys, values, rotation ─► cache ─► attention ─► output, MLP ─► hidden
 
-Hidden states are rows (R, D): a batch's tokens, sample by sample. Keys and values of a layer are one tensor (2, B, K, S, H), whose
-slots are allocated at once; queries of heads that share a key head become rows of one head (`attend_folded`).
+Hidden states are rows (R, D): a batch's tokens, sample by sample. Keys and values of a layer are one tensor
+(2, B, K, S, H), whose slots are allocated at once; queries of heads that share a key head become rows of one
+head (`attend_folded`).
 """
 
 # B batch, L tokens, R = B * L rows, D width, N query heads, K key/value heads, H head width, S cache slots.
@@ -24,8 +25,8 @@ from smolact.policies.inference.packing import PackedLinear, WeightPacker
 Rotary = tuple[Tensor, Tensor]
 """The tables of `rotary_tables`, (B or 1, 1, L, H)."""
 Rows = slice | Tensor | None
-"""Where a layer's new keys and values go: to a range of slots, to the slots of these numbers (L,), or, None, behind the others in a new
-tensor. The last one can be differentiated."""
+"""Where a layer's new keys and values go: to a range of slots, or to the slots of these numbers (L,). None: behind
+the others in a new tensor, which can be differentiated."""
 
 
 class PostAttention(NamedTuple):
@@ -72,7 +73,8 @@ def pack_decoder_layer(
         config: the number of heads and their width.
         with_queries: whether more than its keys and values is used.
         with_keys: whether it attends to keys and values of its own.
-        fuse_gates: make gate and up one product. Many rows on a CPU are faster with two: its caches prefer two narrow outputs.
+        fuse_gates: make gate and up one product. Many rows on a CPU are faster with two: its caches prefer
+            two narrow outputs.
         often: whether few rows read the weights often.
     """
     attention, mlp, norm = layer.self_attn, layer.mlp, layer.post_attention_layernorm.weight
@@ -94,14 +96,6 @@ def pack_decoder_layer(
         layer.input_layernorm.eps,
         post_attention,
     )
-
-
-def layer_tensors(layer: PackedDecoderLayer) -> list[Tensor]:
-    """Return all tensors that a layer holds."""
-    products = [layer.project]
-    if layer.post_attention is not None:
-        products += [layer.post_attention.out, *layer.post_attention.gates, layer.post_attention.down]
-    return [tensor for product in products for tensor in product.tensors()]
 
 
 def run_layer(
@@ -127,7 +121,7 @@ def run_layer(
 def project(
     layer: PackedDecoderLayer, hidden: Tensor, rotary: Rotary, cache: Tensor, rows: Rows
 ) -> tuple[Tensor, Tensor]:
-    """Return rotated queries (B, N, L, H), and the cache with the tokens' keys and values; for the arguments see `run_layer`."""
+    """Return rotated queries (B, N, L, H), and the cache with the tokens' keys and values; see `run_layer`."""
     projected = layer.project.normed(hidden, layer.eps)
     is_functional = torch.is_grad_enabled() or torch.compiler.is_compiling()
     if layer.place_heads is not None and not is_functional:
@@ -169,7 +163,7 @@ def output_and_mlp(layer: PackedDecoderLayer, hidden: Tensor, attended: Tensor) 
 
 
 def attend_folded(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention (B, N, L, H) over keys and values (B, K, S, H) that N / K query heads share, without copies of them.
+    """Softmax attention (B, N, L, H) over keys and values that N / K query heads share, without copies of them.
 
     Queries of heads that share a key head are stacked as rows of one head.
 
@@ -187,9 +181,10 @@ def attend_folded(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | 
 
 
 def folded_bias(mask: Tensor, groups: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """Return `attend_folded`'s bias, on `device`, from a mask (B, L, S) that is true where a query may attend.
+    """Return `attend_folded`'s bias, on `device`, from a mask (B, L, S), true where a query may attend.
 
-    Its rows begin at multiples of 8 elements, as GPU kernels require: otherwise they would pad a copy in each call.
+    Its rows begin at multiples of 8 elements, as GPU kernels require: otherwise they would pad a copy in each
+    call.
     """
     batch, length, keys = mask.shape
     aligned = torch.zeros(batch, 1, groups * length, -(-keys // 8) * 8, dtype=dtype, device=device)

@@ -12,9 +12,10 @@ _WARM_UPS = 3
 
 
 class Graphs:
-    """Recorded functions on one set of buffers. A call repeats the work on them without Python and single kernel launches.
+    """Recorded functions on one set of buffers.
 
-    The graphs share the memory of intermediate tensors: they never run at the same time, and pass data in the buffers only.
+    A call repeats the work on them without Python and single kernel launches. The graphs share the memory of intermediate tensors: they never run at the same time, and pass data in the
+    buffers only.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,8 +31,8 @@ class Graphs:
 
         Args:
             name: of the graph.
-            function: it reads and writes only tensors that keep their addresses, and never waits for the GPU. It is run before
-                it is recorded, so that kernels are compiled and memory is allocated.
+            function: it reads and writes only tensors that keep their addresses, and never waits for the GPU.
+                It is run before it is recorded, so that kernels are compiled and memory is allocated.
             state: tensors that the function advances; they have their values again afterwards.
         """
         before = [tensor.clone() for tensor in state]

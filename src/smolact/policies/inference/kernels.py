@@ -1,22 +1,25 @@
-"""Two Triton kernels for products of few rows and their surrounding operations, which replace a dozen small kernels.
+"""Two Triton kernels for products of few rows and what surrounds them, instead of a dozen small kernels.
 
-    multiply            x Wᵀ; before it a norm, after it bias, residual or silu(gate) · up; weights in float8 or x's precision
+    multiply            x Wᵀ; before it a norm, after it bias, residual or silu(gate) · up
     split_and_rotate    queries, keys and values of one product, rotated, each to its own tensor
 
-A GPU takes as long to launch a small kernel as to run it, and an expert's layer consists of small ones only, 160 times per replan.
-With these two, attention, and a copy that reorders its rows, a layer takes seven.
+A GPU takes as long to launch a small kernel as to run it, and an expert's layer consists of small ones only,
+160 times per replan. With these two, attention, and a copy that reorders its rows, a layer takes seven.
 
-The norm needs no pass of its own. An RMS norm is a scale per input, which is in the weights already (`WeightPacker.pack`), and a
-factor per row, which can be applied after the product: the squares are summed while the row is read.
+The norm needs no pass of its own. An RMS norm is a scale per input, which is in the weights already
+(`WeightPacker.pack`), and a factor per row, which can be applied after the product: the squares are summed
+while the row is read.
 
-A token of SmolAndFAST reads 270 MB of weights (SmolVLM2-256M), which an H100 does in 0.09 ms; launching 500 small kernels takes
-longer, even from a graph. With these, one of its layers takes eight launches instead of sixteen.
+A token of SmolAndFAST reads 270 MB of weights (SmolVLM2-256M), which an H100 does in 0.09 ms; launching 500
+small kernels takes longer, even from a graph. With these, one of its layers takes eight launches instead of
+sixteen.
 
-This module needs triton, which PyTorch's CUDA builds for Linux include; only engines that use these kernels import it.
-The plain versions are `DensePackedLinear`, `Float8PackedLinear` and `decoder.project`.
+This module needs triton, which PyTorch's CUDA builds for Linux include; only engines that use these kernels
+import it. The plain versions are `DensePackedLinear`, `Float8PackedLinear` and `decoder.project`.
 """
 
-# B batch, L tokens, R = B * L rows, I input width, O output width, N query heads, K key/value heads, H head width, S cache slots.
+# B batch, L tokens, R = B * L rows, I input width, O output width, N query heads, K key/value heads, H head
+# width, S cache slots.
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ from smolact.policies.inference.decoder import PackedDecoderLayer, PostAttention
 from smolact.policies.inference.packing import DensePackedLinear, Float8PackedLinear, PackedLinear
 
 BLOCK_OUT, BLOCK_IN, MAX_ROWS = 16, 128, 64
-"""The tile of one program: 16 outputs, so that the 720 of an expert keep 45 programs busy; all 50 rows of a chunk, so that a
-weight is read once.
+"""The tile of one program: 16 outputs, so that the 720 of an expert keep 45 programs busy; all 50 rows of a
+chunk, so that a weight is read once.
 """
 
 
@@ -108,8 +111,8 @@ def multiply(
     """Compute residual + scale · (norm(x) Wᵀ) + bias, (B, L, O), in float32, rounded once.
 
     Args:
-        x: (B, L, I), or (B, L, N, H) of concatenated heads; any layout with a contiguous last dimension. Or rows (R, I), and the
-            result is (R, O).
+        x: (B, L, I), or (B, L, N, H) of concatenated heads; any layout with a contiguous last dimension. Or
+            rows (R, I), and the result is (R, O).
         weight: (O, I), contiguous; in the precision of `x` or float8.
         scale: (O,) float32, of the weight's outputs; 1 when None.
         bias: (O,).
@@ -146,7 +149,8 @@ def multiply(
 @triton.jit
 def _split_and_rotate(
     projected, cosines, sines, queries, keys, values, length, table_batch,
-    queries_batch, queries_head, queries_row, keys_batch, keys_head, keys_row, values_batch, values_head, values_row,
+    queries_batch, queries_head, queries_row, keys_batch, keys_head, keys_row, values_batch, values_head,
+    values_row,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
     HEADS_BLOCK: tl.constexpr, HALF_BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -209,7 +213,7 @@ def split_and_rotate(
 def place_heads(
     layer: PackedDecoderLayer, projected: Tensor, rotary: Rotary, cache: Tensor, rows: Rows
 ) -> tuple[Tensor, Tensor]:
-    """Do the second half of `decoder.project`: return queries (B, N, L, H) and the cache, from a product (R, (N + 2K) · H)."""
+    """Do the second half of `decoder.project`, from a product (R, (N + 2K) · H)."""
     batch, width = cache.shape[1], layer.head_width
     projected = projected.view(batch, -1, projected.shape[-1])
     length = projected.shape[1]
@@ -223,7 +227,7 @@ def place_heads(
 
 
 def with_kernels(layer: PackedDecoderLayer, *, products: bool = True) -> PackedDecoderLayer:
-    """Return a layer that is computed by these kernels: its heads, and, if they are of few rows, its `products`."""
+    """Return a layer that is computed by these kernels: its heads, and its `products` if they are of few rows."""
     layer = layer._replace(place_heads=place_heads)
     if not products:
         return layer
@@ -237,9 +241,9 @@ def with_kernels(layer: PackedDecoderLayer, *, products: bool = True) -> PackedD
 
 
 class KernelPackedLinear(PackedLinear):
-    """A packed linear layer that fuses its surrounding operations by `multiply`; with gradients enabled, the plain layer is used.
+    """A packed linear layer that fuses its surrounding operations by `multiply`.
 
-    In float8 it needs a GPU of compute capability 8.9 or more.
+    With gradients enabled, the plain layer is used. In float8 it needs a GPU of compute capability 8.9 or more.
     """
 
     def __init__(self, plain: PackedLinear) -> None:
@@ -259,7 +263,7 @@ class KernelPackedLinear(PackedLinear):
         return multiply(x, *self._factors, eps=eps)
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the product of x (R, I), or of heads (B, L, N, H) that are concatenated, added to `residual` (R, O)."""
+        """Return the product of x (R, I), or of concatenated heads (B, L, N, H), added to `residual` (R, O)."""
         if torch.is_grad_enabled():
             return self.plain.onto(residual, x)
         return multiply(x, *self._factors, residual=residual)

@@ -1,10 +1,10 @@
 """Linear layers of an engine: inference-only weights, fused, in a chosen precision.
 
-Several layers that read the same input become one product. The scale of the norm before them is multiplied into its weights,
-and adapters are added to them: the policy itself is unchanged.
+Several layers that read the same input become one product. The scale of the norm before them is multiplied
+into its weights, and adapters are added to them: the policy itself is unchanged.
 
-A layer also offers its product with surrounding operations (`normed`, `onto`, `gated`), which one kernel of a GPU can compute
-together (`kernels.KernelPackedLinear`).
+A layer also offers its product with surrounding operations (`normed`, `onto`, `gated`), which one kernel of a
+GPU can compute together (`kernels.KernelPackedLinear`).
 """
 
 # R rows (tokens), I input width, O output width, N heads, H head width.
@@ -12,7 +12,7 @@ together (`kernels.KernelPackedLinear`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -44,11 +44,11 @@ class PackedLinear(ABC):
         return self(rms_norm(x, eps))
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the product of x (R, I), or of heads (…, N, H) that are concatenated, added to `residual` (R, O)."""
+        """Return the product of x (R, I), or of concatenated heads (…, N, H), added to `residual` (R, O)."""
         return residual + self(x.reshape(len(residual), -1))
 
     def gated(self, x: Tensor, eps: float) -> Tensor:
-        """Return silu(gate) · up of the RMS norm of x, (…, O / 2); gate is the first half of the product, up the second."""
+        """Return silu(gate) · up of the RMS norm of x, (…, O / 2); gate is the first half of the product."""
         gate, up = self.normed(x, eps).chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
 
@@ -56,7 +56,8 @@ class PackedLinear(ABC):
 class DensePackedLinear(PackedLinear):
     """A layer in the precision of its weight.
 
-    With `few_rows` a CPU gets a copy of the weight that is (I, O) in memory: products of few rows are up to 1.5 times as fast.
+    With `few_rows` a CPU gets a copy of the weight that is (I, O) in memory: products of few rows are up to
+    1.5 times as fast.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, few_rows: bool = False) -> None:
@@ -72,7 +73,7 @@ class DensePackedLinear(PackedLinear):
         return F.linear(x, self.weight, self.bias)
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the product of x (R, I), or of heads (…, N, H) that are concatenated, added to `residual` (R, O)."""
+        """Return the product of x (R, I), or of concatenated heads (…, N, H), added to `residual` (R, O)."""
         added = residual if self.bias is None else residual + self.bias
         return added.addmm(x if x.ndim == 2 else x.reshape(len(residual), -1), self._transposed)
 
@@ -80,9 +81,9 @@ class DensePackedLinear(PackedLinear):
 class Int8PackedLinear(PackedLinear):
     """Weights rounded to 8 bits per output, inputs per row at run time; sums are exact, in 32 bits.
 
-    A row of the input is scaled and shifted to unsigned bytes, which processors multiply with signed ones; oneDNN
-    subtracts the shift again. The rounding error is about a hundredth of the result. For CPUs; on those without VNNI inputs
-    have 7 bits, since they add pairs of products in 16 bits, which saturate.
+    A row of the input is scaled and shifted to unsigned bytes, which processors multiply with signed ones;
+    oneDNN subtracts the shift again. The rounding error is about a hundredth of the result. For CPUs; on
+    those without VNNI inputs have 7 bits, since they add pairs of products in 16 bits, which saturate.
     Source: Dettmers et al. 2022, "LLM.int8()", arXiv 2208.07339, section 2.1 (vector-wise quantization).
     """
 
@@ -102,7 +103,8 @@ class Int8PackedLinear(PackedLinear):
         scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / (self.zero - 1)
         rounded = (rows / scale).round_().add_(self.zero).to(torch.uint8)
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rounded, 1.0, self.zero, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            rounded, 1.0, self.zero, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none",
+            [], ""
         )  # fmt: skip
         scaled = product.mul_(scale) if self.bias is None else torch.addcmul(self.bias, product, scale)
         return scaled.view(*x.shape[:-1], -1).to(x.dtype)
@@ -115,9 +117,9 @@ class Int8PackedLinear(PackedLinear):
 class Int8WeightOnlyLinear(PackedLinear):
     """Weights rounded to 8 bits per output; inputs are rounded to bfloat16 only.
 
-    For products of a few rows on a CPU, which take as long as loading the weight from memory: a quarter of the bytes, and no
-    arithmetic in 8 bits, which is slow on processors without VNNI. For more rows the weight is converted back first. The
-    rounding error is about a hundredth of the result.
+    For products of a few rows on a CPU, which take as long as loading the weight from memory: a quarter of
+    the bytes, and no arithmetic in 8 bits, which is slow on processors without VNNI. For more rows the weight
+    is converted back first. The rounding error is about a hundredth of the result.
     """
 
     FEW = 8
@@ -141,11 +143,12 @@ class Int8WeightOnlyLinear(PackedLinear):
 
 
 class Float8PackedLinear(PackedLinear):
-    """Weights rounded to float8 (e4m3: 3 bits of fraction) with a scale for each output; inputs are not rounded.
+    """Weights rounded to float8 (e4m3: 3 bits of fraction) with a scale for each output.
 
-    For a GPU, and weights that few rows read often: such a product takes as long as loading its weight, which has half of
-    bfloat16's bytes. The faster kernel is `KernelPackedLinear`'s. This class converts the weight for each product, which gives the
-    same numbers and no gain, so that the rounding error can be measured on any machine.
+    Inputs are not rounded. For a GPU, and weights that few rows read often: such a product takes as long as loading its weight, which
+    has half of bfloat16's bytes. The faster kernel is `KernelPackedLinear`'s. This class converts the weight
+    for each product, which gives the same numbers and no gain, so that the rounding error can be measured on
+    any machine.
     Source: Micikevicius et al. 2022, "FP8 Formats for Deep Learning", arXiv 2209.05433.
     """
 
@@ -167,12 +170,13 @@ class Float8PackedLinear(PackedLinear):
 
 @lru_cache(maxsize=1)
 def pairs_are_exact() -> bool:
-    """Return whether this machine's products of bytes are exact at their largest, 255 · 127, by computing one."""
+    """Return whether this machine's products of bytes are exact at their largest, 255 · 127: it computes one."""
     width = 64
     weight = torch.ops.onednn.qlinear_prepack(torch.full((width, width), 127, dtype=torch.int8), None)
     ones, zeros = torch.ones(width), torch.zeros(width, dtype=torch.int32)
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        torch.full((width, width), 255, dtype=torch.uint8), 1.0, 0, weight, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        torch.full((width, width), 255, dtype=torch.uint8), 1.0, 0, weight, ones, zeros, None, 1.0, 0,
+        torch.float32, "none", [], ""
     )  # fmt: skip
     return bool((product == width * 255 * 127).all())
 
@@ -199,7 +203,8 @@ class WeightPacker:
         int8: the class of the layers that `pack` rounds to 8 bits; None rounds none.
         fp8: round those that few rows read often to float8.
         few_rows: all products are of few rows (`DensePackedLinear`).
-        releases: empty each layer that was read, so that no weight is held twice. The policy can't be used afterwards.
+        releases: empty each layer that was read, so that no weight is held twice. The policy can't be used
+            afterwards.
     """
 
     def __init__(
@@ -265,15 +270,15 @@ class WeightPacker:
 
 
 def weight_sources(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
-    """Return where the module's weights are: for each of them the dictionary of its owner, and its name there."""
+    """Return where the module's weights are: the dictionary of the owner of each, and its name there."""
     owners = [part._parameters for part in module.modules() if part._parameters]
     return [(owner, name) for owner in owners for name in owner]
 
 
 def weight_versions(sources: list[tuple[dict[str, Any], str]]) -> list[tuple[int, int]]:
-    """Return address and version of each weight: a new tensor has another address, an in-place change another version.
+    """Return address and version of each weight.
 
-    A write through `parameter.data` is not detected.
+    A new tensor has another address, an in-place change another version. A write through `parameter.data` is not detected.
     """
     tensors = (owner[name] for owner, name in sources)
     return [
@@ -283,12 +288,23 @@ def weight_versions(sources: list[tuple[dict[str, Any], str]]) -> list[tuple[int
     ]
 
 
-def extra_bytes(tensors: Iterable[Tensor], module: nn.Module) -> int:
-    """Return the bytes of the tensors that are not the module's own weights."""
+def tensors_in(part: Any) -> Iterator[Tensor]:
+    """Yield all tensors in packed layers, and in tuples and lists of them."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, PackedLinear):
+        yield from part.tensors()
+    elif isinstance(part, tuple | list):
+        for inner in part:
+            yield from tensors_in(inner)
+
+
+def extra_bytes(part: Any, module: nn.Module) -> int:
+    """Return the bytes of the tensors in `part` (`tensors_in`) that are not the module's own weights."""
     # oneDNN's packed tensors have no address, and are never the module's.
     sizes = {
         id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor.numel() * tensor.element_size()
-        for tensor in tensors
+        for tensor in tensors_in(part)
     }
     own = {parameter.data_ptr() for parameter in module.parameters() if not parameter.is_meta}
     return sum(size for address, size in sizes.items() if address not in own)

@@ -61,14 +61,6 @@ class PackedVision(NamedTuple):
     norm: LayerNorm
     connector: PackedLinear
 
-    def tensors(self) -> list[Tensor]:
-        """Return all tensors."""
-        products = [self.connector]
-        for layer in self.layers:
-            products += [layer.project, layer.out, layer.fc1, layer.fc2]
-        weights = [self.patch_weight, self.patch_bias, self.positions]
-        return weights + [tensor for product in products for tensor in product.tensors()]
-
 
 def pack_vision(packer: WeightPacker, vlm: SmolVLMModel, scale: float) -> PackedVision:
     """Pack tower and connector; image tokens are multiplied by `scale`."""
@@ -117,7 +109,7 @@ def image_tokens(vision: PackedVision, size: Size) -> int:
 
 
 def position_embeddings(vision: PackedVision, size: Size) -> Tensor:
-    """Return the position embeddings (P, D_vision) of such an image's patches, with the projection's bias added."""
+    """Return the position embeddings (P, D_vision) of such an image's patches, plus the projection's bias."""
     rows, columns = (side // vision.patch_size for side in size)
     positions = patch_positions(rows, columns, vision.side, vision.positions.device)
     return vision.patch_bias + vision.positions[positions]

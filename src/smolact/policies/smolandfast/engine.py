@@ -33,15 +33,19 @@ class SmolAndFASTEngine(Engine):
     Args:
         config: the policy's.
         vlm, vocabulary, actions, chunk_shape, inputs: the policy's parts.
-        dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else float32.
-        int8: on a CPU, the text model's layers in 8 bits (each product about a hundredth off), the rest in float32.
-        triton: on a GPU, custom kernels: less than half of the launches. They were compared with the plain code in Triton's
-            interpreter, but have not run on a GPU yet, so they are off by default.
-        temperature: 0 takes the most likely token each time; otherwise tokens are sampled, at 1 from the model's distribution.
+        dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else
+            float32.
+        int8: on a CPU, the text model's layers in 8 bits (each product about a hundredth off), the rest in
+            float32.
+        triton: on a GPU, custom kernels: less than half of the launches. They were compared with the plain
+            code in Triton's interpreter, but have not run on a GPU yet, so they are off by default.
+        temperature: 0 takes the most likely token each time; otherwise tokens are sampled, at 1 from the
+            model's distribution.
         generator: the source of randomness, on the weights' device; PyTorch's own when None.
 
     Raises:
-        ConfigError: a temperature below 0 or not finite; `int8` on another device, or with another `dtype`; `triton` without CUDA.
+        ConfigError: a temperature below 0 or not finite; `int8` on another device, or with another `dtype`;
+            `triton` without CUDA.
         MissingDependencyError: triton is required and not installed.
     """
 

@@ -6,7 +6,8 @@
 
 - Layers are packed (`inference.decoder`); the cache of keys and values is allocated at once.
 - A step attends to the filled part of the cache, rounded up to `STRIDE` slots.
-- Logits are computed for the action tokens and the end, and a table masks those that are not allowed (`GrammarTable`).
+- Logits are computed for the action tokens and the end, and a table masks those that are not allowed
+  (`GrammarTable`).
 - Nothing in a step waits for the host: on a GPU it is one CUDA graph.
 """
 
@@ -15,7 +16,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -25,7 +25,7 @@ from smolact.backbones.config import TextConfig
 from smolact.backbones.layers import DecoderLayer, rotary_tables
 from smolact.backbones.smolvlm import SmolVLM, put_images
 from smolact.policies.common.attention import block_mask, positions_of
-from smolact.policies.inference.decoder import folded_bias, layer_tensors, pack_decoder_layer, run_layer
+from smolact.policies.inference.decoder import folded_bias, pack_decoder_layer, run_layer
 from smolact.policies.inference.graphs import Graphs
 from smolact.policies.inference.packing import (
     DensePackedLinear,
@@ -42,40 +42,52 @@ STRIDE = 64
 LOOK_EVERY = 8
 """On a GPU, tokens between two checks for complete answers: a check waits for the GPU."""
 SPARE_SLOTS = 8
-"""Extra slots that recording a CUDA graph writes to; a multiple of 8, as a GPU's attention requires of a mask's rows."""
+"""Extra slots that recording a CUDA graph writes to; a multiple of 8, as a GPU requires of a mask's rows."""
 
 
-@dataclass(frozen=True)
 class Slate:
     """The state of a batch of answers; a step reads and changes these tensors and nothing else.
 
-    Attributes:
-        caches: keys and values, per layer (2, B, K, S, H).
-        bias: (B, 1, 1, S), 0 for a visible slot and −∞ elsewhere.
-        rotary: the tables of all positions, (2, S, H).
-        slot: (1,), the cache slot of the last token.
-        position: (B,), the number of tokens before it.
-        token, node: (B,), the last token that was chosen, and its node of the grammar.
-        written: (B, S), the token that was chosen after each slot.
-        noise: (B, V + 1), exponential, for sampling.
-        graphs: of a step, by the number of slots that are seen.
+    Args:
+        config: the text model's.
+        batch, slots, actions: B, S, V.
+        dtype, device: of keys and values.
     """
 
-    caches: list[Tensor]
-    bias: Tensor
-    rotary: Tensor
-    slot: Tensor
-    position: Tensor
-    token: Tensor
-    node: Tensor
-    written: Tensor
-    noise: Tensor
-    graphs: Graphs
+    def __init__(
+        self,
+        config: TextConfig,
+        layers: int,
+        batch: int,
+        slots: int,
+        actions: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
 
-    @property
-    def capacity(self) -> int:
+        cache = 2, batch, config.num_key_value_heads, slots + SPARE_SLOTS, config.head_dim
+        positions = torch.arange(cache[3], device=device)[None]
+        rotary = rotary_tables(positions, config.head_dim, config.rope_theta)
+        self.capacity = slots
         """S, without the spare slots."""
-        return self.written.shape[1] - SPARE_SLOTS
+        self.caches = [zeros(*cache, dtype=dtype) for _ in range(layers)]
+        """Keys and values of each layer."""
+        self.bias = zeros(batch, 1, 1, cache[3], dtype=dtype)
+        """0 for a visible slot and −∞ elsewhere."""
+        self.rotary = torch.stack([table[0, 0] for table in rotary])
+        """The tables of all positions, (2, S, H)."""
+        self.slot, self.position = zeros(1), zeros(batch)
+        """The cache slot of the last token, and the number of tokens before it."""
+        self.token, self.node = zeros(batch), zeros(batch)
+        """The last token that was chosen, and its node of the grammar."""
+        self.written = zeros(batch, cache[3])
+        """The token that was chosen after each slot."""
+        self.noise = torch.ones(batch, actions + 1, device=device)
+        """Exponential, for sampling."""
+        self.graphs = Graphs(device)
+        """Of a step, by the number of slots that are seen."""
 
     @property
     def step_state(self) -> tuple[Tensor, ...]:
@@ -93,7 +105,8 @@ class ActionWriter:
         dtype: of weights, keys and values; rotations, logits of actions and norms' sums are float32.
         int8: store the weights of the text model's layers in 8 bits, on a CPU.
         triton: run steps, of few rows, with kernels of our own.
-        temperature: 0 takes the most likely token; otherwise tokens are sampled, at 1 from the model's distribution.
+        temperature: 0 takes the most likely token; otherwise tokens are sampled, at 1 from the model's
+            distribution.
         generator: the source of randomness, on the weights' device; PyTorch's own when None.
     """
 
@@ -135,8 +148,7 @@ class ActionWriter:
         self._longest, self._length = grammar.longest, grammar.length
         self._slate: Slate | None = None
         parts = nn.ModuleList([self._vision, self._connector, self._embed_tokens]).parameters()
-        packed = [tensor for layer in self._layers for tensor in layer_tensors(layer)]
-        self.held = extra_bytes([*packed, *self._head.tensors(), self._embedding, *parts], vlm)
+        self.held = extra_bytes([self._layers, self._head, self._embedding, *parts], vlm)
         """Bytes of the weights that are not the VLM's own."""
 
     @torch.inference_mode()
@@ -169,25 +181,9 @@ class ActionWriter:
         if slate is not None and len(slate.token) == batch and slate.capacity >= slots:
             return slate
         self._slate = None  # frees its memory for the new one
-        text, device = self.config, self.device
-        slots = round_up(slots) + SPARE_SLOTS
-        rotary = rotary_tables(torch.arange(slots, device=device)[None], text.head_dim, text.rope_theta)
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        cache = 2, batch, text.num_key_value_heads, slots, text.head_dim
+        actions = self._grammar_table.end
         self._slate = Slate(
-            caches=[zeros(*cache, dtype=self.dtype) for _ in self._layers],
-            bias=zeros(batch, 1, 1, slots, dtype=self.dtype),
-            rotary=torch.stack([table[0, 0] for table in rotary]),
-            slot=zeros(1),
-            position=zeros(batch),
-            token=zeros(batch),
-            node=zeros(batch),
-            written=zeros(batch, slots),
-            noise=zeros(batch, self._grammar_table.end + 1, dtype=torch.float32) + 1,
-            graphs=Graphs(device),
+            self.config, len(self._layers), batch, round_up(slots), actions, self.dtype, self.device
         )
         return self._slate
 
@@ -231,7 +227,7 @@ class ActionWriter:
         self._choose(self._think(self._embedding[slate.token], slate, seen), slate)
 
     def _think(self, hidden: Tensor, slate: Slate, seen: int) -> Tensor:
-        """Return the hidden state (B, D) after a token (B, D), which `seen` slots of the cache are visible to."""
+        """Return the hidden state (B, D) after a token (B, D), to which `seen` slots of the cache are visible."""
         cosines, sines = slate.rotary[:, slate.position, None, None]
         bias = slate.bias[..., :seen]
         for layer, cache in zip(self._step_layers, slate.caches, strict=True):

@@ -6,8 +6,8 @@
     engine.observe(batch)          # images and instruction
     chunk = engine.act(batch)      # the state
 
-`engine_inputs` prepares a batch, `engine_network` packs the weights, `execution_plan` runs the network, with one plan for each shape
-of observation. The gain of each part: docs/performance.md.
+`engine_inputs` prepares a batch, `engine_network` packs the weights, `execution_plan` runs the network, with
+one plan for each shape of observation. The gain of each part: docs/performance.md.
 """
 
 # B batch, C chunk, A action width.
@@ -37,7 +37,7 @@ from smolact.policies.inference.precision import check_fp8, check_int8, check_ke
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.engine_inputs import example_batch, prepare_inputs
 from smolact.policies.smolvla.engine_network import Kernels, pack_network
-from smolact.policies.smolvla.execution_plan import ExecutionPlan, Settings, Shape
+from smolact.policies.smolvla.execution_plan import ExecutionPlan, Shape
 from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ _TEXT_BUCKET = 8
 class SmolVLAEngine(Engine):
     """Predicts as its policy does. Changed weights are detected and packed again before the next prediction.
 
-    Detected changes: a training step, loaded weights, added or removed adapters, another device or precision. After a write
-    through `parameter.data`, which is not detected, call `refresh`.
+    Detected changes: a training step, loaded weights, added or removed adapters, another device or precision.
+    After a write through `parameter.data`, which is not detected, call `refresh`.
 
     Args:
         policy: a `SmolVLAPolicy`, with or without adapters; it is not changed unless it is released.
@@ -60,15 +60,18 @@ class SmolVLAEngine(Engine):
         num_steps: denoising steps; the policy's by default.
         solver: `euler`, or `midpoint` or `heun`, which evaluate the network twice a step.
         int8: on a CPU, vision tower, VLM and expert in 8 bits (each product about a hundredth off).
-        fp8: the expert's weights in float8, which a GPU of compute capability 8.9 or more reads in half of bfloat16's time, with
-            custom kernels; chunks of trained policies change by 0.2%. On a CPU: the same numbers, slower, to measure the error.
-        triton: on a GPU, custom kernels for the expert: two fifths of the launches. They were compared with the plain code in
-            Triton's interpreter and compiled for GPUs, but have not run on one yet, so they are off by default.
+        fp8: the expert's weights in float8, which a GPU of compute capability 8.9 or more reads in half of
+            bfloat16's time, with custom kernels; chunks of trained policies change by 0.2%. On a CPU: the
+            same numbers, slower, to measure the error.
+        triton: on a GPU, custom kernels for the expert: two fifths of the launches. They were compared with
+            the plain code in Triton's interpreter and compiled for GPUs, but have not run on one yet, so they
+            are off by default.
         compile: `torch.compile` the parts: a minute for each new shape, and fused kernels.
-        release: free the policy's own weights, so that none is held twice. The policy can't be used afterwards.
+        release: free the policy's own weights, so that none is held twice. The policy can't be used
+            afterwards.
         graphs: record replans as CUDA graphs; by default on CUDA.
-        capture: record a shape when it first occurs. Otherwise such a shape runs slowly, with a warning, unless `warm_up` has
-            recorded it.
+        capture: record a shape when it first occurs. Otherwise such a shape runs slowly, with a warning,
+            unless `warm_up` has recorded it.
 
     Raises:
         ConfigError: a setting is invalid, or not supported on this device.
@@ -132,7 +135,7 @@ class SmolVLAEngine(Engine):
     @property
     def memory(self) -> int:
         """Bytes of the packed weights that are not the policy's own: of all weights once those are released."""
-        return extra_bytes(self._network.tensors(), self._policy)
+        return extra_bytes(self._network, self._policy)
 
     def use_steps(self, num_steps: int, solver: str = "euler") -> None:
         """Use this number of denoising steps and this solver from the next prediction on.
@@ -177,7 +180,7 @@ class SmolVLAEngine(Engine):
         self._clear_plans()
 
     def _kernels(self, device: torch.device) -> Kernels | None:
-        """Return the kernels of our own, if the settings need them; raise a `ConfigError` if they do not work on the device."""
+        """Return the kernels of our own if the settings need them; raise if they do not work on the device."""
         has_kernels = self._triton or (self._fp8 and device.type == "cuda")
         if has_kernels and self._compile:
             raise ConfigError(
@@ -233,7 +236,8 @@ class SmolVLAEngine(Engine):
         """Predict the next actions (B, chunk, A) from the `observation.state` of `batch` and the last observation.
 
         Raises:
-            FeatureError: the state is missing or has the wrong shape, or nothing was observed (with these weights).
+            FeatureError: the state is missing or has the wrong shape, or nothing was observed (with these
+                weights).
         """
         self._refresh_if_changed()
         if self._observed is None:
@@ -289,16 +293,15 @@ class SmolVLAEngine(Engine):
 
     def _plan(self, shape: Shape) -> ExecutionPlan:
         if shape not in self._plans:
-            settings = Settings(
-                self.config.chunk_size,
-                self.config.max_state_dim,
-                self.config.max_action_dim,
-                self.num_steps,
-                self.solver,
-                self._compile,
-                self._use_graphs,
+            steps = self.num_steps, self.solver
+            self._plans[shape] = ExecutionPlan(
+                self._network,
+                self.config,
+                shape,
+                steps=steps,
+                compiled=self._compile,
+                graphs=self._use_graphs,
             )
-            self._plans[shape] = ExecutionPlan(self._network, shape, settings)
             if len(self._plans) > _MAX_PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(shape)

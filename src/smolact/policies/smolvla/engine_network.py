@@ -1,11 +1,12 @@
 """SmolVLA's network for its engine: packed weights, and its parts as functions of them and of tensors.
 
-Fused are query, key and value projections, and on a GPU gate and up. Folded into weights are the scale of every RMS norm and of
-image embeddings, and the action projection into the MLP behind it, whose time half becomes a constant for each time.
+Fused are query, key and value projections, and on a GPU gate and up. Folded into weights are the scale of
+every RMS norm and of image embeddings, and the action projection into the MLP behind it, whose time half
+becomes a constant for each time.
 """
 
-# B batch, P prefix tokens, C chunk, A action width, R rows of hidden states (tokens of the batch, sample by sample), D width of the VLM,
-# E width of the expert, K key/value heads, H head width.
+# B batch, P prefix tokens, C chunk, A action width, R rows of hidden states (tokens of the batch, sample by
+# sample), D width of the VLM, E width of the expert, K key/value heads, H head width.
 
 from __future__ import annotations
 
@@ -22,7 +23,6 @@ from smolact.policies.common.flow_matching import time_embedding
 from smolact.policies.inference.decoder import (
     PackedDecoderLayer,
     Rotary,
-    layer_tensors,
     pack_decoder_layer,
     run_layer,
 )
@@ -40,7 +40,7 @@ class ExpertLayer(NamedTuple):
     reads: int
     """The VLM layer whose keys and values it attends to."""
     cross: tuple[PackedLinear, PackedLinear] | None
-    """The projections of a cross-attention layer from the VLM's keys and values to its own; None in self-attention layers."""
+    """A cross-attention layer's projections from the VLM's keys and values to its own; None in others."""
 
 
 class ActionWeights(NamedTuple):
@@ -75,23 +75,6 @@ class Network(NamedTuple):
     head_width: int
     image_start: list[int]
     image_end: list[int]
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.embeddings.shape[1]
-
-    def tensors(self) -> list[Tensor]:
-        """Return all packed weights."""
-        products = [self.state, self.actions.hidden, self.actions.output]
-        products += [product for layer in self.expert for product in layer.cross or ()]
-        layers = [*self.text, *(layer.packed for layer in self.expert)]
-        return [
-            *self.vision.tensors(),
-            *(self.embeddings, self.actions.input),
-            *(tensor for product in products for tensor in product.tensors()),
-            *(tensor for layer in layers for tensor in layer_tensors(layer)),
-        ]
 
 
 def pack_network(policy: Any, packer: WeightPacker, kernels: Kernels | None = None) -> Network:
@@ -193,7 +176,7 @@ def prefill(
     cross_caches: Mapping[int, Tensor],
     rows: slice,
 ) -> None:
-    """Run rows of the prefix through the VLM, and write the keys and values that the expert reads into the caches.
+    """Run rows of the prefix through the VLM, and write what the expert reads of them into the caches.
 
     Args:
         network: the weights.
@@ -201,7 +184,8 @@ def prefill(
         rotary: the tables of their positions.
         bias: hides slots of the cache up to the last row.
         caches: of each VLM layer, (2, B, K, P or more, H).
-        cross_caches: of each cross-attention layer, (2, B, K, P, H), by the number of the VLM layer that it reads.
+        cross_caches: of each cross-attention layer, (2, B, K, P, H), by the number of the VLM layer that it
+            reads.
         rows: their places in the prefix.
     """
     hidden = hidden.flatten(0, 1)
@@ -228,10 +212,12 @@ def velocity(
         network: the weights.
         noisy: the actions.
         time_bias: of their time.
-        caches: of each layer of the expert, (2, B, K, P, H), or (2, B, K, P + C, H) if the layer attends to action tokens too and
-            `rows` is given.
-        rows: the slots of action tokens in such a cache, which is changed; None changes none, and can be differentiated.
-        own, cross: rotary tables and bias of layers that attend to action tokens too, and of those that do not.
+        caches: of each layer of the expert, (2, B, K, P, H), or (2, B, K, P + C, H) if the layer attends to
+            action tokens too and `rows` is given.
+        rows: the slots of action tokens in such a cache, which is changed; None changes none, and can be
+            differentiated.
+        own, cross: rotary tables and bias of layers that attend to action tokens too, and of those that do
+            not.
     """
     weights = network.actions
     embedded = F.silu(F.linear(noisy.flatten(0, 1), weights.input, time_bias))

@@ -1,13 +1,14 @@
 """An engine's buffers, masks and positions for one shape of observation, and the replan as one function of them.
 
-Inputs are copied into buffers, `replan` reads and writes nothing else. It depends on no address of a caller's tensors and
-never synchronizes with the host: on a GPU it is one CUDA graph, and on a CPU the same function runs directly.
+Inputs are copied into buffers, `replan` reads and writes nothing else. It depends on no address of a caller's
+tensors and never synchronizes with the host: on a GPU it is one CUDA graph, and on a CPU the same function
+runs directly.
 
-Guidance (`guide`) is differentiated at each step, so there the expert's keys are concatenated with those of the prefix instead
-of written into its buffers, and no graph is recorded; the prefix is run as usual.
+Guidance (`guide`) is differentiated at each step, so there the expert's keys are concatenated with those of
+the prefix instead of written into its buffers, and no graph is recorded; the prefix is run as usual.
 
-Tokens that are never attended to are not computed: padding behind the state, missing cameras, and an instruction's padding
-beyond the longest of the batch.
+Tokens that are never attended to are not computed: padding behind the state, missing cameras, and an
+instruction's padding beyond the longest of the batch.
 """
 
 # B batch, P prefix tokens, L text tokens, C chunk, A action width, K key/value heads, H head width.
@@ -28,6 +29,7 @@ from smolact.policies.common.guidance import Guidance, guided
 from smolact.policies.inference.decoder import Rotary, folded_bias
 from smolact.policies.inference.graphs import Graphs
 from smolact.policies.inference.vision import Size, embed_images, image_tokens, position_embeddings
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.engine_network import Network, embed_tokens, prefill, time_bias, velocity
 from smolact.policies.smolvla.smolvlm_with_expert import ROTARY_BASE
 
@@ -44,18 +46,6 @@ class Shape(NamedTuple):
     def __str__(self) -> str:
         sizes = ", ".join("none" if size is None else f"{size[0]}×{size[1]}" for size in self.cameras)
         return f"batch {self.batch}, cameras {sizes}, {self.text} text tokens"
-
-
-class Settings(NamedTuple):
-    """Settings that all plans of an engine share."""
-
-    chunk: int
-    state_width: int
-    action_width: int
-    num_steps: int
-    solver: str
-    compiled: bool
-    graphs: bool
 
 
 class Layout:
@@ -80,12 +70,31 @@ class Layout:
 
 
 class ExecutionPlan:
-    """Buffers of a shape, and the functions that run on them: `replan`, or `observe` and later `act`."""
+    """Buffers of a shape, and the functions that run on them: `replan`, or `observe` and later `act`.
 
-    def __init__(self, network: Network, shape: Shape, settings: Settings) -> None:
-        self.network, self.shape, self.settings = network, shape, settings
+    Args:
+        network: the weights.
+        config: the policy's.
+        shape: of the observations.
+        steps: the number of denoising steps, and their solver.
+        compiled: use `torch.compile`.
+        graphs: whether CUDA graphs are recorded.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        config: SmolVLAConfig,
+        shape: Shape,
+        *,
+        steps: tuple[int, str],
+        compiled: bool,
+        graphs: bool,
+    ) -> None:
+        self.network, self.shape, self._steps, self._keeps_masks = network, shape, steps, graphs
         self.layout = layout = Layout(network, shape)
-        batch, length, chunk = shape.batch, layout.length, settings.chunk
+        batch, length, chunk = shape.batch, layout.length, config.chunk_size
+        self._chunk = chunk
         options: dict[str, Any] = {"dtype": network.dtype, "device": network.device}
 
         sizes = [size for size, _ in layout.images]
@@ -93,11 +102,11 @@ class ExecutionPlan:
             size: torch.zeros(sizes.count(size) * batch, 3, *size, **options) for size in dict.fromkeys(sizes)
         }
         self._patch_positions = {size: position_embeddings(network.vision, size) for size in self.pixels}
-        self.state = torch.zeros(batch, settings.state_width, **options)
-        self.noise = torch.zeros(batch, chunk, settings.action_width, device=network.device)
+        self.state = torch.zeros(batch, config.max_state_dim, **options)
+        self.noise = torch.zeros(batch, chunk, config.max_action_dim, device=network.device)
         self.actions = torch.zeros_like(self.noise)
 
-        self._template = torch.zeros(batch, length, network.width, **options)
+        self._template = torch.zeros(batch, length, network.embeddings.shape[1], **options)
         for span, ids in layout.special_tokens:
             self._template[:, span] = embed_tokens(network, torch.tensor(ids, dtype=torch.long))
         self._hidden = torch.zeros_like(self._template)
@@ -122,7 +131,7 @@ class ExecutionPlan:
         self._valid: Tensor | None = None
 
         self._embed_images, self._prefill, self._velocity = embed_images, prefill, velocity
-        if settings.compiled:
+        if compiled:
             self._embed_images = torch.compile(embed_images, dynamic=False)
             self._prefill = torch.compile(prefill, dynamic=False)
             self._velocity = torch.compile(velocity, dynamic=False)
@@ -136,7 +145,7 @@ class ExecutionPlan:
             valid: (B, P), on the CPU; false where a token is padding or of a camera without an image.
         """
         if self._tokens is None or not torch.equal(tokens, self._tokens):
-            scale = math.sqrt(self.network.width)
+            scale = math.sqrt(self.network.embeddings.shape[1])
             self._template[:, self.layout.text] = embed_tokens(self.network, tokens) * scale
             self._tokens = tokens.clone()
         if self._valid is None or not torch.equal(valid, self._valid):
@@ -144,7 +153,7 @@ class ExecutionPlan:
             self._valid = valid.clone()
 
     def _set_positions_and_masks(self, valid: Tensor) -> None:
-        network, (batch, length), chunk = self.network, valid.shape, self.settings.chunk
+        network, (batch, length), chunk = self.network, valid.shape, self._chunk
         mask = block_mask(valid, torch.arange(length) == length - 1)
         prefix_mask = valid[:, None].expand(-1, chunk, -1)
         causal = torch.ones(chunk, chunk, dtype=torch.bool).tril().expand(batch, -1, -1)
@@ -162,7 +171,7 @@ class ExecutionPlan:
                 old.copy_(new)
         for name, part in masks.items():
             # A graph reads the addresses of its recording, so there a mask stays even if it hides nothing.
-            if self.settings.graphs or not part.all():
+            if self._keeps_masks or not part.all():
                 bias = folded_bias(part, network.heads // network.key_heads, network.dtype, network.device)
                 old_bias = self._biases.get(name)
                 self._biases[name] = bias if old_bias is None else old_bias.copy_(bias)
@@ -216,8 +225,7 @@ class ExecutionPlan:
         def field(x: Tensor, time: float) -> Tensor:
             return self._expert(velocity, x, time, prefix, None)
 
-        guided_field = guided(field, guidance)
-        self.actions.copy_(integrate(guided_field, self.noise, self.settings.num_steps, self.settings.solver))
+        self.actions.copy_(integrate(guided(field, guidance), self.noise, *self._steps))
 
     def _embed_context(self) -> None:
         self._hidden.copy_(self._template)
@@ -237,12 +245,12 @@ class ExecutionPlan:
         self._prefill(self.network, hidden, rotary, bias_of_rows, self._caches, self._cross_caches, rows)
 
     def _denoise(self) -> None:
-        rows = slice(self.layout.length, self.layout.length + self.settings.chunk)
+        rows = slice(self.layout.length, self.layout.length + self._chunk)
 
         def field(x: Tensor, time: float) -> Tensor:
             return self._expert(self._velocity, x, time, self._expert_caches, rows)
 
-        self.actions.copy_(integrate(field, self.noise, self.settings.num_steps, self.settings.solver))
+        self.actions.copy_(integrate(field, self.noise, *self._steps))
 
     def _expert(
         self,
