@@ -45,7 +45,7 @@ class PackedLinear(ABC):
 
     def onto(self, residual: Tensor, x: Tensor) -> Tensor:
         """Return the product of x (R, I), or of concatenated heads (…, N, H), added to `residual` (R, O)."""
-        return residual + self(x.reshape(len(residual), -1))
+        return residual + self(x if x.ndim == 2 else x.reshape(len(residual), -1))
 
     def gated(self, x: Tensor, eps: float) -> Tensor:
         """Return silu(gate) · up of the RMS norm of x, (…, O / 2); gate is the first half of the product."""

@@ -224,11 +224,11 @@ class ActionWriter:
         slate.slot.add_(1)
         slate.position.add_(1)
         slate.bias.index_fill_(3, slate.slot, 0)
-        self._choose(self._think(self._embedding[slate.token], slate, seen), slate)
+        self._choose(self._think(self._embedding.index_select(0, slate.token), slate, seen), slate)
 
     def _think(self, hidden: Tensor, slate: Slate, seen: int) -> Tensor:
         """Return the hidden state (B, D) after a token (B, D), to which `seen` slots of the cache are visible."""
-        cosines, sines = slate.rotary[:, slate.position, None, None]
+        cosines, sines = slate.rotary.index_select(1, slate.position)[:, :, None, None].unbind()
         bias = slate.bias[..., :seen]
         for layer, cache in zip(self._step_layers, slate.caches, strict=True):
             hidden = run_layer(layer, hidden, (cosines, sines), cache.narrow(3, 0, seen), slate.slot, bias)
@@ -237,7 +237,7 @@ class ActionWriter:
     def _choose(self, hidden: Tensor, slate: Slate) -> None:
         """Choose the next token from the hidden state (B, D) of the last."""
         logits = self._logits(hidden)
-        logits.masked_fill_(self._grammar_table.barred[slate.node], -torch.inf)
+        logits.masked_fill_(self._grammar_table.barred.index_select(0, slate.node), -torch.inf)
         slate.token.copy_(
             drawn(logits, self.temperature, slate.noise) if self.temperature else logits.argmax(-1)
         )
