@@ -43,7 +43,7 @@ from measuring import (
 
 from smolact.backbones.presets import find_vlm
 from smolact.backbones.smolvlm import initialize
-from smolact.policies.common.precision import check_kernels
+from smolact.policies.inference.precision import check_kernels
 from smolact.policies.smolandfast.generation import ActionWriter, Slate
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFAST
 from smolact.policies.smolandfast.schemes import Bins
@@ -198,15 +198,7 @@ class Timed(ActionWriter):
     def scores(self, prompt: Prompt) -> Tensor:
         """As `Models.scores`."""
         slate = self._slate_for(*prompt.ids.shape)
-        return self._head(self._normed(self._read(prompt.ids, prompt.valid, prompt.pixels, slate))).float()
-
-
-def timed_kernels(device: torch.device) -> type:
-    """What `triton=True` makes an engine write with."""
-    check_kernels(device)
-    from smolact.policies.smolandfast.kernel_writer import KernelWriter
-
-    return type("TimedKernels", (Timed, KernelWriter), {})
+        return self._logits(self._read(prompt.ids, prompt.valid, prompt.pixels, slate))
 
 
 def answers(
@@ -219,8 +211,9 @@ def answers(
     expected, written = models.scores(prompt), ours.generate(*given, grammar, tokens)
 
     def engine(dtype: torch.dtype, graphs: bool = True, int8: bool = False, triton: bool = False) -> Side:
-        made: Any = timed_kernels(device) if triton else Timed
-        writer = made(ours.vlm, ours.vocabulary, grammar, dtype=dtype, int8=int8)
+        if triton:
+            check_kernels(device)
+        writer = Timed(ours.vlm, ours.vocabulary, grammar, dtype=dtype, int8=int8, triton=triton)
         writer.graphs = graphs
 
         def work(watch: Stopwatch | None) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from smolact.errors import ConfigError, MissingDependencyError
-from smolact.policies.common.precision import quickest_dtype
+from smolact.policies.inference.precision import quickest_dtype
 
 WARM_UPS = 3
 """Of each side, before any is timed."""

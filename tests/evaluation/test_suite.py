@@ -222,7 +222,7 @@ def test_the_command_compares_and_shares_over_processes(
 def test_an_evaluation_with_weights_in_8_bits_is_one_of_its_own(
     name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smolact.policies.common import packed_linear as products_module
+    from smolact.policies.inference import packing as products_module
 
     products, rounded = [], getattr(products_module, kind)
     multiply = rounded.__call__

@@ -16,10 +16,10 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from smolact.backbones.layers import merge_heads, rotary_tables, rotate, split_heads
-from smolact.policies.common import packed_linear as products_module
 from smolact.policies.common.guidance import Guidance
-from smolact.policies.common.kernels import KernelPackedLinear, multiply, split_and_rotate
-from smolact.policies.common.packed_linear import DensePackedLinear, Float8PackedLinear, PackedLinear
+from smolact.policies.inference import packing as products_module
+from smolact.policies.inference.kernels import KernelPackedLinear, multiply, split_and_rotate, with_kernels
+from smolact.policies.inference.packing import DensePackedLinear, Float8PackedLinear, PackedLinear
 from smolact.policies.smolvla import engine as engine_module
 from tests.parity.recipe import difference
 from tests.policies.tiny import tiny_batch, tiny_noise, tiny_policy
@@ -68,7 +68,7 @@ def test_a_product_is_the_plain_one(
                 (fused(x), plain(x)),
                 (fused.normed(x, 0.1), plain.normed(x, 0.1)),
                 (fused.gated(x, 1e-5), plain.gated(x, 1e-5)),
-                (fused.onto(residual, x), plain.onto(residual, x)),
+                (fused.onto(residual.flatten(0, 1), x), plain.onto(residual.flatten(0, 1), x)),
             ):
                 assert found.dtype == dtype and found.shape == expected.shape
                 assert difference(found.float(), expected.float()) <= WITHIN[dtype]
@@ -133,8 +133,11 @@ def test_an_engine_with_kernels_gives_what_it_gives_without(settings: dict[str, 
     batch, noise = tiny_batch(), tiny_noise()
     plain = policy.build_engine(**settings)
     fused = policy.build_engine(**settings, triton=True)
-    assert sorted(fused._network.cross) == [False, True]  # both kinds of layers
-    multiplied = [block.post_attention.down for block in fused._network.expert]
+    assert sorted(layer.cross is None for layer in fused._network.expert) == [
+        False,
+        True,
+    ]  # both kinds of layers
+    multiplied = [layer.packed.post_attention.down for layer in fused._network.expert]
     assert all(isinstance(product, KernelPackedLinear) for product in multiplied)
     assert not any(isinstance(block.project, KernelPackedLinear) for block in fused._network.text)
     expected = plain.predict_action_chunk(batch, noise)
@@ -148,8 +151,8 @@ def test_an_engine_with_kernels_gives_what_it_gives_without(settings: dict[str, 
 def test_float8_brings_the_kernels_along_on_a_gpu_and_not_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "check_fp8", lambda device: None)
     engine = tiny_policy(num_vlm_layers=1).build_engine(dtype=torch.float32, fp8=True)
-    assert engine._packer(torch.device("cpu")).kernel is None
-    assert engine._packer(torch.device("cuda", 0)).kernel is KernelPackedLinear
+    assert engine._kernels(torch.device("cpu")) is None
+    assert engine._kernels(torch.device("cuda", 0)) is with_kernels
 
 
 @pytest.mark.usefixtures("kernels_allowed")

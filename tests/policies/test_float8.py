@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from smolact.errors import ConfigError, MissingDependencyError
-from smolact.policies.common import precision
 from smolact.policies.common.guidance import Guidance
-from smolact.policies.common.packed_linear import DensePackedLinear, Float8PackedLinear, PackedLinear
-from smolact.policies.common.precision import check_fp8, check_kernels
+from smolact.policies.inference import precision
+from smolact.policies.inference.packing import DensePackedLinear, Float8PackedLinear, PackedLinear
+from smolact.policies.inference.precision import check_fp8, check_kernels
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFASTPolicy
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.engine import SmolVLAEngine
@@ -73,7 +73,8 @@ def test_chunks_of_every_parity_case_are_near(name: str) -> None:
 def products(engine: SmolVLAEngine, part: str) -> list[PackedLinear]:
     """What multiplies at every step in a part's layers."""
     found: list[PackedLinear] = []
-    for block in getattr(engine._network, part):
+    for layer in getattr(engine._network, part):
+        block = layer.packed if part == "expert" else layer
         found.append(block.project)
         if block.post_attention is not None:
             found += [block.post_attention.out, *block.post_attention.gates, block.post_attention.down]

@@ -66,7 +66,7 @@ def compiled(
 
 def product(capability: int, number: str, weight: str, width: int, **settings: Any) -> Any:
     """`multiply` for 50 rows, as an expert calls it."""
-    from smolact.policies.common import kernels
+    from smolact.policies.inference import kernels
 
     pointers = {"x": number, "weight": weight, "out": number, "residual": number, "scale": "fp32"}
     kinds = {name: f"*{kind}" for name, kind in pointers.items()}
@@ -115,7 +115,7 @@ def test_float8_does_not_compile_for_older_gpus_which_is_why_they_are_refused() 
 
 @pytest.mark.parametrize(("queries", "keys"), [(15, 5), (15, 0), (0, 5)])
 def test_splitting_compiles_for_gpus(queries: int, keys: int) -> None:
-    from smolact.policies.common import kernels
+    from smolact.policies.inference import kernels
 
     pointers = dict.fromkeys(("projected", "queries", "keys", "values"), "*bf16") | dict.fromkeys(
         ("cosines", "sines"), "*fp32"

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import smolact
 from smolact.errors import ConfigError, FeatureError
-from smolact.policies.common.attention import attend_folded, folded_bias
-from smolact.policies.common.packed_linear import Int8PackedLinear
+from smolact.policies.inference.decoder import attend_folded, folded_bias
+from smolact.policies.inference.packing import Int8PackedLinear
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from smolact.types import FeatureType, PolicyFeature

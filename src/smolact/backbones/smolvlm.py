@@ -57,6 +57,18 @@ def patch_positions(rows: int, columns: int, side: int, device: torch.device) ->
     return (row[:, None] * side + column).flatten()
 
 
+def unfold_patches(pixels: Tensor, size: int) -> Tensor:
+    """Cut pixels (I, C, height, width) into the whole patches that they hold, (I, P, C * size²), row by row.
+
+    A convolution whose stride is its kernel is a matrix product of these, and much faster as one.
+    """
+    rows, columns = pixels.shape[-2] // size, pixels.shape[-1] // size
+    images, channels = pixels.shape[:2]
+    cropped = pixels[..., : rows * size, : columns * size]
+    patches = cropped.reshape(images, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+    return patches.flatten(3).flatten(1, 2)
+
+
 def pixel_shuffle(patches: Tensor, rows: int, columns: int, factor: int) -> Tensor:
     """Fold each factor × factor block of patches (B, rows * columns, D) into one token (B, T, D * factor²).
 
@@ -87,14 +99,10 @@ class VisionEmbeddings(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, int, int]:
         """Pixels (I, 3, height, width) to patches (I, P, D) and the grid's rows and columns."""
-        size = self.patch_size
-        rows, columns = pixels.shape[-2] // size, pixels.shape[-1] // size
-        images, channels = pixels.shape[:2]
-        cropped = pixels[..., : rows * size, : columns * size]
-        # A convolution whose stride is its kernel is a matrix product of unfolded patches, and much faster as one.
-        flat = cropped.reshape(images, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+        rows, columns = (side // self.patch_size for side in pixels.shape[-2:])
+        projection = self.patch_embedding
         patches = F.linear(
-            flat.flatten(3).flatten(1, 2), self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
+            unfold_patches(pixels, self.patch_size), projection.weight.flatten(1), projection.bias
         )
         positions = patch_positions(rows, columns, self.side, pixels.device)
         return patches + self.position_embedding(positions), rows, columns

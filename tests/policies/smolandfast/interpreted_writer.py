@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from smolact.errors import ActionTokensError
-from smolact.policies.common.kernels import KernelPackedLinear
+from smolact.policies.inference.kernels import KernelPackedLinear
 from smolact.policies.smolandfast import engine as engine_module
-from smolact.policies.smolandfast.kernel_writer import KernelWriter
 from tests.policies.interpreted_kernels import bfloat16_as_a_gpu_has_it  # noqa: F401
 from tests.policies.smolandfast.test_engine import MOST, alike, policy_writing, prompts, slowly, writer_of
 
@@ -26,8 +25,8 @@ def test_the_policys_own_tokens_are_written(scheme: str, lengths: list[int], pad
     policy = policy_writing(scheme, 1)
     inputs = prompts(policy, lengths, 1, padded)
     writer = writer_of(policy, triton=True)
-    assert isinstance(writer, KernelWriter)
-    assert isinstance(writer._products[0][0], KernelPackedLinear)
+    assert isinstance(writer._step_layers[0].project, KernelPackedLinear)
+    assert not isinstance(writer._layers[0].project, KernelPackedLinear)
     assert alike(writer.write(*inputs, MOST), slowly(policy, inputs))
 
 

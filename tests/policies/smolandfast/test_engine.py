@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from smolact.errors import ActionTokensError, ConfigError
-from smolact.policies.common.packed_linear import Int8Weights
-from smolact.policies.common.precision import check_int8
+from smolact.policies.inference.packing import Int8WeightOnlyLinear
+from smolact.policies.inference.precision import check_int8
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.engine import SmolAndFASTEngine
 from smolact.policies.smolandfast.generation import LOOK_EVERY, STRIDE, ActionWriter, drawn
@@ -261,7 +261,7 @@ def test_tokens_are_written_without_waiting_for_each(cuda: CudaStandin | RealCud
     assert 1 <= len(cuda.waits) <= 2 + tokens // LOOK_EVERY
 
 
-@pytest.mark.parametrize("rows", [1, Int8Weights.FEW, Int8Weights.FEW + 1])
+@pytest.mark.parametrize("rows", [1, Int8WeightOnlyLinear.FEW, Int8WeightOnlyLinear.FEW + 1])
 @pytest.mark.parametrize("biased", [False, True])
 def test_weights_in_8_bits_multiply_almost_as_before(rows: int, biased: bool) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -269,7 +269,7 @@ def test_weights_in_8_bits_multiply_almost_as_before(rows: int, biased: bool) ->
     bias = torch.randn(96, generator=generator) if biased else None
     residual = torch.randn(rows, 96, generator=generator)
     exact = torch.nn.functional.linear(x, weight, bias)
-    rounded = Int8Weights(weight, bias)
+    rounded = Int8WeightOnlyLinear(weight, bias)
     assert (rounded(x) - exact).norm() < 0.02 * exact.norm()
     assert (rounded.onto(residual, x) - exact - residual).norm() < 0.02 * exact.norm()
     assert sum(tensor.nbytes for tensor in rounded.tensors()) < weight.nbytes / 3

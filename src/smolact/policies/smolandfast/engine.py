@@ -14,7 +14,8 @@ from torch import Tensor
 from smolact.backbones.smolvlm import SmolVLM
 from smolact.errors import ConfigError
 from smolact.policies.common.chunking import Engine
-from smolact.policies.common.precision import check_int8, check_kernels, quickest_dtype
+from smolact.policies.inference.packing import weight_sources, weight_versions
+from smolact.policies.inference.precision import check_int8, check_kernels, quickest_dtype
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.generation import ActionWriter
 from smolact.policies.smolandfast.schemes import ActionTokens
@@ -32,15 +33,19 @@ class SmolAndFASTEngine(Engine):
     Args:
         config: the policy's.
         vlm, vocabulary, actions, chunk_shape, inputs: the policy's parts.
-        dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else float32.
-        int8: on a CPU, the text model's layers in 8 bits (each product about a hundredth off), the rest in float32.
-        triton: on a GPU, custom kernels: less than half of the launches. They were compared with the plain code in Triton's
-            interpreter, but have not run on a GPU yet, so they are off by default.
-        temperature: 0 takes the most likely token each time; otherwise tokens are sampled, at 1 from the model's distribution.
+        dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else
+            float32.
+        int8: on a CPU, the text model's layers in 8 bits (each product about a hundredth off), the rest in
+            float32.
+        triton: on a GPU, custom kernels: less than half of the launches. They were compared with the plain
+            code in Triton's interpreter, but have not run on a GPU yet, so they are off by default.
+        temperature: 0 takes the most likely token each time; otherwise tokens are sampled, at 1 from the
+            model's distribution.
         generator: the source of randomness, on the weights' device; PyTorch's own when None.
 
     Raises:
-        ConfigError: a temperature below 0 or not finite; `int8` on another device, or with another `dtype`; `triton` without CUDA.
+        ConfigError: a temperature below 0 or not finite; `int8` on another device, or with another `dtype`;
+            `triton` without CUDA.
         MissingDependencyError: triton is required and not installed.
     """
 
@@ -67,19 +72,18 @@ class SmolAndFASTEngine(Engine):
             )
         if int8:
             check_int8(vlm.lm_head.weight.device, dtype)
-        writer = ActionWriter
         if triton:
             check_kernels(vlm.lm_head.weight.device)
-            from smolact.policies.smolandfast.kernel_writer import KernelWriter as writer  # noqa: N813
         self.config = config
         self._actions, self._shape, self._inputs = actions, chunk_shape, inputs
         self._vlm = vlm
         self._writer_factory = partial(
-            writer,
+            ActionWriter,
             vlm,
             vocabulary,
             actions.grammar(*chunk_shape),
             int8=int8,
+            triton=triton,
             temperature=temperature,
             generator=generator,
         )
@@ -88,15 +92,8 @@ class SmolAndFASTEngine(Engine):
         self.writer = self._make_writer()
 
     def _make_writer(self) -> ActionWriter:
-        self._packed_versions = self._weight_versions()
+        self._packed_versions = weight_versions(weight_sources(self._vlm))
         return self._writer_factory(dtype=self._dtype or quickest_dtype(self._vlm.lm_head.weight.device))
-
-    def _weight_versions(self) -> list[tuple[int, int]]:
-        """Return each weight's address and version."""
-        return [
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self._vlm.parameters()
-        ]
 
     @property
     def memory(self) -> int:
@@ -110,7 +107,7 @@ class SmolAndFASTEngine(Engine):
             FeatureError: an input is missing.
             ActionTokensError: an answer was not complete after `max_decoding_steps` tokens.
         """
-        if self._packed_versions != self._weight_versions():
+        if self._packed_versions != weight_versions(weight_sources(self._vlm)):
             self.writer = self._make_writer()
         written = self.writer.write(*self._inputs(batch), self.config.max_decoding_steps).tolist()
         ids = [[token for token in row if token >= 0] for row in written]

@@ -6,8 +6,8 @@
     engine.observe(batch)          # images and instruction
     chunk = engine.act(batch)      # the state
 
-`engine_network` packs the weights, `execution_plan` runs the network, with one plan for each shape of observation. This module
-prepares inputs and finishes actions. The gain of each part: docs/performance.md.
+`engine_inputs` prepares a batch, `engine_network` packs the weights, `execution_plan` runs the network, with
+one plan for each shape of observation. The gain of each part: docs/performance.md.
 """
 
 # B batch, C chunk, A action width.
@@ -16,23 +16,29 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from smolact.errors import ConfigError, FeatureError
 from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import SOLVERS, sample_noise
 from smolact.policies.common.guidance import Guidance
-from smolact.policies.common.packed_linear import PackedLinear, WeightPacker
-from smolact.policies.common.precision import check_fp8, check_int8, check_kernels, quickest_dtype
+from smolact.policies.inference.packing import (
+    Int8PackedLinear,
+    WeightPacker,
+    extra_bytes,
+    weight_sources,
+    weight_versions,
+)
+from smolact.policies.inference.precision import check_fp8, check_int8, check_kernels, quickest_dtype
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from smolact.policies.smolvla.engine_network import Network
-from smolact.policies.smolvla.execution_plan import ExecutionPlan, Settings, Shape
-from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
+from smolact.policies.smolvla.engine_inputs import example_batch, prepare_inputs
+from smolact.policies.smolvla.engine_network import Kernels, pack_network
+from smolact.policies.smolvla.execution_plan import ExecutionPlan, Shape
+from smolact.types import LANGUAGE_MASK, LANGUAGE_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +51,8 @@ _TEXT_BUCKET = 8
 class SmolVLAEngine(Engine):
     """Predicts as its policy does. Changed weights are detected and packed again before the next prediction.
 
-    Detected changes: a training step, loaded weights, added or removed adapters, another device or precision. After a write
-    through `parameter.data`, which is not detected, call `refresh`.
+    Detected changes: a training step, loaded weights, added or removed adapters, another device or precision.
+    After a write through `parameter.data`, which is not detected, call `refresh`.
 
     Args:
         policy: a `SmolVLAPolicy`, with or without adapters; it is not changed unless it is released.
@@ -54,15 +60,18 @@ class SmolVLAEngine(Engine):
         num_steps: denoising steps; the policy's by default.
         solver: `euler`, or `midpoint` or `heun`, which evaluate the network twice a step.
         int8: on a CPU, vision tower, VLM and expert in 8 bits (each product about a hundredth off).
-        fp8: the expert's weights in float8, which a GPU of compute capability 8.9 or more reads in half of bfloat16's time, with
-            custom kernels; chunks of trained policies change by 0.2%. On a CPU: the same numbers, slower, to measure the error.
-        triton: on a GPU, custom kernels for the expert: a quarter of the launches. They were compared with the plain code in
-            Triton's interpreter and compiled for GPUs, but have not run on one yet, so they are off by default.
+        fp8: the expert's weights in float8, which a GPU of compute capability 8.9 or more reads in half of
+            bfloat16's time, with custom kernels; chunks of trained policies change by 0.2%. On a CPU: the
+            same numbers, slower, to measure the error.
+        triton: on a GPU, custom kernels for the expert: two fifths of the launches. They were compared with
+            the plain code in Triton's interpreter and compiled for GPUs, but have not run on one yet, so they
+            are off by default.
         compile: `torch.compile` the parts: a minute for each new shape, and fused kernels.
-        release: free the policy's own weights, so that none is held twice. The policy can't be used afterwards.
+        release: free the policy's own weights, so that none is held twice. The policy can't be used
+            afterwards.
         graphs: record replans as CUDA graphs; by default on CUDA.
-        capture: record a shape when it first occurs. Otherwise such a shape runs slowly, with a warning, unless `warm_up` has
-            recorded it.
+        capture: record a shape when it first occurs. Otherwise such a shape runs slowly, with a warning,
+            unless `warm_up` has recorded it.
 
     Raises:
         ConfigError: a setting is invalid, or not supported on this device.
@@ -121,19 +130,12 @@ class SmolVLAEngine(Engine):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        device: torch.device = self._network.device
-        return device
+        return self._network.device
 
     @property
     def memory(self) -> int:
         """Bytes of the packed weights that are not the policy's own: of all weights once those are released."""
-        # oneDNN's packed tensors have no address, and are never the policy's.
-        packed = {
-            id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor.numel() * tensor.element_size()
-            for tensor in self._network.tensors
-        }
-        shared = {parameter.data_ptr() for parameter in self._policy.parameters() if not parameter.is_meta}
-        return sum(size for pointer, size in packed.items() if pointer not in shared)
+        return extra_bytes(self._network, self._policy)
 
     def use_steps(self, num_steps: int, solver: str = "euler") -> None:
         """Use this number of denoising steps and this solver from the next prediction on.
@@ -161,19 +163,24 @@ class SmolVLAEngine(Engine):
             raise ConfigError(
                 "The policy has no weights: an engine with release=True has taken them. Load it again."
             )
-        packer = self._packer(device)
-        self._use_graphs = device.type == "cuda" if self._graphs is None else self._graphs
-        self._adapters = self._policy.adapters
-        self._network = Network(self._policy, packer)
-        owners = [module._parameters for module in self._policy.modules() if module._parameters]
-        self._sources = [(owner, name) for owner in owners for name in owner]
-        self._packed_versions = self._weight_versions()
-        self._clear_plans()
-
-    def _packer(self, device: torch.device) -> WeightPacker:
-        """Return the weight packer for a device; raise a `ConfigError` if a setting is not supported there."""
         if self._int8:
             check_int8(device, self._requested_dtype)
+        kernels = self._kernels(device)
+        packer = WeightPacker(
+            torch.float32 if self._int8 else self._requested_dtype or quickest_dtype(device),
+            int8=Int8PackedLinear if self._int8 else None,
+            fp8=self._fp8,
+            releases=self._release,
+        )
+        self._use_graphs = device.type == "cuda" if self._graphs is None else self._graphs
+        self._adapters = self._policy.adapters
+        self._network = pack_network(self._policy, packer, kernels)
+        self._sources = weight_sources(self._policy)
+        self._packed_versions = weight_versions(self._sources)
+        self._clear_plans()
+
+    def _kernels(self, device: torch.device) -> Kernels | None:
+        """Return the kernels of our own if the settings need them; raise if they do not work on the device."""
         has_kernels = self._triton or (self._fp8 and device.type == "cuda")
         if has_kernels and self._compile:
             raise ConfigError(
@@ -184,16 +191,11 @@ class SmolVLAEngine(Engine):
             check_fp8(device)
         if self._triton:
             check_kernels(device)
-        kernel: Callable[[PackedLinear], PackedLinear] | None = None
-        if has_kernels:
-            from smolact.policies.common.kernels import KernelPackedLinear as kernel  # needs triton  # noqa: N813
-        return WeightPacker(
-            torch.float32 if self._int8 else self._requested_dtype or quickest_dtype(device),
-            int8=self._int8,
-            fp8=self._fp8,
-            kernel=kernel,
-            releases=self._release,
-        )
+        if not has_kernels:
+            return None
+        from smolact.policies.inference.kernels import with_kernels  # needs triton
+
+        return with_kernels
 
     @torch.inference_mode(False)  # buffers outlive a caller's inference mode
     @torch.no_grad()
@@ -234,7 +236,8 @@ class SmolVLAEngine(Engine):
         """Predict the next actions (B, chunk, A) from the `observation.state` of `batch` and the last observation.
 
         Raises:
-            FeatureError: the state is missing or has the wrong shape, or nothing was observed (with these weights).
+            FeatureError: the state is missing or has the wrong shape, or nothing was observed (with these
+                weights).
         """
         self._refresh_if_changed()
         if self._observed is None:
@@ -249,7 +252,7 @@ class SmolVLAEngine(Engine):
         Args:
             batch: a preprocessed batch; by default one sample of the configured sizes.
         """
-        batch = self._example_batch() if batch is None else batch
+        batch = example_batch(self.config, self.device) if batch is None else batch
         tokens = self._policy.prepare_language(batch)[0]
         longest = max(self.config.tokenizer_max_length, 1)
         lengths = (
@@ -266,32 +269,14 @@ class SmolVLAEngine(Engine):
         finally:
             self._capture = capture
 
-    def _example_batch(self) -> dict[str, Tensor]:
-        config, device, length = self.config, self.device, self.config.tokenizer_max_length
-        cameras = {key: f for key, f in config.image_features.items() if key in config.input_features}
-        state = config.robot_state_feature
-        return {
-            **{key: torch.zeros(1, *feature.shape, device=device) for key, feature in cameras.items()},
-            STATE: torch.zeros(1, config.max_state_dim if state is None else state.shape[0], device=device),
-            LANGUAGE_TOKENS: torch.zeros(1, length, dtype=torch.long, device=device),
-            LANGUAGE_MASK: torch.ones(1, length, dtype=torch.bool, device=device),
-        }
-
     def _refresh_if_changed(self) -> None:
         if self._release:
             return
-        if self._adapters is not self._policy.adapters or self._packed_versions != self._weight_versions():
+        if self._adapters is not self._policy.adapters or self._packed_versions != weight_versions(
+            self._sources
+        ):
             logger.info("The policy's weights have changed: packing them anew.")
             self.refresh()
-
-    def _weight_versions(self) -> list[tuple[int, int]]:
-        # Every in-place change increments the version; every new tensor has another address.
-        tensors = (owner[name] for owner, name in self._sources)
-        return [
-            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-            for tensor in tensors
-            if tensor is not None
-        ]
 
     def _clear_plans(self) -> None:
         self._plans.clear()
@@ -300,55 +285,23 @@ class SmolVLAEngine(Engine):
 
     def _load_inputs(self, batch: Mapping[str, Any]) -> ExecutionPlan:
         """Copy images and instruction into the buffers of the plan for their shape."""
-        policy = self._policy
-        tokens, text_valid = (part.cpu() for part in policy.prepare_language(batch))
-        images, masks = policy.prepare_images(batch)
-        if any(image.ndim != 4 for image in images):
-            raise FeatureError(
-                "The batch has kept vision tokens in the place of pictures, which are for training. Give an engine pictures."
-            )
-        present = [key for key in self.config.image_features if key in batch]
-        if len({len(part) for part in (tokens, text_valid, *images)}) > 1 or tokens.shape != text_valid.shape:
-            sizes = {"tokens": tuple(tokens.shape), "mask": tuple(text_valid.shape)}
-            sizes |= {key: tuple(image.shape) for key, image in zip(present, images, strict=False)}
-            raise FeatureError(f"The inputs are not of one batch: {sizes}. Collate samples into one batch.")
-        tokens, text_valid = self._fit_text(tokens, text_valid)
-        image_sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images[: len(present)]]
-        cameras = (*image_sizes, *[None] * (len(images) - len(present)))
-        plan = self._plan(Shape(len(tokens), cameras, tokens.shape[1]))
-
-        for size, pixels in plan.pixels.items():
-            matching = [image for image, shape in zip(images, image_sizes, strict=False) if shape == size]
-            torch.cat([image.to(pixels) for image in matching], out=pixels)
-        valid = torch.ones(len(tokens), plan.layout.length, dtype=torch.bool)
-        for key, mask, (_, span) in zip(present, masks, plan.layout.images, strict=False):
-            if f"{key}_padding_mask" in batch:
-                valid[:, span] = mask.cpu()[:, None]
-        valid[:, plan.layout.text] = text_valid
-        plan.load_prompt(tokens, valid)
+        inputs = prepare_inputs(self._policy, batch, _TEXT_BUCKET if self._use_graphs else 1)
+        plan = self._plan(inputs.shape)
+        inputs.load(plan)
         self._observed = None
         return plan
 
-    def _fit_text(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut off the padding that all rows share; on a GPU, pad to a multiple of `_TEXT_BUCKET`."""
-        used = valid.any(0).nonzero()
-        length = 0 if len(used) == 0 else int(used[-1]) + 1
-        tokens, valid = tokens[:, :length], valid[:, :length]
-        padding = -length % _TEXT_BUCKET if self._use_graphs else 0
-        return F.pad(tokens, (0, padding)), F.pad(valid, (0, padding))
-
     def _plan(self, shape: Shape) -> ExecutionPlan:
         if shape not in self._plans:
-            settings = Settings(
-                self.config.chunk_size,
-                self.config.max_state_dim,
-                self.config.max_action_dim,
-                self.num_steps,
-                self.solver,
-                self._compile,
-                self._use_graphs,
+            steps = self.num_steps, self.solver
+            self._plans[shape] = ExecutionPlan(
+                self._network,
+                self.config,
+                shape,
+                steps=steps,
+                compiled=self._compile,
+                graphs=self._use_graphs,
             )
-            self._plans[shape] = ExecutionPlan(self._network, shape, settings)
             if len(self._plans) > _MAX_PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(shape)

@@ -1,35 +1,37 @@
 """An engine's buffers, masks and positions for one shape of observation, and the replan as one function of them.
 
-Inputs are copied into buffers, `replan` reads and writes nothing else. It depends on no address of a caller's tensors and
-never synchronizes with the host: on a GPU it is one CUDA graph, and on a CPU the same function runs directly.
+Inputs are copied into buffers, `replan` reads and writes nothing else. It depends on no address of a caller's
+tensors and never synchronizes with the host: on a GPU it is one CUDA graph, and on a CPU the same function
+runs directly.
 
-Guidance (`guide`) is differentiated at each step, so there the expert's keys are concatenated with those of the prefix instead
-of written into its buffers, and no graph is recorded; the prefix is run as usual.
+Guidance (`guide`) is differentiated at each step, so there the expert's keys are concatenated with those of
+the prefix instead of written into its buffers, and no graph is recorded; the prefix is run as usual.
 
-Tokens that are never attended to are not computed: padding behind the state, missing cameras, and an instruction's padding
-beyond the longest of the batch.
+Tokens that are never attended to are not computed: padding behind the state, missing cameras, and an
+instruction's padding beyond the longest of the batch.
 """
 
 # B batch, P prefix tokens, L text tokens, C chunk, A action width, K key/value heads, H head width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from smolact.backbones.layers import rotary_tables
-from smolact.policies.common.attention import attend_folded, block_mask, folded_bias, positions_of
+from smolact.policies.common.attention import block_mask, positions_of
 from smolact.policies.common.flow_matching import integrate
-from smolact.policies.common.graphs import Graph
 from smolact.policies.common.guidance import Guidance, guided
-from smolact.policies.smolvla.engine_network import Network
-from smolact.policies.smolvla.smolvlm_with_expert import ROTARY_BASE, Rotary
-
-Size = tuple[int, int]
-"""Height and width of an image."""
+from smolact.policies.inference.decoder import Rotary, folded_bias
+from smolact.policies.inference.graphs import Graphs
+from smolact.policies.inference.vision import Size, embed_images, image_tokens, position_embeddings
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.policies.smolvla.engine_network import Network, embed_tokens, prefill, time_bias, velocity
+from smolact.policies.smolvla.smolvlm_with_expert import ROTARY_BASE
 
 
 class Shape(NamedTuple):
@@ -46,18 +48,6 @@ class Shape(NamedTuple):
         return f"batch {self.batch}, cameras {sizes}, {self.text} text tokens"
 
 
-class Settings(NamedTuple):
-    """Settings that all plans of an engine share."""
-
-    chunk: int
-    state_width: int
-    action_width: int
-    num_steps: int
-    solver: str
-    compiled: bool
-    graphs: bool
-
-
 class Layout:
     """Token ranges of the prefix: each camera's tokens between special tokens, the instruction, the state."""
 
@@ -65,71 +55,87 @@ class Layout:
         self.images: list[tuple[Size, slice]] = []
         """Size and token range of each camera that is present."""
         self.special_tokens: list[tuple[slice, list[int]]] = []
-        offset = 0
+        self.length = 0
         for size in shape.cameras:
-            offset = self._add_special_tokens(offset, network.image_start)
+            self.special_tokens.append((self._add(len(network.image_start)), network.image_start))
             if size is not None:
-                count = network.image_tokens(size)
-                self.images.append((size, slice(offset, offset + count)))
-                offset += count
-            offset = self._add_special_tokens(offset, network.image_end)
-        self.text = slice(offset, offset + shape.text)
-        self.length = offset + shape.text + 1
+                self.images.append((size, self._add(image_tokens(network.vision, size))))
+            self.special_tokens.append((self._add(len(network.image_end)), network.image_end))
+        self.text = self._add(shape.text)
+        self.state = self._add(1)
 
-    def _add_special_tokens(self, offset: int, ids: list[int]) -> int:
-        self.special_tokens.append((slice(offset, offset + len(ids)), ids))
-        return offset + len(ids)
+    def _add(self, tokens: int) -> slice:
+        self.length += tokens
+        return slice(self.length - tokens, self.length)
 
 
 class ExecutionPlan:
-    """Buffers of a shape, and the functions that run on them: `replan`, or `observe` and later `act`."""
+    """Buffers of a shape, and the functions that run on them: `replan`, or `observe` and later `act`.
 
-    def __init__(self, network: Network, shape: Shape, settings: Settings) -> None:
-        self.network, self.shape, self.settings = network, shape, settings
+    Args:
+        network: the weights.
+        config: the policy's.
+        shape: of the observations.
+        steps: the number of denoising steps, and their solver.
+        compiled: use `torch.compile`.
+        graphs: whether CUDA graphs are recorded.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        config: SmolVLAConfig,
+        shape: Shape,
+        *,
+        steps: tuple[int, str],
+        compiled: bool,
+        graphs: bool,
+    ) -> None:
+        self.network, self.shape, self._steps, self._keeps_masks = network, shape, steps, graphs
         self.layout = layout = Layout(network, shape)
-        batch, length, chunk = shape.batch, layout.length, settings.chunk
-        options = {"dtype": network.dtype, "device": network.device}
+        batch, length, chunk = shape.batch, layout.length, config.chunk_size
+        self._chunk = chunk
+        options: dict[str, Any] = {"dtype": network.dtype, "device": network.device}
 
         sizes = [size for size, _ in layout.images]
         self.pixels = {
             size: torch.zeros(sizes.count(size) * batch, 3, *size, **options) for size in dict.fromkeys(sizes)
         }
-        self._patch_positions = {size: network.patch_positions(size) for size in self.pixels}
-        self.state = torch.zeros(batch, settings.state_width, **options)
-        self.noise = torch.zeros(batch, chunk, settings.action_width, device=network.device)
+        self._patch_positions = {size: position_embeddings(network.vision, size) for size in self.pixels}
+        self.state = torch.zeros(batch, config.max_state_dim, **options)
+        self.noise = torch.zeros(batch, chunk, config.max_action_dim, device=network.device)
         self.actions = torch.zeros_like(self.noise)
 
-        self._template = torch.zeros(batch, length, network.width, **options)
+        self._template = torch.zeros(batch, length, network.embeddings.shape[1], **options)
         for span, ids in layout.special_tokens:
-            self._template[:, span] = network.embed_unscaled(torch.tensor(ids, dtype=torch.long))
+            self._template[:, span] = embed_tokens(network, torch.tensor(ids, dtype=torch.long))
         self._hidden = torch.zeros_like(self._template)
 
-        def cache(tokens: int) -> tuple[Tensor, Tensor]:
-            empty = torch.zeros(batch, network.key_heads, tokens, network.head_width, **options)
-            return empty, torch.zeros_like(empty)
+        def cache(tokens: int) -> Tensor:
+            return torch.zeros(2, batch, network.key_heads, tokens, network.head_width, **options)
 
         # A self-attention layer of the expert writes its keys and values behind those of its VLM layer.
-        cross = dict(zip(network.read_layers, network.cross, strict=True))
-        self._cache = [
-            cache(length if cross.get(index, True) else length + chunk) for index in range(len(network.text))
+        shared = {layer.reads for layer in network.expert if layer.cross is None}
+        self._caches = [cache(length + chunk * (index in shared)) for index in range(len(network.text))]
+        self._cross_caches = {layer.reads: cache(length) for layer in network.expert if layer.cross}
+        self._expert_caches = [
+            {**dict(enumerate(self._caches)), **self._cross_caches}[e.reads] for e in network.expert
         ]
-        self._cross_cache = {index: cache(length) for index, crosses in cross.items() if crosses}
 
         # In cross-attention layers the expert's positions count from 0.
         self._cross_rotary = self._rotary_tables(torch.arange(chunk)[None])
         self._rotary: dict[str, Rotary] = {}
         self._biases: dict[str, Tensor | None] = {}
+        self._time_biases: dict[float, Tensor] = {}
         self._tokens: Tensor | None = None
         self._valid: Tensor | None = None
 
-        self._embed_images: Callable[[Tensor, Tensor], Tensor] = network.embed_images
-        self._prefill = self._prefill_layers
-        self._velocity = self._expert_velocity
-        if settings.compiled:
-            self._embed_images = torch.compile(self._embed_images, dynamic=False)
-            self._prefill = torch.compile(self._prefill, dynamic=False)
-            self._velocity = torch.compile(self._velocity, dynamic=False)
-        self._graphs: dict[str, Graph] = {}
+        self._embed_images, self._prefill, self._velocity = embed_images, prefill, velocity
+        if compiled:
+            self._embed_images = torch.compile(embed_images, dynamic=False)
+            self._prefill = torch.compile(prefill, dynamic=False)
+            self._velocity = torch.compile(velocity, dynamic=False)
+        self._graphs = Graphs(network.device)
 
     def load_prompt(self, tokens: Tensor, valid: Tensor) -> None:
         """Load the instruction and the prefix's validity mask; inputs that have not changed are skipped.
@@ -139,14 +145,15 @@ class ExecutionPlan:
             valid: (B, P), on the CPU; false where a token is padding or of a camera without an image.
         """
         if self._tokens is None or not torch.equal(tokens, self._tokens):
-            self._template[:, self.layout.text] = self.network.embed_text(tokens)
+            scale = math.sqrt(self.network.embeddings.shape[1])
+            self._template[:, self.layout.text] = embed_tokens(self.network, tokens) * scale
             self._tokens = tokens.clone()
         if self._valid is None or not torch.equal(valid, self._valid):
             self._set_positions_and_masks(valid)
             self._valid = valid.clone()
 
     def _set_positions_and_masks(self, valid: Tensor) -> None:
-        batch, length, chunk = len(valid), self.layout.length, self.settings.chunk
+        network, (batch, length), chunk = self.network, valid.shape, self._chunk
         mask = block_mask(valid, torch.arange(length) == length - 1)
         prefix_mask = valid[:, None].expand(-1, chunk, -1)
         causal = torch.ones(chunk, chunk, dtype=torch.bool).tril().expand(batch, -1, -1)
@@ -164,8 +171,8 @@ class ExecutionPlan:
                 old.copy_(new)
         for name, part in masks.items():
             # A graph reads the addresses of its recording, so there a mask stays even if it hides nothing.
-            if self.settings.graphs or not part.all():
-                bias = folded_bias(part, self.network.groups, self.network.dtype, self.network.device)
+            if self._keeps_masks or not part.all():
+                bias = folded_bias(part, network.heads // network.key_heads, network.dtype, network.device)
                 old_bias = self._biases.get(name)
                 self._biases[name] = bias if old_bias is None else old_bias.copy_(bias)
             else:
@@ -178,18 +185,16 @@ class ExecutionPlan:
     @property
     def captured(self) -> bool:
         """Whether CUDA graphs have been recorded."""
-        return bool(self._graphs)
+        return "replan" in self._graphs
 
     def capture(self) -> None:
-        """Record `replan`, `observe`, `act` and `read` as CUDA graphs, which share the memory of intermediate tensors."""
-        pool = torch.cuda.graph_pool_handle()
+        """Record `replan`, `observe`, `act` and `read` as CUDA graphs."""
         for work in (self.replan, self.observe, self.act, self.read):
-            self._graphs[work.__name__] = Graph(work, self.network.device, pool)
+            self._graphs.record(work.__name__, work)
 
     def run(self, name: str) -> None:
         """Run `replan`, `observe`, `act` or `read`, as a graph if it was captured."""
-        work: Callable[[], None] = self._graphs.get(name) or getattr(self, name)
-        work()
+        self._graphs.run(name, getattr(self, name))
 
     def replan(self) -> None:
         """Compute actions from pixels, state and noise."""
@@ -200,32 +205,32 @@ class ExecutionPlan:
         """Run pixels and state through the VLM, and cache the keys and values that the expert reads."""
         self._embed_context()
         self._embed_state()
-        self._prefill_rows(0, self.layout.length, "all")
-
-    def guide(self, guidance: Guidance) -> None:
-        """Compute actions from noise that continue the leftover ones; call `read` first."""
-
-        def velocity(x: Tensor, time: float) -> Tensor:
-            return self._expert_velocity(x, self.network.time_bias(time), in_place=False)
-
-        field = guided(velocity, guidance)
-        self.actions.copy_(integrate(field, self.noise, self.settings.num_steps, self.settings.solver))
+        self._prefill_rows(slice(0, self.layout.length), "all")
 
     def observe(self) -> None:
         """Run images and instruction, which do not attend to the state."""
         self._embed_context()
-        self._prefill_rows(0, self.layout.length - 1, "context")
+        self._prefill_rows(slice(0, self.layout.length - 1), "context")
 
     def act(self) -> None:
         """Run the rest of `replan` after `observe`."""
         self._embed_state()
-        self._prefill_rows(self.layout.length - 1, self.layout.length, "state")
+        self._prefill_rows(self.layout.state, "state")
         self._denoise()
+
+    def guide(self, guidance: Guidance) -> None:
+        """Compute actions from noise that continue the leftover ones; call `read` first."""
+        prefix = [cache[:, :, :, : self.layout.length] for cache in self._expert_caches]
+
+        def field(x: Tensor, time: float) -> Tensor:
+            return self._expert(velocity, x, time, prefix, None)
+
+        self.actions.copy_(integrate(guided(field, guidance), self.noise, *self._steps))
 
     def _embed_context(self) -> None:
         self._hidden.copy_(self._template)
         for size, pixels in self.pixels.items():
-            tokens = self._embed_images(pixels, self._patch_positions[size])
+            tokens = self._embed_images(self.network.vision, pixels, self._patch_positions[size])
             spans = [span for image_size, span in self.layout.images if image_size == size]
             for span, camera in zip(spans, torch.split(tokens, self.shape.batch), strict=True):
                 self._hidden[:, span] = camera
@@ -233,49 +238,30 @@ class ExecutionPlan:
     def _embed_state(self) -> None:
         self._hidden[:, -1] = self.network.state(self.state)
 
-    def _prefill_rows(self, first: int, last: int, bias: str) -> None:
-        """Run rows of the prefix through the VLM, and cache the keys and values that the expert reads."""
+    def _prefill_rows(self, rows: slice, bias: str) -> None:
         cosines, sines = self._rotary["prefix"]
-        rotary = cosines[:, :, first:last], sines[:, :, first:last]
-        self._prefill(self._hidden[:, first:last], rotary, self._biases[bias], first, last)
-
-    def _prefill_layers(
-        self, hidden: Tensor, rotary: Rotary, bias: Tensor | None, first: int, last: int
-    ) -> None:
-        network, rows = self.network, slice(first, last)
-        experts = dict(zip(network.read_layers, network.expert, strict=True))
-        for index, block in enumerate(network.text):
-            keys, values = self._cache[index]
-            queries = network.project_into(block, hidden, rotary, keys[:, :, rows], values[:, :, rows])
-            if index in self._cross_cache:
-                own_keys, own_values = self._cross_cache[index]
-                own_keys[:, :, rows], own_values[:, :, rows] = network.project_cross(
-                    experts[index], keys[:, :, rows], values[:, :, rows]
-                )
-            if block.post_attention is not None:
-                attended = attend_folded(queries, keys[:, :, :last], values[:, :, :last], bias)
-                hidden = network.output_and_mlp(block, hidden, attended)
+        rotary, bias_of_rows = (cosines[:, :, rows], sines[:, :, rows]), self._biases[bias]
+        hidden = self._hidden[:, rows]
+        self._prefill(self.network, hidden, rotary, bias_of_rows, self._caches, self._cross_caches, rows)
 
     def _denoise(self) -> None:
-        def velocity(x: Tensor, time: float) -> Tensor:
-            return self._velocity(x, self.network.time_bias(time))
+        rows = slice(self.layout.length, self.layout.length + self._chunk)
 
-        self.actions.copy_(integrate(velocity, self.noise, self.settings.num_steps, self.settings.solver))
+        def field(x: Tensor, time: float) -> Tensor:
+            return self._expert(self._velocity, x, time, self._expert_caches, rows)
 
-    def _expert_velocity(self, noisy: Tensor, time_bias: Tensor, in_place: bool = True) -> Tensor:
-        network, suffix = self.network, slice(self.layout.length, None)
-        hidden = network.embed_actions(noisy, time_bias)
-        for index, crosses, block in zip(network.read_layers, network.cross, network.expert, strict=True):
-            rotary = self._cross_rotary if crosses else self._rotary["suffix"]
-            keys, values = self._cross_cache[index] if crosses else self._cache[index]
-            if in_place:
-                own_cache = keys[:, :, suffix], values[:, :, suffix]
-                queries = network.project_into(block, hidden, rotary, *own_cache)
-            else:
-                queries, own_keys, own_values = network.project(block, hidden, rotary)
-                if not crosses:
-                    keys = torch.cat([keys[:, :, : self.layout.length], own_keys], dim=2)
-                    values = torch.cat([values[:, :, : self.layout.length], own_values], dim=2)
-            bias = self._biases["cross" if crosses else "self"]
-            hidden = network.output_and_mlp(block, hidden, attend_folded(queries, keys, values, bias))
-        return network.velocity(hidden)
+        self.actions.copy_(integrate(field, self.noise, *self._steps))
+
+    def _expert(
+        self,
+        velocity: Callable[..., Tensor],
+        x: Tensor,
+        time: float,
+        caches: list[Tensor],
+        rows: slice | None,
+    ) -> Tensor:
+        if time not in self._time_biases:
+            self._time_biases[time] = time_bias(self.network, time)
+        own = self._rotary["suffix"], self._biases["self"]
+        cross = self._cross_rotary, self._biases["cross"]
+        return velocity(self.network, x, self._time_biases[time], caches, rows, own, cross)

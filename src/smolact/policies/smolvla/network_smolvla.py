@@ -159,22 +159,14 @@ class VLAFlowMatching(nn.Module):
             noise = sample_noise(tuple(actions.shape), actions.device)
         if time is None:
             time = sample_time(len(actions), actions.device)
-        if noise.ndim == 4:
-            prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
-            return self._mean_error(prefix, actions, noise, time)
+        if noise.ndim == 3:
+            noise, time = noise[:, None], time[:, None]
+        batch, draws = noise.shape[:2]
+        actions = actions[:, None].expand_as(noise).flatten(0, 1)
+        noise, time = noise.flatten(0, 1), time.flatten()
         noisy, velocity = interpolate(noise, actions, time)
         prefix = self.embed_prefix(images, img_masks, lang_tokens, lang_masks, state)
-        return F.mse_loss(self._forward_flow_matching(prefix, noisy, time), velocity, reduction="none")
-
-    def _mean_error(self, prefix: Embedded, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-        batch, draws = noise.shape[:2]
-        noise, time, actions = noise.flatten(0, 1), time.flatten(), actions.repeat_interleave(draws, 0)
-        noisy, velocity = interpolate(noise, actions, time)
-        cache, valid = self._run_prefix(prefix), prefix.valid
-        repeated = [
-            (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in cache
-        ]
-        predicted = self.denoise_step(valid.repeat_interleave(draws, 0), repeated, noisy, time)
+        predicted = self._forward_flow_matching(prefix, noisy, time)
         errors = F.mse_loss(predicted, velocity, reduction="none")
         return errors.view(batch, draws, *errors.shape[1:]).mean(1)
 
@@ -223,10 +215,14 @@ class VLAFlowMatching(nn.Module):
         return self._velocity(self.vlm_with_expert.forward_suffix(embeddings, mask, positions, cache))
 
     def _forward_flow_matching(self, prefix: Embedded, noisy: Tensor, time: Tensor) -> Tensor:
-        """Return the velocity (B, C, A) at noisy actions (B, C, A) and times (B,), prefix and suffix in one pass."""
-        suffix = self.embed_suffix(noisy, time)
-        valid = torch.cat([prefix.valid, suffix.valid], dim=1)
-        mask = block_mask(valid, torch.cat([prefix.starts, suffix.starts], dim=1))
+        """Return the velocity (B * N, C, A) at noisy actions (B * N, C, A) and times (B * N,), N for each sample.
+
+        Prefix and suffix are one pass, in which the prefix is run once.
+        """
+        suffix, batch = self.embed_suffix(noisy, time), len(prefix.valid)
+        # All N have the same mask.
+        valid = torch.cat([prefix.valid, suffix.valid[:batch]], dim=1)
+        mask = block_mask(valid, torch.cat([prefix.starts, suffix.starts[:batch]], dim=1))
         hidden = self.vlm_with_expert(
             prefix.embeddings, suffix.embeddings, mask, positions_of(valid), prefix.context
         )

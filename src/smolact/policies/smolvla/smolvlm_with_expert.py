@@ -215,18 +215,25 @@ class SmolVLMWithExpertModel(ActivationCheckpointing):
     def forward(
         self, prefix: Tensor, suffix: Tensor, mask: Tensor, positions: Tensor, context: int = 0
     ) -> Tensor:
-        """Run prefix (B, P, D) and action tokens (B, S, E) and return the expert's output (B, S, E).
+        """Run prefix (B, P, D) and action tokens (B * N, S, E) and return the expert's output (B * N, S, E).
 
         Args:
             prefix: embedded images, instruction and state.
-            suffix: embedded noisy actions and time.
+            suffix: embedded noisy actions and time: N draws for each sample, one behind the other.
             mask: (B, P + S, P + S), true where a token may attend.
             positions: (B, P + S).
             context: see `forward_prefix`.
         """
-        length = prefix.shape[1]
+        length, draws = prefix.shape[1], len(suffix) // len(prefix)
         cache = self.forward_prefix(prefix, mask[:, :length, :length], positions[:, :length], context)
-        return self.forward_suffix(suffix, mask[:, length:], positions[:, length:], cache)
+        mask, positions = mask[:, length:], positions[:, length:]
+        if draws > 1:
+            mask, positions = mask.repeat_interleave(draws, 0), positions.repeat_interleave(draws, 0)
+            cache = [
+                (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0))
+                for keys, values in cache
+            ]
+        return self.forward_suffix(suffix, mask, positions, cache)
 
     def _project_for_expert(self, index: int, keys: Tensor, values: Tensor) -> KeyValues:
         if not self.cross[index]:
