@@ -25,7 +25,7 @@ from typing import Any
 from smolact.cli.demo import DemoConfig, training_settings
 from smolact.training import adaptive_workers
 from smolact.training.gradients import GradientPart, GradientWorker
-from smolact.training.trainer import train
+from smolact.training.train import train
 from smolact.training.worker_pool import WorkerPool
 
 BATCH = 32

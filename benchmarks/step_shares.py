@@ -19,10 +19,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from smolact.parsing import parse
-from smolact.training import loop
+from smolact.training import train as training
 from smolact.training.config import TrainConfig
+from smolact.training.run import Run
 from smolact.training.tracking import Event, Started
-from smolact.training.trainer import train
 
 PARTS = ("data", "preprocess", "forward", "backward", "optimizer")
 WARM_UP = 2
@@ -55,18 +55,18 @@ def main() -> None:
             if isinstance(event, Started):
                 facts.update(event.facts)
 
-        step, activities = loop.Trainer._step, [ProfilerActivity.CPU]
+        step, activities = training.train_step, [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
         profiler = profile(activities=activities)
 
-        def profiled(trainer: loop.Trainer, *args: object) -> object:
-            if trainer.step == WARM_UP:
+        def profiled(run: Run, *args: object) -> object:
+            if run.step == WARM_UP:
                 profiler.start()
-            return step(trainer, *args)  # type: ignore[arg-type]
+            return step(run, *args)  # type: ignore[arg-type]
 
-        loop.Trainer._step = profiled  # type: ignore[method-assign, assignment]
-        train(config, listeners=[listen])
+        training.train_step = profiled  # type: ignore[assignment]
+        training.train(config, listeners=[listen])
         profiler.stop()
     spent = {
         event.key: max(event.cpu_time_total, event.device_time_total) / 1e3 / arguments.steps

@@ -3,7 +3,7 @@
     python examples/train_in_a_script.py [DATASET OUTPUT]
 
 Without a dataset it makes a small one: a scripted expert on the tabletop. What the loop leaves out: schedule, checks, checkpoints along the way, resuming, several processes, draws that follow from a
-sample's place in the run. To have those and write Python, call `smolact.training.trainer.train`.
+sample's place in the run. To have those and write Python, call `smolact.training.train.train`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 from smolact.cli.train import read_settings
 from smolact.training.config import TrainConfig
 from smolact.training.tracking import Ended, Event, Measured
-from smolact.training.trainer import train
+from smolact.training.train import train
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
 DATASET = DATA / "dataset_v30"

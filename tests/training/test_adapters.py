@@ -14,7 +14,7 @@ import smolact
 from smolact.errors import ConfigError
 from smolact.parsing import read_flags
 from smolact.training.config import TrainConfig, resolve
-from smolact.training.trainer import train
+from smolact.training.train import train
 from tests.training.runs import SMALL, run, settings
 
 PEFT = ("--peft.method_type=lora", "--peft.r=4")

@@ -76,7 +76,7 @@ def test_accumulated_batches_are_shared_too(shared: Path, tmp_path: Path) -> Non
 
 def test_a_shared_run_resumes_bit_for_bit(shared: Path, tmp_path: Path) -> None:
     from smolact.cli.train import read_settings
-    from smolact.training.trainer import train
+    from smolact.training.train import train
 
     folder = tmp_path / "run"
     schedule = "--policy.scheduler_decay_steps=3"
@@ -123,7 +123,7 @@ def test_what_a_process_can_not_read_is_told_as_if_it_were_read_here(tmp_path: P
         "--cpu_processes=2",
         f"--output_dir={tmp_path / 'run'}",
     )
-    from smolact.training.trainer import train
+    from smolact.training.train import train
 
     with pytest.raises(DatasetError, match="can't be read"):
         train(config, listeners=[Recorder()])

@@ -23,7 +23,7 @@ from smolact.training.run_inputs import encode
 from smolact.training.sources import split_episodes
 from smolact.training.stream import BLOCK, Mixture, ShuffledEpochs
 from smolact.training.tracking import Ended, Event, Measured, Saved, Stepped
-from smolact.training.trainer import train
+from smolact.training.train import train
 from tests.datasets import make
 from tests.training.runs import DATASET, QUICK, SMALL, Recorder, plain_settings
 from tests.training.test_processes import FROZEN as FOUR_STEPS

@@ -15,7 +15,7 @@ from smolact.training.cache import dequantize, quantize
 from smolact.training.data import prefetch
 from smolact.training.run_inputs import encode
 from smolact.training.tracking import Ended, Event, Prepared, Started
-from smolact.training.trainer import train
+from smolact.training.train import train
 from tests.training.runs import DATASET, QUICK, SMALL, Recorder, plain_settings
 
 FROZEN = (

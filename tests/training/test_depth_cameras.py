@@ -10,7 +10,7 @@ import pytest
 from smolact.cli.main import main
 from smolact.errors import ConfigError
 from smolact.policies.factory import load_policy
-from smolact.training.trainer import train
+from smolact.training.train import train
 from tests.datasets import make
 from tests.datasets.make_depth import COLOR, DEPTH, add_images, add_video
 from tests.training.runs import QUICK, SMALL, plain_settings

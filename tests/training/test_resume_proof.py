@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from smolact.cli.train import read_settings
 from smolact.training.tracking import Stepped
-from smolact.training.trainer import train
+from smolact.training.train import train
 from tests.training.runs import QUICK, SMALL, Recorder, settings
 
 STEPS = 500

@@ -91,7 +91,7 @@ def test_a_second_resume_leaves_the_first_one_alone(
 
 def test_a_resume_goes_on_from_the_checkpoint_that_is_last_when_it_holds_the_folder(tmp_path: Path) -> None:
     from smolact.cli.train import read_settings
-    from smolact.training.trainer import train
+    from smolact.training.train import train
 
     folder = tmp_path / "run"
     run(folder, "--steps=4", "--save_freq=2")

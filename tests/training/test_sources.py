@@ -11,9 +11,9 @@ import pytest
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError, FeatureError
-from smolact.training.loop import Trainer
+from smolact.training import train as training
 from smolact.training.sources import MixedDataset, find_sources, training_statistics
-from smolact.training.trainer import train
+from smolact.training.train import train
 from tests.training.runs import DATA, DATASET, Recorder, plain_settings, run, settings
 
 V21 = DATA / "dataset_v21"
@@ -73,17 +73,17 @@ def test_two_datasets_of_one_robot_train_as_a_mixture(
     two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[str] = Counter()
-    step = Trainer._step
+    step = training.train_step
 
-    def watched(trainer: Trainer, batches: object, stop: bool) -> object:
+    def watched(run: object, batches: object, stop: bool) -> object:
         def passing() -> object:
             for batch in batches:  # type: ignore[attr-defined]
                 seen.update(batch["task"])
                 yield batch
 
-        return step(trainer, passing(), stop)  # type: ignore[arg-type]
+        return step(run, passing(), stop)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Trainer, "_step", watched)
+    monkeypatch.setattr(training, "train_step", watched)
     mix = f'--dataset.mix={{"{two[0]}": 3, "{two[1]}": 1}}'
     recorder = Recorder()
     config = plain_settings(mix, SAME_NAME, *POLICY, "--steps=40", f"--output_dir={tmp_path / 'run'}")

@@ -17,7 +17,7 @@ import pytest
 from smolact.cli.main import main
 from smolact.training.data import TrainDataset
 from smolact.training.tracking import Ended, Event, Measured, Saved, Stepped
-from smolact.training.trainer import train
+from smolact.training.train import train
 from smolact.training.validation import Validation
 from tests.hub_standin import THEIRS, StandIn
 from tests.training.runs import QUICK, SMALL, Recorder, settings

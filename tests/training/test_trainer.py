@@ -39,7 +39,7 @@ from smolact.policies.smolvla.engine import SmolVLAEngine
 from smolact.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from smolact.recording.demonstrations import record_demonstrations
 from smolact.runtime.local import LocalPolicy
-from smolact.training import loop
+from smolact.training import train as training
 from smolact.training.config import TrainConfig
 from smolact.training.data import TrainDataset, make_loader, next_batch
 from smolact.training.meter import Meter
@@ -48,7 +48,7 @@ from smolact.training.saved_settings import to_dict
 from smolact.training.signals import stop_signals
 from smolact.training.sources import find_sources
 from smolact.training.tracking import Ended, Evaluated, MetricsFile, Saved, Started, Stepped
-from smolact.training.trainer import train
+from smolact.training.train import train
 from tests.training.runs import DATASET, QUICK, SMALL, Recorder, run, settings
 
 
@@ -61,7 +61,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
 
 
 def resume(folder: Path, *argv: str) -> tuple[Ended, Recorder]:
-    from smolact.training.trainer import train
+    from smolact.training.train import train
 
     config = read_settings(["--resume=true", f"--config_path={folder}", *argv])
     recorder = Recorder()
@@ -209,7 +209,7 @@ def test_workers_load_the_same_samples(straight: tuple[Path, Recorder], tmp_path
 
 def test_ctrl_c_finishes_the_step_saves_and_the_run_resumes(tmp_path: Path) -> None:
     config = settings(*SMALL, *QUICK, f"--output_dir={tmp_path / 'run'}", "--steps=100")
-    from smolact.training.trainer import train
+    from smolact.training.train import train
 
     def press(event: Any) -> None:
         if isinstance(event, Stepped) and event.step == 2:
@@ -290,7 +290,7 @@ def test_a_bad_step_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     calls = itertools.count(1)
     monkeypatch.setattr(SmolVLAPolicy, "forward", poisoned)
     if not on_device:  # as on MPS, whose optimizer can't skip a step by itself
-        monkeypatch.setattr(loop, "SKIPS_BAD_STEPS", ())
+        monkeypatch.setattr(training, "SKIPS_BAD_STEPS", ())
     ended, _ = run(tmp_path / "run", "--steps=2", "--save_freq=1", "--log_freq=1")
     assert before is not None and ended.checkpoint is not None
     first, second = (

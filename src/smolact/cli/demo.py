@@ -232,7 +232,7 @@ def _take_until(episodes: Iterator[Demonstration], deadline: float) -> Iterator[
 def train(config: DemoConfig, dataset: Path, run_folder: Path, until: float) -> dict[str, Any]:
     """Train until the deadline `until` (monotonic clock)."""
     from smolact.cli.train import ProgressLine
-    from smolact.training.trainer import train as train_policy
+    from smolact.training.train import train as train_policy
 
     began = time.monotonic()
     settings = training_settings(config, dataset, run_folder, minutes=(until - began) / 60)

@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
         logging.getLogger().setLevel(logging.ERROR)
 
     announce("Loading PyTorch …")
-    from smolact.training.trainer import train
+    from smolact.training.train import train
 
     with ProgressLine(env_flags=env_flags(config.env)) as line:
         result = train(config, listeners=[line])

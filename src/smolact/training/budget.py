@@ -87,6 +87,8 @@ class Budget:
         return statistics.median(self._last) * (self.steps - self.step) if self._last else None
 
 
-def is_spent(minutes: float, seconds: float) -> bool:
-    """Whether a timed run that was saved after `seconds` is complete."""
-    return seconds >= COMPLETE * 60 * minutes
+def is_spent(config: TrainConfig, step: int, seconds: float) -> bool:
+    """Whether a run that was saved after `step`, and so many seconds, is complete."""
+    if config.train_minutes is None:
+        return step >= config.n_steps
+    return seconds >= COMPLETE * 60 * config.train_minutes

@@ -7,7 +7,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from smolact.datasets.collate import collate
 from smolact.datasets.reader import LeRobotDataset
+from smolact.datasets.transforms import ImageTransforms
 from smolact.datasets.unreadable import Unreadable
 from smolact.errors import DatasetError, SmolactError, TrainingError
+from smolact.policies.base import PreTrainedPolicy
 from smolact.training.config import TrainConfig
-from smolact.training.sources import MixedDataset
+from smolact.training.sources import MixedDataset, Source, open_sources, order_of
 from smolact.training.stream import IndexOrder, InfiniteSampler, SampleIndex, ShuffledEpochs, seeded
 from smolact.types import Batch, is_image_key
 
@@ -106,6 +108,39 @@ class TrainDataset(Dataset[Batch]):
             drawn = self.draws(seeded(self.seed, "draws", position))
             finished |= {NOISE_PREFIX + name: value for name, value in drawn.items()}
         return finished
+
+
+def training_samples(
+    config: TrainConfig,
+    seed: int,
+    policy: PreTrainedPolicy,
+    sources: Sequence[Source],
+    datasets: Sequence[LeRobotDataset],
+) -> TrainDataset:
+    """Return the samples that a run trains on: of each source its dataset, augmented, in the order of the seed."""
+    transforms = config.dataset.image_transforms
+    drop_last = config.dataset.drop_n_last_frames
+    if drop_last is None:
+        drop_last = policy.config.drop_n_last_frames
+    draws = policy.training_draws
+    if draws is not None and config.noise_draws != 1:
+        draws = RepeatedNoise(draws, config.noise_draws)
+    return TrainDataset(
+        open_sources(sources, datasets),
+        seed,
+        draws,
+        ImageTransforms(transforms) if transforms.enable else None,
+        order_of(sources, datasets, seed, drop_last),
+        tolerant=True,
+    )
+
+
+def held_out_samples(
+    seed: int, policy: PreTrainedPolicy, sources: Sequence[Source], held_out: Mapping[int, LeRobotDataset]
+) -> TrainDataset:
+    """Return the samples of the held-out loss: of each source, by its index, its held-out dataset."""
+    datasets = open_sources([sources[index] for index in held_out], list(held_out.values()))
+    return TrainDataset(datasets, seed, policy.training_draws, tolerant=True)
 
 
 def batch_of(samples: Sequence[Batch]) -> Batch:

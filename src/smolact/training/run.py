@@ -1,0 +1,254 @@
+"""A prepared training run: its parts, and what is done with them between the steps."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from smolact import durable
+from smolact.policies.base import PreTrainedPolicy
+from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG
+from smolact.training.adaptive_workers import AdaptiveWorkers
+from smolact.training.bad_samples import BadSamples
+from smolact.training.bad_steps import bad_steps_error
+from smolact.training.budget import Budget
+from smolact.training.checkpoint import Progress, load_training_state, save_checkpoint
+from smolact.training.config import TrainConfig, with_steps_done
+from smolact.training.data import TrainDataset, make_loader
+from smolact.training.devices import all_reduce_sum
+from smolact.training.ema import ExponentialMovingAverage, check_no_average
+from smolact.training.env_evaluation import evaluate_in_environment, rates_of
+from smolact.training.facts import samples_per_step
+from smolact.training.initialization import PolicyBundle
+from smolact.training.meter import Meter
+from smolact.training.provenance import Provenance
+from smolact.training.run_folder import TRAINING_STATE, checkpoint_folder, prune_checkpoints
+from smolact.training.sharding import ShardedPolicy
+from smolact.training.signals import Stopped, StopRequest
+from smolact.training.tracking import Evaluated, Event, Listener, Saved
+from smolact.training.validation import Validation
+from smolact.types import Batch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """The parts of a run. `smolact.training.train` makes them, and trains with them."""
+
+    config: TrainConfig
+    given: Mapping[str, Any]
+    """The settings as they were given, by dotted name."""
+    settings: Mapping[str, Any]
+    """The content of `train_config.json`."""
+    folder: Path
+    seed: int
+    accelerator: Accelerator
+    start: PolicyBundle
+    samples: TrainDataset
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    clip_norm: float
+    progress: Progress
+    """Where the run began or resumed."""
+    budget: Budget
+    listeners: Sequence[Listener]
+    provenance: Provenance
+    """Written with each saved policy."""
+    sharded: ShardedPolicy | None = None
+    """The sharded policy, where the weights are split over processes."""
+    validation: Validation | None = None
+    ema: ExponentialMovingAverage | None = None
+    bad_samples: BadSamples = field(default_factory=BadSamples)
+    workers: AdaptiveWorkers | None = None
+    """The local processes that share each step of a small policy on a CPU."""
+
+    def __post_init__(self) -> None:
+        policy = self.start.policy
+        adapters = policy.adapters
+        if adapters and (adapters.full or adapters.config.target_modules != policy.adapter_targets):
+            # Layers that the loss does not need get no gradients, for which processes would wait forever.
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.model: nn.Module = policy if self.sharded else self.accelerator.prepare_model(policy)
+        self.saved = self.progress.step
+        """The step of the last checkpoint."""
+
+    @property
+    def step(self) -> int:
+        """The last finished step."""
+        return self.budget.step
+
+    @property
+    def samples_per_step(self) -> int:
+        """The global batch size."""
+        return samples_per_step(self.config, self.accelerator)
+
+    def first_position(self, step: int) -> int:
+        """Return the stream position of the first sample of `step`."""
+        return self.progress.samples + (step - 1 - self.progress.step) * self.samples_per_step
+
+    def load(self, checkpoint: Path) -> None:
+        """Restore optimizer, schedule, random generators, moving average and unreadable samples from a checkpoint.
+
+        Raises:
+            CheckpointError: a file is missing, corrupt, or of another model.
+        """
+        state = checkpoint / TRAINING_STATE
+        load_training_state(checkpoint, self.optimizer, self.scheduler)
+        self.bad_samples.load(state)
+        if self.ema is None:
+            check_no_average(state)
+        else:
+            self.ema.load(state, self.start.policy)
+        self.provenance.resume(checkpoint / PRETRAINED_MODEL)
+
+    def loader(self) -> Iterable[Batch]:
+        """Return the batches of this process, from the position where the run resumes."""
+        return make_loader(
+            self.samples,
+            self.config,
+            start=self.progress.samples,
+            pin_memory=self.accelerator.device.type == "cuda",
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+
+    def pause(self, meter: Meter) -> None:
+        """Exclude the time since the last step from the training time."""
+        meter.restart_clock()
+        if self.workers is not None:
+            self.workers.pause()
+
+    def emit(self, event: Event) -> None:
+        """Send an event to every listener, from the main process only."""
+        if self.accelerator.is_main_process:
+            for listener in self.listeners:
+                listener(event)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the policy has its averaged weights, if the run has a moving average."""
+        return contextlib.nullcontext() if self.ema is None else self.ema.swapped(self.start.policy)
+
+    def agreed_seconds(self) -> float:
+        """Return the seconds spent, by the main process's clock."""
+        seconds = self.budget.now() if self.accelerator.is_main_process else 0.0
+        if self.accelerator.num_processes == 1 or self.config.train_minutes is None:
+            return seconds
+        return float(all_reduce_sum(self.accelerator, torch.tensor(seconds, device=self.accelerator.device)))
+
+    @contextlib.contextmanager
+    def gradient_sync(self, reduces: bool) -> Iterator[None]:
+        """Return a context whose backward pass reduces the gradients over all processes, or keeps them local."""
+        if self.sharded is not None:
+            self.sharded.set_gradient_sync(reduces)
+            yield
+        elif reduces:
+            yield
+        else:
+            with self.accelerator.no_sync(self.model):
+                yield
+
+    def _full_state(self) -> tuple[PreTrainedPolicy, Optimizer]:
+        """Return policy and optimizer with all weights, for the main process; every process must call it."""
+        if self.sharded is None:
+            return self.start.policy, self.optimizer
+        return self.sharded.gather(self.optimizer, keep=self.accelerator.is_main_process)
+
+    def check_finite(self, meter: Meter) -> None:
+        """Log the steps since the last call that were not finite.
+
+        Raises:
+            TrainingError: too many in a row; the last batch is kept.
+        """
+        bad = meter.read_new(self.config.max_bad_steps)
+        if bad:
+            logger.warning(
+                "Not finite, and left out: step %s (%d so far).", ", ".join(map(str, bad)), meter.bad_steps
+            )
+        if meter.bad_in_a_row >= self.config.max_bad_steps:
+            raise bad_steps_error(
+                self.samples,
+                self.first_position(bad[-1]),
+                self.samples_per_step,
+                bad[-1],
+                self.folder,
+                in_a_row=meter.bad_in_a_row,
+                keep=self.accelerator.is_main_process,
+            )
+
+    def validate(self, stop: StopRequest) -> dict[str, float]:
+        """Return the held-out loss as `validation_loss`; empty if a signal interrupted it."""
+        assert self.validation is not None
+        with self.averaged():
+            loss = self.validation.loss(self.start, self.accelerator, lambda: bool(stop))
+        self.bad_samples.add(self.validation.unreadable, self.step)
+        return {} if loss is None else {"validation_loss": loss}
+
+    def evaluate(self, stop: StopRequest) -> None:
+        """Evaluate the policy in the environment, unless a signal interrupts it; every process must call it."""
+        step = self.step
+        policy, _ = self._full_state()
+        if self.accelerator.is_main_process:
+            with self.averaged(), contextlib.suppress(Stopped), stop.interruptible():
+                result = evaluate_in_environment(
+                    self.config,
+                    self.start,
+                    policy.to(self.accelerator.device.type),
+                    device=self.accelerator.device,
+                    seed=self.seed,
+                    video_folder=self.folder / "videos" / f"step_{step:06d}",
+                )
+                self.emit(Evaluated(step, rates_of(result), result))
+        self.accelerator.wait_for_everyone()
+
+    def save(self) -> Path:
+        """Write a checkpoint of the last finished step; every process must call it."""
+        step = self.step
+        policy, optimizer = self._full_state()
+        if self.accelerator.is_main_process:
+            save_checkpoint(
+                self.folder,
+                self._progress(),
+                policy=policy,
+                optimizer=optimizer,
+                scheduler=self.scheduler,
+                save_policy=partial(self._save_policy, policy),
+                save_more=self._save_more,
+                settings=self.given,
+                processes=self.accelerator.num_processes,
+            )
+            prune_checkpoints(self.folder, self.config.keep_last, self.config.keep_every)
+        self.accelerator.wait_for_everyone()
+        self.saved = step
+        checkpoint = checkpoint_folder(self.folder, step)
+        self.emit(Saved(step, checkpoint))
+        return checkpoint
+
+    def _progress(self) -> Progress:
+        position = self.first_position(self.step + 1)
+        return Progress(self.step, position, self.config.batch_size, self.budget.now(), self.budget.lead)
+
+    def _save_more(self, folder: Path) -> None:
+        if self.ema is not None:
+            self.ema.save(folder, policy=self.start.policy)
+        if len(self.bad_samples):
+            self.bad_samples.save(folder)
+
+    def _save_policy(self, policy: PreTrainedPolicy, folder: Path) -> None:
+        with self.averaged():
+            policy.save_pretrained(folder)
+        self.start.preprocess.save_pretrained(folder)
+        self.start.postprocess.save_pretrained(folder)
+        durable.write_json(folder / TRAIN_CONFIG, with_steps_done(self.settings, self.config, self.step))
+        self.provenance.write(folder, self.step, self.config.policy.published_as)
