@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from smolact.decoding import DecodingError, decode, value_node
 from smolact.errors import ConfigError
 from smolact.types import FeatureType, NormalizationMode, PolicyFeature
 
@@ -29,8 +30,6 @@ def decode_field(hint: Any, value: Any, where: str, flag: str | None = None) -> 
     Raises:
         ConfigError: it can't be read as that type.
     """
-    import draccus
-
     advice = f" Set {flag}." if flag else ""
     if hint == dict[str, PolicyFeature]:
         mapping = _check_mapping(value or {}, where, advice)
@@ -43,13 +42,15 @@ def decode_field(hint: Any, value: Any, where: str, flag: str | None = None) -> 
         }
     if hint is bool and not isinstance(value, bool):
         raise ConfigError(f"{where}: expected true or false, found {value!r:.100}.{advice}")
+    if value is None:  # as in the reference, for any type; what needs a value asks for it
+        return None
     if hint is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, Mapping) and _accepts_mapping(hint):
         return dict(value)
     try:
-        return draccus.decode(hint, value)
-    except Exception as error:  # for a list draccus raises a plain Exception
+        return decode(hint, value_node(value))
+    except DecodingError as error:
         raise ConfigError(f"{where}: expected {_type_name(hint)}, found {value!r:.100}.{advice}") from error
 
 
