@@ -44,6 +44,8 @@ def decode_field(hint: Any, value: Any, where: str, flag: str | None = None) -> 
         raise ConfigError(f"{where}: expected true or false, found {value!r:.100}.{advice}")
     if value is None:  # as in the reference, for any type; what needs a value asks for it
         return None
+    if hint in (int, float) and isinstance(value, bool):  # as in the reference
+        value = hint(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, Mapping) and _accepts_mapping(hint):
