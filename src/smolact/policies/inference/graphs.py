@@ -14,8 +14,8 @@ _WARM_UPS = 3
 class Graphs:
     """Recorded functions on one set of buffers.
 
-    A call repeats the work on them without Python and single kernel launches. The graphs share the memory of intermediate tensors: they never run at the same time, and pass data in the
-    buffers only.
+    A call repeats the work on them without Python and single kernel launches. The graphs share the memory of
+    intermediate tensors: they never run at the same time, and pass data in the buffers only.
     """
 
     def __init__(self, device: torch.device) -> None:
