@@ -139,7 +139,16 @@ ENVIRONMENTS = Registry(
 )
 """Objects of `smolact.envs.factory.KnownEnv`."""
 
-ROBOTS = Registry("smolact.robots", "robot", {"sim": "smolact.recording.builtin:make_sim"})
+ROBOTS = Registry(
+    "smolact.robots",
+    "robot",
+    {
+        "sim": "smolact.recording.builtin:make_sim",
+        "so100_follower": "smolact.robots.so_arm.follower:make_follower",
+        "so101_follower": "smolact.robots.so_arm.follower:make_follower",
+        "bi_so_follower": "smolact.robots.so_arm.follower:make_bimanual_follower",
+    },
+)
 """Classes or functions whose parameters are the settings and that return a `smolact.robots.base.Robot`."""
 
 TELEOPERATORS = Registry(
@@ -149,6 +158,9 @@ TELEOPERATORS = Registry(
         "expert": "smolact.recording.builtin:ExpertTeleoperator",
         "keyboard": "smolact.robots.incremental_teleop:KeyboardTeleoperator",
         "gamepad": "smolact.robots.incremental_teleop:GamepadTeleoperator",
+        "so100_leader": "smolact.robots.so_arm.leader:make_leader",
+        "so101_leader": "smolact.robots.so_arm.leader:make_leader",
+        "bi_so_leader": "smolact.robots.so_arm.leader:make_bimanual_leader",
     },
 )
 """Classes or functions whose parameters are the settings and that return a `smolact.robots.base.Teleoperator`."""

@@ -19,6 +19,10 @@ from smolact.robots.safety import Gate
 Observation = dict[str, NDArray[Any]]
 
 
+class ConnectionLostError(RobotError):
+    """A robot's cable was pulled, or its adapter lost power. A `Reconnectable` robot can be connected again."""
+
+
 @dataclass(frozen=True)
 class RobotFeatures:
     """Named observation and action features of a robot.
@@ -94,6 +98,19 @@ class EpisodicRobot(Robot, Protocol):
     @property
     def is_success(self) -> bool:
         """Whether the episode's goal was reached."""
+        ...
+
+
+@runtime_checkable
+class Reconnectable(Protocol):
+    """A robot that can be connected again after a `ConnectionLostError`."""
+
+    def reconnect(self) -> None:
+        """Connect again, without letting go of what the robot holds if its motors kept their power.
+
+        Raises:
+            RobotError: it still does not answer.
+        """
         ...
 
 

@@ -26,11 +26,8 @@ from smolact.robots.lerobot_hardware import (
     parts,
     release,
 )
-from smolact.robots.safety import MAX_AGE_S, Gate, make_limits
+from smolact.robots.safety import MAX_AGE_S, MAX_STEP, Gate, choose_steps, make_limits
 from smolact.types import ACTION, IMAGES, STATE
-
-MAX_STEP = 30.0
-"""Degrees, or percent of the range, that a joint may move in one tick: above a hand's motion, below a jump."""
 
 
 class LeRobotRobot:
@@ -152,11 +149,7 @@ class LeRobotRobot:
         steps = {
             name: MAX_STEP for name in names if name.endswith(".pos") and not is_gripper(self.driver, name)
         }
-        if isinstance(self._max_step, Mapping):
-            steps |= self._max_step
-        elif self._max_step is not None:
-            steps = dict.fromkeys(names, self._max_step)
-        steps = {name: math.inf if step == 0 else step for name, step in steps.items()}
+        steps = choose_steps(names, steps, self._max_step)
         return Gate(make_limits(names, ranges | self._ranges, steps, self._max_age))
 
 

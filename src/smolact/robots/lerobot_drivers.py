@@ -33,7 +33,7 @@ RENAMED = {
     f"bi_so{model}_{side}": f"bi_so_{side}" for model in ("100", "101") for side in ("follower", "leader")
 }
 """Types of older LeRobot versions, to their names in 0.6."""
-EXAMPLES = "so100_follower, so101_follower, koch_follower, bi_so_follower, lekiwi, so101_leader, …"
+EXAMPLES = "koch_follower, omx_follower, lekiwi, hope_jr_arm, reachy2, koch_leader, …"
 
 
 @dataclass(frozen=True)
@@ -139,18 +139,31 @@ def make_driver(kind: DriverKind, type_name: str, settings: Mapping[str, Any]) -
         MissingDependencyError: LeRobot, or a package of this driver, is not installed.
         RobotError: LeRobot can't make it.
     """
-    cls = config_class(kind, type_name)
-    _check_settings(cls, settings, f"--{kind.flag}.", type_name)
+    config = _decode(kind, type_name, settings, f"--{kind.flag}.", type_name)
+    with translated(f"{kind.word} '{type_name}'"):
+        return getattr(load(kind.package), kind.factory)(config)
+
+
+def make_camera(type_name: str, settings: Mapping[str, Any], prefix: str) -> Any:
+    """Make a LeRobot camera, not connected; `prefix` is the flag of its settings. Raises as `make_driver` does."""
+    owner = f"A camera of type '{type_name}'"
+    config = _decode(CAMERA, type_name, settings, prefix, owner)
+    with translated(f"camera '{type_name}'"):
+        (camera,) = getattr(load(CAMERA.package), CAMERA.factory)({"camera": config}).values()
+    return camera
+
+
+def _decode(kind: DriverKind, type_name: str, settings: Mapping[str, Any], prefix: str, owner: str) -> Any:
+    """Return the configuration of a type, decoded by LeRobot's own decoder."""
+    _check_settings(config_class(kind, type_name), settings, prefix, owner)
     decoder = importlib.import_module("draccus")
     try:
-        config = decoder.decode(getattr(load(kind.package), kind.config), {"type": type_name, **settings})
+        return decoder.decode(getattr(load(kind.package), kind.config), {"type": type_name, **settings})
     except (decoder.ParsingError, ValueError, TypeError) as error:
         reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
         raise ConfigError(
             f"The settings of {kind.word} '{type_name}' can't be used: {' '.join(reasons)}"
         ) from error
-    with translated(f"{kind.word} '{type_name}'"):
-        return getattr(load(kind.package), kind.factory)(config)
 
 
 def _check_settings(cls: type, settings: Mapping[str, Any], prefix: str, owner: str) -> None:

@@ -25,6 +25,8 @@ SLACK = 0.05
 """Share of its range by which a value may lie outside and is clipped; policies overshoot a little."""
 MAX_AGE_S = 2.0
 """The maximum age of a chunk's observation."""
+MAX_STEP = 30.0
+"""Degrees, or percent of the range, that a joint may move in one tick: above a hand's motion, below a jump."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -98,6 +100,23 @@ def make_limits(
     bounds = np.array([ranges.get(name, (-math.inf, math.inf)) for name in names], np.float32)
     step = np.array([by_name.get(name, math.inf) for name in names], np.float32)
     return JointLimits(tuple(names), bounds[:, 0], bounds[:, 1], step, max_age, slack)
+
+
+def choose_steps(
+    names: Sequence[str], defaults: Mapping[str, float], max_step: float | Mapping[str, float] | None
+) -> dict[str, float]:
+    """Return the largest step of each number: the user's, for all or by name, before the defaults; 0 stands for none."""
+    steps = dict(defaults)
+    if isinstance(max_step, Mapping):
+        steps |= max_step
+    elif max_step is not None:
+        steps = dict.fromkeys(names, max_step)
+    return {name: math.inf if step == 0 else float(step) for name, step in steps.items()}
+
+
+def limit_change(goal: float, present: float, largest: float) -> float:
+    """Return the goal, or the nearest value to it that is at most `largest` from the present one."""
+    return present + min(largest, max(-largest, goal - present))
 
 
 def check_chunk(

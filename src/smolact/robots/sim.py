@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from smolact.errors import RobotError
 from smolact.robots.base import Observation, RobotFeatures
-from smolact.robots.safety import Gate, make_limits
+from smolact.robots.safety import Gate, choose_steps, make_limits
 from smolact.types import ACTION, STATE, TASK, is_image_key
 
 MAX_POSITION_STEP = 0.3
@@ -105,11 +105,7 @@ class SimRobot:
         steps = (
             dict(zip(names, MAX_POSITION_STEP * (high - low), strict=True)) if self._acts_in_positions else {}
         )
-        if isinstance(max_step, Mapping):
-            steps |= max_step
-        elif max_step is not None:
-            steps = dict.fromkeys(names, max_step)
-        steps = {name: math.inf if step == 0 else float(step) for name, step in steps.items()}
+        steps = choose_steps(names, steps, max_step)
         ranges = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
         self.gate = Gate(make_limits(names, ranges | dict(limits or {}), steps, max_action_age, SLACK))
         self._observation: Observation | None = None
