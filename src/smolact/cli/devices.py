@@ -50,7 +50,9 @@ def _announce_lerobot(is_builtin: bool) -> None:
 class RobotSection:
     """The robot; further settings are those of its type (id, port, cameras …)."""
 
-    type: str | None = setting(None, "sim, or one of LeRobot's robots (so101_follower …).")
+    type: str | None = setting(
+        None, "so101_follower, sim, … or one of LeRobot's robots; `smolact robot info` lists them."
+    )
     settings: dict[str, Any] = open_section(robot_fields)
 
     @property
@@ -78,7 +80,7 @@ class TeleopSection:
     """The teleoperator; further settings are those of its type (id, port …)."""
 
     type: str | None = setting(
-        None, "expert (scripted, in simulation), keyboard, gamepad, or one of LeRobot's (so101_leader …)."
+        None, "so101_leader, expert (scripted, in simulation), keyboard, gamepad, … or one of LeRobot's."
     )
     settings: dict[str, Any] = open_section(teleop_fields)
 

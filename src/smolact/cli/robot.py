@@ -12,8 +12,15 @@ COMMANDS = by_name(
     Command(
         "find-cameras", "the cameras that answer, and a picture of each", "smolact.cli.robot_find_cameras"
     ),
+    Command("setup-motors", "give the motors of a new arm their ids", "smolact.cli.robot_setup_motors"),
     Command("calibrate", "measure the joints of a robot or leader arm", "smolact.cli.robot_calibrate"),
     Command("teleoperate", "drive a robot by hand, recording nothing", "smolact.cli.robot_teleoperate"),
+    Command(
+        "find-joint-limits",
+        "the ranges to which an arm is moved by hand",
+        "smolact.cli.robot_find_joint_limits",
+    ),
+    Command("doctor", "whether an arm's motors, bus and calibration are well", "smolact.cli.robot_doctor"),
 )
 
 

@@ -39,7 +39,8 @@ def _overview() -> Iterator[str]:
     yield f"LeRobot        {version() or ('there' if is_installed() else 'not installed. ' + NEEDS)}"
     yield f"robots         {', '.join(robot_types(ROBOTS)) or 'none'}"
     yield f"teleoperators  {', '.join(teleoperator_types(TELEOPERATORS)) or 'none'}"
-    yield f"cameras        {', '.join(known_types(CAMERA)) if is_installed() else 'none'}"
+    cameras = [kind for kind in known_types(CAMERA) if kind != "opencv"] if is_installed() else []
+    yield f"cameras        {', '.join(['opencv', *cameras])}"
     yield f"serial ports   {', '.join(serial_ports()) or 'none'}"
     yield f"video devices  {', '.join(video_devices()) or 'none'}"
 
@@ -47,6 +48,7 @@ def _overview() -> Iterator[str]:
 def _describe(robot: Robot) -> Iterator[str]:
     from smolact.robots.lerobot import LeRobotRobot
     from smolact.robots.lerobot_hardware import calibration_file
+    from smolact.robots.so_arm.follower import SOFollower
     from smolact.types import ACTION
 
     features = robot.features
@@ -58,6 +60,9 @@ def _describe(robot: Robot) -> Iterator[str]:
     yield f"  {ACTION} ({len(features.action)}): {', '.join(features.action)}"
     if isinstance(robot, LeRobotRobot):
         yield f"  calibration: {calibration_file(robot.driver)}"
+    if isinstance(robot, SOFollower):
+        for arm in robot.arms.values():
+            yield f"  calibration: {arm.file}{'' if arm.calibration else ', which is not there yet'}"
     limits = robot.gate.limits
     yield "  what the gate lets pass: lowest, highest, largest step of a tick (inf: anything)"
     for name, low, high, step in zip(limits.names, limits.low, limits.high, limits.step, strict=True):

@@ -6,9 +6,10 @@ until it is silent and repeat the request. All requests here may be repeated, si
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smolact.errors import RobotError, optional_import
@@ -25,6 +26,8 @@ TIMEOUT_S = 0.02
 """How long the first attempt waits for a reply, beside the time that its bytes take. Further attempts wait two and four times as long."""
 SILENCE_S = 0.004
 """The line is silent when no byte came for so long: several times a USB frame."""
+BROADCAST_S = 0.05
+"""How long motors take to reply to a broadcast."""
 RETRIES = 2
 
 
@@ -138,14 +141,22 @@ class FeetechBus:
             return None
         return int.from_bytes(data, "little")
 
-    def scan(self, ids: Iterable[int]) -> dict[int, int]:
-        """Return the model numbers of the motors that reply at the present baud rate, by id."""
-        found = {}
-        for motor in ids:
-            model = self.model(motor, retries=0)
-            if model is not None:
-                found[motor] = model
-        return found
+    def broadcast_ping(self) -> list[int]:
+        """Return the ids of all motors that reply at the present baud rate; replies that collide are lost."""
+        packet = packets.request(packets.BROADCAST, Instruction.PING)
+        self._send(packet)
+        time.sleep(BROADCAST_S)
+        data = b""
+        while more := self._read(256):
+            data += more
+        data = data.removeprefix(packet)
+        found = []
+        for at in range(len(data) - packets.REPLY_BYTES + 1):
+            reply = data[at : at + packets.REPLY_BYTES]
+            with contextlib.suppress(PacketError):
+                packets.split_reply(reply, reply[2])
+                found.append(reply[2])
+        return sorted(set(found))
 
     def sync_read(self, register: Register) -> dict[str, int]:
         """Return a register of all motors, by name, with one request. Raises as `read` does."""

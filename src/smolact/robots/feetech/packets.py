@@ -22,6 +22,7 @@ REPLY_BYTES = 6
 class Instruction(IntEnum):
     """Instructions of requests."""
 
+    PING = 0x01
     READ = 0x02
     WRITE = 0x03
     SYNC_READ = 0x82

@@ -318,12 +318,9 @@ def make_bimanual_follower(
         parts.append(_Part(f"{side}_", config, f"{id}_{side}" if id else None, calibration_dir))
         flag = f"--robot.{side}_arm_config.cameras"
         own[side] = {f"{side}_{name}": camera for name, camera in make_cameras(config.cameras, flag).items()}
-    everywhere = {
-        **own["left"],
-        **make_cameras(cameras, "--robot.cameras"),
-        **own["right"],
-    }  # LeRobot's order
-    if len(everywhere) < len(own["left"]) + len(own["right"]) + len(cameras):
+    shared = make_cameras(cameras or {}, "--robot.cameras")
+    everywhere = {**own["left"], **shared, **own["right"]}  # LeRobot's order
+    if len(everywhere) < len(own["left"]) + len(own["right"]) + len(shared):
         raise ConfigError(
             "A camera of --robot.cameras has the name of an arm's camera (left_… or right_…): give it another."
         )
