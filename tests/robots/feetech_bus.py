@@ -62,6 +62,8 @@ class Motor:
         for at, byte in enumerate(data, address):
             if at in EEPROM and self.memory[LOCK]:
                 continue  # as the real one: a locked EEPROM forgets the write
+            if at == TORQUE and byte and not self.memory[TORQUE]:
+                self.memory[GOAL : GOAL + 2] = self.memory[POSITION : POSITION + 2]  # it holds where it is
             self.memory[at] = byte
         self.turn(round(self.raw))
 

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -17,7 +18,9 @@ from typing import Any, TypeVar
 from smolact.errors import ConfigError, MissingDependencyError, did_you_mean
 from smolact.robots import lerobot_drivers as drivers
 from smolact.robots.base import Robot, Teleoperator, gate_of
+from smolact.robots.ports import ports_present
 from smolact.robots.safety import MAX_AGE_S
+from smolact.settings import DOC
 
 Device = TypeVar("Device")
 Makers = Mapping[str, Callable[..., Device]]
@@ -124,20 +127,32 @@ def _changed(section: Any) -> dict[str, Any]:
 
 
 def parameters_class(maker: Callable[..., Any], type_name: str) -> type:
-    """Return a dataclass with the parameters of a class or function: their names, types and defaults."""
+    """Return a dataclass with the parameters of a class or function: names, types, defaults, and help from its docstring."""
     function: Any = getattr(maker, "__init__") if isinstance(maker, type) else maker  # noqa: B009
-    hints = typing.get_type_hints(function)
+    hints, lines = typing.get_type_hints(function), _argument_lines(maker)
     fields: list[tuple[str, Any, Any]] = []
     for name, parameter in inspect.signature(maker).parameters.items():
-        default = parameter.default
+        default, metadata = parameter.default, {DOC: lines.get(name, "")}
         if default is inspect.Parameter.empty:
-            field: Any = dataclasses.field()
+            field: Any = dataclasses.field(metadata=metadata)
         elif isinstance(default, (list, dict, set)):
-            field = dataclasses.field(default_factory=functools.partial(copy.copy, default))
+            field = dataclasses.field(
+                default_factory=functools.partial(copy.copy, default), metadata=metadata
+            )
         else:
-            field = dataclasses.field(default=default)
+            field = dataclasses.field(default=default, metadata=metadata)
         fields.append((name, hints.get(name, Any), field))
     return dataclasses.make_dataclass(type_name, fields, kw_only=True)
+
+
+def _argument_lines(maker: Callable[..., Any]) -> dict[str, str]:
+    """Return the text of each argument in the section `Args:` of a docstring in Google's style."""
+    section = (inspect.getdoc(maker) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    lines: dict[str, str] = {}
+    for entry in re.split(r"\n(?=    \w)", "\n" + section):
+        names, _, text = entry.strip().partition(": ")
+        lines |= dict.fromkeys(re.findall(r"\w+", names), " ".join(text.split()))
+    return lines
 
 
 def _types(kind: drivers.DriverKind, builtin: Mapping[str, Any]) -> tuple[str, ...]:
@@ -154,6 +169,10 @@ def _make_built_in(
             raise ConfigError(
                 f"{type_name} has no setting --{kind.flag}.{name}.{did_you_mean(name, known)} It has: {', '.join(known)}."
             )
+    for name, parameter in known.items():
+        if name not in settings and parameter.default is inspect.Parameter.empty:
+            ports = f" {ports_present()} `smolact robot find-port` finds which." if name == "port" else ""
+            raise ConfigError(f"{type_name} needs --{kind.flag}.{name}.{ports}")
     return maker(**settings)
 
 

@@ -26,18 +26,7 @@ from smolact.types import ACTION, IMAGES, STATE
 
 @dataclass(kw_only=True)
 class FollowerArm:
-    """Settings of one follower arm.
-
-    Attributes:
-        port: the serial port.
-        disable_torque_on_disconnect: let the arm go at the end; false: it holds its last position, until its power is cut.
-        max_relative_target: the farthest goal from where a joint is, in its units, for all or for each joint by name; farther
-            goals are cut. It costs one more reading of the arm in each tick.
-        use_degrees: joints in degrees; false: in percent of their range, -100 to 100. The gripper is 0 to 100.
-        position_p_coefficient, position_i_coefficient, position_d_coefficient: gains of the motors.
-        num_read_retries: how often a request without an answer is repeated.
-        cameras: cameras by name, such as "{wrist: {type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}".
-    """
+    """Settings of one follower arm; see `make_follower`."""
 
     port: str
     disable_torque_on_disconnect: bool = True
@@ -266,8 +255,13 @@ def make_follower(
         port: the serial port.
         id: the arm's name, under which its calibration is kept.
         calibration_dir: the folder of the calibration, if it is not LeRobot's.
-        disable_torque_on_disconnect, max_relative_target, use_degrees, position_p_coefficient, position_i_coefficient,
-            position_d_coefficient, num_read_retries, cameras: see `FollowerArm`.
+        disable_torque_on_disconnect: let the arm go at the end; false: it holds its last position until its power is cut.
+        max_relative_target: the farthest goal from where a joint is, in its units, for all or for each joint by name; farther
+            goals are cut. It costs one more reading of the arm in each tick.
+        use_degrees: joints in degrees; false: in percent of their range, -100 to 100. The gripper is 0 to 100.
+        position_p_coefficient, position_i_coefficient, position_d_coefficient: gains of the motors.
+        num_read_retries: how often a request without an answer is repeated.
+        cameras: cameras by name, such as "{wrist: {type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}".
         max_step: the largest change of a joint in one tick, in its units, for all or by name; 0 for none. None: `MAX_STEP`
             for joints, and none for the gripper, which closes at once.
         limits: ranges of some joints by name, in place of the calibration's.
