@@ -3,7 +3,7 @@
     python scripts/guide/modify.py
 
 Each row is what `smolact info --policy.type=smolvla --policy.vlm_model_name=smolvlm2-500m --batch_size=8` prints with the
-row's flags behind it. Nothing is allocated: some seconds.
+row's flags behind it; the first table has the row without any. Nothing is allocated: some seconds.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def figures(summary: ModelSummary) -> list[str]:
 
 def tables() -> dict[str, str]:
     """Name to table."""
-    default = row({}, "as it comes")
-    made = {}
+    default = row({}, "default")
+    made = {"default": table([HEAD, default])}
     for name, changes in CHANGES.items():
         rows = [row(change) for change in changes]
         bold = [
@@ -117,7 +117,7 @@ def tables() -> dict[str, str]:
             ]
             for line in rows
         ]
-        made[name] = table([HEAD, default, *bold])
+        made[name] = table([HEAD, *bold])
     return made
 
 
