@@ -78,14 +78,13 @@ class Motor:
         self.turn(round(self.raw + max(-step, min(step, goal - self.raw))))
 
 
-class SimulatedBus:
-    """Motors at `port`, answering in a thread within the `with` block.
+class Motors:
+    """The motors on a bus, as bytes in and bytes out.
 
     Attributes:
-        port: the name of the pseudo-terminal.
         motors: by position on the chain; change, add and remove them at will.
         requests: the bytes of every request that was understood.
-        damage: called with every reply's bytes; returns the bytes to send in their place.
+        damage: called with the bytes of each request's replies; returns the bytes to send in their place.
         echoes: whether the adapter sends every request back, as half-duplex ones do.
     """
 
@@ -94,28 +93,7 @@ class SimulatedBus:
         self.requests: list[bytes] = []
         self.damage: Callable[[bytes], bytes] = bytes
         self.echoes = False
-        self.latency = 0.0
-        self._master, self._slave = os.openpty()
-        tty.setraw(self._slave)
-        self.port = os.ttyname(self._slave)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> SimulatedBus:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.unplug()
-
-    def unplug(self) -> None:
-        """Pull the cable: the port's other side is gone."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        for descriptor in (self._master, self._slave):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        self._pending = b""
 
     def motor(self, number: int) -> Motor:
         return next(motor for motor in self.motors if motor.number == number)
@@ -126,34 +104,24 @@ class SimulatedBus:
     def torque(self) -> list[int]:
         return [motor.memory[TORQUE] for motor in self.motors]
 
-    def _serve(self) -> None:
-        data = b""
-        while not self._stop.is_set():
-            if not select.select([self._master], [], [], 0.02)[0]:
-                continue
-            try:
-                data += os.read(self._master, 4096)
-            except OSError:
-                return
-            data = self._take_requests(data)
-
-    def _take_requests(self, data: bytes) -> bytes:
+    def exchange(self, data: bytes) -> bytes:
+        """Take bytes from the line, and return those that come back."""
+        self._pending += data
+        output = b""
         while True:
-            start = data.find(b"\xff\xff")
+            start = self._pending.find(b"\xff\xff")
             if start < 0:
-                return data[-1:]
-            data = data[start:]
-            if len(data) < 4 or len(data) < data[3] + 4:
-                return data
-            packet, data = data[: data[3] + 4], data[data[3] + 4 :]
+                self._pending = self._pending[-1:]
+                return output
+            waiting = self._pending[start:]
+            if len(waiting) < 4 or len(waiting) < waiting[3] + 4:
+                self._pending = waiting
+                return output
+            packet, self._pending = waiting[: waiting[3] + 4], waiting[waiting[3] + 4 :]
             if ~sum(packet[2:-1]) & 0xFF == packet[-1]:
                 self.requests.append(packet)
                 replies = self._answer(packet[2], packet[4], packet[5:-1])
-                if self.latency:
-                    time.sleep(self.latency)
-                output = packet * self.echoes + replies
-                if output:
-                    os.write(self._master, output)
+                output += packet * self.echoes + (self.damage(replies) if replies else b"")
 
     def _answer(self, number: int, instruction: int, parameters: bytes) -> bytes:
         for motor in self.motors:
@@ -189,7 +157,82 @@ class SimulatedBus:
 
     def _reply(self, motor: Motor, data: bytes, number: int | None = None) -> bytes:
         body = bytes([motor.number if number is None else number, len(data) + 2, motor.error]) + data
-        return self.damage(b"\xff\xff" + body + bytes([~sum(body) & 0xFF]))
+        return b"\xff\xff" + body + bytes([~sum(body) & 0xFF])
+
+
+class SimulatedBus(Motors):
+    """Motors at `port`, a pseudo-terminal, answering in a thread within the `with` block."""
+
+    def __init__(self, motors: Iterable[Motor]) -> None:
+        super().__init__(motors)
+        self._master, self._slave = os.openpty()
+        tty.setraw(self._slave)
+        self.port = os.ttyname(self._slave)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> SimulatedBus:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.unplug()
+
+    def unplug(self) -> None:
+        """Pull the cable: the port's other side is gone."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for descriptor in (self._master, self._slave):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            if not select.select([self._master], [], [], 0.02)[0]:
+                continue
+            try:
+                output = self.exchange(os.read(self._master, 4096))
+            except OSError:
+                return
+            if output:
+                os.write(self._master, output)
+
+
+class MemoryPort:
+    """A serial port without a system behind it: what does not come at once never comes, and waiting takes no time.
+
+    Attributes:
+        now: its clock in seconds, which moves while somebody waits in vain.
+    """
+
+    def __init__(self, motors: Motors) -> None:
+        self.motors, self.baudrate, self.now = motors, 1_000_000, 0.0
+        self.waiting = b""
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    @property
+    def in_waiting(self) -> int:
+        return len(self.waiting)
+
+    def reset_input_buffer(self) -> None:
+        self.waiting = b""
+
+    def write(self, data: bytes) -> None:
+        self.waiting += self.motors.exchange(data)
+
+    def read(self, count: int) -> bytes:
+        data, self.waiting = self.waiting[:count], self.waiting[count:]
+        self.now += 0.0 if data else 0.004
+        return data
+
+    def fileno(self) -> int:
+        raise OSError("a port in memory has no descriptor")
+
+    def close(self) -> None:
+        pass
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from feetech_bus import Motor, SimulatedBus
+from feetech_bus import Motor, Motors, SimulatedBus
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 CALIBRATION = {
@@ -52,16 +52,21 @@ class Device(Protocol):
 def arm(calibrated: bool = True) -> Iterator[SimulatedBus]:
     """Six motors that hold `CALIBRATION`, and turn at once."""
     with SimulatedBus(Motor(number) for number in range(1, 7)) as bus:
-        for motor, entry in zip(bus.motors, CALIBRATION.values(), strict=True):
-            motor.speed = 0
-            motor.memory[18] = 0x1C  # Phase, as it comes from the factory of some
-            if calibrated:
-                motor.put(9, entry["range_min"], 2)
-                motor.put(11, entry["range_max"], 2)
-                offset = entry["homing_offset"]
-                motor.put(31, offset if offset >= 0 else 0x800 | -offset, 2)
-            motor.turn(2048 + 100 * motor.number)
+        prepare(bus, calibrated)
         yield bus
+
+
+def prepare(bus: Motors, calibrated: bool = True) -> None:
+    """Give six motors `CALIBRATION`, and let them turn at once."""
+    for motor, entry in zip(bus.motors, CALIBRATION.values(), strict=True):
+        motor.speed = 0
+        motor.memory[18] = 0x1C  # Phase, as it comes from the factory of some
+        if calibrated:
+            motor.put(9, entry["range_min"], 2)
+            motor.put(11, entry["range_max"], 2)
+            offset = entry["homing_offset"]
+            motor.put(31, offset if offset >= 0 else 0x800 | -offset, 2)
+        motor.turn(2048 + 100 * motor.number)
 
 
 def run_follower(make: Callable[[str], Device], bus: SimulatedBus) -> dict[str, Any]:
@@ -75,8 +80,11 @@ def run_follower(make: Callable[[str], Device], bus: SimulatedBus) -> dict[str, 
         parts["seen"], parts["sent"], parts["goals"] = [], [], []
         for action in ACTIONS:
             parts["seen"].append(device.observe())
+            before = len(bus.requests)
             parts["sent"].append(device.act(action))
-            time.sleep(0.05)  # nothing confirms a goal
+            while not any(request[4] == 0x83 for request in bus.requests[before:]):  # nothing confirms a goal
+                time.sleep(0.002)
+            time.sleep(0.01)
             parts["goals"].append(bus.goals())
         parts["seen"].append(device.observe())
     with section(parts, "disconnect", bus):
@@ -123,7 +131,9 @@ def move_by_hand(bus: SimulatedBus, done: Callable[[], None]) -> threading.Threa
         for share in (0.25, -1.0, 0.5, 1.0, 0.0):
             for motor in bus.motors:
                 motor.turn(middle(motor) + round(share * (900 + 10 * motor.number)))
-            time.sleep(0.2)
+            looks = len(bus.requests) + 3
+            while len(bus.requests) < looks:  # somebody looks
+                time.sleep(0.002)
         done()
 
     thread = threading.Thread(target=run, daemon=True)

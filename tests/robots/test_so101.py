@@ -45,6 +45,12 @@ GOAL_IS_PRESENT = "ff ff fe 16 83 2a 02"
 """The one request that LeRobot does not send: the goal, before the torque is switched on."""
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No reply is lost here, so a busy machine may take its time."""
+    monkeypatch.setattr("smolact.robots.feetech.bus.TIMEOUT_S", 5.0)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "black.json").write_text(json.dumps(CALIBRATION, indent=4))

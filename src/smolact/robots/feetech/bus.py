@@ -1,7 +1,8 @@
 """The serial bus of Feetech motors: registers by motor name, with bounded retries. Needs pyserial.
 
-A reply counts only if exactly the expected bytes came: a lost, doubled, changed or foreign byte makes the bus read the line
-until it is silent and repeat the request. All requests here may be repeated, since they read or set absolute values.
+A reply counts only if exactly the expected bytes came, once or, where the first reply was late, several times: a lost, doubled,
+changed or foreign byte makes the bus repeat the request. All requests here may be repeated, since they read or set absolute
+values. After a loss, the line must be silent for `LATE_S` before another request, so that no late reply is taken for its reply.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 from smolact.errors import RobotError, optional_import
@@ -26,9 +28,17 @@ TIMEOUT_S = 0.02
 """How long the first attempt waits for a reply, beside the time that its bytes take. Further attempts wait two and four times as long."""
 SILENCE_S = 0.004
 """The line is silent when no byte came for so long: several times a USB frame."""
+LATE_S = 0.03
+"""How late a reply may come after its time is over."""
 BROADCAST_S = 0.05
 """How long motors take to reply to a broadcast."""
 RETRIES = 2
+
+
+def open_port(port: str, baud_rate: int) -> Any:
+    """Return pyserial's open port, whose `read` waits `SILENCE_S` for the first byte."""
+    serial: Any = optional_import("serial", "so101")
+    return serial.Serial(port, baud_rate, timeout=SILENCE_S, write_timeout=1.0)
 
 
 class FeetechBus:
@@ -62,6 +72,7 @@ class FeetechBus:
         self._serial: Any = None
         self.faults: dict[str, MotorFault] = {}
         self.lost_replies = self.requests = 0
+        self._may_be_late = False
 
     @property
     def is_open(self) -> bool:
@@ -75,9 +86,8 @@ class FeetechBus:
             MissingDependencyError: pyserial is not installed.
             RobotError: the port does not exist, or may not be used.
         """
-        serial: Any = optional_import("serial", "so101")
         try:
-            self._serial = serial.Serial(self.port, self._baud_rate, timeout=SILENCE_S, write_timeout=1.0)
+            self._serial = open_port(self.port, self._baud_rate)
         except (OSError, ValueError) as error:  # serial.SerialException is an OSError
             raise RobotError(self._cannot_open(error)) from error
 
@@ -189,6 +199,9 @@ class FeetechBus:
     ) -> list[tuple[int, bytes]]:
         """Send a request until every motor replied with `size` parameters; returns (id, parameters) of each."""
         self.requests += 1
+        if self._may_be_late:
+            self._drain(LATE_S)
+            self._may_be_late = False
         attempts = 1 + (self.retries if retries is None else retries)
         reason = ""
         for attempt in range(attempts):
@@ -196,6 +209,7 @@ class FeetechBus:
                 return self._attempt(packet, motors, size, register, TIMEOUT_S * min(2**attempt, 4))
             except PacketError as error:
                 self.lost_replies += 1
+                self._may_be_late = True
                 reason = str(error)
         raise RobotError(
             f"The {self.owner} at {self.port}: {self._label(motors)} failed {purpose} {attempts} times: {reason}. "
@@ -207,17 +221,13 @@ class FeetechBus:
     ) -> list[tuple[int, bytes]]:
         self._send(packet)
         length = packets.REPLY_BYTES + size
-        data = self._receive(packet, length * len(motors), timeout)
+        data = self._receive(packet, length * len(motors), timeout)[-length * len(motors) :]
         replies = []
-        try:
-            for at, motor in enumerate(motors):
-                fault, parameters = packets.split_reply(data[at * length : (at + 1) * length], motor)
-                self._check_range(register, parameters)
-                replies.append((motor, parameters))
-                self._note(motor, fault)
-        except PacketError:
-            self._drain()
-            raise
+        for at, motor in enumerate(motors):
+            fault, parameters = packets.split_reply(data[at * length : (at + 1) * length], motor)
+            self._check_range(register, parameters)
+            replies.append((motor, parameters))
+            self._note(motor, fault)
         return replies
 
     def _send(self, packet: bytes) -> None:
@@ -230,21 +240,22 @@ class FeetechBus:
             raise self._lost(error) from error
 
     def _receive(self, packet: bytes, expected: int, timeout: float) -> bytes:
-        """Return the replies' bytes: exactly `expected`, after the echo of the request if the adapter sends one."""
-        deadline = time.perf_counter() + timeout + (len(packet) + expected) * 10 / self._baud_rate
+        """Return the replies' bytes, `expected` or a multiple, after the echo of the request if the adapter sends one."""
+        deadline = perf_counter() + timeout + (len(packet) + expected) * 10 / self._baud_rate
         data = b""
         while True:
             is_echo = 0 < len(data) < len(packet) and data == packet[: len(data)]
-            if len(data) >= expected and not is_echo:
+            if len(data) >= expected and not is_echo and not self._waiting():
                 break
-            data += self._read((len(packet) if is_echo else expected) - len(data))
-            data = data.removeprefix(packet)
-            if len(data) < expected and time.perf_counter() >= deadline:
-                self._drain()
+            # A busy machine may have kept this process waiting and not the motors: the last look comes after the deadline.
+            is_last = perf_counter() >= deadline
+            missing = (len(packet) if is_echo else expected) - len(data)
+            data = (data + self._read(max(missing, self._waiting()))).removeprefix(packet)
+            if len(data) < expected and is_last:
                 raise PacketError(f"{len(data)} of {expected} bytes came" if data else "no reply came")
-        if len(data) > expected or self._waiting():
-            self._drain()
-            raise PacketError(f"more than the expected {expected} bytes came")
+        if len(data) % expected:
+            self._drain(SILENCE_S)
+            raise PacketError(f"{len(data)} bytes came in place of {expected}")
         return data
 
     def _read(self, count: int) -> bytes:
@@ -260,10 +271,12 @@ class FeetechBus:
         except Exception as error:
             raise self._lost(error) from error
 
-    def _drain(self) -> None:
-        """Read until the line is silent, so that the bytes of this reply can't be taken for the next one's."""
-        while self._read(256):
-            pass
+    def _drain(self, silence: float) -> None:
+        """Read until no byte came for `silence` seconds."""
+        silent_since = perf_counter()
+        while perf_counter() - silent_since < silence:
+            if self._read(256):
+                silent_since = perf_counter()
 
     def _check_range(self, register: Register | None, parameters: bytes) -> None:
         if register is None or register.maximum is None:
