@@ -25,7 +25,7 @@ from so101_session import CALIBRATION, arm, prepare
 import smolact
 from smolact.errors import RobotError
 from smolact.registry import ROBOTS
-from smolact.robots.base import ConnectionLostError
+from smolact.robots.base import ConnectionLostError, Observation
 from smolact.robots.factory import make_robot
 from smolact.robots.feetech import registers
 from smolact.robots.feetech.bus import FeetechBus
@@ -33,6 +33,8 @@ from smolact.robots.feetech.packets import MotorFault
 from smolact.robots.so_arm import doctor, setup
 from smolact.robots.so_arm.arm import MOTORS, SOArm
 from smolact.robots.so_arm.follower import SOFollower
+from smolact.runtime.controls import ControlCommand, Controls
+from smolact.runtime.loop import ControlLoop, NoSource
 from smolact.types import STATE
 
 Fault = Callable[[bytes, int], bytes]
@@ -89,18 +91,17 @@ def real_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smolact.robots.feetech.bus.TIMEOUT_S", 5.0)
 
 
+BYTES = [
+    pytest.param(at, marks=[] if at in (0, 1, 2, 3, 5, 6, 7, 12, 47) else pytest.mark.slow)
+    for at in range(48)
+]
+
+
 @pytest.mark.parametrize("name", FAULTS)
-@pytest.mark.parametrize("at", [0, 1, 2, 3, 5, 6, 7, 12, 47])
+@pytest.mark.parametrize("at", BYTES)
 def test_a_damaged_byte_in_every_reply_of_a_session_changes_nothing(
     name: str, at: int, bus: Motors, folder: Path
 ) -> None:
-    session(bus, FAULTS[name], at, folder, TICKS // 4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
-@pytest.mark.parametrize("at", range(48))
-def test_each_byte_of_every_reply_of_a_session(name: str, at: int, bus: Motors, folder: Path) -> None:
     session(bus, FAULTS[name], at, folder, TICKS)
 
 
@@ -134,7 +135,7 @@ def entry_to_unit(motor: str, steps: int) -> float:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-@pytest.mark.parametrize("at", range(48))
+@pytest.mark.parametrize("at", BYTES)
 def test_replies_that_stay_damaged_are_a_named_error_and_the_torque_goes_off(
     name: str, at: int, bus: Motors, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -367,3 +368,49 @@ def test_the_doctor_finds_what_is_wrong(bus: Motors, folder: Path) -> None:
     found = "\n".join(doctor.examine(device, readings=2).findings)
     assert "wrist_flex stands at 292, outside of its calibrated range 744 to 3372" in found
     device.close(torque_off=False)
+
+
+class Pressed:
+    """Waits that a person uses: the n-th wait plugs the cable in, presses a key, or both."""
+
+    def __init__(self, *actions: Callable[[], None]) -> None:
+        self.actions = iter(actions)
+
+    def __call__(self, seconds: float) -> None:
+        next(self.actions, lambda: None)()
+
+
+def test_the_control_loop_waits_for_the_cable_and_goes_on(
+    bus: Motors, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot, controls = follower("memory", folder), Controls()
+    robot.connect()
+    answer = bus.exchange
+    seen: list[Observation] = []
+
+    def pulled(data: bytes) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    def on_tick(observation: Observation, action: object) -> None:
+        seen.append(observation)
+        if len(seen) == 3:
+            monkeypatch.setattr(bus, "exchange", pulled)
+
+    def plug_in() -> None:
+        monkeypatch.setattr(bus, "exchange", answer)
+        controls.press("space")
+
+    loop = ControlLoop(
+        robot, 30, realtime=False, controls=controls, sleep=Pressed(lambda: controls.press("space"), plug_in)
+    )
+    with pytest.raises(ConnectionLostError):  # nobody is there
+        loop.run_for(6, NoSource(), on_tick)
+    controls.is_operated = True
+    assert loop.run_for(6, NoSource(), on_tick) is None
+    assert loop.ticks == 6 and len(seen) == 6
+    assert caplog.text.count("Plug it in again and press space to go on, or q to stop.") == 2
+    monkeypatch.setattr(bus, "exchange", pulled)
+    loop.sleep = Pressed(lambda: controls.press("q"))
+    assert loop.run_for(9, NoSource(), on_tick) is ControlCommand.STOP
+    robot.disconnect()
+    assert "could not be switched off: cut the arm's power" in caplog.text

@@ -161,6 +161,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         keys = stack.enter_context(Keys(controls.press))
         if isinstance(teleoperator, KeyboardTeleoperator):
             keys.listen(teleoperator.press)
+        controls.is_operated = keys.is_listening
         if keys.is_listening:
             logger.info(
                 "%s: keep, next · %s: throw away, again · space: pause · q: keep and stop · Ctrl-C: throw away and stop",

@@ -45,6 +45,9 @@ def run(argv: Sequence[str]) -> int:
             "Say what drives the robot: --teleop.type=NAME. `smolact robot info` lists what there is."
         )
 
+    from smolact.robots.incremental_teleop import KeyboardTeleoperator
+    from smolact.robots.keys import Keys
+    from smolact.runtime.controls import Controls
     from smolact.runtime.teleoperation import Ticks, teleoperate
 
     robot, teleoperator = config.robot.make(), config.teleop.make()
@@ -64,9 +67,16 @@ def run(argv: Sequence[str]) -> int:
         stack.callback(teleoperator.disconnect)
         stack.enter_context(print_errors_at_once())
         teleoperator.connect(robot)
-        sys.stderr.write("The robot follows now. Ctrl-C ends it.\n")
+        controls = Controls(arrows_drive=True)
+        keys = stack.enter_context(Keys(controls.press))
+        controls.is_operated = keys.is_listening
+        if isinstance(teleoperator, KeyboardTeleoperator):
+            keys.listen(teleoperator.press)
+        sys.stderr.write(
+            f"The robot follows now. {'space: pause · q' if keys.is_listening else 'Ctrl-C'}: end\n"
+        )
         try:
-            teleoperate(robot, teleoperator, config.fps, config.teleop_time_s, note)
+            teleoperate(robot, teleoperator, config.fps, config.teleop_time_s, note, controls=controls)
         except KeyboardInterrupt:
             sys.stderr.write("\n")
     sys.stdout.write(f"{latest.count} ticks at {latest.rate:.1f} Hz, {latest.late} late\n")

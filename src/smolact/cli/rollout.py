@@ -247,6 +247,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         if config.interactive:
             _read_instructions(controller, controls)
         elif stack.enter_context(Keys(controls.press)).is_listening:
+            controls.is_operated = True
             logger.info("→: next episode · space: pause · q: stop")
         if writer is not None:
             return Recorder(

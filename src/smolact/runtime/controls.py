@@ -31,6 +31,9 @@ class Controls:
 
     Args:
         arrows_drive: whether the arrow keys drive a teleoperator; enter and backspace then replace right and left.
+
+    Attributes:
+        is_operated: whether a person can press the keys.
     """
 
     def __init__(self, *, arrows_drive: bool = False) -> None:
@@ -38,6 +41,7 @@ class Controls:
         self._lock = threading.Lock()
         self._command: ControlCommand | None = None
         self._paused = False
+        self.is_operated = False
 
     @property
     def paused(self) -> bool:
@@ -51,6 +55,11 @@ class Controls:
                 self._paused = not self._paused
             elif key in KEYS and not (self._arrows_drive and key in ARROWS):
                 self._command, self._paused = KEYS[key], False
+
+    def pause(self) -> None:
+        """Pause the episode."""
+        with self._lock:
+            self._paused = True
 
     def take(self) -> ControlCommand | None:
         """Return the last command since the previous call, or None."""

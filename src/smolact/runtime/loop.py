@@ -16,7 +16,16 @@ from typing import Any, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from smolact.errors import RobotError
-from smolact.robots.base import EpisodicRobot, Observation, Robot, Teleoperator, gate_of, move
+from smolact.robots.base import (
+    ConnectionLostError,
+    EpisodicRobot,
+    Observation,
+    Reconnectable,
+    Robot,
+    Teleoperator,
+    gate_of,
+    move,
+)
 from smolact.robots.safety import Gate
 from smolact.runtime.controls import ControlCommand, Controls
 from smolact.runtime.rate_limiter import RateLimiter
@@ -114,6 +123,7 @@ class ControlLoop:
 
         Raises:
             CameraTimeoutError: a camera has given no picture for too long.
+            ConnectionLostError: the robot's cable was pulled, and nobody is there to plug it in again.
             UnsafeActionError: the gate refused an action.
             SmolactError: errors of the robot, the source and `on_tick`.
         """
@@ -125,26 +135,63 @@ class ControlLoop:
                 return command
             if self.realtime:
                 self.rate_limiter.tick()
-            observation = self.robot.get_observation() if observes else {}
-            camera, age = self._oldest_picture() if observes and checks_cameras else ("", 0.0)
-            if age > DEAD_S:
-                raise CameraTimeoutError(
-                    f"The camera '{camera}' has given no picture for {age:.1f} s. See to its cable."
-                )
-            if age > STALE_S and not is_stale:
-                is_stale = True
-                logger.warning("The camera '%s' is late by %.0f ms: waiting for it.", camera, 1000 * age)
-            if self.controls.paused or age > STALE_S:
-                on_tick(observation, None)
-                self.rate_limiter.pause()
-                self.sleep(PAUSE_STEP)
+            try:
+                observation = self.robot.get_observation() if observes else {}
+                camera, age = self._oldest_picture() if observes and checks_cameras else ("", 0.0)
+                if age > DEAD_S:
+                    raise CameraTimeoutError(
+                        f"The camera '{camera}' has given no picture for {age:.1f} s. See to its cable."
+                    )
+                if age > STALE_S and not is_stale:
+                    is_stale = True
+                    logger.warning("The camera '%s' is late by %.0f ms: waiting for it.", camera, 1000 * age)
+                if self.controls.paused or age > STALE_S:
+                    on_tick(observation, None)
+                    self.rate_limiter.pause()
+                    self.sleep(PAUSE_STEP)
+                    continue
+                action = source.get_action(observation)
+                sent = None if action is None else move(self.robot, action)
+            except ConnectionLostError as error:
+                command = self._reconnect(error)
+                if command is not None:
+                    return command
                 continue
             self.ticks += 1
-            action = source.get_action(observation)
-            on_tick(observation, None if action is None else move(self.robot, action))
+            on_tick(observation, sent)
             if ends_with_episode and isinstance(self.robot, EpisodicRobot) and self.robot.episode_is_over:
                 break
         return self.controls.take()  # pressed during the last tick
+
+    def _reconnect(self, error: ConnectionLostError) -> ControlCommand | None:
+        """Wait until a person has plugged the robot in again; returns the command that ends the episode, if one is given.
+
+        Raises:
+            ConnectionLostError: the robot can't be connected again, or there is no terminal.
+        """
+        assert self.controls is not None
+        if not isinstance(self.robot, Reconnectable) or not self.controls.is_operated:
+            raise error
+        problem: RobotError = error
+        while True:
+            logger.error(
+                "%s\nThe robot holds where it is. Plug it in again and press space to go on, or q to stop.",
+                problem,
+            )
+            self.controls.pause()
+            while self.controls.paused:
+                self.sleep(PAUSE_STEP)
+            command = self.controls.take()
+            if command is not None:
+                return command
+            try:
+                self.robot.reconnect()
+            except RobotError as again:
+                problem = again
+                continue
+            self.rate_limiter.pause()
+            logger.info("Connected again.")
+            return None
 
     def run_for(
         self, ticks: int, source: ActionSource, on_tick: OnTick = lambda observation, action: None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from smolact.errors import ConfigError
 from smolact.robots.base import Robot, Teleoperator
+from smolact.runtime.controls import Controls
 from smolact.runtime.loop import ControlLoop, TeleoperatorSource
 
 
@@ -28,6 +29,7 @@ def teleoperate(
     seconds: float | None = None,
     on_tick: Callable[[Ticks], None] = lambda ticks: None,
     *,
+    controls: Controls | None = None,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Ticks:
@@ -39,6 +41,7 @@ def teleoperate(
         fps: ticks a second.
         seconds: the duration; None for no end.
         on_tick: called after every tick.
+        controls: keys that pause or end it.
         clock, sleep: see `ControlLoop`.
 
     Raises:
@@ -49,7 +52,7 @@ def teleoperate(
         raise ConfigError(
             f"The rate and the time must be above 0, found {fps} ticks a second for {seconds} s."
         )
-    loop = ControlLoop(robot, fps, clock=clock, sleep=sleep)
+    loop = ControlLoop(robot, fps, controls=controls, clock=clock, sleep=sleep)
     limiter = loop.rate_limiter
     max_ticks = math.inf if seconds is None else seconds * fps
 
