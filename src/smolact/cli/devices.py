@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
-from smolact.parsing import CONFIG_PATH, flag_value
+from smolact.flags import CONFIG_PATH, flag_value
 from smolact.settings import open_section, setting
 
 if TYPE_CHECKING:

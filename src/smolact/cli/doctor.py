@@ -13,7 +13,8 @@ from smolact.cli.main import DONE, FAILED
 from smolact.cli.progress import announce
 from smolact.cli.servers import RENAME_MAP
 from smolact.errors import ConfigError
-from smolact.parsing import flag_value, parse
+from smolact.flags import flag_value
+from smolact.parsing import parse
 from smolact.settings import open_section, setting
 from smolact.training.sections import EnvSection, policy_fields
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from smolact.parsing import ConfigSchema, Flag, flag_value
+from smolact.flags import flag_value
+from smolact.parsing import ConfigSchema, Flag, is_required
 from smolact.settings import ALIASES, DOC
 
 FLAGS = "--help=flags"
@@ -94,7 +95,7 @@ def _row(flag: Flag, docs: dict[str, str]) -> Row:
     aliases = flag.field.metadata.get(ALIASES, ())
     if aliases:
         doc += f" (Also: {', '.join('--' + alias for alias in aliases)}.)"
-    default = "REQUIRED" if flag.is_required else _value_text(_default(flag.field))
+    default = "REQUIRED" if is_required(flag.field) else _value_text(_default(flag.field))
     return Row(flag.name, default, _type_name(flag.hint), doc, _choices(flag.hint))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from smolact.cli.command import command
 from smolact.cli.progress import PATIENCE, announce
 from smolact.errors import ConfigError
-from smolact.parsing import split_file
+from smolact.flags import split_file
 from smolact.training.config import TrainConfig
 from smolact.training.sections import EnvSection
 
