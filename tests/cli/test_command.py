@@ -58,7 +58,7 @@ def test_an_error_of_the_command_names_the_line_of_a_setting_in_the_file(tmp_pat
     with pytest.raises(ConfigError) as caught:
         shrink([f"--config_path={path}"])
     assert str(caught.value) == f"{path}, line 2: size=7 is too large. Lower size."
-    with pytest.raises(ConfigError, match="^--size=8 is too large. Lower --size.$"):
+    with pytest.raises(ConfigError, match=r"^--size=8 is too large\. Lower --size\.$"):
         shrink([f"--config_path={path}", "--size=8"])
 
 
