@@ -37,7 +37,7 @@ def card(template: str, front: Mapping[str, Any], **values: Any) -> str:
     return f"{text}\n<!-- smolact {_digest(text)} -->\n"
 
 
-def is_as_written(text: str) -> bool:
+def is_unedited(text: str) -> bool:
     """Whether a card is unedited since smolact wrote it."""
     mark = _MARK.search(text)
     return mark is not None and mark.group(1) == _digest(text[: mark.start()])

@@ -51,7 +51,7 @@ class EnvBatch:
         return self._envs[0].fps
 
     @property
-    def draws(self) -> bool:
+    def can_render(self) -> bool:
         """Whether `render` returns images."""
         return bool(self._envs[0].render_mode == "rgb_array")
 

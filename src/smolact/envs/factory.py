@@ -24,7 +24,6 @@ from smolact.errors import (
     optional_import,
 )
 from smolact.registry import ENVIRONMENTS
-from smolact.types import PolicyFeature
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ def make_env(
         task: the instruction of every episode; None for the environment's own. The environment's name (LeRobot's
             `--env.task=PushT-v0`) counts as None.
         mapping: a YAML file (see `mapping.py`), an `EnvMapping`, or its names alone.
-        render: whether images are needed; None: if the environment can render (`EnvBatch.draws`).
+        render: whether images are needed; None: if the environment can render (`EnvBatch.can_render`).
         settings: the environment's own arguments, and `max_episode_steps`.
 
     Raises:
@@ -127,11 +126,6 @@ def known_env(name: str) -> KnownEnv:
     if not isinstance(found, KnownEnv):
         raise ENVIRONMENTS.refuse(name, "is no smolact.envs.factory.KnownEnv")
     return found
-
-
-def env_features(env: EnvBatch | PolicyEnv) -> dict[str, PolicyFeature]:
-    """Return the policy's features for this environment, by batch key; images as (3, H, W)."""
-    return env.features
 
 
 def _make(name: str, settings: dict[str, Any], render: bool | None) -> gymnasium.Env[Any, Any]:

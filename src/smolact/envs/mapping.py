@@ -239,7 +239,7 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         raise ConfigError("The environment does not say what to do. Tell the policy: --task='…'.")
 
 
-def rehearse(env: PolicyEnv) -> None:
+def play_random_episode(env: PolicyEnv) -> None:
     """Play one episode with random actions, so that a faulty environment fails early.
 
     Raises:
