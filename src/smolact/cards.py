@@ -28,7 +28,6 @@ def card(template: str, front: Mapping[str, Any], **values: Any) -> str:
     Args:
         template: its template, as of `pages.render`; it may leave several empty lines between sections.
         front: the front matter; empty values are left out.
-        values: what the template shows.
     """
     filled = {name: value for name, value in front.items() if value}
     head = yaml.safe_dump(filled, sort_keys=False, allow_unicode=True, width=1000)

@@ -40,7 +40,6 @@ def render(template: str, **values: Any) -> str:
     Args:
         template: the file in `smolact/templates`. In `NAME.html.jinja` every value is escaped and must be given;
             in `NAME.md.jinja` nothing is escaped, and what is not given is empty.
-        values: what it shows.
     """
     return _environment(template.endswith(".html.jinja")).get_template(template).render(values)
 

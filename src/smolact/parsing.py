@@ -86,10 +86,6 @@ def section_class(hint: Any) -> type | None:
 def parse(cls: type[Config], argv: Sequence[str]) -> Config:
     """Parse `argv`, and the file that it may name, to a `cls`.
 
-    Args:
-        cls: a dataclass; nested dataclasses are its sections.
-        argv: the arguments after the command.
-
     Raises:
         ConfigError: a name is unknown, a value has the wrong type, or a setting is missing or refused.
         NotFoundError: the configuration file does not exist.

@@ -29,7 +29,6 @@ def command(cls: type, usage: str) -> Callable[[Callable[..., int | None]], Call
     Where one names a setting of the file of `--config_path`, it gets the file and the line.
 
     Args:
-        cls: the dataclass of the command's settings.
         usage: an example of the command line, for the help page. The page's summary is the docstring of the module if the
             function is its `run`, and the docstring of the function in a module of several commands.
     """

@@ -191,12 +191,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
 
 @dataclass(frozen=True)
 class ShardPlayer:
-    """Plays one shard of an evaluation's episodes with its own policies and environments.
-
-    Attributes:
-        config: settings of the evaluation.
-        folder: folder of the episode log.
-    """
+    """Plays one shard of an evaluation's episodes with its own policies and environments."""
 
     config: EvalConfig
     folder: Path

@@ -31,9 +31,6 @@ def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> 
     """Return the help page of a command.
 
     Args:
-        cls: the dataclass of the command's settings.
-        usage: an example of the command line.
-        summary: a description of the command.
         argv: the arguments; `--policy.type=NAME` adds the fields of that policy.
     """
     groups, notes = settings_of(cls, [word for word in argv if word not in HELP])

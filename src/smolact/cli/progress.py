@@ -44,7 +44,6 @@ class Count:
     """Progress of one task, and the text that describes it.
 
     Attributes:
-        total: number of items.
         unit: the items' noun, such as "episodes".
         done: number of finished items; the initial ones do not count for the rate.
         what: name of the task, if there are several.

@@ -49,9 +49,6 @@ class Demonstration:
     Attributes:
         frames: batch key to array: images (T, H, W, 3) uint8; other observations (T, D) float32; `action` (T, A) without noise;
             its outcome: `next.reward` (T, 1) float32, `next.done` and `next.success` (T, 1) bool.
-        task: the instruction.
-        seed: the environment's seed.
-        success: whether the goal was reached.
     """
 
     frames: dict[str, NDArray[np.generic]]

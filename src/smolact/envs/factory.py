@@ -80,7 +80,6 @@ def make_env(
 
     Args:
         name: a short name (`tabletop`, `pusht`, an installed one) or a gymnasium id.
-        n_envs: size of the batch.
         task: the instruction of every episode; None for the environment's own. The environment's name (LeRobot's
             `--env.task=PushT-v0`) counts as None.
         mapping: a YAML file (see `mapping.py`), an `EnvMapping`, or its names alone.

@@ -40,7 +40,6 @@ class EpisodeCondition:
     """The instruction of an episode, and a second goal to check.
 
     Attributes:
-        options: options of the environment's `reset`.
         instruction: replaces the environment's instruction; None for no replacement.
         other_goal: the goal of the episode's own instruction, which is checked in addition.
     """
@@ -55,7 +54,6 @@ class Condition:
     """A variant of an episode's instruction.
 
     Attributes:
-        name: its name in files.
         instruct: returns the condition, given the environment in the episode's scene and a generator with the episode's seed.
     """
 

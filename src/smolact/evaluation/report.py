@@ -38,14 +38,8 @@ def write_report(
     """Write `report.html`, and a video of each shown episode in `videos`, into `folder`.
 
     Args:
-        folder: the output folder, created if missing.
         results: the results of one or more policies; the page is about the first one.
-        title: the page's title.
-        shown: the episodes to show.
-        fps: the frame rate of the videos.
-        commands: the commands that produced the results.
         facts: further facts, name to text.
-        settings: the policy's settings, name to text.
         sections: further HTML, before the episodes.
 
     Returns:

@@ -148,8 +148,6 @@ def play(
 
     Args:
         film: the indices of the episodes to film.
-        on_step: see `evaluate`.
-        on_replan: called before each prediction.
     """
     for first in range(0, len(plans), len(envs)):
         group = plans[first : first + len(envs)]

@@ -24,7 +24,6 @@ def play_shards(
 
     Args:
         play: plays a shard and writes it to the log's folder (see `run_suite`); it is pickled to each process.
-        processes: the number of processes.
         log: a log with a folder; it is reread while episodes end.
         on_poll: called with `log` after each poll, for a progress bar.
 

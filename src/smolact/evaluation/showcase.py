@@ -65,11 +65,8 @@ def show(
     Chunks are shown for environments that map actions to the picture: `action_positions(actions (…, A)) -> (…, 2)`.
 
     Args:
-        policy: the policy that was evaluated.
         envs: the evaluation's environments, made with `render=True`.
-        result: the evaluation's result.
         n: the number of episodes, see `choose_episodes`.
-        condition: the condition of `result`.
     """
     chosen = choose_episodes(result, n)
     every = plan_episodes(len(result.results), result.seed, condition=condition)

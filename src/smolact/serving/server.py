@@ -55,10 +55,7 @@ class PolicyServer:
 
     Args:
         policy: the policy, which runs in one thread on batches.
-        access: the address and access control.
         limits: limits of a client's messages.
-        max_clients: limit of concurrent sessions.
-        max_batch: limit of requests in a batch.
         clock: clock of the deadlines, in seconds.
     """
 
