@@ -10,16 +10,16 @@ from typing import Any
 
 import yaml
 
+from smolact.hub import REPO_ID
 from smolact.pages import render
 
 CARD = "README.md"
 _MARK = re.compile(r"\n<!-- smolact ([0-9a-f]{16}) -->\s*\Z")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def hub_id(name: object) -> str | None:
     """Return `name` if it may be a Hub id; an existing path is none."""
-    return name if isinstance(name, str) and _HUB_ID.fullmatch(name) and not Path(name).exists() else None
+    return name if isinstance(name, str) and REPO_ID.fullmatch(name) and not Path(name).exists() else None
 
 
 def card(template: str, front: Mapping[str, Any], **values: Any) -> str:

@@ -89,7 +89,7 @@ class RepairConfig(InfoConfig):
 def repair(config: RepairConfig) -> None:
     """`smolact dataset repair`: what a crash of any recorder or edit left becomes a whole dataset of every whole episode.
 
-    Nothing is deleted: all else is put aside, and told. It may be stopped at any time and run again.
+    Nothing is deleted: all other files are moved aside, and counted. It may be stopped at any time and run again.
     """
     name = config.dataset.root or config.dataset.repo_id
     if not name:

@@ -132,10 +132,8 @@ def _type_name(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " | ".join(_type_name(kind) for kind in arguments)
-    if origin is typing.Literal:
-        return " | ".join(str(choice) for choice in arguments)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return " | ".join(str(member.value) for member in hint)
+    if choices := _choices(hint):
+        return " | ".join(choices)
     if hint is type(None):
         return "null"
     if dataclasses.is_dataclass(hint):
@@ -143,7 +141,7 @@ def _type_name(hint: Any) -> str:
     if origin is not None:
         inner = ", ".join("…" if kind is Ellipsis else _type_name(kind) for kind in arguments)
         return f"{origin.__name__}[{inner}]"
-    names = {str: "text", bool: "true | false", int: "integer", float: "number"}
+    names = {str: "text", int: "integer", float: "number"}
     return names.get(hint) or getattr(hint, "__name__", str(hint)).lower()
 
 
