@@ -33,7 +33,6 @@ def find_folder(
 
     Args:
         name: a folder, or a Hub id such as `lerobot/smolvla_base`.
-        kind: `model` or `dataset`.
         root: a local folder to use instead; no network call is made then.
         patterns: glob patterns of the files to fetch; all files when None.
         revision: branch, tag or commit on the Hub.

@@ -121,7 +121,6 @@ def writing_into(folder: Path, *, instead: str | None) -> Iterator[bool]:
     At the end of the block `LOCK_FILE` is removed, and the folder too if it was created here and is empty.
 
     Args:
-        folder: the output folder.
         instead: the alternative to waiting that the error names, such as "choose another --output_dir".
 
     Yields:

@@ -260,16 +260,8 @@ def _statistics(config: PolicyConfig) -> dict[str, Any]:
     """Return placeholder statistics, as if every value were between −1 and 1."""
     import numpy as np
 
-    placeholders = {
-        "min": -1.0,
-        "max": 1.0,
-        "q01": -1.0,
-        "q99": 1.0,
-        "q10": -1.0,
-        "q90": 1.0,
-        "mean": 0.0,
-        "std": 1.0,
-    }
+    low, high = dict.fromkeys(("min", "q01", "q10"), -1.0), dict.fromkeys(("max", "q90", "q99"), 1.0)
+    placeholders = {**low, **high, "mean": 0.0, "std": 1.0}
     features = {**config.input_features, **config.output_features}
     return {
         key: {name: np.full(feature.shape, value, np.float32) for name, value in placeholders.items()}

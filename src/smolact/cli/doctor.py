@@ -91,22 +91,13 @@ def _select_inputs(positional: Sequence[str], config: DoctorConfig) -> tuple[str
             f"`smolact doctor` looks at one checkpoint or dataset{', not at ' if names else ''}{' and '.join(names)}: {USAGE}"
         )
     if other is None:
-        flags = {
-            "env.task": config.env.task,
-            "env.mapping": config.env.mapping,
-            "env.kwargs": config.env.kwargs,
-        }
-        unused = [flag for flag, value in flags.items() if value]
-        if unused:
-            raise ConfigError(f"--{unused[0]} is an environment's: name it, --with=ENV.")
+        for name in ("task", "mapping", "kwargs"):
+            if getattr(config.env, name):
+                raise ConfigError(f"--env.{name} is an environment's: name it, --with=ENV.")
     if other is None and _is_dataset(names[0]):
-        flags = {
-            "stats_key": config.stats_key,
-            "rename_map": config.rename_map,
-        }
-        unused = [flag for flag, value in flags.items() if value]
-        if unused:
-            raise _missing_policy_error(unused[0], names[0])
+        for name in ("stats_key", "rename_map"):
+            if getattr(config, name):
+                raise _missing_policy_error(name, names[0])
     return names[0], other
 
 

@@ -96,11 +96,9 @@ def load_chosen(
     """Load the policy that the flags select; the caller closes it.
 
     Args:
-        policy: the `--policy` section.
         path: another checkpoint to load with the same flags.
         device: default of --policy.device.
         engine: settings of the engine, besides those of the flags; None for the policy without its engine.
-        rename_map: value of --rename_map.
         any_names: whether the robot's joint names may differ from those of the policy's training.
         threads: use PyTorch's threads for a small policy, too, which predicts in one thread otherwise.
 

@@ -37,7 +37,6 @@ class KnownEnv:
     Attributes:
         id: gymnasium id, which is registered when this object's module is imported.
         extra: smolact's extra that installs its package; None if always installed.
-        settings: default arguments.
         task: default instruction, if neither environment nor caller gives one.
         expert: its scripted expert as `module:class` (see `smolact.envs.experts`); None if it has none.
     """

@@ -65,7 +65,6 @@ def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
     """Return the environment's conditions besides the plain one; an empty list if its scene has no `goal`.
 
     Args:
-        envs: the environments; the first one is reset.
         task: the instruction of every episode; with it there are no other conditions.
     """
     if task is not None or not isinstance(envs[0].unwrapped, LanguageConditioned):

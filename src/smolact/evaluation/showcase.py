@@ -66,7 +66,6 @@ def show(
 
     Args:
         envs: the evaluation's environments, made with `render=True`.
-        n: the number of episodes, see `choose_episodes`.
     """
     chosen = choose_episodes(result, n)
     every = plan_episodes(len(result.results), result.seed, condition=condition)
