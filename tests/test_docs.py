@@ -26,6 +26,7 @@ from smolact import parsing
 from smolact.cli.main import COMMANDS, main
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ConfigError, MissingDependencyError, SmolactError
+from smolact.flags import CONFIG_PATH
 from smolact.registry import ENVIRONMENTS, POLICIES, ROBOTS, STEPS, TELEOPERATORS
 from smolact.runtime.policy import Request
 from smolact.serving.auth import Auth, read_certificate, read_token
@@ -180,7 +181,7 @@ schema_of = functools.cache(parsing.ConfigSchema)
 def known(cls: type) -> frozenset[str]:
     """Every name that a command takes, whatever the types that it is given."""
     schema = schema_of(cls)
-    found = {*schema.names(), *schema.sections, parsing.CONFIG_PATH}
+    found = {*schema.names(), *schema.sections, CONFIG_PATH}
     for field, value in (word[2:].split("=") for context in CONTEXTS for word in context):
         prefix, _, name = field.rpartition(".")
         if (fields := schema.open.get(f"{prefix}.")) and (inner := fields({name: value})):

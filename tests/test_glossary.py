@@ -36,6 +36,15 @@ REPLACED_NAMES = {
     *("sole_engine", "Unsaid", "Told", "Pace", "Asks", "ThreadAsks", "AnswersAtOnce", "Obeys", "obeyed"),
     *("KnowsAges", "Jog", "Waiting", "Answering", "Asked", "Question", "RemoteChunks", "Link", "Hall"),
     *("Given", "carry_out", "is_half_replaced", "named_errors", "what_is_near", "go_the_road", "Claims"),
+    *(
+        "was_told",
+        "is_as_written",
+        "rehearse",
+        "how_it_ran",
+        "leave_with_parent",
+        "BenchedPolicy",
+        "PolicyQuestion",
+    ),
 }
 REPLACED_WORDS = re.compile(
     r"\b(whoever|somebody|nobody|anew|litter|strays?|salvage[ds]?|put(?:s|ting)? aside|told of|lets? go of|goes on|"

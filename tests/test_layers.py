@@ -21,7 +21,7 @@ LAYERS = {
     **dict.fromkeys(
         (
             *("types", "cards", "errors", "durable", "files", "hub", "lock", "machine", "memory", "openable"),
-            *("decoding", "pages", "parsing", "registry", "settings", "unsupported", "uploads"),
+            *("decoding", "flags", "pages", "parsing", "registry", "settings", "unsupported", "uploads"),
         ),
         0,
     ),

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from smolact.cli.help import help_text
 from smolact.errors import ConfigError, NotFoundError
-from smolact.parsing import ParsedValue, build, flattened, parse, read_flags
+from smolact.flags import ParsedValue, read_flags
+from smolact.parsing import build, flattened, parse
 from smolact.settings import Unsupported, open_section, setting
 
 
@@ -349,7 +350,7 @@ def test_numbers_as_yaml_1_1_misreads_them_are_numbers(write: Any) -> None:
         ("steps: [1\n", ["line", "not valid YAML"]),
         ("- 1\n- 2\n", ["a mapping of settings"]),
         ("just words\n", ["a mapping of settings", "found 'just words'"]),
-        ("data: 3\n", ["line 1", "data: expected a mapping"]),
+        ("data: 3\n", ["line 1", "data: expected a mapping of settings, found '3'"]),
         ("resume: yes\n", ["line 1", "expected true or false, found 'yes'"]),
         ("steps: null\n", ["line 1", "expected an integer, found nothing (null)"]),
         ("data:\n  streaming: true\n", ["line 2", "data.streaming can't be used"]),
@@ -361,6 +362,43 @@ def test_a_mistake_in_a_file_is_told_with_its_line(write: Any, text: str, parts:
     found = message(f"--config_path={path}")
     for part in [str(path), *parts]:
         assert part in found
+
+
+@dataclass
+class Checked:
+    data: Data = field(default_factory=Data)
+    steps: int = 100
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None:
+            raise ConfigError(
+                f"--steps={self.steps} and --minutes={self.minutes} exclude each other. Drop --minutes."
+            )
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ((), "{file}, lines 1 and 4: steps=5 and minutes=2.0 exclude each other. Drop minutes."),
+        (("--steps=7",), "{file}, line 4: --steps=7 and minutes=2.0 exclude each other. Drop minutes."),
+        (("--steps=7", "--minutes=3"), "--steps=7 and --minutes=3.0 exclude each other. Drop --minutes."),
+    ],
+)
+def test_a_check_names_the_line_of_a_setting_in_a_file(
+    write: Any, argv: tuple[str, ...], expected: str
+) -> None:
+    path = write("steps: 5\ndata:\n  repo_id: a/b\nminutes: 2\n")
+    with pytest.raises(ConfigError) as caught:
+        parse(Checked, [f"--config_path={path}", *argv])
+    assert str(caught.value) == expected.format(file=path)
+
+
+def test_a_type_that_a_file_lacks_is_named_as_the_file_would_have_it(write: Any) -> None:
+    path = write("policy:\n  lr: 3\n")
+    said = message(f"--config_path={path}")
+    assert said.startswith(f"{path}, line 2: there is no setting 'policy.lr'.")
+    assert "need policy.type: NAME." in said
 
 
 def test_broken_json_is_told_with_its_line(write: Any) -> None:

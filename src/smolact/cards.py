@@ -10,16 +10,16 @@ from typing import Any
 
 import yaml
 
+from smolact.hub import REPO_ID
 from smolact.pages import render
 
 CARD = "README.md"
 _MARK = re.compile(r"\n<!-- smolact ([0-9a-f]{16}) -->\s*\Z")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def hub_id(name: object) -> str | None:
     """Return `name` if it may be a Hub id; an existing path is none."""
-    return name if isinstance(name, str) and _HUB_ID.fullmatch(name) and not Path(name).exists() else None
+    return name if isinstance(name, str) and REPO_ID.fullmatch(name) and not Path(name).exists() else None
 
 
 def card(template: str, front: Mapping[str, Any], **values: Any) -> str:
@@ -28,7 +28,6 @@ def card(template: str, front: Mapping[str, Any], **values: Any) -> str:
     Args:
         template: its template, as of `pages.render`; it may leave several empty lines between sections.
         front: the front matter; empty values are left out.
-        values: what the template shows.
     """
     filled = {name: value for name, value in front.items() if value}
     head = yaml.safe_dump(filled, sort_keys=False, allow_unicode=True, width=1000)
@@ -37,7 +36,7 @@ def card(template: str, front: Mapping[str, Any], **values: Any) -> str:
     return f"{text}\n<!-- smolact {_digest(text)} -->\n"
 
 
-def is_as_written(text: str) -> bool:
+def is_unedited(text: str) -> bool:
     """Whether a card is unedited since smolact wrote it."""
     mark = _MARK.search(text)
     return mark is not None and mark.group(1) == _digest(text[: mark.start()])

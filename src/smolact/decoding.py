@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -58,9 +58,9 @@ def decode(hint: Any, node: Node) -> Any:
     if origin is typing.Literal:
         return _one_of({str(choice): choice for choice in arguments}, node)
     if origin in (list, Sequence) or hint is list:
-        return _items(arguments[0] if arguments else Any, node, describe_type(hint))
+        return _items((*(arguments or (Any,)), ...), node, describe_type(hint))
     if origin is tuple or hint is tuple:
-        return _tuple(arguments, node, describe_type(hint))
+        return tuple(_items(arguments or (Any, ...), node, describe_type(hint)))
     if origin in (dict, Mapping) or hint is dict:
         key_kind, kind = arguments or (Any, Any)
         return _mapping(key_kind, kind, node, describe_type(hint))
@@ -197,14 +197,6 @@ def _text(node: Node, expected: str) -> str:
     return _join_surrogates(str(node.value))
 
 
-def _string(node: Node) -> str:
-    return _text(node, "text")
-
-
-def _path(node: Node) -> Path:
-    return Path(_text(node, "a path")).expanduser()
-
-
 def _boolean(node: Node) -> bool:
     text = _text(node, "true or false").strip().lower()
     if text not in _BOOLEANS:
@@ -230,8 +222,8 @@ def _number(node: Node) -> float:
 
 
 _SCALARS: dict[Any, Callable[[Node], Any]] = {
-    str: _string,
-    Path: _path,
+    str: lambda node: _text(node, "text"),
+    Path: lambda node: Path(_text(node, "a path")).expanduser(),
     bool: _boolean,
     int: _integer,
     float: _number,
@@ -269,25 +261,14 @@ def _one_of(choices: Mapping[str, Any], node: Node, aliases: Mapping[str, Any] |
     raise DecodingError(expected, node, note=did_you_mean(text, choices))
 
 
-def _sequence(node: Node, expected: str) -> list[Node]:
-    if not isinstance(node, SequenceNode):
+def _items(kinds: tuple[Any, ...], node: Node, expected: str) -> list[Any]:
+    """Decode a list: `kinds` are the type of each item, or one type and an ellipsis for all."""
+    if isinstance(node, SequenceNode) and kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(node.value)
+    if not isinstance(node, SequenceNode) or len(node.value) != len(kinds):
         raise DecodingError(expected, node)
-    return list(node.value)
-
-
-def _items(kind: Any, node: Node, expected: str) -> list[Any]:
-    return [_within(f"[{index}]", kind, item) for index, item in enumerate(_sequence(node, expected))]
-
-
-def _tuple(kinds: tuple[Any, ...], node: Node, expected: str) -> tuple[Any, ...]:
-    items = _sequence(node, expected)
-    if not kinds or kinds[-1] is Ellipsis:
-        kinds = (kinds[0] if kinds else Any,) * len(items)
-    if len(items) != len(kinds):
-        raise DecodingError(expected, node)
-    return tuple(
-        _within(f"[{index}]", kind, item) for index, (kind, item) in enumerate(zip(kinds, items, strict=True))
-    )
+    pairs = zip(kinds, node.value, strict=True)
+    return [_within(f"[{index}]", kind, item) for index, (kind, item) in enumerate(pairs)]
 
 
 def entries(node: Node, expected: str) -> list[tuple[Node, Node]]:
@@ -338,11 +319,7 @@ def _within(step: str, kind: Any, node: Node) -> Any:
     try:
         return decode(kind, node)
     except DecodingError as error:
-        _reraise(error.inside(step), error)
-
-
-def _reraise(error: DecodingError, cause: DecodingError) -> NoReturn:
-    raise error from cause
+        raise error.inside(step) from error
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

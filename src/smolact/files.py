@@ -37,7 +37,6 @@ def parse_json(data: bytes | str, *, finite: bool = False) -> Any:
     """The value of a JSON text in UTF-8 (or UTF-16, UTF-32), with or without a byte order mark.
 
     Args:
-        data: the text.
         finite: reject NaN and infinity, which Python writes and JSON lacks.
 
     Raises:
@@ -80,7 +79,6 @@ def read_json(path: Path, remedy: str, if_missing: str | None = None) -> Any:
     """The content of the JSON file `path`.
 
     Args:
-        path: the file.
         remedy: the last sentence of the error message, which names the remedy.
         if_missing: that sentence for a missing file, if it differs.
 

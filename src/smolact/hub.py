@@ -17,7 +17,7 @@ RECORDINGS = Path("outputs/datasets")
 
 logger = logging.getLogger(__name__)
 
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_folder(
@@ -33,7 +33,6 @@ def find_folder(
 
     Args:
         name: a folder, or a Hub id such as `lerobot/smolvla_base`.
-        kind: `model` or `dataset`.
         root: a local folder to use instead; no network call is made then.
         patterns: glob patterns of the files to fetch; all files when None.
         revision: branch, tag or commit on the Hub.
@@ -53,7 +52,7 @@ def find_folder(
     looks_local = str(Path(name).parent) != "." and Path(name).parent.is_dir()
     if durable.replacement_interrupted(Path(name)):
         raise missing_folder(Path(name), kind)
-    if looks_local or not _REPO_ID.fullmatch(str(name)):
+    if looks_local or not REPO_ID.fullmatch(str(name)):
         path = Path(name)
         hint = "a file, not a folder" if path.is_file() else "not there"
         raise NotFoundError(
@@ -65,7 +64,7 @@ def find_folder(
 
 def local_folder(name: str | Path, kind: str) -> Path | None:
     """The local folder of `name`: itself, or the dataset recorded under that name; None if there is none."""
-    recorded = kind == "dataset" and _REPO_ID.fullmatch(str(name))
+    recorded = kind == "dataset" and REPO_ID.fullmatch(str(name))
     candidates = [Path(name), RECORDINGS / name] if recorded else [Path(name)]
     return next((folder for folder in candidates if folder.is_dir()), None)
 

@@ -16,7 +16,6 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 from smolact import durable
 from smolact.errors import WriteError
@@ -33,27 +32,14 @@ LOCK_FILE = ".lock"
 """The lock file of a folder being written: the holder and its start time. A killed writer's file does not block others."""
 
 
-class _Descriptor:
-    """A file descriptor that is closed exactly once."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
-
-    def close(self) -> None:
-        """Close it, unless it is already closed."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-_EXCLUSIVE: weakref.WeakSet[_Descriptor] = weakref.WeakSet()
-"""Exclusively locked files. A fork inherits them, and would hold the locks after its parent's death."""
+_EXCLUSIVE: set[weakref.finalize[..., PathLock]] = set()
+"""Each closes an exclusively locked file, once. A fork inherits them, and would hold the locks after its parent's death."""
 
 
 def _close_inherited() -> None:
     """In a fork: close the parent's exclusively locked files."""
-    for opened in list(_EXCLUSIVE):
-        opened.close()
+    for close in _EXCLUSIVE:
+        close()
 
 
 if hasattr(os, "register_at_fork"):
@@ -109,10 +95,10 @@ class PathLock:
                 os.close(descriptor)
                 return
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                held = _Descriptor(descriptor)
-                self.release = weakref.finalize(self, held.close)
+                self.release = close = weakref.finalize(self, os.close, descriptor)
                 if not shared:
-                    _EXCLUSIVE.add(held)
+                    _EXCLUSIVE.difference_update([other for other in _EXCLUSIVE if not other.alive])
+                    _EXCLUSIVE.add(close)
                 self.is_held = True
                 return
             os.close(descriptor)  # its holder has meanwhile removed the file or replaced the folder
@@ -124,9 +110,7 @@ class PathLock:
     def __enter__(self) -> PathLock:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.release()
 
 
@@ -137,7 +121,6 @@ def writing_into(folder: Path, *, instead: str | None) -> Iterator[bool]:
     At the end of the block `LOCK_FILE` is removed, and the folder too if it was created here and is empty.
 
     Args:
-        folder: the output folder.
         instead: the alternative to waiting that the error names, such as "choose another --output_dir".
 
     Yields:

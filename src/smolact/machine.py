@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from multiprocessing.connection import wait
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from smolact.errors import ConfigError
 
@@ -60,7 +62,47 @@ def check_main_guard() -> None:
             )
 
 
-def leave_with_parent() -> None:
+@contextlib.contextmanager
+def worker_processes(
+    work: Callable[..., None], arguments: Sequence[tuple[Any, ...]]
+) -> Iterator[list[tuple[BaseProcess, Connection]]]:
+    """Start a process for each of `arguments` that calls `work(*arguments, pipe)`; they are terminated at the end of the block.
+
+    Args:
+        work: it is pickled, as the arguments are, and writes its results to its pipe.
+
+    Yields:
+        each process, and the end of its pipe for reading, which ends (EOFError) when the process does.
+
+    Raises:
+        ConfigError: the program can't start processes (`check_main_guard`).
+    """
+    check_main_guard()
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a forked process would inherit the locks of running threads
+    workers: list[tuple[BaseProcess, Connection]] = []
+    try:
+        for each in arguments:
+            receiver, sender = context.Pipe(duplex=False)
+            worker: BaseProcess = context.Process(target=_run_worker, args=(work, *each, sender), daemon=True)
+            worker.start()
+            sender.close()  # so that the pipe ends when the worker dies
+            workers.append((worker, receiver))
+        yield workers
+    finally:
+        for worker, receiver in workers:
+            receiver.close()
+            worker.terminate()
+            worker.join()
+
+
+def _run_worker(work: Callable[..., None], *arguments: Any) -> None:
+    exit_with_parent()
+    work(*arguments)
+
+
+def exit_with_parent() -> None:
     """Ignore Ctrl-C, and exit when the parent process is gone for any reason.
 
     Call it first in a process that `multiprocessing` started. Otherwise the children of a killed parent wait forever.

@@ -79,6 +79,11 @@ def size(count: float) -> str:
     return scaled(count, 1024, UNITS)
 
 
+def file_size(count: float) -> str:
+    """Format a number of bytes on a disk or a wire: in powers of 1000."""
+    return scaled(count, 1000, ("B", "kB", "MB", "GB", "TB"))
+
+
 def scaled(count: float, base: int, units: Sequence[str]) -> str:
     """Format a count in the largest of `units` (each `base` times the previous one) that it reaches."""
     power = 0

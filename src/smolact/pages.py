@@ -40,26 +40,25 @@ def render(template: str, **values: Any) -> str:
     Args:
         template: the file in `smolact/templates`. In `NAME.html.jinja` every value is escaped and must be given;
             in `NAME.md.jinja` nothing is escaped, and what is not given is empty.
-        values: what it shows.
     """
     return _environment(template.endswith(".html.jinja")).get_template(template).render(values)
 
 
-def embedded(data: bytes, kind: str) -> str:
+def data_uri(data: bytes, kind: str) -> str:
     """Return a file as a data URI; `kind` is its media type, such as `image/png`."""
     return f"data:{kind};base64,{b64encode(data).decode('ascii')}"
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield nested settings by dotted name, as in flags."""
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{name}.")
+            yield from flat_settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", str(value)
 
 
-def how_it_ran() -> dict[str, str]:
+def command_and_versions() -> dict[str, str]:
     """Return this process's command and package versions, without host or user names."""
     versions = [f"Python {platform.python_version()}", *filter(None, map(_version, PACKAGES))]
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]

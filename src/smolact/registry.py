@@ -20,7 +20,6 @@ class Registry(Mapping[str, Any]):
     """A mapping from each type to the object that implements it, which is imported on access.
 
     Args:
-        group: the group of the entry points.
         word: a type's kind, for messages.
         builtin: smolact's own types, each as `module:name`. An installed distribution can't replace one.
     """

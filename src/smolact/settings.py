@@ -59,10 +59,7 @@ def setting(
         own: smolact's alone: omitted from files for other tools, which refuse unknown names.
         least, most: the range of the number (of a tuple: of each number) that `out_of_range` accepts.
     """
-    metadata = {DOC: doc, FLAG: flag, ALIASES: aliases, OWN: own, RANGE: (least, most)}
-    if callable(default):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return _field(default, {DOC: doc, FLAG: flag, ALIASES: aliases, OWN: own, RANGE: (least, most)})
 
 
 def flag_name(field: dataclasses.Field[Any]) -> str:
@@ -72,10 +69,15 @@ def flag_name(field: dataclasses.Field[Any]) -> str:
 
 def internal(default: Any) -> Any:
     """Return a dataclass field that is no setting: it has no flag, and is in no file."""
-    metadata = {INTERNAL: True}
-    if callable(default):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return _field(default, {INTERNAL: True})
+
+
+def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
+    return (
+        dataclasses.field(default_factory=default, metadata=metadata)
+        if callable(default)
+        else dataclasses.field(default=default, metadata=metadata)
+    )
 
 
 def open_section(fields_of: RestClass) -> Any:

@@ -107,21 +107,3 @@ class Predictor(Protocol):
     def reset(self) -> None:
         """Discard the current chunk; called at the start of an episode."""
         ...
-
-
-class Policy(Predictor, Protocol):
-    """The interface for training."""
-
-    def forward(
-        self,
-        batch: Mapping[str, Any],
-        noise: Tensor | None = None,
-        time: Tensor | None = None,
-        reduction: str = "mean",
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its metrics.
-
-        `reduction="mean"` gives a scalar, `"none"` one loss per sample (B,), `"sum"` the sum over all entries of the batch,
-        whose number is `entries` in the mapping.
-        """
-        ...

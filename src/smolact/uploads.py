@@ -39,7 +39,6 @@ class Upload:
     """Files to publish.
 
     Attributes:
-        kind: `model` or `dataset`.
         files: name in the repository to a local file, or to the file's content.
         owned: patterns of the upload's names: such files of an earlier version are deleted in the repository.
         tag: moved to the new commit.
@@ -81,7 +80,6 @@ def check_repository(
 
     Args:
         repo_id: `owner/name`; a name alone is the user's own.
-        kind: `model` or `dataset`.
         private: whether a new repository is private; the owner's default when None.
         revision: the branch to write, created if missing; the main branch when None.
         make: create what is missing; otherwise check only that the user may create a missing repository.
@@ -149,7 +147,7 @@ def publish(
     repo_id = check_repository(repo_id, upload.kind, private=private, revision=revision)
     api = huggingface_hub.HfApi()
     kind = upload.kind
-    stamps = _stamps(upload)
+    stamps = {path: _stamp(path) for path in upload.files.values() if isinstance(path, Path)}
     with _translated_errors(repo_id, kind):
         existing = _retry(lambda: list(api.list_repo_files(repo_id, repo_type=kind, revision=revision)))
         obsolete = [name for name in existing if name not in upload.files and _matches(name, upload.owned)]
@@ -219,10 +217,6 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
         else fnmatch.fnmatchcase(name, pattern) and "/" not in name
         for pattern in patterns
     )
-
-
-def _stamps(upload: Upload) -> dict[Path, tuple[int, int]]:
-    return {path: _stamp(path) for path in upload.files.values() if isinstance(path, Path)}
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from smolact.cli.bench import BenchConfig, BenchedPolicy, measure
+from smolact.cli.bench import BenchConfig, measure
 from smolact.cli.main import main
+from smolact.cli.servers import AnyPolicy
 from smolact.errors import ConfigError
 from smolact.policies.factory import make_pre_post_processors
 from tests.policies.tiny import tiny_policy
@@ -54,7 +55,7 @@ def test_a_checkpoint_is_made_ready_in_a_process_of_its_own(tmp_path: Path) -> N
     stats = {key: {"mean": torch.zeros(6), "std": torch.ones(6)} for key in ("observation.state", "action")}
     for part in (policy, *make_pre_post_processors(policy, stats)):
         part.save_pretrained(tmp_path)
-    question = BenchedPolicy(path=str(tmp_path), settings={"device": "cpu"})
+    question = AnyPolicy(path=str(tmp_path), settings={"device": "cpu"})
     rows, facts = measure(BenchConfig(policy=question, repeats=1))
     assert len(rows) >= 3
     ready = facts["ready"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,12 @@ class Config:
 
 
 calls: list[object] = []
+
+
+@command(Config, "smolact shrink --size=2")
+def shrink(config: Config) -> None:
+    """Refuse."""
+    raise ConfigError(f"--size={config.size} is too large. Lower --size.")
 
 
 @command(Config, "smolact grow --size=2")
@@ -43,6 +50,16 @@ def raw(argv: Sequence[str]) -> int:
 @pytest.fixture(autouse=True)
 def no_calls() -> None:
     calls.clear()
+
+
+def test_an_error_of_the_command_names_the_line_of_a_setting_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("# Settings\nsize: 7\n")
+    with pytest.raises(ConfigError) as caught:
+        shrink([f"--config_path={path}"])
+    assert str(caught.value) == f"{path}, line 2: size=7 is too large. Lower size."
+    with pytest.raises(ConfigError, match=r"^--size=8 is too large\. Lower --size\.$"):
+        shrink([f"--config_path={path}", "--size=8"])
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

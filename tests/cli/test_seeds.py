@@ -14,7 +14,8 @@ import pytest
 
 from smolact.cli.main import main
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.parsing import flattened, parse, read_flags
+from smolact.flags import read_flags
+from smolact.parsing import flattened, parse
 from smolact.training.config import TrainConfig
 from tests.robots.conftest import STANDIN, forget_lerobot
 from tests.training.runs import DATASET

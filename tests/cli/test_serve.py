@@ -75,7 +75,7 @@ def use_it(server: subprocess.Popen[str], token: Path, folder: Path) -> None:
         (["--policy.path={policy}", "--host=0.0.0.0"], "neither a token (--token-file) nor TLS"),
         (["--policy.path={policy}", "--token-file=gone.txt"], "The token's file gone.txt is not there"),
         (["--policy.path={policy}", "--tls-key=key.pem"], "give --tls-cert, too"),
-        (["--policy.path={policy}", "--max-clients=0"], "--max_clients=0: expected 1"),
+        (["--policy.path={policy}", "--max-clients=0"], "--max_clients=0 is too small"),
         (["--policy.path={policy}", "--tokenfile=x"], "Did you mean"),
         (["--policy.path={policy}", "--policy.int8", "--engine=false"], "leave out --engine=false"),
         (["--policy.path={policy}", "--policy.fp8", "--policy.int8"], "round the same weights"),

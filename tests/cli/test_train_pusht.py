@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from smolact.cli.main import main
-from smolact.parsing import flattened, parse, read_flags
+from smolact.flags import read_flags
+from smolact.parsing import flattened, parse
 from smolact.training.config import TrainConfig
 
 SEED = """

@@ -12,7 +12,7 @@ import pytest
 
 from smolact.datasets.reader import LeRobotDataset
 from smolact.envs.factory import make_env
-from smolact.envs.mapping import rehearse
+from smolact.envs.mapping import play_random_episode
 
 PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
 
@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_environment_of_the_page_plays_and_its_expert_demonstrates(folder):
     with make_env("my_envs:mine/Dot-v0", mapping="dot.yaml", render=True) as envs:
-        rehearse(envs[0])
+        play_random_episode(envs[0])
         assert set(envs.features) == {"observation.image", "observation.state", "action"}
         assert envs.render(0).shape == (64, 64, 3)
     exec(blocks("python")[1].replace("50)", "3)"), {})

@@ -7,8 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from smolact.envs.factory import env_features, make_env
-from smolact.envs.mapping import EnvMapping, LanguageConditioned, PolicyEnv, rehearse
+from smolact.envs.factory import make_env
+from smolact.envs.mapping import EnvMapping, LanguageConditioned, PolicyEnv, play_random_episode
 from smolact.envs.seeding import episode_seed
 from smolact.errors import (
     ConfigError,
@@ -54,7 +54,7 @@ QPOS = EnvMapping({"pixels.top": "observation.image", "qpos": "observation.state
 
 def test_the_tabletop_has_the_keys_of_a_batch():
     env = make_env("tabletop", image_size=32)
-    assert env_features(env) == {
+    assert env.features == {
         "observation.image": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
         "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
         "action": PolicyFeature(FeatureType.ACTION, (2,)),
@@ -142,7 +142,7 @@ def test_any_gymnasium_environment_works_with_a_mapping():
     observations, infos = env.reset([0, 1])
     assert observations["observation.state"].shape == (2, 3)
     assert [info["task"] for info in infos] == ["swing it up"] * 2
-    assert env_features(env)["action"].shape == (1,)
+    assert env.features["action"].shape == (1,)
 
 
 def test_discrete_actions_are_refused():
@@ -353,20 +353,20 @@ def test_an_environment_that_does_not_draw_says_so_or_goes_without():
     try:
         with pytest.raises(ConfigError, match="--n_videos=0"):
             make_env("smolact-test/Blind-v0", render=True, **settings)
-        assert not make_env("smolact-test/Blind-v0", render=None, **settings).draws
+        assert not make_env("smolact-test/Blind-v0", render=None, **settings).can_render
     finally:
         del gymnasium.registry["smolact-test/Blind-v0"]
-    assert make_env("tabletop", render=None).draws
-    assert not make_env("tabletop").draws
+    assert make_env("tabletop", render=None).can_render
+    assert not make_env("tabletop").can_render
 
 
 def test_a_rehearsal_finds_what_an_environment_does_not_tell():
     settings = {"mapping": {"observation": "observation.state"}, "max_episode_steps": 4}
-    rehearse(make_env("tabletop")[0])
+    play_random_episode(make_env("tabletop")[0])
     with pytest.raises(ConfigError, match="--task"):
-        rehearse(make_env("Pendulum-v1", **settings)[0])
+        play_random_episode(make_env("Pendulum-v1", **settings)[0])
     with pytest.raises(ConfigError, match="does not tell success"):
-        rehearse(make_env("Pendulum-v1", task="swing it up", **settings)[0])
+        play_random_episode(make_env("Pendulum-v1", task="swing it up", **settings)[0])
 
 
 @pytest.mark.parametrize("text", ["observation: {}", "observation:\n", "observation: [a]"])

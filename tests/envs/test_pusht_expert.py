@@ -8,8 +8,8 @@ import pytest
 
 from smolact.envs.demonstrations import ActionNoise, demonstrations
 from smolact.envs.experts import expert_for
-from smolact.envs.factory import make_env
-from smolact.envs.pusht_expert import LEAD, PUSHT_ID, PushTExpert
+from smolact.envs.factory import PUSHT, make_env
+from smolact.envs.pusht_expert import LEAD, PushTExpert
 from smolact.errors import ConfigError
 from tests.envs.table import Table
 
@@ -57,13 +57,13 @@ class TestInGymPusht:
     @pytest.mark.parametrize("noise", [None, ActionNoise()])
     def test_it_covers_the_target(self, noise):
         with make_env("pusht", **STATES) as envs:
-            made = list(demonstrations(envs[0], expert_for(PUSHT_ID), 2, noise=noise, only_successes=False))
+            made = list(demonstrations(envs[0], expert_for(PUSHT.id), 2, noise=noise, only_successes=False))
         assert all(episode.success for episode in made)
         assert np.mean([len(episode) for episode in made]) < 250
 
     def test_the_same_actions_without_planning_give_the_same_episode(self):
         with make_env("pusht", **STATES) as envs:
-            episode = next(demonstrations(envs[0], expert_for(PUSHT_ID), 1))
+            episode = next(demonstrations(envs[0], expert_for(PUSHT.id), 1))
             seen, _ = envs[0].reset(seed=episode.seed)
             for step, action in enumerate(episode.frames["action"]):
                 for key, value in seen.items():

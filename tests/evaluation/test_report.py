@@ -15,9 +15,9 @@ import torch
 from smolact.envs.factory import make_env
 from smolact.evaluation.conditions import PLAIN, SWAPPED, conditions_for
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult
-from smolact.evaluation.report import spread, write_report
+from smolact.evaluation.report import evenly_spaced, write_report
 from smolact.evaluation.rollout import evaluate
-from smolact.evaluation.showcase import DRAWS, ShowcaseEpisode, Snapshot, pick, showcase
+from smolact.evaluation.showcase import DRAWS, ShowcaseEpisode, Snapshot, choose_episodes, showcase
 from smolact.runtime.policy import Chunk, Request
 from tests.evaluation.test_conditions import Listener
 from tests.pages import Page
@@ -51,10 +51,10 @@ def result_of(kinds: str, condition: str = PLAIN) -> EvaluationResult:
 
 
 def test_successes_and_failures_of_each_kind_are_picked_in_turn() -> None:
-    assert pick(result_of("PPPpPPrRRR"), 4) == [0, 3, 6, 7]
-    assert pick(result_of("PPP"), 2) == [0, 1]
-    assert pick(result_of("pP"), 6) == [0, 1]
-    assert pick(result_of(""), 6) == []
+    assert choose_episodes(result_of("PPPpPPrRRR"), 4) == [0, 3, 6, 7]
+    assert choose_episodes(result_of("PPP"), 2) == [0, 1]
+    assert choose_episodes(result_of("pP"), 6) == [0, 1]
+    assert choose_episodes(result_of(""), 6) == []
 
 
 def shown_with(tmp_path: Path, **settings: Any) -> tuple[dict[str, EvaluationResult], list[ShowcaseEpisode]]:
@@ -109,7 +109,7 @@ def test_the_page_stands_alone_and_runs_nothing(tmp_path: Path) -> None:
     assert all(link.startswith("data:") for link in page.links)
     assert text.count("data:video/mp4;base64,") == len(shown) + 1
     assert len(list((tmp_path / "out" / "videos").glob("*.mp4"))) == len(shown) + 1
-    assert text.count("<polyline") == sum(2 * DRAWS * len(spread(one.snapshots, 6)) for one in shown)
+    assert text.count("<polyline") == sum(2 * DRAWS * len(evenly_spaced(one.snapshots, 6)) for one in shown)
     assert "Against &lt;i&gt;a" in text and "<h2>More</h2>" in text
 
 
@@ -123,4 +123,4 @@ def test_the_table_has_a_row_for_each_condition_and_kind(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("n", "of", "steps"), [(3, 7, [0, 3, 6]), (6, 2, [0, 1]), (6, 0, []), (1, 5, [0])])
 def test_moments_are_spread_evenly(n: int, of: int, steps: list[int]) -> None:
-    assert [one.step for one in spread([Snapshot(step, None) for step in range(of)], n)] == steps
+    assert [one.step for one in evenly_spaced([Snapshot(step, None) for step in range(of)], n)] == steps

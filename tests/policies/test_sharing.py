@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from smolact.cards import CARD, is_as_written
+from smolact.cards import CARD, is_unedited
 from smolact.errors import ConfigError, NotFoundError
 from smolact.policies.card import model_card
 from smolact.policies.factory import load_policy
@@ -244,12 +244,12 @@ def test_the_card_names_the_base(
 
 def test_a_card_is_written_anew_until_somebody_works_on_it(folder: Path) -> None:
     written = card_of(folder)
-    assert is_as_written(written)
+    assert is_unedited(written)
     (folder / CARD).write_text(written)
     assert "me/other" in published_card(folder, name="me/other")
     mine = written.replace("## Limits", "## My limits")
     (folder / CARD).write_text(mine)
-    assert not is_as_written(mine)
+    assert not is_unedited(mine)
     assert published_card(folder, name="me/other") == mine
     assert "README.md is yours, and published as it is" in contents(folder).notes
 

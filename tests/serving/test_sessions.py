@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from smolact.errors import FeatureError
 from smolact.runtime.policy import Request
 from smolact.serving.background import serving
-from smolact.serving.request_queue import RequestQueue
+from smolact.serving.sessions import RequestQueue
 from smolact_client import (
     ClosedError,
     DroppedError,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import smolact
 from smolact.errors import ConfigError
-from smolact.parsing import read_flags
+from smolact.flags import read_flags
 from smolact.training.config import TrainConfig, resolve
 from smolact.training.train import train
 from tests.training.runs import SMALL, run, settings

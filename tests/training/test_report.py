@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smolact.errors import WriteError
-from smolact.pages import flat, how_it_ran
+from smolact.pages import command_and_versions, flat_settings
 from smolact.training.curves import drawing, panels, picture
 from smolact.training.metrics import Series, downsample, read_metrics, smoothed
 from smolact.training.report import figures, write_report
@@ -183,13 +183,17 @@ def test_a_full_disk_leaves_the_former_page(tmp_path: Path, monkeypatch: pytest.
 
 def test_settings_have_the_names_of_flags() -> None:
     nested = {"policy": {"type": "smolvla", "input_features": {}}, "steps": 3}
-    assert dict(flat(nested)) == {"policy.type": "smolvla", "policy.input_features": "{}", "steps": "3"}
+    assert dict(flat_settings(nested)) == {
+        "policy.type": "smolvla",
+        "policy.input_features": "{}",
+        "steps": "3",
+    }
 
 
 def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/somewhere/bin/smolact", "train", "--rename_map={a: b}"])
-    assert how_it_ran()["command"] == "smolact train '--rename_map={a: b}'"
-    assert "torch" in how_it_ran()["versions"]
+    assert command_and_versions()["command"] == "smolact train '--rename_map={a: b}'"
+    assert "torch" in command_and_versions()["versions"]
 
 
 values = st.floats(width=32) | st.none() | st.text(max_size=3)

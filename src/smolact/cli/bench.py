@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from smolact.cli.command import command
 from smolact.cli.progress import announce, progress_bar
-from smolact.cli.servers import announce_policy
+from smolact.cli.servers import AnyPolicy, announce_policy
 from smolact.errors import ConfigError, SmolactError
-from smolact.settings import open_section, setting
-from smolact.training.sections import policy_fields
+from smolact.settings import setting
+from smolact.training.sections import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,19 +52,10 @@ print(json.dumps({"seconds": seconds, "peak_bytes": peak(), "torch_bytes": befor
 
 
 @dataclass
-class BenchedPolicy:
-    """The policy to measure; further settings override those of its configuration."""
-
-    path: str | None = setting(None, "A checkpoint: a folder or a Hub id.")
-    type: str | None = setting(None, "A policy type, such as smolvla, with random weights and two cameras.")
-    settings: dict[str, Any] = open_section(policy_fields)
-
-
-@dataclass
 class BenchConfig:
     """Settings of `smolact bench`."""
 
-    policy: BenchedPolicy = field(default_factory=BenchedPolicy)
+    policy: AnyPolicy = field(default_factory=AnyPolicy)
     task: str = setting("pick up the red block and put it into the box", "The instruction.")
     batch_size: int = setting(1, "Observations that are answered at once.")
     repeats: int = setting(10, "Answers that are timed for each way; the ways take turns.")
@@ -77,8 +68,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("repeats", 1), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"--{name}={getattr(self, name)} is too small: it must be {least} or more.")
+            at_least(name, getattr(self, name), least)
         if (self.policy.path is None) == (self.policy.type is None):
             raise ConfigError(
                 "`smolact bench` needs one policy: --policy.path=CHECKPOINT, or --policy.type=smolvla for random weights."
@@ -270,16 +260,8 @@ def _statistics(config: PolicyConfig) -> dict[str, Any]:
     """Return placeholder statistics, as if every value were between −1 and 1."""
     import numpy as np
 
-    placeholders = {
-        "min": -1.0,
-        "max": 1.0,
-        "q01": -1.0,
-        "q99": 1.0,
-        "q10": -1.0,
-        "q90": 1.0,
-        "mean": 0.0,
-        "std": 1.0,
-    }
+    low, high = dict.fromkeys(("min", "q01", "q10"), -1.0), dict.fromkeys(("max", "q90", "q99"), 1.0)
+    placeholders = {**low, **high, "mean": 0.0, "std": 1.0}
     features = {**config.input_features, **config.output_features}
     return {
         key: {name: np.full(feature.shape, value, np.float32) for name, value in placeholders.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -9,7 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from smolact.cli.help import asks_for_help, help_text
-from smolact.parsing import parse
+from smolact.errors import SmolactError
+from smolact.flags import name_sources, read_command_line
+from smolact.parsing import flattened, parse
 
 
 def command(cls: type, usage: str) -> Callable[[Callable[..., int | None]], Callable[[Sequence[str]], int]]:
@@ -23,9 +26,9 @@ def command(cls: type, usage: str) -> Callable[[Callable[..., int | None]], Call
     - `argv`: all arguments, as given.
 
     The function returns the exit code; None stands for 0. Errors pass through: `main` turns them into messages and codes.
+    Where one names a setting of the file of `--config_path`, it gets the file and the line.
 
     Args:
-        cls: the dataclass of the command's settings.
         usage: an example of the command line, for the help page. The page's summary is the docstring of the module if the
             function is its `run`, and the docstring of the function in a module of several commands.
     """
@@ -43,7 +46,12 @@ def command(cls: type, usage: str) -> Callable[[Callable[..., int | None]], Call
             given: dict[str, Any] = {"argv": argv, "words": words}
             if "config" in names:
                 given["config"] = parse(cls, flags)
-            return function(**{name: given[name] for name in names}) or 0
+            try:
+                return function(**{name: given[name] for name in names}) or 0
+            except SmolactError as error:
+                with contextlib.suppress(SmolactError):  # the file itself, or a flag, is the error
+                    name_sources(error, flattened(cls, read_command_line(flags)))
+                raise
 
         return run
 

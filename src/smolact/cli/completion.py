@@ -15,7 +15,8 @@ from smolact.cli.command import command, split_words
 from smolact.cli.help import FLAGS
 from smolact.cli.main import COMMANDS, Command
 from smolact.errors import ConfigError
-from smolact.parsing import CONFIG_PATH, parse
+from smolact.flags import CONFIG_PATH
+from smolact.parsing import parse
 from smolact.registry import ENVIRONMENTS, POLICIES, ROBOTS, TELEOPERATORS
 from smolact.settings import setting
 

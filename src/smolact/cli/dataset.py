@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from smolact.cli.main import Command, by_name, run_group
 
-_EDITS = "smolact.cli.dataset_edits"
+_STATE, _EDITS = "smolact.cli.dataset_state", "smolact.cli.dataset_edits"
 COMMANDS = by_name(
-    Command("info", "how much there is, of what, in which form", "smolact.cli.dataset_info"),
-    Command("check", "everything that training relies on, a line a fault", "smolact.cli.dataset_check"),
-    Command("repair", "what a crash left becomes whole again", "smolact.cli.dataset_repair"),
+    Command("info", "how much there is, of what, in which form", _STATE, function="info"),
+    Command("check", "everything that training relies on, a line a fault", _STATE, function="check"),
+    Command("repair", "what a crash left becomes whole again", _STATE, function="repair"),
     Command("delete", "the dataset without some of its episodes", _EDITS, function="delete"),
     Command(
         "filter", "the episodes whose task, length or outcome is as asked", _EDITS, function="filter_episodes"

@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 
 from smolact.cli.command import command
+from smolact.cli.main import INTERRUPTED
 from smolact.cli.progress import announce
-from smolact.cli.train import INTERRUPTED, ProgressLine, read_settings
+from smolact.cli.train import ProgressLine, read_settings
 from smolact.errors import ConfigError
-from smolact.parsing import read_flags
+from smolact.flags import read_flags
 from smolact.training.config import TrainConfig
 
 USAGE = "smolact dataset encode --dataset.root=FOLDER --policy.path=CHECKPOINT [--cache.dtype=bfloat16] [--cache.max_gb=50]"

@@ -11,7 +11,7 @@ from smolact.cli.command import command
 from smolact.cli.progress import progress_bar
 from smolact.errors import ConfigError
 from smolact.settings import setting
-from smolact.training.sections import EnvSection
+from smolact.training.sections import EnvSection, at_least
 
 USAGE = "smolact dataset make-demos --env.type=tabletop --episodes=200 --output=FOLDER"
 
@@ -34,10 +34,8 @@ class MakeDemosConfig:
     video: bool = setting(True, "Cameras as video; false: as images in the tables, for small pictures.")
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ConfigError(f"--episodes={self.episodes}: expected 1 or more.")
-        if self.processes < 1:
-            raise ConfigError(f"--processes={self.processes}: expected 1 or more.")
+        at_least("episodes", self.episodes, 1)
+        at_least("processes", self.processes, 1)
 
 
 @command(MakeDemosConfig, USAGE)

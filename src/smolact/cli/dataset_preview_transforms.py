@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolact.cli.command import command
+from smolact.cli.dataset_flags import WhichDataset, dataset_folder
 from smolact.cli.progress import announce
 from smolact.datasets.transforms_config import ImageTransformsConfig
 from smolact.errors import ConfigError
@@ -25,12 +26,9 @@ USAGE = "smolact dataset preview-transforms --dataset.repo_id=OWNER/NAME [--fram
 
 
 @dataclass
-class PreviewedDataset:
+class PreviewedDataset(WhichDataset):
     """The dataset, and the transforms of its images."""
 
-    repo_id: str | None = setting(None, "The dataset: a Hub id (owner/name) or a local folder.")
-    root: str | None = setting(None, "A local folder that holds the dataset; no network call is made then.")
-    revision: str | None = setting(None, "Branch, tag or commit of the dataset on the Hub.")
     image_transforms: ImageTransformsConfig = field(default_factory=ImageTransformsConfig)
 
 
@@ -84,13 +82,9 @@ def read_pictures(
 
     from smolact.datasets.metadata import LeRobotDatasetMetadata
     from smolact.datasets.reader import LeRobotDataset
-    from smolact.hub import find_folder
 
-    name = section.repo_id or section.root
-    if not name:
-        raise ConfigError("Which dataset? Give --dataset.repo_id=OWNER/NAME or --dataset.root=FOLDER.")
-    folder = find_folder(name, "dataset", root=section.root, patterns=["meta/**"], revision=section.revision)
-    meta = LeRobotDatasetMetadata(folder)
+    name = section.repo_id or section.root or ""
+    meta = LeRobotDatasetMetadata(dataset_folder(section, patterns=["meta/**"]))
     if not meta.color_keys:
         raise ConfigError(f"{name} has no camera: its features are {', '.join(meta.features)}.")
     total = meta.total_frames

@@ -17,6 +17,7 @@ from smolact.cli.dataset_flags import WhichDataset, dataset_folder
 from smolact.cli.progress import stages
 from smolact.errors import ConfigError
 from smolact.settings import setting
+from smolact.training.sections import at_least
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,7 @@ class VizConfig:
     most_mb: int = setting(100, "How large the page may become, in MB; films in a folder do not count.")
 
     def __post_init__(self) -> None:
-        if self.most_mb < 1:
-            raise ConfigError(f"--most_mb={self.most_mb} must be 1 or more.")
+        at_least("most_mb", self.most_mb, 1)
         if not self.html and self.output is not None and self.output.suffix != ".rrd":
             raise ConfigError(
                 f"--output={self.output}: without --html it is for rerun and ends in .rrd. For a page add --html."

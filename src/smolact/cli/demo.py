@@ -36,7 +36,6 @@ class DemoSettings:
 
     Attributes:
         env_settings: settings of the environment for the demonstrations.
-        policy_settings: fields of the policy's configuration.
         per_minute: demonstrations per minute of the demo.
     """
 

@@ -28,10 +28,6 @@ class DemoEvaluation:
     """The evaluation of one policy; each process plays one shard of its episodes.
 
     Attributes:
-        checkpoint: the policy's folder.
-        env: name of the environment.
-        folder: folder of the episode log.
-        seed: seed of the scenes.
         until: deadline of the last round, in `time.time`, which all processes share.
         rounds: episodes per condition after each round.
     """

@@ -28,12 +28,12 @@ def write_page(
 ) -> None:
     """Write `report.html`."""
     from smolact.evaluation.report import write_report
-    from smolact.pages import flat, how_it_ran
+    from smolact.pages import command_and_versions, flat_settings
     from smolact.policies.configuration import read_config_file
     from smolact.training.metrics import read_metrics
     from smolact.training.report import curves_section
 
-    run_facts = how_it_ran()
+    run_facts = command_and_versions()
     (by_condition,) = results.values()
     write_report(
         output,
@@ -49,7 +49,7 @@ def write_page(
             **({"where words get their meaning": GROUNDING} if len(by_condition) > 1 else {}),
             **run_facts,
         },
-        settings=dict(flat(read_config_file(checkpoint))),
+        settings=dict(flat_settings(read_config_file(checkpoint))),
         sections=["<h2>Training</h2>", curves_section(read_metrics(run_folder))],
     )
 

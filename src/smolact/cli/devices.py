@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
-from smolact.parsing import CONFIG_PATH, flag_value
+from smolact.flags import CONFIG_PATH, flag_value
+from smolact.registry import ROBOTS, TELEOPERATORS, Registry
 from smolact.settings import open_section, setting
 
 if TYPE_CHECKING:
@@ -18,32 +19,28 @@ if TYPE_CHECKING:
 
 def robot_fields(section: Mapping[str, Any]) -> type | None:
     """Return the settings class of the robot's type, for `--robot.…`."""
-    if not section.get("type"):
-        return None
-    from smolact.registry import ROBOTS
     from smolact.robots.factory import robot_settings
 
-    _announce_lerobot(section["type"] in ROBOTS)
-    return robot_settings(section["type"], ROBOTS)
+    return _fields(section.get("type"), ROBOTS, robot_settings)
 
 
 def teleop_fields(section: Mapping[str, Any]) -> type | None:
     """Return the settings class of the teleoperator's type, for `--teleop.…`."""
-    if not section.get("type"):
-        return None
-    from smolact.registry import TELEOPERATORS
     from smolact.robots.factory import teleoperator_settings
 
-    _announce_lerobot(section["type"] in TELEOPERATORS)
-    return teleoperator_settings(section["type"], TELEOPERATORS)
+    return _fields(section.get("type"), TELEOPERATORS, teleoperator_settings)
 
 
-def _announce_lerobot(is_builtin: bool) -> None:
-    """Announce the import of LeRobot, which takes seconds."""
+def _fields(
+    kind: str | None, registry: Registry, settings: Callable[[str, Registry], type | None]
+) -> type | None:
+    if not kind:
+        return None
     from smolact.robots.lerobot_drivers import is_installed
 
-    if not is_builtin and "lerobot" not in sys.modules and is_installed():
-        announce("Loading LeRobot …")
+    if kind not in registry and "lerobot" not in sys.modules and is_installed():
+        announce("Loading LeRobot …")  # which takes seconds
+    return settings(kind, registry)
 
 
 @dataclass
@@ -58,7 +55,6 @@ class RobotSection:
     @property
     def is_simulation(self) -> bool:
         """Whether the type is a simulation, which has instructions and no clock of its own."""
-        from smolact.registry import ROBOTS
         from smolact.robots.factory import is_simulation
 
         return is_simulation(str(self.type), ROBOTS)
@@ -69,7 +65,6 @@ class RobotSection:
         Raises:
             SmolactError: the robot can't be created.
         """
-        from smolact.registry import ROBOTS
         from smolact.robots.factory import given_settings, make_robot
 
         return make_robot(str(self.type), ROBOTS, **given_settings(self.settings))
@@ -90,7 +85,6 @@ class TeleopSection:
         Raises:
             SmolactError: the teleoperator can't be created.
         """
-        from smolact.registry import TELEOPERATORS
         from smolact.robots.factory import given_settings, make_teleoperator
 
         return make_teleoperator(str(self.type), TELEOPERATORS, **given_settings(self.settings))
@@ -104,7 +98,6 @@ def needs_robot(argv: Sequence[str], command: str) -> None:
     """
     if flag_value(argv, "robot.type") is not None or flag_value(argv, CONFIG_PATH) is not None:
         return
-    from smolact.registry import ROBOTS
     from smolact.robots import lerobot_drivers
     from smolact.robots.factory import robot_types
 

@@ -6,34 +6,27 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from smolact.cli.command import command, split_words
-from smolact.cli.main import DONE, FAILED
+from smolact.cli.main import DONE, FAILED, aligned
 from smolact.cli.progress import announce
-from smolact.cli.servers import RENAME_MAP
+from smolact.cli.servers import RENAME_MAP, CheckpointPolicy
 from smolact.errors import ConfigError
-from smolact.parsing import flag_value, parse
-from smolact.settings import open_section, setting
-from smolact.training.sections import EnvSection, policy_fields
+from smolact.flags import flag_value
+from smolact.parsing import parse
+from smolact.settings import setting
+from smolact.training.sections import EnvSection
 
 USAGE = "smolact doctor CHECKPOINT_OR_DATASET [--with=DATASET_OR_ENV] [--policy.NAME=VALUE …]"
 
 
 @dataclass
-class DiagnosedPolicy:
+class DiagnosedPolicy(CheckpointPolicy):
     """The checkpoint to open; further settings override those of its configuration."""
 
     path: str | None = setting(
         None, "The checkpoint; it can be named without a flag, or --with what it is to meet, too."
     )
-    stats_key: str | None = setting(
-        None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
-    )
-    stats: str | None = setting(
-        None, "A dataset (folder or Hub id) whose statistics are taken for what the checkpoint lacks."
-    )
-    settings: dict[str, Any] = open_section(policy_fields)
 
 
 @dataclass
@@ -70,8 +63,7 @@ def run(argv: Sequence[str]) -> int:
         settings=config.policy.settings,
         env=config.env,
     )
-    width = max(len(name) for name, _ in diagnosis.rows)
-    lines = [f"{name.ljust(width)}  {value}".rstrip() for name, value in diagnosis.rows]
+    lines = aligned(diagnosis.rows)
     if diagnosis.table:
         lines += ["", diagnosis.table]
     if diagnosis.findings:
@@ -99,22 +91,13 @@ def _select_inputs(positional: Sequence[str], config: DoctorConfig) -> tuple[str
             f"`smolact doctor` looks at one checkpoint or dataset{', not at ' if names else ''}{' and '.join(names)}: {USAGE}"
         )
     if other is None:
-        flags = {
-            "env.task": config.env.task,
-            "env.mapping": config.env.mapping,
-            "env.kwargs": config.env.kwargs,
-        }
-        unused = [flag for flag, value in flags.items() if value]
-        if unused:
-            raise ConfigError(f"--{unused[0]} is an environment's: name it, --with=ENV.")
+        for name in ("task", "mapping", "kwargs"):
+            if getattr(config.env, name):
+                raise ConfigError(f"--env.{name} is an environment's: name it, --with=ENV.")
     if other is None and _is_dataset(names[0]):
-        flags = {
-            "stats_key": config.stats_key,
-            "rename_map": config.rename_map,
-        }
-        unused = [flag for flag, value in flags.items() if value]
-        if unused:
-            raise _missing_policy_error(unused[0], names[0])
+        for name in ("stats_key", "rename_map"):
+            if getattr(config, name):
+                raise _missing_policy_error(name, names[0])
     return names[0], other
 
 

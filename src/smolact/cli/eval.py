@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolact.cli.command import command
-from smolact.cli.main import print_errors_at_once
+from smolact.cli.main import aligned, print_errors_at_once
 from smolact.cli.progress import announce
 from smolact.cli.servers import (
     RENAME_MAP,
@@ -161,13 +161,13 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
         facts = {name: _facts(name, config) for name in config.policies}
         names = [PLAIN, *(condition.name for condition in conditions)]
         with contextlib.ExitStack() as shown:
-            tally = (
+            progress = (
                 EvalProgress(config.policies, names, config.eval.n_episodes, log, shown)
                 if processes.shard.rank == 0
                 else None
             )
-            if n_processes > 1 and folder is not None and tally is not None and not tally.is_complete:
-                play_shards(ShardPlayer(config, folder), n_processes, log, tally.looked)
+            if n_processes > 1 and folder is not None and progress is not None and not progress.is_complete:
+                play_shards(ShardPlayer(config, folder), n_processes, log, progress.reread)
             else:
                 run_suite(
                     config.policies,
@@ -177,8 +177,8 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
                     log,
                     n_episodes=config.eval.n_episodes,
                     seed=config.seed,
-                    on_episode=None if tally is None else tally.ended,
-                    on_step=None if tally is None else tally.stepped,
+                    on_episode=None if progress is None else progress.on_episode,
+                    on_step=None if progress is None else progress.on_step,
                 )
         processes.wait()
         if processes.shard.rank:
@@ -191,12 +191,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
 
 @dataclass(frozen=True)
 class ShardPlayer:
-    """Plays one shard of an evaluation's episodes with its own policies and environments.
-
-    Attributes:
-        config: settings of the evaluation.
-        folder: folder of the episode log.
-    """
+    """Plays one shard of an evaluation's episodes with its own policies and environments."""
 
     config: EvalConfig
     folder: Path
@@ -245,9 +240,9 @@ def write_page(
     """Write `report.html`, with videos of some of the first policy's episodes."""
     from smolact.evaluation.report import write_report
     from smolact.evaluation.showcase import showcase
-    from smolact.pages import flat, how_it_ran
+    from smolact.pages import command_and_versions, flat_settings
 
-    run_info = how_it_ran()
+    run_info = command_and_versions()
     shown = []
     if config.n_videos:
         announce("Filming episodes for the report …")
@@ -261,7 +256,7 @@ def write_page(
         fps=environments.fps or 10,
         commands=[run_info.pop("command")],
         facts={"policies": ", ".join(config.policies), **run_info},
-        settings=dict(flat(_policy_settings(config.policies[0], config))),
+        settings=dict(flat_settings(_policy_settings(config.policies[0], config))),
     )
 
 
@@ -356,8 +351,7 @@ def summary(results: Results) -> str:
                 rows += [(f"  {kind}", rate) for kind, rate in result.per_task.items()]
             if result.other_goal is not None:
                 rows.append(("  the scene's own goal", result.other_goal))
-        width = max(len(label) for label, _ in rows)
-        lines += [f"{label.ljust(width)}  {rate}" for label, rate in rows]
+        lines += aligned(rows)
         if name != first:
             compared = Comparison.of(results[first][PLAIN], by_condition[PLAIN])
             lines.append(

@@ -18,10 +18,6 @@ EPISODES_PER_PROCESS = 10
 class Processes:
     """This process's rank among those that torchrun or `accelerate launch` started.
 
-    Args:
-        cpu_processes: what --cpu_processes says.
-        output_dir: folder of the evaluation, which the processes share.
-
     Raises:
         ConfigError: there are several processes, and no --output_dir that they share or --cpu_processes besides.
     """
@@ -58,9 +54,7 @@ def default_processes(policies: Sequence[str], device: str | None, n_episodes: i
     """Return how many processes play: one for each core for small policies on a CPU, which gain nothing from threads; else 1.
 
     Args:
-        policies: checkpoints and addresses of servers.
         device: what --policy.device says; None for this machine's best.
-        n_episodes: episodes of a condition.
     """
     from smolact.policies.factory import best_device, is_small
 

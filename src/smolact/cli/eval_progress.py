@@ -41,7 +41,7 @@ class EvalProgress:
         self.conditions = conditions
         self.known = sum(map(len, played))
 
-    def looked(self, log: EpisodeLog) -> None:
+    def reread(self, log: EpisodeLog) -> None:
         """Update the progress from the log, which other processes write."""
         results = {
             (policy, condition): log.results(policy, condition)
@@ -54,12 +54,12 @@ class EvalProgress:
         self.advance(now - self.known, self._note(*last[-1]) if last else "")
         self.known = now
 
-    def ended(self, policy: str, condition: str, result: EpisodeResult) -> None:
+    def on_episode(self, policy: str, condition: str, result: EpisodeResult) -> None:
         """Count a finished episode."""
         self.outcomes.setdefault((policy, condition), []).append(result.success)
         self.advance(1, self._note(policy, condition))
 
-    def stepped(self, policy: str, condition: str, episodes: int, step: int) -> None:
+    def on_step(self, policy: str, condition: str, episodes: int, step: int) -> None:
         """Show the step of `episodes` parallel episodes."""
         self.advance(0, f"{self._note(policy, condition)}, {episodes} at step {step}")
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from smolact.parsing import ConfigSchema, Flag, flag_value
+from smolact.flags import flag_value
+from smolact.parsing import ConfigSchema, Flag, is_required
 from smolact.settings import ALIASES, DOC
 
 FLAGS = "--help=flags"
@@ -30,9 +31,6 @@ def help_text(cls: type, usage: str, summary: str, argv: Sequence[str] = ()) -> 
     """Return the help page of a command.
 
     Args:
-        cls: the dataclass of the command's settings.
-        usage: an example of the command line.
-        summary: a description of the command.
         argv: the arguments; `--policy.type=NAME` adds the fields of that policy.
     """
     groups, notes = settings_of(cls, [word for word in argv if word not in HELP])
@@ -94,7 +92,7 @@ def _row(flag: Flag, docs: dict[str, str]) -> Row:
     aliases = flag.field.metadata.get(ALIASES, ())
     if aliases:
         doc += f" (Also: {', '.join('--' + alias for alias in aliases)}.)"
-    default = "REQUIRED" if flag.is_required else _value_text(_default(flag.field))
+    default = "REQUIRED" if is_required(flag.field) else _value_text(_default(flag.field))
     return Row(flag.name, default, _type_name(flag.hint), doc, _choices(flag.hint))
 
 
@@ -134,10 +132,8 @@ def _type_name(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " | ".join(_type_name(kind) for kind in arguments)
-    if origin is typing.Literal:
-        return " | ".join(str(choice) for choice in arguments)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return " | ".join(str(member.value) for member in hint)
+    if choices := _choices(hint):
+        return " | ".join(choices)
     if hint is type(None):
         return "null"
     if dataclasses.is_dataclass(hint):
@@ -145,7 +141,7 @@ def _type_name(hint: Any) -> str:
     if origin is not None:
         inner = ", ".join("…" if kind is Ellipsis else _type_name(kind) for kind in arguments)
         return f"{origin.__name__}[{inner}]"
-    names = {str: "text", bool: "true | false", int: "integer", float: "number"}
+    names = {str: "text", int: "integer", float: "number"}
     return names.get(hint) or getattr(hint, "__name__", str(hint)).lower()
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from importlib.util import find_spec
-from typing import Any
 
 from smolact.cli.command import command
-from smolact.cli.main import version
+from smolact.cli.main import aligned, version
 from smolact.cli.progress import announce
-from smolact.errors import ConfigError
-from smolact.settings import open_section, setting
-from smolact.training.sections import policy_fields
+from smolact.cli.servers import AnyPolicy
+from smolact.settings import setting
+from smolact.training.sections import at_least
 
 USAGE = "smolact info [--policy.type=smolvla [--policy.FIELD=…] [--batch_size=8]]"
 
@@ -48,24 +46,14 @@ OPTIONAL = {
 
 
 @dataclass
-class PolicyQuestion:
-    """The policy to measure."""
-
-    type: str | None = setting(None, "A policy type, such as smolvla.")
-    path: str | None = setting(None, "A checkpoint: a folder or a Hub id.")
-    settings: dict[str, Any] = open_section(policy_fields)
-
-
-@dataclass
 class InfoConfig:
     """Settings of `smolact info`."""
 
-    policy: PolicyQuestion = field(default_factory=PolicyQuestion)
+    policy: AnyPolicy = field(default_factory=AnyPolicy)
     batch_size: int = setting(1, "Samples of one training step, for the memory of its activations.")
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"--batch_size={self.batch_size} is too small: it must be 1 or more.")
+        at_least("batch_size", self.batch_size, 1)
 
 
 @command(InfoConfig, USAGE)
@@ -73,7 +61,7 @@ def run(config: InfoConfig) -> None:
     """Print versions and devices, or the size of a policy."""
     announce("Loading torch …")
     has_policy = config.policy.type or config.policy.path
-    lines = sizes(config.policy, config.batch_size) if has_policy else _aligned(machine())
+    lines = sizes(config.policy, config.batch_size) if has_policy else aligned([*machine().items()])
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
@@ -94,7 +82,7 @@ def machine() -> dict[str, str]:
     return rows
 
 
-def sizes(section: PolicyQuestion, batch_size: int = 1) -> list[str]:
+def sizes(section: AnyPolicy, batch_size: int = 1) -> list[str]:
     """Return a policy's tree of modules, parameters, FLOPs and memory; nothing is allocated or loaded."""
     from smolact.policies.factory import get_config_class
     from smolact.policies.summary import empty_policy, summarize, table_of, tree_lines
@@ -110,12 +98,7 @@ def sizes(section: PolicyQuestion, batch_size: int = 1) -> list[str]:
     )
     summary = summarize(empty_policy(config), batch_size)
     names = {"policy": kind} | ({"vlm": config.vlm_name} if isinstance(config, VLMConfig) else {})
-    return [*_aligned(names), "", *tree_lines(summary), "", *_aligned(table_of(summary))]
-
-
-def _aligned(rows: Mapping[str, str]) -> list[str]:
-    width = max(map(len, rows))
-    return [f"{name.ljust(width)}  {value}" for name, value in rows.items()]
+    return [*aligned([*names.items()]), "", *tree_lines(summary), "", *aligned([*table_of(summary).items()])]
 
 
 def _devices() -> list[str]:

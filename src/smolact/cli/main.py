@@ -151,9 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def print_error(error: BaseException) -> None:
     """Print a command's final error once, before robots, encoders and connections close."""
-    if getattr(error, "was_told", False):
+    if getattr(error, "is_printed", False):
         return
-    error.was_told = True  # type: ignore[attr-defined]
+    error.is_printed = True  # type: ignore[attr-defined]
     if isinstance(error, SmolactError):
         _show(error)
     elif isinstance(error, KeyboardInterrupt):
@@ -229,8 +229,14 @@ def run_group(group: str, about: str, commands: Mapping[str, Command], argv: Seq
 
 def command_rows(commands: Mapping[str, Command]) -> str:
     """Return one line per command."""
-    width = max(map(len, commands))
-    return "\n".join(f"  {command.name.ljust(width)}  {command.summary}" for command in commands.values())
+    rows = [(command.name, command.summary) for command in commands.values()]
+    return "\n".join(f"  {line}" for line in aligned(rows))
+
+
+def aligned(rows: Sequence[tuple[str, object]]) -> list[str]:
+    """Return one line per row of name and value, the values in a column."""
+    width = max(len(name) for name, _ in rows)
+    return [f"{name.ljust(width)}  {value}".rstrip() for name, value in rows]
 
 
 def _overview() -> str:

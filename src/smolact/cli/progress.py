@@ -44,7 +44,6 @@ class Count:
     """Progress of one task, and the text that describes it.
 
     Attributes:
-        total: number of items.
         unit: the items' noun, such as "episodes".
         done: number of finished items; the initial ones do not count for the rate.
         what: name of the task, if there are several.
@@ -144,7 +143,7 @@ def progress_bar(
     work = Count(total, unit, done)
     if first or not console.is_interactive:
         _print_line(console, first or work.title)
-    with _bars(console) if console.is_interactive else _lines(console) as show:
+    with _bars(console) if console.is_interactive else contextlib.nullcontext(_lines(console)) as show:
         show(work)
 
         def advance(count: int = 1, note: str = "") -> None:
@@ -174,8 +173,10 @@ def stages(*, console: Console | None = None) -> Iterator[Callable[[str, int, in
             if time.monotonic() - began < QUICK:
                 return
             if show is None:
-                show = stack.enter_context(
-                    _bars(console, transient=True) if console.is_interactive else _lines(console)
+                show = (
+                    stack.enter_context(_bars(console, transient=True))
+                    if console.is_interactive
+                    else _lines(console)
                 )
             if what not in shown and not console.is_interactive:
                 _print_line(console, count.line)
@@ -225,14 +226,13 @@ def _bars(console: Console, transient: bool = False) -> Iterator[Callable[[Count
         yield show
 
 
-@contextlib.contextmanager
-def _lines(console: Console) -> Iterator[Callable[[Count], None]]:
+def _lines(console: Console) -> Callable[[Count], None]:
     def show(count: Count) -> None:
         line = count.next_line()
         if line is not None:
             _print_line(console, line)
 
-    yield show
+    return show
 
 
 def _print_line(console: Console, line: str) -> None:

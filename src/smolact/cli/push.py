@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from smolact.cli.command import command
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError, NotFoundError, list_siblings
+from smolact.memory import file_size
 from smolact.settings import setting
 
 if TYPE_CHECKING:
@@ -108,19 +109,11 @@ def collect_upload(name: str, repo_id: str, config: PushConfig, stack: contextli
 def listing(upload: Upload, repo_id: str) -> str:
     """Return the list of files, largest first, and notes."""
     sizes = sorted(upload.sizes.items(), key=lambda entry: -entry[1])
-    rows = [f"  {size_text(size):>9}  {name}" for name, size in sizes[:MAX_FILES]]
+    rows = [f"  {file_size(size):>9}  {name}" for name, size in sizes[:MAX_FILES]]
     if len(sizes) > MAX_FILES:
         rest = sizes[MAX_FILES:]
-        rows.append(f"  {size_text(sum(size for _, size in rest)):>9}  in {len(rest)} smaller files")
-    total = size_text(sum(upload.sizes.values()))
+        rows.append(f"  {file_size(sum(size for _, size in rest)):>9}  in {len(rest)} smaller files")
+    total = file_size(sum(upload.sizes.values()))
     tag = f", tagged {upload.tag}" if upload.tag else ""
     lines = [f"{upload.kind} {repo_id}: {len(sizes)} files, {total}{tag}", *rows, *upload.notes]
     return "\n".join(lines) + "\n"
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes as text."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} B"

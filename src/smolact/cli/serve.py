@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smolact.cli.command import command
-from smolact.cli.main import DONE
+from smolact.cli.main import DONE, aligned
 from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, announce_policy, is_server, load_chosen
 from smolact.errors import ConfigError
 from smolact.settings import open_section, setting
-from smolact.training.sections import policy_fields
+from smolact.training.sections import at_least, policy_fields
 
 if TYPE_CHECKING:
     from smolact.runtime.local import LocalPolicy
@@ -76,8 +76,7 @@ def run(config: ServeConfig) -> int:
     if config.policy.path is None:
         raise ConfigError("`smolact serve` needs a policy: --policy.path=CHECKPOINT.")
     for name in ("max_clients", "max_batch"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"--{name}={getattr(config, name)}: expected 1 at least.")
+        at_least(name, getattr(config, name), 1)
     access = _access(config)
     policy = _load(config, str(config.policy.path))
     asyncio.run(_serve(config, access, policy))
@@ -116,8 +115,7 @@ def announcement(url: str, access: Auth, schema: Schema) -> str:
     rows = [(key, f"{height}×{width}") for key, (height, width) in schema.cameras.items()]
     rows += [(key, _numbers(size, schema.names.get(key))) for key, size in schema.vectors.items()]
     rows.append(("action", _numbers(schema.action, schema.names.get("action"))))
-    width = max(len(name) for name, _ in rows)
-    lines += [f"  {name.ljust(width)}  {value}" for name, value in rows]
+    lines += [f"  {line}" for line in aligned(rows)]
     lines.append(
         f"  An answer has {schema.chunk_size} actions, of which {schema.n_action_steps} are meant to be executed."
     )

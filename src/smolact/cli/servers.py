@@ -47,16 +47,33 @@ class RemoteSettings:
 
 
 @dataclass
-class ChosenPolicy:
-    """The policy; further settings override its configuration."""
+class AnyPolicy:
+    """A checkpoint, or a policy type without weights; further settings override the configuration."""
 
-    path: str | None = setting(None, HELP)
+    path: str | None = setting(None, "A checkpoint: a folder or a Hub id.")
+    type: str | None = setting(None, "A policy type, such as smolvla.")
+    settings: dict[str, Any] = open_section(policy_fields)
+
+
+@dataclass
+class CheckpointPolicy:
+    """A checkpoint, and the statistics to normalize with; further settings override its configuration."""
+
+    path: str | None = setting(None, "A checkpoint: a folder or a Hub id.")
     stats_key: str | None = setting(
         None, "Which dataset's statistics to normalize with, where a checkpoint holds those of several."
     )
     stats: str | None = setting(
         None, "A dataset (folder or Hub id) whose statistics are taken for what the checkpoint lacks."
     )
+    settings: dict[str, Any] = open_section(policy_fields)
+
+
+@dataclass
+class ChosenPolicy(CheckpointPolicy):
+    """The policy that a command runs: a checkpoint, or one on a server."""
+
+    path: str | None = setting(None, HELP)
     int8: bool = setting(False, INT8)
     fp8: bool = setting(False, FP8)
     settings: dict[str, Any] = open_section(lambda section: policy_or_server_fields(section))
@@ -79,11 +96,9 @@ def load_chosen(
     """Load the policy that the flags select; the caller closes it.
 
     Args:
-        policy: the `--policy` section.
         path: another checkpoint to load with the same flags.
         device: default of --policy.device.
         engine: settings of the engine, besides those of the flags; None for the policy without its engine.
-        rename_map: value of --rename_map.
         any_names: whether the robot's joint names may differ from those of the policy's training.
         threads: use PyTorch's threads for a small policy, too, which predicts in one thread otherwise.
 
@@ -173,12 +188,6 @@ def load_from_server(url: str, settings: Mapping[str, Any]) -> ServedPolicy:
 
     known = {field.name for field in dataclasses.fields(RemoteSettings)}
     connection = RemoteSettings(**{key: value for key, value in settings.items() if key in known})
-    return connect(
-        url,
-        token=None if connection.token_file is None else read_token(connection.token_file),
-        ca_file=connection.ca_file,
-        images=connection.images,
-        openpi_schema=connection.openpi_schema,
-        timeout=connection.timeout,
-        n_action_steps=connection.n_action_steps,
-    )
+    options = vars(connection)
+    token_file = options.pop("token_file")
+    return connect(url, token=None if token_file is None else read_token(token_file), **options)

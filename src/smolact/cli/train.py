@@ -10,14 +10,14 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolact.cli.command import command
-from smolact.cli.progress import PATIENCE, announce
+from smolact.cli.main import INTERRUPTED, aligned
+from smolact.cli.progress import PATIENCE, Count, announce
 from smolact.errors import ConfigError
-from smolact.parsing import split_file
+from smolact.flags import split_file
 from smolact.training.config import TrainConfig
 from smolact.training.sections import EnvSection
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 USAGE = (
     "smolact train --dataset.repo_id=OWNER/NAME (--policy.path=… | --policy.type=smolvla) [--NAME=VALUE …]"
 )
-INTERRUPTED = 130
 HIGH_DATA_WAIT = 0.1
 """Share of a run's time spent waiting for data above which advice is printed."""
 
@@ -75,16 +74,6 @@ def read_settings(argv: Sequence[str]) -> TrainConfig:
     return TrainConfig.resume_with_flags(location, flags)
 
 
-@dataclass
-class _Preparation:
-    """A preparation step: its bar, start time, initial count, and the time of its last printed line."""
-
-    task: TaskID
-    started_at: float
-    initial: int
-    printed_at: float
-
-
 class ProgressLine:
     """A live line on a terminal, elsewhere a line per measurement; `ending` prints the next command at the end."""
 
@@ -103,7 +92,7 @@ class ProgressLine:
         )
         self.ending = ending
         self.env_flags = env_flags
-        self.prepared: dict[str, _Preparation] = {}
+        self.prepared: dict[str, tuple[Count, TaskID]] = {}
         self.left = ""
         self.steps = 0
         self.minutes: float | None = None
@@ -125,15 +114,13 @@ class ProgressLine:
             self._prepare(event)
         elif isinstance(event, tracking.Started):
             self.steps, self.minutes, self.run = event.steps, event.minutes, event.run
-            for preparation in self.prepared.values():
-                self.bar.remove_task(preparation.task)
+            for _, task in self.prepared.values():
+                self.bar.remove_task(task)
             self.printed_at = time.monotonic()
             total = event.steps if event.minutes is None else 60 * event.minutes
             self.task = self.bar.add_task("", total=total, place=self._step_text(event.step), numbers="")
-            width = max(map(len, event.facts))
-            for name, value in event.facts.items():
-                self.console.print(f"{name.ljust(width)}  {value}", soft_wrap=True, markup=False)
-            self.console.print(event.features, soft_wrap=True, markup=False)
+            for line in (*aligned([*event.facts.items()]), event.features):
+                self.console.print(line, soft_wrap=True, markup=False)
         elif isinstance(event, tracking.Stepped):
             left = event.seconds_left
             self.left = "" if left is None else f"  {datetime.timedelta(seconds=round(left))} left"
@@ -153,21 +140,17 @@ class ProgressLine:
 
     def _prepare(self, event: Prepared) -> None:
         """Show a bar for each preparation step; without a terminal, an occasional line."""
-        now = time.monotonic()
         if event.what not in self.prepared:
-            task = self.bar.add_task("", total=event.of, place="", numbers=event.what)
-            self.prepared[event.what] = _Preparation(task, now, event.done, now)
+            count = Count(event.of, done=event.done, what=event.what)
+            self.prepared[event.what] = count, self.bar.add_task("", total=event.of, place="", numbers="")
             if not self.console.is_terminal:
-                self.console.print(f"{event.what}: {event.of}", soft_wrap=True, markup=False)
-        preparation = self.prepared[event.what]
-        rate = (event.done - preparation.initial) / max(now - preparation.started_at, 1e-9)
-        numbers = f"{event.what}  {rate:.0f}/s" if rate else event.what
-        place = f"{event.done}/{event.of}"
-        self.bar.update(preparation.task, completed=event.done, total=event.of, place=place, numbers=numbers)
-        if not self.console.is_terminal and rate and now - preparation.printed_at > PATIENCE:
-            preparation.printed_at = now
-            left = datetime.timedelta(seconds=round((event.of - event.done) / rate))
-            line = f"{event.what}: {event.done} of {event.of}, {rate:.0f}/s, {left} left"
+                self.console.print(count.title, soft_wrap=True, markup=False)
+        count, task = self.prepared[event.what]
+        count.total = event.of
+        count.reach(event.done)
+        place, numbers = f"{event.done}/{event.of}", f"{event.what}  {count.numbers}"
+        self.bar.update(task, completed=event.done, total=event.of, place=place, numbers=numbers)
+        if not self.console.is_terminal and (line := count.next_line()) is not None:
             self.console.print(line, soft_wrap=True, markup=False)
 
     def _step_text(self, step: int) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolact.cli.command import command
+from smolact.cli.dataset_flags import WhichDataset
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.settings import setting
+from smolact.training.sections import at_least
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,12 +27,9 @@ PICTURE = "tokenizer.png"
 
 
 @dataclass
-class TokenizedDataset:
+class TokenizedDataset(WhichDataset):
     """The dataset whose actions are encoded."""
 
-    repo_id: str | None = setting(None, "The dataset on the Hub, or a folder.")
-    root: Path | None = setting(None, "A local folder, used in its place.")
-    revision: str | None = setting(None, "Branch, tag or commit on the Hub.")
     episodes: list[int] | None = setting(None, "Only these episodes.")
 
 
@@ -57,8 +56,7 @@ class TokenizerConfig:
         if not self.scale > 0:
             raise ConfigError(f"--scale={self.scale:g}: expected a number above 0.")
         for name in ("chunk_size", "vocab_size", "max_chunks"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name}={getattr(self, name)}: expected 1 or more.")
+            at_least(name, getattr(self, name), 1)
 
 
 @command(TokenizerConfig, USAGE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smolact.cards import CARD, card, is_as_written
+from smolact.cards import CARD, card, is_unedited
 from smolact.datasets.format import DEFAULT_FEATURES, flat_names
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.metadata import LeRobotDatasetMetadata
@@ -53,7 +53,7 @@ def contents(
     notes = [str(fault) for fault in faults]
     check_confined(root, (CARD,))
     earlier = (root / CARD).read_text(encoding="utf-8") if (root / CARD).is_file() else None
-    if earlier is not None and not is_as_written(earlier):
+    if earlier is not None and not is_unedited(earlier):
         notes.append(f"{CARD} is yours, and published as it is")
         files[CARD] = earlier.encode()
     else:

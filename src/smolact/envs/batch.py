@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -32,9 +31,7 @@ class EnvBatch:
     def __enter__(self) -> EnvBatch:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def __getitem__(self, number: int) -> PolicyEnv:
@@ -51,7 +48,7 @@ class EnvBatch:
         return self._envs[0].fps
 
     @property
-    def draws(self) -> bool:
+    def can_render(self) -> bool:
         """Whether `render` returns images."""
         return bool(self._envs[0].render_mode == "rgb_array")
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-import multiprocessing
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from smolact.envs.factory import make_env
 from smolact.envs.mapping import Observation, PolicyEnv
 from smolact.envs.seeding import episode_seed
 from smolact.errors import ConfigError
-from smolact.machine import check_main_guard, leave_with_parent
+from smolact.machine import worker_processes
 from smolact.types import ACTION, DONE, REWARD, SUCCESS, TASK
 
 logger = logging.getLogger(__name__)
@@ -51,9 +49,6 @@ class Demonstration:
     Attributes:
         frames: batch key to array: images (T, H, W, 3) uint8; other observations (T, D) float32; `action` (T, A) without noise;
             its outcome: `next.reward` (T, 1) float32, `next.done` and `next.success` (T, 1) bool.
-        task: the instruction.
-        seed: the environment's seed.
-        success: whether the goal was reached.
     """
 
     frames: dict[str, NDArray[np.generic]]
@@ -111,8 +106,8 @@ def demonstrations_by_processes(
         ConfigError: the environment has no expert, or the expert fails more often than it succeeds.
     """
     expert_for(name)
-    worker_settings = _WorkerSettings(name, dict(settings or {}), seed, noise)
-    return _select_attempts(_round_robin(worker_settings, processes), n_episodes, only_successes, on_attempt)
+    attempts = _round_robin((name, dict(settings or {}), seed, noise), processes)
+    return _select_attempts(attempts, n_episodes, only_successes, on_attempt)
 
 
 def _select_attempts(
@@ -139,36 +134,14 @@ def _select_attempts(
         logger.info("%d demonstrations failed and were replaced.", failed)
 
 
-@dataclass(frozen=True)
-class _WorkerSettings:
-    """Settings of a worker process."""
-
-    name: str
-    env_settings: dict[str, Any]
-    seed: int
-    noise: ActionNoise | None
-
-
-def _round_robin(settings: _WorkerSettings, processes: int) -> Iterator[Demonstration]:
+def _round_robin(arguments: tuple[Any, ...], processes: int) -> Iterator[Demonstration]:
     """Yield every attempt in order; process p makes the attempts whose index is p modulo `processes`."""
-    # A forked process would inherit the locks of running threads.
-    check_main_guard()
-    context = multiprocessing.get_context("spawn")
-    receivers: list[Connection] = []
-    workers: list[BaseProcess] = []
-    try:
-        for rank in range(processes):
-            receiver, sender = context.Pipe(duplex=False)
-            worker: BaseProcess = context.Process(
-                target=_worker_main, args=(settings, rank, processes, sender), daemon=True
-            )
-            worker.start()
-            sender.close()  # so that the pipe ends when the worker dies
-            receivers.append(receiver)
-            workers.append(worker)
-        for index in itertools.count():
+    with worker_processes(
+        _send_attempts, [(*arguments, rank, processes) for rank in range(processes)]
+    ) as workers:
+        for _, receiver in itertools.cycle(workers):
             try:
-                received = receivers[index % processes].recv()
+                received = receiver.recv()
             except EOFError as error:
                 raise ConfigError(
                     "A process that makes demonstrations ended before its time; memory may have run out. Use fewer: "
@@ -177,22 +150,23 @@ def _round_robin(settings: _WorkerSettings, processes: int) -> Iterator[Demonstr
             if isinstance(received, Exception):
                 raise received
             yield received
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
-        for receiver in receivers:
-            receiver.close()
 
 
-def _worker_main(settings: _WorkerSettings, first: int, processes: int, sender: Connection) -> None:
+def _send_attempts(
+    name: str,
+    env_settings: Mapping[str, Any],
+    seed: int,
+    noise: ActionNoise | None,
+    first: int,
+    processes: int,
+    sender: Connection,
+) -> None:
     """Send the attempts `first`, `first + processes`, … until the pipe is closed."""
-    leave_with_parent()
     try:
-        with make_env(settings.name, **settings.env_settings) as envs:
-            expert = expert_for(settings.name)
+        with make_env(name, **env_settings) as envs:
+            expert = expert_for(name)
             for index in itertools.count(first, processes):
-                sender.send(_play_episode(envs[0], expert, _seed(settings.seed, index), settings.noise))
+                sender.send(_play_episode(envs[0], expert, _seed(seed, index), noise))
     except BrokenPipeError:
         pass  # the receiver is closed
     except Exception as error:

@@ -24,7 +24,6 @@ from smolact.errors import (
     optional_import,
 )
 from smolact.registry import ENVIRONMENTS
-from smolact.types import PolicyFeature
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ class KnownEnv:
     Attributes:
         id: gymnasium id, which is registered when this object's module is imported.
         extra: smolact's extra that installs its package; None if always installed.
-        settings: default arguments.
         task: default instruction, if neither environment nor caller gives one.
         expert: its scripted expert as `module:class` (see `smolact.envs.experts`); None if it has none.
     """
@@ -81,11 +79,10 @@ def make_env(
 
     Args:
         name: a short name (`tabletop`, `pusht`, an installed one) or a gymnasium id.
-        n_envs: size of the batch.
         task: the instruction of every episode; None for the environment's own. The environment's name (LeRobot's
             `--env.task=PushT-v0`) counts as None.
         mapping: a YAML file (see `mapping.py`), an `EnvMapping`, or its names alone.
-        render: whether images are needed; None: if the environment can render (`EnvBatch.draws`).
+        render: whether images are needed; None: if the environment can render (`EnvBatch.can_render`).
         settings: the environment's own arguments, and `max_episode_steps`.
 
     Raises:
@@ -127,11 +124,6 @@ def known_env(name: str) -> KnownEnv:
     if not isinstance(found, KnownEnv):
         raise ENVIRONMENTS.refuse(name, "is no smolact.envs.factory.KnownEnv")
     return found
-
-
-def env_features(env: EnvBatch | PolicyEnv) -> dict[str, PolicyFeature]:
-    """Return the policy's features for this environment, by batch key; images as (3, H, W)."""
-    return env.features
 
 
 def _make(name: str, settings: dict[str, Any], render: bool | None) -> gymnasium.Env[Any, Any]:

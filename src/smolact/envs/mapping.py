@@ -80,7 +80,8 @@ class EnvMapping:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"The mapping file {path} is not YAML: {error}") from error
-        if not isinstance(content, dict) or not _is_nonempty_dict(content.get("observation")):
+        names = content.get("observation") if isinstance(content, dict) else None
+        if not isinstance(names, dict) or not names:
             raise ConfigError(
                 f"The mapping file {path} needs a section 'observation' of lines 'its key: batch key'."
             )
@@ -91,7 +92,7 @@ class EnvMapping:
                 raise ConfigError(
                     f"The mapping file {path} has an unknown section '{name}'; known are {known}.{hint}"
                 )
-        for name, value in [*content["observation"].items(), *content.items()]:
+        for name, value in [*names.items(), *content.items()]:
             if name != "observation" and not (isinstance(name, str) and isinstance(value, str)):
                 raise ConfigError(
                     f"In the mapping file {path}, '{name}: {value}' should be text on both sides."
@@ -239,7 +240,7 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         raise ConfigError("The environment does not say what to do. Tell the policy: --task='…'.")
 
 
-def rehearse(env: PolicyEnv) -> None:
+def play_random_episode(env: PolicyEnv) -> None:
     """Play one episode with random actions, so that a faulty environment fails early.
 
     Raises:
@@ -251,10 +252,6 @@ def rehearse(env: PolicyEnv) -> None:
     while not over:
         *_, terminated, truncated, _ = env.step(env.action_space.sample())
         over = terminated or truncated
-
-
-def _is_nonempty_dict(section: object) -> bool:
-    return isinstance(section, dict) and len(section) > 0
 
 
 def _array(observation: Any, key: str, space: gymnasium.Space[Any], name: str) -> NDArray[Any]:

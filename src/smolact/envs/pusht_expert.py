@@ -21,8 +21,6 @@ from smolact.envs.tee_pushing import RADIUS, Array, nearest_on_tee, pose_at, pus
 from smolact.envs.tee_ways import STAND_OFF, stands, ways
 from smolact.errors import ConfigError
 
-PUSHT_ID = "gym_pusht/PushT-v0"
-
 LEAD = 32.0
 """Largest distance from disc to action. The disc follows like a damped spring, about half of it per step."""
 

@@ -56,8 +56,6 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         tasks: kinds of goals to draw; a kind listed twice is twice as likely.
         n_blocks: number of blocks on the table, each of another colour.
         phrasings, combinations: `train`, `unseen` or `all`: phrasings, and pairs of colour and place, to draw.
-        image_size: side of `pixels`.
-        render_size: side of the image that `render()` returns.
         obs_type: `pixels_agent_pos`, or `environment_state_agent_pos`, whose `environment_state` (18,) replaces the image: for
             each colour presence, x, y.
 

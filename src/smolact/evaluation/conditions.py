@@ -40,7 +40,6 @@ class EpisodeCondition:
     """The instruction of an episode, and a second goal to check.
 
     Attributes:
-        options: options of the environment's `reset`.
         instruction: replaces the environment's instruction; None for no replacement.
         other_goal: the goal of the episode's own instruction, which is checked in addition.
     """
@@ -55,7 +54,6 @@ class Condition:
     """A variant of an episode's instruction.
 
     Attributes:
-        name: its name in files.
         instruct: returns the condition, given the environment in the episode's scene and a generator with the episode's seed.
     """
 
@@ -67,7 +65,6 @@ def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
     """Return the environment's conditions besides the plain one; an empty list if its scene has no `goal`.
 
     Args:
-        envs: the environments; the first one is reset.
         task: the instruction of every episode; with it there are no other conditions.
     """
     if task is not None or not isinstance(envs[0].unwrapped, LanguageConditioned):

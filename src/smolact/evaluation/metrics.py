@@ -80,14 +80,9 @@ class EpisodeResult:
     """The result of one episode.
 
     Attributes:
-        index: its number in the evaluation.
         seed: the environment's seed: `reset(seed=seed)` restores the scene.
-        task: the policy's instruction.
         task_kind: the environment's name for this kind of task, or the instruction if it has none.
         success: whether the goal was reached, at any step.
-        steps: the number of control steps.
-        reward: the sum of the rewards.
-        video: the video file, if one was written.
         other_task, other_goal_reached: the second goal that was checked, and whether it was reached; None without one.
         max_reward: the largest reward of a step; None in files of old versions. For PushT it is the largest covered share of
             the target, divided by the 95% that count as success, and at most 1.
@@ -111,11 +106,9 @@ class EvaluationResult:
     """A policy's episodes in one environment.
 
     Attributes:
-        seed: the evaluation's seed.
         n_action_steps, chunk_size: the executed actions of each predicted chunk, and all of them; None if unknown.
         num_steps: the denoising steps of a chunk; None without denoising.
         condition: the name of the episodes' condition (`conditions.py`).
-        seconds: the duration of the evaluation.
         results: the episodes in the order of their index.
     """
 

@@ -16,7 +16,7 @@ from smolact.evaluation.metrics import Comparison, EvaluationResult, SuccessRate
 from smolact.evaluation.showcase import ShowcaseEpisode, Snapshot
 from smolact.evaluation.suite import Results
 from smolact.evaluation.video import write_video
-from smolact.pages import embedded, render
+from smolact.pages import data_uri, render
 
 REPORT, VIDEOS = "report.html", "videos"
 PICTURES = 6
@@ -38,14 +38,8 @@ def write_report(
     """Write `report.html`, and a video of each shown episode in `videos`, into `folder`.
 
     Args:
-        folder: the output folder, created if missing.
         results: the results of one or more policies; the page is about the first one.
-        title: the page's title.
-        shown: the episodes to show.
-        fps: the frame rate of the videos.
-        commands: the commands that produced the results.
         facts: further facts, name to text.
-        settings: the policy's settings, name to text.
         sections: further HTML, before the episodes.
 
     Returns:
@@ -56,7 +50,7 @@ def write_report(
     """
     by_condition = next(iter(results.values()))
     plain = by_condition[PLAIN]
-    films = [embedded(_write_episode_video(folder / VIDEOS, episode, fps), "video/mp4") for episode in shown]
+    films = [data_uri(_write_episode_video(folder / VIDEOS, episode, fps), "video/mp4") for episode in shown]
     page = render(
         "evaluation.html.jinja",
         title=title,
@@ -70,11 +64,11 @@ def write_report(
         sections=sections,
         episodes=list(zip(shown, films, strict=True)),
         commands=commands,
-        facts={**how(plain), **(facts or {})},
+        facts={**evaluation_settings(plain), **(facts or {})},
         settings=settings,
         picture=_picture,
         points=_points,
-        spread=spread,
+        evenly_spaced=evenly_spaced,
     )
     durable.write_text(folder / REPORT, page)
     return folder / REPORT
@@ -103,7 +97,7 @@ def _comparisons(results: Results) -> list[tuple[str, str, SuccessRate, Comparis
     ]
 
 
-def how(result: EvaluationResult) -> dict[str, str]:
+def evaluation_settings(result: EvaluationResult) -> dict[str, str]:
     """Return the settings of an evaluation, name to text; unknown ones are left out."""
     known = {
         "actions executed of each chunk": f"{result.n_action_steps} of {result.chunk_size}",
@@ -128,10 +122,10 @@ def _points(positions: NDArray[np.floating], width: int, height: int) -> str:
 def _picture(frame: NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=88)
-    return embedded(buffer.getvalue(), "image/jpeg")
+    return data_uri(buffer.getvalue(), "image/jpeg")
 
 
-def spread(snapshots: Sequence[Snapshot], n: int = PICTURES) -> list[Snapshot]:
+def evenly_spaced(snapshots: Sequence[Snapshot], n: int = PICTURES) -> list[Snapshot]:
     """Return at most `n` of the snapshots, evenly spaced from the first to the last."""
     indices = sorted({round(index) for index in np.linspace(0, len(snapshots) - 1, min(n, len(snapshots)))})
     return [snapshots[index] for index in indices]

@@ -90,7 +90,6 @@ def evaluate(
     Args:
         policy: such as `LocalPolicy(*smolact.load_policy(…))`.
         envs: from `make_env`; their number is the batch size.
-        n_episodes, seed: the number of episodes, and the seed from which theirs follow.
         options: the options of every `reset`, such as {"task": "push the red block to the top zone"}.
         condition: the condition of the episodes; None for the environment's own instructions.
         plans: the episodes to play; None for all.
@@ -148,8 +147,6 @@ def play(
 
     Args:
         film: the indices of the episodes to film.
-        on_step: see `evaluate`.
-        on_replan: called before each prediction.
     """
     for first in range(0, len(plans), len(envs)):
         group = plans[first : first + len(envs)]

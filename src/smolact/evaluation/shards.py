@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -10,7 +9,7 @@ from typing import Any
 
 from smolact.errors import SmolactError
 from smolact.evaluation.suite import EpisodeLog, Shard
-from smolact.machine import check_main_guard, leave_with_parent
+from smolact.machine import worker_processes
 
 POLL_INTERVAL_S = 0.5
 
@@ -25,26 +24,14 @@ def play_shards(
 
     Args:
         play: plays a shard and writes it to the log's folder (see `run_suite`); it is pickled to each process.
-        processes: the number of processes.
         log: a log with a folder; it is reread while episodes end.
         on_poll: called with `log` after each poll, for a progress bar.
 
     Raises:
-        ConfigError: the program can't start processes (`check_main_guard`).
+        ConfigError: the program can't start processes.
         SmolactError: `play` raised it in a process, or a process died. The other processes are terminated.
     """
-    check_main_guard()
-    context = multiprocessing.get_context("spawn")
-    workers: list[tuple[BaseProcess, Connection]] = []
-    try:
-        for rank in range(processes):
-            receiver, sender = context.Pipe(duplex=False)
-            worker: BaseProcess = context.Process(
-                target=_play, args=(play, Shard(rank, processes), sender), daemon=True
-            )
-            worker.start()
-            sender.close()
-            workers.append((worker, receiver))
+    with worker_processes(_play, [(play, Shard(rank, processes)) for rank in range(processes)]) as workers:
         running = list(workers)
         while running:
             wait([pipe for _, pipe in running], timeout=POLL_INTERVAL_S)
@@ -52,11 +39,6 @@ def play_shards(
             log.reread()
             if on_poll is not None:
                 on_poll(log)
-    finally:
-        for worker, pipe in workers:
-            pipe.close()
-            worker.terminate()
-            worker.join()
 
 
 def _is_done(worker: BaseProcess, pipe: Connection) -> bool:
@@ -76,7 +58,6 @@ def _is_done(worker: BaseProcess, pipe: Connection) -> bool:
 
 
 def _play(play: Callable[[Shard], None], shard: Shard, pipe: Connection) -> None:
-    leave_with_parent()
     import torch
 
     torch.set_num_threads(1)  # the processes share the cores

@@ -42,7 +42,7 @@ class ShowcaseEpisode:
     executed: int
 
 
-def pick(result: EvaluationResult, n: int) -> list[int]:
+def choose_episodes(result: EvaluationResult, n: int) -> list[int]:
     """Return the indices of `n` episodes: by turns from each kind of task, successes and failures, while they last."""
     groups: dict[tuple[str, bool], list[int]] = {}
     for episode in result.results:
@@ -65,13 +65,9 @@ def show(
     Chunks are shown for environments that map actions to the picture: `action_positions(actions (…, A)) -> (…, 2)`.
 
     Args:
-        policy: the policy that was evaluated.
         envs: the evaluation's environments, made with `render=True`.
-        result: the evaluation's result.
-        n: the number of episodes, see `pick`.
-        condition: the condition of `result`.
     """
-    chosen = pick(result, n)
+    chosen = choose_episodes(result, n)
     every = plan_episodes(len(result.results), result.seed, condition=condition)
     snapshots: dict[int, list[Snapshot]] = {index: [] for index in chosen}
 

@@ -131,13 +131,7 @@ def run_suite(
     """Play this process's episodes that `log` lacks: every policy in the plain condition and in `conditions`.
 
     Args:
-        policies: names for `load`.
         load: loads a policy; called only for policies with missing episodes, one at a time.
-        envs: from `make_env`.
-        conditions: the conditions besides the plain one.
-        log: the log of the episodes.
-        n_episodes: the number of episodes of each policy in each condition.
-        seed: the evaluation's seed.
         on_episode: called with policy, condition and result of each episode when its group ends.
         on_step: called before each step of a group with policy, condition, the number of its episodes and the step.
     """
@@ -190,9 +184,6 @@ def collect(
     """Return the results of all processes.
 
     Args:
-        policies, conditions: their names.
-        log: the log, which is reread.
-        n_episodes, seed: the evaluation's number of episodes and seed.
         facts: `n_action_steps`, `chunk_size` and `num_steps` of each policy.
     """
     log.reread()

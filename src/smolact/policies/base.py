@@ -72,7 +72,11 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         time: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a preprocessed batch, and further values to log."""
+        """Return the loss of a preprocessed batch, and further values to log.
+
+        `reduction="mean"` gives a scalar, `"none"` one loss per sample (B,), `"sum"` the sum over all entries of the batch,
+        whose number is `entries` in the mapping.
+        """
 
     def build_engine(self, **settings: Any) -> Engine:
         """Return an engine, which only predicts, with the policy's results; a type may have one that is faster than the policy.

@@ -12,7 +12,7 @@ from typing import Any
 
 from smolact import durable
 from smolact.backbones.presets import CONFIG_FILES, TOKENIZER_FILES, VLM_FOLDER
-from smolact.cards import CARD, hub_id, is_as_written
+from smolact.cards import CARD, hub_id, is_unedited
 from smolact.errors import CheckpointError, ConfigError, NotFoundError
 from smolact.files import read_json_object
 from smolact.openable import own_files
@@ -117,7 +117,7 @@ def contents(
                 f"{file}: of paths of this machine only the last part is published ({', '.join(paths)})"
             )
     own_card = (folder / CARD).read_bytes() if CARD in files else None
-    if own_card is not None and not is_as_written(own_card.decode(errors="replace")):
+    if own_card is not None and not is_unedited(own_card.decode(errors="replace")):
         notes.append(f"{CARD} is yours, and published as it is")
         files[CARD] = own_card
     else:
@@ -148,7 +148,7 @@ def card_of(folder: Path, *, name: str | None = None) -> str:
 def renew_card(folder: Path) -> None:
     """Regenerate the card of a changed policy, if it has one that was not edited."""
     path = folder / CARD
-    if path.is_file() and is_as_written(path.read_text(encoding="utf-8")):
+    if path.is_file() and is_unedited(path.read_text(encoding="utf-8")):
         durable.write_text(path, card_of(folder))
 
 

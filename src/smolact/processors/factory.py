@@ -42,7 +42,6 @@ def make_default_steps(
 
     Args:
         input_features: the policy's inputs, under its own names.
-        output_features: its outputs.
         norm_map: feature type to normalization mode.
         stats: the dataset's statistics, under the dataset's names.
         device: the policy's device; actions return to the CPU.

@@ -38,9 +38,6 @@ def state_of_old_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The layers for targets and for outputs each stored the action's: if one was never set (infinite), the other is used.
 
-    Args:
-        tensors: the content of `model.safetensors`; weights are ignored.
-
     Raises:
         StatisticsError: two copies of one differ.
     """

@@ -86,7 +86,6 @@ class ProcessorPipeline:
         """Write the pipeline into `folder`: the tensors first, the JSON that names them last.
 
         Args:
-            folder: created if it does not exist.
             config_filename: when None, the one that it was read from, or its name.
 
         Raises:
@@ -119,7 +118,6 @@ class ProcessorPipeline:
         """Load a pipeline from `folder`.
 
         Args:
-            folder: the folder of the JSON and the state files.
             config_filename: such as `policy_preprocessor.json`.
             overrides: constructor arguments by step name that replace those in the file, such as
                 `{"device_processor": {"device": "cuda"}, "normalizer_processor": {"stats": statistics}}`.

@@ -32,10 +32,6 @@ def is_degenerate(values: Mapping[str, Tensor], mode: NormalizationMode) -> Tens
 
     A gripper that moves in 3 of 600 frames has the same q01 and q99, and a range of zero would make 2e8 of it when it moves.
 
-    Args:
-        values: the feature's statistics.
-        mode: its normalization mode.
-
     Returns:
         a mask of the statistics' shape; None for modes without quantiles, and where minimum or maximum are not known.
     """

@@ -107,7 +107,6 @@ def fill_statistics(
     """Give normalizers the statistics that they lack; existing ones are kept.
 
     Args:
-        pipelines: the preprocessor and the postprocessor.
         statistics: feature (under the policy's name) to statistic to array.
         source: their source, for the message.
 

@@ -16,15 +16,7 @@ from smolact.types import ACTION, ENVIRONMENT_STATE, STATE, TASK, VISION_TOKENS,
 # Suffixes of keys that belong to a feature and are renamed with it.
 _COMPANIONS = ("_is_pad", "_padding_mask", VISION_TOKENS)
 
-_FLOATS = {
-    "float16": torch.float16,
-    "half": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float": torch.float32,
-    "float64": torch.float64,
-    "double": torch.float64,
-}
+_FLOATS = ("float16", "half", "bfloat16", "float32", "float", "float64", "double")
 
 
 @register_step("rename_observations_processor")
@@ -139,7 +131,7 @@ class DeviceProcessorStep(ProcessorStep):
             raise ConfigError(
                 f"float_dtype={self.float_dtype!r} is not one of {', '.join(_FLOATS)}, or null."
             )
-        self._dtype = _FLOATS[self.float_dtype] if self.float_dtype is not None else None
+        self._dtype = getattr(torch, self.float_dtype) if self.float_dtype is not None else None
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the batch on the device."""

@@ -28,7 +28,6 @@ class Tokenizer:
 
     Args:
         tokenizer: the library's object, without truncation and padding of its own.
-        pad_token_id: the token that pads shorter sequences.
         truncation_side: the side on which too long a sequence loses tokens.
         end_token_id: the token that ends a sequence, if the folder names it.
     """

@@ -28,7 +28,6 @@ class Auth:
         host: the address to bind; loopback addresses are reachable from this machine only.
         port: the port; 0 for any free one.
         token: the token that clients must send; never printed.
-        tls: the server's certificate.
         insecure: allow a server without token or TLS beyond this machine.
 
     Raises:

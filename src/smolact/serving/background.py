@@ -24,9 +24,7 @@ def serving(
     """Serve in a thread while the block runs; yields the address.
 
     Args:
-        policy: the policy to serve.
         access: the address and access control; a free local port if None.
-        server: the server class.
         settings: further arguments of `PolicyServer`.
 
     Raises:

@@ -140,11 +140,11 @@ class MeteredConnection(ServerConnection):
         if self._unread or self._timer is not None:
             self._unread += data
             return
-        took = self._affordable(data)
-        if took:
-            super().data_received(data if took == len(data) else data[:took])
-        if took < len(data):
-            self._unread += data[took:]
+        n_bytes = self._affordable(data)
+        if n_bytes:
+            super().data_received(data if n_bytes == len(data) else data[:n_bytes])
+        if n_bytes < len(data):
+            self._unread += data[n_bytes:]
             self._schedule_rest()
 
     def _read_request(self, data: bytes) -> bytes:
@@ -163,9 +163,9 @@ class MeteredConnection(ServerConnection):
         self._counted_at = now
         if self._allowance >= BURST / 2:
             self._over_since = None
-        took, count = self._frames.measure(data, min(AT_A_TIME, int(self._allowance)))
+        n_bytes, count = self._frames.measure(data, min(AT_A_TIME, int(self._allowance)))
         self._allowance -= count
-        return took
+        return n_bytes
 
     def _schedule_rest(self) -> None:
         """Schedule the remaining bytes: other connections are served, and the budget refills meanwhile."""
@@ -185,10 +185,10 @@ class MeteredConnection(ServerConnection):
     def _resume(self) -> None:
         if self._timer is not None or self._pausable.is_full:
             return
-        took = self._affordable(self._unread)
-        if took:
-            piece = bytes(self._unread[:took])
-            del self._unread[:took]
+        n_bytes = self._affordable(self._unread)
+        if n_bytes:
+            piece = bytes(self._unread[:n_bytes])
+            del self._unread[:n_bytes]
             super().data_received(piece)
         if self._unread:
             self._schedule_rest()

@@ -36,7 +36,6 @@ class InferenceWorker:
     """Runs a policy, one batch at a time.
 
     Args:
-        policy: the policy.
         max_pixels: limit of a JPEG's pixels.
     """
 

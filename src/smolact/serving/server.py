@@ -27,8 +27,7 @@ from smolact.serving.auth import Auth
 from smolact.serving.budget import MeteredConnection
 from smolact.serving.inference_worker import BatchResult, InferenceWorker
 from smolact.serving.metrics import Metrics
-from smolact.serving.request_queue import RequestQueue
-from smolact.serving.sessions import PendingRequest, Session, log
+from smolact.serving.sessions import PendingRequest, RequestQueue, Session, log
 from smolact.serving.sockets import LimitedSocket, PendingConnections, open_sockets
 from smolact_client import handshake
 from smolact_client.errors import (
@@ -55,10 +54,7 @@ class PolicyServer:
 
     Args:
         policy: the policy, which runs in one thread on batches.
-        access: the address and access control.
         limits: limits of a client's messages.
-        max_clients: limit of concurrent sessions.
-        max_batch: limit of requests in a batch.
         clock: clock of the deadlines, in seconds.
     """
 

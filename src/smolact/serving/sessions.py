@@ -1,4 +1,4 @@
-"""A client's session and its pending requests."""
+"""A client's session, its pending requests, and their queue."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 import json
 import logging
 import secrets
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
@@ -15,6 +17,9 @@ from websockets.exceptions import ConnectionClosed
 from smolact_client.errors import ClientError
 from smolact_client.leftover import Leftover
 from smolact_client.protocol import Array, Message, MessageKind, encode
+
+S = TypeVar("S", bound=Hashable)
+Q = TypeVar("Q")
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +90,51 @@ class PendingRequest:
     kind: tuple[Any, ...]
     enqueued_at: float
     deadline: float
+
+
+class RequestQueue(Generic[S, Q]):
+    """A queue with slots, which bound its length: a slot is a session with a number, and holds the newest request.
+
+    The oldest request comes first, sessions take turns, one kind forms a batch.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[tuple[S, int], Q] = {}
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def get(self, slot: tuple[S, int]) -> Q | None:
+        """The request in a slot."""
+        return self._slots.get(slot)
+
+    def put(self, slot: tuple[S, int], request: Q) -> Q | None:
+        """Enqueue a request; returns the older one that it replaces, whose position it takes."""
+        replaced = self._slots.get(slot)
+        self._slots[slot] = request
+        return replaced
+
+    def drop(self, slot: tuple[S, int]) -> Q | None:
+        """Remove and return the request in a slot, if there is one."""
+        return self._slots.pop(slot, None)
+
+    def take(self, limit: int, kind: Callable[[Q], Hashable]) -> list[tuple[S, Q]]:
+        """Remove and return the oldest request and up to `limit` − 1 more of its kind.
+
+        Every session's oldest request comes before any session's second, so that one that fills its slots delays the others no
+        more than one request does.
+        """
+        if not self._slots:
+            return []
+        first = kind(next(iter(self._slots.values())))
+        turns: Counter[S] = Counter()
+        alike: list[tuple[int, tuple[S, int]]] = []
+        for slot, request in self._slots.items():
+            if kind(request) == first:
+                alike.append((turns[slot[0]], slot))
+                turns[slot[0]] += 1
+        alike.sort(key=lambda item: item[0])  # stable: the older one first
+        return [(slot[0], self._slots.pop(slot)) for _, slot in alike[:limit]]
 
 
 def log(event: str, **fields: Any) -> None:

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal
 
 from smolact import unsupported
 from smolact.errors import ConfigError
-from smolact.parsing import ParsedValue, build
+from smolact.flags import ParsedValue
+from smolact.parsing import build
 from smolact.policies.configuration import OptimizerPreset, PolicyConfig, SchedulerPreset
 from smolact.policies.field_values import encode
 from smolact.settings import INTERNAL, OWN, flag_name, internal, setting

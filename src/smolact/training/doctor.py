@@ -235,7 +235,7 @@ def _check_against_environment(
     result: Diagnosis, config: PolicyConfig, name: str, env: EnvSection, names: Mapping[str, str]
 ) -> None:
     from smolact.envs.factory import make_env
-    from smolact.envs.mapping import rehearse
+    from smolact.envs.mapping import play_random_episode
 
     with make_env(name, task=env.task, mapping=env.mapping, render=None, **env.kwargs) as envs:
         offered = {names.get(key, key): feature for key, feature in envs.features.items()}
@@ -243,7 +243,9 @@ def _check_against_environment(
         result.table = side_by_side(_features(config), _feature_lines(offered), name)
         result.run_check("cameras", lambda: check_cameras(config, cameras, names, "the environment"))
         result.run_check("state and action", lambda: check_env_sizes(config, offered, names))
-        result.run_check("an episode at random tells a task and success", partial(rehearse, envs[0]))
+        result.run_check(
+            "an episode at random tells a task and success", partial(play_random_episode, envs[0])
+        )
 
 
 def _check_against_dataset(

@@ -61,7 +61,7 @@ def evaluate_in_environment(
             n_episodes=count.n_episodes,
             seed=seed,
             video_folder=video_folder,
-            n_videos=min(MAX_VIDEOS, count.n_episodes) if environments.draws else 0,
+            n_videos=min(MAX_VIDEOS, count.n_episodes) if environments.can_render else 0,
         )
 
 

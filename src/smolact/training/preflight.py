@@ -119,7 +119,7 @@ def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
             config.n_steps,
         )
     from smolact.envs.factory import make_env
-    from smolact.envs.mapping import rehearse
+    from smolact.envs.mapping import play_random_episode
 
     with make_env(env.type, task=env.task, mapping=env.mapping, render=None, **env.kwargs) as environment:
         offered = {config.rename_map.get(key, key): feature for key, feature in environment.features.items()}
@@ -127,7 +127,7 @@ def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
         check_cameras(policy, cameras, config.rename_map, "the environment")
         check_env_sizes(policy, offered, config.rename_map)
         if is_used:
-            rehearse(environment[0])
+            play_random_episode(environment[0])
 
 
 def note_prompts(preprocess: ProcessorPipeline, tasks: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smolact import durable
-from smolact.pages import flat, render
+from smolact.pages import flat_settings, render
 from smolact.training.curves import drawings, picture
 from smolact.training.metrics import HIGH, LOW, SUCCESS, VALIDATION, Metrics, read_metrics
 
@@ -51,7 +51,7 @@ def page(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str], metri
         drawings=drawings(metrics),
         videos=[video.relative_to(run) for video in videos],
         facts={name: text for name, text in facts.items() if name != "command"},
-        settings=dict(flat(settings)),
+        settings=dict(flat_settings(settings)),
     )
 
 

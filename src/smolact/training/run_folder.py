@@ -17,8 +17,8 @@ from typing import Any
 from smolact import durable
 from smolact.errors import CheckpointError, ConfigError, NotFoundError, list_siblings
 from smolact.files import read_json
+from smolact.flags import ParsedValue, read_flags
 from smolact.lock import LOCK_FILE, writing_into
-from smolact.parsing import ParsedValue, read_flags
 from smolact.policies.configuration import PRETRAINED_MODEL
 from smolact.training.tracking import METRICS
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from smolact.errors import ConfigError
 from smolact.files import read_json_object
-from smolact.parsing import ParsedValue, flattened, read_file, section_class
+from smolact.flags import ParsedValue, read_file
+from smolact.parsing import flattened, section_class
 from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG
 from smolact.policies.field_values import encode
 from smolact.settings import INTERNAL, REST, flag_name

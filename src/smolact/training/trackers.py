@@ -154,8 +154,8 @@ class Report:
         if isinstance(event, Started):
             self._facts = dict(event.facts)
         elif isinstance(event, Ended | Failed):
-            from smolact.pages import how_it_ran
+            from smolact.pages import command_and_versions
             from smolact.training.report import write_report
 
             end = {"stopped by": f"step {event.step}: {event.message}"} if isinstance(event, Failed) else {}
-            write_report(self.run, self.settings, {**end, **self._facts, **how_it_ran()})
+            write_report(self.run, self.settings, {**end, **self._facts, **command_and_versions()})

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from smolact.datasets.unreadable import Unreadable
 from smolact.errors import SmolactError, TrainingError
-from smolact.machine import leave_with_parent
+from smolact.machine import exit_with_parent
 from smolact.training.gradients import GradientPart, GradientWorker, split, split_evenly
 
 logger = logging.getLogger(__name__)
@@ -298,7 +298,7 @@ def _run_worker(
     worker: int,
 ) -> None:
     """Compute pieces in a worker until its pipe is closed."""
-    leave_with_parent()
+    exit_with_parent()
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
         learner: GradientWorker = pipe.recv()

@@ -72,7 +72,7 @@ class CropDraws:
 
 
 class SMOLANDFASTPolicy(VLMPolicy):
-    """SmolAndFAST as a policy: from preprocessed batches to losses and normalized actions (see `smolact.types.Policy`).
+    """SmolAndFAST as a policy: from preprocessed batches to losses and normalized actions.
 
     Args:
         config: the settings.

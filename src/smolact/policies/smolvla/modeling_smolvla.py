@@ -33,7 +33,7 @@ from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS,
 
 
 class SmolVLAPolicy(VLMPolicy):
-    """SmolVLA as a policy: from preprocessed batches to losses and normalized actions (see `smolact.types.Policy`).
+    """SmolVLA as a policy: from preprocessed batches to losses and normalized actions.
 
     Args:
         config: the settings.
