@@ -113,7 +113,7 @@ def test_what_leads_out_is_named_and_not_opened(root: Path, tmp_path: Path, plac
         (fault,) = check_dataset(root)
         with pytest.raises(DatasetError, match="leads out of the folder"):
             LeRobotDataset(root)
-    assert fault.place == place and str(outside) in fault.message
+    assert fault.location == place and str(outside) in fault.message
     (root / place).unlink()
     shutil.move(outside, root / place)  # what the message says to do
     assert check_dataset(root) == []
@@ -124,7 +124,7 @@ def test_a_pipe_is_named_and_not_opened(root: Path, place: str) -> None:
     (root / place).unlink(missing_ok=True)
     os.mkfifo(root / place)
     (fault,) = check_dataset(root)
-    assert fault.place == place and "is a pipe (FIFO), no regular file" in fault.message
+    assert fault.location == place and "is a pipe (FIFO), no regular file" in fault.message
     with pytest.raises(DatasetError, match="no regular file"):
         DatasetWriter.resume(root)
 
@@ -135,7 +135,7 @@ def test_a_folder_that_can_not_be_read_is_named(
 ) -> None:
     close(root / place, monkeypatch)
     (fault,) = check_dataset(root)
-    assert fault.place == place
+    assert fault.location == place
     assert fault.message.startswith("can't be read (Permission denied), and such files are neither read nor")
     assert "put the file or folder itself there, readable for you" in fault.message
     for opens in (LeRobotDataset, DatasetWriter.resume, repair):

@@ -26,7 +26,7 @@ def run(config: CheckConfig) -> int:
     """Print one line per fault, and a summary; return 1 if there are errors."""
     folder = dataset_folder(config.dataset)
 
-    from smolact.datasets.depth import depth_story
+    from smolact.datasets.depth import depth_notice
     from smolact.datasets.inspection import check_dataset
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
@@ -34,8 +34,8 @@ def run(config: CheckConfig) -> int:
         faults = check_dataset(folder, config.quick, progress)
     for fault in faults:
         sys.stdout.write(f"{fault}\n")
-    if not any(fault.severity == "error" and fault.place.startswith("meta") for fault in faults):
-        depth_message = depth_story(LeRobotDatasetMetadata(folder))
+    if not any(fault.severity == "error" and fault.location.startswith("meta") for fault in faults):
+        depth_message = depth_notice(LeRobotDatasetMetadata(folder))
         sys.stdout.write(f"{depth_message}\n" if depth_message else "")
     errors = sum(fault.severity == "error" for fault in faults)
     verdict = "whole" if not faults else f"{errors} errors, {len(faults) - errors} warnings"

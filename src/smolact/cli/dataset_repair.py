@@ -17,7 +17,7 @@ from smolact.errors import ConfigError
 from smolact.settings import setting
 
 if TYPE_CHECKING:
-    from smolact.datasets.repair import Repair
+    from smolact.datasets.repair import RepairReport
 
 USAGE = "smolact dataset repair --dataset.root=FOLDER [--dry_run] [--quick]"
 MAX_SHOWN = 20
@@ -34,7 +34,7 @@ class RepairConfig:
 
 @command(RepairConfig, USAGE)
 def run(config: RepairConfig) -> None:
-    """Repair the dataset, and print the faults and changes."""
+    """RepairReport the dataset, and print the faults and changes."""
     name = config.dataset.root or config.dataset.repo_id
     if not name:
         raise ConfigError(f"Which dataset? {USAGE}")
@@ -46,7 +46,7 @@ def run(config: RepairConfig) -> None:
     sys.stdout.write(_report(result, config.dry_run))
 
 
-def _report(result: Repair, dry_run: bool) -> str:
+def _report(result: RepairReport, dry_run: bool) -> str:
     if not result.needed:
         return f"{result.root}: whole, {result.episodes} episodes, {result.frames} frames; nothing to do\n"
     lines = [f"  {line}" for line in result.errors[:MAX_SHOWN]]
@@ -56,9 +56,9 @@ def _report(result: Repair, dry_run: bool) -> str:
         lines.append(
             f"  an edit was killed: the dataset as it was before it {'can be' if dry_run else 'was'} put back"
         )
-    method = "made anew, the old one put aside" if result.anew else "only its metadata written"
+    method = "made anew, the old one put aside" if result.rewritten else "only its metadata written"
     lines.append(
-        f"{result.root}: {result.episodes} episodes are whole, {result.frames} frames; {result.told} were counted ({method})"
+        f"{result.root}: {result.episodes} episodes are whole, {result.frames} frames; {result.counted} were counted ({method})"
     )
     if result.files:
         location = "" if dry_run else f" in {', '.join(map(str, result.folders))}"

@@ -128,10 +128,10 @@ class VideoCamera:
         """See `Camera`. Each file is read once, in frame order, and adjacent frames are decoded together."""
         channels, height, width = self._shape
         images: Image = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
-        by_file: dict[str, list[int]] = {}
+        group_by_file: dict[str, list[int]] = {}
         for slot, episode in enumerate(episodes.tolist()):
-            by_file.setdefault(self._paths[episode], []).append(slot)
-        for path, slots in by_file.items():
+            group_by_file.setdefault(self._paths[episode], []).append(slot)
+        for path, slots in group_by_file.items():
             wanted = np.array([self._first[int(episodes[slot])] for slot in slots]) + numbers[slots]
             try:
                 decoded = self._videos.reader(path).frames(wanted)
@@ -251,7 +251,7 @@ def _open_image(
             if picture.size != size[::-1]:
                 raise DatasetError(
                     f"{where} is an image of (height, width) {picture.size[::-1]}, but meta/info.json says {size}. "
-                    "Repair info.json, or fetch the dataset again."
+                    "RepairReport info.json, or fetch the dataset again."
                 )
             yield picture
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:

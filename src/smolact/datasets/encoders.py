@@ -136,7 +136,7 @@ def check_encoder(codec: str, width: int, height: int) -> None:
             f"A video needs an even height and width, found {height} × {width}. Crop or resize the images, or store "
             "them with the dtype 'image'."
         )
-    reason = why_not(codec, width, height)
+    reason = unavailable_reason(codec, width, height)
     if reason is not None:
         available = ", ".join(name for name in ENCODERS if _opens(name, [(height, width)]))
         suggestion = "" if codec in ENCODERS else did_you_mean(codec, ENCODERS)
@@ -146,10 +146,10 @@ def check_encoder(codec: str, width: int, height: int) -> None:
 
 
 def _opens(codec: str, sizes: Collection[tuple[int, int]]) -> bool:
-    return all(why_not(codec, width, height) is None for height, width in sizes)
+    return all(unavailable_reason(codec, width, height) is None for height, width in sizes)
 
 
-def why_not(codec: str, width: int, height: int) -> str | None:
+def unavailable_reason(codec: str, width: int, height: int) -> str | None:
     """The reason why `codec` can't encode frames of this size on this machine; None if it can."""
     if codec not in ENCODERS:
         return "it is not one that smolact writes"

@@ -1,7 +1,7 @@
 """Cache of decoded images: a sample is copied instead of decoded, bit for bit the same.
 
 cache = FrameCache(dataset.meta)
-cache.keep(dataset)               # decodes missing frames
+cache.fill(dataset)  # decodes missing frames
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from smolact.datasets.cameras import Camera
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset, first_frames
 from smolact.datasets.store import FrameStore
-from smolact.datasets.unreadable import Unreadable, refusal
+from smolact.datasets.unreadable import Unreadable, unreadable_error
 from smolact.datasets.video import Image
 from smolact.errors import DatasetError, WriteError
 from smolact.hub import is_snapshot
@@ -33,7 +33,7 @@ from smolact.hub import is_snapshot
 Ints = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 """Called with a description, the number done and the total."""
-Load = Callable[["Runs"], Iterable["Piece"]]
+Load = Callable[["FrameRuns"], Iterable["DecodedRun"]]
 """Yields the items of a dataset, in order."""
 
 RUN_LENGTH = 32
@@ -65,7 +65,7 @@ class FrameCache:
     ) -> None:
         self.meta, self.fit, self.max_bytes = meta, fit, max_bytes
         name = f"frames-{fingerprint(meta)}" + (f"-{fit[0]}x{fit[1]}" if fit else "")
-        self.folder = (folder or folder_beside(meta.root)) / name
+        self.folder = (folder or cache_folder(meta.root)) / name
         self.stores = {}
         for key in meta.color_keys if cameras is None else cameras:
             channels, height, width = meta.features[key].image_shape
@@ -75,7 +75,7 @@ class FrameCache:
         self.is_cached = np.zeros(meta.total_frames, dtype=bool)
         self._starts = first_frames(meta)
 
-    def keep(
+    def fill(
         self,
         dataset: LeRobotDataset,
         *,
@@ -90,8 +90,8 @@ class FrameCache:
         Args:
             dataset: a dataset of this metadata.
             rank, processes: each process caches a part; all must finish before samples are read.
-            load, progress: see `fill`.
-            unreadable: see `fill`; pass those of all processes to `leave_out`.
+            load, progress: see `fill_stores`.
+            unreadable: see `fill_stores`; pass those of all processes to `exclude`.
 
         Returns:
             the number of cached frames.
@@ -100,15 +100,15 @@ class FrameCache:
             DatasetError: an image can't be read.
             WriteError: the disk is full or refused. Earlier frames stay.
         """
-        frame_bytes = sum(store.bytes_of_one for store in self.stores.values())
+        frame_bytes = sum(store.frame_bytes for store in self.stores.values())
         capacity = int(min(self.max_bytes / max(1, frame_bytes) - self.is_cached.sum(), dataset.num_frames))
         frames = np.arange(max(0, capacity))
-        fill(
+        fill_stores(
             self.stores,
             dataset,
             np.array_split(frames, processes)[rank],
             lambda key, pictures: pictures.numpy(),
-            prepare=None if self.fit is None else partial(scaled, fit=self.fit),
+            prepare=None if self.fit is None else partial(scale_down, fit=self.fit),
             load=load,
             progress=progress,
             unreadable=unreadable,
@@ -120,7 +120,7 @@ class FrameCache:
         dataset.decodes &= len(frames) < dataset.num_frames
         return len(frames)
 
-    def leave_out(self, unreadable: Sequence[Unreadable]) -> None:
+    def exclude(self, unreadable: Sequence[Unreadable]) -> None:
         """Mark unreadable frames as not cached, so that reading one raises its error."""
         self.is_cached[[self._starts[sample.episode] + sample.frame for sample in unreadable]] = False
 
@@ -145,11 +145,11 @@ class _CachedCamera:
             images = np.empty((len(positions), *self.store.shape), dtype=np.uint8)
             images[cached] = self.store.read(positions[cached])
             decoded = self.camera.frames(episodes[~cached], numbers[~cached])
-            images[~cached] = scaled(torch.from_numpy(decoded).permute(0, 3, 1, 2), self.fit).numpy()
+            images[~cached] = scale_down(torch.from_numpy(decoded).permute(0, 3, 1, 2), self.fit).numpy()
         return np.asarray(images.transpose(0, 2, 3, 1))  # contiguous after the reader's transpose
 
 
-def fill(
+def fill_stores(
     stores: Mapping[str, FrameStore],
     dataset: LeRobotDataset,
     frames: Ints,
@@ -182,15 +182,15 @@ def fill(
     needed = 0
     for key, store in stores.items():
         missing = store.missing(numbers[frames].tolist(), partial(report, f"checking what is kept of {key}"))
-        needed += len(missing) * store.bytes_of_one
+        needed += len(missing) * store.frame_bytes
         # Both are ascending, so positions in one are positions in the other.
         runs += [(key, run) for run in _runs(frames[np.searchsorted(numbers[frames], missing)])]
     _check_disk_space(next(iter(stores.values())).folder if stores else dataset.meta.root, needed)
     total, done = sum(len(run) for _, run in runs), 0
-    frame_runs = Runs(dataset, runs, prepare)
+    frame_runs = FrameRuns(dataset, runs, prepare)
     for decoded in map(frame_runs.__getitem__, range(len(runs))) if load is None else load(frame_runs):
         if decoded.unreadable and unreadable is None:
-            raise refusal(decoded.unreadable)
+            raise unreadable_error(decoded.unreadable)
         if unreadable is not None:
             unreadable += decoded.unreadable
         if decoded.pictures is not None:
@@ -200,7 +200,7 @@ def fill(
     return total
 
 
-class Piece(NamedTuple):
+class DecodedRun(NamedTuple):
     """A decoded run: its camera, readable frames (n,), images (n, 3, H, W) or None if n is 0, and unreadable frames."""
 
     camera: str
@@ -209,8 +209,8 @@ class Piece(NamedTuple):
     unreadable: list[Unreadable]
 
 
-class Runs(Dataset[Piece]):
-    """Runs of consecutive frames to decode."""
+class FrameRuns(Dataset[DecodedRun]):
+    """FrameRuns of consecutive frames to decode."""
 
     def __init__(
         self,
@@ -223,7 +223,7 @@ class Runs(Dataset[Piece]):
     def __len__(self) -> int:
         return len(self.runs)
 
-    def __getitem__(self, index: int) -> Piece:
+    def __getitem__(self, index: int) -> DecodedRun:
         key, frames = self.runs[index]
         unreadable: list[Unreadable] = []
         try:
@@ -232,7 +232,7 @@ class Runs(Dataset[Piece]):
             frames, images = self._one_by_one(key, frames, unreadable)
         if images is not None and self.prepare is not None:
             images = self.prepare(images)
-        return Piece(key, frames, images, unreadable)
+        return DecodedRun(key, frames, images, unreadable)
 
     def _one_by_one(self, key: str, frames: Ints, unreadable: list[Unreadable]) -> tuple[Ints, Tensor | None]:
         images: dict[int, Tensor] = {}
@@ -252,8 +252,8 @@ def _runs(frames: Ints) -> Iterator[Ints]:
             yield piece[first : first + RUN_LENGTH]
 
 
-def scaled(images: Tensor, fit: tuple[int, int] | None) -> Tensor:
-    """Images (n, 3, H, W) uint8, scaled down into (width, height) `fit` like SmolVLA's, and rounded."""
+def scale_down(images: Tensor, fit: tuple[int, int] | None) -> Tensor:
+    """Images (n, 3, H, W) uint8, scale_down down into (width, height) `fit` like SmolVLA's, and rounded."""
     height, width = _fitted_size((images.shape[-2], images.shape[-1]), fit)
     if (height, width) == tuple(images.shape[-2:]):
         return images
@@ -269,7 +269,7 @@ def _fitted_size(size: tuple[int, int], fit: tuple[int, int] | None) -> tuple[in
     return size if ratio <= 1 else (int(size[0] / ratio), int(size[1] / ratio))
 
 
-def folder_beside(root: Path) -> Path:
+def cache_folder(root: Path) -> Path:
     """The dataset's cache folder, `NAME.cache` next to `root`, outside of edits and uploads."""
     if is_snapshot(root):  # next to a snapshot it would count as a revision
         return root.parents[1] / "smolact.cache"

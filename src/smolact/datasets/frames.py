@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.rows import DataFile, by_file
+from smolact.datasets.rows import DataFile, group_by_file
 from smolact.datasets.tables import column_values
 from smolact.errors import DatasetError
 
@@ -39,13 +39,13 @@ def load_frames(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> Frames
         DatasetError: a file is missing or damaged, or does not match the metadata.
     """
     names = [name for name, feature in meta.features.items() if not feature.is_image]
-    groups = by_file(episodes, meta.episodes.data_path.__getitem__)
+    groups = group_by_file(episodes, meta.episodes.data_path.__getitem__)
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     rows: dict[int, Ints] = {}
     for path, selected in groups.items():
         file = DataFile(meta.root, path, names)
         for episode in selected:
-            rows[episode] = file.whole(episode, int(meta.episodes.length[episode]))
+            rows[episode] = file.complete_rows(episode, int(meta.episodes.length[episode]))
         order = np.concatenate([rows[episode] for episode in selected])
         unchanged = len(order) == file.count and (order == np.arange(file.count)).all()
         for name in names:

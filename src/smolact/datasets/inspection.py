@@ -54,7 +54,7 @@ def _faults(root: Path, quick: bool, progress: Progress) -> list[Fault]:
     return faults + list(_statistics_faults(meta, {} if has_errors else state.values))
 
 
-def errors_of_training(
+def training_errors(
     meta: LeRobotDatasetMetadata, episodes: Collection[int], features: Collection[str]
 ) -> list[Fault]:
     """The errors of `check_dataset` that a training would meet, without checking images.
@@ -105,7 +105,7 @@ def _metadata_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
                 "warning", layout.INFO, f"feature '{name}' has the dtype '{feature.dtype}', not known here."
             )
     for name in meta.video_keys:
-        stored, size = meta.said_size(name), meta.features[name].image_shape[1:]
+        stored, size = meta.stated_size(name), meta.features[name].image_shape[1:]
         if stored != size:
             yield Fault(
                 "warning",

@@ -12,7 +12,7 @@ from smolact.datasets.episodes import read_episodes_v2, read_episodes_v3
 from smolact.datasets.format import Feature, whole_number
 from smolact.datasets.info import read_info, version_of
 from smolact.datasets.path_checks import META, check_confined, entries_of
-from smolact.datasets.sizes import first_size, tell_other_size
+from smolact.datasets.sizes import first_size, warn_of_size_mismatch
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import column_values, read_table
 from smolact.errors import DatasetError
@@ -60,9 +60,9 @@ class LeRobotDatasetMetadata:
             },
         }
         self._read_tables()
-        self.look_at_files()
+        self.check_files()
 
-    def look_at_files(self) -> None:
+    def check_files(self) -> None:
         """Check that the present files may be opened, and take each camera's image size from its video.
 
         If `info.json` has another size, which LeRobot ignores, a warning is logged and the video's size is used.
@@ -74,10 +74,10 @@ class LeRobotDatasetMetadata:
         for key in self.video_keys:
             size = first_size(self.root, self.episodes.video_path[key])
             if size is not None and size != self.features[key].image_shape[1:]:
-                tell_other_size(self._info_path, key, self.features[key].image_shape[1:], size)
+                warn_of_size_mismatch(self._info_path, key, self.features[key].image_shape[1:], size)
                 self.features[key] = self.features[key].resized(*size)
 
-    def said_size(self, key: str) -> tuple[int, int]:
+    def stated_size(self, key: str) -> tuple[int, int]:
         """The (height, width) of a camera according to `info.json`."""
         _, height, width = layout.parse_feature(key, self.info["features"][key], self._info_path).image_shape
         return height, width

@@ -28,7 +28,7 @@ def entries_of(episodes: Episodes) -> tuple[str, ...]:
 def check_confined(root: Path, entries: tuple[str, ...] = ("data", "meta", "videos")) -> None:
     """Raise a `DatasetError` if `entries` have an unsafe path."""
     for fault in unsafe_paths(root, entries):
-        raise DatasetError(f"{root / fault.place} {fault.message}")
+        raise DatasetError(f"{root / fault.location} {fault.message}")
 
 
 def check_inside(root: Path, file: str) -> None:

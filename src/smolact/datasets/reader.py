@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smolact.datasets.cameras import Camera, Columns, ImageCamera, VideoCamera, Videos
-from smolact.datasets.depth import depth_story
+from smolact.datasets.depth import depth_notice
 from smolact.datasets.format import Feature
 from smolact.datasets.frames import load_frames
 from smolact.datasets.lock import ReadLock
@@ -243,7 +243,7 @@ class LeRobotDataset(Dataset[Batch]):
         if root is None and local_folder(self.repo_id, "dataset") != self.meta.root:
             commit = self.meta.root.name  # the Hub's cache names folders by commit: data and metadata match
             find_folder(self.repo_id, "dataset", patterns=sorted(paths), revision=commit)
-            self.meta.look_at_files()
+            self.meta.check_files()
         missing = sorted(path for path in paths if not (self.meta.root / path).is_file())
         if missing:
             raise DatasetError(
@@ -308,7 +308,7 @@ def _select_cameras(cameras: Sequence[str] | None, meta: LeRobotDatasetMetadata)
             )
     if cameras is not None:
         return list(cameras)
-    message = depth_story(meta)
+    message = depth_notice(meta)
     if message is not None:
         logger.info("%s: %s", meta.root, message)
     return meta.color_keys

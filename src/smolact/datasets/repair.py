@@ -1,4 +1,4 @@
-"""Repair a dataset after a crash of any writer, to one of all intact episodes.
+"""RepairReport a dataset after a crash of any writer, to one of all intact episodes.
 
 If these are valid in place, only `meta` is written; otherwise the dataset is rewritten and exchanged with the old one. Other files
 are quarantined, never deleted. `info.json` is written last, so after a kill another repair can finish.
@@ -22,7 +22,7 @@ from smolact.datasets.lock import FolderLock
 from smolact.datasets.metadata import read_stats
 from smolact.datasets.recovery import RecoveredSource, RecoveryReport, find_intact_episodes
 from smolact.datasets.rewrite import exchange, restore, warn_of_leftovers
-from smolact.datasets.rewritten_metadata import plain
+from smolact.datasets.rewritten_metadata import statistics_to_json
 from smolact.datasets.rewritten_statistics import file_statistics
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import read_table, tasks_table
@@ -32,12 +32,12 @@ from smolact.types import Statistics
 
 
 @dataclass(frozen=True)
-class Repair:
+class RepairReport:
     """The result of a repair, or of a dry run.
 
     Attributes:
         root: the dataset's folder.
-        told: the number of episodes in the old `info.json`.
+        counted: the number of episodes in the old `info.json`.
         episodes, frames: the numbers of intact episodes and of their frames.
         errors: one line for each fault.
         needed: whether a repair was needed.
@@ -47,12 +47,12 @@ class Repair:
     """
 
     root: Path
-    told: int
+    counted: int
     episodes: int
     frames: int
     errors: tuple[str, ...]
     needed: bool
-    anew: bool
+    rewritten: bool
     """Whether the dataset had to be rewritten."""
     files: int
     bytes: int
@@ -62,8 +62,8 @@ class Repair:
 
 def repair(
     root: str | Path, dry_run: bool = False, quick: bool = False, progress: Progress = no_progress
-) -> Repair:
-    """Repair the v3.0 dataset in the folder `root`; an intact dataset is not changed.
+) -> RepairReport:
+    """RepairReport the v3.0 dataset in the folder `root`; an intact dataset is not changed.
 
     Args:
         root: the dataset's folder.
@@ -106,7 +106,7 @@ def repair(
                 folders += plan.write_metadata()
     if dry_run or not plan.rewrites:
         warn_of_leftovers(folder)
-    return Repair(
+    return RepairReport(
         root,
         report.meta.info["total_episodes"],
         len(report.rows),
@@ -172,7 +172,7 @@ class _RepairPlan:
                 pq.write_table(tasks_table([meta.tasks[number] for number in sorted(meta.tasks)]), temporary)
         if self.stats is not None:
             self._back_up(self.root / layout.STATS, folder)
-            durable.write_json(self.root / layout.STATS, plain(self.stats))
+            durable.write_json(self.root / layout.STATS, statistics_to_json(self.stats))
         if self.info != meta.info:
             self._back_up(self.root / layout.INFO, folder)
             durable.write_json(self.root / layout.INFO, self.info)
@@ -236,7 +236,7 @@ class _RepairPlan:
 
 def _rewrite(report: RecoveryReport, root: Path, quick: bool, progress: Progress) -> Path:
     """Exchange the dataset with one of the intact episodes; returns the old one's new path."""
-    plan, leave = edit.whole(RecoveredSource(report)), quarantine.staging_folders(root)
+    plan, leave = edit.all_episodes(RecoveredSource(report)), quarantine.staging_folders(root)
     return exchange(plan, quick, progress, leave, advice="stop it")
 
 

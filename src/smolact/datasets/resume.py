@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from smolact.datasets import format as layout
 from smolact.datasets import quarantine
-from smolact.datasets.comparison import another_robot, differences, told
-from smolact.datasets.depth import without
+from smolact.datasets.comparison import differences
+from smolact.datasets.depth import removal_advice
 from smolact.datasets.episodes import episode_tables, whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
@@ -63,7 +63,7 @@ class ResumeState:
     episodes_schema: pa.Schema | None
 
 
-def find_last_episode(root: Path) -> ResumeState:
+def read_resume_state(root: Path) -> ResumeState:
     """Read the end state of the dataset in `root`. Leftover files are not changed: see `quarantine_leftovers`.
 
     Raises:
@@ -91,7 +91,7 @@ def find_last_episode(root: Path) -> ResumeState:
     if meta.depth_keys:
         raise ConfigError(
             f"{root} has depth cameras ({', '.join(meta.depth_keys)}), and depth is not recorded here. Record into another "
-            f"folder, or go on in a copy without depth. {without(meta, meta.depth_keys)}"
+            f"folder, or go on in a copy without depth. {removal_advice(meta, meta.depth_keys)}"
         )
     chunk_size = meta.info.get("chunks_size", layout.FILES_PER_CHUNK)
     if type(chunk_size) is not int or chunk_size < 1:
@@ -175,13 +175,13 @@ def check_compatible(
         if name not in old
     ]
     for name in old.keys() & features.keys():
-        wrong += told(name, differences(old[name], features[name]), "in the dataset", "now")
+        wrong += differences(name, old[name], features[name], ("in the dataset", "now"))
     if wrong:
         raise FeatureError(
             f"{meta.root} can't be continued with this robot: {'; '.join(sorted(wrong))}. Connect what it was recorded "
             "with, or record into another folder."
         )
-    if another_robot(meta.robot_type, robot_type):
+    if meta.robot_type and robot_type and meta.robot_type != robot_type:
         logger.warning(
             "%s was recorded with '%s', and goes on with '%s', whose joints have the same names. Its episodes should mean the same "
             "on both; info.json keeps saying '%s'.",
@@ -294,7 +294,7 @@ def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStat
                 f"{data.file} has {data.count} frames, and its episodes have {frames_of[relative]}. Mend the dataset first: "
                 f"smolact dataset repair --dataset.root={meta.root}"
             )
-        rows = [data.whole(episode, int(lengths[episode])) for episode in episodes]
+        rows = [data.complete_rows(episode, int(lengths[episode])) for episode in episodes]
         for name, running in vectors.items():
             values = data.column(name, meta.features[name].shape)
             if not usable_values(values).all():

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import encode_image
-from smolact.datasets.depth import check_no_depth, without
+from smolact.datasets.depth import check_no_depth, removal_advice
 from smolact.datasets.edit import EditPlan
 from smolact.datasets.encoders import choose_encoder
 from smolact.datasets.faults import Progress
@@ -22,7 +22,7 @@ from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.remux import Cut, Index, Joiner
 from smolact.datasets.rewritten_columns import rewritten_column, rewritten_schema
 from smolact.datasets.rewritten_metadata import Contents
-from smolact.datasets.rewritten_statistics import DatasetStatistics, is_complete, usable
+from smolact.datasets.rewritten_statistics import DatasetStatistics, is_complete, valid_statistics
 from smolact.datasets.sources import Source
 from smolact.datasets.stats import LARGEST, ImageStatistics, vector_statistics
 from smolact.datasets.subtasks import Subtasks
@@ -66,7 +66,7 @@ class _Rewriter:
         for number, (source_index, episode) in enumerate(self.plan.episodes):
             source = self.plan.sources[source_index]
             length = int(source.meta.episodes.length[episode])
-            row = {**source.more(episode), "episode_index": number, "length": length}
+            row = {**source.extra_metadata(episode), "episode_index": number, "length": length}
             self.rows.append({**row, "dataset_from_index": first, "dataset_to_index": first + length})
             first += length
         self._data(numbers)
@@ -151,7 +151,7 @@ class _Rewriter:
         }
         statistics: Statistics = {}
         for name, feature in self.features.items():
-            known = usable(stored.get(name, {}), feature)
+            known = valid_statistics(stored.get(name, {}), feature)
             if feature.is_depth:  # their statistics are in the sensor's unit, not in the stored one
                 statistics |= {name: known} if known else {}
             elif feature.is_image:
@@ -265,7 +265,7 @@ def _not_cut(source: Source, name: str, episode: int) -> DatasetError:
     return DatasetError(
         f"{source.meta.root}: episode {episode} can't be cut out of its video of '{name}' as it is (it does not begin with a "
         f"key frame, or ends among frames that need a later one), and encoding depth again would change it. "
-        f"{without(source.meta, [name])}"
+        f"{removal_advice(source.meta, [name])}"
     )
 
 

@@ -117,7 +117,9 @@ def _copy_image_counts(plan: EditPlan, folder: Path) -> None:
     """Copy the value counts of exact image statistics if no frame and no camera changes."""
     source = plan.sources[0]
     path = source.meta.root / layout.IMAGE_COUNTS
-    same = plan.is_whole and all(source.number_in_file(number) == number for _, number in plan.episodes)
+    same = plan.keeps_all_episodes and all(
+        source.number_in_file(number) == number for _, number in plan.episodes
+    )
     if (
         same
         and path.is_file()
@@ -142,7 +144,7 @@ def _write_v3(folder: Path, contents: Contents) -> None:
             {**row, **index, **_flat(stats)} for row, stats in zip(rows[part], statistics[part], strict=True)
         ]
         pq.write_table(pa.Table.from_pylist(values, schema=schema), path, compression="snappy")
-    (folder / layout.STATS).write_text(_json(plain(contents.totals), indent=4), encoding="utf-8")
+    (folder / layout.STATS).write_text(_json(statistics_to_json(contents.totals), indent=4), encoding="utf-8")
 
 
 def _write_v21(folder: Path, contents: Contents) -> None:
@@ -156,7 +158,7 @@ def _write_v21(folder: Path, contents: Contents) -> None:
                 "episode_index": row["episode_index"],
                 "stats": {
                     feature: {name: values[name] for name in _STATISTICS_V21 if name in values}
-                    for feature, values in plain(stats).items()
+                    for feature, values in statistics_to_json(stats).items()
                 },
             }
             for row, stats in zip(contents.rows, contents.statistics, strict=True)
@@ -192,12 +194,12 @@ def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
 def _flat(statistics: Statistics) -> dict[str, Any]:
     return {
         f"stats/{feature}/{name}": value
-        for feature, values in plain(statistics).items()
+        for feature, values in statistics_to_json(statistics).items()
         for name, value in values.items()
     }
 
 
-def plain(statistics: Statistics) -> dict[str, dict[str, Any]]:
+def statistics_to_json(statistics: Statistics) -> dict[str, dict[str, Any]]:
     """Statistics as JSON values: lists, with integer counts."""
     return {
         feature: {

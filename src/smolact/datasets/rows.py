@@ -40,12 +40,12 @@ class EpisodeRows:
         self._order: Ints = np.arange(self.count) if in_order else np.lexsort((self._steps, episodes))
         self._episodes = episodes[self._order]
 
-    def of(self, episode: int) -> Ints:
+    def rows_of(self, episode: int) -> Ints:
         """The rows (n,) of an episode, sorted by `frame_index`."""
         first, end = np.searchsorted(self._episodes, [episode, episode + 1])
         return self._order[first:end]
 
-    def whole(self, episode: int, length: int, name: int | None = None) -> Ints:
+    def complete_rows(self, episode: int, length: int, name: int | None = None) -> Ints:
         """The rows (length,) of a complete episode.
 
         Args:
@@ -56,7 +56,7 @@ class EpisodeRows:
         Raises:
             DatasetError: the episode does not have `length` rows with a `frame_index` from 0.
         """
-        rows = self.of(episode)
+        rows = self.rows_of(episode)
         if len(rows) != length or (self._steps[rows] != np.arange(length)).any():
             number = episode if name is None else name
             raise DatasetError(
@@ -84,7 +84,7 @@ class DataFile(EpisodeRows):
         return column_array(self.table, name, shape, self.file)
 
 
-def by_file(items: Iterable[Item], file_of: Callable[[Item], str]) -> dict[str, list[Item]]:
+def group_by_file(items: Iterable[Item], file_of: Callable[[Item], str]) -> dict[str, list[Item]]:
     """File to its items, in the order of their first appearance."""
     groups: dict[str, list[Item]] = {}
     for item in items:
@@ -92,7 +92,7 @@ def by_file(items: Iterable[Item], file_of: Callable[[Item], str]) -> dict[str, 
     return groups
 
 
-def taken(table: pa.Table, rows: Ints) -> pa.Table:
+def take_rows(table: pa.Table, rows: Ints) -> pa.Table:
     """These rows of a table, in this order; no copy if they are contiguous."""
     if len(rows) and (np.diff(rows) == 1).all():
         return table.slice(int(rows[0]), len(rows))

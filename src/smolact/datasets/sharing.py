@@ -16,7 +16,7 @@ from smolact.uploads import Upload
 _OWNED = ("data/**", "videos/**", "meta/**")
 
 
-def contents(
+def dataset_upload(
     root: Path, *, name: str | None = None, license: str | None = None, tags: Sequence[str] | None = None
 ) -> Upload:
     """The upload of the dataset in `root`, tagged with its format version, as LeRobot requires.
@@ -37,7 +37,7 @@ def contents(
     errors = [fault for fault in faults if fault.severity == "error"]
     if errors:
         raise DatasetError(
-            f"{root} is damaged, and nobody could use it ({len(errors)} faults): {errors[0].place}: {errors[0].message} "
+            f"{root} is damaged, and nobody could use it ({len(errors)} faults): {errors[0].location}: {errors[0].message} "
             f"See them all: smolact dataset check --dataset.root={root}"
         )
     meta = LeRobotDatasetMetadata(root)

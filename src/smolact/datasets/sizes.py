@@ -31,7 +31,7 @@ def first_size(root: Path, paths: Iterable[str]) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=1024)
-def tell_other_size(info: Path, key: str, declared: tuple[int, int], actual: tuple[int, int]) -> None:
+def warn_of_size_mismatch(info: Path, key: str, declared: tuple[int, int], actual: tuple[int, int]) -> None:
     """Warn, once per process, that a camera's (height, width) in `info.json` differs from its video."""
     logger.warning(
         "%s says that '%s' is %d × %d (height × width), but its video is %d × %d: the video's size is used. smolact dataset compact "

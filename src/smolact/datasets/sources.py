@@ -19,7 +19,7 @@ from smolact.datasets.format import UNITS, Feature, flat_names
 from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata, to_statistics
 from smolact.datasets.remux import Cut
-from smolact.datasets.rows import DataFile, taken
+from smolact.datasets.rows import DataFile, take_rows
 from smolact.datasets.tables import column_array, column_values, episodes_schema, read_table, to_column
 from smolact.datasets.video import Image, VideoReader
 from smolact.errors import DatasetError
@@ -35,26 +35,26 @@ class Source:
 
     Args:
         root: the folder.
-        held: hold a read lock for the object's lifetime, so that no edit replaces the files.
+        locked: hold a read lock for the object's lifetime, so that no edit replaces the files.
 
     Raises:
         NotFoundError: the folder does not exist.
         DatasetError: the dataset is corrupt.
     """
 
-    def __init__(self, root: str | Path, *, held: bool = False) -> None:
-        self._read_lock = ReadLock(Path(root)) if held else None
+    def __init__(self, root: str | Path, *, locked: bool = False) -> None:
+        self._read_lock = ReadLock(Path(root)) if locked else None
         self.meta = LeRobotDatasetMetadata(root)
-        self._statistics, self._more = _episode_metadata(self.meta)
+        self._statistics, self._extra_metadata = _episode_metadata(self.meta)
         self._open: DataFile | None = None
 
     def statistics(self, episode: int) -> Statistics:
         """An episode's statistics in the metadata; empty if there are none."""
         return self._statistics[episode] if self._statistics else {}
 
-    def more(self, episode: int) -> dict[str, Any]:
+    def extra_metadata(self, episode: int) -> dict[str, Any]:
         """An episode's metadata beyond the format: annotations by other tools, such as SARM's."""
-        return self._more[episode] if self._more else {}
+        return self._extra_metadata[episode] if self._extra_metadata else {}
 
     def number_in_file(self, episode: int) -> int:
         """The value of the column `episode_index` for an episode."""
@@ -70,8 +70,8 @@ class Source:
         if self._open is None or self._open.name != relative:
             self._open = DataFile(self.meta.root, relative)
         length = int(self.meta.episodes.length[episode])
-        rows = self._open.whole(self.number_in_file(episode), length, name=episode)
-        return taken(self._open.table, rows)
+        rows = self._open.complete_rows(self.number_in_file(episode), length, name=episode)
+        return take_rows(self._open.table, rows)
 
     def cut(self, key: str, episode: int) -> Cut:
         """The frame range of an episode in the video of camera `key`."""
@@ -203,11 +203,11 @@ def _episode_metadata_v3(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics]
     for path in episode_tables(meta.root):
         table = read_table(path)
         statistics += table_statistics(table, path)
-        more += table_more(table, path)
+        more += extra_columns(table, path)
     return statistics[: meta.total_episodes], more[: meta.total_episodes]
 
 
-def table_more(table: pa.Table, path: Path) -> list[dict[str, Any]]:
+def extra_columns(table: pa.Table, path: Path) -> list[dict[str, Any]]:
     """The columns of a `meta/episodes` table that are not in the format, one dict per row."""
     known = set(episodes_schema({}).names)
     names = [

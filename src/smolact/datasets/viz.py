@@ -19,7 +19,7 @@ from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.sources import Source
 from smolact.datasets.tables import column_array
-from smolact.datasets.viz_video import Films
+from smolact.datasets.viz_video import BrowserVideos
 from smolact.errors import ConfigError, DatasetError
 
 Progress = Callable[[str, int, int], None]
@@ -55,7 +55,7 @@ def write_page(
         DatasetError: the dataset is damaged.
         WriteError: the disk is full or refused.
     """
-    source, output = Source(root, held=True), Path(output)
+    source, output = Source(root, locked=True), Path(output)
     chosen = list(range(source.meta.total_episodes)) if episodes is None else list(episodes)
     outside = [number for number in chosen if not 0 <= number < source.meta.total_episodes]
     if outside or not chosen:
@@ -64,7 +64,7 @@ def write_page(
             + (f"episode {outside[0]} is asked for." if outside else "none is chosen.")
         )
     embedded = output.suffix == ".html"
-    films, signals = Films(source), signal_names(source.meta)
+    films, signals = BrowserVideos(source), signal_names(source.meta)
     descriptions: list[dict[str, Any]] = []
     videos: dict[str, str] = {}
     size = 0
@@ -74,7 +74,7 @@ def write_page(
         episode = describe_episode(source, number, list(signals))
         size += len(episode["numbers"])
         for camera, key in enumerate(source.meta.color_keys):
-            video = films.film(key, number)
+            video = films.encode_episode(key, number)
             name = f"episode_{number:06d}_{camera}"
             if embedded:
                 videos[name] = b64encode(video).decode("ascii")

@@ -41,7 +41,7 @@ def show_in_rerun(
     rerun = import_rerun()
     if output is None:
         check_screen("Write a file for later, --output=NAME.rrd, or a page for the browser, --html.")
-    source = Source(root, held=True)
+    source = Source(root, locked=True)
     check_episodes(source.meta, episodes)
     name = source.meta.root.resolve().name
     stream = rerun.RecordingStream(name)

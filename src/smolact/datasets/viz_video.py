@@ -20,7 +20,7 @@ BROWSER_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
 KEYFRAME_INTERVAL, CRF = 12, 23
 
 
-class Films:
+class BrowserVideos:
     """The episodes of a dataset as browser videos; each video file's index is read once.
 
     Raises:
@@ -31,7 +31,7 @@ class Films:
         self._source = source
         self._indices: dict[Path, Index] = {}
 
-    def film(self, key: str, episode: int) -> bytes:
+    def encode_episode(self, key: str, episode: int) -> bytes:
         """An episode of camera `key` as mp4; frame i is shown from i/fps to (i + 1)/fps.
 
         Raises:
@@ -63,7 +63,7 @@ class Films:
         return True
 
     def _encode(self, key: str, episode: int, path: Path) -> None:
-        images = map(even, self._source.images(key, episode))
+        images = map(pad_to_even, self._source.images(key, episode))
         first = next(images)
         height, width, _ = first.shape
         codec = browser_encoder()
@@ -89,7 +89,7 @@ def browser_encoder() -> str:
     )
 
 
-def even(image: Image) -> Image:
+def pad_to_even(image: Image) -> Image:
     """An image (H, W, 3), padded to an even height and width, as video requires."""
     height, width, _ = image.shape
     if height % 2 == 0 and width % 2 == 0:

@@ -20,7 +20,7 @@ from smolact.datasets.encoders import ENCODERS, choose_encoder
 from smolact.datasets.episode_buffer import EpisodeBuffer, EpisodePosition
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.lock import FolderLock
-from smolact.datasets.resume import check_compatible, find_last_episode, has_only_leftovers, recorded_features
+from smolact.datasets.resume import check_compatible, has_only_leftovers, read_resume_state, recorded_features
 from smolact.datasets.video import VideoWriter
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import missing_folder
@@ -163,7 +163,7 @@ class DatasetWriter:
         video_codec: str | None,
         episodes_per_file: int,
     ) -> DatasetWriter:
-        state = find_last_episode(root)
+        state = read_resume_state(root)
         check_compatible(state.meta, fps, None if features is None else check_features(features), robot_type)
         recorded = check_features(recorded_features(state.meta))
         formats = {recorded[key].info.get("video.codec", "av1") for key in state.meta.video_keys}
