@@ -36,7 +36,14 @@ REPLACED_NAMES = {
     *("sole_engine", "Unsaid", "Told", "Pace", "Asks", "ThreadAsks", "AnswersAtOnce", "Obeys", "obeyed"),
     *("KnowsAges", "Jog", "Waiting", "Answering", "Asked", "Question", "RemoteChunks", "Link", "Hall"),
     *("depth_story", "tell_other_size", "look_at_files", "said_size", "why_not", "leave_out", "bytes_of_one"),
-    *("another_robot", "is_whole", "out_of_place", "errors_of_training", "find_last_episode", "folder_beside"),
+    *(
+        "another_robot",
+        "is_whole",
+        "out_of_place",
+        "errors_of_training",
+        "find_last_episode",
+        "folder_beside",
+    ),
     *("Given", "carry_out", "is_half_replaced", "named_errors", "what_is_near", "go_the_road", "Claims"),
 }
 REPLACED_WORDS = re.compile(

@@ -32,7 +32,7 @@ PLANS: dict[str, tuple[Callable[[Source], EditPlan], list[int]]] = {
     "rename": (lambda source: edit.rename_task(source, TASKS[0], "Another."), [0, 1, 2, 3]),
     "delete": (lambda source: edit.delete_episodes(source, [0, 2]), [1, 3]),
     "split": (lambda source: edit.split(source, {"part": [2, 3]})["part"], [2, 3]),
-    "filter": (lambda source: edit.filter_episodes(source, lambda number: number < 2), [0, 1]),
+    "filter": (lambda source: edit.select_episodes(source, [0, 1]), [0, 1]),
     "remove": (lambda source: edit.remove_features(source, ["action"]), [0, 1, 2, 3]),
     "merge": (lambda source: edit.merge([source, source]), [0, 1, 2, 3, 0, 1, 2, 3]),
     "cameras": (

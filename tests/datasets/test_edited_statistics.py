@@ -85,7 +85,9 @@ def test_vectors_of_an_edited_dataset_are_counted_from_its_frames(tmp_path: Path
     source = Source(two_ranges(tmp_path / "set", (0, 100, 50)))
     plans = {
         "delete": edit.delete_episodes(source, [2]),
-        "filter": edit.filter_episodes(source, lambda episode: episode != 2),
+        "filter": edit.select_episodes(
+            source, [number for number in range(source.meta.total_episodes) if number != 2]
+        ),
         "split": edit.split(source, {"part": [0, 1]})["part"],
         "merge": edit.merge([source, Source(two_ranges(tmp_path / "other", (7,)))]),
         "reordered": EditPlan((source,), ((0, 1), (0, 0))),

@@ -37,7 +37,7 @@ OWN = {
 EDITS: dict[str, Callable[[Source], EditPlan]] = {
     "compact": edit.all_episodes,
     "delete": lambda source: edit.delete_episodes(source, [0]),
-    "filter": lambda source: edit.filter_episodes(source, lambda episode: episode > 0),
+    "filter": lambda source: edit.select_episodes(source, list(range(1, source.meta.total_episodes))),
     "split": lambda source: edit.split(source, {"part": [1]})["part"],
     "rename": lambda source: edit.rename_task(source, TASKS[0], "Another."),
     "remove": lambda source: edit.remove_features(source, ["action"]),

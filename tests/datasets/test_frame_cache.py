@@ -42,7 +42,7 @@ def keep(dataset: LeRobotDataset, **options: object) -> int:
         nonlocal made
         made = max(made, done) if what.startswith("keeping") else made
 
-    FrameCache(dataset.meta, **options).keep(dataset, progress=count)  # type: ignore[arg-type]
+    FrameCache(dataset.meta, **options).fill(dataset, progress=count)  # type: ignore[arg-type]
     return made
 
 

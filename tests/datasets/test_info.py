@@ -18,11 +18,10 @@ from smolact.cli.main import main
 from smolact.datasets import edit
 from smolact.datasets.format import Feature, flat_names
 from smolact.datasets.inspection import check_dataset
-from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.metadata import LeRobotDatasetMetadata, warn_of_size_mismatch
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import build, replace
-from smolact.datasets.sizes import warn_of_size_mismatch
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import DatasetError, VideoError

@@ -93,7 +93,7 @@ def test_what_was_edited_opens_there(tmp_path: Path, dtype: str) -> None:
     plans = {
         "compact": whole,
         "delete": edit.delete_episodes(source, [1]),
-        "filter": edit.filter_episodes(source, lambda episode: source.meta.episodes.length[episode] > 4),
+        "filter": edit.select_episodes(source, np.flatnonzero(source.meta.episodes.length > 4).tolist()),
         "merge": edit.merge([source, source]),
         "rename": edit.rename_task(source, TASKS[0], "Do it."),
         "join": edit.rename_task(source, TASKS[0], TASKS[1]),

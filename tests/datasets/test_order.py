@@ -177,7 +177,7 @@ def test_recording_goes_on_with_the_same_statistics(case: Case, tmp_path: Path) 
 def test_the_frame_cache_keeps_each_picture_at_its_place(case: Case, tmp_path: Path) -> None:
     ordered, root, _ = case
     dataset = LeRobotDataset(root, return_uint8=True)
-    FrameCache(dataset.meta, folder=tmp_path / "cache").keep(dataset)
+    FrameCache(dataset.meta, folder=tmp_path / "cache").fill(dataset)
     key = "observation.images.top"
     for sample, expected in zip(dataset, LeRobotDataset(ordered, return_uint8=True), strict=True):
         assert torch.equal(sample[key], expected[key])

@@ -165,7 +165,8 @@ def filter_episodes(config: FilterConfig) -> None:
             and (final_rewards is None or final_rewards[episode] >= (config.min_reward or 0.0))
         )
 
-    write(edit.filter_episodes(source, is_kept), config.output, config.quick)
+    chosen = list(filter(is_kept, range(source.meta.total_episodes)))
+    write(edit.select_episodes(source, chosen), config.output, config.quick)
 
 
 @dataclass

@@ -11,7 +11,8 @@ import io
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -93,36 +94,25 @@ class Camera(Protocol):
         ...
 
 
-class Videos:
-    """The video readers shared by all cameras of a dataset."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._readers: ForkSafeLRUCache[str, VideoReader] = ForkSafeLRUCache(
-            self._read, OPEN_FILES, drop=VideoReader.close
-        )
-
-    def reader(self, path: str) -> VideoReader:
-        """The reader of the file `path`, relative to the root."""
-        return self._readers(path)
-
-    def _read(self, path: str) -> VideoReader:
-        return VideoReader(self._root / path)
+def video_readers() -> ForkSafeLRUCache[Path, VideoReader]:
+    """The video readers shared by all cameras of a dataset: file to reader."""
+    return ForkSafeLRUCache(VideoReader, OPEN_FILES, drop=VideoReader.close)
 
 
 class VideoCamera:
-    """A camera stored as video: episode to file (`paths`) and to its first frame in that file (`first_frames`)."""
+    """A camera stored as video: episode to file below `root` (`paths`) and to its first frame in that file (`first_frames`)."""
 
     def __init__(
         self,
         key: str,
         feature: Feature,
-        videos: Videos,
+        root: Path,
+        readers: ForkSafeLRUCache[Path, VideoReader],
         paths: Mapping[int, str],
         first_frames: Mapping[int, int],
     ) -> None:
-        self._key, self._shape = key, feature.image_shape
-        self._videos, self._paths, self._first = videos, paths, first_frames
+        self._key, self._shape, self._root = key, feature.image_shape, root
+        self._readers, self._paths, self._first = readers, paths, first_frames
 
     def frames(self, episodes: Ints, numbers: Ints) -> Image:
         """See `Camera`. Each file is read once, in frame order, and adjacent frames are decoded together."""
@@ -134,7 +124,7 @@ class VideoCamera:
         for path, slots in group_by_file.items():
             wanted = np.array([self._first[int(episodes[slot])] for slot in slots]) + numbers[slots]
             try:
-                decoded = self._videos.reader(path).frames(wanted)
+                decoded = self._readers(self._root / path).frames(wanted)
             except VideoError as error:
                 raise VideoError(f"'{self._key}': {error}") from error
             if decoded.shape[1:] != images.shape[1:]:
@@ -153,18 +143,17 @@ class Columns:
         self._root = root
         self._files: ForkSafeLRUCache[str, Any] = ForkSafeLRUCache(self._open, OPEN_FILES)
         self._groups: ForkSafeLRUCache[tuple[str, int, str], Any] = ForkSafeLRUCache(
-            self._read, CACHED_IMAGE_BYTES, weigh=_num_bytes
+            self._read, CACHED_IMAGE_BYTES, weigh=attrgetter("nbytes")
         )
 
-    def images(self, path: str, key: str, rows: Sequence[int]) -> list[bytes | None]:
-        """The encoded images in `rows` of the column `key` of the file `path`, relative to the root."""
+    def image(self, path: str, key: str, row: int) -> bytes | None:
+        """The encoded image in a row of the column `key` of the file `path`, relative to the root."""
         _, ends = self._files(path)
-        images = []
-        for row in rows:
-            group = int(np.searchsorted(ends, row, side="right"))
-            begin = int(ends[group - 1]) if group else 0
-            images.append(self._groups((path, group, key))[row - begin].as_py())
-        return images
+        group = int(np.searchsorted(ends, row, side="right"))
+        data: bytes | None = self._groups((path, group, key))[
+            row - int(ends[group - 1] if group else 0)
+        ].as_py()
+        return data
 
     def _open(self, path: str) -> tuple[Any, Ints]:
         file = open_parquet(self._root / path)
@@ -180,10 +169,6 @@ class Columns:
                 "Fetch the dataset again."
             )
         return column.combine_chunks().field("bytes")
-
-
-def _num_bytes(column: Any) -> int:
-    return int(column.nbytes)
 
 
 class ImageCamera:
@@ -206,7 +191,7 @@ class ImageCamera:
         images: Image = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
         for slot, (episode, number) in enumerate(zip(episodes.tolist(), numbers.tolist(), strict=True)):
             path, row = self._paths[episode], int(self._rows[episode][number])
-            (data,) = self._columns.images(path, self._key, [row])
+            data = self._columns.image(path, self._key, row)
             images[slot] = decode_image(data, (height, width), f"{path}, row {row}, '{self._key}'")
         return images
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets import splits
-from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.format import Feature
 from smolact.datasets.resume import ResumeState, Running, quarantine_leftovers
 from smolact.datasets.stats import ImageStatistics, VectorStatistics, aggregate
-from smolact.datasets.tables import episodes_schema, frames_schema, tasks_table, to_column
+from smolact.datasets.tables import episodes_schema, frames_schema, frames_writer, tasks_table, to_column
 from smolact.datasets.video import VideoWriter
 from smolact.types import Statistics
 
@@ -219,18 +219,10 @@ class EpisodeCommitter:
     def _write_parquet(self, path: str, tables: list[pa.Table]) -> None:
         """Write tables as row groups of one file, and publish it as `path`."""
         staged = self._staging / path.replace("/", "-")
-        with durable.annotate_errors(self.root / path):
-            counters = [name for name in tables[0].schema.names if name in DEFAULT_FEATURES]
-            # Only index columns need statistics (lookup by episode); images and unique values gain nothing.
-            with pq.ParquetWriter(
-                staged,
-                tables[0].schema,
-                compression="snappy",
-                use_dictionary=False,
-                write_statistics=counters,
-            ) as file:
-                for table in tables:
-                    file.write_table(table)
+        schema = tables[0].schema
+        with durable.annotate_errors(self.root / path), frames_writer(staged, schema) as file:
+            for table in tables:
+                file.write_table(table)
         durable.publish(staged, self.root / path)
 
     def _info(self, episodes: int, frames: int, tasks: int) -> dict[str, Any]:

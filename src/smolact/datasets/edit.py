@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from smolact.datasets.comparison import differences, order_of_names
@@ -183,17 +183,6 @@ def _check_mergeable(first: LeRobotDatasetMetadata, meta: LeRobotDatasetMetadata
         )
     listed = "".join(f"\n  {line}" for line in sorted(wrong))
     raise FeatureError(f"{meta.root} and {first.root} differ in{listed}\n{remedy}")
-
-
-def filter_episodes(source: Source, predicate: Callable[[int], bool]) -> EditPlan:
-    """The episodes for whose number `predicate` returns true.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    return select_episodes(
-        source, [number for number in range(source.meta.total_episodes) if predicate(number)]
-    )
 
 
 def rename_task(source: Source, old: str, new: str) -> EditPlan:

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smolact.datasets.cameras import Camera
+from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.reader import LeRobotDataset, first_frames
+from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.store import FrameStore
 from smolact.datasets.unreadable import Unreadable, unreadable_error
 from smolact.datasets.video import Image
@@ -31,8 +32,6 @@ from smolact.errors import DatasetError, WriteError
 from smolact.hub import is_snapshot
 
 Ints = NDArray[np.int64]
-Progress = Callable[[str, int, int], None]
-"""Called with a description, the number done and the total."""
 Load = Callable[["FrameRuns"], Iterable["DecodedRun"]]
 """Yields the items of a dataset, in order."""
 
@@ -73,7 +72,7 @@ class FrameCache:
             shape = (channels, height, width)
             self.stores[key] = FrameStore(self.folder, key, shape, "uint8", meta.total_frames)
         self.is_cached = np.zeros(meta.total_frames, dtype=bool)
-        self._starts = first_frames(meta)
+        self._starts = meta.episodes.from_index
 
     def fill(
         self,
@@ -82,7 +81,7 @@ class FrameCache:
         rank: int = 0,
         processes: int = 1,
         load: Load | None = None,
-        progress: Progress | None = None,
+        progress: Progress = no_progress,
         unreadable: list[Unreadable] | None = None,
     ) -> int:
         """Cache a dataset's images up to the size limit, and make it read them from here.
@@ -157,7 +156,7 @@ def fill_stores(
     *,
     prepare: Callable[[Tensor], Tensor] | None = None,
     load: Load | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     unreadable: list[Unreadable] | None = None,
 ) -> int:
     """Write missing frames into stores, and return how many were missing.
@@ -176,12 +175,13 @@ def fill_stores(
         DatasetError: an image can't be read, and `unreadable` is None.
         WriteError: the disk is full or refused. Earlier frames stay.
     """
-    report: Progress = progress or (lambda what, done, of: None)
     numbers = dataset.frame_numbers
     runs: list[tuple[str, Ints]] = []
     needed = 0
     for key, store in stores.items():
-        missing = store.missing(numbers[frames].tolist(), partial(report, f"checking what is kept of {key}"))
+        missing = store.missing(
+            numbers[frames].tolist(), partial(progress, f"checking what is kept of {key}")
+        )
         needed += len(missing) * store.frame_bytes
         # Both are ascending, so positions in one are positions in the other.
         runs += [(key, run) for run in _runs(frames[np.searchsorted(numbers[frames], missing)])]
@@ -196,7 +196,7 @@ def fill_stores(
         if decoded.pictures is not None:
             stores[decoded.camera].write(numbers[decoded.frames], make(decoded.camera, decoded.pictures))
         done += len(decoded.frames) + len(decoded.unreadable)
-        report(f"keeping frames of {len(stores)} camera{'s' * (len(stores) > 1)}", done, total)
+        progress(f"keeping frames of {len(stores)} camera{'s' * (len(stores) > 1)}", done, total)
     return total
 
 

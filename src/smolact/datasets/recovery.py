@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from smolact.datasets import format as layout
 from smolact.datasets.episodes import Episode, Episodes, VideoSpan, episode_columns, episode_tables
 from smolact.datasets.faults import Fault, Progress, no_progress
-from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
+from smolact.datasets.metadata import LeRobotDatasetMetadata, first_size, read_numbered
 from smolact.datasets.path_checks import check_inside, unsafe_paths
-from smolact.datasets.sizes import first_size
 from smolact.datasets.sources import Source, extra_columns, table_statistics
 from smolact.datasets.state import DatasetState, frame_number
 from smolact.datasets.tables import column_values, read_table
@@ -146,7 +145,7 @@ def find_intact_episodes(root: Path, quick: bool = False, progress: Progress = n
     report = RecoveryReport(meta)
     rows = _read_rows(report)
     try:
-        meta.tasks = read_tasks_v3(root) if rows else {}
+        meta.tasks = read_numbered(root / layout.TASKS, "task") if rows else {}
     except DatasetError as error:
         report.errors.append(_cause(str(error)))
         report.tasks_recovered = True

@@ -17,8 +17,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact.datasets.video import open_container
 from smolact.errors import VideoError
-from smolact.openable import check_regular
 
 MAX_DELAY = 16  # frames that a decoder may reorder; the limit of H.264 and HEVC
 
@@ -147,15 +147,12 @@ def open_video(path: Path) -> Iterator[Any]:
         VideoError: the file is missing, corrupt, or without a video stream.
     """
     try:
-        check_regular(path)
-        container: Any = av.open(str(path))
-    except FileNotFoundError as error:
-        raise VideoError(f"{path} is missing. Fetch the dataset again, or restore this file.") from error
+        container = open_container(path)
+    except VideoError:
+        raise
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{path} can't be read ({error}): it is damaged. Fetch it again.") from error
     with container:
-        if not container.streams.video or container.streams.video[0].codec_context is None:
-            raise VideoError(f"{path} has no picture that FFmpeg can decode. Fetch it again, or restore it.")
         yield container
 
 

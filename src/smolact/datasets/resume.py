@@ -16,7 +16,7 @@ from smolact.datasets import format as layout
 from smolact.datasets import quarantine
 from smolact.datasets.comparison import differences
 from smolact.datasets.depth import removal_advice
-from smolact.datasets.episodes import episode_tables, whole_numbers
+from smolact.datasets.episodes import files_per_chunk, whole_numbers
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import DataFile
@@ -93,11 +93,7 @@ def read_resume_state(root: Path) -> ResumeState:
             f"{root} has depth cameras ({', '.join(meta.depth_keys)}), and depth is not recorded here. Record into another "
             f"folder, or go on in a copy without depth. {removal_advice(meta, meta.depth_keys)}"
         )
-    chunk_size = meta.info.get("chunks_size", layout.FILES_PER_CHUNK)
-    if type(chunk_size) is not int or chunk_size < 1:
-        raise DatasetError(
-            f"{root / layout.INFO}: chunks_size must be a positive integer, found {chunk_size!r}."
-        )
+    chunk_size = files_per_chunk(root, meta.info)
     tables = _episode_files(meta)
     total = meta.info.get("total_tasks", len(meta.tasks))
     if type(total) is not int or total < 0:
@@ -199,28 +195,13 @@ def recorded_features(meta: LeRobotDatasetMetadata) -> dict[str, Feature]:
     }
 
 
-def has_only_leftovers(folder: Path) -> bool:
-    """Whether the folder holds only leftovers of a writer that died while it created the dataset."""
-    entries = list(folder.iterdir())
-    return bool(entries) and all(
-        quarantine.is_temporary(entry)
-        or (
-            entry.name == "meta"
-            and entry.is_dir()
-            and not entry.is_symlink()
-            and all(map(quarantine.is_temporary, entry.iterdir()))
-        )
-        for entry in entries
-    )
-
-
 def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:
     """The files of `meta/episodes` that are in use, in order."""
     used, rows = [], 0
-    for path in episode_tables(meta.root):
+    for path, count in meta.episodes.tables.items():
         if rows == meta.total_episodes:
             break
-        rows += open_parquet(path).metadata.num_rows
+        rows += count
         used.append(path)
     if rows > meta.total_episodes:
         raise DatasetError(

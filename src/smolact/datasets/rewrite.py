@@ -15,12 +15,12 @@ from pathlib import Path
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.edit import EditPlan
-from smolact.datasets.extra_files import carry, carry_all
+from smolact.datasets.extra_files import copy_extra_files
 from smolact.datasets.faults import Progress, no_progress
-from smolact.datasets.info import read_info
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.lock import FolderLock, NoReaders, ReadLock
-from smolact.datasets.rewritten_files import write_files
+from smolact.datasets.metadata import read_info
+from smolact.datasets.rewritten_files import Rewriter
 from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.errors import ConfigError, DatasetError
 from smolact.hub import is_snapshot
@@ -48,7 +48,7 @@ def build(plan: EditPlan, output: Path, quick: bool = False, progress: Progress 
         for source in plan.sources:
             stack.enter_context(ReadLock(source.meta.root))
         with durable.annotate_errors(folder):
-            carry_all(plan.sources, folder)
+            copy_extra_files(plan.sources, folder)
         _build_in(plan, folder, quick, progress)
     return output
 
@@ -98,7 +98,7 @@ def exchange(
         fresh = durable.temporary_beside(root)
         with durable.replacing_folder(fresh) as folder:
             with durable.annotate_errors(folder):
-                carry(source, folder, leave)
+                copy_extra_files([source], folder, leave)
             _build_in(plan, folder, quick, progress)
         try:
             return durable.exchange_folders(root, fresh)
@@ -139,7 +139,9 @@ def restore(root: Path) -> bool:
 
 def _build_in(plan: EditPlan, folder: Path, quick: bool, progress: Progress) -> None:
     with durable.annotate_errors(folder):
-        write_metadata(plan, folder, write_files(plan, folder, progress))
+        rewriter = Rewriter(plan, folder, progress)
+        rewriter.write()
+        write_metadata(rewriter)
     errors = [fault for fault in check_dataset(folder, quick, progress) if fault.severity == "error"]
     if errors:
         raise DatasetError(

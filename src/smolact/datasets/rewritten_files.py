@@ -18,15 +18,14 @@ from smolact.datasets.depth import check_no_depth, removal_advice
 from smolact.datasets.edit import EditPlan
 from smolact.datasets.encoders import choose_encoder
 from smolact.datasets.faults import Progress
-from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.format import Feature
 from smolact.datasets.remux import Cut, Index, Joiner
 from smolact.datasets.rewritten_columns import rewritten_column, rewritten_schema
-from smolact.datasets.rewritten_metadata import Contents
 from smolact.datasets.rewritten_statistics import DatasetStatistics, is_complete, valid_statistics
 from smolact.datasets.sources import Source
 from smolact.datasets.stats import LARGEST, ImageStatistics, vector_statistics
 from smolact.datasets.subtasks import Subtasks
-from smolact.datasets.tables import column_array, to_column
+from smolact.datasets.tables import column_array, frames_writer, to_column
 from smolact.datasets.video import VideoWriter
 from smolact.errors import DatasetError
 from smolact.types import Statistics
@@ -34,17 +33,17 @@ from smolact.types import Statistics
 logger = logging.getLogger(__name__)
 
 
-def write_files(plan: EditPlan, folder: Path, progress: Progress) -> Contents:
-    """Write `data/` and `videos/` of the new dataset below `folder`, and return the contents for its metadata.
+class Rewriter:
+    """Writes `data/` and `videos/` of the new dataset of `plan` below `folder`.
 
-    Raises:
-        DatasetError: a source is corrupt.
+    Attributes:
+        features: every column and camera.
+        tasks: by number.
+        rows: per episode, its row of `meta/episodes` without statistics.
+        statistics: per episode.
+        totals: the statistics over all episodes.
+        subtasks: LeRobot's subtasks, if there are any.
     """
-    return _Rewriter(plan, folder, progress).run()
-
-
-class _Rewriter:
-    """Writes the files of one new dataset."""
 
     def __init__(self, plan: EditPlan, folder: Path, progress: Progress) -> None:
         self.plan, self.folder, self.progress = plan, folder, progress
@@ -54,13 +53,19 @@ class _Rewriter:
         self.schema = rewritten_schema(plan, self.features)
         for source in plan.sources:
             check_no_depth(source.meta, list(plan.cameras), "storing it as another kind of picture")
-        self.totals = DatasetStatistics(plan, self.features)
+        self._statistics = DatasetStatistics(plan, self.features)
+        self.totals: Statistics = {}
         self.subtasks = Subtasks(plan)
         self.rows: list[dict[str, Any]] = []
         self.statistics: list[Statistics] = []
         self.tasks = _tasks(plan)
 
-    def run(self) -> Contents:
+    def write(self) -> None:
+        """Write the files.
+
+        Raises:
+            DatasetError: a source is corrupt.
+        """
         first = 0
         numbers = {task: number for number, task in enumerate(self.tasks)}
         for number, (source_index, episode) in enumerate(self.plan.episodes):
@@ -74,8 +79,7 @@ class _Rewriter:
         for name, feature in self.features.items():
             if feature.dtype == "video":
                 self._videos(name, feature)
-        totals = self.totals.result(self.statistics)
-        return Contents(self.features, self.tasks, self.rows, self.statistics, totals, self.subtasks)
+        self.totals = self._statistics.result(self.statistics)
 
     def _data(self, numbers: dict[str, int]) -> None:
         limit = self._limit("data_files_size_in_mb", layout.DATA_FILE_MB)
@@ -91,9 +95,7 @@ class _Rewriter:
                     file, size = file + 1, 0
                     path = self.folder / self._file_path(layout.DATA_PATH, layout.DATA_PATH_V2, file, number)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    counters = [name for name in self.schema.names if name in DEFAULT_FEATURES]
-                    options = {"use_dictionary": False, "write_statistics": counters}
-                    writer = pq.ParquetWriter(path, self.schema, compression="snappy", **options)
+                    writer = frames_writer(path, self.schema)
                 writer.write_table(table)
                 size += table.nbytes
                 self._set_file_index(number, "data", file)
@@ -160,7 +162,7 @@ class _Rewriter:
                 statistics[name] = known
             elif feature.is_numeric:
                 values = column_array(table, name, feature.shape, self.folder).reshape(-1, *feature.shape)
-                self.totals.add_vectors(name, values, name in changed)
+                self._statistics.add_vectors(name, values, name in changed)
                 if name in changed or not is_complete(known):
                     if not (np.abs(values.astype(np.float64)) <= LARGEST).all():
                         raise DatasetError(
@@ -175,7 +177,7 @@ class _Rewriter:
         statistics = ImageStatistics()
         for image in source.images(name, episode):
             statistics.update(image)
-        self.totals.add_images(name, statistics)
+        self._statistics.add_images(name, statistics)
         return statistics.result()
 
     def _videos(self, name: str, feature: Feature) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ import pyarrow.parquet as pq
 from smolact.datasets import format as layout
 from smolact.datasets import splits
 from smolact.datasets.edit import EditPlan
-from smolact.datasets.format import Feature
 from smolact.datasets.outcomes import read_log
-from smolact.datasets.subtasks import Subtasks
+from smolact.datasets.rewritten_files import Rewriter
 from smolact.datasets.tables import episodes_schema, tasks_table
 from smolact.errors import DatasetError
 from smolact.types import Statistics
@@ -29,34 +27,13 @@ _COUNTS_OF_V2 = ("total_chunks", "total_videos")
 _SIZES_OF_V3 = ("data_files_size_in_mb", "video_files_size_in_mb")
 
 
-@dataclass(frozen=True)
-class Contents:
-    """The data and videos of a new dataset.
-
-    Attributes:
-        features: every column and camera.
-        tasks: by number.
-        rows: per episode, its row of `meta/episodes` without statistics.
-        statistics: per episode.
-        totals: the statistics over all episodes.
-        subtasks: LeRobot's subtasks, if there are any.
-    """
-
-    features: Mapping[str, Feature]
-    tasks: Sequence[str]
-    rows: Sequence[dict[str, Any]]
-    statistics: Sequence[Statistics]
-    totals: Statistics
-    subtasks: Subtasks
-
-
-def write_metadata(plan: EditPlan, folder: Path, contents: Contents) -> None:
-    """Write all of `meta/` below `folder`, whose data and videos hold `contents`.
+def write_metadata(contents: Rewriter) -> None:
+    """Write all of `meta/` beside the data and videos that were written.
 
     For a folder that is not in use yet: durable only after `durable.replacing_folder` has finished it.
     """
-    meta = folder / "meta"
-    meta.mkdir(parents=True, exist_ok=True)
+    plan, folder = contents.plan, contents.folder
+    (folder / "meta").mkdir(parents=True, exist_ok=True)
     features, rows = contents.features, contents.rows
     first, *others = (source.meta.info for source in plan.sources)
     more = {name: value for info in reversed(others) for name, value in info.items()}
@@ -78,13 +55,13 @@ def write_metadata(plan: EditPlan, folder: Path, contents: Contents) -> None:
         for name, default in zip(_SIZES_OF_V3, (layout.DATA_FILE_MB, layout.VIDEO_FILE_MB), strict=True):
             info.setdefault(name, default)
         info |= {"data_path": layout.DATA_PATH, "video_path": layout.VIDEO_PATH if has_video else None}
-        _write_v3(folder, contents)
+        _write_v3(contents)
     else:
         cameras = sum(feature.dtype == "video" for feature in features.values())
         info = {name: value for name, value in info.items() if name not in _SIZES_OF_V3}
         info |= {"data_path": layout.DATA_PATH_V2, "video_path": layout.VIDEO_PATH_V2 if has_video else None}
         info |= {"total_videos": cameras * len(rows), "total_chunks": -(-len(rows) // layout.FILES_PER_CHUNK)}
-        _write_v21(folder, contents)
+        _write_v21(contents)
     (folder / layout.INFO).write_text(_json(info, indent=4), encoding="utf-8")
     contents.subtasks.write(folder)
     _copy_recording_log(plan, folder)
@@ -129,7 +106,8 @@ def _copy_image_counts(plan: EditPlan, folder: Path) -> None:
         shutil.copyfile(path, folder / layout.IMAGE_COUNTS)
 
 
-def _write_v3(folder: Path, contents: Contents) -> None:
+def _write_v3(contents: Rewriter) -> None:
+    folder = contents.folder
     pq.write_table(tasks_table(contents.tasks), folder / layout.TASKS)
     schema, rows, statistics = episodes_schema(contents.features), contents.rows, contents.statistics
     for name in dict.fromkeys(name for row in rows for name in row if name not in schema.names):
@@ -147,7 +125,7 @@ def _write_v3(folder: Path, contents: Contents) -> None:
     (folder / layout.STATS).write_text(_json(statistics_to_json(contents.totals), indent=4), encoding="utf-8")
 
 
-def _write_v21(folder: Path, contents: Contents) -> None:
+def _write_v21(contents: Rewriter) -> None:
     lines: dict[str, list[Any]] = {
         layout.TASKS_V2: [{"task_index": number, "task": task} for number, task in enumerate(contents.tasks)],
         layout.EPISODES_V2: [
@@ -165,7 +143,9 @@ def _write_v21(folder: Path, contents: Contents) -> None:
         ],
     }
     for name, values in lines.items():
-        (folder / name).write_text("".join(_json(value) + "\n" for value in values), encoding="utf-8")
+        (contents.folder / name).write_text(
+            "".join(_json(value) + "\n" for value in values), encoding="utf-8"
+        )
 
 
 def _is_of_v3(name: str) -> bool:

@@ -43,13 +43,14 @@ def dataset_upload(
     meta = LeRobotDatasetMetadata(root)
     if not meta.total_episodes:
         raise DatasetError(f"{root} has no episodes yet, so there is nothing to publish. Record some.")
-    episode_files = set(meta.episodes.data_path).union(*meta.episodes.video_path.values())
     meta_files = {
         path.relative_to(root).as_posix()
         for path in (root / "meta").rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
     }
-    files: dict[str, Path | bytes] = {file: root / file for file in sorted(episode_files | meta_files)}
+    files: dict[str, Path | bytes] = {
+        file: root / file for file in sorted(meta.episodes.files() | meta_files)
+    }
     notes = [str(fault) for fault in faults]
     check_confined(root, (CARD,))
     earlier = (root / CARD).read_text(encoding="utf-8") if (root / CARD).is_file() else None

@@ -17,7 +17,7 @@ from smolact.datasets.depth import check_no_depth
 from smolact.datasets.episodes import episode_tables
 from smolact.datasets.format import UNITS, Feature, flat_names
 from smolact.datasets.lock import ReadLock
-from smolact.datasets.metadata import LeRobotDatasetMetadata, to_statistics
+from smolact.datasets.metadata import LeRobotDatasetMetadata, read_episode_stats, to_statistics
 from smolact.datasets.remux import Cut
 from smolact.datasets.rows import DataFile, take_rows
 from smolact.datasets.tables import column_array, column_values, episodes_schema, read_table, to_column
@@ -186,15 +186,7 @@ def _episode_metadata(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], l
         for number in range(meta.total_episodes)
     ]
     path = meta.root / layout.EPISODES_STATS_V21
-    if not path.exists():
-        return [], more
-    rows = {
-        layout.whole_number(row.get("episode_index")): row.get("stats")
-        for row in layout.read_json_lines(path)
-    }
-    return [
-        to_statistics(rows.get(number) or {}, path, RECOMPUTE) for number in range(meta.total_episodes)
-    ], more
+    return read_episode_stats(path, meta.total_episodes) if path.exists() else [], more
 
 
 def _episode_metadata_v3(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:

@@ -221,7 +221,7 @@ class DatasetState:
         for row, owner in enumerate(owners.tolist()):
             where = f"{file}, row {row}, '{name}'"
             try:
-                (data,) = columns.images(file, name, [row])
+                data = columns.image(file, name, row)
                 if feature.is_depth:
                     check_depth_image(data, feature.image_shape, where)
                 else:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from smolact.datasets.format import NUMBER_DTYPES, STATISTICS, WRITTEN_VERSION, Feature
+from smolact.datasets.format import DEFAULT_FEATURES, NUMBER_DTYPES, STATISTICS, WRITTEN_VERSION, Feature
 from smolact.errors import DatasetError
 from smolact.openable import check_regular
 
@@ -40,15 +40,13 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise _damaged(path, error) from error
 
 
-def read_table(
-    path: Path, columns: Sequence[str] | None = None, row_groups: Sequence[int] | None = None
-) -> pa.Table:
-    """Read a parquet file, or some of its columns or row groups.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a parquet file, or some of its columns.
 
     Raises:
         DatasetError: the file is missing or damaged, or lacks one of `columns`.
     """
-    return read_groups(open_parquet(path), path, columns, row_groups)
+    return read_groups(open_parquet(path), path, columns)
 
 
 def read_groups(
@@ -196,6 +194,17 @@ def frames_schema(
     order = dict.fromkeys([*filter(types.__contains__, features), *others])
     schema = pa.schema([(name, types[name]) for name in order])
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": hub_features}})})
+
+
+def frames_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of a data file or of `meta/episodes`; each table that it gets becomes a row group.
+
+    Only index columns need statistics (lookup by episode); images and unique values gain nothing.
+    """
+    counters = [name for name in schema.names if name in DEFAULT_FEATURES]
+    return pq.ParquetWriter(
+        path, schema, compression="snappy", use_dictionary=False, write_statistics=counters
+    )
 
 
 def _hub_feature(feature: Feature, vector: str) -> dict[str, Any]:

@@ -8,21 +8,20 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from smolact import durable, pages
+from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.sources import Source
 from smolact.datasets.tables import column_array
 from smolact.datasets.viz_video import BrowserVideos
 from smolact.errors import ConfigError, DatasetError
-
-Progress = Callable[[str, int, int], None]
 
 PAGE, VIDEO_FOLDER = "index.html", "films"
 MAX_MB = 100
@@ -35,7 +34,7 @@ def write_page(
     output: str | Path,
     episodes: Sequence[int] | None = None,
     most_mb: float = MAX_MB,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write the dataset in folder `root` as an HTML page.
 
@@ -69,8 +68,7 @@ def write_page(
     videos: dict[str, str] = {}
     size = 0
     for done, number in enumerate(chosen):
-        if progress is not None:
-            progress("episodes", done, len(chosen))
+        progress("episodes", done, len(chosen))
         episode = describe_episode(source, number, list(signals))
         size += len(episode["numbers"])
         for camera, key in enumerate(source.meta.color_keys):
@@ -85,8 +83,7 @@ def write_page(
         descriptions.append(episode)
         if size > most_mb * 1e6:
             raise ConfigError(_too_large(most_mb, done, chosen, embedded))
-    if progress is not None:
-        progress("episodes", len(chosen), len(chosen))
+    progress("episodes", len(chosen), len(chosen))
     path = output if embedded else output / PAGE
     durable.write_text(path, page(source.meta, descriptions, signals, videos))
     return path

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from smolact.datasets.edit import check_episodes
+from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.sources import Source
 from smolact.datasets.tables import column_array
 from smolact.datasets.viz import signal_names
@@ -22,7 +23,7 @@ def show_in_rerun(
     root: str | Path,
     episodes: Sequence[int],
     output: str | Path | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> None:
     """Open rerun's viewer on episodes of the dataset in folder `root`, or write them to a file.
 
@@ -51,8 +52,7 @@ def show_in_rerun(
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         stream.save(str(output))
     for done, number in enumerate(episodes):
-        if progress is not None:
-            progress("episodes", done, len(episodes))
+        progress("episodes", done, len(episodes))
         _log(rerun, stream, source, number)
     stream.flush()
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact import durable
+from smolact.datasets import quarantine
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.checks import check_features, check_frame, check_task
 from smolact.datasets.committer import EpisodeCommitter, FileGroup
@@ -20,7 +21,7 @@ from smolact.datasets.encoders import ENCODERS, choose_encoder
 from smolact.datasets.episode_buffer import EpisodeBuffer, EpisodePosition
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.lock import FolderLock
-from smolact.datasets.resume import check_compatible, has_only_leftovers, read_resume_state, recorded_features
+from smolact.datasets.resume import check_compatible, read_resume_state, recorded_features
 from smolact.datasets.video import VideoWriter
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import missing_folder
@@ -109,8 +110,7 @@ class DatasetWriter:
         durable.make_folder(folder)
         with contextlib.ExitStack() as stack:
             stack.enter_context(FolderLock(folder))
-            if has_only_leftovers(folder):
-                _remove_leftovers(folder)
+            _remove_leftovers(folder)
             if any(folder.iterdir()):
                 raise _not_empty(folder)
             writer._committer.begin()
@@ -343,10 +343,15 @@ def _not_empty(folder: Path) -> ConfigError:
 
 
 def _remove_leftovers(folder: Path) -> None:
+    """Empty the folder if it holds only leftovers of a writer that died while it created the dataset."""
+    meta, is_temporary = folder / "meta", quarantine.is_temporary
+    has_meta = meta.is_dir() and not meta.is_symlink() and all(map(is_temporary, meta.iterdir()))
+    if not all(is_temporary(entry) or (has_meta and entry == meta) for entry in folder.iterdir()):
+        return
     with durable.annotate_errors(folder):
-        if (folder / "meta").is_dir():
-            durable.remove_litter(folder / "meta")
-            (folder / "meta").rmdir()
+        if has_meta:
+            durable.remove_litter(meta)
+            meta.rmdir()
         durable.remove_litter(folder)
 
 

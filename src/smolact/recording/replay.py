@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from smolact.datasets.comparison import differences
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.rows import NUMBERS, EpisodeRows
-from smolact.datasets.tables import column_array, read_table
+from smolact.datasets.rows import DataFile
 from smolact.errors import ConfigError, FeatureError
 from smolact.recording.recorder import dataset_features
 from smolact.robots.base import EpisodicRobot, Robot
@@ -36,10 +35,9 @@ def read_actions(root: Path, episode: int) -> tuple[NDArray[np.float32], float]:
         )
     if ACTION not in meta.features:
         raise FeatureError(f"{root} has no '{ACTION}' to replay; it has {', '.join(meta.features)}.")
-    path = meta.root / meta.episodes.data_path[episode]
-    table = read_table(path, [ACTION, *NUMBERS])
-    rows = EpisodeRows(table, path).complete_rows(episode, int(meta.episodes.length[episode]))
-    actions = column_array(table, ACTION, meta.features[ACTION].shape, path)[rows]
+    file = DataFile(meta.root, meta.episodes.data_path[episode], [ACTION, "episode_index", "frame_index"])
+    rows = file.complete_rows(episode, int(meta.episodes.length[episode]))
+    actions = file.column(ACTION, meta.features[ACTION].shape)[rows]
     return np.asarray(actions, np.float32), meta.fps
 
 

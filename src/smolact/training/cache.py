@@ -17,8 +17,9 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smolact.datasets.frame_cache import FrameCache, Progress, cache_folder, fill_stores, fingerprint
-from smolact.datasets.reader import LeRobotDataset, first_frames
+from smolact.datasets.faults import Progress
+from smolact.datasets.frame_cache import FrameCache, cache_folder, fill_stores, fingerprint
+from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.store import FrameStore
 from smolact.datasets.unreadable import Unreadable, unreadable_error
 from smolact.errors import ConfigError, DatasetError
@@ -174,7 +175,7 @@ def _cache_tokens(
         load = partial(map_with_workers, config=config)
         fill_stores(stores, dataset, frames, encode, load=load, progress=progress, unreadable=unreadable)
     policy.train(was_training)
-    starts = first_frames(source.meta)
+    starts = source.meta.episodes.from_index
     lacking = {
         int(starts[bad.episode]) + bad.frame: bad.reason for bad in _gather(config, accelerator, unreadable)
     }
