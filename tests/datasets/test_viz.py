@@ -16,8 +16,7 @@ from smolact.datasets.format import Feature
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.sources import Source
 from smolact.datasets.video import VideoReader
-from smolact.datasets.viz import dimension_names, plots, write_page
-from smolact.datasets.viz_video import BrowserVideos, pad_to_even
+from smolact.datasets.viz import BrowserVideos, dimension_names, pad_to_even, plots, write_page
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError
 from tests.browser import CHROMIUM, chromium

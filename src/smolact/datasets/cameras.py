@@ -12,6 +12,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -99,37 +100,33 @@ def video_readers() -> ForkSafeLRUCache[Path, VideoReader]:
     return ForkSafeLRUCache(VideoReader, OPEN_FILES, drop=VideoReader.close)
 
 
+@dataclass(frozen=True)
 class VideoCamera:
     """A camera stored as video: episode to file below `root` (`paths`) and to its first frame in that file (`first_frames`)."""
 
-    def __init__(
-        self,
-        key: str,
-        feature: Feature,
-        root: Path,
-        readers: ForkSafeLRUCache[Path, VideoReader],
-        paths: Mapping[int, str],
-        first_frames: Mapping[int, int],
-    ) -> None:
-        self._key, self._shape, self._root = key, feature.image_shape, root
-        self._readers, self._paths, self._first = readers, paths, first_frames
+    key: str
+    feature: Feature
+    root: Path
+    readers: ForkSafeLRUCache[Path, VideoReader]
+    paths: Mapping[int, str]
+    first_frames: Mapping[int, int]
 
     def frames(self, episodes: Ints, numbers: Ints) -> Image:
         """See `Camera`. Each file is read once, in frame order, and adjacent frames are decoded together."""
-        channels, height, width = self._shape
+        channels, height, width = self.feature.image_shape
         images: Image = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
         group_by_file: dict[str, list[int]] = {}
         for slot, episode in enumerate(episodes.tolist()):
-            group_by_file.setdefault(self._paths[episode], []).append(slot)
+            group_by_file.setdefault(self.paths[episode], []).append(slot)
         for path, slots in group_by_file.items():
-            wanted = np.array([self._first[int(episodes[slot])] for slot in slots]) + numbers[slots]
+            wanted = np.array([self.first_frames[int(episodes[slot])] for slot in slots]) + numbers[slots]
             try:
-                decoded = self._readers(self._root / path).frames(wanted)
+                decoded = self.readers(self.root / path).frames(wanted)
             except VideoError as error:
-                raise VideoError(f"'{self._key}': {error}") from error
+                raise VideoError(f"'{self.key}': {error}") from error
             if decoded.shape[1:] != images.shape[1:]:
                 raise VideoError(
-                    f"{path} has frames of (height, width, channels) {decoded.shape[1:]}, and other videos of '{self._key}' have "
+                    f"{path} has frames of (height, width, channels) {decoded.shape[1:]}, and other videos of '{self.key}' have "
                     f"{images.shape[1:]}. Fetch the dataset again, or delete the episodes of one of them: smolact dataset delete"
                 )
             images[slots] = decoded
@@ -171,28 +168,24 @@ class Columns:
         return column.combine_chunks().field("bytes")
 
 
+@dataclass(frozen=True)
 class ImageCamera:
     """A camera stored as PNG or JPEG in the data files: episode to file (`paths`) and to its row numbers (`rows`)."""
 
-    def __init__(
-        self,
-        key: str,
-        feature: Feature,
-        columns: Columns,
-        paths: Mapping[int, str],
-        rows: Mapping[int, Ints],
-    ) -> None:
-        self._key, self._shape = key, feature.image_shape
-        self._columns, self._paths, self._rows = columns, paths, rows
+    key: str
+    feature: Feature
+    columns: Columns
+    paths: Mapping[int, str]
+    rows: Mapping[int, Ints]
 
     def frames(self, episodes: Ints, numbers: Ints) -> Image:
         """See `Camera`."""
-        channels, height, width = self._shape
+        channels, height, width = self.feature.image_shape
         images: Image = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
         for slot, (episode, number) in enumerate(zip(episodes.tolist(), numbers.tolist(), strict=True)):
-            path, row = self._paths[episode], int(self._rows[episode][number])
-            data = self._columns.image(path, self._key, row)
-            images[slot] = decode_image(data, (height, width), f"{path}, row {row}, '{self._key}'")
+            path, row = self.paths[episode], int(self.rows[episode][number])
+            data = self.columns.image(path, self.key, row)
+            images[slot] = decode_image(data, (height, width), f"{path}, row {row}, '{self.key}'")
         return images
 
 

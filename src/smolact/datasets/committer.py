@@ -24,7 +24,7 @@ from smolact.datasets import format as layout
 from smolact.datasets import splits
 from smolact.datasets.format import Feature
 from smolact.datasets.resume import ResumeState, Running, quarantine_leftovers
-from smolact.datasets.stats import ImageStatistics, VectorStatistics, aggregate
+from smolact.datasets.stats import ImageStatistics, VectorStatistics, aggregate, statistics_to_json
 from smolact.datasets.tables import episodes_schema, frames_schema, frames_writer, tasks_table, to_column
 from smolact.datasets.video import VideoWriter
 from smolact.types import Statistics
@@ -145,9 +145,7 @@ class EpisodeCommitter:
         return total
 
     def _write_statistics(self, statistics: Running) -> None:
-        results = self._results(statistics).items()
-        plain = {key: {name: value.tolist() for name, value in values.items()} for key, values in results}
-        durable.write_json(self.root / layout.STATS, plain)
+        durable.write_json(self.root / layout.STATS, statistics_to_json(self._results(statistics)))
 
     def _results(self, statistics: Running) -> Statistics:
         """The statistics of the dataset; exact, except for cameras whose value counts an earlier writer did not store."""

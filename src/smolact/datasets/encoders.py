@@ -41,16 +41,8 @@ def _software(crf: int) -> Options:
     return {"crf": str(crf)}
 
 
-def _x265(crf: int) -> Options:
-    return {"crf": str(crf), "x265-params": "log-level=none"}
-
-
 def _nvenc(qp: int) -> Options:
     return {"rc": "constqp", "qp": str(qp)}
-
-
-def _nvenc_av1(crf: int) -> Options:
-    return _nvenc(4 * crf)  # its quantizer ranges to 255, AV1's crf to 63
 
 
 def _quick_sync(crf: int) -> Options:
@@ -68,14 +60,16 @@ ENCODERS = {
     "libsvtav1": Encoder("av1", _software, preset=12),
     "h264": Encoder("h264", _software),
     "libx264": Encoder("h264", _software),
-    "hevc": Encoder("hevc", _x265),
+    "hevc": Encoder("hevc", lambda crf: {**_software(crf), "x265-params": "log-level=none"}),
     "h264_videotoolbox": Encoder("h264", _video_toolbox, device=_APPLE),
     "h264_nvenc": Encoder("h264", _nvenc, device=_NVIDIA),
     "h264_qsv": Encoder("h264", _quick_sync, pix_fmt="nv12", device=_INTEL),
     "hevc_videotoolbox": Encoder("hevc", _video_toolbox, device=_APPLE),
     "hevc_nvenc": Encoder("hevc", _nvenc, device=_NVIDIA),
     "hevc_qsv": Encoder("hevc", _quick_sync, pix_fmt="nv12", device=_INTEL),
-    "av1_nvenc": Encoder("av1", _nvenc_av1, device=_NVIDIA),
+    "av1_nvenc": Encoder(
+        "av1", lambda crf: _nvenc(4 * crf), device=_NVIDIA
+    ),  # its quantizer ranges to 255, AV1's crf to 63
 }
 """Software encoders, then hardware ones in the order in which `auto` tries them."""
 

@@ -22,9 +22,8 @@ from smolact.datasets.lock import FolderLock
 from smolact.datasets.metadata import read_stats
 from smolact.datasets.recovery import RecoveredSource, RecoveryReport, find_intact_episodes
 from smolact.datasets.rewrite import exchange, restore, warn_of_leftovers
-from smolact.datasets.rewritten_metadata import statistics_to_json
 from smolact.datasets.rewritten_statistics import file_statistics
-from smolact.datasets.stats import aggregate
+from smolact.datasets.stats import aggregate, statistics_to_json
 from smolact.datasets.tables import read_table, tasks_table
 from smolact.errors import ConfigError, DatasetError
 from smolact.hub import is_snapshot
@@ -242,9 +241,7 @@ def _rewrite(report: RecoveryReport, root: Path, quick: bool, progress: Progress
 
 def _rename_aside(root: Path, old: Path) -> Path:
     """Rename the folder `old` to the first free `NAME.aside-NNN`."""
-    number = 1
-    while (target := root.with_name(f"{root.name}.aside-{number:03d}")).exists():
-        number += 1
+    target = quarantine.first_free(root.parent, f"{root.name}.aside-{{number:03d}}")
     with durable.annotate_errors(target):
         old.rename(target)
         durable.sync_folder(target.parent)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from smolact import durable
 from smolact.datasets import format as layout
@@ -83,26 +84,20 @@ class Rewriter:
 
     def _data(self, numbers: dict[str, int]) -> None:
         limit = self._limit("data_files_size_in_mb", layout.DATA_FILE_MB)
-        file = -1
-        writer: pq.ParquetWriter | None = None
-        size = 0
-        try:
+        file, size = -1, math.inf
+        writer: Any = None
+        with contextlib.ExitStack() as stack:
             for number, (source_index, episode) in enumerate(self.plan.episodes):
                 table = self._table(number, source_index, episode, numbers)
-                if writer is None or size + table.nbytes > limit or self.plan.version != "v3.0":
-                    if writer is not None:
-                        writer.close()
+                if size + table.nbytes > limit or self.plan.version != "v3.0":
+                    stack.close()
                     file, size = file + 1, 0
-                    path = self.folder / self._file_path(layout.DATA_PATH, layout.DATA_PATH_V2, file, number)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    writer = frames_writer(path, self.schema)
+                    path = self._new_file(layout.DATA_PATH, layout.DATA_PATH_V2, file, number)
+                    writer = stack.enter_context(frames_writer(path, self.schema))
                 writer.write_table(table)
                 size += table.nbytes
                 self._set_file_index(number, "data", file)
                 self.progress("data", number + 1, len(self.plan.episodes))
-        finally:
-            if writer is not None:
-                writer.close()
 
     def _table(self, number: int, source_index: int, episode: int, numbers: dict[str, int]) -> pa.Table:
         """The rows of an episode with its new indices; also records the episode's statistics and tasks."""
@@ -216,10 +211,9 @@ class Rewriter:
                     if joiner is not None:
                         joiner.close()
                     file += 1
-                    path = self.folder / self._file_path(
+                    path = self._new_file(
                         layout.VIDEO_PATH, layout.VIDEO_PATH_V2, file, number, video_key=name
                     )
-                    path.parent.mkdir(parents=True, exist_ok=True)
                     joiner = Joiner(path, self.fps)
                 row = self.rows[number]
                 row[f"videos/{name}/from_timestamp"] = joiner.frames / self.fps
@@ -247,11 +241,16 @@ class Rewriter:
             for image in source.images(name, episode):
                 video.write(image)
 
-    def _file_path(self, v3: str, v2: str, file: int, number: int, **fields: str) -> str:
+    def _new_file(self, v3: str, v2: str, file: int, number: int, **fields: str) -> Path:
+        """The path of the next file, by the template of the version, in a folder that exists."""
         if self.plan.version == "v3.0":
             chunk, file = divmod(file, layout.FILES_PER_CHUNK)
-            return v3.format(chunk_index=chunk, file_index=file, **fields)
-        return v2.format(episode_chunk=number // layout.FILES_PER_CHUNK, episode_index=number, **fields)
+            name = v3.format(chunk_index=chunk, file_index=file, **fields)
+        else:
+            chunk = number // layout.FILES_PER_CHUNK
+            name = v2.format(episode_chunk=chunk, episode_index=number, **fields)
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        return self.folder / name
 
     def _set_file_index(self, number: int, prefix: str, file: int) -> None:
         chunk, file = divmod(file, layout.FILES_PER_CHUNK)

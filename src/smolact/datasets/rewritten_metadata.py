@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +16,7 @@ from smolact.datasets import splits
 from smolact.datasets.edit import EditPlan
 from smolact.datasets.outcomes import read_log
 from smolact.datasets.rewritten_files import Rewriter
+from smolact.datasets.stats import statistics_to_json
 from smolact.datasets.tables import episodes_schema, tasks_table
 from smolact.errors import DatasetError
 from smolact.types import Statistics
@@ -176,21 +176,6 @@ def _flat(statistics: Statistics) -> dict[str, Any]:
         f"stats/{feature}/{name}": value
         for feature, values in statistics_to_json(statistics).items()
         for name, value in values.items()
-    }
-
-
-def statistics_to_json(statistics: Statistics) -> dict[str, dict[str, Any]]:
-    """Statistics as JSON values: lists, with integer counts."""
-    return {
-        feature: {
-            name: (
-                np.asarray(value).astype(np.int64)
-                if name == "count" and np.isfinite(value).all()
-                else np.asarray(value)
-            ).tolist()
-            for name, value in values.items()
-        }
-        for feature, values in statistics.items()
     }
 
 

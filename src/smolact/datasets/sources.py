@@ -73,6 +73,15 @@ class Source:
         rows = self._open.complete_rows(self.number_in_file(episode), length, name=episode)
         return take_rows(self._open.table, rows)
 
+    def data_file(self, episode: int) -> Path:
+        """The data file of an episode."""
+        return self.meta.root / self.meta.episodes.data_path[episode]
+
+    def values(self, name: str, episode: int) -> NDArray[Any]:
+        """A numeric feature in an episode, (frames, *shape), or (frames,) if its column holds scalars; see `column_array`."""
+        shape = self.meta.features[name].shape
+        return column_array(self.table(episode), name, shape, self.data_file(episode))
+
     def cut(self, key: str, episode: int) -> Cut:
         """The frame range of an episode in the video of camera `key`."""
         table = self.meta.episodes
@@ -91,7 +100,7 @@ class Source:
         if feature.dtype == "video":
             yield from decode(self.cut(key, episode))
             return
-        path = self.meta.root / self.meta.episodes.data_path[episode]
+        path = self.data_file(episode)
         column = self.table(episode).select([key])
         for row, value in enumerate(column_values(column, key, path)):
             data = value.get("bytes") if isinstance(value, dict) else None
@@ -134,7 +143,7 @@ class ReorderedSource(Source):
     def table(self, episode: int) -> pa.Table:
         """See `Source`."""
         table = super().table(episode)
-        path = self.meta.root / self.meta.episodes.data_path[episode]
+        path = self.data_file(episode)
         for name, order in self._orders.items():
             feature = self.meta.features[name]
             values = column_array(table, name, feature.shape, path)[:, order]
@@ -175,28 +184,20 @@ def decode(cut: Cut) -> Iterator[Image]:
 
 def _episode_metadata(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
     """Each episode's statistics and its metadata beyond the format."""
-    if meta.codebase_version == "v3.0":
-        return _episode_metadata_v3(meta)
-    lines = {
-        layout.whole_number(row.get("episode_index")): row
-        for row in layout.read_json_lines(meta.root / layout.EPISODES_V2)
-    }
-    more = [
-        {name: value for name, value in lines[number].items() if name not in _COLUMNS_V2}
-        for number in range(meta.total_episodes)
-    ]
-    path = meta.root / layout.EPISODES_STATS_V21
-    return read_episode_stats(path, meta.total_episodes) if path.exists() else [], more
-
-
-def _episode_metadata_v3(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
     statistics: list[Statistics] = []
-    more: list[dict[str, Any]] = []
-    for path in episode_tables(meta.root):
-        table = read_table(path)
-        statistics += table_statistics(table, path)
-        more += extra_columns(table, path)
-    return statistics[: meta.total_episodes], more[: meta.total_episodes]
+    extra: list[dict[str, Any]] = []
+    if meta.codebase_version == "v3.0":
+        for path in episode_tables(meta.root):
+            table = read_table(path)
+            statistics += table_statistics(table, path)
+            extra += extra_columns(table, path)
+        return statistics[: meta.total_episodes], extra[: meta.total_episodes]
+    lines = layout.read_json_lines(meta.root / layout.EPISODES_V2)
+    rows = {layout.whole_number(row.get("episode_index")): row for row in lines}
+    for number in range(meta.total_episodes):
+        extra.append({name: value for name, value in rows[number].items() if name not in _COLUMNS_V2})
+    path = meta.root / layout.EPISODES_STATS_V21
+    return read_episode_stats(path, meta.total_episodes) if path.exists() else [], extra
 
 
 def extra_columns(table: pa.Table, path: Path) -> list[dict[str, Any]]:

@@ -241,3 +241,18 @@ def _aggregate_feature(
                 average(stacked["std"] ** 2 + (stacked["mean"] - statistics["mean"]) ** 2)
             )
     return statistics
+
+
+def statistics_to_json(statistics: Statistics) -> dict[str, dict[str, Any]]:
+    """Statistics as JSON values: lists, with integer counts."""
+    return {
+        feature: {
+            name: (
+                np.asarray(value).astype(np.int64)
+                if name == "count" and np.isfinite(value).all()
+                else np.asarray(value)
+            ).tolist()
+            for name, value in values.items()
+        }
+        for feature, values in statistics.items()
+    }

@@ -73,7 +73,7 @@ class FrameStore:
     def missing(self, frames: Iterable[int], progress: Callable[[int, int], None] | None = None) -> list[int]:
         """The missing or corrupt ones of `frames`; `progress` is called with the number checked and the total."""
         numbers = list(frames)
-        sums, arrays = self._read_checksums(), self._map()
+        sums, arrays = np.fromfile(self._sums, np.uint32), self._map()
         size = max(1, _PIECE_BYTES // max(1, self.frame_bytes))
         pieces = [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
@@ -120,9 +120,6 @@ class FrameStore:
                 mapped = np.memmap(self._arrays, self.dtype, "r", shape=(self.frames, *self.shape))
                 self._mapped = np.asarray(mapped)
         return self._mapped
-
-    def _read_checksums(self) -> NDArray[np.uint32]:
-        return np.fromfile(self._sums, np.uint32)
 
 
 def _checksum(array: NDArray[Any]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -110,10 +111,14 @@ def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path)
         values = values.storage
     rows, size = len(values), 1
     while _is_list(values.type):
-        size = len(values.flatten()) // max(rows, 1)
-        if values.null_count or not _is_rectangular(values, len(values.flatten())):
+        flat = values.flatten()
+        size = len(flat) // max(rows, 1)
+        if (
+            values.null_count
+            or (pc.list_value_length(values).to_numpy() != len(flat) // max(len(values), 1)).any()
+        ):
             raise DatasetError(f"{prefix}has rows of differing size, or empty ones. Fetch the dataset again.")
-        values = values.flatten()
+        values = flat
     if values.null_count:
         raise DatasetError(f"{prefix}has gaps (nulls). Fetch the dataset again.")
     if not (
@@ -133,14 +138,6 @@ def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path)
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _is_rectangular(values: Any, flat: int) -> bool:
-    """Whether all lists in `values`, of total size `flat`, have the same size."""
-    if pa.types.is_fixed_size_list(values.type):
-        return True
-    offsets = values.offsets.to_numpy()
-    return len(values) == 0 or bool((np.diff(offsets) == flat // len(values)).all())
 
 
 def column_type(feature: Feature) -> pa.DataType:

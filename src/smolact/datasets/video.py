@@ -64,11 +64,7 @@ class VideoReader:
             return np.stack(images) if images else np.empty((0, 0, 0, 3), dtype=np.uint8)
 
         decoded = self._locked_read(unique, decode)
-        return (
-            decoded
-            if len(unique) == len(wanted) and (inverse == np.arange(len(inverse))).all()
-            else decoded[inverse]
-        )
+        return decoded if np.array_equal(unique, wanted) else decoded[inverse]
 
     def layouts(self, numbers: Sequence[int] | NDArray[np.int64]) -> set[tuple[int, int, str]]:
         """The (height, width, FFmpeg pixel format) of these frames, decoded but not converted.

@@ -11,7 +11,6 @@ from typing import Any
 from smolact.datasets.edit import check_episodes
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.sources import Source
-from smolact.datasets.tables import column_array
 from smolact.datasets.viz import signal_names
 from smolact.errors import DeviceError, MissingDependencyError, optional_import
 
@@ -87,16 +86,14 @@ def check_screen(instead: str) -> None:
 
 
 def _log(rerun: Any, stream: Any, source: Source, number: int) -> None:
-    meta, table = source.meta, source.table(number)
-    path = meta.root / meta.episodes.data_path[number]
-    top = f"episode_{number}"
-    tasks = column_array(table, "task_index", (1,), path).reshape(-1)
+    meta, top = source.meta, f"episode_{number}"
+    tasks = source.values("task_index", number).reshape(-1)
     signals = {
-        name: (names, column_array(table, name, meta.features[name].shape, path).reshape(table.num_rows, -1))
+        name: (names, source.values(name, number).reshape(len(tasks), -1))
         for name, names in signal_names(meta).items()
     }
     cameras = {key: source.images(key, number) for key in meta.color_keys}
-    for frame in range(table.num_rows):
+    for frame in range(len(tasks)):
         stream.set_time("frame", sequence=frame)
         stream.set_time("time", duration=frame / meta.fps)
         for key, images in cameras.items():

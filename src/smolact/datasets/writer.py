@@ -18,7 +18,7 @@ from smolact.datasets.cameras import encode_image
 from smolact.datasets.checks import check_features, check_frame, check_task
 from smolact.datasets.committer import EpisodeCommitter, FileGroup
 from smolact.datasets.encoders import ENCODERS, choose_encoder
-from smolact.datasets.episode_buffer import EpisodeBuffer, EpisodePosition
+from smolact.datasets.episode_buffer import EpisodeBuffer
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.lock import FolderLock
 from smolact.datasets.resume import check_compatible, read_resume_state, recorded_features
@@ -149,35 +149,17 @@ class DatasetWriter:
         _check_episodes_per_file(episodes_per_file)
         with contextlib.ExitStack() as stack:
             stack.enter_context(FolderLock(Path(root)))
-            writer = cls._open_existing(Path(root), fps, features, robot_type, video_codec, episodes_per_file)
+            state = read_resume_state(Path(root))
+            meta = state.meta
+            check_compatible(meta, fps, None if features is None else check_features(features), robot_type)
+            recorded = check_features(recorded_features(meta))
+            formats = {recorded[key].info.get("video.codec", "av1") for key in meta.video_keys}
+            codec = choose_encoder(video_codec, _sizes(recorded), formats)
+            all_features = {**recorded, **DEFAULT_FEATURES}
+            writer = cls(Path(root), meta.fps, all_features, meta.robot_type, codec, episodes_per_file)
+            writer._tasks = {task: number for number, task in enumerate(state.tasks)}
+            writer._committer.resume(state)
             writer._lock_stack = stack.pop_all()
-        return writer
-
-    @classmethod
-    def _open_existing(
-        cls,
-        root: Path,
-        fps: float | None,
-        features: Mapping[str, Feature | Mapping[str, Any]] | None,
-        robot_type: str | None,
-        video_codec: str | None,
-        episodes_per_file: int,
-    ) -> DatasetWriter:
-        state = read_resume_state(root)
-        check_compatible(state.meta, fps, None if features is None else check_features(features), robot_type)
-        recorded = check_features(recorded_features(state.meta))
-        formats = {recorded[key].info.get("video.codec", "av1") for key in state.meta.video_keys}
-        codec = choose_encoder(video_codec, _sizes(recorded), formats)
-        writer = cls(
-            root,
-            state.meta.fps,
-            {**recorded, **DEFAULT_FEATURES},
-            state.meta.robot_type,
-            codec,
-            episodes_per_file,
-        )
-        writer._tasks = {task: number for number, task in enumerate(state.tasks)}
-        writer._committer.resume(state)
         return writer
 
     @property
@@ -322,9 +304,15 @@ class DatasetWriter:
         """Turn the episode's frames into columns and a row of metadata, and add them to the group."""
         for task in episode.tasks:
             self._tasks.setdefault(task, len(self._tasks))
-        position = EpisodePosition(self.num_episodes, self.num_frames, self._group.frames)
-        columns = episode.columns(self.features, self.fps, position, self._tasks)
-        self._group.rows.append(episode.row(self.features, self.fps, position, columns))
+        columns, row = episode.finish(
+            self.features,
+            self.fps,
+            self._tasks,
+            number=self.num_episodes,
+            first=self.num_frames,
+            first_video_frame=self._group.frames,
+        )
+        self._group.rows.append(row)
         self._group.columns.append(columns)
         self._group.images.append(episode.statistics)
         self._group.frames += len(episode)
