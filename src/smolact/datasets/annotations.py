@@ -25,14 +25,7 @@ _FIELDS = {"role", "content", "style", "camera", "tool_calls"}
 def annotation_faults(
     meta: LeRobotDatasetMetadata, file: str, table: pa.Table, rows: Sequence[tuple[int, NDArray[Any]]]
 ) -> Iterator[Fault]:
-    """Check the annotations in one data file.
-
-    Args:
-        meta: the dataset's metadata.
-        file: the data file, relative to the root.
-        table: its table.
-        rows: each episode's number and rows.
-    """
+    """Check the annotations in the `table` of a data file, whose `rows` are each episode's number and rows."""
     for name, feature in meta.features.items():
         if feature.dtype == layout.LANGUAGE_DTYPE:
             yield from _language_faults(meta, file, name, table.column(name).combine_chunks(), rows)

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from smolact import durable
 from smolact.datasets import format as layout
@@ -141,7 +140,7 @@ class EpisodeCommitter:
                     running.add(images[name])
             else:
                 for columns in group.columns:
-                    running.update(as_vectors(columns, name, self._features[name]))
+                    running.update(columns[name].reshape(-1, *self._features[name].shape))
         return total
 
     def _write_statistics(self, statistics: Running) -> None:
@@ -198,12 +197,13 @@ class EpisodeCommitter:
             name: pa.list_(pa.null()) for name, feature in features if feature.dtype == layout.LANGUAGE_DTYPE
         }
         schema = self._schema(partial(frames_schema, others=annotations), "frames_schema")
-        arrays = [
-            to_column(self._features[field.name], columns[field.name]).cast(field.type)
-            if field.name in self._features
-            else empty_column(field.type, len(columns["index"]))
-            for field in schema
-        ]
+        arrays, length = [], len(columns["index"])
+        for column in schema:
+            if column.name in self._features:
+                arrays.append(to_column(self._features[column.name], columns[column.name]).cast(column.type))
+            else:  # a column without recorded values, such as annotations
+                empty = [[]] if pa.types.is_list(column.type) else [None]
+                arrays.append(pa.array(empty * length, type=column.type))
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def _episodes_table(self, group: FileGroup, chunk: int, file: int) -> pa.Table:
@@ -241,14 +241,3 @@ class EpisodeCommitter:
             "video_path": layout.VIDEO_PATH if self._video_keys else None,
             "features": {name: feature.to_json() for name, feature in self._features.items()},
         }
-
-
-def empty_column(kind: pa.DataType, rows: int) -> pa.Array:
-    """A column without recorded values, such as annotations: empty lists, or nulls."""
-    return pa.array([[]] * rows, type=kind) if pa.types.is_list(kind) else pa.nulls(rows, kind)
-
-
-def as_vectors(columns: Mapping[str, Any], name: str, feature: Feature) -> NDArray[Any]:
-    """A column as (frames, *shape); scalar columns lack the feature's shape."""
-    vectors: NDArray[Any] = columns[name].reshape(-1, *feature.shape)
-    return vectors

@@ -22,16 +22,7 @@ def depth_notice(meta: LeRobotDatasetMetadata) -> str | None:
 
 
 def check_no_depth(meta: LeRobotDatasetMetadata, names: Sequence[str], what: str) -> None:
-    """Raise a `ConfigError` if an operation would reduce a depth camera to 8 bits.
-
-    Args:
-        meta: the dataset's metadata.
-        names: the cameras of the operation.
-        what: the operation, such as "storing them as images".
-
-    Raises:
-        ConfigError: a depth camera is among them.
-    """
+    """Raise a `ConfigError` if an operation, such as "storing them as images", would reduce a depth camera to 8 bits."""
     depth_cameras = [name for name in names if name in meta.depth_keys]
     if depth_cameras:
         raise ConfigError(

@@ -18,14 +18,12 @@ class EditPlan:
     """The plan of a new dataset.
 
     Attributes:
-        sources: the source datasets.
         episodes: the new episodes in order, as (source index, episode number in that source).
         renamed: task to new task.
         removed: features to leave out.
         cameras: camera to its new dtype, `image` or `video`.
         robot_type: the new robot type; the first source's when None.
         recompute: compute all statistics from the frames instead of copying the episodes' from the metadata.
-        version: the format version.
     """
 
     sources: tuple[Source, ...]
@@ -127,7 +125,6 @@ def merge(
     """Concatenate several datasets; tasks of the same text become one.
 
     Args:
-        sources: the datasets.
         reorder_names: reorder vectors that have the first dataset's dimension names in another order.
         robot_type: the robot type of the new dataset; required where the sources' robot types differ.
 

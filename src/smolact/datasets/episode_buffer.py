@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from smolact.datasets import format as layout
-from smolact.datasets.committer import as_vectors
 from smolact.datasets.format import Feature
 from smolact.datasets.stats import ImageStatistics, vector_statistics
 
@@ -51,10 +50,7 @@ class EpisodeBuffer:
         """The episode's columns, and its row of `meta/episodes` without file indices.
 
         Args:
-            features: those of the dataset.
-            fps: frames per second.
             tasks: task to its index.
-            number: the number of the episode.
             first: the index of its first frame in the dataset.
             first_video_frame: the index of that frame in the video file.
 
@@ -85,6 +81,10 @@ class EpisodeBuffer:
                 columns[name] = values if feature.dtype in ("image", "string") else np.stack(values)
             if feature.is_image or feature.is_numeric:
                 images = self.statistics.get(name)
-                stats = images.result() if images else vector_statistics(as_vectors(columns, name, feature))
+                stats = (
+                    images.result()
+                    if images
+                    else vector_statistics(columns[name].reshape(-1, *feature.shape))
+                )
                 row |= {f"stats/{name}/{key}": stats[key].tolist() for key in layout.STATISTICS}
         return columns, row

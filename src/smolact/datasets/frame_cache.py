@@ -44,7 +44,6 @@ class FrameCache:
     """The cached images of a dataset's cameras.
 
     Args:
-        meta: the dataset's metadata.
         cameras: the cameras to cache; all but depth cameras when None.
         fit: (width, height) to scale images down to, with their aspect ratio, rounded to uint8; None for the exact images.
         folder: the parent folder; one next to the dataset when None.
@@ -209,16 +208,13 @@ class DecodedRun(NamedTuple):
     unreadable: list[Unreadable]
 
 
+@dataclass(frozen=True)
 class FrameRuns(Dataset[DecodedRun]):
     """FrameRuns of consecutive frames to decode."""
 
-    def __init__(
-        self,
-        dataset: LeRobotDataset,
-        runs: Sequence[tuple[str, Ints]],
-        prepare: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        self.dataset, self.runs, self.prepare = dataset, runs, prepare
+    dataset: LeRobotDataset
+    runs: Sequence[tuple[str, Ints]]
+    prepare: Callable[[Tensor], Tensor] | None
 
     def __len__(self) -> int:
         return len(self.runs)

@@ -60,7 +60,6 @@ def training_errors(
     """The errors of `check_dataset` that a training would meet, without checking images.
 
     Args:
-        meta: the dataset's metadata.
         episodes: the training episodes; only if these are all, values are compared with statistics.
         features: the features whose values and statistics are used.
     """

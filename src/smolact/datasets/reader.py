@@ -132,8 +132,7 @@ class LeRobotDataset(Dataset[Batch]):
 
         Args:
             key: the feature, such as `action`.
-            length: the number of frames.
-            frames: the first frames, of `frames_before_end(length - 1)`; all of them when None.
+                frames: the first frames, of `frames_before_end(length - 1)`; all of them when None.
 
         Raises:
             ConfigError: there is no such feature, or no episode is that long.

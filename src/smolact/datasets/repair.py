@@ -35,13 +35,11 @@ class RepairReport:
     """The result of a repair, or of a dry run.
 
     Attributes:
-        root: the dataset's folder.
         counted: the number of episodes in the old `info.json`.
         episodes, frames: the numbers of intact episodes and of their frames.
         errors: one line for each fault.
         needed: whether a repair was needed.
         files, bytes: the number and size of the quarantined files.
-        folders: their folders.
         restored: whether the backup of a killed edit was restored.
     """
 
@@ -65,8 +63,6 @@ def repair(
     """RepairReport the v3.0 dataset in the folder `root`; an intact dataset is not changed.
 
     Args:
-        root: the dataset's folder.
-        dry_run: change nothing.
         quick: decode no images.
         progress: called after each episode.
 

@@ -38,13 +38,11 @@ class ResumeState:
     """An existing dataset (v3.0) as far as a resuming writer needs it.
 
     Attributes:
-        meta: the dataset's metadata.
         tasks: its instructions, by number.
         has_extra_tasks: `tasks.parquet` has more tasks than `info.json` counts: a writer died between the two files.
         has_extra_statistics: `stats.json` counts more frames than `info.json`, for the same reason.
         tables: the files of `meta/episodes` that are in use.
         next_file: the first file number that is unused in data, videos and `meta/episodes` alike.
-        chunk_size: files per chunk folder.
         running: statistics that can be continued exactly.
         summaries: the `stats.json` entries of cameras without stored value counts.
         frames_schema, episodes_schema: schemas of the dataset's files; None if it has none.

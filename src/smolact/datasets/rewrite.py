@@ -32,7 +32,6 @@ def build(plan: EditPlan, output: Path, quick: bool = False, progress: Progress 
     """Build the dataset of `plan` in the new folder `output`, check it, and return `output`.
 
     Args:
-        plan: the edit plan.
         output: must not exist.
         quick: skip decoding the result's images.
         progress: called for each episode.
@@ -56,8 +55,7 @@ def build(plan: EditPlan, output: Path, quick: bool = False, progress: Progress 
 def replace(plan: EditPlan, quick: bool = False, progress: Progress = no_progress) -> Path:
     """Build the dataset of `plan` and replace its only source with it; returns the folder.
 
-    Raises:
-        as `build` does; the old dataset is then unchanged.
+    The errors are those of `build`; the old dataset is then unchanged.
     """
     (source,) = plan.sources
     with FolderLock(source.meta.root):

@@ -21,11 +21,10 @@ from smolact.datasets.encoders import choose_encoder
 from smolact.datasets.faults import Progress
 from smolact.datasets.format import Feature
 from smolact.datasets.remux import Cut, Index, Joiner
-from smolact.datasets.rewritten_columns import rewritten_column, rewritten_schema
+from smolact.datasets.rewritten_columns import Subtasks, rewritten_column, rewritten_schema
 from smolact.datasets.rewritten_statistics import DatasetStatistics, is_complete, valid_statistics
 from smolact.datasets.sources import Source
 from smolact.datasets.stats import LARGEST, ImageStatistics, vector_statistics
-from smolact.datasets.subtasks import Subtasks
 from smolact.datasets.tables import column_array, frames_writer, to_column
 from smolact.datasets.video import VideoWriter
 from smolact.errors import DatasetError
@@ -39,9 +38,7 @@ class Rewriter:
 
     Attributes:
         features: every column and camera.
-        tasks: by number.
         rows: per episode, its row of `meta/episodes` without statistics.
-        statistics: per episode.
         totals: the statistics over all episodes.
         subtasks: LeRobot's subtasks, if there are any.
     """

@@ -48,12 +48,7 @@ class DataFile:
         return self._order[first:end]
 
     def complete_rows(self, episode: int, length: int, name: int | None = None) -> Ints:
-        """The rows (length,) of a complete episode.
-
-        Args:
-            episode: the episode index in the file.
-            length: the expected number of rows.
-            name: the episode number for messages, if it differs.
+        """The rows (length,) of a complete episode; `name` is its number in messages, if it differs.
 
         Raises:
             DatasetError: the episode does not have `length` rows with a `frame_index` from 0.

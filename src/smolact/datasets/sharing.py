@@ -24,7 +24,6 @@ def dataset_upload(
     The card is regenerated unless a user has edited it.
 
     Args:
-        root: the dataset's folder.
         name: its id on the Hub, for the card.
         license: the Hub's name of a licence, such as apache-2.0.
         tags: further tags of the card.

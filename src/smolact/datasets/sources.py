@@ -34,7 +34,6 @@ class Source:
     """The dataset in folder `root`.
 
     Args:
-        root: the folder.
         locked: hold a read lock for the object's lifetime, so that no edit replaces the files.
 
     Raises:
@@ -112,7 +111,6 @@ class ReorderedSource(Source):
     """A dataset with reordered dimensions of some vectors, in rows, statistics and names alike.
 
     Args:
-        source: the original dataset.
         orders: feature to the old indices of its dimensions, in the new order.
         features: the features with the reordered names.
 

@@ -31,7 +31,6 @@ class FrameStore:
 
     Args:
         folder: created if missing; its name must identify the source of the arrays.
-        name: the name of the files.
         shape, dtype: of one array.
         frames: the maximum number of frames.
 

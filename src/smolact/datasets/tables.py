@@ -177,7 +177,6 @@ def frames_schema(
 
     Args:
         features: of known types.
-        version: the format version.
         others: columns of unknown types.
     """
     others = others or {}

@@ -15,8 +15,6 @@ class Unreadable(NamedTuple):
     """A frame with an image that can't be decoded.
 
     Attributes:
-        root: the dataset's folder.
-        episode: the episode's number.
         frame: the frame's number in it.
         reason: the camera, the file and the fault.
     """

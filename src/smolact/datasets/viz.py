@@ -43,17 +43,13 @@ def write_page(
     most_mb: float = MAX_MB,
     progress: Progress = no_progress,
 ) -> Path:
-    """Write the dataset in folder `root` as an HTML page.
+    """Write the dataset in folder `root` as an HTML page, and return its path.
 
     Args:
         root: the dataset, of any version.
         output: a .html file with everything embedded, or a folder for `index.html` and the videos.
         episodes: the episodes to show; all when None.
         most_mb: the size limit of the page in MB, without separate videos.
-        progress: called with (what, done, total).
-
-    Returns:
-        the page.
 
     Raises:
         ConfigError: the dataset lacks an episode, or the page would be too large.
@@ -207,11 +203,7 @@ def plots(signals: dict[str, list[str]]) -> list[dict[str, Any]]:
 
 
 class BrowserVideos:
-    """The episodes of a dataset as browser videos; each video file's index is read once.
-
-    Raises:
-        ConfigError: encoding is needed, and this build of FFmpeg has no encoder for browsers.
-    """
+    """The episodes of a dataset as browser videos; each video file's index is read once."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -222,7 +214,7 @@ class BrowserVideos:
 
         Raises:
             DatasetError: the images can't be decoded, or are not as many as the rows.
-            ConfigError: see the class.
+            ConfigError: encoding is needed, and this build of FFmpeg has no encoder for browsers.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "film.mp4"

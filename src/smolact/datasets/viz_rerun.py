@@ -30,7 +30,6 @@ def show_in_rerun(
         root: the dataset, of any version.
         episodes: the episodes to show; each is a separate recording in the viewer.
         output: an .rrd file to write instead of opening the viewer.
-        progress: called with (description, done, total).
 
     Raises:
         MissingDependencyError: rerun is not installed.
@@ -57,11 +56,7 @@ def show_in_rerun(
 
 
 def import_rerun() -> Any:
-    """Import rerun.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
+    """Import rerun, or raise a `MissingDependencyError` that names the alternative."""
     try:
         return optional_import("rerun", EXTRA)
     except MissingDependencyError as error:
@@ -71,14 +66,7 @@ def import_rerun() -> Any:
 
 
 def check_screen(instead: str) -> None:
-    """Raise unless a viewer can open on this machine; rerun itself crashes in a thread, without an exception here.
-
-    Args:
-        instead: the alternative that the error names.
-
-    Raises:
-        DeviceError: there is no screen.
-    """
+    """Raise a `DeviceError` that says what to do `instead`, unless a viewer can open here: rerun itself would crash in a thread."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise DeviceError(
             f"Rerun's viewer needs a screen, and this machine offers none (no DISPLAY). {instead}"

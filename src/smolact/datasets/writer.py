@@ -73,8 +73,6 @@ class DatasetWriter:
         """Create a new dataset in the folder `root`, which must not exist or be empty.
 
         Args:
-            root: the dataset's folder.
-            fps: frames per second.
             features: name to feature, or to LeRobot's `{dtype, shape, names}`: dtype `video` or `image` with shape
                 (H, W, 3), or a number type with one frame's shape. Names are free.
             robot_type: the robot's name, stored for information.
@@ -134,7 +132,6 @@ class DatasetWriter:
         those of cameras that another tool wrote, which continue from its `stats.json`.
 
         Args:
-            root: the dataset's folder.
             fps, features, robot_type: those of the new recording, checked against the dataset; None takes the dataset's.
             video_codec: None for the dataset's codec.
             episodes_per_file: as in `create`.
