@@ -202,7 +202,7 @@ class EpisodeCommitter:
             if column.name in self._features:
                 arrays.append(to_column(self._features[column.name], columns[column.name]).cast(column.type))
             else:  # a column without recorded values, such as annotations
-                empty = [[]] if pa.types.is_list(column.type) else [None]
+                empty: list[Any] = [[]] if pa.types.is_list(column.type) else [None]
                 arrays.append(pa.array(empty * length, type=column.type))
         return pa.Table.from_arrays(arrays, schema=schema)
 

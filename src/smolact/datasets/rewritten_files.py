@@ -194,10 +194,7 @@ class Rewriter:
                     packet_index = Index(encoded)
                     span = packet_index.packets(Cut(encoded, 0, self.rows[number]["length"]))
                     num_encoded += source.meta.features[name].dtype == "video"
-                if span is None:
-                    raise DatasetError(
-                        f"{name}: episode {episode} could not be encoded so that it can be joined."
-                    )
+                assert span is not None  # an encoded file begins with a key frame and holds nothing else
                 size = int(packet_index.sizes[span[0] : span[1]].sum())
                 if (
                     joiner is None

@@ -29,9 +29,6 @@ from smolact.datasets.tables import column_array
 from smolact.datasets.video import VideoReader
 from smolact.errors import DatasetError
 
-Counters = Mapping[str, NDArray[Any]]
-"""The columns `DEFAULT_FEATURES` of a data file, or of some of its rows."""
-
 _Span = tuple[int, int, tuple[int, ...]]  # first frame, end, episodes (one, or none)
 TIME_TOLERANCE = 1e-4  # seconds; LeRobot's limit for finding a frame
 DECODE_BATCH = 32
@@ -146,8 +143,8 @@ class DatasetState:
         for name in [] if quick else meta.image_keys:
             yield from self._image_faults(file, name, owners)
 
-    def _row_faults(self, episode: Episode, rows: Counters) -> Iterator[Fault]:
-        """Check the counters in the rows of an episode, sorted by `frame_index`."""
+    def _row_faults(self, episode: Episode, rows: Mapping[str, NDArray[Any]]) -> Iterator[Fault]:
+        """Check the columns `DEFAULT_FEATURES` in the rows of an episode, sorted by `frame_index`."""
         meta, where, length = self.meta, f"{episode.data_path}, episode {episode.index}", episode.length
         affected = (episode.index,)
         if len(rows["index"]) != length:

@@ -47,6 +47,8 @@ class DatasetWriter:
         video_codec: str,
         episodes_per_file: int,
     ) -> None:
+        if type(episodes_per_file) is not int or episodes_per_file < 1:
+            raise ConfigError(f"episodes_per_file={episodes_per_file!r}: expected a whole number, 1 or more.")
         self.root, self.fps, self.robot_type = root, fps, robot_type
         self.features = features
         self._codec, self._episodes_per_file = video_codec, episodes_per_file
@@ -91,7 +93,6 @@ class DatasetWriter:
             raise missing_folder(folder, "dataset")
         if not np.isfinite(fps) or fps <= 0:
             raise ConfigError(f"fps={fps}: expected frames a second, above 0.")
-        _check_episodes_per_file(episodes_per_file)
         checked = check_features(features)
         video_codec = choose_encoder(video_codec, _sizes(checked))
         for name, feature in checked.items():
@@ -143,7 +144,6 @@ class DatasetWriter:
             DatasetError: it is corrupt.
             WriteError: another process writes to it, or the disk is full or refused.
         """
-        _check_episodes_per_file(episodes_per_file)
         with contextlib.ExitStack() as stack:
             stack.enter_context(FolderLock(Path(root)))
             state = read_resume_state(Path(root))
@@ -313,11 +313,6 @@ class DatasetWriter:
         self._group.columns.append(columns)
         self._group.images.append(episode.statistics)
         self._group.frames += len(episode)
-
-
-def _check_episodes_per_file(number: int) -> None:
-    if type(number) is not int or number < 1:
-        raise ConfigError(f"episodes_per_file={number!r}: expected a whole number, 1 or more.")
 
 
 def _not_empty(folder: Path) -> ConfigError:
