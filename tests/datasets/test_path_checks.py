@@ -14,7 +14,7 @@ from smolact.cli.main import main
 from smolact.datasets.format import read_json, read_json_lines
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.reader import LeRobotDataset
-from smolact.datasets.remux import Index
+from smolact.datasets.remux import PacketIndex
 from smolact.datasets.repair import repair
 from smolact.datasets.store import FrameStore
 from smolact.datasets.tables import open_parquet
@@ -146,7 +146,7 @@ def test_a_folder_that_can_not_be_read_is_named(
 def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "file"
     os.mkfifo(path)
-    for look in (VideoReader, Index, open_parquet, read_json, read_json_lines):
+    for look in (VideoReader, PacketIndex, open_parquet, read_json, read_json_lines):
         with pytest.raises(DatasetError, match="only regular files are opened"):
             look(path)  # type: ignore[operator]
     os.mkfifo(tmp_path / "top.arrays")

@@ -46,16 +46,16 @@ class EditPlan:
         for name, feature in self.sources[0].meta.features.items():
             if name in self.removed:
                 continue
-            info, more = dict(feature.info), dict(feature.more)
+            info, extra = dict(feature.info), dict(feature.extra)
             for source in self.sources[1:]:  # keep only the entries on which all sources agree
                 other = source.meta.features[name]
                 info = {key: value for key, value in info.items() if other.info.get(key) == value}
-                more = {key: value for key, value in more.items() if other.more.get(key) == value}
+                extra = {key: value for key, value in extra.items() if other.extra.get(key) == value}
             dtype = self.cameras.get(name, feature.dtype)
             named = (source.meta.features[name].names for source in self.sources)
             names = feature.names if feature.is_image else next(filter(flat_names, named), feature.names)
             result[name] = dataclasses.replace(
-                feature, dtype=dtype, names=names, info=info if dtype == feature.dtype else {}, more=more
+                feature, dtype=dtype, names=names, info=info if dtype == feature.dtype else {}, extra=extra
             )
         return result
 

@@ -35,13 +35,13 @@ class RecoverableEpisode(Episode):
         stored_end: the stored `dataset_to_index`.
         table_row: the file of `meta/episodes` and the row's position in it.
         statistics: its statistics; empty if there are none.
-        more: other tools' columns.
+        extra_metadata: other tools' columns.
     """
 
     stored_end: int
     table_row: tuple[Path, int]
     statistics: Statistics
-    more: dict[str, Any]
+    extra_metadata: dict[str, Any]
 
 
 @dataclass
@@ -106,7 +106,10 @@ class RecoveredSource(Source):
         meta.total_episodes, meta.total_frames = len(rows), int(lengths.sum())
         # Not `super().__init__`, which needs an intact dataset.
         self.meta, self._open = meta, None
-        self._statistics, self._extra_metadata = [row.statistics for row in rows], [row.more for row in rows]
+        self._statistics, self._extra_metadata = (
+            [row.statistics for row in rows],
+            [row.extra_metadata for row in rows],
+        )
         self._numbers = [row.index for row in rows]
 
     def number_in_file(self, episode: int) -> int:
@@ -202,7 +205,7 @@ def _read_rows(report: RecoveryReport) -> list[RecoverableEpisode]:
             check_inside(meta.root, path.relative_to(meta.root).as_posix())
             table = read_table(path)
             columns = {name: column_values(read_table(path, wanted), name, path) for name in wanted}
-            statistics, more = table_statistics(table, path), extra_columns(table, path)
+            statistics, extra = table_statistics(table, path), extra_columns(table, path)
         except DatasetError as error:
             report.errors.append(_cause(str(error)))
             continue
@@ -210,7 +213,7 @@ def _read_rows(report: RecoveryReport) -> list[RecoverableEpisode]:
         for position in range(table.num_rows):
             values = {name: column[position] for name, column in columns.items()}
             try:
-                row = _row(meta, path, position, values, statistics[position], more[position])
+                row = _row(meta, path, position, values, statistics[position], extra[position])
             except DatasetError as error:
                 report.errors.append(_cause(str(error)))
                 continue
@@ -226,7 +229,7 @@ def _row(
     position: int,
     values: dict[str, Any],
     statistics: Statistics,
-    more: dict[str, Any],
+    extra_metadata: dict[str, Any],
 ) -> RecoverableEpisode:
     prefix = f"{path}, row {position}: "
     counts = [name for name in values if name.endswith("_index")] + ["length"]
@@ -263,15 +266,15 @@ def _row(
         values["dataset_to_index"],
         (path, position),
         statistics,
-        more,
+        extra_metadata,
     )
 
 
 def _path(
-    meta: LeRobotDatasetMetadata, template: Any, prefix: str, values: dict[str, Any], **more: str
+    meta: LeRobotDatasetMetadata, template: Any, prefix: str, values: dict[str, Any], **fields: str
 ) -> str:
     indices = {name: values[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
-    return str(layout.fill_template(template, meta.root / layout.INFO, **more, **indices))
+    return str(layout.fill_template(template, meta.root / layout.INFO, **fields, **indices))
 
 
 def _find_size(meta: LeRobotDatasetMetadata, key: str, episodes: Iterable[Episode]) -> None:

@@ -231,8 +231,8 @@ class _RepairPlan:
 
 def _rewrite(report: RecoveryReport, root: Path, quick: bool, progress: Progress) -> Path:
     """Exchange the dataset with one of the intact episodes; returns the old one's new path."""
-    plan, leave = edit.all_episodes(RecoveredSource(report)), quarantine.staging_folders(root)
-    return exchange(plan, quick, progress, leave, advice="stop it")
+    plan, excluded = edit.all_episodes(RecoveredSource(report)), quarantine.staging_folders(root)
+    return exchange(plan, quick, progress, excluded, advice="stop it")
 
 
 def _rename_aside(root: Path, old: Path) -> Path:

@@ -71,12 +71,12 @@ def exchange(
     plan: EditPlan,
     quick: bool = False,
     progress: Progress = no_progress,
-    leave: Collection[Path] = (),
+    excluded: Collection[Path] = (),
     advice: str = "give --output=FOLDER for the result",
 ) -> Path:
     """Like `replace`, but keeps the old dataset: returns its new folder, next to the new dataset.
 
-    Folders in `leave` are not copied from the old dataset. The caller must hold the writer's lock. `advice` is the
+    Folders in `excluded` are not copied from the old dataset. The caller must hold the writer's lock. `advice` is the
     alternative to waiting that the error names if the dataset is being read.
     """
     (source,) = plan.sources
@@ -96,7 +96,7 @@ def exchange(
         fresh = durable.temporary_beside(root)
         with durable.replacing_folder(fresh) as folder:
             with durable.annotate_errors(folder):
-                copy_extra_files([source], folder, leave)
+                copy_extra_files([source], folder, excluded)
             _build_in(plan, folder, quick, progress)
         try:
             return durable.exchange_folders(root, fresh)

@@ -20,7 +20,7 @@ from smolact.datasets.edit import EditPlan
 from smolact.datasets.encoders import choose_encoder
 from smolact.datasets.faults import Progress
 from smolact.datasets.format import Feature
-from smolact.datasets.remux import Cut, Index, Joiner
+from smolact.datasets.remux import Cut, Joiner, PacketIndex
 from smolact.datasets.rewritten_columns import Subtasks, rewritten_column, rewritten_schema
 from smolact.datasets.rewritten_statistics import DatasetStatistics, is_complete, valid_statistics
 from smolact.datasets.sources import Source
@@ -176,7 +176,7 @@ class Rewriter:
         limit = self._limit("video_files_size_in_mb", layout.VIDEO_FILE_MB)
         file, num_encoded = -1, 0
         joiner: Joiner | None = None
-        index: Index | None = None
+        index: PacketIndex | None = None
         encoded = self.folder / f"{durable.TEMPORARY_PREFIX}encoded.mp4"
         try:
             for number, (source_index, episode) in enumerate(self.plan.episodes):
@@ -184,14 +184,14 @@ class Rewriter:
                 if source.meta.features[name].dtype == "video":
                     cut = source.cut(name, episode)
                     if index is None or index.path != cut.path:
-                        index = Index(cut.path)
+                        index = PacketIndex(cut.path)
                     span = index.packets(cut)
                 packet_index = index
                 if span is None or packet_index is None:
                     if feature.is_depth:
                         raise _not_cut(source, name, episode)
                     self._encode(encoded, source, name, episode, feature)
-                    packet_index = Index(encoded)
+                    packet_index = PacketIndex(encoded)
                     span = packet_index.packets(Cut(encoded, 0, self.rows[number]["length"]))
                     num_encoded += source.meta.features[name].dtype == "video"
                 assert span is not None  # an encoded file begins with a key frame and holds nothing else

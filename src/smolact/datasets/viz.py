@@ -21,7 +21,7 @@ from smolact import durable, pages
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.remux import Index, Joiner
+from smolact.datasets.remux import Joiner, PacketIndex
 from smolact.datasets.sources import Source
 from smolact.datasets.video import Image, VideoWriter
 from smolact.errors import ConfigError, DatasetError
@@ -207,7 +207,7 @@ class BrowserVideos:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._indices: dict[Path, Index] = {}
+        self._indices: dict[Path, PacketIndex] = {}
 
     def encode_episode(self, key: str, episode: int) -> bytes:
         """An episode of camera `key` as mp4; frame i is shown from i/fps to (i + 1)/fps.
@@ -227,9 +227,9 @@ class BrowserVideos:
             return False
         cut = self._source.cut(key, episode)
         if cut.path not in self._indices:
-            self._indices[cut.path] = Index(cut.path)
+            self._indices[cut.path] = PacketIndex(cut.path)
         index = self._indices[cut.path]
-        decoder, _, _, pixels, _ = index.kind
+        decoder, _, _, pixels, _ = index.codec_config
         packets = index.packets(cut)
         if decoder not in BROWSER_DECODERS or pixels not in BROWSER_PIXEL_FORMATS or packets is None:
             return False
