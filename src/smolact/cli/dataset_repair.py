@@ -34,7 +34,7 @@ class RepairConfig:
 
 @command(RepairConfig, USAGE)
 def run(config: RepairConfig) -> None:
-    """RepairReport the dataset, and print the faults and changes."""
+    """Repair the dataset, and print the faults and changes."""
     name = config.dataset.root or config.dataset.repo_id
     if not name:
         raise ConfigError(f"Which dataset? {USAGE}")

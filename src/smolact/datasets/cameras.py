@@ -229,7 +229,7 @@ def _open_image(
             if picture.size != size[::-1]:
                 raise DatasetError(
                     f"{where} is an image of (height, width) {picture.size[::-1]}, but meta/info.json says {size}. "
-                    "RepairReport info.json, or fetch the dataset again."
+                    "Repair info.json, or fetch the dataset again."
                 )
             yield picture
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:

@@ -163,14 +163,14 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
     problem = f"{source}: feature '{name}' "
     if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
         raise DatasetError(
-            f"{problem}needs a 'dtype' (text); found {value!r:.200}. RepairReport the file or fetch it again."
+            f"{problem}needs a 'dtype' (text); found {value!r:.200}. Repair the file or fetch it again."
         )
     shape = value.get("shape", [1])
     if isinstance(shape, (list, tuple)):
         shape = [size if (integer := whole_number(size)) is None else integer for size in shape]
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise DatasetError(
-            f"{problem}needs a 'shape' (a list of sizes); found {shape!r:.200}. RepairReport the file or fetch it again."
+            f"{problem}needs a 'shape' (a list of sizes); found {shape!r:.200}. Repair the file or fetch it again."
         )
     if value["dtype"] in IMAGE_DTYPES and len(shape) != 3:
         raise DatasetError(
@@ -178,7 +178,7 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
         )
     if math.prod(shape) > MAX_VALUES:
         raise DatasetError(
-            f"{problem}has the shape {list(shape)}, more than {MAX_VALUES} values a frame. RepairReport the file or fetch it again."
+            f"{problem}has the shape {list(shape)}, more than {MAX_VALUES} values a frame. Repair the file or fetch it again."
         )
     raw_infos = [value.get(name) for name in ("video_info", "info")]  # v2.0 uses the first name
     infos = [item for item in raw_infos if isinstance(item, dict)]
@@ -197,9 +197,7 @@ def fill_template(template: Any, source: Path, **values: int | str) -> PurePosix
     """
     problem = f"{source}: the path template {template!r:.200} "
     if not isinstance(template, str):
-        raise DatasetError(
-            f"{problem}must be text like '{DATA_PATH}'. RepairReport the file or fetch it again."
-        )
+        raise DatasetError(f"{problem}must be text like '{DATA_PATH}'. Repair the file or fetch it again.")
     try:
         fields = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -212,7 +210,7 @@ def fill_template(template: Any, source: Path, **values: int | str) -> PurePosix
         ):
             raise DatasetError(
                 f"{problem}has the field '{{{name}}}' with format '{spec}': expected {', '.join(values)} "
-                "with a format like ':03d'. RepairReport the file or fetch it again."
+                "with a format like ':03d'. Repair the file or fetch it again."
             )
     path = template.format(**values)
     windows = PureWindowsPath(path)

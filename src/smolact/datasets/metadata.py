@@ -257,14 +257,10 @@ def read_info(path: Path) -> dict[str, Any]:
     version_of(info, path)
     fps = info.get("fps")
     if not isinstance(fps, (int, float)) or isinstance(fps, bool) or not 0 < fps < float("inf"):
-        raise DatasetError(
-            f"{path} needs 'fps', frames a second above 0; found {fps!r}. RepairReport the file."
-        )
+        raise DatasetError(f"{path} needs 'fps', frames a second above 0; found {fps!r}. Repair the file.")
     for name in ("total_episodes", "total_frames"):
         if type(info.get(name)) is not int or info[name] < 0:
-            raise DatasetError(
-                f"{path} needs '{name}', a count; found {info.get(name)!r}. RepairReport the file."
-            )
+            raise DatasetError(f"{path} needs '{name}', a count; found {info.get(name)!r}. Repair the file.")
     if not isinstance(info.get("features"), dict):
         raise DatasetError(f"{path} needs 'features', a JSON object; found {info.get('features')!r:.100}.")
     return info

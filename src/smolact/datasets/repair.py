@@ -1,4 +1,4 @@
-"""RepairReport a dataset after a crash of any writer, to one of all intact episodes.
+"""Repair a dataset after a crash of any writer, to one of all intact episodes.
 
 If these are valid in place, only `meta` is written; otherwise the dataset is rewritten and exchanged with the old one. Other files
 are quarantined, never deleted. `info.json` is written last, so after a kill another repair can finish.
@@ -60,7 +60,7 @@ class RepairReport:
 def repair(
     root: str | Path, dry_run: bool = False, quick: bool = False, progress: Progress = no_progress
 ) -> RepairReport:
-    """RepairReport the v3.0 dataset in the folder `root`; an intact dataset is not changed.
+    """Repair the v3.0 dataset in the folder `root`; an intact dataset is not changed.
 
     Args:
         quick: decode no images.
