@@ -210,7 +210,7 @@ class DecodedRun(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameRuns(Dataset[DecodedRun]):
-    """FrameRuns of consecutive frames to decode."""
+    """Runs of consecutive frames to decode."""
 
     dataset: LeRobotDataset
     runs: Sequence[tuple[str, Ints]]
@@ -249,7 +249,7 @@ def _runs(frames: Ints) -> Iterator[Ints]:
 
 
 def scale_down(images: Tensor, fit: tuple[int, int] | None) -> Tensor:
-    """Images (n, 3, H, W) uint8, scale_down down into (width, height) `fit` like SmolVLA's, and rounded."""
+    """Images (n, 3, H, W) uint8, scaled down into (width, height) `fit` like SmolVLA's, and rounded."""
     height, width = _fitted_size((images.shape[-2], images.shape[-1]), fit)
     if (height, width) == tuple(images.shape[-2:]):
         return images

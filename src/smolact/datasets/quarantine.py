@@ -84,13 +84,12 @@ def move(root: Path, paths: Iterable[Path], folder: Path) -> list[Path]:
     return targets
 
 
-def copy(root: Path, path: Path, folder: Path) -> Path:
-    """Copy a file to its path below `folder`, before it is rewritten.
+def copy(root: Path, path: Path, folder: Path) -> None:
+    """Copy a file, if it exists, to its path below `folder`, before it is rewritten.
 
     Raises:
         WriteError: the disk is full or refused.
     """
-    target = folder / path.relative_to(root)
-    with durable.replacing_file(target) as temporary:
-        shutil.copyfile(path, temporary)
-    return target
+    if path.is_file():
+        with durable.replacing_file(folder / path.relative_to(root)) as temporary:
+            shutil.copyfile(path, temporary)

@@ -162,20 +162,16 @@ class _RepairPlan:
                 pq.write_table(read_table(path).take(rows), temporary, compression="snappy")
         quarantine.move(self.root, self.orphaned_files, folder)
         if self.report.tasks_recovered:
-            self._back_up(self.root / layout.TASKS, folder)
+            quarantine.copy(self.root, self.root / layout.TASKS, folder)
             with durable.replacing_file(self.root / layout.TASKS) as temporary:
                 pq.write_table(tasks_table([meta.tasks[number] for number in sorted(meta.tasks)]), temporary)
         if self.stats is not None:
-            self._back_up(self.root / layout.STATS, folder)
+            quarantine.copy(self.root, self.root / layout.STATS, folder)
             durable.write_json(self.root / layout.STATS, statistics_to_json(self.stats))
         if self.info != meta.info:
-            self._back_up(self.root / layout.INFO, folder)
+            quarantine.copy(self.root, self.root / layout.INFO, folder)
             durable.write_json(self.root / layout.INFO, self.info)
         return [folder] if folder.exists() else []
-
-    def _back_up(self, path: Path, folder: Path) -> None:
-        if path.is_file():
-            quarantine.copy(self.root, path, folder)
 
     def _new_info(self) -> dict[str, Any]:
         old, rows = self.report.meta.info, self.report.rows

@@ -21,7 +21,7 @@ from smolact.datasets import format as layout
 from smolact.datasets.edit import EditPlan
 from smolact.datasets.format import Feature
 from smolact.datasets.metadata import read_numbered
-from smolact.datasets.tables import frames_schema, open_parquet, tasks_table
+from smolact.datasets.tables import frames_schema, open_parquet, single_array, tasks_table
 from smolact.errors import DatasetError
 
 
@@ -45,10 +45,7 @@ def _other_types(plan: EditPlan, features: Mapping[str, Feature]) -> dict[str, p
     """The types of the columns that are copied unchanged."""
     known = {name for name, feature in features.items() if feature.is_known} | plan.removed
     types: dict[str, pa.DataType] = {}
-    used = dict.fromkeys(
-        plan.sources[number].meta.root / plan.sources[number].meta.episodes.data_path[episode]
-        for number, episode in plan.episodes
-    )
+    used = dict.fromkeys(plan.sources[number].data_file(episode) for number, episode in plan.episodes)
     for path in used:
         for field in open_parquet(path).schema_arrow:
             if field.name not in known:
@@ -80,9 +77,7 @@ def rewritten_column(table: pa.Table, field: pa.Field, features: Mapping[str, Fe
         if field.name in features:
             raise DatasetError(f"{path} has no column '{field.name}'. Fetch the dataset again.")
         return pa.nulls(len(table), field.type)
-    values = table.column(field.name).combine_chunks()
-    if isinstance(values, pa.ChunkedArray):  # PyArrow before 17
-        values = pa.concat_arrays(values.chunks)
+    values = single_array(table.column(field.name))
     if values.type == field.type:
         return values
     if isinstance(values, pa.ExtensionArray):

@@ -100,7 +100,7 @@ class Rewriter:
         """The rows of an episode with its new indices; also records the episode's statistics and tasks."""
         source = self.plan.sources[source_index]
         row, old = self.rows[number], source.table(episode)
-        path = source.meta.root / source.meta.episodes.data_path[episode]
+        path = source.data_file(episode)
         steps = np.arange(row["length"], dtype=np.int64)
         indices = column_array(old, "task_index", (1,), path).reshape(-1)
         unknown = set(indices.tolist()) - source.meta.tasks.keys()

@@ -98,6 +98,12 @@ def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
     return table.column(name)
 
 
+def single_array(column: pa.ChunkedArray) -> Any:
+    """A column in one piece; PyArrow before 17 leaves some types in chunks."""
+    values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
+
+
 def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
     """A column as an array (rows, *shape), or (rows,) if it holds scalars.
 
@@ -106,7 +112,7 @@ def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path)
     """
     column = _column(table, name, path)
     prefix = f"{path}: the column '{name}' "
-    values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    values = single_array(column)
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
     rows, size = len(values), 1
