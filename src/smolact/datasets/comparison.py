@@ -24,12 +24,12 @@ def differences(
         dtype: whether the dtype, or the storage of images, must match.
     """
     properties = _properties(here) | {"the units": _reordered(_units(here), here, there)}
-    values = zip(properties.items(), _properties(there).values(), strict=True)
-    return [
-        f"'{name}' has {what} {first} {sides[0]} and {second} {sides[1]}"
-        for (what, first), second in values
-        if None not in (first, second) and not _equal(what, first, second) and (dtype or what != "the dtype")
-    ]
+    lines = []
+    for (what, first), second in zip(properties.items(), _properties(there).values(), strict=True):
+        equal = same_names(first, second) if what == "the names" and first and second else first == second
+        if not (equal or None in (first, second) or (what == "the dtype" and not dtype)):
+            lines.append(f"'{name}' has {what} {first} {sides[0]} and {second} {sides[1]}")
+    return lines
 
 
 def order_of_names(feature: Feature, wanted: Feature) -> list[int] | None:
@@ -41,10 +41,6 @@ def order_of_names(feature: Feature, wanted: Feature) -> list[int] | None:
     if len(feature.shape) != 1 or not same_in_another_order(own, other):
         return None
     return [own.index(name) for name in other]
-
-
-def _equal(what: str, first: Any, second: Any) -> bool:
-    return same_names(first, second) if what == "the names" else bool(first == second)
 
 
 def _properties(feature: Feature) -> dict[str, Any]:

@@ -106,10 +106,8 @@ class RecoveredSource(Source):
         meta.total_episodes, meta.total_frames = len(rows), int(lengths.sum())
         # Not `super().__init__`, which needs an intact dataset.
         self.meta, self._open = meta, None
-        self._statistics, self._extra_metadata = (
-            [row.statistics for row in rows],
-            [row.extra_metadata for row in rows],
-        )
+        self._statistics = [row.statistics for row in rows]
+        self._extra_metadata = [row.extra_metadata for row in rows]
         self._numbers = [row.index for row in rows]
 
     def number_in_file(self, episode: int) -> int:

@@ -1,7 +1,7 @@
 """Cuts and joins videos without re-encoding: packets are copied, no frame is decoded.
 
 A cut can be copied if it begins with a key frame and its packets are contiguous in the file, so that none of them needs a
-frame outside. The decoder configuration (`PacketIndex.codec_config`) must be the same throughout a file.
+frame outside. The decoder configuration (`PacketIndex.codec`) must be the same throughout a file.
 """
 
 from __future__ import annotations
@@ -44,13 +44,7 @@ class PacketIndex:
         with open_video(path) as container:
             stream = container.streams.video[0]
             context = stream.codec_context
-            self.codec_config = (
-                context.name,
-                context.width,
-                context.height,
-                context.pix_fmt,
-                context.extradata,
-            )
+            self.codec = (context.name, context.width, context.height, context.pix_fmt, context.extradata)
             try:
                 packets = [
                     (packet.pts, packet.dts, packet.is_keyframe, packet.size)
@@ -94,13 +88,13 @@ class Joiner:
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.frames, self.bytes = path, 0, 0
         self._rate = Fraction(fps).limit_denominator(1001 * 1000)
-        self._codec_config: Any = None
+        self._codec: Any = None
         self._output: Any = av.open(str(path), "w", format="mp4")
         self._stream: Any = None
 
     def fits(self, index: PacketIndex) -> bool:
         """Whether frames of the file of `index` can be appended."""
-        return self._codec_config is None or bool(self._codec_config == index.codec_config)
+        return self._codec is None or bool(self._codec == index.codec)
 
     def add(self, index: PacketIndex, begin: int, end: int) -> None:
         """Append the packets `begin` to `end` returned by `PacketIndex.packets`.
@@ -111,7 +105,7 @@ class Joiner:
         with open_video(index.path) as source:
             stream = source.streams.video[0]
             if self._stream is None:
-                self._codec_config = index.codec_config
+                self._codec = index.codec
                 self._stream = _add_stream_like(self._output, stream)
                 self._stream.time_base = 1 / self._rate
             try:

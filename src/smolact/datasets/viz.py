@@ -229,7 +229,7 @@ class BrowserVideos:
         if cut.path not in self._indices:
             self._indices[cut.path] = PacketIndex(cut.path)
         index = self._indices[cut.path]
-        decoder, _, _, pixels, _ = index.codec_config
+        decoder, _, _, pixels, _ = index.codec
         packets = index.packets(cut)
         if decoder not in BROWSER_DECODERS or pixels not in BROWSER_PIXEL_FORMATS or packets is None:
             return False
