@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Episodes(Sequence[Episode]):
         data_path: each episode's file.
         video_path, from_timestamp, to_timestamp: each episode's span in the video of a camera, by camera.
         tables: file of `meta/episodes` to its number of rows, if the table was read from files.
+        file_indices: (chunk, file) of the data and video files, if it was read from files.
         frames_ahead: the frames of episodes that a killed writer put into `meta/episodes` but not into `info.json`.
     """
 
@@ -63,6 +64,7 @@ class Episodes(Sequence[Episode]):
     from_timestamp: Mapping[str, NDArray[np.float64]]
     to_timestamp: Mapping[str, NDArray[np.float64]]
     tables: Mapping[Path, int] = field(default_factory=dict)
+    file_indices: Collection[tuple[int, int]] = ()
     frames_ahead: int = 0
 
     def __post_init__(self) -> None:
@@ -129,26 +131,30 @@ def read_episodes_v3(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
     columns = {name: values[:total] for name, values in columns.items()}
     _check_complete(columns["episode_index"], total, root, folder)
 
+    pairs: set[tuple[int, int]] = set()
+
     def paths(template: str, prefix: str, **more: str) -> list[str]:
-        chunks = whole_numbers(columns[f"{prefix}/chunk_index"], folder, f"{prefix}/chunk_index").tolist()
-        files = whole_numbers(columns[f"{prefix}/file_index"], folder, f"{prefix}/file_index").tolist()
+        chunks = _whole_numbers(columns[f"{prefix}/chunk_index"], folder, f"{prefix}/chunk_index").tolist()
+        files = _whole_numbers(columns[f"{prefix}/file_index"], folder, f"{prefix}/file_index").tolist()
         filled = {
             (chunk, file): str(
                 layout.fill_template(template, root / layout.INFO, **more, chunk_index=chunk, file_index=file)
             )
             for chunk, file in set(zip(chunks, files, strict=True))
         }
+        pairs.update(filled)
         return [filled[pair] for pair in zip(chunks, files, strict=True)]
 
     video_template = info.get("video_path") or layout.VIDEO_PATH
     return Episodes(
-        whole_numbers(columns["length"], folder, "length"),
+        _whole_numbers(columns["length"], folder, "length"),
         _tasks(columns["tasks"], folder),
         paths(info.get("data_path") or layout.DATA_PATH, "data"),
         {key: paths(video_template, f"videos/{key}", video_key=key) for key in video_keys},
         {key: _seconds(columns[f"videos/{key}/from_timestamp"], folder) for key in video_keys},
         {key: _seconds(columns[f"videos/{key}/to_timestamp"], folder) for key in video_keys},
         tables,
+        pairs,
         frames_ahead,
     )
 
@@ -165,7 +171,7 @@ def read_episodes_v2(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
     numbers = sorted(number for number in by_index if number is not None and 0 <= number < total)
     _check_complete(numbers, total, root, source)
     rows = [by_index[number] for number in numbers]
-    length = whole_numbers([row.get("length") for row in rows], source, "length")
+    length = _whole_numbers([row.get("length") for row in rows], source, "length")
     chunk_size = files_per_chunk(root, info)
 
     def paths(template: str, **more: str) -> list[str]:
@@ -218,12 +224,7 @@ def _tasks(values: Sequence[Any], source: Path) -> list[tuple[str, ...]]:
     return tasks_of_episodes
 
 
-def whole_numbers(values: Sequence[Any], source: Path, name: str) -> Ints:
-    """A column of non-negative integers.
-
-    Raises:
-        DatasetError: a value is invalid.
-    """
+def _whole_numbers(values: Sequence[Any], source: Path, name: str) -> Ints:
     numbers = [layout.whole_number(value) for value in values]
     if not all(number is not None and 0 <= number < 2**62 for number in numbers):
         raise DatasetError(f"{source}: '{name}' must hold whole numbers from 0 up. Fetch the dataset again.")

@@ -16,13 +16,13 @@ from smolact.datasets import format as layout
 from smolact.datasets import quarantine
 from smolact.datasets.comparison import differences
 from smolact.datasets.depth import removal_advice
-from smolact.datasets.episodes import files_per_chunk, whole_numbers
+from smolact.datasets.episodes import files_per_chunk
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import DataFile
 from smolact.datasets.sources import table_statistics
 from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics, aggregate, usable_values
-from smolact.datasets.tables import column_values, open_parquet, read_groups, read_table
+from smolact.datasets.tables import open_parquet, read_table
 from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
 from smolact.hub import is_snapshot
 from smolact.openable import linked_folders
@@ -210,23 +210,15 @@ def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:
 
 
 def _next_file(meta: LeRobotDatasetMetadata, tables: list[Path], chunk_size: int) -> int:
-    prefixes = ["data", "meta/episodes", *(f"videos/{key}" for key in meta.video_keys)]
-    last = len(tables) - 1
+    numbers = [len(tables) - 1, *(chunk * chunk_size + file for chunk, file in meta.episodes.file_indices)]
     for path in tables:
         chunk, file = (name.rpartition("-")[2] for name in (path.parent.name, path.stem))
         if not (chunk.isdecimal() and file.isdecimal()):
             raise DatasetError(
                 f"{path}: expected a name like {layout.EPISODES_PATH}. Fetch the dataset again."
             )
-        last = max(last, int(chunk) * chunk_size + int(file))
-        opened = open_parquet(path)
-        pairs = [(f"{prefix}/chunk_index", f"{prefix}/file_index") for prefix in prefixes]
-        present = [pair for pair in pairs if set(pair) <= set(opened.schema_arrow.names)]
-        table = read_groups(opened, path, [name for pair in present for name in pair])
-        for pair in present:
-            chunks, files = (whole_numbers(column_values(table, name, path), path, name) for name in pair)
-            last = max([last, *(chunks * chunk_size + files).tolist()])
-    return last + 1
+        numbers.append(int(chunk) * chunk_size + int(file))
+    return max(numbers) + 1
 
 
 def _statistics(meta: LeRobotDatasetMetadata, tables: list[Path] | None) -> tuple[Running, Statistics]:
