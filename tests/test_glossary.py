@@ -44,7 +44,7 @@ REPLACED_NAMES = {
         "find_last_episode",
         "folder_beside",
     ),
-    *("read_tasks_v3", "has_only_leftovers", "entries_of", "carry_all", "by_file"),
+    *("read_tasks_v3", "has_only_leftovers", "entries_of", "carry_all", "by_file", "NoReaders"),
     *("Given", "carry_out", "is_half_replaced", "named_errors", "what_is_near", "go_the_road", "Claims"),
 }
 REPLACED_WORDS = re.compile(

@@ -20,7 +20,7 @@ from smolact import lock
 from smolact.cli.main import main
 from smolact.datasets import edit
 from smolact.datasets.inspection import check_dataset
-from smolact.datasets.lock import NoReaders, ReadLock
+from smolact.datasets.lock import ReadLock, ReplaceLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.repair import repair
@@ -93,7 +93,7 @@ def test_whoever_reads_is_held_and_lets_go(tmp_path: Path) -> None:
 
     def edits() -> bool:
         try:
-            with NoReaders(root, "wait"):
+            with ReplaceLock(root, "wait"):
                 return True
         except WriteError:
             return False

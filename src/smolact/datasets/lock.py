@@ -60,7 +60,7 @@ class ReadLock(PathLock):
         return ReadLock, (self._root,)
 
 
-class NoReaders(PathLock):
+class ReplaceLock(PathLock):
     """The lock of an edit that replaces the dataset in `root`: no reader holds or can acquire the read lock.
 
     Args:

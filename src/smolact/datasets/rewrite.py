@@ -18,7 +18,7 @@ from smolact.datasets.edit import EditPlan
 from smolact.datasets.extra_files import copy_extra_files
 from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.inspection import check_dataset
-from smolact.datasets.lock import FolderLock, NoReaders, ReadLock
+from smolact.datasets.lock import FolderLock, ReadLock, ReplaceLock
 from smolact.datasets.metadata import read_info
 from smolact.datasets.rewritten_files import Rewriter
 from smolact.datasets.rewritten_metadata import write_metadata
@@ -92,7 +92,7 @@ def exchange(
             f"have it put aside: smolact dataset repair --dataset.root={root}"
         )
     warn_of_leftovers(root)
-    with NoReaders(root, advice):
+    with ReplaceLock(root, advice):
         fresh = durable.temporary_beside(root)
         with durable.replacing_folder(fresh) as folder:
             with durable.annotate_errors(folder):
