@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import tempfile
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -185,8 +184,10 @@ def plots(signals: dict[str, list[str]]) -> list[dict[str, Any]]:
             (feature, name) for feature, names in signals.items() for name in names
         )
     ]
-    shared = {name for name, count in Counter(name for _, name, _ in columns).items() if name and count > 1}
-    shared = {name for name in shared if len({feature for feature, other, _ in columns if other == name}) > 1}
+    owners: dict[str, set[str]] = {}
+    for feature, name, _ in columns:
+        owners.setdefault(name, set()).add(feature)
+    shared = {name for name, features in owners.items() if name and len(features) > 1}
     plots: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for feature, name, column in columns:
         if name in shared:
