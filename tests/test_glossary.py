@@ -35,6 +35,16 @@ REPLACED_NAMES = {
     *("PerProcess", "UnsavedEpisode", "DenseProduct", "Packer", "Recomputing", "kept_beside", "save_beside"),
     *("sole_engine", "Unsaid", "Told", "Pace", "Asks", "ThreadAsks", "AnswersAtOnce", "Obeys", "obeyed"),
     *("KnowsAges", "Jog", "Waiting", "Answering", "Asked", "Question", "RemoteChunks", "Link", "Hall"),
+    *("depth_story", "tell_other_size", "look_at_files", "said_size", "why_not", "leave_out", "bytes_of_one"),
+    *(
+        "another_robot",
+        "is_whole",
+        "out_of_place",
+        "errors_of_training",
+        "find_last_episode",
+        "folder_beside",
+    ),
+    *("read_tasks_v3", "has_only_leftovers", "entries_of", "carry_all", "by_file", "NoReaders"),
     *("Given", "carry_out", "is_half_replaced", "named_errors", "what_is_near", "go_the_road", "Claims"),
     *(
         "was_told",

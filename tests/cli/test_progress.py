@@ -304,7 +304,7 @@ def test_a_check_tells_how_far_it_is_within_a_video(tmp_path: Path) -> None:
     from tests.datasets.make import write
 
     several = write(tmp_path / "set", (20, 20, 20, 20), "video")
-    root = build(edit.whole(Source(several)), tmp_path / "one_file")
+    root = build(edit.all_episodes(Source(several)), tmp_path / "one_file")
     seen: list[tuple[int, int]] = []
 
     def progress(what: str, done: int, total: int) -> None:

@@ -80,8 +80,8 @@ class Bench:
             kind: write(folder / f"v30_{kind}", (2, 3), kind, video_codec="h264")
             for kind in ("image", "video")
         }
-        joined = build(edit.whole(Source(v30["video"])), folder / "v30_joined", quick=True)
-        old = [dataclasses.replace(edit.whole(Source(root)), version="v2.1") for root in v30.values()]
+        joined = build(edit.all_episodes(Source(v30["video"])), folder / "v30_joined", quick=True)
+        old = [dataclasses.replace(edit.all_episodes(Source(root)), version="v2.1") for root in v30.values()]
         v21 = [build(plan, folder / f"v21_{number}", quick=True) for number, plan in enumerate(old)]
         self.seeds = [*v30.values(), joined, *v21]
         self.here.mkdir()
@@ -143,12 +143,12 @@ class Bench:
 
 def _check(root: Path, made: Path) -> None:
     for fault in check_dataset(root):
-        assert fault.place and fault.message
+        assert fault.location and fault.message
 
 
 def _quick(root: Path, made: Path) -> None:
     for fault in check_dataset(root, quick=True):
-        assert fault.place and fault.message
+        assert fault.location and fault.message
 
 
 def _read(root: Path, made: Path) -> None:
@@ -159,7 +159,7 @@ def _read(root: Path, made: Path) -> None:
 
 def _build(root: Path, made: Path) -> None:
     try:
-        build(edit.whole(Source(root)), made, quick=True)
+        build(edit.all_episodes(Source(root)), made, quick=True)
     except SmolactError:
         assert not made.exists()
         raise

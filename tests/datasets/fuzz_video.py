@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smolact.datasets.remux import Cut, Index, Joiner
+from smolact.datasets.remux import Cut, Joiner, PacketIndex
 from smolact.datasets.video import VideoReader, VideoWriter
 from smolact.errors import VideoError
 from tests.datasets.fuzz import change_bytes, change_piece, cut_off
@@ -51,7 +51,7 @@ def run_case(seed: int, seeds: list[Path], folder: Path) -> tuple[bool, float]:
         named = bool(str(error))
     joiner = Joiner(output, 10)
     try:
-        index = Index(path)
+        index = PacketIndex(path)
         span = index.packets(Cut(path, 0, min(FRAMES, len(index.keys))))
         if span is not None:
             joiner.add(index, *span)

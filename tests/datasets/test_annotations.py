@@ -27,16 +27,16 @@ from tests.datasets.make import TASKS, record, write
 
 CAMERA = "observation.images.top"
 PLANS: dict[str, tuple[Callable[[Source], EditPlan], list[int]]] = {
-    "compact": (edit.whole, [0, 1, 2, 3]),
-    "stats": (lambda source: dataclasses.replace(edit.whole(source), recompute=True), [0, 1, 2, 3]),
+    "compact": (edit.all_episodes, [0, 1, 2, 3]),
+    "stats": (lambda source: dataclasses.replace(edit.all_episodes(source), recompute=True), [0, 1, 2, 3]),
     "rename": (lambda source: edit.rename_task(source, TASKS[0], "Another."), [0, 1, 2, 3]),
-    "delete": (lambda source: edit.delete(source, [0, 2]), [1, 3]),
+    "delete": (lambda source: edit.delete_episodes(source, [0, 2]), [1, 3]),
     "split": (lambda source: edit.split(source, {"part": [2, 3]})["part"], [2, 3]),
-    "filter": (lambda source: edit.filter_episodes(source, lambda number: number < 2), [0, 1]),
+    "filter": (lambda source: edit.select_episodes(source, [0, 1]), [0, 1]),
     "remove": (lambda source: edit.remove_features(source, ["action"]), [0, 1, 2, 3]),
     "merge": (lambda source: edit.merge([source, source]), [0, 1, 2, 3, 0, 1, 2, 3]),
     "cameras": (
-        lambda source: dataclasses.replace(edit.whole(source), cameras={CAMERA: "video"}),
+        lambda source: dataclasses.replace(edit.all_episodes(source), cameras={CAMERA: "video"}),
         [0, 1, 2, 3],
     ),
 }
@@ -59,7 +59,7 @@ def test_language_columns_go_with_their_frames(
     assert rows_of(made, *LANGUAGE) == [before[number] for number in episodes]
     assert check_dataset(made) == []
     if version == "v2.1":
-        made = build(edit.whole(Source(made)), tmp_path / "back")
+        made = build(edit.all_episodes(Source(made)), tmp_path / "back")
         assert rows_of(made, *LANGUAGE) == [before[number] for number in episodes]
     assert json.loads((made / "meta/info.json").read_text())["features"]["language_events"] == {
         "dtype": "language",
@@ -69,7 +69,7 @@ def test_language_columns_go_with_their_frames(
 
 
 def test_samples_have_the_annotations_after_an_edit_as_before(annotated: Path, tmp_path: Path) -> None:
-    made = build(edit.delete(Source(annotated), [0]), tmp_path / "new")
+    made = build(edit.delete_episodes(Source(annotated), [0]), tmp_path / "new")
     old, new = LeRobotDataset(annotated, episodes=[1, 2, 3]), LeRobotDataset(made)
     for before, after in zip(old, new, strict=True):
         for name in LANGUAGE:
@@ -129,7 +129,7 @@ def test_subtasks_of_several_datasets_become_one_table(tmp_path: Path) -> None:
     assert check_dataset(made) == []
     table = pq.read_table(made / "meta/subtasks.parquet")
     assert table["subtask"].to_pylist() == ["Reach.", "Grasp.", "Lift.", "Place."]
-    less = build(edit.delete(Source(made), [0, 1]), tmp_path / "less")
+    less = build(edit.delete_episodes(Source(made), [0, 1]), tmp_path / "less")
     assert said(less) == said(roots[1])
     (roots[1] / "meta/subtasks.parquet").unlink()
     with pytest.raises(DatasetError, match=r"b/meta/subtasks.parquet is missing, and .*remove-feature"):
@@ -172,7 +172,7 @@ def test_what_else_is_said_of_a_feature_stays(tmp_path: Path) -> None:
     info = json.loads(path.read_text())
     info["features"]["action"] |= {"fps": 10, "unit": "degrees"}
     path.write_text(json.dumps(info))
-    made = build(dataclasses.replace(edit.whole(Source(root)), version="v2.1"), tmp_path / "new")
+    made = build(dataclasses.replace(edit.all_episodes(Source(root)), version="v2.1"), tmp_path / "new")
     made = build(edit.merge([Source(made), Source(root)]), tmp_path / "both")
     assert json.loads((made / "meta/info.json").read_text())["features"] == info["features"]
 
@@ -184,9 +184,11 @@ def test_what_other_tools_say_of_episodes_goes_with_them(tmp_path: Path, version
         table = pq.read_table(path)
         table = table.append_column("subtask_names", pa.array([["reach", f"grasp {number}"]]))
         pq.write_table(table.append_column("quality", pa.array([number / 2])), path)
-    made = build(dataclasses.replace(edit.delete(Source(root), [1]), version=version), tmp_path / "new")
+    made = build(
+        dataclasses.replace(edit.delete_episodes(Source(root), [1]), version=version), tmp_path / "new"
+    )
     if version == "v2.1":
-        made = build(edit.whole(Source(made)), tmp_path / "back")
+        made = build(edit.all_episodes(Source(made)), tmp_path / "back")
     (table,) = [pq.read_table(path) for path in made.rglob("meta/episodes/*/*.parquet")]
     assert table["subtask_names"].to_pylist() == [["reach", "grasp 0"], ["reach", "grasp 2"]]
     assert table["quality"].to_pylist() == [0.0, 1.0]
@@ -202,7 +204,7 @@ def test_what_is_recorded_later_has_no_annotations_yet(annotated: Path, tmp_path
         record(writer, 4, 2)
     assert rows_of(annotated, *LANGUAGE) == [*before, [{name: [] for name in LANGUAGE}] * 2]
     assert check_dataset(annotated) == []
-    made = build(edit.delete(Source(annotated), [0]), tmp_path / "new")
+    made = build(edit.delete_episodes(Source(annotated), [0]), tmp_path / "new")
     assert rows_of(made, *LANGUAGE) == [*before[1:], [{name: [] for name in LANGUAGE}] * 2]
 
 
@@ -210,7 +212,7 @@ def test_a_repair_that_makes_the_dataset_anew_keeps_annotations(annotated: Path)
     before = rows_of(annotated, *LANGUAGE)
     path = annotated / "data/chunk-000/file-000.parquet"
     path.write_bytes(path.read_bytes()[:-10])
-    assert repair(annotated).anew
+    assert repair(annotated).rewritten
     assert rows_of(annotated, *LANGUAGE) == before[1:]
 
 

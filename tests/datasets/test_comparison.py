@@ -287,10 +287,14 @@ def test_going_on_with_a_robot_of_another_name_is_told(other: Path, caplog: pyte
 
 def test_only_numbers_with_a_name_each_are_compared() -> None:
     named = Feature("float32", (2,), ["a", "b"])
-    assert differences(named, Feature("float32", (2,), ["b", "a"])) == [("the names", ["a", "b"], ["b", "a"])]
-    assert differences(named, Feature("float64", (2,))) == [("the dtype", "float32", "float64")]
-    assert differences(named, Feature("float64", (2,)), dtype=False) == []
-    assert differences(Feature("video", (3, 8, 9), ["c", "h", "w"]), Feature("video", (8, 9, 3))) == []
+    sides = "here", "there"
+    found = differences("x", named, Feature("float32", (2,), ["b", "a"]), sides)
+    assert found == ["'x' has the names ['a', 'b'] here and ['b', 'a'] there"]
+    found = differences("x", named, Feature("float64", (2,)), sides)
+    assert found == ["'x' has the dtype float32 here and float64 there"]
+    assert differences("x", named, Feature("float64", (2,)), sides, dtype=False) == []
+    images = Feature("video", (3, 8, 9), ["c", "h", "w"]), Feature("video", (8, 9, 3))
+    assert differences("x", *images, sides) == []
     assert order_of_names(Feature("float32", (2,), ["b", "a"]), named) == [1, 0]
     assert order_of_names(named, named) is None
     assert order_of_names(Feature("float32", (2,), ["a", "a"]), named) is None
@@ -325,7 +329,7 @@ def test_units_follow_their_joints_into_another_order(whole: Path, permuted: Pat
 def test_todays_and_older_names_of_joints_are_the_same(whole: Path, other: Path) -> None:
     say(other, names=["main_a", "main_b", "main_c", "main_d"])
     today = Feature("float32", (4,), ["a.pos", "b.pos", "c.pos", "d.pos"])
-    assert differences(LeRobotDatasetMetadata(other).features[STATE], today) == []
+    assert differences(STATE, LeRobotDatasetMetadata(other).features[STATE], today, ("old", "new")) == []
     turned = Feature("float32", (4,), ["b.pos", "a.pos", "c.pos", "d.pos"])
     assert order_of_names(LeRobotDatasetMetadata(other).features[STATE], turned) == [1, 0, 2, 3]
 

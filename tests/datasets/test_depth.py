@@ -248,7 +248,7 @@ def test_check_finds_depth_that_was_rounded(video: Path, images: Path, tmp_path:
             writer.write(np.repeat((distances(0, number)[..., None] >> 4).astype(np.uint8), 3, axis=2))
     (fault,) = [fault for fault in check_dataset(rounded) if fault.severity == "error"]
     assert "8 bits" in fault.message
-    assert fault.place == path.relative_to(rounded).as_posix()
+    assert fault.location == path.relative_to(rounded).as_posix()
     colored = shutil.copytree(images, tmp_path / "images")
     path = colored / LeRobotDatasetMetadata(colored).episodes.data_path[1]
     table = pq.read_table(path)

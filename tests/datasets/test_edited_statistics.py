@@ -84,8 +84,10 @@ def test_computed_statistics_are_those_of_all_frames_not_averages_of_episodes(tm
 def test_vectors_of_an_edited_dataset_are_counted_from_its_frames(tmp_path: Path, way: str) -> None:
     source = Source(two_ranges(tmp_path / "set", (0, 100, 50)))
     plans = {
-        "delete": edit.delete(source, [2]),
-        "filter": edit.filter_episodes(source, lambda episode: episode != 2),
+        "delete": edit.delete_episodes(source, [2]),
+        "filter": edit.select_episodes(
+            source, [number for number in range(source.meta.total_episodes) if number != 2]
+        ),
         "split": edit.split(source, {"part": [0, 1]})["part"],
         "merge": edit.merge([source, Source(two_ranges(tmp_path / "other", (7,)))]),
         "reordered": EditPlan((source,), ((0, 1), (0, 0))),
@@ -93,7 +95,7 @@ def test_vectors_of_an_edited_dataset_are_counted_from_its_frames(tmp_path: Path
     if way.startswith("v2.1"):
         episodes = ((0, 0), (0, 1)) if way == "v2.1 less" else ((0, 0), (0, 1), (0, 2))
         old = build(EditPlan((source,), episodes, version="v2.1"), tmp_path / "old")
-        made = build(edit.whole(Source(old)), tmp_path / "new")
+        made = build(edit.all_episodes(Source(old)), tmp_path / "new")
     else:
         made = build(plans[way], tmp_path / "new")
     for name in ("action", "index", "episode_index", "task_index", "timestamp"):
@@ -102,7 +104,7 @@ def test_vectors_of_an_edited_dataset_are_counted_from_its_frames(tmp_path: Path
 
 def test_quantiles_of_cameras_that_nobody_looked_at_again_are_bounds(tmp_path: Path) -> None:
     source = Source(two_ranges(tmp_path / "set", (0, 100, 50)))
-    stats = LeRobotDatasetMetadata(build(edit.delete(source, [2]), tmp_path / "new")).stats[CAMERA]
+    stats = LeRobotDatasetMetadata(build(edit.delete_episodes(source, [2]), tmp_path / "new")).stats[CAMERA]
     for statistic, level in {"min": 20, "q01": 20, "q50": 20, "q90": 120, "q99": 120, "max": 120}.items():
         np.testing.assert_allclose(stats[statistic].ravel(), level / 255)
     np.testing.assert_allclose(stats["mean"].ravel(), 70 / 255)
@@ -117,9 +119,9 @@ def test_what_changes_no_value_leaves_its_statistics_alone(tmp_path: Path, way: 
     plans = {
         "rename": edit.rename_task(source, TASKS[0], "Another text."),
         "join": edit.rename_task(source, TASKS[0], TASKS[1]),
-        "compact": edit.whole(source),
+        "compact": edit.all_episodes(source),
         "remove": edit.remove_features(source, [CAMERA]),
-        "other form": dataclasses.replace(edit.whole(source), cameras={CAMERA: "video"}),
+        "other form": dataclasses.replace(edit.all_episodes(source), cameras={CAMERA: "video"}),
     }
     replace(plans[way])
     after = LeRobotDatasetMetadata(root).stats
@@ -137,7 +139,7 @@ def test_repaired_statistics_are_counted_from_the_frames(tmp_path: Path) -> None
     last = root / "data/chunk-000/file-002.parquet"
     last.write_bytes(last.read_bytes()[:-10])
     (root / "meta/stats.json").unlink()
-    assert not repair(root).anew
+    assert not repair(root).rewritten
     for name in ("action", "index", "timestamp"):
         assert_exact(root, name)
 

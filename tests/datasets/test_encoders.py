@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from smolact.datasets import encoders
-from smolact.datasets.encoders import ENCODERS, check_encoder, choose_encoder, encoder_options, why_not
+from smolact.datasets.encoders import (
+    ENCODERS,
+    check_encoder,
+    choose_encoder,
+    encoder_options,
+    unavailable_reason,
+)
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.video import VideoReader, VideoWriter
 from smolact.datasets.writer import DatasetWriter
@@ -20,7 +26,7 @@ SIZE = [(64, 96)]
 
 
 def lacking() -> list[str]:
-    return [name for name, encoder in ENCODERS.items() if encoder.device and why_not(name, 96, 64)]
+    return [name for name, encoder in ENCODERS.items() if encoder.device and unavailable_reason(name, 96, 64)]
 
 
 @pytest.mark.parametrize("codec", [name for name, encoder in ENCODERS.items() if not encoder.device])

@@ -17,7 +17,7 @@ from smolact.datasets.edit import EditPlan
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import build, replace
-from smolact.datasets.sharing import contents
+from smolact.datasets.sharing import dataset_upload
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import DatasetError
@@ -35,14 +35,14 @@ OWN = {
     "images/plan.png": "a plan",
 }
 EDITS: dict[str, Callable[[Source], EditPlan]] = {
-    "compact": edit.whole,
-    "delete": lambda source: edit.delete(source, [0]),
-    "filter": lambda source: edit.filter_episodes(source, lambda episode: episode > 0),
+    "compact": edit.all_episodes,
+    "delete": lambda source: edit.delete_episodes(source, [0]),
+    "filter": lambda source: edit.select_episodes(source, list(range(1, source.meta.total_episodes))),
     "split": lambda source: edit.split(source, {"part": [1]})["part"],
     "rename": lambda source: edit.rename_task(source, TASKS[0], "Another."),
     "remove": lambda source: edit.remove_features(source, ["action"]),
-    "stats": lambda source: dataclasses.replace(edit.whole(source), recompute=True),
-    "to v2.1": lambda source: dataclasses.replace(edit.whole(source), version="v2.1"),
+    "stats": lambda source: dataclasses.replace(edit.all_episodes(source), recompute=True),
+    "to v2.1": lambda source: dataclasses.replace(edit.all_episodes(source), version="v2.1"),
 }
 
 
@@ -91,13 +91,15 @@ def test_recording_on_and_repairing_touch_nothing_of_it(root: Path) -> None:
     assert_carried(root)
     first = root / "data/chunk-000/file-000.parquet"
     first.write_bytes(first.read_bytes()[:-10])
-    assert repair(root).anew
+    assert repair(root).rewritten
     assert_carried(root, without=("images/plan.png",))  # put aside, with the pictures of unsaved episodes
     assert (root.with_name("set.aside-001") / "images/plan.png").is_file()
 
 
 def test_meta_is_published_whole(root: Path) -> None:
-    assert {"meta/modality.json", "meta/embodiment/notes.txt", "README.md"} <= contents(root).files.keys()
+    assert {"meta/modality.json", "meta/embodiment/notes.txt", "README.md"} <= dataset_upload(
+        root
+    ).files.keys()
 
 
 def test_files_that_differ_are_all_kept_by_a_merge(
@@ -126,9 +128,9 @@ def test_what_belongs_to_the_folder_stays_in_it(root: Path, tmp_path: Path) -> N
     for place in (".git/config", ".cache/huggingface/x", "unfinished-001/a.mp4"):
         (root / place).parent.mkdir(parents=True)
         (root / place).write_text("here")
-    made = build(edit.whole(Source(root)), tmp_path / "new")
+    made = build(edit.all_episodes(Source(root)), tmp_path / "new")
     assert not any((made / name).exists() for name in (".git", ".cache", "unfinished-001"))
-    replace(edit.whole(Source(root)))
+    replace(edit.all_episodes(Source(root)))
     assert all(
         (root / place).is_file() for place in (".git/config", ".cache/huggingface/x", "unfinished-001/a.mp4")
     )
@@ -140,12 +142,12 @@ def test_links_are_taken_along_as_links_and_what_they_lead_to_is_not_read(root: 
     (root / "out.txt").symlink_to(secret)
     (root / "outside").symlink_to(tmp_path)
     (root / "inside.md").symlink_to("README.md")
-    replace(edit.delete(Source(root), [0]))
+    replace(edit.delete_episodes(Source(root), [0]))
     assert (root / "out.txt").readlink() == secret and (root / "outside").readlink() == tmp_path
     assert (root / "inside.md").readlink() == Path("README.md")
     (root / "meta/out.txt").symlink_to(secret)
     with pytest.raises(DatasetError, match=r"meta/out.txt leads out of the folder"):
-        replace(edit.delete(Source(root), [0]))
+        replace(edit.delete_episodes(Source(root), [0]))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -159,7 +161,7 @@ def test_nothing_is_written_through_a_folder_that_is_a_link(
     shutil.move(root / place, there)
     (root / place).symlink_to(there if absolute else os.path.relpath(there, (root / place).parent))
     before = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
-    build(edit.keep(Source(root), [1]), tmp_path / "new")
+    build(edit.select_episodes(Source(root), [1]), tmp_path / "new")
     assert not check_dataset(tmp_path / "new") and not (tmp_path / "new" / place).is_symlink()
     assert {path: path.read_bytes() for path in there.rglob("*") if path.is_file()} == before
 
@@ -186,14 +188,14 @@ def test_a_folder_that_can_not_be_read_is_not_taken_for_an_empty_one(root: Path,
     (root / "empty").chmod(0)
     try:
         with pytest.raises(DatasetError, match="empty can't be read"):
-            build(edit.whole(Source(root)), tmp_path / "new")
+            build(edit.all_episodes(Source(root)), tmp_path / "new")
     finally:
         (root / "empty").chmod(0o755)
 
 
 def test_a_named_pipe_is_not_waited_for(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     os.mkfifo(root / "pipe")
-    replace(edit.whole(Source(root)))
+    replace(edit.all_episodes(Source(root)))
     assert "pipe is no regular file, and is not taken along" in caplog.text
 
 
@@ -206,7 +208,7 @@ def test_a_copy_of_the_hubs_cache_gives_whole_files(root: Path, tmp_path: Path) 
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
     (snapshot / "empty").mkdir()
-    made = build(edit.delete(Source(snapshot), [0]), tmp_path / "new")
+    made = build(edit.delete_episodes(Source(snapshot), [0]), tmp_path / "new")
     assert_carried(made, without=("images/plan.png",))
     assert not any(path.is_symlink() for path in made.rglob("*"))
 
@@ -222,7 +224,7 @@ def test_named_splits_follow_their_episodes(tmp_path: Path) -> None:
 
     path.write_text(json.dumps({**json.loads(path.read_text()), "splits": {"train": "0:3", "test": "3:5"}}))
     source = Source(root)
-    assert splits(edit.whole(source), "whole") == {"train": "0:3", "test": "3:5"}
-    assert splits(edit.delete(source, [0, 4]), "less") == {"train": "0:2", "test": "2:3"}
-    assert splits(edit.delete(source, [3, 4]), "none") == {"train": "0:3"}
+    assert splits(edit.all_episodes(source), "whole") == {"train": "0:3", "test": "3:5"}
+    assert splits(edit.delete_episodes(source, [0, 4]), "less") == {"train": "0:2", "test": "2:3"}
+    assert splits(edit.delete_episodes(source, [3, 4]), "none") == {"train": "0:3"}
     assert splits(edit.merge([source, source]), "both") == {"train": "0:10"}

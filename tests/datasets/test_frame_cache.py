@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from smolact.datasets.frame_cache import FrameCache, fingerprint, folder_beside, scaled
+from smolact.datasets.frame_cache import FrameCache, cache_folder, fingerprint, scale_down
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.store import FrameStore
 from smolact.errors import ConfigError, WriteError
@@ -42,7 +42,7 @@ def keep(dataset: LeRobotDataset, **options: object) -> int:
         nonlocal made
         made = max(made, done) if what.startswith("keeping") else made
 
-    FrameCache(dataset.meta, **options).keep(dataset, progress=count)  # type: ignore[arg-type]
+    FrameCache(dataset.meta, **options).fill(dataset, progress=count)  # type: ignore[arg-type]
     return made
 
 
@@ -93,7 +93,7 @@ def test_scaled_down_they_are_what_the_policy_would_make_of_them_but_rounded(roo
         )[0]
         found = dataset[index][CAMERAS[0]]
         assert found.dtype == torch.uint8 and (found - exact).abs().max() <= 0.5
-    assert scaled(picture[None], (1000, 1000)).shape[-2:] == (height, width)  # never up
+    assert scale_down(picture[None], (1000, 1000)).shape[-2:] == (height, width)  # never up
 
 
 def test_a_changed_dataset_has_a_cache_of_its_own(root: Path) -> None:
@@ -113,9 +113,9 @@ def test_only_named_cameras_are_read(root: Path) -> None:
 
 
 def test_the_cache_lies_beside_the_dataset_or_in_the_hubs_folder_of_it() -> None:
-    assert folder_beside(Path("/data/me/set")) == Path("/data/me/set.cache")
+    assert cache_folder(Path("/data/me/set")) == Path("/data/me/set.cache")
     hub = Path("/hub/datasets--me--set")
-    assert folder_beside(hub / "snapshots" / "0a1b") == hub / "smolact.cache"
+    assert cache_folder(hub / "snapshots" / "0a1b") == hub / "smolact.cache"
 
 
 def store(folder: Path) -> FrameStore:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from smolact.datasets.remux import Index
+from smolact.datasets.remux import PacketIndex
 from smolact.errors import VideoError
 from tests.datasets.fuzz import Bench, watching
 
@@ -63,4 +63,4 @@ def test_a_video_of_an_unknown_codec_is_a_named_error(tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content.replace(b"av01", b"zz01"))
     with pytest.raises(VideoError, match="no picture that FFmpeg can decode"):
-        Index(path)
+        PacketIndex(path)

@@ -18,11 +18,10 @@ from smolact.cli.main import main
 from smolact.datasets import edit
 from smolact.datasets.format import Feature, flat_names
 from smolact.datasets.inspection import check_dataset
-from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.metadata import LeRobotDatasetMetadata, warn_of_size_mismatch
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.repair import repair
 from smolact.datasets.rewrite import build, replace
-from smolact.datasets.sizes import tell_other_size
 from smolact.datasets.sources import Source
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import DatasetError, VideoError
@@ -75,7 +74,7 @@ def test_a_version_of_major_number_3_is_read_edited_and_resumed(
     with DatasetWriter.resume(root) as writer:
         record(writer, 3, 4)
     assert repair(root).needed is False
-    made = build(edit.keep(Source(root), [0, 3]), tmp_path / "new")
+    made = build(edit.select_episodes(Source(root), [0, 3]), tmp_path / "new")
     assert json.loads((made / "meta/info.json").read_text())["codebase_version"] == "v3.0"
 
 
@@ -117,11 +116,13 @@ def test_numbers_as_text_and_counts_with_a_point_are_read_and_written_plainly(
     before = json.loads((root / "meta/info.json").read_text())
     change_info(root, loosely)
     assert check_dataset(root) == []
-    made = build(edit.whole(Source(root)), tmp_path / "new")
+    made = build(edit.all_episodes(Source(root)), tmp_path / "new")
     after = json.loads((made / "meta/info.json").read_text())
     assert {**after, "splits": None} == {**before, "splits": None}
     assert [type(after[name]) for name in ("fps", "chunks_size", "total_frames")] == [int] * 3
-    replace(edit.delete(Source(root), [0]))  # in its own place: not taken for a change by another process
+    replace(
+        edit.delete_episodes(Source(root), [0])
+    )  # in its own place: not taken for a change by another process
     assert LeRobotDataset(root).num_episodes == 2
     with DatasetWriter.resume(root, fps=10) as writer:
         record(writer, 3, 4)
@@ -278,7 +279,7 @@ def test_names_are_found_in_every_form(names: Any, flat: list[str]) -> None:
 def test_a_size_that_the_video_contradicts_is_told_and_the_videos_is_used(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tell_other_size.cache_clear()
+    warn_of_size_mismatch.cache_clear()
 
     def wrong(info: dict[str, Any]) -> None:
         info["features"][TOP].update(shape=[64, 96, 3])

@@ -79,7 +79,7 @@ def test_a_wrong_column_is_named(root: Path, name: str, values: Any, part: str) 
 def test_a_column_that_can_not_be_read_hides_no_other_fault(root: Path) -> None:
     change_table(root / FIRST, with_column("action", [None] * 7))
     change_table(root / FIRST, with_column("observation.state", [[np.inf] * 4] * 7))
-    found = [fault for fault in errors(root, quick=True) if fault.place == FIRST]
+    found = [fault for fault in errors(root, quick=True) if fault.location == FIRST]
     assert [("'action'" in fault.message, "'observation.state'" in fault.message) for fault in found] == [
         (False, True),
         (True, False),
@@ -91,7 +91,7 @@ def test_missing_rows_and_a_cut_video_are_found(root: Path) -> None:
     change_table(root / FIRST, lambda table: table.slice(0, 5))
     path = root / VIDEO
     path.write_bytes(path.read_bytes()[:-400])
-    places = {fault.place for fault in errors(root)}
+    places = {fault.location for fault in errors(root)}
     assert {FIRST, VIDEO} <= places
 
 
@@ -102,7 +102,7 @@ def test_only_the_whole_check_decodes(root: Path) -> None:
     content[start : start + 600] = b"\x01" * 600
     path.write_bytes(content)
     assert not errors(root, quick=True)
-    assert [fault.place for fault in errors(root)] == [VIDEO]
+    assert [fault.location for fault in errors(root)] == [VIDEO]
 
 
 def test_damaged_images_are_named(whole: dict[str, Path], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_lies_outside_the_root_is_not_opened(root: Path, tmp_path: Path) ->
     (root / FIRST).rename(outside)
     (root / FIRST).symlink_to(outside)
     (fault,) = check_dataset(root)
-    assert fault.place == FIRST and "leads out of the folder" in fault.message
+    assert fault.location == FIRST and "leads out of the folder" in fault.message
 
 
 def test_leftovers_are_warnings(root: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_dataset_made_anew_has_no_leftovers(root: Path, tmp_path: Path) -> Non
     change_table(root / FIRST, with_column("task_index", [0, 0, 0, 1, 1, 1, 1]))
     (root / "data/chunk-000/file-009.parquet").write_bytes(b"PAR1")
     assert len(check_dataset(root, quick=True)) >= 2
-    made = build(dataclasses.replace(edit.whole(Source(root)), recompute=True), tmp_path / "new")
+    made = build(dataclasses.replace(edit.all_episodes(Source(root)), recompute=True), tmp_path / "new")
     assert check_dataset(made) == []
     assert Source(made).meta.episodes.tasks[0] == ("Push the red block.", "Put it on the plate.")
 
@@ -166,4 +166,4 @@ def test_random_damage_is_told_and_never_crashes(root: Path, seed: int) -> None:
             content[place] = rng.integers(256)
     path.write_bytes(content)
     for fault in check_dataset(root):
-        assert fault.place and fault.message
+        assert fault.location and fault.message

@@ -87,13 +87,13 @@ def test_what_lerobot_began_and_we_went_on_with_opens_there_again(tmp_path: Path
 def test_what_was_edited_opens_there(tmp_path: Path, dtype: str) -> None:
     cameras = ("observation.image", "observation.images.wrist")
     source = Source(write(tmp_path / "set", (5, 4, 6, 3), dtype=dtype, cameras=cameras, episodes_per_file=2))
-    whole = edit.whole(source)
+    whole = edit.all_episodes(source)
     other = {camera: {"video": "image", "image": "video"}[dtype] for camera in cameras}
     parts = edit.split(source, {"half": 0.5, "listed": [3]})
     plans = {
         "compact": whole,
-        "delete": edit.delete(source, [1]),
-        "filter": edit.filter_episodes(source, lambda episode: source.meta.episodes.length[episode] > 4),
+        "delete": edit.delete_episodes(source, [1]),
+        "filter": edit.select_episodes(source, np.flatnonzero(source.meta.episodes.length > 4).tolist()),
         "merge": edit.merge([source, source]),
         "rename": edit.rename_task(source, TASKS[0], "Do it."),
         "join": edit.rename_task(source, TASKS[0], TASKS[1]),
@@ -119,7 +119,7 @@ def test_what_was_put_in_order_opens_there(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(data).take(list(range(14, -1, -1))), data)
     sources = [Source(root), Source(other)]
     made = build(edit.merge(sources, reorder_names=True), tmp_path / "merged")
-    assert_same_to_both(made, build(edit.whole(sources[1]), tmp_path / "compact"))
+    assert_same_to_both(made, build(edit.all_episodes(sources[1]), tmp_path / "compact"))
 
 
 @with_061
@@ -127,14 +127,16 @@ def test_annotations_open_there_after_every_edit(tmp_path: Path) -> None:
     camera = "observation.images.top"
     root = annotate(write(tmp_path / "set", (3, 4, 5), "image"), camera, silent=[2])
     source = Source(root)
-    old = build(dataclasses.replace(edit.whole(source), version="v2.1"), tmp_path / "v21")
+    old = build(dataclasses.replace(edit.all_episodes(source), version="v2.1"), tmp_path / "v21")
     plans = {
-        "compact": edit.whole(source),
-        "delete": edit.delete(source, [0]),
-        "silent": edit.keep(source, [2]),  # nothing is said in it: its columns hold nothing but empty lists
+        "compact": edit.all_episodes(source),
+        "delete": edit.delete_episodes(source, [0]),
+        "silent": edit.select_episodes(
+            source, [2]
+        ),  # nothing is said in it: its columns hold nothing but empty lists
         "merge": edit.merge([source, source]),
         "rename": edit.rename_task(source, TASKS[0], "Do it."),
-        "back": edit.whole(Source(old)),
+        "back": edit.all_episodes(Source(old)),
     }
     made = [build(plan, tmp_path / name) for name, plan in plans.items()]
     made.append(own(shutil.copytree(root, tmp_path / "resumed")))
@@ -150,7 +152,7 @@ def test_annotations_open_there_after_every_edit(tmp_path: Path) -> None:
 @with_061
 def test_what_was_of_version_v21_opens_there(tmp_path: Path) -> None:
     source = Source(PARITY / "dataset_v21")
-    assert_same_to_both(build(edit.whole(source), tmp_path / "new"))
+    assert_same_to_both(build(edit.all_episodes(source), tmp_path / "new"))
 
 
 @with_061
@@ -172,10 +174,12 @@ def test_what_was_made_v21_opens_in_the_lerobot_of_its_time(tmp_path: Path, dtyp
         Source(PARITY / "dataset_v30"),
     ]
     new = [
-        build(dataclasses.replace(edit.whole(source), version="v2.1"), tmp_path / f"v21_{number}")
+        build(dataclasses.replace(edit.all_episodes(source), version="v2.1"), tmp_path / f"v21_{number}")
         for number, source in enumerate(old)
     ]
-    both = build(dataclasses.replace(edit.delete(old[0], [1]), version="v2.1"), tmp_path / "v21_less")
+    both = build(
+        dataclasses.replace(edit.delete_episodes(old[0], [1]), version="v2.1"), tmp_path / "v21_less"
+    )
     assert_same_to_both(*new, both, python=V21)
     for root, source in zip(new, old, strict=True):
         before, after = LeRobotDataset(source.meta.root), LeRobotDataset(root)

@@ -44,11 +44,11 @@ def test_a_second_writer_is_told_who_the_first_is_until_it_is_dead(tmp_path: Pat
             for second in (
                 lambda: DatasetWriter.resume(root),
                 lambda: repair(root),
-                lambda: replace(edit.whole(Source(root)), quick=True),
+                lambda: replace(edit.all_episodes(Source(root)), quick=True),
             ):
                 with pytest.raises(WriteError, match=rf"is being written by {holder}"):
                     second()
-            build(edit.whole(Source(root)), tmp_path / "read", quick=True)  # reading is nobody's harm
+            build(edit.all_episodes(Source(root)), tmp_path / "read", quick=True)  # reading is nobody's harm
         finally:
             child.send_signal(signal.SIGKILL)
     with DatasetWriter.resume(root) as writer:
@@ -83,7 +83,7 @@ def test_an_edit_at_work_is_not_undone(tmp_path: Path) -> None:
 
 def test_a_plan_that_has_become_old_is_not_carried_out(tmp_path: Path) -> None:
     root = write(tmp_path / "d", (2, 2), "image")
-    plan = edit.delete(Source(root), [0])
+    plan = edit.delete_episodes(Source(root), [0])
     with DatasetWriter.resume(root) as writer:
         record(writer, 2, 3)
     with pytest.raises(DatasetError, match="changed by another process"):

@@ -112,9 +112,9 @@ def test_a_sample_has_its_own_state_and_picture(case: Case, episodes: list[int] 
 def test_check_names_the_files_and_compact_puts_them_in_order(case: Case, tmp_path: Path) -> None:
     ordered, root, files = case
     faults = check_dataset(root)
-    assert [(fault.severity, fault.place) for fault in faults] == [("warning", file) for file in files]
+    assert [(fault.severity, fault.location) for fault in faults] == [("warning", file) for file in files]
     assert "another order" in faults[0].message and "smolact dataset compact" in faults[0].message
-    replace(edit.whole(Source(root)))
+    replace(edit.all_episodes(Source(root)))
     assert check_dataset(root) == []
     assert_same(root, ordered)
     assert pq.read_table(root / FILES[0])["index"].to_pylist() == list(range(16))
@@ -122,8 +122,8 @@ def test_check_names_the_files_and_compact_puts_them_in_order(case: Case, tmp_pa
 
 def test_an_edit_takes_the_rows_of_the_right_episodes(case: Case, tmp_path: Path) -> None:
     ordered, root, _ = case
-    made = build(edit.delete(Source(root), [1]), tmp_path / "shuffled")
-    assert_same(made, build(edit.delete(Source(ordered), [1]), tmp_path / "ordered"))
+    made = build(edit.delete_episodes(Source(root), [1]), tmp_path / "shuffled")
+    assert_same(made, build(edit.delete_episodes(Source(ordered), [1]), tmp_path / "ordered"))
     assert check_dataset(made) == []
 
 
@@ -177,7 +177,7 @@ def test_recording_goes_on_with_the_same_statistics(case: Case, tmp_path: Path) 
 def test_the_frame_cache_keeps_each_picture_at_its_place(case: Case, tmp_path: Path) -> None:
     ordered, root, _ = case
     dataset = LeRobotDataset(root, return_uint8=True)
-    FrameCache(dataset.meta, folder=tmp_path / "cache").keep(dataset)
+    FrameCache(dataset.meta, folder=tmp_path / "cache").fill(dataset)
     key = "observation.images.top"
     for sample, expected in zip(dataset, LeRobotDataset(ordered, return_uint8=True), strict=True):
         assert torch.equal(sample[key], expected[key])

@@ -14,7 +14,7 @@ from smolact.cli.main import main
 from smolact.datasets.format import read_json, read_json_lines
 from smolact.datasets.inspection import check_dataset
 from smolact.datasets.reader import LeRobotDataset
-from smolact.datasets.remux import Index
+from smolact.datasets.remux import PacketIndex
 from smolact.datasets.repair import repair
 from smolact.datasets.store import FrameStore
 from smolact.datasets.tables import open_parquet
@@ -113,7 +113,7 @@ def test_what_leads_out_is_named_and_not_opened(root: Path, tmp_path: Path, plac
         (fault,) = check_dataset(root)
         with pytest.raises(DatasetError, match="leads out of the folder"):
             LeRobotDataset(root)
-    assert fault.place == place and str(outside) in fault.message
+    assert fault.location == place and str(outside) in fault.message
     (root / place).unlink()
     shutil.move(outside, root / place)  # what the message says to do
     assert check_dataset(root) == []
@@ -124,7 +124,7 @@ def test_a_pipe_is_named_and_not_opened(root: Path, place: str) -> None:
     (root / place).unlink(missing_ok=True)
     os.mkfifo(root / place)
     (fault,) = check_dataset(root)
-    assert fault.place == place and "is a pipe (FIFO), no regular file" in fault.message
+    assert fault.location == place and "is a pipe (FIFO), no regular file" in fault.message
     with pytest.raises(DatasetError, match="no regular file"):
         DatasetWriter.resume(root)
 
@@ -135,7 +135,7 @@ def test_a_folder_that_can_not_be_read_is_named(
 ) -> None:
     close(root / place, monkeypatch)
     (fault,) = check_dataset(root)
-    assert fault.place == place
+    assert fault.location == place
     assert fault.message.startswith("can't be read (Permission denied), and such files are neither read nor")
     assert "put the file or folder itself there, readable for you" in fault.message
     for opens in (LeRobotDataset, DatasetWriter.resume, repair):
@@ -146,7 +146,7 @@ def test_a_folder_that_can_not_be_read_is_named(
 def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "file"
     os.mkfifo(path)
-    for look in (VideoReader, Index, open_parquet, read_json, read_json_lines):
+    for look in (VideoReader, PacketIndex, open_parquet, read_json, read_json_lines):
         with pytest.raises(DatasetError, match="only regular files are opened"):
             look(path)  # type: ignore[operator]
     os.mkfifo(tmp_path / "top.arrays")

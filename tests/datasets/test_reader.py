@@ -215,7 +215,7 @@ def test_few_files_stay_open_however_many_there_are(tmp_path: Path, monkeypatch:
     for index in (0, 7, 2, 5, 1):
         assert shown(dataset[index]["observation.images.top"]) == divmod(index, 2)
         videos: Any = dataset._cameras["observation.images.top"]
-        readers.append(videos._videos._readers)
+        readers.append(videos.readers)
     assert len(readers[-1]) == 2
 
 

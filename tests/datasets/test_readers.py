@@ -20,7 +20,7 @@ from smolact import lock
 from smolact.cli.main import main
 from smolact.datasets import edit
 from smolact.datasets.inspection import check_dataset
-from smolact.datasets.lock import NoReaders, ReadLock
+from smolact.datasets.lock import ReadLock, ReplaceLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.repair import repair
@@ -74,7 +74,7 @@ def test_an_edit_is_refused_while_a_training_reads_until_that_is_dead(
         assert child.stdout is not None
         holder = rf"process {child.pid} \(.*python" if Path("/proc/locks").exists() else "another process"
         with pytest.raises(WriteError, match=rf"is being read by {holder}.*--output=FOLDER"):
-            replace(edit.delete(Source(root), [0]))
+            replace(edit.delete_episodes(Source(root), [0]))
         assert main(command) == 1
         assert "give --output=FOLDER for the result" in capsys.readouterr().err
         assert main([*command, f"--output={tmp_path / 'new'}"]) == 0  # what the message says
@@ -93,7 +93,7 @@ def test_whoever_reads_is_held_and_lets_go(tmp_path: Path) -> None:
 
     def edits() -> bool:
         try:
-            with NoReaders(root, "wait"):
+            with ReplaceLock(root, "wait"):
                 return True
         except WriteError:
             return False
@@ -108,7 +108,7 @@ def test_whoever_reads_is_held_and_lets_go(tmp_path: Path) -> None:
     del twin
     assert not edits() and len(other) == 7
     del other
-    source = Source(root, held=True)
+    source = Source(root, locked=True)
     assert not edits()
     del source
     seen: list[bool] = []
@@ -117,7 +117,7 @@ def test_whoever_reads_is_held_and_lets_go(tmp_path: Path) -> None:
         seen.append(edits())
 
     check_dataset(root, progress=look)
-    build(edit.whole(Source(root)), tmp_path / "new", progress=look)
+    build(edit.all_episodes(Source(root)), tmp_path / "new", progress=look)
     write_page(root, tmp_path / "page.html", progress=look)
     assert len(seen) > 5 and not any(seen)
     assert edits()
@@ -142,7 +142,7 @@ def test_nobody_begins_to_read_what_is_about_to_be_replaced(tmp_path: Path) -> N
                     read(root)
                 found.append(str(raised.value))
 
-    replace(edit.delete(Source(root), [0]), progress=look)
+    replace(edit.delete_episodes(Source(root), [0]), progress=look)
     assert len(found) == 2 and "Wait until it is done" in found[0]
     assert len(LeRobotDataset(root)) == 4
 
@@ -177,5 +177,5 @@ def test_folders_that_can_not_be_written_or_locked_are_read_all_the_same(
 
     monkeypatch.setattr(lock.fcntl, "flock", unable)
     dataset = LeRobotDataset(root)
-    replace(edit.delete(Source(root), [0]))
+    replace(edit.delete_episodes(Source(root), [0]))
     assert len(dataset) == 7 and len(LeRobotDataset(root)) == 4

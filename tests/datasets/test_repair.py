@@ -75,7 +75,7 @@ def test_every_whole_episode_is_kept_and_nothing_is_deleted(
     looked = repair(root, dry_run=True)
     assert contents(root) == before
     done = repair(root)
-    assert (looked.episodes, looked.files, looked.anew) == (len(episodes), done.files, anew)
+    assert (looked.episodes, looked.files, looked.rewritten) == (len(episodes), done.files, anew)
     assert (done.episodes, done.frames) == (len(episodes), sum(LENGTHS[number] for number in episodes))
     has_the_episodes(root, whole[name], episodes)
     kept = list(contents(tmp_path).values())
@@ -115,7 +115,7 @@ def test_damage_in_a_file_of_several_episodes_costs_only_its_own(
     root = copy(whole["joined"], tmp_path / "set")
     damage(root)
     done = repair(root)
-    assert (done.episodes, done.anew) == (2, True)
+    assert (done.episodes, done.rewritten) == (2, True)
     assert len(done.errors) == 1 and done.errors[0].endswith("This affects episode 1.")
     has_the_episodes(root, whole["joined"], [0, 2])
 
@@ -184,11 +184,11 @@ def test_an_edit_killed_at_its_end_leaves_the_old_dataset_which_is_put_aside(
     (tmp_path / ".tmp-0123456789ab-set").mkdir()
     (tmp_path / ".tmp-0123456789ab-other-set").mkdir()
     with pytest.raises(ConfigError, match="smolact dataset repair"):
-        replace(edit.whole(Source(root)))
+        replace(edit.all_episodes(Source(root)))
     assert repair(root).folders == (tmp_path / "set.aside-001",)
     assert contents(tmp_path / "set.aside-001") == contents(whole["image"])
     caplog.clear()
-    replace(edit.whole(Source(root)), quick=True)
+    replace(edit.all_episodes(Source(root)), quick=True)
     assert ".tmp-0123456789ab-set" in caplog.text and "other" not in caplog.text
 
 
@@ -236,7 +236,7 @@ for name in ("rename", "replace", "fsync", "rmdir", "unlink"):
     setattr(os, name, dying(getattr(os, name)))
 root = Path(sys.argv[2])
 if sys.argv[1] == "replace":
-    replace(edit.delete(Source(root), [1]), quick=True)
+    replace(edit.delete_episodes(Source(root), [1]), quick=True)
 else:
     repair(root, quick=True)
 print(done)

@@ -245,7 +245,7 @@ def assert_whole_or_unfinished(root: Path) -> bool:
         assert fault.severity == "warning", fault
         done = ("dataset repair", "Remove it when nothing writes there", "Record some")
         assert any(what in fault.message for what in done), fault
-    ahead = [fault for fault in faults if fault.place == "meta/stats.json"]
+    ahead = [fault for fault in faults if fault.location == "meta/stats.json"]
     assert all("does not count yet" in fault.message and "--resume=true" in fault.message for fault in ahead)
     return bool(ahead)
 

@@ -63,7 +63,7 @@ def assert_frames(
 def test_deleting_leaves_the_other_episodes_as_they_were(
     roots: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    made = build(edit.delete(Source(roots[name]), [1]), tmp_path / "new")
+    made = build(edit.delete_episodes(Source(roots[name]), [1]), tmp_path / "new")
     total = LeRobotDataset(roots[name]).num_episodes
     assert_frames(made, [(roots[name], [number for number in range(total) if number != 1])])
 
@@ -71,7 +71,7 @@ def test_deleting_leaves_the_other_episodes_as_they_were(
 @pytest.mark.parametrize("name", ["video", "image", "v30"])
 def test_a_whole_dataset_keeps_its_statistics(roots: dict[str, Path], tmp_path: Path, name: str) -> None:
     source = Source(roots[name])
-    made = build(edit.whole(source), tmp_path / "new")
+    made = build(edit.all_episodes(source), tmp_path / "new")
     assert_frames(made, [(roots[name], range(source.meta.total_episodes))])
     for feature, stats in Source(made).meta.stats.items():
         for statistic, value in stats.items():
@@ -81,7 +81,7 @@ def test_a_whole_dataset_keeps_its_statistics(roots: dict[str, Path], tmp_path: 
 def test_many_files_become_few(tmp_path: Path) -> None:
     root = write(tmp_path / "set", (3, 4, 5, 2), video_codec="h264")
     before = Source(root)
-    assert replace(edit.whole(before)) == root
+    assert replace(edit.all_episodes(before)) == root
     assert len(list(root.rglob("data/*/*.parquet"))) == len(list(root.rglob("*.mp4"))) == 1
     assert not list(tmp_path.glob(".tmp-*")) and not (tmp_path / "set.replaced").exists()
     assert Source(root).meta.total_episodes == 4
@@ -89,7 +89,7 @@ def test_many_files_become_few(tmp_path: Path) -> None:
 
 def test_merging_numbers_tasks_anew_and_adds_up_statistics(roots: dict[str, Path], tmp_path: Path) -> None:
     other = write(tmp_path / "other", (3, 6), dtype="image", cameras=CAMERAS)
-    first = build(edit.delete(Source(roots["image"]), [0, 2]), tmp_path / "second-task-only")
+    first = build(edit.delete_episodes(Source(roots["image"]), [0, 2]), tmp_path / "second-task-only")
     made = build(edit.merge([Source(first), Source(other)]), tmp_path / "new")
     assert_frames(made, [(first, [0]), (other, [0, 1])])
     assert list(Source(made).meta.tasks.values()) == [TASKS[1], TASKS[0]]
@@ -141,7 +141,7 @@ def test_only_a_cut_without_a_key_frame_is_encoded_again(
                 picture = np.full((32, 48, 3), 60 + 3 * number, dtype=np.uint8)
                 writer.add_frame({camera: picture, "action": np.zeros(2, np.float32)}, task="Wait.")
             writer.save_episode()
-    made = build(edit.delete(Source(root), [0]), tmp_path / "new")
+    made = build(edit.delete_episodes(Source(root), [0]), tmp_path / "new")
     assert "2 of 2 episodes can't be cut out" in caplog.text
     new, old = LeRobotDataset(made), LeRobotDataset(root, episodes=[1, 2])
     for sample, before in zip(new, old, strict=True):
@@ -172,8 +172,8 @@ def test_a_video_with_frames_out_of_order_is_cut_at_the_right_frames(
     old = LeRobotDataset(root, return_uint8=True)
     every = torch.stack([sample[camera] for sample in old]).double()
     for name, plan, first in (
-        ("whole", edit.whole(Source(root)), 0),
-        ("less", edit.delete(Source(root), [0]), lengths[0]),
+        ("whole", edit.all_episodes(Source(root)), 0),
+        ("less", edit.delete_episodes(Source(root), [0]), lengths[0]),
         ("twice", edit.merge([Source(root), Source(root)]), 0),
     ):
         new = LeRobotDataset(build(plan, tmp_path / name), return_uint8=True)
@@ -202,14 +202,14 @@ def test_how_it_was_recorded_goes_with_each_episode(tmp_path: Path) -> None:
             list(row.values()) for row in json.loads((made / log.relative_to(root)).read_text())["episodes"]
         ]
 
-    assert kept(edit.whole(source), "whole") == [[0, TASKS[0], 2], [2, TASKS[0], 4], [3, TASKS[1], 5]]
-    assert kept(edit.delete(source, [0]), "less") == [[1, TASKS[0], 4], [2, TASKS[1], 5]]
-    assert kept(edit.delete(source, [0, 2, 3]), "none") == []
+    assert kept(edit.all_episodes(source), "whole") == [[0, TASKS[0], 2], [2, TASKS[0], 4], [3, TASKS[1], 5]]
+    assert kept(edit.delete_episodes(source, [0]), "less") == [[1, TASKS[0], 4], [2, TASKS[1], 5]]
+    assert kept(edit.delete_episodes(source, [0, 2, 3]), "none") == []
     assert [row[0] for row in kept(edit.merge([source, source]), "twice")] == [0, 2, 3, 4, 6, 7]
     named = edit.rename_task(source, TASKS[0], "Do it.")
     assert [row[1] for row in kept(named, "named")] == ["Do it.", "Do it.", TASKS[1]]
     cameras = {"observation.images.top": "video"}
-    assert len(kept(dataclasses.replace(edit.whole(source), cameras=cameras), "video")) == 3
+    assert len(kept(dataclasses.replace(edit.all_episodes(source), cameras=cameras), "video")) == 3
     with DatasetWriter.resume(tmp_path / "whole") as writer, DatasetWriter.resume(root) as straight:
         for one in (writer, straight):
             record(one, 4, 3)
@@ -220,10 +220,10 @@ def test_how_it_was_recorded_goes_with_each_episode(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["video", "image", "v30", "v21"])
 def test_to_v21_and_back_gives_the_same_frames(roots: dict[str, Path], tmp_path: Path, name: str) -> None:
     source = Source(roots[name])
-    old = build(dataclasses.replace(edit.whole(source), version="v2.1"), tmp_path / "old")
+    old = build(dataclasses.replace(edit.all_episodes(source), version="v2.1"), tmp_path / "old")
     episodes = range(source.meta.total_episodes)
     assert_frames(old, [(roots[name], episodes)])
-    assert_frames(build(edit.whole(Source(old)), tmp_path / "again"), [(roots[name], episodes)])
+    assert_frames(build(edit.all_episodes(Source(old)), tmp_path / "again"), [(roots[name], episodes)])
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_what_no_column_can_hold_is_named(tmp_path: Path, values: list[Any]) -> 
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     said = [{**row, "of mine": values[number % len(values)]} for number, row in enumerate(rows)]
     path.write_text("".join(json.dumps(row) + "\n" for row in said))
-    plan = dataclasses.replace(edit.whole(Source(root)), version="v3.0")
+    plan = dataclasses.replace(edit.all_episodes(Source(root)), version="v3.0")
     message = r"as 'of mine' can't be kept in a column \(.*take it out of meta/episodes\.jsonl"
     with pytest.raises(DatasetError, match=message):
         build(plan, tmp_path / "new", quick=True)
@@ -246,9 +246,11 @@ def test_what_no_column_can_hold_is_named(tmp_path: Path, values: list[Any]) -> 
 
 def test_video_to_images_and_images_to_video(roots: dict[str, Path], tmp_path: Path) -> None:
     source = Source(roots["video"])
-    plan = dataclasses.replace(edit.whole(source), cameras=dict.fromkeys(CAMERAS, "image"))
+    plan = dataclasses.replace(edit.all_episodes(source), cameras=dict.fromkeys(CAMERAS, "image"))
     assert_frames(build(plan, tmp_path / "images"), [(roots["video"], range(3))])
-    plan = dataclasses.replace(edit.whole(Source(roots["image"])), cameras=dict.fromkeys(CAMERAS, "video"))
+    plan = dataclasses.replace(
+        edit.all_episodes(Source(roots["image"])), cameras=dict.fromkeys(CAMERAS, "video")
+    )
     made = LeRobotDataset(build(plan, tmp_path / "videos"))
     for sample, before in zip(made, LeRobotDataset(roots["image"]), strict=True):
         assert (sample[CAMERAS[0]] - before[CAMERAS[0]]).abs().mean() < 0.05
@@ -256,7 +258,7 @@ def test_video_to_images_and_images_to_video(roots: dict[str, Path], tmp_path: P
 
 def test_statistics_are_computed_from_the_frames(roots: dict[str, Path], tmp_path: Path) -> None:
     source = Source(roots["image"])
-    made = build(dataclasses.replace(edit.whole(source), recompute=True), tmp_path / "new")
+    made = build(dataclasses.replace(edit.all_episodes(source), recompute=True), tmp_path / "new")
     for feature, stats in Source(made).meta.stats.items():
         for statistic in ("min", "max", "mean", "std", "count"):
             np.testing.assert_allclose(stats[statistic], source.meta.stats[feature][statistic], atol=1e-7)
@@ -268,7 +270,7 @@ def test_a_damaged_source_leaves_everything_as_it_was(roots: dict[str, Path], tm
     video.write_bytes(video.read_bytes()[:-200])
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     with pytest.raises(DatasetError):
-        replace(edit.whole(Source(root)))
+        replace(edit.all_episodes(Source(root)))
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -276,21 +278,21 @@ def test_a_damaged_source_leaves_everything_as_it_was(roots: dict[str, Path], tm
 def test_impossible_edits_are_refused(roots: dict[str, Path], tmp_path: Path) -> None:
     source = Source(roots["video"])
     for call, part in (
-        (lambda: edit.delete(source, [3]), "There is no episode 3"),
-        (lambda: edit.delete(source, [0, 1, 2]), "Nothing would be left"),
+        (lambda: edit.delete_episodes(source, [3]), "There is no episode 3"),
+        (lambda: edit.delete_episodes(source, [0, 1, 2]), "Nothing would be left"),
         (lambda: edit.split(source, {"a": 0.7, "b": 0.7}), "all together at most 1"),
         (lambda: edit.split(source, {"a": [0], "b": [0]}), "in two parts"),
         (lambda: edit.rename_task(source, "Push", "x"), "has no task 'Push'"),
         (lambda: edit.rename_task(source, TASKS[0], " "), "The new task is empty"),
         (lambda: edit.remove_features(source, ["index"]), "no feature of"),
         (lambda: edit.merge([source]), "two datasets or more"),
-        (lambda: build(edit.whole(source), tmp_path), "exists already"),
+        (lambda: build(edit.all_episodes(source), tmp_path), "exists already"),
     ):
         with pytest.raises(ConfigError, match=part):
             call()
     with pytest.raises(FeatureError, match="differ in"):
         edit.merge([source, Source(roots["image"])])
-    assert isinstance(edit.whole(source), EditPlan)
+    assert isinstance(edit.all_episodes(source), EditPlan)
 
 
 @pytest.mark.parametrize("calls", range(4))
@@ -306,7 +308,7 @@ def test_stopping_at_any_point_leaves_the_old_dataset(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        replace(edit.delete(Source(root), [2]), progress=stop)
+        replace(edit.delete_episodes(Source(root), [2]), progress=stop)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -315,8 +317,8 @@ def test_what_is_beside_the_dataset_is_taken_along(roots: dict[str, Path], tmp_p
     root = Path(shutil.copytree(roots["image"], tmp_path / "set"))
     (root / "unfinished-001").mkdir()
     (root / "unfinished-001/some.mp4").write_bytes(b"mine")
-    replace(edit.delete(Source(root), [0]))
+    replace(edit.delete_episodes(Source(root), [0]))
     assert (root / "unfinished-001/some.mp4").read_bytes() == b"mine"
     (tmp_path / "set.replaced").mkdir()
     with pytest.raises(ConfigError, match="an edit that was killed at its very end"):
-        replace(edit.delete(Source(root), [0]))
+        replace(edit.delete_episodes(Source(root), [0]))

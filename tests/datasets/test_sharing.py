@@ -12,7 +12,7 @@ import yaml
 
 from smolact.cards import CARD
 from smolact.datasets.reader import LeRobotDataset
-from smolact.datasets.sharing import contents
+from smolact.datasets.sharing import dataset_upload
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import DatasetError, NotFoundError
 from smolact.uploads import publish
@@ -25,7 +25,7 @@ pytestmark = THEIRS
 
 
 def card_of(root: Path, **options: Any) -> str:
-    content = contents(root, **options).files[CARD]
+    content = dataset_upload(root, **options).files[CARD]
     assert isinstance(content, bytes)
     return content.decode()
 
@@ -33,7 +33,7 @@ def card_of(root: Path, **options: Any) -> str:
 @pytest.mark.parametrize("dtype", ["video", "image"])
 def test_it_is_the_same_dataset_when_it_is_fetched(hub: StandIn, tmp_path: Path, dtype: str) -> None:
     root = write(tmp_path / "set", (3, 2), dtype=dtype, robot_type="so101")
-    publish(contents(root, name="me/set", license="mit"), "me/set")
+    publish(dataset_upload(root, name="me/set", license="mit"), "me/set")
     repository = hub.dataset("me/set")
     assert repository.tags == {"v3.0": repository.branches["main"]}
     here, there = LeRobotDataset(root), LeRobotDataset("me/set")
@@ -50,14 +50,14 @@ def test_it_is_the_same_dataset_when_it_is_fetched(hub: StandIn, tmp_path: Path,
 
 
 def test_an_old_version_has_its_own_tag(hub: StandIn) -> None:
-    publish(contents(V21), "me/old")
+    publish(dataset_upload(V21), "me/old")
     assert set(hub.dataset("me/old").tags) == {"v2.1"}
 
 
 def test_episodes_that_were_taken_out_are_gone_there_too(hub: StandIn, tmp_path: Path) -> None:
-    publish(contents(write(tmp_path / "set", (3, 2))), "me/set")
+    publish(dataset_upload(write(tmp_path / "set", (3, 2))), "me/set")
     hub.dataset("me/set").files["data/chunk-000/file-007.parquet"] = b"of an episode that was deleted"
-    publish(contents(tmp_path / "set"), "me/set")
+    publish(dataset_upload(tmp_path / "set"), "me/set")
     assert "data/chunk-000/file-000.parquet" in hub.dataset("me/set").files
     assert "data/chunk-000/file-007.parquet" not in hub.dataset("me/set").files
 
@@ -67,7 +67,7 @@ def test_only_what_belongs_to_the_dataset_goes(tmp_path: Path) -> None:
     for place in ("notes.txt", "images/a.png", "meta/.tmp-1-x", "data/chunk-000/stray.parquet"):
         (root / place).parent.mkdir(exist_ok=True)
         (root / place).write_bytes(b"x")
-    upload = contents(root)
+    upload = dataset_upload(root)
     assert all(name.startswith(("data/", "meta/", "videos/")) or name == CARD for name in upload.files)
     assert not [name for name in upload.files if "stray" in name or ".tmp" in name]
     assert any("stray.parquet" in note for note in upload.notes)
@@ -102,10 +102,10 @@ def test_what_is_damaged_or_empty_is_not_published(tmp_path: Path) -> None:
     root = write(tmp_path / "set", (3, 2))
     shutil.rmtree(root / "videos")
     with pytest.raises(DatasetError, match=r"is damaged.*smolact dataset check"):
-        contents(root)
+        dataset_upload(root)
     with DatasetWriter.create(tmp_path / "empty", fps=10, features=features()):
         pass
     with pytest.raises(DatasetError, match="no episodes yet"):
-        contents(tmp_path / "empty")
+        dataset_upload(tmp_path / "empty")
     with pytest.raises(NotFoundError):
-        contents(tmp_path / "nowhere")
+        dataset_upload(tmp_path / "nowhere")

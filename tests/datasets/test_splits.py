@@ -53,7 +53,7 @@ def test_episodes_of_no_split_stay_so_in_an_edit(tmp_path: Path) -> None:
     root = named(write(tmp_path / "set", (2, 2, 2), "image"), {"train": "0:2", "val": "2:3"})
     with DatasetWriter.resume(root) as writer:
         record(writer, 3, 2)
-    made = build(edit.delete(Source(root), [0]), tmp_path / "new", quick=True)
+    made = build(edit.delete_episodes(Source(root), [0]), tmp_path / "new", quick=True)
     assert splits_of(made) == {"train": "0:1", "val": "1:2"}
 
 
@@ -70,7 +70,7 @@ def test_repair_cuts_named_splits_to_what_is_whole(
     before = {"train": "0:1", "val": "1:2", "test": "2:3"}
     root = named(write(tmp_path / "set", (2, 2, 2), "image"), before)
     without_footer(root / f"data/chunk-000/file-{damaged:03d}.parquet")
-    assert repair(root).anew is anew
+    assert repair(root).rewritten is anew
     assert splits_of(root) == after
     assert not repair(root).needed
 

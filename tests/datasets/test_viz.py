@@ -16,8 +16,7 @@ from smolact.datasets.format import Feature
 from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.sources import Source
 from smolact.datasets.video import VideoReader
-from smolact.datasets.viz import dimension_names, plots, write_page
-from smolact.datasets.viz_video import Films, even
+from smolact.datasets.viz import BrowserVideos, dimension_names, pad_to_even, plots, write_page
 from smolact.datasets.writer import DatasetWriter
 from smolact.errors import ConfigError
 from tests.browser import CHROMIUM, chromium
@@ -97,11 +96,11 @@ def test_a_folder_has_the_films_beside_the_page(tmp_path: Path) -> None:
 
 def test_films_of_h264_are_copied_frame_for_frame(tmp_path: Path) -> None:
     root = make.write(tmp_path / "set", video_codec="h264")
-    films, dataset = Films(Source(root)), LeRobotDataset(root, return_uint8=True)
+    films, dataset = BrowserVideos(Source(root)), LeRobotDataset(root, return_uint8=True)
     start = 0
     for episode, length in enumerate((7, 4, 5)):
         film = tmp_path / f"{episode}.mp4"
-        film.write_bytes(films.film(CAMERAS[0], episode))
+        film.write_bytes(films.encode_episode(CAMERAS[0], episode))
         shown = VideoReader(film).frames(range(length))
         stored = np.stack([dataset[start + number][CAMERAS[0]].numpy() for number in range(length)])
         assert (shown.transpose(0, 3, 1, 2) == stored).all()
@@ -110,7 +109,9 @@ def test_films_of_h264_are_copied_frame_for_frame(tmp_path: Path) -> None:
 
 def test_films_of_images_are_encoded_for_browsers(tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
-    film.write_bytes(Films(Source(make.write(tmp_path / "set", dtype="image"))).film(CAMERAS[0], 0))
+    film.write_bytes(
+        BrowserVideos(Source(make.write(tmp_path / "set", dtype="image"))).encode_episode(CAMERAS[0], 0)
+    )
     with av.open(str(film)) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.pix_fmt == "yuv420p" and stream.frames == 7
@@ -121,7 +122,7 @@ def test_films_of_images_are_encoded_for_browsers(tmp_path: Path) -> None:
 
 def test_odd_images_get_even() -> None:
     picture = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
-    padded = even(picture)
+    padded = pad_to_even(picture)
     assert (
         padded.shape == (6, 8, 3)
         and (padded[:5, :7] == picture).all()

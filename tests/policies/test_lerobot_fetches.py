@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from smolact.datasets.sharing import contents as of_dataset
+from smolact.datasets.sharing import dataset_upload
 from smolact.policies.sharing import contents as of_policy
 from smolact.policies.sharing import opens_in_lerobot
 from smolact.uploads import Upload, publish
@@ -65,7 +65,7 @@ def test_a_policy(hub: StandIn, tmp_path: Path) -> None:
 
 
 def test_a_dataset(hub: StandIn, tmp_path: Path) -> None:
-    publish(of_dataset(write(tmp_path / "set", (7, 4)), name="me/set"), "me/set")
+    publish(dataset_upload(write(tmp_path / "set", (7, 4)), name="me/set"), "me/set")
     code = (
         "from lerobot.datasets.lerobot_dataset import LeRobotDataset as D; d = D('me/set', video_backend='pyav'); "
         "print('found', d.revision, len(d), d.num_episodes, d[3]['task'])"

@@ -132,7 +132,7 @@ def test_a_frame_found_late_is_left_out_counted_and_named_once(
     said = [record.getMessage() for record in caplog.records if "can't be read" in record.getMessage()]
     assert len(said) == 2
     dataset, frame = LeRobotDataset(broken), late_frame(6, 16)
-    place = dataset.unreadable(frame, DatasetError("")).place
+    place = dataset.unreadable(frame, DatasetError("")).location
     assert sum(place in line and CAMERA in line and ".mp4" in line for line in said) == 1
     (last,) = [
         record.getMessage() for record in caplog.records if "Not read in this run" in record.getMessage()
@@ -146,7 +146,7 @@ def test_a_frame_found_in_the_first_step_stops_a_run_that_has_not_begun(tmp_path
     damage(root, frame - frame % 2)
     with pytest.raises(DatasetError, match="has not begun") as caught:
         run(root, tmp_path / "run", "--steps=10")
-    place = LeRobotDataset(root).unreadable(frame, DatasetError("")).place
+    place = LeRobotDataset(root).unreadable(frame, DatasetError("")).location
     for part in (place, CAMERA, ".mp4", "dataset check", "dataset repair", "--dataset.max_bad_samples"):
         assert part in str(caught.value)
     assert not (tmp_path / "run/checkpoints").exists()
@@ -238,7 +238,7 @@ def test_none_is_left_out_where_none_may_be(broken: Path, tmp_path: Path) -> Non
 
 def test_what_is_kept_ahead_names_the_frame_and_stops(broken: Path, tmp_path: Path) -> None:
     frame = late_frame(6, 16)
-    place = LeRobotDataset(broken).unreadable(frame, DatasetError("")).place
+    place = LeRobotDataset(broken).unreadable(frame, DatasetError("")).location
     for flags in (("--dataset.cache=frames",), ("--cache.features=true",)):
         for workers in ("--num_workers=0", "--num_workers=1"):
             with pytest.raises(DatasetError, match="has not begun") as caught:

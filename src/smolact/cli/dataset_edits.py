@@ -69,7 +69,7 @@ def compact(config: EditConfig) -> None:
     source = config.source()
     from smolact.datasets import edit
 
-    write(edit.whole(source), config.output, config.quick)
+    write(edit.all_episodes(source), config.output, config.quick)
 
 
 @dataclass
@@ -102,7 +102,7 @@ def convert(config: ConvertConfig) -> None:
             f"{source.meta.root} is of version {source.meta.info.get('codebase_version')} already{stored}: there is nothing to convert. Give "
             f"--version={next(name for name in VERSIONS if name != config.version)}, or --cameras=image or video: {CONVERT}"
         )
-    plan = dataclasses.replace(edit.whole(source), cameras=cameras, version=config.version)
+    plan = dataclasses.replace(edit.all_episodes(source), cameras=cameras, version=config.version)
     write(plan, config.output, config.quick)
 
 
@@ -120,7 +120,7 @@ def delete(config: DeleteConfig) -> None:
     source = config.source()
     from smolact.datasets import edit
 
-    write(edit.delete(source, config.episodes or []), config.output, config.quick)
+    write(edit.delete_episodes(source, config.episodes or []), config.output, config.quick)
 
 
 @dataclass
@@ -165,7 +165,8 @@ def filter_episodes(config: FilterConfig) -> None:
             and (final_rewards is None or final_rewards[episode] >= (config.min_reward or 0.0))
         )
 
-    write(edit.filter_episodes(source, is_kept), config.output, config.quick)
+    chosen = list(filter(is_kept, range(source.meta.total_episodes)))
+    write(edit.select_episodes(source, chosen), config.output, config.quick)
 
 
 @dataclass
@@ -268,7 +269,7 @@ def stats(config: EditConfig) -> None:
     source = config.source()
     from smolact.datasets import edit
 
-    write(dataclasses.replace(edit.whole(source), recompute=True), config.output, config.quick)
+    write(dataclasses.replace(edit.all_episodes(source), recompute=True), config.output, config.quick)
 
 
 def open_source(which: WhichDataset) -> Source:

@@ -22,7 +22,7 @@ from smolact.settings import setting
 if TYPE_CHECKING:
     from smolact.datasets.format import Feature
     from smolact.datasets.metadata import LeRobotDatasetMetadata
-    from smolact.datasets.repair import Repair
+    from smolact.datasets.repair import RepairReport
 
 INFO = "smolact dataset info --dataset.root=FOLDER"
 CHECK = "smolact dataset check --dataset.root=FOLDER [--quick]"
@@ -60,7 +60,7 @@ def check(config: CheckConfig) -> int:
     """`smolact dataset check`: everything that training relies on, a line a fault; exits with 1 if there are errors."""
     folder = dataset_folder(config.dataset)
 
-    from smolact.datasets.depth import depth_story
+    from smolact.datasets.depth import depth_notice
     from smolact.datasets.inspection import check_dataset
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
@@ -68,8 +68,8 @@ def check(config: CheckConfig) -> int:
         faults = check_dataset(folder, config.quick, progress)
     for fault in faults:
         sys.stdout.write(f"{fault}\n")
-    if not any(fault.severity == "error" and fault.place.startswith("meta") for fault in faults):
-        depth_message = depth_story(LeRobotDatasetMetadata(folder))
+    if not any(fault.severity == "error" and fault.location.startswith("meta") for fault in faults):
+        depth_message = depth_notice(LeRobotDatasetMetadata(folder))
         sys.stdout.write(f"{depth_message}\n" if depth_message else "")
     errors = sum(fault.severity == "error" for fault in faults)
     verdict = "whole" if not faults else f"{errors} errors, {len(faults) - errors} warnings"
@@ -154,7 +154,7 @@ def _feature(feature: Feature) -> str:
     return f"{feature.dtype}, {shape}" + (f" ({', '.join(names)})" if names else "")
 
 
-def _report(result: Repair, dry_run: bool) -> str:
+def _report(result: RepairReport, dry_run: bool) -> str:
     if not result.needed:
         return f"{result.root}: whole, {result.episodes} episodes, {result.frames} frames; nothing to do\n"
     lines = [f"  {line}" for line in result.errors[:MAX_SHOWN]]
@@ -164,9 +164,9 @@ def _report(result: Repair, dry_run: bool) -> str:
         lines.append(
             f"  an edit was killed: the dataset as it was before it {'can be' if dry_run else 'was'} put back"
         )
-    method = "made anew, the old one put aside" if result.anew else "only its metadata written"
+    method = "made anew, the old one put aside" if result.rewritten else "only its metadata written"
     lines.append(
-        f"{result.root}: {result.episodes} episodes are whole, {result.frames} frames; {result.told} were counted ({method})"
+        f"{result.root}: {result.episodes} episodes are whole, {result.frames} frames; {result.counted} were counted ({method})"
     )
     if result.files:
         location = "" if dry_run else f" in {', '.join(map(str, result.folders))}"

@@ -60,11 +60,11 @@ def run(config: VizConfig) -> None:
         import_rerun()  # raises before a dataset is downloaded
     folder = dataset_folder(config.dataset)
 
-    from smolact.datasets.depth import depth_story
+    from smolact.datasets.depth import depth_notice
     from smolact.datasets.metadata import LeRobotDatasetMetadata
 
     meta = LeRobotDatasetMetadata(folder)
-    total, depth_message = meta.total_episodes, depth_story(meta)
+    total, depth_message = meta.total_episodes, depth_notice(meta)
     if depth_message is not None:
         logger.info("%s", depth_message)
     output = config.output or (Path(f"{folder.resolve().name}.html") if config.html else None)

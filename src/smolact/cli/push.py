@@ -87,12 +87,12 @@ def collect_upload(name: str, repo_id: str, config: PushConfig, stack: contextli
         raise NotFoundError(f"The folder {name} does not exist. {list_siblings(Path(name).absolute())}")
     if (folder / "meta/info.json").is_file():
         from smolact.datasets.lock import FolderLock
-        from smolact.datasets.sharing import contents as of_dataset
+        from smolact.datasets.sharing import dataset_upload
 
         if config.results:
             raise ConfigError("--results is for policies, and a dataset has none. Leave it out.")
         stack.enter_context(FolderLock(folder))
-        return of_dataset(folder, name=repo_id, license=config.license, tags=config.tags)
+        return dataset_upload(folder, name=repo_id, license=config.license, tags=config.tags)
 
     from smolact.policies.sharing import contents, local_checkpoint, read_evaluation
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from smolact.datasets import format as layout
 from smolact.datasets.faults import Fault
 from smolact.datasets.metadata import LeRobotDatasetMetadata, read_numbered
-from smolact.datasets.tables import column_array
+from smolact.datasets.tables import column_array, single_array
 from smolact.errors import DatasetError
 
 _PERSISTENT = "language_persistent"  # the same records in every frame of an episode
@@ -25,17 +25,10 @@ _FIELDS = {"role", "content", "style", "camera", "tool_calls"}
 def annotation_faults(
     meta: LeRobotDatasetMetadata, file: str, table: pa.Table, rows: Sequence[tuple[int, NDArray[Any]]]
 ) -> Iterator[Fault]:
-    """Check the annotations in one data file.
-
-    Args:
-        meta: the dataset's metadata.
-        file: the data file, relative to the root.
-        table: its table.
-        rows: each episode's number and rows.
-    """
+    """Check the annotations in the `table` of a data file, whose `rows` are each episode's number and rows."""
     for name, feature in meta.features.items():
         if feature.dtype == layout.LANGUAGE_DTYPE:
-            yield from _language_faults(meta, file, name, table.column(name).combine_chunks(), rows)
+            yield from _language_faults(meta, file, name, single_array(table.column(name)), rows)
     path = meta.root / layout.SUBTASKS
     if layout.SUBTASK_INDEX in meta.features and path.is_file():
         numbers = column_array(table, layout.SUBTASK_INDEX, (1,), meta.root / file)
@@ -57,8 +50,6 @@ def _language_faults(
     column: Any,
     rows: Sequence[tuple[int, NDArray[Any]]],
 ) -> Iterator[Fault]:
-    if isinstance(column, pa.ChunkedArray):  # PyArrow before 17
-        column = pa.concat_arrays(column.chunks)
     advice = "Annotate the dataset again, or leave the column out: smolact dataset remove-feature"
     kind = column.type
     if pa.types.is_null(kind) or (pa.types.is_list(kind) and pa.types.is_null(kind.value_type)):

@@ -11,7 +11,9 @@ import io
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -93,53 +95,38 @@ class Camera(Protocol):
         ...
 
 
-class Videos:
-    """The video readers shared by all cameras of a dataset."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._readers: ForkSafeLRUCache[str, VideoReader] = ForkSafeLRUCache(
-            self._read, OPEN_FILES, drop=VideoReader.close
-        )
-
-    def reader(self, path: str) -> VideoReader:
-        """The reader of the file `path`, relative to the root."""
-        return self._readers(path)
-
-    def _read(self, path: str) -> VideoReader:
-        return VideoReader(self._root / path)
+def video_readers() -> ForkSafeLRUCache[Path, VideoReader]:
+    """The video readers shared by all cameras of a dataset: file to reader."""
+    return ForkSafeLRUCache(VideoReader, OPEN_FILES, drop=VideoReader.close)
 
 
+@dataclass(frozen=True)
 class VideoCamera:
-    """A camera stored as video: episode to file (`paths`) and to its first frame in that file (`first_frames`)."""
+    """A camera stored as video: episode to file below `root` (`paths`) and to its first frame in that file (`first_frames`)."""
 
-    def __init__(
-        self,
-        key: str,
-        feature: Feature,
-        videos: Videos,
-        paths: Mapping[int, str],
-        first_frames: Mapping[int, int],
-    ) -> None:
-        self._key, self._shape = key, feature.image_shape
-        self._videos, self._paths, self._first = videos, paths, first_frames
+    key: str
+    feature: Feature
+    root: Path
+    readers: ForkSafeLRUCache[Path, VideoReader]
+    paths: Mapping[int, str]
+    first_frames: Mapping[int, int]
 
     def frames(self, episodes: Ints, numbers: Ints) -> Image:
         """See `Camera`. Each file is read once, in frame order, and adjacent frames are decoded together."""
-        channels, height, width = self._shape
+        channels, height, width = self.feature.image_shape
         images: Image = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
-        by_file: dict[str, list[int]] = {}
+        group_by_file: dict[str, list[int]] = {}
         for slot, episode in enumerate(episodes.tolist()):
-            by_file.setdefault(self._paths[episode], []).append(slot)
-        for path, slots in by_file.items():
-            wanted = np.array([self._first[int(episodes[slot])] for slot in slots]) + numbers[slots]
+            group_by_file.setdefault(self.paths[episode], []).append(slot)
+        for path, slots in group_by_file.items():
+            wanted = np.array([self.first_frames[int(episodes[slot])] for slot in slots]) + numbers[slots]
             try:
-                decoded = self._videos.reader(path).frames(wanted)
+                decoded = self.readers(self.root / path).frames(wanted)
             except VideoError as error:
-                raise VideoError(f"'{self._key}': {error}") from error
+                raise VideoError(f"'{self.key}': {error}") from error
             if decoded.shape[1:] != images.shape[1:]:
                 raise VideoError(
-                    f"{path} has frames of (height, width, channels) {decoded.shape[1:]}, and other videos of '{self._key}' have "
+                    f"{path} has frames of (height, width, channels) {decoded.shape[1:]}, and other videos of '{self.key}' have "
                     f"{images.shape[1:]}. Fetch the dataset again, or delete the episodes of one of them: smolact dataset delete"
                 )
             images[slots] = decoded
@@ -153,18 +140,17 @@ class Columns:
         self._root = root
         self._files: ForkSafeLRUCache[str, Any] = ForkSafeLRUCache(self._open, OPEN_FILES)
         self._groups: ForkSafeLRUCache[tuple[str, int, str], Any] = ForkSafeLRUCache(
-            self._read, CACHED_IMAGE_BYTES, weigh=_num_bytes
+            self._read, CACHED_IMAGE_BYTES, weigh=attrgetter("nbytes")
         )
 
-    def images(self, path: str, key: str, rows: Sequence[int]) -> list[bytes | None]:
-        """The encoded images in `rows` of the column `key` of the file `path`, relative to the root."""
+    def image(self, path: str, key: str, row: int) -> bytes | None:
+        """The encoded image in a row of the column `key` of the file `path`, relative to the root."""
         _, ends = self._files(path)
-        images = []
-        for row in rows:
-            group = int(np.searchsorted(ends, row, side="right"))
-            begin = int(ends[group - 1]) if group else 0
-            images.append(self._groups((path, group, key))[row - begin].as_py())
-        return images
+        group = int(np.searchsorted(ends, row, side="right"))
+        data: bytes | None = self._groups((path, group, key))[
+            row - int(ends[group - 1] if group else 0)
+        ].as_py()
+        return data
 
     def _open(self, path: str) -> tuple[Any, Ints]:
         file = open_parquet(self._root / path)
@@ -182,32 +168,24 @@ class Columns:
         return column.combine_chunks().field("bytes")
 
 
-def _num_bytes(column: Any) -> int:
-    return int(column.nbytes)
-
-
+@dataclass(frozen=True)
 class ImageCamera:
     """A camera stored as PNG or JPEG in the data files: episode to file (`paths`) and to its row numbers (`rows`)."""
 
-    def __init__(
-        self,
-        key: str,
-        feature: Feature,
-        columns: Columns,
-        paths: Mapping[int, str],
-        rows: Mapping[int, Ints],
-    ) -> None:
-        self._key, self._shape = key, feature.image_shape
-        self._columns, self._paths, self._rows = columns, paths, rows
+    key: str
+    feature: Feature
+    columns: Columns
+    paths: Mapping[int, str]
+    rows: Mapping[int, Ints]
 
     def frames(self, episodes: Ints, numbers: Ints) -> Image:
         """See `Camera`."""
-        channels, height, width = self._shape
+        channels, height, width = self.feature.image_shape
         images: Image = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
         for slot, (episode, number) in enumerate(zip(episodes.tolist(), numbers.tolist(), strict=True)):
-            path, row = self._paths[episode], int(self._rows[episode][number])
-            (data,) = self._columns.images(path, self._key, [row])
-            images[slot] = decode_image(data, (height, width), f"{path}, row {row}, '{self._key}'")
+            path, row = self.paths[episode], int(self.rows[episode][number])
+            data = self.columns.image(path, self.key, row)
+            images[slot] = decode_image(data, (height, width), f"{path}, row {row}, '{self.key}'")
         return images
 
 

@@ -17,15 +17,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets import splits
-from smolact.datasets.format import DEFAULT_FEATURES, Feature
+from smolact.datasets.format import Feature
 from smolact.datasets.resume import ResumeState, Running, quarantine_leftovers
-from smolact.datasets.stats import ImageStatistics, VectorStatistics, aggregate
-from smolact.datasets.tables import episodes_schema, frames_schema, tasks_table, to_column
+from smolact.datasets.stats import ImageStatistics, VectorStatistics, aggregate, statistics_to_json
+from smolact.datasets.tables import episodes_schema, frames_schema, frames_writer, tasks_table, to_column
 from smolact.datasets.video import VideoWriter
 from smolact.types import Statistics
 
@@ -141,13 +140,11 @@ class EpisodeCommitter:
                     running.add(images[name])
             else:
                 for columns in group.columns:
-                    running.update(as_vectors(columns, name, self._features[name]))
+                    running.update(columns[name].reshape(-1, *self._features[name].shape))
         return total
 
     def _write_statistics(self, statistics: Running) -> None:
-        results = self._results(statistics).items()
-        plain = {key: {name: value.tolist() for name, value in values.items()} for key, values in results}
-        durable.write_json(self.root / layout.STATS, plain)
+        durable.write_json(self.root / layout.STATS, statistics_to_json(self._results(statistics)))
 
     def _results(self, statistics: Running) -> Statistics:
         """The statistics of the dataset; exact, except for cameras whose value counts an earlier writer did not store."""
@@ -200,12 +197,13 @@ class EpisodeCommitter:
             name: pa.list_(pa.null()) for name, feature in features if feature.dtype == layout.LANGUAGE_DTYPE
         }
         schema = self._schema(partial(frames_schema, others=annotations), "frames_schema")
-        arrays = [
-            to_column(self._features[field.name], columns[field.name]).cast(field.type)
-            if field.name in self._features
-            else empty_column(field.type, len(columns["index"]))
-            for field in schema
-        ]
+        arrays, length = [], len(columns["index"])
+        for column in schema:
+            if column.name in self._features:
+                arrays.append(to_column(self._features[column.name], columns[column.name]).cast(column.type))
+            else:  # a column without recorded values, such as annotations
+                empty: list[Any] = [[]] if pa.types.is_list(column.type) else [None]
+                arrays.append(pa.array(empty * length, type=column.type))
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def _episodes_table(self, group: FileGroup, chunk: int, file: int) -> pa.Table:
@@ -219,18 +217,10 @@ class EpisodeCommitter:
     def _write_parquet(self, path: str, tables: list[pa.Table]) -> None:
         """Write tables as row groups of one file, and publish it as `path`."""
         staged = self._staging / path.replace("/", "-")
-        with durable.annotate_errors(self.root / path):
-            counters = [name for name in tables[0].schema.names if name in DEFAULT_FEATURES]
-            # Only index columns need statistics (lookup by episode); images and unique values gain nothing.
-            with pq.ParquetWriter(
-                staged,
-                tables[0].schema,
-                compression="snappy",
-                use_dictionary=False,
-                write_statistics=counters,
-            ) as file:
-                for table in tables:
-                    file.write_table(table)
+        schema = tables[0].schema
+        with durable.annotate_errors(self.root / path), frames_writer(staged, schema) as file:
+            for table in tables:
+                file.write_table(table)
         durable.publish(staged, self.root / path)
 
     def _info(self, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
@@ -251,14 +241,3 @@ class EpisodeCommitter:
             "video_path": layout.VIDEO_PATH if self._video_keys else None,
             "features": {name: feature.to_json() for name, feature in self._features.items()},
         }
-
-
-def empty_column(kind: pa.DataType, rows: int) -> pa.Array:
-    """A column without recorded values, such as annotations: empty lists, or nulls."""
-    return pa.array([[]] * rows, type=kind) if pa.types.is_list(kind) else pa.nulls(rows, kind)
-
-
-def as_vectors(columns: Mapping[str, Any], name: str, feature: Feature) -> NDArray[Any]:
-    """A column as (frames, *shape); scalar columns lack the feature's shape."""
-    vectors: NDArray[Any] = columns[name].reshape(-1, *feature.shape)
-    return vectors

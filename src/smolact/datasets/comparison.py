@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from smolact.datasets.depth import depth_encoding
 from smolact.datasets.format import UNITS, Feature, flat_names
 from smolact_client.schema import joint_name, same_in_another_order, same_names
 
 
-class Difference(NamedTuple):
-    """A differing property (dtype, shape, names, depth encoding, units) of two features, and both values."""
+def differences(
+    name: str, here: Feature, there: Feature, sides: tuple[str, str], *, dtype: bool = True
+) -> list[str]:
+    """A line for each property in which two features differ: dtype, shape, names, depth encoding, units.
 
-    what: str
-    here: Any
-    there: Any
-
-
-def differences(here: Feature, there: Feature, *, dtype: bool = True) -> list[Difference]:
-    """The differences of two features; names only if both have one for each number, and not for cameras.
+    Names are compared only if both have one for each number, and not for cameras.
 
     Args:
+        name: the name of the features.
         here, there: the features; cameras are compared as (C, H, W).
+        sides: a phrase for each of them, such as "in the dataset".
         dtype: whether the dtype, or the storage of images, must match.
     """
     properties = _properties(here) | {"the units": _reordered(_units(here), here, there)}
-    sides = zip(properties.items(), _properties(there).values(), strict=True)
-    return [
-        Difference(what, first, second)
-        for (what, first), second in sides
-        if None not in (first, second) and not _equal(what, first, second) and (dtype or what != "the dtype")
-    ]
+    lines = []
+    for (what, first), second in zip(properties.items(), _properties(there).values(), strict=True):
+        equal = same_names(first, second) if what == "the names" and first and second else first == second
+        if not (equal or None in (first, second) or (what == "the dtype" and not dtype)):
+            lines.append(f"'{name}' has {what} {first} {sides[0]} and {second} {sides[1]}")
+    return lines
 
 
 def order_of_names(feature: Feature, wanted: Feature) -> list[int] | None:
@@ -44,20 +41,6 @@ def order_of_names(feature: Feature, wanted: Feature) -> list[int] | None:
     if len(feature.shape) != 1 or not same_in_another_order(own, other):
         return None
     return [own.index(name) for name in other]
-
-
-def another_robot(here: str | None, there: str | None) -> bool:
-    """Whether both robot types are known and differ."""
-    return bool(here and there) and here != there
-
-
-def told(name: str, found: Sequence[Difference], here: str, there: str) -> list[str]:
-    """A line for each difference; `here` and `there` are phrases such as "in the dataset"."""
-    return [f"'{name}' has {each.what} {each.here} {here} and {each.there} {there}" for each in found]
-
-
-def _equal(what: str, first: Any, second: Any) -> bool:
-    return same_names(first, second) if what == "the names" else bool(first == second)
 
 
 def _properties(feature: Feature) -> dict[str, Any]:

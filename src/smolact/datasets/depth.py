@@ -13,7 +13,7 @@ from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import ConfigError
 
 
-def depth_story(meta: LeRobotDatasetMetadata) -> str | None:
+def depth_notice(meta: LeRobotDatasetMetadata) -> str | None:
     """A notice about the dataset's depth cameras; None if there are none."""
     if not meta.depth_keys:
         return None
@@ -22,24 +22,15 @@ def depth_story(meta: LeRobotDatasetMetadata) -> str | None:
 
 
 def check_no_depth(meta: LeRobotDatasetMetadata, names: Sequence[str], what: str) -> None:
-    """Raise a `ConfigError` if an operation would reduce a depth camera to 8 bits.
-
-    Args:
-        meta: the dataset's metadata.
-        names: the cameras of the operation.
-        what: the operation, such as "storing them as images".
-
-    Raises:
-        ConfigError: a depth camera is among them.
-    """
+    """Raise a `ConfigError` if an operation, such as "storing them as images", would reduce a depth camera to 8 bits."""
     depth_cameras = [name for name in names if name in meta.depth_keys]
     if depth_cameras:
         raise ConfigError(
-            f"{meta.root}: {', '.join(depth_cameras)} holds depth, and {what} would leave 8 bits of it. {without(meta, depth_cameras)}"
+            f"{meta.root}: {', '.join(depth_cameras)} holds depth, and {what} would leave 8 bits of it. {removal_advice(meta, depth_cameras)}"
         )
 
 
-def without(meta: LeRobotDatasetMetadata, names: Sequence[str]) -> str:
+def removal_advice(meta: LeRobotDatasetMetadata, names: Sequence[str]) -> str:
     """Advice for a copy of the dataset without these cameras."""
     return (
         "To make a copy without depth: smolact dataset remove-feature "
@@ -55,7 +46,7 @@ def depth_encoding(feature: Feature) -> dict[str, Any]:
     return {DEPTH_MARKERS[0]: marked, **{name: feature.info.get(name) for name in DEPTH_MEANING}}
 
 
-def bits_of(pixel_format: str) -> int:
+def bit_depth(pixel_format: str) -> int:
     """The bits per component of an FFmpeg pixel format; 0 if there is no such format."""
     try:
         components = av.VideoFormat(pixel_format, 16, 16).components

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smolact.datasets.comparison import differences, order_of_names, told
+from smolact.datasets.comparison import differences, order_of_names
 from smolact.datasets.format import DEFAULT_FEATURES, Feature, flat_names
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.sources import ReorderedSource, Source
@@ -18,14 +18,12 @@ class EditPlan:
     """The plan of a new dataset.
 
     Attributes:
-        sources: the source datasets.
         episodes: the new episodes in order, as (source index, episode number in that source).
         renamed: task to new task.
         removed: features to leave out.
         cameras: camera to its new dtype, `image` or `video`.
         robot_type: the new robot type; the first source's when None.
         recompute: compute all statistics from the frames instead of copying the episodes' from the metadata.
-        version: the format version.
     """
 
     sources: tuple[Source, ...]
@@ -38,7 +36,7 @@ class EditPlan:
     version: str = "v3.0"
 
     @property
-    def is_whole(self) -> bool:
+    def keeps_all_episodes(self) -> bool:
         """Whether every episode of a single dataset is kept in its position."""
         return len(self.sources) == 1 and self.episodes == _all(0, self.sources[0])
 
@@ -48,26 +46,26 @@ class EditPlan:
         for name, feature in self.sources[0].meta.features.items():
             if name in self.removed:
                 continue
-            info, more = dict(feature.info), dict(feature.more)
+            info, extra = dict(feature.info), dict(feature.extra)
             for source in self.sources[1:]:  # keep only the entries on which all sources agree
                 other = source.meta.features[name]
                 info = {key: value for key, value in info.items() if other.info.get(key) == value}
-                more = {key: value for key, value in more.items() if other.more.get(key) == value}
+                extra = {key: value for key, value in extra.items() if other.extra.get(key) == value}
             dtype = self.cameras.get(name, feature.dtype)
             named = (source.meta.features[name].names for source in self.sources)
             names = feature.names if feature.is_image else next(filter(flat_names, named), feature.names)
             result[name] = dataclasses.replace(
-                feature, dtype=dtype, names=names, info=info if dtype == feature.dtype else {}, more=more
+                feature, dtype=dtype, names=names, info=info if dtype == feature.dtype else {}, extra=extra
             )
         return result
 
 
-def whole(source: Source) -> EditPlan:
+def all_episodes(source: Source) -> EditPlan:
     """All episodes of a dataset; rewriting merges many small files into few."""
     return EditPlan((source,), _all(0, source))
 
 
-def keep(source: Source, episodes: Sequence[int]) -> EditPlan:
+def select_episodes(source: Source, episodes: Sequence[int]) -> EditPlan:
     """Some episodes of a dataset, in its order.
 
     Raises:
@@ -81,14 +79,14 @@ def keep(source: Source, episodes: Sequence[int]) -> EditPlan:
     return EditPlan((source,), tuple((0, number) for number in sorted(set(episodes))))
 
 
-def delete(source: Source, episodes: Sequence[int]) -> EditPlan:
+def delete_episodes(source: Source, episodes: Sequence[int]) -> EditPlan:
     """A dataset without some of its episodes.
 
     Raises:
         ConfigError: an episode does not exist, or none is left.
     """
     check_episodes(source.meta, episodes)
-    return keep(
+    return select_episodes(
         source, [number for number in range(source.meta.total_episodes) if number not in set(episodes)]
     )
 
@@ -118,7 +116,7 @@ def split(source: Source, parts: Mapping[str, float | Sequence[int]]) -> dict[st
     duplicates = sorted({number for number in assigned if assigned.count(number) > 1})
     if duplicates:
         raise ConfigError(f"Episode {duplicates[0]} is in two parts. Put each episode into one.")
-    return {name: keep(source, numbers) for name, numbers in chosen.items()}
+    return {name: select_episodes(source, numbers) for name, numbers in chosen.items()}
 
 
 def merge(
@@ -127,7 +125,6 @@ def merge(
     """Concatenate several datasets; tasks of the same text become one.
 
     Args:
-        sources: the datasets.
         reorder_names: reorder vectors that have the first dataset's dimension names in another order.
         robot_type: the robot type of the new dataset; required where the sources' robot types differ.
 
@@ -170,7 +167,7 @@ def _check_mergeable(first: LeRobotDatasetMetadata, meta: LeRobotDatasetMetadata
         for name in sorted(first.features.keys() ^ meta.features.keys())
     ]
     for name in first.features.keys() & meta.features.keys():
-        wrong += told(name, differences(meta.features[name], first.features[name]), *sides)
+        wrong += differences(name, meta.features[name], first.features[name], sides)
     if not wrong:
         return
     remedy = "Leave a feature out (smolact dataset remove-feature), or convert one of them (smolact dataset convert)."
@@ -183,15 +180,6 @@ def _check_mergeable(first: LeRobotDatasetMetadata, meta: LeRobotDatasetMetadata
         )
     listed = "".join(f"\n  {line}" for line in sorted(wrong))
     raise FeatureError(f"{meta.root} and {first.root} differ in{listed}\n{remedy}")
-
-
-def filter_episodes(source: Source, predicate: Callable[[int], bool]) -> EditPlan:
-    """The episodes for whose number `predicate` returns true.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    return keep(source, [number for number in range(source.meta.total_episodes) if predicate(number)])
 
 
 def rename_task(source: Source, old: str, new: str) -> EditPlan:
@@ -207,7 +195,7 @@ def rename_task(source: Source, old: str, new: str) -> EditPlan:
         )
     if not new.strip():
         raise ConfigError("The new task is empty: say what the demonstrations show.")
-    return dataclasses.replace(whole(source), renamed={old: new})
+    return dataclasses.replace(all_episodes(source), renamed={old: new})
 
 
 def remove_features(source: Source, names: Sequence[str]) -> EditPlan:
@@ -225,7 +213,7 @@ def remove_features(source: Source, names: Sequence[str]) -> EditPlan:
             )
     if set(own) == set(names):
         raise ConfigError("No feature would be left. Remove fewer.")
-    return dataclasses.replace(whole(source), removed=frozenset(names))
+    return dataclasses.replace(all_episodes(source), removed=frozenset(names))
 
 
 def check_episodes(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> None:

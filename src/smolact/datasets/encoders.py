@@ -41,16 +41,8 @@ def _software(crf: int) -> Options:
     return {"crf": str(crf)}
 
 
-def _x265(crf: int) -> Options:
-    return {"crf": str(crf), "x265-params": "log-level=none"}
-
-
 def _nvenc(qp: int) -> Options:
     return {"rc": "constqp", "qp": str(qp)}
-
-
-def _nvenc_av1(crf: int) -> Options:
-    return _nvenc(4 * crf)  # its quantizer ranges to 255, AV1's crf to 63
 
 
 def _quick_sync(crf: int) -> Options:
@@ -68,14 +60,16 @@ ENCODERS = {
     "libsvtav1": Encoder("av1", _software, preset=12),
     "h264": Encoder("h264", _software),
     "libx264": Encoder("h264", _software),
-    "hevc": Encoder("hevc", _x265),
+    "hevc": Encoder("hevc", lambda crf: {**_software(crf), "x265-params": "log-level=none"}),
     "h264_videotoolbox": Encoder("h264", _video_toolbox, device=_APPLE),
     "h264_nvenc": Encoder("h264", _nvenc, device=_NVIDIA),
     "h264_qsv": Encoder("h264", _quick_sync, pix_fmt="nv12", device=_INTEL),
     "hevc_videotoolbox": Encoder("hevc", _video_toolbox, device=_APPLE),
     "hevc_nvenc": Encoder("hevc", _nvenc, device=_NVIDIA),
     "hevc_qsv": Encoder("hevc", _quick_sync, pix_fmt="nv12", device=_INTEL),
-    "av1_nvenc": Encoder("av1", _nvenc_av1, device=_NVIDIA),
+    "av1_nvenc": Encoder(
+        "av1", lambda crf: _nvenc(4 * crf), device=_NVIDIA
+    ),  # its quantizer ranges to 255, AV1's crf to 63
 }
 """Software encoders, then hardware ones in the order in which `auto` tries them."""
 
@@ -136,7 +130,7 @@ def check_encoder(codec: str, width: int, height: int) -> None:
             f"A video needs an even height and width, found {height} × {width}. Crop or resize the images, or store "
             "them with the dtype 'image'."
         )
-    reason = why_not(codec, width, height)
+    reason = unavailable_reason(codec, width, height)
     if reason is not None:
         available = ", ".join(name for name in ENCODERS if _opens(name, [(height, width)]))
         suggestion = "" if codec in ENCODERS else did_you_mean(codec, ENCODERS)
@@ -146,10 +140,10 @@ def check_encoder(codec: str, width: int, height: int) -> None:
 
 
 def _opens(codec: str, sizes: Collection[tuple[int, int]]) -> bool:
-    return all(why_not(codec, width, height) is None for height, width in sizes)
+    return all(unavailable_reason(codec, width, height) is None for height, width in sizes)
 
 
-def why_not(codec: str, width: int, height: int) -> str | None:
+def unavailable_reason(codec: str, width: int, height: int) -> str | None:
     """The reason why `codec` can't encode frames of this size on this machine; None if it can."""
     if codec not in ENCODERS:
         return "it is not one that smolact writes"

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from smolact.datasets import format as layout
-from smolact.datasets.committer import as_vectors
 from smolact.datasets.format import Feature
 from smolact.datasets.stats import ImageStatistics, vector_statistics
-
-
-class EpisodePosition(NamedTuple):
-    """An episode's position in its dataset: its number, its first frame's index, and that frame's index in the video file."""
-
-    number: int
-    first: int
-    first_video_frame: int
 
 
 @dataclass
@@ -46,41 +37,54 @@ class EpisodeBuffer:
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def columns(
-        self, features: Mapping[str, Feature], fps: float, start: EpisodePosition, tasks: Mapping[str, int]
-    ) -> dict[str, Any]:
-        """Column name to array, or to a list of PNG bytes or texts; `tasks` maps each task to its index."""
-        steps = np.arange(len(self), dtype=np.int64)
+    def finish(
+        self,
+        features: Mapping[str, Feature],
+        fps: float,
+        tasks: Mapping[str, int],
+        *,
+        number: int,
+        first: int,
+        first_video_frame: int,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The episode's columns, and its row of `meta/episodes` without file indices.
+
+        Args:
+            tasks: task to its index.
+            first: the index of its first frame in the dataset.
+            first_video_frame: the index of that frame in the video file.
+
+        Returns:
+            column name to array, or to a list of PNG bytes or texts; and the row.
+        """
+        steps, length = np.arange(len(self), dtype=np.int64), len(self)
         columns: dict[str, Any] = {
             "timestamp": (steps / fps).astype(np.float32),
             "frame_index": steps,
-            "episode_index": np.full(len(self), start.number, dtype=np.int64),
-            "index": steps + start.first,
+            "episode_index": np.full(length, number, dtype=np.int64),
+            "index": steps + first,
             "task_index": np.array([tasks[task] for task in self.tasks], dtype=np.int64),
         }
-        for name, values in self.values.items():
-            dtype = features[name].dtype
-            if dtype != "video":
-                columns[name] = values if dtype in ("image", "string") else np.stack(values)
-        return columns
-
-    def row(
-        self, features: Mapping[str, Feature], fps: float, start: EpisodePosition, columns: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The episode's row of `meta/episodes`, without file indices."""
         row: dict[str, Any] = {
-            "episode_index": start.number,
+            "episode_index": number,
             "tasks": list(dict.fromkeys(self.tasks)),
-            "length": len(self),
-            "dataset_from_index": start.first,
-            "dataset_to_index": start.first + len(self),
+            "length": length,
+            "dataset_from_index": first,
+            "dataset_to_index": first + length,
         }
         for name, feature in features.items():
+            values = self.values.get(name)
             if feature.dtype == "video":
-                row[f"videos/{name}/from_timestamp"] = start.first_video_frame / fps
-                row[f"videos/{name}/to_timestamp"] = (start.first_video_frame + len(self)) / fps
+                row[f"videos/{name}/from_timestamp"] = first_video_frame / fps
+                row[f"videos/{name}/to_timestamp"] = (first_video_frame + length) / fps
+            elif values is not None:
+                columns[name] = values if feature.dtype in ("image", "string") else np.stack(values)
             if feature.is_image or feature.is_numeric:
                 images = self.statistics.get(name)
-                stats = images.result() if images else vector_statistics(as_vectors(columns, name, feature))
+                stats = (
+                    images.result()
+                    if images
+                    else vector_statistics(columns[name].reshape(-1, *feature.shape))
+                )
                 row |= {f"stats/{name}/{key}": stats[key].tolist() for key in layout.STATISTICS}
-        return row
+        return columns, row

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,30 +43,33 @@ class Episode:
         return self.to_index - self.from_index
 
 
+@dataclass(eq=False)
 class Episodes(Sequence[Episode]):
     """The table of episodes, stored as columns, a few small arrays even for thousands of episodes.
 
-    `length`, `from_index`, `to_index` are (episodes,); `data_path[i]` is the file of episode i; `video_path[key][i]`,
-    `from_timestamp[key][i]` and `to_timestamp[key][i]` are its span in the video of camera `key`.
+    Attributes:
+        length: (episodes,), the number of frames; `from_index` and `to_index` follow from it.
+        tasks: each episode's instructions.
+        data_path: each episode's file.
+        video_path, from_timestamp, to_timestamp: each episode's span in the video of a camera, by camera.
+        tables: file of `meta/episodes` to its number of rows, if the table was read from files.
+        file_indices: (chunk, file) of the data and video files, if it was read from files.
+        frames_ahead: the frames of episodes that a killed writer put into `meta/episodes` but not into `info.json`.
     """
 
-    def __init__(
-        self,
-        length: Ints,
-        tasks: Sequence[Sequence[str]],
-        data_path: Sequence[str],
-        video_path: Mapping[str, Sequence[str]],
-        from_timestamp: Mapping[str, NDArray[np.float64]],
-        to_timestamp: Mapping[str, NDArray[np.float64]],
-    ) -> None:
-        self.length = length
-        self.to_index: Ints = np.cumsum(length, dtype=np.int64)
-        self.from_index: Ints = self.to_index - length
-        self.tasks = tasks
-        self.data_path = data_path
-        self.video_path = video_path
-        self.from_timestamp = from_timestamp
-        self.to_timestamp = to_timestamp
+    length: Ints
+    tasks: Sequence[Sequence[str]]
+    data_path: Sequence[str]
+    video_path: Mapping[str, Sequence[str]]
+    from_timestamp: Mapping[str, NDArray[np.float64]]
+    to_timestamp: Mapping[str, NDArray[np.float64]]
+    tables: Mapping[Path, int] = field(default_factory=dict)
+    file_indices: Collection[tuple[int, int]] = ()
+    frames_ahead: int = 0
+
+    def __post_init__(self) -> None:
+        self.to_index: Ints = np.cumsum(self.length, dtype=np.int64)
+        self.from_index: Ints = self.to_index - self.length
 
     def __len__(self) -> int:
         return len(self.length)
@@ -90,8 +93,9 @@ class Episodes(Sequence[Episode]):
             videos,
         )
 
-    def __iter__(self) -> Iterator[Episode]:
-        return (self[number] for number in range(len(self)))
+    def files(self) -> set[str]:
+        """The data and video files of all episodes, relative to the root."""
+        return set(self.data_path).union(*self.video_path.values())
 
 
 def episode_tables(root: Path) -> list[Path]:
@@ -116,33 +120,42 @@ def read_episodes_v3(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
     folder, total = root / layout.EPISODES_FOLDER, info["total_episodes"]
     names = episode_columns(video_keys)
     columns: dict[str, list[Any]] = {name: [] for name in names}
+    tables: dict[Path, int] = {}
     for file in episode_tables(root) if total else []:
         table = read_table(file, names)
+        tables[file] = table.num_rows
         for name in names:
             columns[name].extend(column_values(table, name, file))
     # Writers update info.json last: further rows belong to an interrupted write.
+    frames_ahead = sum(filter(None, map(layout.whole_number, columns["length"][total:])))
     columns = {name: values[:total] for name, values in columns.items()}
     _check_complete(columns["episode_index"], total, root, folder)
 
+    pairs: set[tuple[int, int]] = set()
+
     def paths(template: str, prefix: str, **more: str) -> list[str]:
-        chunks = whole_numbers(columns[f"{prefix}/chunk_index"], folder, f"{prefix}/chunk_index").tolist()
-        files = whole_numbers(columns[f"{prefix}/file_index"], folder, f"{prefix}/file_index").tolist()
+        chunks = _whole_numbers(columns[f"{prefix}/chunk_index"], folder, f"{prefix}/chunk_index").tolist()
+        files = _whole_numbers(columns[f"{prefix}/file_index"], folder, f"{prefix}/file_index").tolist()
         filled = {
             (chunk, file): str(
                 layout.fill_template(template, root / layout.INFO, **more, chunk_index=chunk, file_index=file)
             )
             for chunk, file in set(zip(chunks, files, strict=True))
         }
+        pairs.update(filled)
         return [filled[pair] for pair in zip(chunks, files, strict=True)]
 
     video_template = info.get("video_path") or layout.VIDEO_PATH
     return Episodes(
-        whole_numbers(columns["length"], folder, "length"),
+        _whole_numbers(columns["length"], folder, "length"),
         _tasks(columns["tasks"], folder),
         paths(info.get("data_path") or layout.DATA_PATH, "data"),
         {key: paths(video_template, f"videos/{key}", video_key=key) for key in video_keys},
         {key: _seconds(columns[f"videos/{key}/from_timestamp"], folder) for key in video_keys},
         {key: _seconds(columns[f"videos/{key}/to_timestamp"], folder) for key in video_keys},
+        tables,
+        pairs,
+        frames_ahead,
     )
 
 
@@ -158,12 +171,8 @@ def read_episodes_v2(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
     numbers = sorted(number for number in by_index if number is not None and 0 <= number < total)
     _check_complete(numbers, total, root, source)
     rows = [by_index[number] for number in numbers]
-    length = whole_numbers([row.get("length") for row in rows], source, "length")
-    chunk_size = info.get("chunks_size", layout.FILES_PER_CHUNK)
-    if type(chunk_size) is not int or chunk_size < 1:
-        raise DatasetError(
-            f"{root / layout.INFO}: chunks_size must be a positive integer, found {chunk_size!r}."
-        )
+    length = _whole_numbers([row.get("length") for row in rows], source, "length")
+    chunk_size = files_per_chunk(root, info)
 
     def paths(template: str, **more: str) -> list[str]:
         filled = (
@@ -185,6 +194,20 @@ def read_episodes_v2(root: Path, info: Mapping[str, Any], video_keys: Sequence[s
     )
 
 
+def files_per_chunk(root: Path, info: Mapping[str, Any]) -> int:
+    """The number of files in a chunk folder.
+
+    Raises:
+        DatasetError: `info.json` has something else there.
+    """
+    chunk_size = info.get("chunks_size", layout.FILES_PER_CHUNK)
+    if type(chunk_size) is not int or chunk_size < 1:
+        raise DatasetError(
+            f"{root / layout.INFO}: chunks_size must be a positive integer, found {chunk_size!r}."
+        )
+    return chunk_size
+
+
 def _check_complete(numbers: Sequence[Any], total: int, root: Path, source: Path) -> None:
     if len(numbers) != total or list(numbers) != list(range(total)):
         raise DatasetError(
@@ -201,12 +224,7 @@ def _tasks(values: Sequence[Any], source: Path) -> list[tuple[str, ...]]:
     return tasks_of_episodes
 
 
-def whole_numbers(values: Sequence[Any], source: Path, name: str) -> Ints:
-    """A column of non-negative integers.
-
-    Raises:
-        DatasetError: a value is invalid.
-    """
+def _whole_numbers(values: Sequence[Any], source: Path, name: str) -> Ints:
     numbers = [layout.whole_number(value) for value in values]
     if not all(number is not None and 0 <= number < 2**62 for number in numbers):
         raise DatasetError(f"{source}: '{name}' must hold whole numbers from 0 up. Fetch the dataset again.")

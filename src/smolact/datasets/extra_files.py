@@ -6,7 +6,7 @@ import filecmp
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from smolact.datasets import format as layout
@@ -31,25 +31,22 @@ _INFO_KEYS = {
 }
 
 
-def carry(source: Source, folder: Path, excluded: Collection[Path] = ()) -> None:
-    """Copy the extra files of `source` to its new folder, without the `excluded` folders.
+def copy_extra_files(
+    sources: Sequence[Source], folder: Path, excluded: Collection[Path] | None = None
+) -> None:
+    """Copy the extra files of datasets to the new `folder`, without the `excluded` folders (the `workspace_paths` when None).
+
+    Of merged datasets, those that differ from an earlier dataset's go below `merged-from`, with a warning.
 
     Raises:
         DatasetError: a file can't be read.
     """
-    root = source.meta.root
-    for path in _extra_paths(source.meta, excluded):
-        copy(root, path, folder / path.relative_to(root))
-
-
-def carry_all(sources: Collection[Source], folder: Path) -> None:
-    """Copy the extra files of merged datasets; those that differ from an earlier dataset's go below `merged-from`, with a warning."""
     differing: dict[tuple[Path, str], list[str]] = {}
     for number, source in enumerate(sources):
         root = source.meta.root
         subfolder = f"{MERGED}/{number}-{root.resolve().name}"
-        paths = list(_extra_paths(source.meta, workspace_paths(root)))
-        if number and _has_conflicting_info(source.meta, next(iter(sources)).meta):
+        paths = list(_extra_paths(source.meta, workspace_paths(root) if excluded is None else excluded))
+        if number and _has_conflicting_info(source.meta, sources[0].meta):
             paths.append(root / layout.INFO)
         for path in paths:
             relative = path.relative_to(root)
@@ -104,11 +101,14 @@ def copy(root: Path, path: Path, target: Path) -> None:
 
 def _extra_paths(meta: LeRobotDatasetMetadata, excluded: Collection[Path]) -> Iterator[Path]:
     """All files, links and folders that an edit does not rewrite."""
-    root, table = meta.root, meta.episodes
-    used = set(table.data_path).union(*table.video_path.values())
+    root, used = meta.root, meta.episodes.files()
+
+    def is_excluded(path: Path) -> bool:
+        return path in excluded or quarantine.is_temporary(path)
+
     for parent, folders, files in os.walk(root, onerror=_raise_unreadable):
         folder = Path(parent)
-        included = [name for name in sorted(folders) if not _is_excluded(folder / name, excluded)]
+        included = [name for name in sorted(folders) if not is_excluded(folder / name)]
         links = [name for name in included if (folder / name).is_symlink()]
         folders[:] = [name for name in included if name not in links]
         links = [name for name in links if not _is_of_format((folder / name).relative_to(root))]
@@ -118,7 +118,7 @@ def _extra_paths(meta: LeRobotDatasetMetadata, excluded: Collection[Path]) -> It
             if name in folders:
                 if not _is_of_format(relative / "any"):
                     yield path
-            elif not (relative.as_posix() in used or _is_excluded(path, excluded) or _is_rewritten(relative)):
+            elif not (relative.as_posix() in used or is_excluded(path) or _is_rewritten(relative)):
                 yield path
 
 
@@ -126,10 +126,6 @@ def _raise_unreadable(error: OSError) -> None:
     raise DatasetError(
         f"{error.filename} can't be read, and an edit takes it along. See to its permissions."
     ) from error
-
-
-def _is_excluded(path: Path, excluded: Collection[Path]) -> bool:
-    return path in excluded or quarantine.is_temporary(path)
 
 
 def _is_of_format(relative: Path) -> bool:

@@ -20,7 +20,7 @@ class Fault:
 
     Attributes:
         severity: an `error` prevents training with the affected data, a `warning` does not.
-        place: the file, relative to the dataset's root, or the episode in it.
+        location: the file, relative to the dataset's root, or the episode in it.
         problem: what was expected and what was found.
         feature: the affected feature (values or statistics); None if it affects every sample.
         remedy: what to do about it; empty if `problem` says so.
@@ -30,7 +30,7 @@ class Fault:
     """
 
     severity: Literal["error", "warning"]
-    place: str
+    location: str
     problem: str
     feature: str | None = None
     remedy: str = ""
@@ -43,4 +43,4 @@ class Fault:
         return f"{self.problem} {self.remedy}".rstrip()
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.place}: {self.message}"
+        return f"{self.severity}: {self.location}: {self.message}"

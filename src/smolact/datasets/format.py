@@ -75,7 +75,7 @@ class Feature:
     shape: tuple[int, ...]
     names: Any = None
     info: Mapping[str, Any] = field(default_factory=dict)
-    more: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
     """Further keys in `info.json`, such as LeRobot's `fps`."""
 
     @property
@@ -140,7 +140,7 @@ class Feature:
 
     def to_json(self) -> dict[str, Any]:
         """The feature's entry in `info.json`."""
-        value = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names, **self.more}
+        value = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names, **self.extra}
         return {**value, "info": dict(self.info)} if self.info else value
 
 
@@ -185,8 +185,8 @@ def parse_feature(name: str, value: Any, source: Path) -> Feature:
     info = {key: item for mapping in infos for key, item in mapping.items()}
     if any(mapping.get(marker) for mapping in infos for marker in DEPTH_MARKERS):
         info[DEPTH_MARKERS[0]] = True  # any marker suffices
-    more = {key: item for key, item in value.items() if key not in _FEATURE_KEYS}
-    return Feature(value["dtype"], tuple(shape), value.get("names"), info, more)
+    extra = {key: item for key, item in value.items() if key not in _FEATURE_KEYS}
+    return Feature(value["dtype"], tuple(shape), value.get("names"), info, extra)
 
 
 def fill_template(template: Any, source: Path, **values: int | str) -> PurePosixPath:

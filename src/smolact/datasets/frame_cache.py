@@ -1,7 +1,7 @@
 """Cache of decoded images: a sample is copied instead of decoded, bit for bit the same.
 
 cache = FrameCache(dataset.meta)
-cache.keep(dataset)               # decodes missing frames
+cache.fill(dataset)  # decodes missing frames
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smolact.datasets.cameras import Camera
+from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.reader import LeRobotDataset, first_frames
+from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.store import FrameStore
-from smolact.datasets.unreadable import Unreadable, refusal
+from smolact.datasets.unreadable import Unreadable, unreadable_error
 from smolact.datasets.video import Image
 from smolact.errors import DatasetError, WriteError
 from smolact.hub import is_snapshot
 
 Ints = NDArray[np.int64]
-Progress = Callable[[str, int, int], None]
-"""Called with a description, the number done and the total."""
-Load = Callable[["Runs"], Iterable["Piece"]]
+Load = Callable[["FrameRuns"], Iterable["DecodedRun"]]
 """Yields the items of a dataset, in order."""
 
 RUN_LENGTH = 32
@@ -45,7 +44,6 @@ class FrameCache:
     """The cached images of a dataset's cameras.
 
     Args:
-        meta: the dataset's metadata.
         cameras: the cameras to cache; all but depth cameras when None.
         fit: (width, height) to scale images down to, with their aspect ratio, rounded to uint8; None for the exact images.
         folder: the parent folder; one next to the dataset when None.
@@ -65,7 +63,7 @@ class FrameCache:
     ) -> None:
         self.meta, self.fit, self.max_bytes = meta, fit, max_bytes
         name = f"frames-{fingerprint(meta)}" + (f"-{fit[0]}x{fit[1]}" if fit else "")
-        self.folder = (folder or folder_beside(meta.root)) / name
+        self.folder = (folder or cache_folder(meta.root)) / name
         self.stores = {}
         for key in meta.color_keys if cameras is None else cameras:
             channels, height, width = meta.features[key].image_shape
@@ -73,16 +71,16 @@ class FrameCache:
             shape = (channels, height, width)
             self.stores[key] = FrameStore(self.folder, key, shape, "uint8", meta.total_frames)
         self.is_cached = np.zeros(meta.total_frames, dtype=bool)
-        self._starts = first_frames(meta)
+        self._starts = meta.episodes.from_index
 
-    def keep(
+    def fill(
         self,
         dataset: LeRobotDataset,
         *,
         rank: int = 0,
         processes: int = 1,
         load: Load | None = None,
-        progress: Progress | None = None,
+        progress: Progress = no_progress,
         unreadable: list[Unreadable] | None = None,
     ) -> int:
         """Cache a dataset's images up to the size limit, and make it read them from here.
@@ -90,8 +88,8 @@ class FrameCache:
         Args:
             dataset: a dataset of this metadata.
             rank, processes: each process caches a part; all must finish before samples are read.
-            load, progress: see `fill`.
-            unreadable: see `fill`; pass those of all processes to `leave_out`.
+            load, progress: see `fill_stores`.
+            unreadable: see `fill_stores`; pass those of all processes to `exclude`.
 
         Returns:
             the number of cached frames.
@@ -100,15 +98,15 @@ class FrameCache:
             DatasetError: an image can't be read.
             WriteError: the disk is full or refused. Earlier frames stay.
         """
-        frame_bytes = sum(store.bytes_of_one for store in self.stores.values())
+        frame_bytes = sum(store.frame_bytes for store in self.stores.values())
         capacity = int(min(self.max_bytes / max(1, frame_bytes) - self.is_cached.sum(), dataset.num_frames))
         frames = np.arange(max(0, capacity))
-        fill(
+        fill_stores(
             self.stores,
             dataset,
             np.array_split(frames, processes)[rank],
             lambda key, pictures: pictures.numpy(),
-            prepare=None if self.fit is None else partial(scaled, fit=self.fit),
+            prepare=None if self.fit is None else partial(scale_down, fit=self.fit),
             load=load,
             progress=progress,
             unreadable=unreadable,
@@ -120,7 +118,7 @@ class FrameCache:
         dataset.decodes &= len(frames) < dataset.num_frames
         return len(frames)
 
-    def leave_out(self, unreadable: Sequence[Unreadable]) -> None:
+    def exclude(self, unreadable: Sequence[Unreadable]) -> None:
         """Mark unreadable frames as not cached, so that reading one raises its error."""
         self.is_cached[[self._starts[sample.episode] + sample.frame for sample in unreadable]] = False
 
@@ -145,11 +143,11 @@ class _CachedCamera:
             images = np.empty((len(positions), *self.store.shape), dtype=np.uint8)
             images[cached] = self.store.read(positions[cached])
             decoded = self.camera.frames(episodes[~cached], numbers[~cached])
-            images[~cached] = scaled(torch.from_numpy(decoded).permute(0, 3, 1, 2), self.fit).numpy()
+            images[~cached] = scale_down(torch.from_numpy(decoded).permute(0, 3, 1, 2), self.fit).numpy()
         return np.asarray(images.transpose(0, 2, 3, 1))  # contiguous after the reader's transpose
 
 
-def fill(
+def fill_stores(
     stores: Mapping[str, FrameStore],
     dataset: LeRobotDataset,
     frames: Ints,
@@ -157,7 +155,7 @@ def fill(
     *,
     prepare: Callable[[Tensor], Tensor] | None = None,
     load: Load | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     unreadable: list[Unreadable] | None = None,
 ) -> int:
     """Write missing frames into stores, and return how many were missing.
@@ -176,31 +174,32 @@ def fill(
         DatasetError: an image can't be read, and `unreadable` is None.
         WriteError: the disk is full or refused. Earlier frames stay.
     """
-    report: Progress = progress or (lambda what, done, of: None)
     numbers = dataset.frame_numbers
     runs: list[tuple[str, Ints]] = []
     needed = 0
     for key, store in stores.items():
-        missing = store.missing(numbers[frames].tolist(), partial(report, f"checking what is kept of {key}"))
-        needed += len(missing) * store.bytes_of_one
+        missing = store.missing(
+            numbers[frames].tolist(), partial(progress, f"checking what is kept of {key}")
+        )
+        needed += len(missing) * store.frame_bytes
         # Both are ascending, so positions in one are positions in the other.
         runs += [(key, run) for run in _runs(frames[np.searchsorted(numbers[frames], missing)])]
     _check_disk_space(next(iter(stores.values())).folder if stores else dataset.meta.root, needed)
     total, done = sum(len(run) for _, run in runs), 0
-    frame_runs = Runs(dataset, runs, prepare)
+    frame_runs = FrameRuns(dataset, runs, prepare)
     for decoded in map(frame_runs.__getitem__, range(len(runs))) if load is None else load(frame_runs):
         if decoded.unreadable and unreadable is None:
-            raise refusal(decoded.unreadable)
+            raise unreadable_error(decoded.unreadable)
         if unreadable is not None:
             unreadable += decoded.unreadable
         if decoded.pictures is not None:
             stores[decoded.camera].write(numbers[decoded.frames], make(decoded.camera, decoded.pictures))
         done += len(decoded.frames) + len(decoded.unreadable)
-        report(f"keeping frames of {len(stores)} camera{'s' * (len(stores) > 1)}", done, total)
+        progress(f"keeping frames of {len(stores)} camera{'s' * (len(stores) > 1)}", done, total)
     return total
 
 
-class Piece(NamedTuple):
+class DecodedRun(NamedTuple):
     """A decoded run: its camera, readable frames (n,), images (n, 3, H, W) or None if n is 0, and unreadable frames."""
 
     camera: str
@@ -209,21 +208,18 @@ class Piece(NamedTuple):
     unreadable: list[Unreadable]
 
 
-class Runs(Dataset[Piece]):
+@dataclass(frozen=True)
+class FrameRuns(Dataset[DecodedRun]):
     """Runs of consecutive frames to decode."""
 
-    def __init__(
-        self,
-        dataset: LeRobotDataset,
-        runs: Sequence[tuple[str, Ints]],
-        prepare: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        self.dataset, self.runs, self.prepare = dataset, runs, prepare
+    dataset: LeRobotDataset
+    runs: Sequence[tuple[str, Ints]]
+    prepare: Callable[[Tensor], Tensor] | None
 
     def __len__(self) -> int:
         return len(self.runs)
 
-    def __getitem__(self, index: int) -> Piece:
+    def __getitem__(self, index: int) -> DecodedRun:
         key, frames = self.runs[index]
         unreadable: list[Unreadable] = []
         try:
@@ -232,7 +228,7 @@ class Runs(Dataset[Piece]):
             frames, images = self._one_by_one(key, frames, unreadable)
         if images is not None and self.prepare is not None:
             images = self.prepare(images)
-        return Piece(key, frames, images, unreadable)
+        return DecodedRun(key, frames, images, unreadable)
 
     def _one_by_one(self, key: str, frames: Ints, unreadable: list[Unreadable]) -> tuple[Ints, Tensor | None]:
         images: dict[int, Tensor] = {}
@@ -252,7 +248,7 @@ def _runs(frames: Ints) -> Iterator[Ints]:
             yield piece[first : first + RUN_LENGTH]
 
 
-def scaled(images: Tensor, fit: tuple[int, int] | None) -> Tensor:
+def scale_down(images: Tensor, fit: tuple[int, int] | None) -> Tensor:
     """Images (n, 3, H, W) uint8, scaled down into (width, height) `fit` like SmolVLA's, and rounded."""
     height, width = _fitted_size((images.shape[-2], images.shape[-1]), fit)
     if (height, width) == tuple(images.shape[-2:]):
@@ -269,7 +265,7 @@ def _fitted_size(size: tuple[int, int], fit: tuple[int, int] | None) -> tuple[in
     return size if ratio <= 1 else (int(size[0] / ratio), int(size[1] / ratio))
 
 
-def folder_beside(root: Path) -> Path:
+def cache_folder(root: Path) -> Path:
     """The dataset's cache folder, `NAME.cache` next to `root`, outside of edits and uploads."""
     if is_snapshot(root):  # next to a snapshot it would count as a revision
         return root.parents[1] / "smolact.cache"

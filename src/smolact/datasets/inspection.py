@@ -54,13 +54,12 @@ def _faults(root: Path, quick: bool, progress: Progress) -> list[Fault]:
     return faults + list(_statistics_faults(meta, {} if has_errors else state.values))
 
 
-def errors_of_training(
+def training_errors(
     meta: LeRobotDatasetMetadata, episodes: Collection[int], features: Collection[str]
 ) -> list[Fault]:
     """The errors of `check_dataset` that a training would meet, without checking images.
 
     Args:
-        meta: the dataset's metadata.
         episodes: the training episodes; only if these are all, values are compared with statistics.
         features: the features whose values and statistics are used.
     """
@@ -92,7 +91,7 @@ def _metadata_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
             )
     total = meta.info.get("total_tasks", len(texts))
     if total != len(texts):
-        fix = _UNFINISHED if type(total) is int and total < len(texts) and _frames_ahead(meta) else fix
+        fix = _UNFINISHED if type(total) is int and total < len(texts) and meta.episodes.frames_ahead else fix
         yield Fault("warning", layout.INFO, f"says {total} tasks, but {file} lists {len(texts)}. {fix}")
     unknown = {task for tasks in meta.episodes.tasks for task in tasks} - set(texts)
     if unknown:
@@ -105,7 +104,7 @@ def _metadata_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
                 "warning", layout.INFO, f"feature '{name}' has the dtype '{feature.dtype}', not known here."
             )
     for name in meta.video_keys:
-        stored, size = meta.said_size(name), meta.features[name].image_shape[1:]
+        stored, size = meta.stated_size(name), meta.features[name].image_shape[1:]
         if stored != size:
             yield Fault(
                 "warning",
@@ -147,16 +146,6 @@ def _frame_range_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
         number += len(first)
 
 
-def _frames_ahead(meta: LeRobotDatasetMetadata) -> int:
-    """The frames of episodes that a killed writer put into `meta/episodes` but not into `info.json`."""
-    if meta.codebase_version != "v3.0":
-        return 0
-    lengths: list[int] = []
-    for path in episode_tables(meta.root):
-        lengths += column_array(read_table(path, ["length"]), "length", (1,), path).reshape(-1).tolist()
-    return sum(lengths[meta.total_episodes :])
-
-
 def _orphaned_file_faults(meta: LeRobotDatasetMetadata) -> Iterator[Fault]:
     for path in quarantine.orphaned_files(meta.root, meta.episodes, episode_tables(meta.root)):
         message = "belongs to no episode: a writer died. smolact dataset repair puts it aside, compact leaves it out."
@@ -170,7 +159,7 @@ def _statistics_faults(
 ) -> Iterator[Fault]:
     if not meta.total_episodes:
         return
-    ahead = _frames_ahead(meta)
+    ahead = meta.episodes.frames_ahead
     count = meta.stats.get("index", {}).get("count")
     if ahead and count is not None and (count == meta.total_frames + ahead).all():
         yield Fault(

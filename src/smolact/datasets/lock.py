@@ -60,11 +60,10 @@ class ReadLock(PathLock):
         return ReadLock, (self._root,)
 
 
-class NoReaders(PathLock):
+class ReplaceLock(PathLock):
     """The lock of an edit that replaces the dataset in `root`: no reader holds or can acquire the read lock.
 
     Args:
-        root: the dataset's folder.
         advice: the alternative to waiting that the error names.
 
     Raises:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +13,19 @@ import numpy as np
 
 from smolact.datasets import format as layout
 from smolact.datasets.episodes import read_episodes_v2, read_episodes_v3
-from smolact.datasets.format import Feature, whole_number
-from smolact.datasets.info import read_info, version_of
-from smolact.datasets.path_checks import META, check_confined, entries_of
-from smolact.datasets.sizes import first_size, tell_other_size
+from smolact.datasets.format import Feature, as_number, whole_number
+from smolact.datasets.path_checks import check_confined
 from smolact.datasets.stats import aggregate
 from smolact.datasets.tables import column_values, read_table
-from smolact.errors import DatasetError
+from smolact.errors import DatasetError, VideoError
 from smolact.hub import missing_folder
 from smolact.types import ACTION, ENVIRONMENT_STATE, STATE, FeatureType, PolicyFeature, Statistics
+
+logger = logging.getLogger(__name__)
+
+_VERSION = re.compile(r"\s*v?(\d{1,9})(?:\.(\d{1,9}))?(?:[.+-][\w.+-]*|[a-z][\w.+-]*)?\s*", re.IGNORECASE)
+_COUNTS = ("total_episodes", "total_frames", "total_tasks", "chunks_size")
+_NUMBERS = ("fps", "data_files_size_in_mb", "video_files_size_in_mb")
 
 
 class LeRobotDatasetMetadata:
@@ -42,7 +50,7 @@ class LeRobotDatasetMetadata:
         self.root = Path(root)
         if not self.root.is_dir():
             raise missing_folder(self.root, "dataset")
-        check_confined(self.root, META)
+        check_confined(self.root, ("meta",))
         self._info_path = self.root / layout.INFO
         self.info = read_info(self._info_path)
         self.codebase_version = version_of(self.info, self._info_path)
@@ -50,19 +58,16 @@ class LeRobotDatasetMetadata:
         self.robot_type: str | None = self.info.get("robot_type")
         self.total_episodes: int = self.info["total_episodes"]
         self.total_frames: int = self.info["total_frames"]
-        described = self.info["features"].items()
         self.features: dict[str, Feature] = {
-            **{name: layout.parse_feature(name, value, self._info_path) for name, value in described},
-            **{
-                name: known
-                for name, known in layout.DEFAULT_FEATURES.items()
-                if name not in self.info["features"]
-            },
+            name: layout.parse_feature(name, value, self._info_path)
+            for name, value in self.info["features"].items()
         }
+        for name, feature in layout.DEFAULT_FEATURES.items():
+            self.features.setdefault(name, feature)
         self._read_tables()
-        self.look_at_files()
+        self.check_files()
 
-    def look_at_files(self) -> None:
+    def check_files(self) -> None:
         """Check that the present files may be opened, and take each camera's image size from its video.
 
         If `info.json` has another size, which LeRobot ignores, a warning is logged and the video's size is used.
@@ -70,32 +75,32 @@ class LeRobotDatasetMetadata:
         Raises:
             DatasetError: a file is a link out of the folder, or not a regular file.
         """
-        check_confined(self.root, entries_of(self.episodes))
+        entries = {file.partition("/")[0] for file in self.episodes.files()}
+        check_confined(self.root, {"data", "videos", *entries})
         for key in self.video_keys:
             size = first_size(self.root, self.episodes.video_path[key])
             if size is not None and size != self.features[key].image_shape[1:]:
-                tell_other_size(self._info_path, key, self.features[key].image_shape[1:], size)
+                warn_of_size_mismatch(self._info_path, key, self.features[key].image_shape[1:], size)
                 self.features[key] = self.features[key].resized(*size)
 
-    def said_size(self, key: str) -> tuple[int, int]:
+    def stated_size(self, key: str) -> tuple[int, int]:
         """The (height, width) of a camera according to `info.json`."""
         _, height, width = layout.parse_feature(key, self.info["features"][key], self._info_path).image_shape
         return height, width
 
     def _read_tables(self) -> None:
         if self.codebase_version == "v3.0":
-            self.tasks = read_tasks_v3(self.root) if self.total_episodes else {}
+            self.tasks = read_numbered(self.root / layout.TASKS, "task") if self.total_episodes else {}
             self.episodes = read_episodes_v3(self.root, self.info, self.video_keys)
             self.stats = read_stats(self.root / layout.STATS)
         else:
             self.tasks = _read_tasks_v2(self.root)
             self.episodes = read_episodes_v2(self.root, self.info, self.video_keys)
             per_episode = self.root / layout.EPISODES_STATS_V21
-            self.stats = (
-                _read_episode_stats(per_episode, self.total_episodes)
-                if per_episode.exists()
-                else read_stats(self.root / layout.STATS)
-            )
+            if per_episode.exists():
+                self.stats = _aggregated(read_episode_stats(per_episode, self.total_episodes), per_episode)
+            else:
+                self.stats = read_stats(self.root / layout.STATS)
         self._check_totals()
 
     @property
@@ -163,15 +168,6 @@ def _read_tasks_v2(root: Path) -> dict[int, str]:
     return tasks
 
 
-def read_tasks_v3(root: Path) -> dict[int, str]:
-    """Read `meta/tasks.parquet`: task index to instruction.
-
-    Raises:
-        DatasetError: the file is missing or corrupt.
-    """
-    return read_numbered(root / layout.TASKS, "task")
-
-
 def read_numbered(path: Path, name: str) -> dict[int, str]:
     """Read a table of texts (pandas index `name`, column `{name}_index`): number to text.
 
@@ -200,7 +196,12 @@ def read_stats(path: Path) -> Statistics:
     return to_statistics(layout.read_json(path), path) if path.exists() else {}
 
 
-def _read_episode_stats(path: Path, episodes: int) -> Statistics:
+def read_episode_stats(path: Path, episodes: int) -> list[Statistics]:
+    """Each episode's statistics in the `episodes_stats.jsonl` of a v2.1 dataset.
+
+    Raises:
+        DatasetError: the file is corrupt, or lacks an episode.
+    """
     lines = layout.read_json_lines(path)
     rows = {whole_number(row.get("episode_index")): row.get("stats") for row in lines}
     missing = [number for number in range(episodes) if number not in rows]
@@ -209,8 +210,12 @@ def _read_episode_stats(path: Path, episodes: int) -> Statistics:
             f"{path} lacks the statistics of {len(missing)} of {episodes} episodes, such as episode {missing[0]}. "
             "It is damaged or half fetched: fetch the dataset again."
         )
+    return [to_statistics(rows[number], path) for number in range(episodes)]
+
+
+def _aggregated(episodes: list[Statistics], path: Path) -> Statistics:
     try:
-        return aggregate([to_statistics(rows[number], path) for number in range(episodes)])
+        return aggregate(episodes)
     except ValueError as error:
         raise DatasetError(
             f"{path}: the episodes' statistics differ in shape ({error}). Fetch it again."
@@ -234,3 +239,77 @@ def to_statistics(value: Any, path: Path, advice: str = "Fetch the dataset again
         raise DatasetError(
             f"{path}: expected {{feature: {{statistic: numbers}}}} ({error}). {advice}"
         ) from error
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read `info.json`. Numbers written as text become numbers, and counts such as 1000.0 become integers.
+
+    Raises:
+        DatasetError: the file is missing, corrupt, or lacks a required key.
+    """
+    info = layout.read_json(path, strict=True)
+    if not isinstance(info, dict):
+        raise DatasetError(
+            f"{path} must hold a JSON object, found {type(info).__name__}. Fetch the dataset again."
+        )
+    info |= {name: count for name in _COUNTS if (count := whole_number(info.get(name))) is not None}
+    info |= {name: value for name in _NUMBERS if (value := as_number(info.get(name))) is not None}
+    version_of(info, path)
+    fps = info.get("fps")
+    if not isinstance(fps, (int, float)) or isinstance(fps, bool) or not 0 < fps < float("inf"):
+        raise DatasetError(f"{path} needs 'fps', frames a second above 0; found {fps!r}. Repair the file.")
+    for name in ("total_episodes", "total_frames"):
+        if type(info.get(name)) is not int or info[name] < 0:
+            raise DatasetError(f"{path} needs '{name}', a count; found {info.get(name)!r}. Repair the file.")
+    if not isinstance(info.get("features"), dict):
+        raise DatasetError(f"{path} needs 'features', a JSON object; found {info.get('features')!r:.100}.")
+    return info
+
+
+def version_of(info: dict[str, Any], path: Path) -> str:
+    """The layout version, one of `format.VERSIONS`; the major number decides, as in LeRobot.
+
+    Raises:
+        DatasetError: the version is older or newer than these, or malformed.
+    """
+    written = info.get("codebase_version")
+    match = _VERSION.fullmatch(written) if isinstance(written, str) else None
+    problem = f"{path} says codebase_version {written!r}; known are {', '.join(layout.VERSIONS)}, and later ones of 3."
+    if match is None:
+        raise DatasetError(f"{problem} Write the version there that the dataset has, or fetch it again.")
+    major, minor = int(match[1]), int(match[2] or 0)
+    if major < 2:
+        raise DatasetError(f"{problem} Convert the dataset with the LeRobot that made it.")
+    if major > 3:
+        raise DatasetError(f"{problem} A dataset of version {major} needs a newer smolact: update it.")
+    return "v3.0" if major == 3 else "v2.1" if minor else "v2.0"
+
+
+def first_size(root: Path, paths: Iterable[str]) -> tuple[int, int] | None:
+    """The (height, width) of the first readable video of `paths`, relative to `root`; None if there is none."""
+    from smolact.datasets.remux import open_video
+
+    for path in dict.fromkeys(paths):
+        if not (root / path).is_file():
+            continue
+        try:
+            with open_video(root / path) as container:
+                context = container.streams.video[0].codec_context
+                if 0 < context.height * context.width * 3 <= layout.MAX_VALUES:
+                    return context.height, context.width
+        except VideoError:  # reported when the file is needed
+            continue
+    return None
+
+
+@lru_cache(maxsize=1024)
+def warn_of_size_mismatch(info: Path, key: str, declared: tuple[int, int], actual: tuple[int, int]) -> None:
+    """Warn, once per process, that a camera's (height, width) in `info.json` differs from its video."""
+    logger.warning(
+        "%s says that '%s' is %d × %d (height × width), but its video is %d × %d: the video's size is used. smolact dataset compact "
+        "writes it into info.json.",
+        info,
+        key,
+        *declared,
+        *actual,
+    )

@@ -13,7 +13,6 @@ import numpy as np
 
 from smolact.datasets import format as layout
 from smolact.datasets.sources import Source
-from smolact.datasets.tables import column_array
 from smolact.errors import ConfigError, DatasetError
 
 SUCCESS = ("next.success", "success")
@@ -75,9 +74,5 @@ def read_log(root: Path) -> list[dict[str, Any]]:
 
 
 def _last_values(source: Source, name: str) -> list[float]:
-    result = []
-    for episode in range(source.meta.total_episodes):
-        path = source.meta.root / source.meta.episodes.data_path[episode]
-        values = column_array(source.table(episode), name, source.meta.features[name].shape, path)
-        result.append(float(np.asarray(values[-1], dtype=np.float64).reshape(-1)[0]))
-    return result
+    columns = (source.values(name, episode) for episode in range(source.meta.total_episodes))
+    return [float(np.asarray(values[-1], dtype=np.float64).reshape(-1)[0]) for values in columns]

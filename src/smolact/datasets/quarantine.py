@@ -5,6 +5,7 @@ Files are moved by durable renames and never deleted, so a kill leaves each in o
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Iterable
@@ -56,10 +57,13 @@ def folders(root: Path) -> list[Path]:
 
 def next_folder(root: Path) -> Path:
     """The first free quarantine folder."""
-    number = 1
-    while (root / FOLDER.format(number=number)).exists():
-        number += 1
-    return root / FOLDER.format(number=number)
+    return first_free(root, FOLDER)
+
+
+def first_free(folder: Path, name: str) -> Path:
+    """The first path in a folder that does not exist, of a name with a `number`."""
+    paths = (folder / name.format(number=number) for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def move(root: Path, paths: Iterable[Path], folder: Path) -> list[Path]:
@@ -80,13 +84,12 @@ def move(root: Path, paths: Iterable[Path], folder: Path) -> list[Path]:
     return targets
 
 
-def copy(root: Path, path: Path, folder: Path) -> Path:
-    """Copy a file to its path below `folder`, before it is rewritten.
+def copy(root: Path, path: Path, folder: Path) -> None:
+    """Copy a file, if it exists, to its path below `folder`, before it is rewritten.
 
     Raises:
         WriteError: the disk is full or refused.
     """
-    target = folder / path.relative_to(root)
-    with durable.replacing_file(target) as temporary:
-        shutil.copyfile(path, temporary)
-    return target
+    if path.is_file():
+        with durable.replacing_file(folder / path.relative_to(root)) as temporary:
+            shutil.copyfile(path, temporary)

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from smolact.datasets.cameras import Camera, Columns, ImageCamera, VideoCamera, Videos
-from smolact.datasets.depth import depth_story
+from smolact.datasets.cameras import Camera, Columns, ImageCamera, VideoCamera, video_readers
+from smolact.datasets.depth import depth_notice
 from smolact.datasets.format import Feature
-from smolact.datasets.frames import load_frames
 from smolact.datasets.lock import ReadLock
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.rows import load_frames
 from smolact.datasets.unreadable import Unreadable
 from smolact.errors import ConfigError, DatasetError, did_you_mean
 from smolact.hub import find_folder, local_folder
@@ -83,14 +83,13 @@ class LeRobotDataset(Dataset[Batch]):
             for key, offsets in (delta_timestamps or {}).items()
         }
         self._fetch(root)
-        frames = load_frames(self.meta, self.episodes)
-        self._columns, self._starts = frames.columns, frames.starts
+        self._columns, self._starts, rows = load_frames(self.meta, self.episodes)
         self._numbers = np.array(self.episodes, dtype=np.int64)
         self._check_tasks()
-        self._cameras = self._make_cameras(frames.rows)
+        self._cameras = self._make_cameras(rows)
         self._tokens: dict[str, CachedTokens] = {}
         self.decodes = bool(self._camera_keys)
-        shift = first_frames(self.meta)[self._numbers] - self._starts[:-1]
+        shift = self.meta.episodes.from_index[self._numbers] - self._starts[:-1]
         self.frame_numbers: Ints = np.repeat(shift, np.diff(self._starts)) + np.arange(self.num_frames)
 
     @property
@@ -133,8 +132,7 @@ class LeRobotDataset(Dataset[Batch]):
 
         Args:
             key: the feature, such as `action`.
-            length: the number of frames.
-            frames: the first frames, of `frames_before_end(length - 1)`; all of them when None.
+                frames: the first frames, of `frames_before_end(length - 1)`; all of them when None.
 
         Raises:
             ConfigError: there is no such feature, or no episode is that long.
@@ -243,7 +241,7 @@ class LeRobotDataset(Dataset[Batch]):
         if root is None and local_folder(self.repo_id, "dataset") != self.meta.root:
             commit = self.meta.root.name  # the Hub's cache names folders by commit: data and metadata match
             find_folder(self.repo_id, "dataset", patterns=sorted(paths), revision=commit)
-            self.meta.look_at_files()
+            self.meta.check_files()
         missing = sorted(path for path in paths if not (self.meta.root / path).is_file())
         if missing:
             raise DatasetError(
@@ -260,24 +258,19 @@ class LeRobotDataset(Dataset[Batch]):
             )
 
     def _make_cameras(self, rows: dict[int, Ints]) -> dict[str, Camera]:
-        table = self.meta.episodes
-        videos, columns = Videos(self.meta.root), Columns(self.meta.root)
+        table, root = self.meta.episodes, self.meta.root
+        readers, columns = video_readers(), Columns(root)
         cameras: dict[str, Camera] = {}
         for key in filter(self._camera_keys.__contains__, self.meta.video_keys):
             # Frame numbers, not times: sums of seconds drift.
             starts = np.rint(table.from_timestamp[key] * self.fps).astype(np.int64)
             paths = {number: table.video_path[key][number] for number in self.episodes}
             first = {number: int(starts[number]) for number in self.episodes}
-            cameras[key] = VideoCamera(key, self.features[key], videos, paths, first)
+            cameras[key] = VideoCamera(key, self.features[key], root, readers, paths, first)
         for key in filter(self._camera_keys.__contains__, self.meta.image_keys):
             paths = {number: table.data_path[number] for number in self.episodes}
             cameras[key] = ImageCamera(key, self.features[key], columns, paths, rows)
         return cameras
-
-
-def first_frames(meta: LeRobotDatasetMetadata) -> Ints:
-    """(episodes,), the number of each episode's first frame among all episodes."""
-    return np.asarray(np.cumsum(meta.episodes.length) - meta.episodes.length)
 
 
 def _select_episodes(episodes: Sequence[int] | None, meta: LeRobotDatasetMetadata) -> list[int]:
@@ -308,7 +301,7 @@ def _select_cameras(cameras: Sequence[str] | None, meta: LeRobotDatasetMetadata)
             )
     if cameras is not None:
         return list(cameras)
-    message = depth_story(meta)
+    message = depth_notice(meta)
     if message is not None:
         logger.info("%s: %s", meta.root, message)
     return meta.color_keys

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from smolact.datasets import format as layout
 from smolact.datasets.episodes import Episode, Episodes, VideoSpan, episode_columns, episode_tables
 from smolact.datasets.faults import Fault, Progress, no_progress
-from smolact.datasets.metadata import LeRobotDatasetMetadata, read_tasks_v3
+from smolact.datasets.metadata import LeRobotDatasetMetadata, first_size, read_numbered
 from smolact.datasets.path_checks import check_inside, unsafe_paths
-from smolact.datasets.sizes import first_size
-from smolact.datasets.sources import Source, table_more, table_statistics
+from smolact.datasets.sources import Source, extra_columns, table_statistics
 from smolact.datasets.state import DatasetState, frame_number
 from smolact.datasets.tables import column_values, read_table
 from smolact.errors import ConfigError, DatasetError
@@ -36,13 +35,13 @@ class RecoverableEpisode(Episode):
         stored_end: the stored `dataset_to_index`.
         table_row: the file of `meta/episodes` and the row's position in it.
         statistics: its statistics; empty if there are none.
-        more: other tools' columns.
+        extra_metadata: other tools' columns.
     """
 
     stored_end: int
     table_row: tuple[Path, int]
     statistics: Statistics
-    more: dict[str, Any]
+    extra_metadata: dict[str, Any]
 
 
 @dataclass
@@ -52,7 +51,7 @@ class RecoveryReport:
     Attributes:
         meta: the features, settings and tasks, completed from the episodes.
         rows: the intact episodes, in order.
-        out_of_place: the episodes whose `index` does not count on from `from_index`.
+        misnumbered: the episodes whose `index` does not count on from `from_index`.
         errors: one line for each fault.
         table_rows: file of `meta/episodes` to its number of rows.
         frame_numbers: data file to its column `index` (rows,).
@@ -61,7 +60,7 @@ class RecoveryReport:
 
     meta: LeRobotDatasetMetadata
     rows: list[RecoverableEpisode] = field(default_factory=list)
-    out_of_place: set[int] = field(default_factory=set)
+    misnumbered: set[int] = field(default_factory=set)
     errors: list[str] = field(default_factory=list)
     table_rows: dict[Path, int] = field(default_factory=dict)
     frame_numbers: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -78,7 +77,7 @@ class RecoveryReport:
             [row.index for row in rows] == list(range(len(rows)))
             and positions == sorted(positions)
             and [(row.from_index, row.stored_end) for row in rows] == list(pairwise([0, *ends]))
-            and self.out_of_place.isdisjoint(range(len(rows)))
+            and self.misnumbered.isdisjoint(range(len(rows)))
             and all(len(self.frame_numbers[file]) == frames for file, frames in wanted.items())
             and all((np.diff(self.frame_numbers[file]) > 0).all() for file in wanted)
             and all(texts.issuperset(row.tasks) for row in rows)
@@ -107,7 +106,8 @@ class RecoveredSource(Source):
         meta.total_episodes, meta.total_frames = len(rows), int(lengths.sum())
         # Not `super().__init__`, which needs an intact dataset.
         self.meta, self._open = meta, None
-        self._statistics, self._more = [row.statistics for row in rows], [row.more for row in rows]
+        self._statistics = [row.statistics for row in rows]
+        self._extra_metadata = [row.extra_metadata for row in rows]
         self._numbers = [row.index for row in rows]
 
     def number_in_file(self, episode: int) -> int:
@@ -122,7 +122,7 @@ class InfoOnlyMetadata(LeRobotDatasetMetadata):
         self.tasks, self.stats = {}, {}
         self.episodes = Episodes(np.zeros(0, dtype=np.int64), [], [], {}, {}, {})
 
-    def look_at_files(self) -> None:
+    def check_files(self) -> None:
         """Check nothing: reading a file checks it, so an unsafe one costs only its own episodes."""
 
 
@@ -136,8 +136,8 @@ def find_intact_episodes(root: Path, quick: bool = False, progress: Progress = n
     """
     meta = InfoOnlyMetadata(root)
     for fault in unsafe_paths(root):
-        if (root / fault.place).is_dir():  # its files may be intact, and another dataset's
-            raise DatasetError(f"{root / fault.place} {fault.message}")
+        if (root / fault.location).is_dir():  # its files may be intact, and another dataset's
+            raise DatasetError(f"{root / fault.location} {fault.message}")
     if meta.codebase_version != layout.WRITTEN_VERSION:
         raise ConfigError(
             f"{root} is a dataset of version {meta.codebase_version}, and only {layout.WRITTEN_VERSION} is mended. See what "
@@ -146,7 +146,7 @@ def find_intact_episodes(root: Path, quick: bool = False, progress: Progress = n
     report = RecoveryReport(meta)
     rows = _read_rows(report)
     try:
-        meta.tasks = read_tasks_v3(root) if rows else {}
+        meta.tasks = read_numbered(root / layout.TASKS, "task") if rows else {}
     except DatasetError as error:
         report.errors.append(_cause(str(error)))
         report.tasks_recovered = True
@@ -174,7 +174,7 @@ def _drop(report: RecoveryReport, state: DatasetState, faults: Iterable[Fault]) 
         if fault.severity == "warning" or fault.kind == "depth" or not fault.episodes:
             continue
         if fault.kind == "index":
-            report.out_of_place.update(fault.episodes)
+            report.misnumbered.update(fault.episodes)
         elif fault.kind == "task":
             unknown.append(fault)
         else:
@@ -203,7 +203,7 @@ def _read_rows(report: RecoveryReport) -> list[RecoverableEpisode]:
             check_inside(meta.root, path.relative_to(meta.root).as_posix())
             table = read_table(path)
             columns = {name: column_values(read_table(path, wanted), name, path) for name in wanted}
-            statistics, more = table_statistics(table, path), table_more(table, path)
+            statistics, extra = table_statistics(table, path), extra_columns(table, path)
         except DatasetError as error:
             report.errors.append(_cause(str(error)))
             continue
@@ -211,7 +211,7 @@ def _read_rows(report: RecoveryReport) -> list[RecoverableEpisode]:
         for position in range(table.num_rows):
             values = {name: column[position] for name, column in columns.items()}
             try:
-                row = _row(meta, path, position, values, statistics[position], more[position])
+                row = _row(meta, path, position, values, statistics[position], extra[position])
             except DatasetError as error:
                 report.errors.append(_cause(str(error)))
                 continue
@@ -227,7 +227,7 @@ def _row(
     position: int,
     values: dict[str, Any],
     statistics: Statistics,
-    more: dict[str, Any],
+    extra_metadata: dict[str, Any],
 ) -> RecoverableEpisode:
     prefix = f"{path}, row {position}: "
     counts = [name for name in values if name.endswith("_index")] + ["length"]
@@ -264,15 +264,15 @@ def _row(
         values["dataset_to_index"],
         (path, position),
         statistics,
-        more,
+        extra_metadata,
     )
 
 
 def _path(
-    meta: LeRobotDatasetMetadata, template: Any, prefix: str, values: dict[str, Any], **more: str
+    meta: LeRobotDatasetMetadata, template: Any, prefix: str, values: dict[str, Any], **fields: str
 ) -> str:
     indices = {name: values[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
-    return str(layout.fill_template(template, meta.root / layout.INFO, **more, **indices))
+    return str(layout.fill_template(template, meta.root / layout.INFO, **fields, **indices))
 
 
 def _find_size(meta: LeRobotDatasetMetadata, key: str, episodes: Iterable[Episode]) -> None:
@@ -287,8 +287,8 @@ def _find_size(meta: LeRobotDatasetMetadata, key: str, episodes: Iterable[Episod
 def _line(root: Path, fault: Fault) -> str:
     """A fault in one line, with its place and the affected episodes unless they are obvious."""
     cause, numbers = _cause(fault.problem), fault.episodes
-    line = cause if cause.startswith(str(root)) else f"{fault.place}: {cause}"
-    if fault.place.endswith(f", episode {numbers[0]}"):
+    line = cause if cause.startswith(str(root)) else f"{fault.location}: {cause}"
+    if fault.location.endswith(f", episode {numbers[0]}"):
         return line
     several = f"{len(numbers)} episodes ({min(numbers)} to {max(numbers)})"
     return f"{line} This affects {several if len(numbers) > 1 else f'episode {numbers[0]}'}."

@@ -1,7 +1,7 @@
 """Cuts and joins videos without re-encoding: packets are copied, no frame is decoded.
 
 A cut can be copied if it begins with a key frame and its packets are contiguous in the file, so that none of them needs a
-frame outside. The decoder configuration (`Index.kind`) must be the same throughout a file.
+frame outside. The decoder configuration (`PacketIndex.codec`) must be the same throughout a file.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact.datasets.video import open_container
 from smolact.errors import VideoError
-from smolact.openable import check_regular
 
 MAX_DELAY = 16  # frames that a decoder may reorder; the limit of H.264 and HEVC
 
@@ -32,7 +32,7 @@ class Cut:
     count: int
 
 
-class Index:
+class PacketIndex:
     """The packets of a video file, in storage order.
 
     Raises:
@@ -44,7 +44,7 @@ class Index:
         with open_video(path) as container:
             stream = container.streams.video[0]
             context = stream.codec_context
-            self.kind = (context.name, context.width, context.height, context.pix_fmt, context.extradata)
+            self.codec = (context.name, context.width, context.height, context.pix_fmt, context.extradata)
             try:
                 packets = [
                     (packet.pts, packet.dts, packet.is_keyframe, packet.size)
@@ -58,7 +58,7 @@ class Index:
         if not packets:
             raise VideoError(f"{path} has no frames: it is damaged or cut off. Fetch it again.")
         times, self.decoding_times, keys, sizes = zip(*packets, strict=True)
-        self.shown_as: NDArray[np.int64] = np.argsort(np.argsort(times))  # packet to frame number
+        self.frame_numbers: NDArray[np.int64] = np.argsort(np.argsort(times))  # packet to frame number
         self.keys, self.sizes = np.array(keys), np.array(sizes)
 
     def packets(self, cut: Cut) -> tuple[int, int] | None:
@@ -72,10 +72,14 @@ class Index:
                 f"{self.path} has {len(self.keys)} frames, but an episode needs {cut.first} to {cut.first + cut.count}: "
                 "it is cut off, or not the file that the metadata describes."
             )
-        inside = np.flatnonzero((self.shown_as >= cut.first) & (self.shown_as < cut.first + cut.count))
+        inside = np.flatnonzero(
+            (self.frame_numbers >= cut.first) & (self.frame_numbers < cut.first + cut.count)
+        )
         begin, end = int(inside[0]), int(inside[-1]) + 1
         adjacent = end - begin == cut.count and self.decoding_times[begin] is not None
-        return (begin, end) if adjacent and self.keys[begin] and self.shown_as[begin] == cut.first else None
+        return (
+            (begin, end) if adjacent and self.keys[begin] and self.frame_numbers[begin] == cut.first else None
+        )
 
 
 class Joiner:
@@ -84,16 +88,16 @@ class Joiner:
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.frames, self.bytes = path, 0, 0
         self._rate = Fraction(fps).limit_denominator(1001 * 1000)
-        self._kind: Any = None
+        self._codec: Any = None
         self._output: Any = av.open(str(path), "w", format="mp4")
         self._stream: Any = None
 
-    def fits(self, index: Index) -> bool:
+    def fits(self, index: PacketIndex) -> bool:
         """Whether frames of the file of `index` can be appended."""
-        return self._kind is None or bool(self._kind == index.kind)
+        return self._codec is None or bool(self._codec == index.codec)
 
-    def add(self, index: Index, begin: int, end: int) -> None:
-        """Append the packets `begin` to `end` returned by `Index.packets`.
+    def add(self, index: PacketIndex, begin: int, end: int) -> None:
+        """Append the packets `begin` to `end` returned by `PacketIndex.packets`.
 
         Raises:
             VideoError: the packets can't be read.
@@ -101,7 +105,7 @@ class Joiner:
         with open_video(index.path) as source:
             stream = source.streams.video[0]
             if self._stream is None:
-                self._kind = index.kind
+                self._codec = index.codec
                 self._stream = _add_stream_like(self._output, stream)
                 self._stream.time_base = 1 / self._rate
             try:
@@ -114,15 +118,15 @@ class Joiner:
         """Finish the file."""
         self._output.close()
 
-    def _copy(self, index: Index, begin: int, end: int, packets: Any) -> None:
-        first, number = int(index.shown_as[begin]), begin
-        reordered = bool((np.diff(index.shown_as) < 0).any())
+    def _copy(self, index: PacketIndex, begin: int, end: int, packets: Any) -> None:
+        first, number = int(index.frame_numbers[begin]), begin
+        reordered = bool((np.diff(index.frame_numbers) < 0).any())
         for packet in packets:
             if packet.pts is None or packet.dts is None:
                 continue
             if number == begin and packet.dts != index.decoding_times[begin]:
                 continue  # a seek may land earlier
-            shown = self.frames + int(index.shown_as[number]) - first
+            shown = self.frames + int(index.frame_numbers[number]) - first
             decoded = self.frames + number - begin - (MAX_DELAY if reordered else 0)
             packet.stream = self._stream
             packet.time_base = 1 / self._rate
@@ -147,15 +151,12 @@ def open_video(path: Path) -> Iterator[Any]:
         VideoError: the file is missing, corrupt, or without a video stream.
     """
     try:
-        check_regular(path)
-        container: Any = av.open(str(path))
-    except FileNotFoundError as error:
-        raise VideoError(f"{path} is missing. Fetch the dataset again, or restore this file.") from error
+        container = open_container(path)
+    except VideoError:
+        raise
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{path} can't be read ({error}): it is damaged. Fetch it again.") from error
     with container:
-        if not container.streams.video or container.streams.video[0].codec_context is None:
-            raise VideoError(f"{path} has no picture that FFmpeg can decode. Fetch it again, or restore it.")
         yield container
 
 

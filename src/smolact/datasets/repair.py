@@ -22,9 +22,8 @@ from smolact.datasets.lock import FolderLock
 from smolact.datasets.metadata import read_stats
 from smolact.datasets.recovery import RecoveredSource, RecoveryReport, find_intact_episodes
 from smolact.datasets.rewrite import exchange, restore, warn_of_leftovers
-from smolact.datasets.rewritten_metadata import plain
 from smolact.datasets.rewritten_statistics import file_statistics
-from smolact.datasets.stats import aggregate
+from smolact.datasets.stats import aggregate, statistics_to_json
 from smolact.datasets.tables import read_table, tasks_table
 from smolact.errors import ConfigError, DatasetError
 from smolact.hub import is_snapshot
@@ -32,27 +31,25 @@ from smolact.types import Statistics
 
 
 @dataclass(frozen=True)
-class Repair:
+class RepairReport:
     """The result of a repair, or of a dry run.
 
     Attributes:
-        root: the dataset's folder.
-        told: the number of episodes in the old `info.json`.
+        counted: the number of episodes in the old `info.json`.
         episodes, frames: the numbers of intact episodes and of their frames.
         errors: one line for each fault.
         needed: whether a repair was needed.
         files, bytes: the number and size of the quarantined files.
-        folders: their folders.
         restored: whether the backup of a killed edit was restored.
     """
 
     root: Path
-    told: int
+    counted: int
     episodes: int
     frames: int
     errors: tuple[str, ...]
     needed: bool
-    anew: bool
+    rewritten: bool
     """Whether the dataset had to be rewritten."""
     files: int
     bytes: int
@@ -62,12 +59,10 @@ class Repair:
 
 def repair(
     root: str | Path, dry_run: bool = False, quick: bool = False, progress: Progress = no_progress
-) -> Repair:
+) -> RepairReport:
     """Repair the v3.0 dataset in the folder `root`; an intact dataset is not changed.
 
     Args:
-        root: the dataset's folder.
-        dry_run: change nothing.
         quick: decode no images.
         progress: called after each episode.
 
@@ -106,7 +101,7 @@ def repair(
                 folders += plan.write_metadata()
     if dry_run or not plan.rewrites:
         warn_of_leftovers(folder)
-    return Repair(
+    return RepairReport(
         root,
         report.meta.info["total_episodes"],
         len(report.rows),
@@ -167,20 +162,16 @@ class _RepairPlan:
                 pq.write_table(read_table(path).take(rows), temporary, compression="snappy")
         quarantine.move(self.root, self.orphaned_files, folder)
         if self.report.tasks_recovered:
-            self._back_up(self.root / layout.TASKS, folder)
+            quarantine.copy(self.root, self.root / layout.TASKS, folder)
             with durable.replacing_file(self.root / layout.TASKS) as temporary:
                 pq.write_table(tasks_table([meta.tasks[number] for number in sorted(meta.tasks)]), temporary)
         if self.stats is not None:
-            self._back_up(self.root / layout.STATS, folder)
-            durable.write_json(self.root / layout.STATS, plain(self.stats))
+            quarantine.copy(self.root, self.root / layout.STATS, folder)
+            durable.write_json(self.root / layout.STATS, statistics_to_json(self.stats))
         if self.info != meta.info:
-            self._back_up(self.root / layout.INFO, folder)
+            quarantine.copy(self.root, self.root / layout.INFO, folder)
             durable.write_json(self.root / layout.INFO, self.info)
         return [folder] if folder.exists() else []
-
-    def _back_up(self, path: Path, folder: Path) -> None:
-        if path.is_file():
-            quarantine.copy(self.root, path, folder)
 
     def _new_info(self) -> dict[str, Any]:
         old, rows = self.report.meta.info, self.report.rows
@@ -236,15 +227,13 @@ class _RepairPlan:
 
 def _rewrite(report: RecoveryReport, root: Path, quick: bool, progress: Progress) -> Path:
     """Exchange the dataset with one of the intact episodes; returns the old one's new path."""
-    plan, leave = edit.whole(RecoveredSource(report)), quarantine.staging_folders(root)
-    return exchange(plan, quick, progress, leave, advice="stop it")
+    plan, excluded = edit.all_episodes(RecoveredSource(report)), quarantine.staging_folders(root)
+    return exchange(plan, quick, progress, excluded, advice="stop it")
 
 
 def _rename_aside(root: Path, old: Path) -> Path:
     """Rename the folder `old` to the first free `NAME.aside-NNN`."""
-    number = 1
-    while (target := root.with_name(f"{root.name}.aside-{number:03d}")).exists():
-        number += 1
+    target = quarantine.first_free(root.parent, f"{root.name}.aside-{{number:03d}}")
     with durable.annotate_errors(target):
         old.rename(target)
         durable.sync_folder(target.parent)

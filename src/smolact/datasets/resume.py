@@ -14,15 +14,15 @@ import pyarrow as pa
 
 from smolact.datasets import format as layout
 from smolact.datasets import quarantine
-from smolact.datasets.comparison import another_robot, differences, told
-from smolact.datasets.depth import without
-from smolact.datasets.episodes import episode_tables, whole_numbers
+from smolact.datasets.comparison import differences
+from smolact.datasets.depth import removal_advice
+from smolact.datasets.episodes import files_per_chunk
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.rows import DataFile
 from smolact.datasets.sources import table_statistics
 from smolact.datasets.stats import LARGEST, ImageStatistics, VectorStatistics, aggregate, usable_values
-from smolact.datasets.tables import column_values, open_parquet, read_groups, read_table
+from smolact.datasets.tables import open_parquet, read_table
 from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
 from smolact.hub import is_snapshot
 from smolact.openable import linked_folders
@@ -38,13 +38,11 @@ class ResumeState:
     """An existing dataset (v3.0) as far as a resuming writer needs it.
 
     Attributes:
-        meta: the dataset's metadata.
         tasks: its instructions, by number.
         has_extra_tasks: `tasks.parquet` has more tasks than `info.json` counts: a writer died between the two files.
         has_extra_statistics: `stats.json` counts more frames than `info.json`, for the same reason.
         tables: the files of `meta/episodes` that are in use.
         next_file: the first file number that is unused in data, videos and `meta/episodes` alike.
-        chunk_size: files per chunk folder.
         running: statistics that can be continued exactly.
         summaries: the `stats.json` entries of cameras without stored value counts.
         frames_schema, episodes_schema: schemas of the dataset's files; None if it has none.
@@ -63,7 +61,7 @@ class ResumeState:
     episodes_schema: pa.Schema | None
 
 
-def find_last_episode(root: Path) -> ResumeState:
+def read_resume_state(root: Path) -> ResumeState:
     """Read the end state of the dataset in `root`. Leftover files are not changed: see `quarantine_leftovers`.
 
     Raises:
@@ -91,13 +89,9 @@ def find_last_episode(root: Path) -> ResumeState:
     if meta.depth_keys:
         raise ConfigError(
             f"{root} has depth cameras ({', '.join(meta.depth_keys)}), and depth is not recorded here. Record into another "
-            f"folder, or go on in a copy without depth. {without(meta, meta.depth_keys)}"
+            f"folder, or go on in a copy without depth. {removal_advice(meta, meta.depth_keys)}"
         )
-    chunk_size = meta.info.get("chunks_size", layout.FILES_PER_CHUNK)
-    if type(chunk_size) is not int or chunk_size < 1:
-        raise DatasetError(
-            f"{root / layout.INFO}: chunks_size must be a positive integer, found {chunk_size!r}."
-        )
+    chunk_size = files_per_chunk(root, meta.info)
     tables = _episode_files(meta)
     total = meta.info.get("total_tasks", len(meta.tasks))
     if type(total) is not int or total < 0:
@@ -175,13 +169,13 @@ def check_compatible(
         if name not in old
     ]
     for name in old.keys() & features.keys():
-        wrong += told(name, differences(old[name], features[name]), "in the dataset", "now")
+        wrong += differences(name, old[name], features[name], ("in the dataset", "now"))
     if wrong:
         raise FeatureError(
             f"{meta.root} can't be continued with this robot: {'; '.join(sorted(wrong))}. Connect what it was recorded "
             "with, or record into another folder."
         )
-    if another_robot(meta.robot_type, robot_type):
+    if meta.robot_type and robot_type and meta.robot_type != robot_type:
         logger.warning(
             "%s was recorded with '%s', and goes on with '%s', whose joints have the same names. Its episodes should mean the same "
             "on both; info.json keeps saying '%s'.",
@@ -199,28 +193,13 @@ def recorded_features(meta: LeRobotDatasetMetadata) -> dict[str, Feature]:
     }
 
 
-def has_only_leftovers(folder: Path) -> bool:
-    """Whether the folder holds only leftovers of a writer that died while it created the dataset."""
-    entries = list(folder.iterdir())
-    return bool(entries) and all(
-        quarantine.is_temporary(entry)
-        or (
-            entry.name == "meta"
-            and entry.is_dir()
-            and not entry.is_symlink()
-            and all(map(quarantine.is_temporary, entry.iterdir()))
-        )
-        for entry in entries
-    )
-
-
 def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:
     """The files of `meta/episodes` that are in use, in order."""
     used, rows = [], 0
-    for path in episode_tables(meta.root):
+    for path, count in meta.episodes.tables.items():
         if rows == meta.total_episodes:
             break
-        rows += open_parquet(path).metadata.num_rows
+        rows += count
         used.append(path)
     if rows > meta.total_episodes:
         raise DatasetError(
@@ -231,23 +210,15 @@ def _episode_files(meta: LeRobotDatasetMetadata) -> list[Path]:
 
 
 def _next_file(meta: LeRobotDatasetMetadata, tables: list[Path], chunk_size: int) -> int:
-    prefixes = ["data", "meta/episodes", *(f"videos/{key}" for key in meta.video_keys)]
-    last = len(tables) - 1
+    numbers = [len(tables) - 1, *(chunk * chunk_size + file for chunk, file in meta.episodes.file_indices)]
     for path in tables:
         chunk, file = (name.rpartition("-")[2] for name in (path.parent.name, path.stem))
         if not (chunk.isdecimal() and file.isdecimal()):
             raise DatasetError(
                 f"{path}: expected a name like {layout.EPISODES_PATH}. Fetch the dataset again."
             )
-        last = max(last, int(chunk) * chunk_size + int(file))
-        opened = open_parquet(path)
-        pairs = [(f"{prefix}/chunk_index", f"{prefix}/file_index") for prefix in prefixes]
-        present = [pair for pair in pairs if set(pair) <= set(opened.schema_arrow.names)]
-        table = read_groups(opened, path, [name for pair in present for name in pair])
-        for pair in present:
-            chunks, files = (whole_numbers(column_values(table, name, path), path, name) for name in pair)
-            last = max([last, *(chunks * chunk_size + files).tolist()])
-    return last + 1
+        numbers.append(int(chunk) * chunk_size + int(file))
+    return max(numbers) + 1
 
 
 def _statistics(meta: LeRobotDatasetMetadata, tables: list[Path] | None) -> tuple[Running, Statistics]:
@@ -294,7 +265,7 @@ def _read_vectors(meta: LeRobotDatasetMetadata, vectors: Mapping[str, VectorStat
                 f"{data.file} has {data.count} frames, and its episodes have {frames_of[relative]}. Mend the dataset first: "
                 f"smolact dataset repair --dataset.root={meta.root}"
             )
-        rows = [data.whole(episode, int(lengths[episode])) for episode in episodes]
+        rows = [data.complete_rows(episode, int(lengths[episode])) for episode in episodes]
         for name, running in vectors.items():
             values = data.column(name, meta.features[name].shape)
             if not usable_values(values).all():

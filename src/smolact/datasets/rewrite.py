@@ -15,12 +15,12 @@ from pathlib import Path
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.edit import EditPlan
-from smolact.datasets.extra_files import carry, carry_all
+from smolact.datasets.extra_files import copy_extra_files
 from smolact.datasets.faults import Progress, no_progress
-from smolact.datasets.info import read_info
 from smolact.datasets.inspection import check_dataset
-from smolact.datasets.lock import FolderLock, NoReaders, ReadLock
-from smolact.datasets.rewritten_files import write_files
+from smolact.datasets.lock import FolderLock, ReadLock, ReplaceLock
+from smolact.datasets.metadata import read_info
+from smolact.datasets.rewritten_files import Rewriter
 from smolact.datasets.rewritten_metadata import write_metadata
 from smolact.errors import ConfigError, DatasetError
 from smolact.hub import is_snapshot
@@ -32,7 +32,6 @@ def build(plan: EditPlan, output: Path, quick: bool = False, progress: Progress 
     """Build the dataset of `plan` in the new folder `output`, check it, and return `output`.
 
     Args:
-        plan: the edit plan.
         output: must not exist.
         quick: skip decoding the result's images.
         progress: called for each episode.
@@ -48,7 +47,7 @@ def build(plan: EditPlan, output: Path, quick: bool = False, progress: Progress 
         for source in plan.sources:
             stack.enter_context(ReadLock(source.meta.root))
         with durable.annotate_errors(folder):
-            carry_all(plan.sources, folder)
+            copy_extra_files(plan.sources, folder)
         _build_in(plan, folder, quick, progress)
     return output
 
@@ -56,8 +55,7 @@ def build(plan: EditPlan, output: Path, quick: bool = False, progress: Progress 
 def replace(plan: EditPlan, quick: bool = False, progress: Progress = no_progress) -> Path:
     """Build the dataset of `plan` and replace its only source with it; returns the folder.
 
-    Raises:
-        as `build` does; the old dataset is then unchanged.
+    The errors are those of `build`; the old dataset is then unchanged.
     """
     (source,) = plan.sources
     with FolderLock(source.meta.root):
@@ -73,12 +71,12 @@ def exchange(
     plan: EditPlan,
     quick: bool = False,
     progress: Progress = no_progress,
-    leave: Collection[Path] = (),
+    excluded: Collection[Path] = (),
     advice: str = "give --output=FOLDER for the result",
 ) -> Path:
     """Like `replace`, but keeps the old dataset: returns its new folder, next to the new dataset.
 
-    Folders in `leave` are not copied from the old dataset. The caller must hold the writer's lock. `advice` is the
+    Folders in `excluded` are not copied from the old dataset. The caller must hold the writer's lock. `advice` is the
     alternative to waiting that the error names if the dataset is being read.
     """
     (source,) = plan.sources
@@ -94,11 +92,11 @@ def exchange(
             f"have it put aside: smolact dataset repair --dataset.root={root}"
         )
     warn_of_leftovers(root)
-    with NoReaders(root, advice):
+    with ReplaceLock(root, advice):
         fresh = durable.temporary_beside(root)
         with durable.replacing_folder(fresh) as folder:
             with durable.annotate_errors(folder):
-                carry(source, folder, leave)
+                copy_extra_files([source], folder, excluded)
             _build_in(plan, folder, quick, progress)
         try:
             return durable.exchange_folders(root, fresh)
@@ -139,7 +137,9 @@ def restore(root: Path) -> bool:
 
 def _build_in(plan: EditPlan, folder: Path, quick: bool, progress: Progress) -> None:
     with durable.annotate_errors(folder):
-        write_metadata(plan, folder, write_files(plan, folder, progress))
+        rewriter = Rewriter(plan, folder, progress)
+        rewriter.write()
+        write_metadata(rewriter)
     errors = [fault for fault in check_dataset(folder, quick, progress) if fault.severity == "error"]
     if errors:
         raise DatasetError(

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from smolact import durable
 from smolact.datasets import format as layout
 from smolact.datasets.cameras import encode_image
-from smolact.datasets.depth import check_no_depth, without
+from smolact.datasets.depth import check_no_depth, removal_advice
 from smolact.datasets.edit import EditPlan
 from smolact.datasets.encoders import choose_encoder
 from smolact.datasets.faults import Progress
-from smolact.datasets.format import DEFAULT_FEATURES, Feature
-from smolact.datasets.remux import Cut, Index, Joiner
-from smolact.datasets.rewritten_columns import rewritten_column, rewritten_schema
-from smolact.datasets.rewritten_metadata import Contents
-from smolact.datasets.rewritten_statistics import DatasetStatistics, is_complete, usable
+from smolact.datasets.format import Feature
+from smolact.datasets.remux import Cut, Joiner, PacketIndex
+from smolact.datasets.rewritten_columns import Subtasks, rewritten_column, rewritten_schema
+from smolact.datasets.rewritten_statistics import DatasetStatistics, is_complete, valid_statistics
 from smolact.datasets.sources import Source
 from smolact.datasets.stats import LARGEST, ImageStatistics, vector_statistics
-from smolact.datasets.subtasks import Subtasks
-from smolact.datasets.tables import column_array, to_column
+from smolact.datasets.tables import column_array, frames_writer, to_column
 from smolact.datasets.video import VideoWriter
 from smolact.errors import DatasetError
 from smolact.types import Statistics
@@ -34,17 +33,15 @@ from smolact.types import Statistics
 logger = logging.getLogger(__name__)
 
 
-def write_files(plan: EditPlan, folder: Path, progress: Progress) -> Contents:
-    """Write `data/` and `videos/` of the new dataset below `folder`, and return the contents for its metadata.
+class Rewriter:
+    """Writes `data/` and `videos/` of the new dataset of `plan` below `folder`.
 
-    Raises:
-        DatasetError: a source is corrupt.
+    Attributes:
+        features: every column and camera.
+        rows: per episode, its row of `meta/episodes` without statistics.
+        totals: the statistics over all episodes.
+        subtasks: LeRobot's subtasks, if there are any.
     """
-    return _Rewriter(plan, folder, progress).run()
-
-
-class _Rewriter:
-    """Writes the files of one new dataset."""
 
     def __init__(self, plan: EditPlan, folder: Path, progress: Progress) -> None:
         self.plan, self.folder, self.progress = plan, folder, progress
@@ -54,19 +51,25 @@ class _Rewriter:
         self.schema = rewritten_schema(plan, self.features)
         for source in plan.sources:
             check_no_depth(source.meta, list(plan.cameras), "storing it as another kind of picture")
-        self.totals = DatasetStatistics(plan, self.features)
+        self._statistics = DatasetStatistics(plan, self.features)
+        self.totals: Statistics = {}
         self.subtasks = Subtasks(plan)
         self.rows: list[dict[str, Any]] = []
         self.statistics: list[Statistics] = []
         self.tasks = _tasks(plan)
 
-    def run(self) -> Contents:
+    def write(self) -> None:
+        """Write the files.
+
+        Raises:
+            DatasetError: a source is corrupt.
+        """
         first = 0
         numbers = {task: number for number, task in enumerate(self.tasks)}
         for number, (source_index, episode) in enumerate(self.plan.episodes):
             source = self.plan.sources[source_index]
             length = int(source.meta.episodes.length[episode])
-            row = {**source.more(episode), "episode_index": number, "length": length}
+            row = {**source.extra_metadata(episode), "episode_index": number, "length": length}
             self.rows.append({**row, "dataset_from_index": first, "dataset_to_index": first + length})
             first += length
         self._data(numbers)
@@ -74,39 +77,30 @@ class _Rewriter:
         for name, feature in self.features.items():
             if feature.dtype == "video":
                 self._videos(name, feature)
-        totals = self.totals.result(self.statistics)
-        return Contents(self.features, self.tasks, self.rows, self.statistics, totals, self.subtasks)
+        self.totals = self._statistics.result(self.statistics)
 
     def _data(self, numbers: dict[str, int]) -> None:
         limit = self._limit("data_files_size_in_mb", layout.DATA_FILE_MB)
-        file = -1
-        writer: pq.ParquetWriter | None = None
-        size = 0
-        try:
+        file, size = -1, math.inf
+        writer: Any = None
+        with contextlib.ExitStack() as stack:
             for number, (source_index, episode) in enumerate(self.plan.episodes):
                 table = self._table(number, source_index, episode, numbers)
-                if writer is None or size + table.nbytes > limit or self.plan.version != "v3.0":
-                    if writer is not None:
-                        writer.close()
+                if size + table.nbytes > limit or self.plan.version != "v3.0":
+                    stack.close()
                     file, size = file + 1, 0
-                    path = self.folder / self._file_path(layout.DATA_PATH, layout.DATA_PATH_V2, file, number)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    counters = [name for name in self.schema.names if name in DEFAULT_FEATURES]
-                    options = {"use_dictionary": False, "write_statistics": counters}
-                    writer = pq.ParquetWriter(path, self.schema, compression="snappy", **options)
+                    path = self._new_file(layout.DATA_PATH, layout.DATA_PATH_V2, file, number)
+                    writer = stack.enter_context(frames_writer(path, self.schema))
                 writer.write_table(table)
                 size += table.nbytes
                 self._set_file_index(number, "data", file)
                 self.progress("data", number + 1, len(self.plan.episodes))
-        finally:
-            if writer is not None:
-                writer.close()
 
     def _table(self, number: int, source_index: int, episode: int, numbers: dict[str, int]) -> pa.Table:
         """The rows of an episode with its new indices; also records the episode's statistics and tasks."""
         source = self.plan.sources[source_index]
         row, old = self.rows[number], source.table(episode)
-        path = source.meta.root / source.meta.episodes.data_path[episode]
+        path = source.data_file(episode)
         steps = np.arange(row["length"], dtype=np.int64)
         indices = column_array(old, "task_index", (1,), path).reshape(-1)
         unknown = set(indices.tolist()) - source.meta.tasks.keys()
@@ -151,7 +145,7 @@ class _Rewriter:
         }
         statistics: Statistics = {}
         for name, feature in self.features.items():
-            known = usable(stored.get(name, {}), feature)
+            known = valid_statistics(stored.get(name, {}), feature)
             if feature.is_depth:  # their statistics are in the sensor's unit, not in the stored one
                 statistics |= {name: known} if known else {}
             elif feature.is_image:
@@ -160,7 +154,7 @@ class _Rewriter:
                 statistics[name] = known
             elif feature.is_numeric:
                 values = column_array(table, name, feature.shape, self.folder).reshape(-1, *feature.shape)
-                self.totals.add_vectors(name, values, name in changed)
+                self._statistics.add_vectors(name, values, name in changed)
                 if name in changed or not is_complete(known):
                     if not (np.abs(values.astype(np.float64)) <= LARGEST).all():
                         raise DatasetError(
@@ -175,14 +169,14 @@ class _Rewriter:
         statistics = ImageStatistics()
         for image in source.images(name, episode):
             statistics.update(image)
-        self.totals.add_images(name, statistics)
+        self._statistics.add_images(name, statistics)
         return statistics.result()
 
     def _videos(self, name: str, feature: Feature) -> None:
         limit = self._limit("video_files_size_in_mb", layout.VIDEO_FILE_MB)
         file, num_encoded = -1, 0
         joiner: Joiner | None = None
-        index: Index | None = None
+        index: PacketIndex | None = None
         encoded = self.folder / f"{durable.TEMPORARY_PREFIX}encoded.mp4"
         try:
             for number, (source_index, episode) in enumerate(self.plan.episodes):
@@ -190,20 +184,17 @@ class _Rewriter:
                 if source.meta.features[name].dtype == "video":
                     cut = source.cut(name, episode)
                     if index is None or index.path != cut.path:
-                        index = Index(cut.path)
+                        index = PacketIndex(cut.path)
                     span = index.packets(cut)
                 packet_index = index
                 if span is None or packet_index is None:
                     if feature.is_depth:
                         raise _not_cut(source, name, episode)
                     self._encode(encoded, source, name, episode, feature)
-                    packet_index = Index(encoded)
+                    packet_index = PacketIndex(encoded)
                     span = packet_index.packets(Cut(encoded, 0, self.rows[number]["length"]))
                     num_encoded += source.meta.features[name].dtype == "video"
-                if span is None:
-                    raise DatasetError(
-                        f"{name}: episode {episode} could not be encoded so that it can be joined."
-                    )
+                assert span is not None  # an encoded file begins with a key frame and holds nothing else
                 size = int(packet_index.sizes[span[0] : span[1]].sum())
                 if (
                     joiner is None
@@ -214,10 +205,9 @@ class _Rewriter:
                     if joiner is not None:
                         joiner.close()
                     file += 1
-                    path = self.folder / self._file_path(
+                    path = self._new_file(
                         layout.VIDEO_PATH, layout.VIDEO_PATH_V2, file, number, video_key=name
                     )
-                    path.parent.mkdir(parents=True, exist_ok=True)
                     joiner = Joiner(path, self.fps)
                 row = self.rows[number]
                 row[f"videos/{name}/from_timestamp"] = joiner.frames / self.fps
@@ -245,11 +235,16 @@ class _Rewriter:
             for image in source.images(name, episode):
                 video.write(image)
 
-    def _file_path(self, v3: str, v2: str, file: int, number: int, **fields: str) -> str:
+    def _new_file(self, v3: str, v2: str, file: int, number: int, **fields: str) -> Path:
+        """The path of the next file, by the template of the version, in a folder that exists."""
         if self.plan.version == "v3.0":
             chunk, file = divmod(file, layout.FILES_PER_CHUNK)
-            return v3.format(chunk_index=chunk, file_index=file, **fields)
-        return v2.format(episode_chunk=number // layout.FILES_PER_CHUNK, episode_index=number, **fields)
+            name = v3.format(chunk_index=chunk, file_index=file, **fields)
+        else:
+            chunk = number // layout.FILES_PER_CHUNK
+            name = v2.format(episode_chunk=chunk, episode_index=number, **fields)
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        return self.folder / name
 
     def _set_file_index(self, number: int, prefix: str, file: int) -> None:
         chunk, file = divmod(file, layout.FILES_PER_CHUNK)
@@ -265,7 +260,7 @@ def _not_cut(source: Source, name: str, episode: int) -> DatasetError:
     return DatasetError(
         f"{source.meta.root}: episode {episode} can't be cut out of its video of '{name}' as it is (it does not begin with a "
         f"key frame, or ends among frames that need a later one), and encoding depth again would change it. "
-        f"{without(source.meta, [name])}"
+        f"{removal_advice(source.meta, [name])}"
     )
 
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smolact.datasets import format as layout
 from smolact.datasets import splits
 from smolact.datasets.edit import EditPlan
-from smolact.datasets.format import Feature
 from smolact.datasets.outcomes import read_log
-from smolact.datasets.subtasks import Subtasks
+from smolact.datasets.rewritten_files import Rewriter
+from smolact.datasets.stats import statistics_to_json
 from smolact.datasets.tables import episodes_schema, tasks_table
 from smolact.errors import DatasetError
 from smolact.types import Statistics
@@ -29,34 +27,13 @@ _COUNTS_OF_V2 = ("total_chunks", "total_videos")
 _SIZES_OF_V3 = ("data_files_size_in_mb", "video_files_size_in_mb")
 
 
-@dataclass(frozen=True)
-class Contents:
-    """The data and videos of a new dataset.
-
-    Attributes:
-        features: every column and camera.
-        tasks: by number.
-        rows: per episode, its row of `meta/episodes` without statistics.
-        statistics: per episode.
-        totals: the statistics over all episodes.
-        subtasks: LeRobot's subtasks, if there are any.
-    """
-
-    features: Mapping[str, Feature]
-    tasks: Sequence[str]
-    rows: Sequence[dict[str, Any]]
-    statistics: Sequence[Statistics]
-    totals: Statistics
-    subtasks: Subtasks
-
-
-def write_metadata(plan: EditPlan, folder: Path, contents: Contents) -> None:
-    """Write all of `meta/` below `folder`, whose data and videos hold `contents`.
+def write_metadata(contents: Rewriter) -> None:
+    """Write all of `meta/` beside the data and videos that were written.
 
     For a folder that is not in use yet: durable only after `durable.replacing_folder` has finished it.
     """
-    meta = folder / "meta"
-    meta.mkdir(parents=True, exist_ok=True)
+    plan, folder = contents.plan, contents.folder
+    (folder / "meta").mkdir(parents=True, exist_ok=True)
     features, rows = contents.features, contents.rows
     first, *others = (source.meta.info for source in plan.sources)
     more = {name: value for info in reversed(others) for name, value in info.items()}
@@ -78,13 +55,13 @@ def write_metadata(plan: EditPlan, folder: Path, contents: Contents) -> None:
         for name, default in zip(_SIZES_OF_V3, (layout.DATA_FILE_MB, layout.VIDEO_FILE_MB), strict=True):
             info.setdefault(name, default)
         info |= {"data_path": layout.DATA_PATH, "video_path": layout.VIDEO_PATH if has_video else None}
-        _write_v3(folder, contents)
+        _write_v3(contents)
     else:
         cameras = sum(feature.dtype == "video" for feature in features.values())
         info = {name: value for name, value in info.items() if name not in _SIZES_OF_V3}
         info |= {"data_path": layout.DATA_PATH_V2, "video_path": layout.VIDEO_PATH_V2 if has_video else None}
         info |= {"total_videos": cameras * len(rows), "total_chunks": -(-len(rows) // layout.FILES_PER_CHUNK)}
-        _write_v21(folder, contents)
+        _write_v21(contents)
     (folder / layout.INFO).write_text(_json(info, indent=4), encoding="utf-8")
     contents.subtasks.write(folder)
     _copy_recording_log(plan, folder)
@@ -117,7 +94,9 @@ def _copy_image_counts(plan: EditPlan, folder: Path) -> None:
     """Copy the value counts of exact image statistics if no frame and no camera changes."""
     source = plan.sources[0]
     path = source.meta.root / layout.IMAGE_COUNTS
-    same = plan.is_whole and all(source.number_in_file(number) == number for _, number in plan.episodes)
+    same = plan.keeps_all_episodes and all(
+        source.number_in_file(number) == number for _, number in plan.episodes
+    )
     if (
         same
         and path.is_file()
@@ -127,7 +106,8 @@ def _copy_image_counts(plan: EditPlan, folder: Path) -> None:
         shutil.copyfile(path, folder / layout.IMAGE_COUNTS)
 
 
-def _write_v3(folder: Path, contents: Contents) -> None:
+def _write_v3(contents: Rewriter) -> None:
+    folder = contents.folder
     pq.write_table(tasks_table(contents.tasks), folder / layout.TASKS)
     schema, rows, statistics = episodes_schema(contents.features), contents.rows, contents.statistics
     for name in dict.fromkeys(name for row in rows for name in row if name not in schema.names):
@@ -142,10 +122,10 @@ def _write_v3(folder: Path, contents: Contents) -> None:
             {**row, **index, **_flat(stats)} for row, stats in zip(rows[part], statistics[part], strict=True)
         ]
         pq.write_table(pa.Table.from_pylist(values, schema=schema), path, compression="snappy")
-    (folder / layout.STATS).write_text(_json(plain(contents.totals), indent=4), encoding="utf-8")
+    (folder / layout.STATS).write_text(_json(statistics_to_json(contents.totals), indent=4), encoding="utf-8")
 
 
-def _write_v21(folder: Path, contents: Contents) -> None:
+def _write_v21(contents: Rewriter) -> None:
     lines: dict[str, list[Any]] = {
         layout.TASKS_V2: [{"task_index": number, "task": task} for number, task in enumerate(contents.tasks)],
         layout.EPISODES_V2: [
@@ -156,14 +136,16 @@ def _write_v21(folder: Path, contents: Contents) -> None:
                 "episode_index": row["episode_index"],
                 "stats": {
                     feature: {name: values[name] for name in _STATISTICS_V21 if name in values}
-                    for feature, values in plain(stats).items()
+                    for feature, values in statistics_to_json(stats).items()
                 },
             }
             for row, stats in zip(contents.rows, contents.statistics, strict=True)
         ],
     }
     for name, values in lines.items():
-        (folder / name).write_text("".join(_json(value) + "\n" for value in values), encoding="utf-8")
+        (contents.folder / name).write_text(
+            "".join(_json(value) + "\n" for value in values), encoding="utf-8"
+        )
 
 
 def _is_of_v3(name: str) -> bool:
@@ -192,23 +174,8 @@ def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
 def _flat(statistics: Statistics) -> dict[str, Any]:
     return {
         f"stats/{feature}/{name}": value
-        for feature, values in plain(statistics).items()
+        for feature, values in statistics_to_json(statistics).items()
         for name, value in values.items()
-    }
-
-
-def plain(statistics: Statistics) -> dict[str, dict[str, Any]]:
-    """Statistics as JSON values: lists, with integer counts."""
-    return {
-        feature: {
-            name: (
-                np.asarray(value).astype(np.int64)
-                if name == "count" and np.isfinite(value).all()
-                else np.asarray(value)
-            ).tolist()
-            for name, value in values.items()
-        }
-        for feature, values in statistics.items()
     }
 
 

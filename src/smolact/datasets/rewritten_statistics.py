@@ -30,13 +30,15 @@ class DatasetStatistics:
     def __init__(self, plan: EditPlan, features: Mapping[str, Feature]) -> None:
         source = plan.sources[0].meta
         # A v2.1 dataset has no dataset-wide statistics.
-        reuse = plan.is_whole and not plan.recompute and source.codebase_version != "v2.1"
+        reuse = plan.keeps_all_episodes and not plan.recompute and source.codebase_version != "v2.1"
         self._stored = {
-            name: usable(source.stats.get(name, {}), feature) for name, feature in features.items() if reuse
+            name: valid_statistics(source.stats.get(name, {}), feature)
+            for name, feature in features.items()
+            if reuse
         }
         # Depth statistics can't be computed here, and some datasets have none per episode.
         depth = [name for name in source.depth_keys if name in features and name in source.stats]
-        self._depth: Statistics = {name: source.stats[name] for name in depth if plan.is_whole}
+        self._depth: Statistics = {name: source.stats[name] for name in depth if plan.keeps_all_episodes}
         self._vectors: dict[str, list[NDArray[Any]]] = {}
         self._images: dict[str, ImageStatistics] = {}
         self._num_episodes_read: dict[str, int] = {}
@@ -74,7 +76,7 @@ def is_complete(statistics: Mapping[str, Any]) -> bool:
     return all(name in statistics for name in layout.STATISTICS)
 
 
-def usable(statistics: Mapping[str, NDArray[Any]], feature: Feature) -> Values:
+def valid_statistics(statistics: Mapping[str, NDArray[Any]], feature: Feature) -> Values:
     """Statistics reshaped to the required shape, a camera's (C, 1, 1); empty if one does not fit or is not finite."""
     shape = (feature.image_shape[0], 1, 1) if feature.is_image else feature.shape
     shapes = {name: (1,) if name == "count" else shape for name in statistics}

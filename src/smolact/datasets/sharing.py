@@ -16,7 +16,7 @@ from smolact.uploads import Upload
 _OWNED = ("data/**", "videos/**", "meta/**")
 
 
-def contents(
+def dataset_upload(
     root: Path, *, name: str | None = None, license: str | None = None, tags: Sequence[str] | None = None
 ) -> Upload:
     """The upload of the dataset in `root`, tagged with its format version, as LeRobot requires.
@@ -24,7 +24,6 @@ def contents(
     The card is regenerated unless a user has edited it.
 
     Args:
-        root: the dataset's folder.
         name: its id on the Hub, for the card.
         license: the Hub's name of a licence, such as apache-2.0.
         tags: further tags of the card.
@@ -37,19 +36,20 @@ def contents(
     errors = [fault for fault in faults if fault.severity == "error"]
     if errors:
         raise DatasetError(
-            f"{root} is damaged, and nobody could use it ({len(errors)} faults): {errors[0].place}: {errors[0].message} "
+            f"{root} is damaged, and nobody could use it ({len(errors)} faults): {errors[0].location}: {errors[0].message} "
             f"See them all: smolact dataset check --dataset.root={root}"
         )
     meta = LeRobotDatasetMetadata(root)
     if not meta.total_episodes:
         raise DatasetError(f"{root} has no episodes yet, so there is nothing to publish. Record some.")
-    episode_files = set(meta.episodes.data_path).union(*meta.episodes.video_path.values())
     meta_files = {
         path.relative_to(root).as_posix()
         for path in (root / "meta").rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
     }
-    files: dict[str, Path | bytes] = {file: root / file for file in sorted(episode_files | meta_files)}
+    files: dict[str, Path | bytes] = {
+        file: root / file for file in sorted(meta.episodes.files() | meta_files)
+    }
     notes = [str(fault) for fault in faults]
     check_confined(root, (CARD,))
     earlier = (root / CARD).read_text(encoding="utf-8") if (root / CARD).is_file() else None

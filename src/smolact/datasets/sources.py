@@ -17,9 +17,9 @@ from smolact.datasets.depth import check_no_depth
 from smolact.datasets.episodes import episode_tables
 from smolact.datasets.format import UNITS, Feature, flat_names
 from smolact.datasets.lock import ReadLock
-from smolact.datasets.metadata import LeRobotDatasetMetadata, to_statistics
+from smolact.datasets.metadata import LeRobotDatasetMetadata, read_episode_stats, to_statistics
 from smolact.datasets.remux import Cut
-from smolact.datasets.rows import DataFile, taken
+from smolact.datasets.rows import DataFile, take_rows
 from smolact.datasets.tables import column_array, column_values, episodes_schema, read_table, to_column
 from smolact.datasets.video import Image, VideoReader
 from smolact.errors import DatasetError
@@ -34,27 +34,26 @@ class Source:
     """The dataset in folder `root`.
 
     Args:
-        root: the folder.
-        held: hold a read lock for the object's lifetime, so that no edit replaces the files.
+        locked: hold a read lock for the object's lifetime, so that no edit replaces the files.
 
     Raises:
         NotFoundError: the folder does not exist.
         DatasetError: the dataset is corrupt.
     """
 
-    def __init__(self, root: str | Path, *, held: bool = False) -> None:
-        self._read_lock = ReadLock(Path(root)) if held else None
+    def __init__(self, root: str | Path, *, locked: bool = False) -> None:
+        self._read_lock = ReadLock(Path(root)) if locked else None
         self.meta = LeRobotDatasetMetadata(root)
-        self._statistics, self._more = _episode_metadata(self.meta)
+        self._statistics, self._extra_metadata = _episode_metadata(self.meta)
         self._open: DataFile | None = None
 
     def statistics(self, episode: int) -> Statistics:
         """An episode's statistics in the metadata; empty if there are none."""
         return self._statistics[episode] if self._statistics else {}
 
-    def more(self, episode: int) -> dict[str, Any]:
+    def extra_metadata(self, episode: int) -> dict[str, Any]:
         """An episode's metadata beyond the format: annotations by other tools, such as SARM's."""
-        return self._more[episode] if self._more else {}
+        return self._extra_metadata[episode] if self._extra_metadata else {}
 
     def number_in_file(self, episode: int) -> int:
         """The value of the column `episode_index` for an episode."""
@@ -70,8 +69,17 @@ class Source:
         if self._open is None or self._open.name != relative:
             self._open = DataFile(self.meta.root, relative)
         length = int(self.meta.episodes.length[episode])
-        rows = self._open.whole(self.number_in_file(episode), length, name=episode)
-        return taken(self._open.table, rows)
+        rows = self._open.complete_rows(self.number_in_file(episode), length, name=episode)
+        return take_rows(self._open.table, rows)
+
+    def data_file(self, episode: int) -> Path:
+        """The data file of an episode."""
+        return self.meta.root / self.meta.episodes.data_path[episode]
+
+    def values(self, name: str, episode: int) -> NDArray[Any]:
+        """A numeric feature in an episode, (frames, *shape), or (frames,) if its column holds scalars; see `column_array`."""
+        shape = self.meta.features[name].shape
+        return column_array(self.table(episode), name, shape, self.data_file(episode))
 
     def cut(self, key: str, episode: int) -> Cut:
         """The frame range of an episode in the video of camera `key`."""
@@ -91,7 +99,7 @@ class Source:
         if feature.dtype == "video":
             yield from decode(self.cut(key, episode))
             return
-        path = self.meta.root / self.meta.episodes.data_path[episode]
+        path = self.data_file(episode)
         column = self.table(episode).select([key])
         for row, value in enumerate(column_values(column, key, path)):
             data = value.get("bytes") if isinstance(value, dict) else None
@@ -103,7 +111,6 @@ class ReorderedSource(Source):
     """A dataset with reordered dimensions of some vectors, in rows, statistics and names alike.
 
     Args:
-        source: the original dataset.
         orders: feature to the old indices of its dimensions, in the new order.
         features: the features with the reordered names.
 
@@ -134,7 +141,7 @@ class ReorderedSource(Source):
     def table(self, episode: int) -> pa.Table:
         """See `Source`."""
         table = super().table(episode)
-        path = self.meta.root / self.meta.episodes.data_path[episode]
+        path = self.data_file(episode)
         for name, order in self._orders.items():
             feature = self.meta.features[name]
             values = column_array(table, name, feature.shape, path)[:, order]
@@ -175,39 +182,23 @@ def decode(cut: Cut) -> Iterator[Image]:
 
 def _episode_metadata(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
     """Each episode's statistics and its metadata beyond the format."""
-    if meta.codebase_version == "v3.0":
-        return _episode_metadata_v3(meta)
-    lines = {
-        layout.whole_number(row.get("episode_index")): row
-        for row in layout.read_json_lines(meta.root / layout.EPISODES_V2)
-    }
-    more = [
-        {name: value for name, value in lines[number].items() if name not in _COLUMNS_V2}
-        for number in range(meta.total_episodes)
-    ]
-    path = meta.root / layout.EPISODES_STATS_V21
-    if not path.exists():
-        return [], more
-    rows = {
-        layout.whole_number(row.get("episode_index")): row.get("stats")
-        for row in layout.read_json_lines(path)
-    }
-    return [
-        to_statistics(rows.get(number) or {}, path, RECOMPUTE) for number in range(meta.total_episodes)
-    ], more
-
-
-def _episode_metadata_v3(meta: LeRobotDatasetMetadata) -> tuple[list[Statistics], list[dict[str, Any]]]:
     statistics: list[Statistics] = []
-    more: list[dict[str, Any]] = []
-    for path in episode_tables(meta.root):
-        table = read_table(path)
-        statistics += table_statistics(table, path)
-        more += table_more(table, path)
-    return statistics[: meta.total_episodes], more[: meta.total_episodes]
+    extra: list[dict[str, Any]] = []
+    if meta.codebase_version == "v3.0":
+        for path in episode_tables(meta.root):
+            table = read_table(path)
+            statistics += table_statistics(table, path)
+            extra += extra_columns(table, path)
+        return statistics[: meta.total_episodes], extra[: meta.total_episodes]
+    lines = layout.read_json_lines(meta.root / layout.EPISODES_V2)
+    rows = {layout.whole_number(row.get("episode_index")): row for row in lines}
+    for number in range(meta.total_episodes):
+        extra.append({name: value for name, value in rows[number].items() if name not in _COLUMNS_V2})
+    path = meta.root / layout.EPISODES_STATS_V21
+    return read_episode_stats(path, meta.total_episodes) if path.exists() else [], extra
 
 
-def table_more(table: pa.Table, path: Path) -> list[dict[str, Any]]:
+def extra_columns(table: pa.Table, path: Path) -> list[dict[str, Any]]:
     """The columns of a `meta/episodes` table that are not in the format, one dict per row."""
     known = set(episodes_schema({}).names)
     names = [

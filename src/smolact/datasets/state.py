@@ -17,20 +17,17 @@ from numpy.typing import NDArray
 from smolact.datasets import format as layout
 from smolact.datasets.annotations import annotation_faults
 from smolact.datasets.cameras import Columns, check_depth_image, decode_image
-from smolact.datasets.depth import bits_of
+from smolact.datasets.depth import bit_depth
 from smolact.datasets.episodes import Episode
 from smolact.datasets.faults import Fault, Progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.path_checks import check_inside
-from smolact.datasets.rows import DataFile, by_file, taken
+from smolact.datasets.rows import DataFile, group_by_file, take_rows
 from smolact.datasets.stats import LARGEST, usable_values
 from smolact.datasets.tables import column_array
 from smolact.datasets.video import VideoReader
 from smolact.errors import DatasetError
-
-Counters = Mapping[str, NDArray[Any]]
-"""The columns `DEFAULT_FEATURES` of a data file, or of some of its rows."""
 
 _Span = tuple[int, int, tuple[int, ...]]  # first frame, end, episodes (one, or none)
 TIME_TOLERANCE = 1e-4  # seconds; LeRobot's limit for finding a frame
@@ -80,7 +77,7 @@ class DatasetState:
         Images are decoded unless `quick`.
         """
         done = 0
-        for file, episodes in by_file(self.episodes, lambda episode: episode.data_path).items():
+        for file, episodes in group_by_file(self.episodes, lambda episode: episode.data_path).items():
             selected = [episode for episode in episodes if only is None or episode.index in only]
             if not selected:
                 continue
@@ -96,7 +93,7 @@ class DatasetState:
     def video_faults(self, key: str, quick: bool, progress: Progress) -> Iterator[Fault]:
         """Check every video file of camera `key`, and decode it unless `quick`."""
         done = 0
-        for file, episodes in by_file(self.episodes, lambda episode: episode.videos[key].path).items():
+        for file, episodes in group_by_file(self.episodes, lambda episode: episode.videos[key].path).items():
             try:
                 if self.for_repair:
                     check_inside(self.meta.root, file)
@@ -134,20 +131,20 @@ class DatasetState:
                 f"has {data.count} rows, but the episodes {episodes[0].index} to {episodes[-1].index} in it have {length} frames.",
                 remedy=_RESTORE,
             )
-        groups = [(episode, data.of(episode.index)) for episode in selected]
+        groups = [(episode, data.rows_of(episode.index)) for episode in selected]
         for episode, rows in groups:
             yield from self._row_faults(episode, {name: value[rows] for name, value in counters.items()})
         if features is None and not self.for_repair:
-            rows_of = [(episode.index, rows) for episode, rows in groups]
-            yield from annotation_faults(meta, file, data.table, rows_of)
+            episode_rows = [(episode.index, rows) for episode, rows in groups]
+            yield from annotation_faults(meta, file, data.table, episode_rows)
         owners = counters["episode_index"]
         for name in filter(lambda name: meta.features[name].is_numeric, names):
             yield from self._value_faults(data, name, selected, owners, len(selected) < len(episodes))
         for name in [] if quick else meta.image_keys:
             yield from self._image_faults(file, name, owners)
 
-    def _row_faults(self, episode: Episode, rows: Counters) -> Iterator[Fault]:
-        """Check the counters in the rows of an episode, sorted by `frame_index`."""
+    def _row_faults(self, episode: Episode, rows: Mapping[str, NDArray[Any]]) -> Iterator[Fault]:
+        """Check the columns `DEFAULT_FEATURES` in the rows of an episode, sorted by `frame_index`."""
         meta, where, length = self.meta, f"{episode.data_path}, episode {episode.index}", episode.length
         affected = (episode.index,)
         if len(rows["index"]) != length:
@@ -221,7 +218,7 @@ class DatasetState:
         for row, owner in enumerate(owners.tolist()):
             where = f"{file}, row {row}, '{name}'"
             try:
-                (data,) = columns.images(file, name, [row])
+                data = columns.image(file, name, row)
                 if feature.is_depth:
                     check_depth_image(data, feature.image_shape, where)
                 else:
@@ -309,7 +306,9 @@ def _numbers(episodes: Iterable[Episode]) -> tuple[int, ...]:
 def _is_readable(data: DataFile, name: str, shape: tuple[int, ...], episode: Episode) -> bool:
     """Whether an episode's rows of a numeric column are valid by themselves."""
     try:
-        column_array(taken(data.table.select([name]), data.of(episode.index)), name, shape, data.file)
+        column_array(
+            take_rows(data.table.select([name]), data.rows_of(episode.index)), name, shape, data.file
+        )
     except DatasetError:
         return False
     return True
@@ -347,11 +346,11 @@ def _layout_faults(
             episodes=episodes,
         )
     stated = feature.info.get("video.pix_fmt")
-    if feature.is_depth and isinstance(stated, str) and bits_of(pixel_format) < bits_of(stated):
+    if feature.is_depth and isinstance(stated, str) and bit_depth(pixel_format) < bit_depth(stated):
         yield Fault(
             "error",
             file,
-            f"its depth has {bits_of(pixel_format)} bits ({pixel_format}), but {layout.INFO} says {stated}: what made the file "
+            f"its depth has {bit_depth(pixel_format)} bits ({pixel_format}), but {layout.INFO} says {stated}: what made the file "
             "has rounded the depth.",
             remedy="Restore the file.",
             episodes=episodes,

@@ -60,7 +60,9 @@ class VectorStatistics:
         if not len(rows):
             return
         low, high, mean = rows.min(axis=0), rows.max(axis=0), rows.mean(axis=0)
-        self._merge_moments(len(rows), mean, np.square(rows - mean).sum(axis=0))
+        step, total = mean - self._mean, self._count + len(rows)
+        self._squares += np.square(rows - mean).sum(axis=0) + step**2 * self._count * len(rows) / total
+        self._mean = self._mean + step * len(rows) / total
         if not self._count:
             self._low = low
             least = 1e-9 * np.maximum(np.abs(low), np.abs(high)).clip(1e-6)  # a constant needs a range too
@@ -90,12 +92,6 @@ class VectorStatistics:
             statistics[name] = middle.clip(self._min, self._max)
         shaped = {name: value.reshape(self._shape).copy() for name, value in statistics.items()}
         return {**shaped, "count": np.array([self._count], dtype=np.int64)}
-
-    def _merge_moments(self, count: int, mean: Float, squares: Float) -> None:
-        total = self._count + count
-        step = mean - self._mean
-        self._squares += squares + step**2 * self._count * count / total
-        self._mean = self._mean + step * count / total
 
     def _grow(self) -> None:
         for column in range(self._size):
@@ -241,3 +237,18 @@ def _aggregate_feature(
                 average(stacked["std"] ** 2 + (stacked["mean"] - statistics["mean"]) ** 2)
             )
     return statistics
+
+
+def statistics_to_json(statistics: Statistics) -> dict[str, dict[str, Any]]:
+    """Statistics as JSON values: lists, with integer counts."""
+    return {
+        feature: {
+            name: (
+                np.asarray(value).astype(np.int64)
+                if name == "count" and np.isfinite(value).all()
+                else np.asarray(value)
+            ).tolist()
+            for name, value in values.items()
+        }
+        for feature, values in statistics.items()
+    }

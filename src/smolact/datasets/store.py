@@ -31,7 +31,6 @@ class FrameStore:
 
     Args:
         folder: created if missing; its name must identify the source of the arrays.
-        name: the name of the files.
         shape, dtype: of one array.
         frames: the maximum number of frames.
 
@@ -44,10 +43,10 @@ class FrameStore:
     ) -> None:
         self.folder, self.name, self.frames = folder, name, frames
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        self.bytes_of_one = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        self.frame_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
         self._arrays, self._sums = folder / f"{name}.arrays", folder / f"{name}.checksums"
         durable.make_folder(folder)
-        for path, size in ((self._arrays, frames * self.bytes_of_one), (self._sums, frames * 4)):
+        for path, size in ((self._arrays, frames * self.frame_bytes), (self._sums, frames * 4)):
             with durable.annotate_errors(path):
                 if path.exists():
                     check_regular(path)
@@ -73,8 +72,8 @@ class FrameStore:
     def missing(self, frames: Iterable[int], progress: Callable[[int, int], None] | None = None) -> list[int]:
         """The missing or corrupt ones of `frames`; `progress` is called with the number checked and the total."""
         numbers = list(frames)
-        sums, arrays = self._read_checksums(), self._map()
-        size = max(1, _PIECE_BYTES // max(1, self.bytes_of_one))
+        sums, arrays = np.fromfile(self._sums, np.uint32), self._map()
+        size = max(1, _PIECE_BYTES // max(1, self.frame_bytes))
         pieces = [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
         def corrupt(piece: list[int]) -> list[int]:
@@ -102,7 +101,7 @@ class FrameStore:
         arrays = np.ascontiguousarray(arrays)
         with durable.annotate_errors(self._arrays), self._arrays.open("r+b") as file:
             for number, array in zip(frames, arrays, strict=True):
-                file.seek(int(number) * self.bytes_of_one)  # on the map a full disk raises SIGBUS
+                file.seek(int(number) * self.frame_bytes)  # on the map a full disk raises SIGBUS
                 file.write(array.data)
             file.flush()
             os.fsync(file.fileno())
@@ -120,9 +119,6 @@ class FrameStore:
                 mapped = np.memmap(self._arrays, self.dtype, "r", shape=(self.frames, *self.shape))
                 self._mapped = np.asarray(mapped)
         return self._mapped
-
-    def _read_checksums(self) -> NDArray[np.uint32]:
-        return np.fromfile(self._sums, np.uint32)
 
 
 def _checksum(array: NDArray[Any]) -> int:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from smolact.datasets.format import NUMBER_DTYPES, STATISTICS, WRITTEN_VERSION, Feature
+from smolact.datasets.format import DEFAULT_FEATURES, NUMBER_DTYPES, STATISTICS, WRITTEN_VERSION, Feature
 from smolact.errors import DatasetError
 from smolact.openable import check_regular
 
@@ -40,15 +41,13 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise _damaged(path, error) from error
 
 
-def read_table(
-    path: Path, columns: Sequence[str] | None = None, row_groups: Sequence[int] | None = None
-) -> pa.Table:
-    """Read a parquet file, or some of its columns or row groups.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a parquet file, or some of its columns.
 
     Raises:
         DatasetError: the file is missing or damaged, or lacks one of `columns`.
     """
-    return read_groups(open_parquet(path), path, columns, row_groups)
+    return read_groups(open_parquet(path), path, columns)
 
 
 def read_groups(
@@ -99,6 +98,12 @@ def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
     return table.column(name)
 
 
+def single_array(column: pa.ChunkedArray) -> Any:
+    """A column in one piece; PyArrow before 17 leaves some types in chunks."""
+    values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
+
+
 def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
     """A column as an array (rows, *shape), or (rows,) if it holds scalars.
 
@@ -107,15 +112,19 @@ def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path)
     """
     column = _column(table, name, path)
     prefix = f"{path}: the column '{name}' "
-    values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    values = single_array(column)
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
     rows, size = len(values), 1
     while _is_list(values.type):
-        size = len(values.flatten()) // max(rows, 1)
-        if values.null_count or not _is_rectangular(values, len(values.flatten())):
+        flat = values.flatten()
+        size = len(flat) // max(rows, 1)
+        if (
+            values.null_count
+            or (pc.list_value_length(values).to_numpy() != len(flat) // max(len(values), 1)).any()
+        ):
             raise DatasetError(f"{prefix}has rows of differing size, or empty ones. Fetch the dataset again.")
-        values = values.flatten()
+        values = flat
     if values.null_count:
         raise DatasetError(f"{prefix}has gaps (nulls). Fetch the dataset again.")
     if not (
@@ -135,14 +144,6 @@ def column_array(table: pa.Table, name: str, shape: tuple[int, ...], path: Path)
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _is_rectangular(values: Any, flat: int) -> bool:
-    """Whether all lists in `values`, of total size `flat`, have the same size."""
-    if pa.types.is_fixed_size_list(values.type):
-        return True
-    offsets = values.offsets.to_numpy()
-    return len(values) == 0 or bool((np.diff(offsets) == flat // len(values)).all())
 
 
 def column_type(feature: Feature) -> pa.DataType:
@@ -182,7 +183,6 @@ def frames_schema(
 
     Args:
         features: of known types.
-        version: the format version.
         others: columns of unknown types.
     """
     others = others or {}
@@ -196,6 +196,17 @@ def frames_schema(
     order = dict.fromkeys([*filter(types.__contains__, features), *others])
     schema = pa.schema([(name, types[name]) for name in order])
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": hub_features}})})
+
+
+def frames_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of a data file or of `meta/episodes`; each table that it gets becomes a row group.
+
+    Only index columns need statistics (lookup by episode); images and unique values gain nothing.
+    """
+    counters = [name for name in schema.names if name in DEFAULT_FEATURES]
+    return pq.ParquetWriter(
+        path, schema, compression="snappy", use_dictionary=False, write_statistics=counters
+    )
 
 
 def _hub_feature(feature: Feature, vector: str) -> dict[str, Any]:

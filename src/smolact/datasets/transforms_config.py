@@ -136,11 +136,7 @@ class ImageTransformsConfig:
             self.ranges()
 
     def ranges(self) -> dict[str, dict[str, Range]]:
-        """The parameter ranges of each selectable transform.
-
-        Raises:
-            ConfigError: see the class.
-        """
+        """The parameter ranges of each selectable transform; the errors are those of the class."""
         if self.max_num_transforms < 1:
             raise ConfigError(
                 f"{FLAG}.max_num_transforms={self.max_num_transforms} is too small: it must be 1 or more. To leave the "

@@ -40,9 +40,7 @@ def draw_preview(
 
     Args:
         pictures: camera to frame number to image, (3, H, W) uint8.
-        config: the transforms.
         samples: the number of transformed versions per frame, and of steps per sweep of a transform's ranges.
-        seed: the random seed.
 
     Raises:
         ConfigError: the configuration is invalid.

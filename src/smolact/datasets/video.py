@@ -64,11 +64,7 @@ class VideoReader:
             return np.stack(images) if images else np.empty((0, 0, 0, 3), dtype=np.uint8)
 
         decoded = self._locked_read(unique, decode)
-        return (
-            decoded
-            if len(unique) == len(wanted) and (inverse == np.arange(len(inverse))).all()
-            else decoded[inverse]
-        )
+        return decoded if np.array_equal(unique, wanted) else decoded[inverse]
 
     def layouts(self, numbers: Sequence[int] | NDArray[np.int64]) -> set[tuple[int, int, str]]:
         """The (height, width, FFmpeg pixel format) of these frames, decoded but not converted.
@@ -109,21 +105,12 @@ class VideoReader:
 
     def _open(self) -> None:
         try:
-            check_regular(self.path)
-            self._container = av.open(str(self.path), **_LENIENT)
-            if not self._container.streams.video or self._stream.codec_context is None:
-                raise VideoError(
-                    f"{self.path} has no picture that FFmpeg can decode. Fetch it again, or restore it."
-                )
-            self._stream.codec_context.thread_count = 1
+            self._container = open_container(self.path)
         except VideoError:
             raise
-        except FileNotFoundError as error:
-            raise VideoError(
-                f"{self.path} is missing. Fetch the dataset again, or restore this file."
-            ) from error
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._decode_error(error) from error
+        self._stream.codec_context.thread_count = 1
         self._next = -1
 
     @property
@@ -163,6 +150,24 @@ class VideoReader:
         return VideoError(
             f"{self.path} can't be decoded ({error}): it is damaged or cut off. Fetch it again."
         )
+
+
+def open_container(path: Path) -> Any:
+    """Open a container that has a video stream, for reading.
+
+    Raises:
+        VideoError: the file is missing, or without a video stream.
+        FFmpegError, OSError, ValueError: it can't be read.
+    """
+    try:
+        check_regular(path)
+        container: Any = av.open(str(path), **_LENIENT)
+    except FileNotFoundError as error:
+        raise VideoError(f"{path} is missing. Fetch the dataset again, or restore this file.") from error
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        container.close()
+        raise VideoError(f"{path} has no picture that FFmpeg can decode. Fetch it again, or restore it.")
+    return container
 
 
 def _timeline(container: Any, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

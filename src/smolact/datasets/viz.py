@@ -6,28 +6,33 @@ The page needs no network; its videos are embedded, or in a folder next to it.
 from __future__ import annotations
 
 import re
+import tempfile
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from smolact import durable, pages
+from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.datasets.remux import Joiner, PacketIndex
 from smolact.datasets.sources import Source
-from smolact.datasets.tables import column_array
-from smolact.datasets.viz_video import Films
+from smolact.datasets.video import Image, VideoWriter
 from smolact.errors import ConfigError, DatasetError
-
-Progress = Callable[[str, int, int], None]
 
 PAGE, VIDEO_FOLDER = "index.html", "films"
 MAX_MB = 100
 MAX_LINES = 8  # per plot
 PLOTTED_DTYPES = re.compile(r"(float|int|uint)\d+|bool")
+BROWSER_DECODERS = {"h264", "av1", "libdav1d", "libaom-av1", "vp9", "libvpx-vp9"}
+"""PyAV's decoders of codecs that browsers play."""
+BROWSER_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
+KEYFRAME_INTERVAL, CRF = 12, 23
 
 
 def write_page(
@@ -35,19 +40,15 @@ def write_page(
     output: str | Path,
     episodes: Sequence[int] | None = None,
     most_mb: float = MAX_MB,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Path:
-    """Write the dataset in folder `root` as an HTML page.
+    """Write the dataset in folder `root` as an HTML page, and return its path.
 
     Args:
         root: the dataset, of any version.
         output: a .html file with everything embedded, or a folder for `index.html` and the videos.
         episodes: the episodes to show; all when None.
         most_mb: the size limit of the page in MB, without separate videos.
-        progress: called with (what, done, total).
-
-    Returns:
-        the page.
 
     Raises:
         ConfigError: the dataset lacks an episode, or the page would be too large.
@@ -55,7 +56,7 @@ def write_page(
         DatasetError: the dataset is damaged.
         WriteError: the disk is full or refused.
     """
-    source, output = Source(root, held=True), Path(output)
+    source, output = Source(root, locked=True), Path(output)
     chosen = list(range(source.meta.total_episodes)) if episodes is None else list(episodes)
     outside = [number for number in chosen if not 0 <= number < source.meta.total_episodes]
     if outside or not chosen:
@@ -64,17 +65,16 @@ def write_page(
             + (f"episode {outside[0]} is asked for." if outside else "none is chosen.")
         )
     embedded = output.suffix == ".html"
-    films, signals = Films(source), signal_names(source.meta)
+    films, signals = BrowserVideos(source), signal_names(source.meta)
     descriptions: list[dict[str, Any]] = []
     videos: dict[str, str] = {}
     size = 0
     for done, number in enumerate(chosen):
-        if progress is not None:
-            progress("episodes", done, len(chosen))
+        progress("episodes", done, len(chosen))
         episode = describe_episode(source, number, list(signals))
         size += len(episode["numbers"])
         for camera, key in enumerate(source.meta.color_keys):
-            video = films.film(key, number)
+            video = films.encode_episode(key, number)
             name = f"episode_{number:06d}_{camera}"
             if embedded:
                 videos[name] = b64encode(video).decode("ascii")
@@ -85,8 +85,7 @@ def write_page(
         descriptions.append(episode)
         if size > most_mb * 1e6:
             raise ConfigError(_too_large(most_mb, done, chosen, embedded))
-    if progress is not None:
-        progress("episodes", len(chosen), len(chosen))
+    progress("episodes", len(chosen), len(chosen))
     path = output if embedded else output / PAGE
     durable.write_text(path, page(source.meta, descriptions, signals, videos))
     return path
@@ -137,15 +136,13 @@ def describe_episode(source: Source, number: int, signals: Sequence[str]) -> dic
     Raises:
         DatasetError: the episode's table is damaged.
     """
-    table, meta = source.table(number), source.meta
-    path = meta.root / meta.episodes.data_path[number]
-    length = table.num_rows
-    columns = [np.empty((length, 0), dtype=np.float32)]
-    for name in signals:
-        values = column_array(table, name, meta.features[name].shape, path)
-        columns.append(values.reshape(length, -1).astype(np.float32))
-    numbers = np.ascontiguousarray(np.concatenate(columns, axis=1).T, dtype="<f4")
-    tasks = column_array(table, "task_index", (1,), path).reshape(-1)
+    meta, path, length = source.meta, source.data_file(number), source.table(number).num_rows
+    columns = [source.values(name, number).reshape(length, -1) for name in signals]
+    joined = np.concatenate(
+        [np.empty((length, 0), dtype=np.float32), *columns], axis=1, dtype=np.float32, casting="unsafe"
+    )
+    numbers = np.ascontiguousarray(joined.T, dtype="<f4")
+    tasks = source.values("task_index", number).reshape(-1)
     begins = np.flatnonzero(np.diff(tasks, prepend=tasks[0] - 1))
     unknown = set(tasks.tolist()) - set(meta.tasks)
     if unknown:
@@ -187,8 +184,10 @@ def plots(signals: dict[str, list[str]]) -> list[dict[str, Any]]:
             (feature, name) for feature, names in signals.items() for name in names
         )
     ]
-    shared = {name for name, count in Counter(name for _, name, _ in columns).items() if name and count > 1}
-    shared = {name for name in shared if len({feature for feature, other, _ in columns if other == name}) > 1}
+    owners: dict[str, set[str]] = {}
+    for feature, name, _ in columns:
+        owners.setdefault(name, set()).add(feature)
+    shared = {name for name, features in owners.items() if name and len(features) > 1}
     plots: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for feature, name, column in columns:
         if name in shared:
@@ -202,3 +201,76 @@ def plots(signals: dict[str, list[str]]) -> list[dict[str, Any]]:
         for (kind, title), lines in plots.items()
         for first in range(0, len(lines), MAX_LINES)
     ]
+
+
+class BrowserVideos:
+    """The episodes of a dataset as browser videos; each video file's index is read once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._indices: dict[Path, PacketIndex] = {}
+
+    def encode_episode(self, key: str, episode: int) -> bytes:
+        """An episode of camera `key` as mp4; frame i is shown from i/fps to (i + 1)/fps.
+
+        Raises:
+            DatasetError: the images can't be decoded, or are not as many as the rows.
+            ConfigError: encoding is needed, and this build of FFmpeg has no encoder for browsers.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "film.mp4"
+            if not self._remux(key, episode, path):
+                self._encode(key, episode, path)
+            return path.read_bytes()
+
+    def _remux(self, key: str, episode: int, path: Path) -> bool:
+        if self._source.meta.features[key].dtype != "video":
+            return False
+        cut = self._source.cut(key, episode)
+        if cut.path not in self._indices:
+            self._indices[cut.path] = PacketIndex(cut.path)
+        index = self._indices[cut.path]
+        decoder, _, _, pixels, _ = index.codec
+        packets = index.packets(cut)
+        if decoder not in BROWSER_DECODERS or pixels not in BROWSER_PIXEL_FORMATS or packets is None:
+            return False
+        joiner = Joiner(path, self._source.meta.fps)
+        try:
+            joiner.add(index, *packets)
+        finally:
+            joiner.close()
+        return True
+
+    def _encode(self, key: str, episode: int, path: Path) -> None:
+        images = map(pad_to_even, self._source.images(key, episode))
+        first = next(images)
+        height, width, _ = first.shape
+        codec = browser_encoder()
+        with VideoWriter(
+            path, self._source.meta.fps, width, height, codec, g=KEYFRAME_INTERVAL, crf=CRF
+        ) as writer:
+            for image in chain([first], images):
+                writer.write(image)
+
+
+def browser_encoder() -> str:
+    """The encoder for browser videos: H.264, which every browser plays, or else AV1.
+
+    Raises:
+        ConfigError: this build of FFmpeg has neither.
+    """
+    for name in ("libx264", "h264", "libsvtav1"):
+        if name in av.codecs_available:
+            return name
+    raise ConfigError(
+        "The pictures must be encoded for the browser, and this build of FFmpeg has no encoder for it (libx264, "
+        "libsvtav1). Install PyAV from its wheels: pip install --force-reinstall av"
+    )
+
+
+def pad_to_even(image: Image) -> Image:
+    """An image (H, W, 3), padded to an even height and width, as video requires."""
+    height, width, _ = image.shape
+    if height % 2 == 0 and width % 2 == 0:
+        return image
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from smolact.datasets.edit import check_episodes
+from smolact.datasets.faults import Progress, no_progress
 from smolact.datasets.sources import Source
-from smolact.datasets.tables import column_array
 from smolact.datasets.viz import signal_names
 from smolact.errors import DeviceError, MissingDependencyError, optional_import
 
@@ -22,7 +22,7 @@ def show_in_rerun(
     root: str | Path,
     episodes: Sequence[int],
     output: str | Path | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> None:
     """Open rerun's viewer on episodes of the dataset in folder `root`, or write them to a file.
 
@@ -30,7 +30,6 @@ def show_in_rerun(
         root: the dataset, of any version.
         episodes: the episodes to show; each is a separate recording in the viewer.
         output: an .rrd file to write instead of opening the viewer.
-        progress: called with (description, done, total).
 
     Raises:
         MissingDependencyError: rerun is not installed.
@@ -41,7 +40,7 @@ def show_in_rerun(
     rerun = import_rerun()
     if output is None:
         check_screen("Write a file for later, --output=NAME.rrd, or a page for the browser, --html.")
-    source = Source(root, held=True)
+    source = Source(root, locked=True)
     check_episodes(source.meta, episodes)
     name = source.meta.root.resolve().name
     stream = rerun.RecordingStream(name)
@@ -51,18 +50,13 @@ def show_in_rerun(
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         stream.save(str(output))
     for done, number in enumerate(episodes):
-        if progress is not None:
-            progress("episodes", done, len(episodes))
+        progress("episodes", done, len(episodes))
         _log(rerun, stream, source, number)
     stream.flush()
 
 
 def import_rerun() -> Any:
-    """Import rerun.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
+    """Import rerun, or raise a `MissingDependencyError` that names the alternative."""
     try:
         return optional_import("rerun", EXTRA)
     except MissingDependencyError as error:
@@ -72,14 +66,7 @@ def import_rerun() -> Any:
 
 
 def check_screen(instead: str) -> None:
-    """Raise unless a viewer can open on this machine; rerun itself crashes in a thread, without an exception here.
-
-    Args:
-        instead: the alternative that the error names.
-
-    Raises:
-        DeviceError: there is no screen.
-    """
+    """Raise a `DeviceError` that says what to do `instead`, unless a viewer can open here: rerun itself would crash in a thread."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise DeviceError(
             f"Rerun's viewer needs a screen, and this machine offers none (no DISPLAY). {instead}"
@@ -87,16 +74,14 @@ def check_screen(instead: str) -> None:
 
 
 def _log(rerun: Any, stream: Any, source: Source, number: int) -> None:
-    meta, table = source.meta, source.table(number)
-    path = meta.root / meta.episodes.data_path[number]
-    top = f"episode_{number}"
-    tasks = column_array(table, "task_index", (1,), path).reshape(-1)
+    meta, top = source.meta, f"episode_{number}"
+    tasks = source.values("task_index", number).reshape(-1)
     signals = {
-        name: (names, column_array(table, name, meta.features[name].shape, path).reshape(table.num_rows, -1))
+        name: (names, source.values(name, number).reshape(len(tasks), -1))
         for name, names in signal_names(meta).items()
     }
     cameras = {key: source.images(key, number) for key in meta.color_keys}
-    for frame in range(table.num_rows):
+    for frame in range(len(tasks)):
         stream.set_time("frame", sequence=frame)
         stream.set_time("time", duration=frame / meta.fps)
         for key, images in cameras.items():

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact import durable
+from smolact.datasets import quarantine
 from smolact.datasets.cameras import encode_image
 from smolact.datasets.checks import check_features, check_frame, check_task
 from smolact.datasets.committer import EpisodeCommitter, FileGroup
 from smolact.datasets.encoders import ENCODERS, choose_encoder
-from smolact.datasets.episode_buffer import EpisodeBuffer, EpisodePosition
+from smolact.datasets.episode_buffer import EpisodeBuffer
 from smolact.datasets.format import DEFAULT_FEATURES, Feature
 from smolact.datasets.lock import FolderLock
-from smolact.datasets.resume import check_compatible, find_last_episode, has_only_leftovers, recorded_features
+from smolact.datasets.resume import check_compatible, read_resume_state, recorded_features
 from smolact.datasets.video import VideoWriter
 from smolact.errors import ConfigError, SmolactError
 from smolact.hub import missing_folder
@@ -46,6 +47,8 @@ class DatasetWriter:
         video_codec: str,
         episodes_per_file: int,
     ) -> None:
+        if type(episodes_per_file) is not int or episodes_per_file < 1:
+            raise ConfigError(f"episodes_per_file={episodes_per_file!r}: expected a whole number, 1 or more.")
         self.root, self.fps, self.robot_type = root, fps, robot_type
         self.features = features
         self._codec, self._episodes_per_file = video_codec, episodes_per_file
@@ -72,8 +75,6 @@ class DatasetWriter:
         """Create a new dataset in the folder `root`, which must not exist or be empty.
 
         Args:
-            root: the dataset's folder.
-            fps: frames per second.
             features: name to feature, or to LeRobot's `{dtype, shape, names}`: dtype `video` or `image` with shape
                 (H, W, 3), or a number type with one frame's shape. Names are free.
             robot_type: the robot's name, stored for information.
@@ -92,7 +93,6 @@ class DatasetWriter:
             raise missing_folder(folder, "dataset")
         if not np.isfinite(fps) or fps <= 0:
             raise ConfigError(f"fps={fps}: expected frames a second, above 0.")
-        _check_episodes_per_file(episodes_per_file)
         checked = check_features(features)
         video_codec = choose_encoder(video_codec, _sizes(checked))
         for name, feature in checked.items():
@@ -109,8 +109,7 @@ class DatasetWriter:
         durable.make_folder(folder)
         with contextlib.ExitStack() as stack:
             stack.enter_context(FolderLock(folder))
-            if has_only_leftovers(folder):
-                _remove_leftovers(folder)
+            _remove_leftovers(folder)
             if any(folder.iterdir()):
                 raise _not_empty(folder)
             writer._committer.begin()
@@ -134,7 +133,6 @@ class DatasetWriter:
         those of cameras that another tool wrote, which continue from its `stats.json`.
 
         Args:
-            root: the dataset's folder.
             fps, features, robot_type: those of the new recording, checked against the dataset; None takes the dataset's.
             video_codec: None for the dataset's codec.
             episodes_per_file: as in `create`.
@@ -146,38 +144,19 @@ class DatasetWriter:
             DatasetError: it is corrupt.
             WriteError: another process writes to it, or the disk is full or refused.
         """
-        _check_episodes_per_file(episodes_per_file)
         with contextlib.ExitStack() as stack:
             stack.enter_context(FolderLock(Path(root)))
-            writer = cls._open_existing(Path(root), fps, features, robot_type, video_codec, episodes_per_file)
+            state = read_resume_state(Path(root))
+            meta = state.meta
+            check_compatible(meta, fps, None if features is None else check_features(features), robot_type)
+            recorded = check_features(recorded_features(meta))
+            formats = {recorded[key].info.get("video.codec", "av1") for key in meta.video_keys}
+            codec = choose_encoder(video_codec, _sizes(recorded), formats)
+            all_features = {**recorded, **DEFAULT_FEATURES}
+            writer = cls(Path(root), meta.fps, all_features, meta.robot_type, codec, episodes_per_file)
+            writer._tasks = {task: number for number, task in enumerate(state.tasks)}
+            writer._committer.resume(state)
             writer._lock_stack = stack.pop_all()
-        return writer
-
-    @classmethod
-    def _open_existing(
-        cls,
-        root: Path,
-        fps: float | None,
-        features: Mapping[str, Feature | Mapping[str, Any]] | None,
-        robot_type: str | None,
-        video_codec: str | None,
-        episodes_per_file: int,
-    ) -> DatasetWriter:
-        state = find_last_episode(root)
-        check_compatible(state.meta, fps, None if features is None else check_features(features), robot_type)
-        recorded = check_features(recorded_features(state.meta))
-        formats = {recorded[key].info.get("video.codec", "av1") for key in state.meta.video_keys}
-        codec = choose_encoder(video_codec, _sizes(recorded), formats)
-        writer = cls(
-            root,
-            state.meta.fps,
-            {**recorded, **DEFAULT_FEATURES},
-            state.meta.robot_type,
-            codec,
-            episodes_per_file,
-        )
-        writer._tasks = {task: number for number, task in enumerate(state.tasks)}
-        writer._committer.resume(state)
         return writer
 
     @property
@@ -322,17 +301,18 @@ class DatasetWriter:
         """Turn the episode's frames into columns and a row of metadata, and add them to the group."""
         for task in episode.tasks:
             self._tasks.setdefault(task, len(self._tasks))
-        position = EpisodePosition(self.num_episodes, self.num_frames, self._group.frames)
-        columns = episode.columns(self.features, self.fps, position, self._tasks)
-        self._group.rows.append(episode.row(self.features, self.fps, position, columns))
+        columns, row = episode.finish(
+            self.features,
+            self.fps,
+            self._tasks,
+            number=self.num_episodes,
+            first=self.num_frames,
+            first_video_frame=self._group.frames,
+        )
+        self._group.rows.append(row)
         self._group.columns.append(columns)
         self._group.images.append(episode.statistics)
         self._group.frames += len(episode)
-
-
-def _check_episodes_per_file(number: int) -> None:
-    if type(number) is not int or number < 1:
-        raise ConfigError(f"episodes_per_file={number!r}: expected a whole number, 1 or more.")
 
 
 def _not_empty(folder: Path) -> ConfigError:
@@ -343,10 +323,15 @@ def _not_empty(folder: Path) -> ConfigError:
 
 
 def _remove_leftovers(folder: Path) -> None:
+    """Empty the folder if it holds only leftovers of a writer that died while it created the dataset."""
+    meta, is_temporary = folder / "meta", quarantine.is_temporary
+    has_meta = meta.is_dir() and not meta.is_symlink() and all(map(is_temporary, meta.iterdir()))
+    if not all(is_temporary(entry) or (has_meta and entry == meta) for entry in folder.iterdir()):
+        return
     with durable.annotate_errors(folder):
-        if (folder / "meta").is_dir():
-            durable.remove_litter(folder / "meta")
-            (folder / "meta").rmdir()
+        if has_meta:
+            durable.remove_litter(meta)
+            meta.rmdir()
         durable.remove_litter(folder)
 
 

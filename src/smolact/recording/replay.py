@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.datasets.comparison import differences, told
+from smolact.datasets.comparison import differences
 from smolact.datasets.metadata import LeRobotDatasetMetadata
-from smolact.datasets.rows import NUMBERS, EpisodeRows
-from smolact.datasets.tables import column_array, read_table
+from smolact.datasets.rows import DataFile
 from smolact.errors import ConfigError, FeatureError
 from smolact.recording.recorder import dataset_features
 from smolact.robots.base import EpisodicRobot, Robot
@@ -36,10 +35,9 @@ def read_actions(root: Path, episode: int) -> tuple[NDArray[np.float32], float]:
         )
     if ACTION not in meta.features:
         raise FeatureError(f"{root} has no '{ACTION}' to replay; it has {', '.join(meta.features)}.")
-    path = meta.root / meta.episodes.data_path[episode]
-    table = read_table(path, [ACTION, *NUMBERS])
-    rows = EpisodeRows(table, path).whole(episode, int(meta.episodes.length[episode]))
-    actions = column_array(table, ACTION, meta.features[ACTION].shape, path)[rows]
+    file = DataFile(meta.root, meta.episodes.data_path[episode], [ACTION, "episode_index", "frame_index"])
+    rows = file.complete_rows(episode, int(meta.episodes.length[episode]))
+    actions = file.column(ACTION, meta.features[ACTION].shape)[rows]
     return np.asarray(actions, np.float32), meta.fps
 
 
@@ -50,9 +48,9 @@ def check_fits(root: Path, robot: Robot) -> None:
         FeatureError: their number, names, order or units differ.
     """
     expected = dataset_features(robot.features)[ACTION]
-    found = differences(LeRobotDatasetMetadata(root).features[ACTION], expected, dtype=False)
-    if found:
-        lines = told(ACTION, found, f"in {root}", f"on the robot '{robot.name}'")
+    sides = f"in {root}", f"on the robot '{robot.name}'"
+    lines = differences(ACTION, LeRobotDatasetMetadata(root).features[ACTION], expected, sides, dtype=False)
+    if lines:
         raise FeatureError(f"{'; '.join(lines)}. Replay it on the robot that it was recorded with.")
 
 

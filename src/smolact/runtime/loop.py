@@ -123,7 +123,7 @@ class ControlLoop:
 
         Raises:
             CameraTimeoutError: a camera has given no picture for too long.
-            ConnectionLostError: the robot's cable was pulled, and nobody is there to plug it in again.
+            ConnectionLostError: the robot's cable was pulled, and there is no terminal from which a person can say that it is back.
             UnsafeActionError: the gate refused an action.
             SmolactError: errors of the robot, the source and `on_tick`.
         """

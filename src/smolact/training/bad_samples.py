@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from smolact.datasets.unreadable import FLAG, Unreadable, refusal
+from smolact.datasets.unreadable import FLAG, Unreadable, unreadable_error
 from smolact.errors import TrainingError
 from smolact.files import read_json_object
 
@@ -53,14 +53,14 @@ class BadSamples:
             DatasetError: the step is the first one of a new run, and no limit was set.
         """
         if unreadable and is_first and not self.has_limit:
-            raise refusal(unreadable)
+            raise unreadable_error(unreadable)
         for frame in unreadable:
-            if frame.place not in self.found:
-                self.found[frame.place] = frame.reason
+            if frame.location not in self.found:
+                self.found[frame.location] = frame.reason
                 logger.warning(
                     "Step %d: %s can't be read; another frame takes its place (%d so far, %d may be left out). %s",
                     step,
-                    frame.place,
+                    frame.location,
                     len(self.found),
                     self.limit,
                     frame.reason,

@@ -17,10 +17,11 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smolact.datasets.frame_cache import FrameCache, Progress, fill, fingerprint, folder_beside
-from smolact.datasets.reader import LeRobotDataset, first_frames
+from smolact.datasets.faults import Progress
+from smolact.datasets.frame_cache import FrameCache, cache_folder, fill_stores, fingerprint
+from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.store import FrameStore
-from smolact.datasets.unreadable import Unreadable, refusal
+from smolact.datasets.unreadable import Unreadable, unreadable_error
 from smolact.errors import ConfigError, DatasetError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.training.bad_samples import gather_unreadable
@@ -121,7 +122,7 @@ def _cache_pictures(
     )
     unreadable = _unreadable_list(config)
     frame_count = sum(
-        cache.keep(
+        cache.fill(
             dataset,
             rank=accelerator.process_index,
             processes=accelerator.num_processes,
@@ -131,9 +132,9 @@ def _cache_pictures(
         )
         for dataset in datasets
     )
-    cache.leave_out(_gather(config, accelerator, unreadable))
+    cache.exclude(_gather(config, accelerator, unreadable))
     share = frame_count / sum(map(len, datasets))
-    size = frame_count * sum(store.bytes_of_one for store in cache.stores.values())
+    size = frame_count * sum(store.frame_bytes for store in cache.stores.values())
     remark = "" if share == 1 else f" ({share:.0%}; the others are decoded each time: raise --cache.max_gb)"
     return f"pictures of {frame_count} frames{remark}, {gigabytes(size)} in {cache.folder}"
 
@@ -154,13 +155,13 @@ def _cache_tokens(
         with accelerator.autocast():
             return quantize(policy.encode_images(pictures.to(device)).cpu(), kind)
 
-    folder = config.cache.folder or folder_beside(source.meta.root)
+    folder = config.cache.folder or cache_folder(source.meta.root)
     folder = folder / f"features-{fingerprint(source.meta)}-{tower_fingerprint(policy, config, accelerator)}"
     stores: dict[str, FrameStore] = {}
     for key in cameras:
         sample = encode(key, torch.zeros((1, *source.meta.features[key].image_shape), dtype=torch.uint8))
         stores[key] = FrameStore(folder, key, sample.shape[1:], sample.dtype, source.meta.total_frames)
-    size = sum(map(len, datasets)) * sum(store.bytes_of_one for store in stores.values())
+    size = sum(map(len, datasets)) * sum(store.frame_bytes for store in stores.values())
     if size > config.cache.max_gb * 1e9:
         raise ConfigError(
             f"The vision tokens of {source.section.name} take {size / 1e9:.1f} GB, more than --cache.max_gb="
@@ -172,9 +173,9 @@ def _cache_tokens(
     for dataset in datasets:
         frames = np.array_split(np.arange(len(dataset)), accelerator.num_processes)[accelerator.process_index]
         load = partial(map_with_workers, config=config)
-        fill(stores, dataset, frames, encode, load=load, progress=progress, unreadable=unreadable)
+        fill_stores(stores, dataset, frames, encode, load=load, progress=progress, unreadable=unreadable)
     policy.train(was_training)
-    starts = first_frames(source.meta)
+    starts = source.meta.episodes.from_index
     lacking = {
         int(starts[bad.episode]) + bad.frame: bad.reason for bad in _gather(config, accelerator, unreadable)
     }
@@ -195,8 +196,8 @@ def _gather(
 ) -> list[Unreadable]:
     """Return the unreadable frames of all processes; raises an error if there are more than may be left out."""
     frames = gather_unreadable(accelerator, unreadable or [])
-    if len({frame.place for frame in frames}) > (config.dataset.max_bad_samples or 0):
-        raise refusal(frames)
+    if len({frame.location for frame in frames}) > (config.dataset.max_bad_samples or 0):
+        raise unreadable_error(frames)
     if frames:
         logger.warning(
             "%d frames can't be read, and are not kept; others will take their places.", len(frames)

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from smolact.datasets.inspection import errors_of_training
+from smolact.datasets.inspection import training_errors
 from smolact.errors import DatasetError
 from smolact.policies.configuration import PolicyConfig
 from smolact.training.sections import DatasetSection
@@ -30,9 +30,9 @@ def check_faults(policy: PolicyConfig, source: Source, section: DatasetSection) 
         DatasetError: the check found an error.
     """
     used = used_features(policy, source)
-    errors = errors_of_training(source.meta, {*source.episodes, *source.held_out}, used)
+    errors = training_errors(source.meta, {*source.episodes, *source.held_out}, used)
     if errors:
-        shown = "\n".join(f"  {fault.place}: {fault.message}" for fault in errors[:MAX_SHOWN])
+        shown = "\n".join(f"  {fault.location}: {fault.message}" for fault in errors[:MAX_SHOWN])
         more = f"\n  and {len(errors) - MAX_SHOWN} more" if len(errors) > MAX_SHOWN else ""
         message = (
             f"The dataset {source.section.name} has {len(errors)} fault{'s' * (len(errors) > 1)}:\n{shown}{more}\n"

@@ -12,7 +12,7 @@ import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
-from smolact.datasets.depth import depth_story
+from smolact.datasets.depth import depth_notice
 from smolact.datasets.format import flat_names
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.errors import (
@@ -88,7 +88,7 @@ def check_features(policy: PolicyConfig, meta: LeRobotDatasetMetadata, rename_ma
 
 def note_depth(meta: LeRobotDatasetMetadata, rename_map: Mapping[str, str]) -> None:
     """Log the depth cameras, which are left out; raise a `ConfigError` if the map maps one to the policy."""
-    message = depth_story(meta)
+    message = depth_notice(meta)
     if message is None:
         return
     mapped = [key for key in rename_map if key in meta.depth_keys]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.data import Dataset
 
-from smolact.datasets.comparison import differences, order_of_names, told
+from smolact.datasets.comparison import differences, order_of_names
 from smolact.datasets.format import Feature
 from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.datasets.reader import LeRobotDataset
@@ -297,8 +297,9 @@ def _check_mixture(sources: Sequence[Source]) -> None:
             )
         for key in dict.fromkeys([*left, *right]):
             if key in left and key in right:
-                differing = differences(left[key], right[key], dtype=False)
-                rows += [f"  {line}" for line in told(key, differing, f"in {names[0]}", f"in {names[1]}")]
+                sides = f"in {names[0]}", f"in {names[1]}"
+                lines = differences(key, left[key], right[key], sides, dtype=False)
+                rows += [f"  {line}" for line in lines]
             else:
                 rows.append(f"  '{key}' is in {names[key not in left]} only")
         if rows:

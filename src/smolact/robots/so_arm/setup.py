@@ -33,7 +33,7 @@ class Guide(Protocol):
     """Asks the person at the arm, and shows what happens."""
 
     def ask(self, question: str) -> str:
-        """Return the answer, without its line end. Raises a `RobotError` if nobody can answer."""
+        """Return the answer, without its line end. Raises a `RobotError` if no person can answer."""
         ...
 
     def say(self, line: str) -> None:
@@ -49,7 +49,7 @@ def setup_motors(arm: SOArm, guide: Guide) -> None:
     """Give each motor of a new arm its id and the bus's baud rate; one motor is connected at a time.
 
     Raises:
-        RobotError: the port can't be opened, or nobody can answer.
+        RobotError: the port can't be opened, or no person can answer.
     """
     arm.bus.open()
     try:
@@ -124,7 +124,7 @@ def calibrate(arm: SOArm, guide: Guide, *, new: bool = False) -> None:
         new: measure even if there is a calibration; otherwise the person may take that.
 
     Raises:
-        RobotError: a motor does not reply, or nobody can answer.
+        RobotError: a motor does not reply, or no person can answer.
         WriteError: the file can't be written.
     """
     if arm.calibration and not new:
@@ -217,7 +217,7 @@ def find_joint_limits(arms: dict[str, SOArm], guide: Guide) -> dict[str, tuple[f
     """Return the lowest and highest value of each joint, in its unit, to which a person moves open, calibrated arms.
 
     Raises:
-        RobotError: a motor does not reply, or nobody can answer.
+        RobotError: a motor does not reply, or no person can answer.
     """
     found: dict[str, tuple[float, float]] = {}
     for arm in arms.values():
