@@ -280,7 +280,7 @@ def _statistics(config: PolicyConfig) -> dict[str, Any]:
         "mean": 0.0,
         "std": 1.0,
     }
-    features = {**config.input_features, **config.output_features}
+    features = config.features
     return {
         key: {name: np.full(feature.shape, value, np.float32) for name, value in placeholders.items()}
         for key, feature in features.items()
