@@ -88,7 +88,6 @@ class GradientWorker:
         """Compute the gradients of the summed loss of the samples at these positions of the stream.
 
         Args:
-            positions: positions in the stream.
             into: receives the gradients of all trained parameters, concatenated (N,).
         """
         began, worked = time.perf_counter(), time.thread_time()

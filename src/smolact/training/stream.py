@@ -40,7 +40,6 @@ class ShuffledEpochs:
 
     Args:
         frames: their numbers; a range where all of a dataset are used.
-        seed: decides every epoch's order.
         purpose: distinguishes orders with the same seed.
     """
 
@@ -66,9 +65,7 @@ class Mixture:
     """Several orders in one, each with its share of the positions, spread evenly: exact to one position in every `BLOCK`.
 
     Args:
-        orders: the orders to mix.
         weights: their shares, in any unit.
-        seed: decides the order of the turns.
 
     Raises:
         ConfigError: a weight that is no positive number, or too small a share.
@@ -133,7 +130,6 @@ class InfiniteSampler(Sampler[SampleIndex]):
     `batch_size`.
 
     Args:
-        order: the order of the frames.
         start: positions to skip, where a run resumes.
         batch_size, rank, processes: the part of the stream.
     """
