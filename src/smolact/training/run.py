@@ -39,7 +39,7 @@ from smolact.training.random_state import preserve_rng_state
 from smolact.training.run_folder import TRAINING_STATE, checkpoint_folder, prune_checkpoints
 from smolact.training.sharding import ShardedPolicy
 from smolact.training.signals import Stopped, StopRequest
-from smolact.training.stream import InfiniteSampler
+from smolact.training.stream import samples_at
 from smolact.training.tracking import MAX_VIDEOS, Evaluated, Event, Listener, Saved
 from smolact.training.validation import Validation
 from smolact.types import Batch
@@ -192,8 +192,8 @@ class Run:
 
         The batch is read again from the stream rather than held in memory at each step.
         """
-        stream, first = InfiniteSampler(self.samples.order), self.first_position(step)
-        indices = [stream.place(position) for position in range(first, first + self.samples_per_step)]
+        first = self.first_position(step)
+        indices = samples_at(self.samples.order, range(first, first + self.samples_per_step))
         batch = self.samples.__getitems__(indices)
         suspects = [
             index.frame

@@ -7,7 +7,7 @@ into. So a run that resumes, also on other hardware, has the same samples as wit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -123,6 +123,11 @@ class SampleIndex(NamedTuple):
     frame: int
 
 
+def samples_at(order: IndexOrder, positions: Iterable[int]) -> list[SampleIndex]:
+    """The samples at some positions of a stream."""
+    return [SampleIndex(position, order.frame(position)) for position in positions]
+
+
 class InfiniteSampler(Sampler[SampleIndex]):
     """The samples of an order, without end; a batch may span two epochs.
 
@@ -143,12 +148,8 @@ class InfiniteSampler(Sampler[SampleIndex]):
     def __iter__(self) -> Iterator[SampleIndex]:
         first = self.start + self.rank * self.batch_size
         while True:
-            yield from map(self.place, range(first, first + self.batch_size))
+            yield from samples_at(self.order, range(first, first + self.batch_size))
             first += self.batch_size * self.processes
-
-    def place(self, position: int) -> SampleIndex:
-        """The sample at a position of the stream."""
-        return SampleIndex(position, self.order.frame(position))
 
 
 def seeded(seed: int, purpose: str, number: int) -> torch.Generator:
