@@ -46,8 +46,7 @@ from smolact.backbones.smolvlm import initialize
 from smolact.policies.inference.precision import check_kernels
 from smolact.policies.smolandfast.generation import ActionWriter, Slate
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFAST
-from smolact.policies.smolandfast.schemes import Bins
-from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+from smolact.policies.smolandfast.schemes import ActionVocabulary, Bins
 
 TEXT, ACTIONS = 60, 256
 OURS, THEIRS = "smolact", "transformers"

@@ -60,13 +60,17 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tup
 
 def command_and_versions() -> dict[str, str]:
     """Return this process's command and package versions, without host or user names."""
-    versions = [f"Python {platform.python_version()}", *filter(None, map(_version, PACKAGES))]
+    versions = [
+        f"Python {platform.python_version()}",
+        *(f"{name} {found}" for name in PACKAGES if (found := installed_version(name))),
+    ]
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {"command": shlex.join(command), "versions": ", ".join(versions)}
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Return a package's version; None if it is not installed."""
     try:
-        return f"{package} {version(package)}"
+        return version(package)
     except PackageNotFoundError:
         return None

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from smolact.errors import ConfigError
+
 DOC = "help"
 FLAG = "flag"
 ALIASES = "aliases"
@@ -83,6 +85,12 @@ def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
 def open_section(fields_of: RestClass) -> Any:
     """Return a `dict` field for all further settings of its section, typed by the dataclass that `fields_of` returns."""
     return dataclasses.field(default_factory=dict, metadata={REST: fields_of})
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """Raise a `ConfigError` if the setting `name` is below its minimum."""
+    if value < least:
+        raise ConfigError(f"--{name}={value} is too small: it must be {least} or more.")
 
 
 def out_of_range(config: Any) -> str | None:

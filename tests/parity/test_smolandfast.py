@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from smolact.errors import ActionTokensError, ConfigError
 from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.grammar import Grammar
 from smolact.policies.smolandfast.modeling_smolandfast import SMOLANDFAST
-from smolact.policies.smolandfast.vocabulary import ActionVocabulary, last_words
+from smolact.policies.smolandfast.schemes import ActionVocabulary, Bins
 from tests.parity.recipe import DATA, difference, draw_weights
 
 CASE = json.loads((DATA / "smolandfast" / "case.json").read_text())
@@ -28,7 +29,7 @@ def model() -> SMOLANDFAST:
     config = SmolVLMConfig.from_dict(json.loads((DATA / "tiny_vlm" / "config.json").read_text()))
     ids = EXPECTED["input_ids"][0]
     end = int(ids[CASE["lengths"][0] - 1])
-    words = last_words(FAST.vocab_size, CASE["tokenizer_vocab_size"], CASE["fast_skip_tokens"])
+    words = FAST.words(SimpleNamespace(vocab_size=CASE["tokenizer_vocab_size"]), CASE["fast_skip_tokens"])
     vocabulary = ActionVocabulary(words, end, pad=0)
     model = SMOLANDFAST(config, vocabulary)
     draw_weights(model.vlm, CASE["seed"])
@@ -147,4 +148,4 @@ def test_an_answer_that_takes_too_long_is_a_named_error(model: SMOLANDFAST) -> N
 
 def test_too_many_action_tokens_say_how_many_would_do() -> None:
     with pytest.raises(ConfigError, match="--vocab_size=744"):
-        last_words(1000, 1024, 280)
+        Bins(1000).words(SimpleNamespace(vocab_size=1024), 280)

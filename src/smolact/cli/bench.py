@@ -18,8 +18,7 @@ from smolact.cli.command import command
 from smolact.cli.progress import announce, progress_bar
 from smolact.cli.servers import AnyPolicy, announce_policy
 from smolact.errors import ConfigError, SmolactError
-from smolact.settings import setting
-from smolact.training.sections import at_least
+from smolact.settings import at_least, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -262,7 +261,7 @@ def _statistics(config: PolicyConfig) -> dict[str, Any]:
 
     low, high = dict.fromkeys(("min", "q01", "q10"), -1.0), dict.fromkeys(("max", "q90", "q99"), 1.0)
     placeholders = {**low, **high, "mean": 0.0, "std": 1.0}
-    features = {**config.input_features, **config.output_features}
+    features = config.features
     return {
         key: {name: np.full(feature.shape, value, np.float32) for name, value in placeholders.items()}
         for key, feature in features.items()

@@ -10,8 +10,8 @@ from typing import Any
 from smolact.cli.command import command
 from smolact.cli.progress import progress_bar
 from smolact.errors import ConfigError
-from smolact.settings import setting
-from smolact.training.sections import EnvSection, at_least
+from smolact.settings import at_least, setting
+from smolact.training.sections import EnvSection
 
 USAGE = "smolact dataset make-demos --env.type=tabletop --episodes=200 --output=FOLDER"
 

@@ -16,8 +16,7 @@ from smolact.cli.command import command
 from smolact.cli.dataset_flags import WhichDataset, dataset_folder
 from smolact.cli.progress import stages
 from smolact.errors import ConfigError
-from smolact.settings import setting
-from smolact.training.sections import at_least
+from smolact.settings import at_least, setting
 
 logger = logging.getLogger(__name__)
 

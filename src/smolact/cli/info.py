@@ -14,8 +14,7 @@ from smolact.cli.command import command
 from smolact.cli.main import aligned, version
 from smolact.cli.progress import announce
 from smolact.cli.servers import AnyPolicy
-from smolact.settings import setting
-from smolact.training.sections import at_least
+from smolact.settings import at_least, setting
 
 USAGE = "smolact info [--policy.type=smolvla [--policy.FIELD=…] [--batch_size=8]]"
 

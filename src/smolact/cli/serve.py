@@ -16,8 +16,8 @@ from smolact.cli.command import command
 from smolact.cli.main import DONE, aligned
 from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, announce_policy, is_server, load_chosen
 from smolact.errors import ConfigError
-from smolact.settings import open_section, setting
-from smolact.training.sections import at_least, policy_fields
+from smolact.settings import at_least, open_section, setting
+from smolact.training.sections import policy_fields
 
 if TYPE_CHECKING:
     from smolact.runtime.local import LocalPolicy

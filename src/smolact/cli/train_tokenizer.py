@@ -11,8 +11,7 @@ from smolact.cli.command import command
 from smolact.cli.dataset_flags import WhichDataset
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
-from smolact.settings import setting
-from smolact.training.sections import at_least
+from smolact.settings import at_least, setting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -89,7 +89,6 @@ def add_adapters(
         policy: changed in place; the global random generator draws A.
         settings: must have `target_modules`.
         base: the source of the policy's present weights: a folder or a Hub id.
-        revision: the revision on the Hub.
 
     Raises:
         ConfigError: a name matches no module, or one that is not a linear layer.

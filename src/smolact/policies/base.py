@@ -30,7 +30,7 @@ from smolact.policies.common.chunking import ActsInChunks, Engine
 from smolact.policies.configuration import PolicyConfig, find_policy, read_config_file
 from smolact.policies.sharing import CHECKPOINT_PATTERNS, contents
 from smolact.policies.workload import PartSize, Workload
-from smolact.processors.factory import make_default_steps, make_pipelines
+from smolact.processors.factory import DefaultSteps, make_default_steps, make_pipelines
 from smolact.processors.legacy import is_statistics_key
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.types import FeatureType
@@ -112,11 +112,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
             stats: the normalization statistics; without them the first batch raises a `StatisticsError`.
             rename_map: the dataset's names to the policy's.
         """
-        config = self.config
-        modes = {FeatureType(kind): mode for kind, mode in config.normalization_mapping.items()}
-        steps = make_default_steps(
-            config.input_features, config.output_features, modes, stats, config.device or "cpu", rename_map
-        )
+        steps = default_steps(self.config, stats, rename_map)
         before = [steps.rename_observations, steps.add_batch_dimension, steps.to_device, steps.normalize]
         return make_pipelines(before, [steps.unnormalize, steps.to_cpu])
 
@@ -348,6 +344,33 @@ class PolicyEngine(Engine):
     ) -> Tensor:
         """See `PreTrainedPolicy`."""
         return self._policy.predict_action_chunk(batch, noise, **extras)
+
+
+def default_steps(
+    config: PolicyConfig, stats: Mapping[str, Mapping[str, Any]] | None, rename_map: Mapping[str, str] | None
+) -> DefaultSteps:
+    """Make the processor steps that most policies share, for a policy with this configuration."""
+    modes = {FeatureType(kind): mode for kind, mode in config.normalization_mapping.items()}
+    device = config.device or "cpu"
+    return make_default_steps(config.input_features, config.output_features, modes, stats, device, rename_map)
+
+
+def reduce_loss(sums: Tensor, counts: Tensor, reduction: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what `forward` returns, from each sample's summed loss (B,) and its number of entries (B,).
+
+    Args:
+        reduction: "mean" for a scalar, "none" for one loss per sample (B,), "sum" for the sum over all entries together with
+            their number, `entries`, to average over several batches or processes.
+
+    Raises:
+        ConfigError: the reduction is unknown.
+    """
+    if reduction == "sum":
+        return sums.sum(), {"entries": counts.sum()}
+    if reduction not in ("mean", "none"):
+        raise ConfigError(f"reduction='{reduction}': expected 'mean', 'none' or 'sum'.")
+    loss = sums.sum() / counts.sum().clamp_min(1) if reduction == "mean" else sums / counts.clamp_min(1)
+    return loss, {"loss": loss.detach().mean()}
 
 
 def _adapter_base(folder: Path) -> Path:

@@ -28,9 +28,6 @@ def model_card(
     """Return the text of a policy's `README.md`.
 
     Args:
-        config: its `config.json`.
-        training: its `train_config.json`; empty if there is none.
-        provenance: its `provenance.json`; empty if there is none.
         name: its id on the Hub, or its folder.
         evaluations: results of `smolact eval`, each in the form of its `metrics.json`, with its `environment`.
         for_lerobot: whether LeRobot opens it without a plugin.

@@ -150,6 +150,11 @@ class PolicyConfig(_Optional):
             )
 
     @property
+    def features(self) -> dict[str, PolicyFeature]:
+        """Inputs and outputs."""
+        return {**self.input_features, **self.output_features}
+
+    @property
     def image_features(self) -> dict[str, PolicyFeature]:
         """The cameras, in order."""
         return {key: value for key, value in self.input_features.items() if value.type is FeatureType.VISUAL}
@@ -203,10 +208,7 @@ class PolicyConfig(_Optional):
             for step in ("normalizer_processor", "unnormalizer_processor"):
                 settings.setdefault(step, {})["norm_map"] = dict(self.normalization_mapping)
         if {"input_features", "output_features"} & set(changed):
-            settings.setdefault("normalizer_processor", {})["features"] = {
-                **self.input_features,
-                **self.output_features,
-            }
+            settings.setdefault("normalizer_processor", {})["features"] = self.features
             settings.setdefault("unnormalizer_processor", {})["features"] = dict(self.output_features)
         for name in changed:
             if name in self.in_steps:
@@ -241,8 +243,6 @@ class PolicyConfig(_Optional):
         """Read the output of `to_dict` or LeRobot; values with an override are not read. Unknown fields are kept, with a warning.
 
         Args:
-            data: the object in the file.
-            source: the file, for messages.
             overrides: settings by name.
 
         Raises:

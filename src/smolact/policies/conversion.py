@@ -37,11 +37,6 @@ def convert_checkpoint(
     Args:
         checkpoint: a folder (also a run's, whose last checkpoint is taken) or a Hub id.
         kind: `smolvla_fast`, which LeRobot opens with our plugin, or `smolvla`, which it opens without.
-        output: the new folder.
-        revision: of the checkpoint on the Hub.
-
-    Returns:
-        `output`.
 
     Raises:
         ConfigError: `output` exists, there is no such type, or the policy has settings that the type lacks.

@@ -187,8 +187,6 @@ def load_processors(
     """Load a checkpoint's processors; for an older checkpoint, make them from the statistics among its weights.
 
     Args:
-        folder: the checkpoint's folder.
-        policy: the policy that was loaded from it.
         stats_key, stats, rename_map: as in `load_policy`.
         changed: settings of the policy that were overridden; steps that store them are changed, too.
 
@@ -251,12 +249,7 @@ def _settings_of_steps(settings: Mapping[str, dict[str, Any]], path: Path) -> di
 
 
 def _check_steps_exist(flags: Mapping[str, str], paths: Sequence[Path]) -> None:
-    """Raise a `ConfigError` if a flag is for a step that the checkpoint's processors do not have.
-
-    Args:
-        flags: a step's registered name to the flag.
-        paths: the checkpoint's processor files.
-    """
+    """Raise a `ConfigError` if a flag is for a step that the checkpoint's processors do not have."""
     from smolact.processors.pipeline import step_names
 
     available = {name for path in paths for name in step_names(path)}

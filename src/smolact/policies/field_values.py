@@ -21,12 +21,6 @@ MAX_SIZE = 2**16
 def decode_field(hint: Any, value: Any, where: str, flag: str | None = None) -> Any:
     """Convert a JSON value to the type that a field declares.
 
-    Args:
-        hint: the field's type.
-        value: the JSON value.
-        where: its location, for the message.
-        flag: the flag that sets it, for the message.
-
     Raises:
         ConfigError: it can't be read as that type.
     """

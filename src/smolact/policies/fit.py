@@ -60,7 +60,6 @@ def check_cameras(
     """Raise unless the policy's cameras are available, except for `empty_cameras` that it may lack.
 
     Args:
-        config: the policy's configuration.
         offered: the available cameras, already renamed.
         rename_map: the map by which they were renamed.
         where: their source, for the message.
@@ -133,14 +132,7 @@ def _remedies(
 def vector_map_faults(
     config: PolicyConfig, offered: Collection[str], rename_map: Mapping[str, str], where: str
 ) -> str:
-    """Describe the faults of a rename map for vectors and the remedy, if one of the policy's vectors is missing; empty if there are none.
-
-    Args:
-        config: the policy's configuration.
-        offered: the available names, already renamed.
-        rename_map: the map by which they were renamed.
-        where: their source.
-    """
+    """Describe the faults of a rename map for vectors and the remedy, if one of the policy's vectors is missing; empty if there are none."""
     original = {new: old for old, new in rename_map.items()}
     vectors = {old: new for old, new in rename_map.items() if not is_image_key(old)}
     faults = map_faults(vectors, config.input_features, [original.get(key, key) for key in offered], where)
@@ -148,12 +140,10 @@ def vector_map_faults(
 
 
 def check_env_sizes(
-    config: PolicyConfig,
-    offered: Mapping[str, PolicyFeature],
-    rename_map: Mapping[str, str] | None = None,
+    config: PolicyConfig, offered: Mapping[str, PolicyFeature], rename_map: Mapping[str, str] | None = None
 ) -> None:
     """Raise a `FeatureError` if an environment's state or action is missing or has another size than the policy's."""
-    for key, feature in {**config.input_features, **config.output_features}.items():
+    for key, feature in config.features.items():
         if is_image_key(key):
             continue
         actual = offered.get(key)
@@ -175,10 +165,8 @@ def check_names(
     """Raise if the names or units of dimensions differ from the policy's training. Those known on one side only are not compared.
 
     Args:
-        config: the policy's configuration, with the `embodiment` of its training.
         names: a vector (or `action`), under the policy's name, to the names of its dimensions.
         units: the same for their units.
-        where: their source, for the message.
 
     Raises:
         FeatureError: they differ; the message has both lists.
@@ -215,13 +203,7 @@ def note_other_robot(policy: PolicyConfig, robot: Embodiment) -> None:
 
 
 def side_by_side(expected: Mapping[str, PolicyFeature], offered: Mapping[str, str], where: str) -> str:
-    """Return two columns: the policy's features with the offered ones, then those that are offered and not read.
-
-    Args:
-        expected: name to feature.
-        offered: name to text.
-        where: the source of `offered`.
-    """
+    """Return two columns: the policy's features with the offered ones, then those that are offered and not read."""
     rows = [("the policy expects", f"{where} has")]
     rows += [(f"{key} {feature.shape}", offered.get(key, "—")) for key, feature in expected.items()]
     rows += [("—", text) for key, text in offered.items() if key not in expected]

@@ -25,11 +25,6 @@ def merge_checkpoint(checkpoint: str | Path, output: Path, *, revision: str | No
 
     Args:
         checkpoint: a folder (also a run's, whose last checkpoint is taken) or a Hub id.
-        output: the new folder; weights are float32.
-        revision: of the checkpoint on the Hub.
-
-    Returns:
-        `output`.
 
     Raises:
         ConfigError: `output` exists.

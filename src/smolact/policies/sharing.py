@@ -90,7 +90,6 @@ def contents(
         name: its id on the Hub, for the card.
         license: the Hub's name of a licence, such as apache-2.0; the configuration's when None.
         tags: further tags for the card.
-        evaluations: results from `read_evaluation`.
 
     Raises:
         NotFoundError: there is no policy.
@@ -140,8 +139,7 @@ def files_of(folder: Path) -> list[Path]:
 def card_of(folder: Path, *, name: str | None = None) -> str:
     """Return the card of the policy in `folder`, as it would be published."""
     return _card(
-        {file: _without_paths(folder / file, {})[0] for file in _SETTINGS if (folder / file).is_file()},
-        name,
+        {file: _without_paths(folder / file, {})[0] for file in _SETTINGS if (folder / file).is_file()}, name
     )
 
 

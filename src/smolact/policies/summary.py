@@ -22,7 +22,6 @@ class ModelSummary:
     """A policy's sizes.
 
     Attributes:
-        tree: its parts.
         workload: the cost of one sample; None if the policy does not count it.
         batch_size: samples of a training step on one device.
     """

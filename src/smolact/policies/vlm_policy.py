@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,10 +11,13 @@ from torch import nn
 from smolact.backbones.layers import GatedMLP
 from smolact.backbones.presets import VLM_FOLDER, VLMSource, find_vlm
 from smolact.backbones.smolvlm import SmolVLM, TextModel, VisionLayer
+from smolact.backbones.weights import load_weights, read_tensors, weight_files
+from smolact.errors import ConfigError, FeatureError
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.vlm_configuration import VLMConfig
 from smolact.processors.tokenizer import Tokenizer
+from smolact.types import VISION_TOKENS
 
 PARTS = {
     "vision tower": ("vision_model",),
@@ -29,7 +32,6 @@ class VLMPolicy(PreTrainedPolicy):
     """The base of a policy with a VLM.
 
     Args:
-        config: the settings.
         vlm: source of the VLM's configuration, tokenizer and weights; by default that of the configuration.
         pretrained_vlm: load the VLM's weights; the policy's choice when None.
     """
@@ -60,6 +62,45 @@ class VLMPolicy(PreTrainedPolicy):
         field = config.vlm_field if folder is None else None
         return {"vlm": find_vlm(name, beside=beside, field=field), "pretrained_vlm": False}
 
+    def load_vlm_weights(self, vlm: SmolVLM, *, new: Collection[str] = (), instead: str) -> None:
+        """Load the VLM's weights into `vlm`, which may have fewer text layers.
+
+        Args:
+            new: the names of weights that are not loaded.
+
+        Raises:
+            ConfigError: the VLM has no weights.
+            CheckpointError: a file is damaged; `WeightsError` if weights do not fit.
+        """
+        folder = self.vlm.folder
+        if folder is None:
+            raise ConfigError(
+                f"The preset '{self.vlm.name}' has no trained weights. {instead}, or name a VLM that has some."
+            )
+        depth = len(vlm.model.text_model.layers)
+
+        def is_used(name: str) -> bool:
+            _, separator, rest = name.partition("text_model.layers.")
+            return name not in new and (not separator or int(rest.split(".")[0]) < depth)
+
+        tensors = read_tensors(weight_files(Path(folder)), is_used)
+        load_weights(vlm, tensors | {name: vlm.get_parameter(name).detach().clone() for name in new}, folder)
+
+    def present_cameras(self, batch: Mapping[str, Any]) -> list[str]:
+        """Return the policy's cameras in a batch, as images or as vision tokens.
+
+        Raises:
+            FeatureError: it has none of them.
+        """
+        cameras = list(self.config.image_features)
+        present = [key for key in cameras if key in batch or key + VISION_TOKENS in batch]
+        if not present:
+            raise FeatureError(
+                f"The batch has none of the policy's cameras {cameras}; it holds {sorted(map(str, batch))}. "
+                "Map its names with --rename_map."
+            )
+        return present
+
     def processor_parts(self) -> dict[str, dict[str, Any]]:
         """Return the VLM's tokenizer."""
         return {"tokenizer_processor": {"tokenizer": Tokenizer.from_folder(self.vlm.tokenizer_folder())}}
@@ -80,3 +121,13 @@ class VLMPolicy(PreTrainedPolicy):
             ):
                 units.append(part.lm_head)
         return units
+
+
+def require(batch: Mapping[str, Any], *keys: str) -> None:
+    """Raise a `FeatureError` unless a batch has these keys, which the preprocessor adds."""
+    for key in keys:
+        if key not in batch:
+            raise FeatureError(
+                f"The batch has no '{key}'; it holds {sorted(map(str, batch))}. "
+                "Pass it through the policy's preprocessor first."
+            )

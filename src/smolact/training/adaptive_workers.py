@@ -70,8 +70,6 @@ class AdaptiveWorkers:
     """Steps shared by as many processes as are fastest.
 
     Args:
-        workers: the pool of processes.
-        samples: samples in a step.
         most: processes, with this one, that are useful on an idle machine.
         is_fixed: always use `most`.
         is_exact: split each step into the same pieces, so that the run does not depend on the trials. Otherwise each process gets

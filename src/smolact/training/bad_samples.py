@@ -10,9 +10,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-
 from smolact.datasets.unreadable import FLAG, Unreadable, unreadable_error
 from smolact.errors import TrainingError
 from smolact.files import read_json_object
@@ -106,11 +103,3 @@ class BadSamples:
     def _shown(self) -> str:
         more = f"; and {len(self.found) - MAX_SHOWN} more" if len(self.found) > MAX_SHOWN else ""
         return "; ".join(list(self.found)[:MAX_SHOWN]) + more
-
-
-def gather_unreadable(accelerator: Accelerator, unreadable: list[Unreadable]) -> list[Unreadable]:
-    """Return the unreadable frames of all processes, the same on each; every process must call it."""
-    if accelerator.num_processes == 1:
-        return unreadable
-    gathered: list[Unreadable] = gather_object(unreadable)
-    return gathered

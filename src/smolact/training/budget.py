@@ -21,7 +21,6 @@ class Budget:
     the spent share of the time after the preparation.
 
     Args:
-        steps: number of steps; ignored where `minutes` are given.
         minutes: duration, from `began`; None: the run counts steps.
         began: start of the command, by `time.monotonic`; now, when None.
 
@@ -36,11 +35,6 @@ class Budget:
         self.seconds = self.lead = self._before = 0.0
         self._began = time.monotonic() if began is None else began
         self._last: deque[float] = deque(maxlen=5)
-
-    @classmethod
-    def of(cls, config: TrainConfig, began: float | None = None) -> Budget:
-        """Return the budget in a run's settings."""
-        return cls(config.n_steps, config.train_minutes, began)
 
     def resume(self, step: int, seconds: float, lead: float) -> None:
         """Resume after a checkpoint's `step`."""

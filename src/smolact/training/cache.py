@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,10 +25,8 @@ from smolact.datasets.store import FrameStore
 from smolact.datasets.unreadable import Unreadable, unreadable_error
 from smolact.errors import ConfigError, DatasetError
 from smolact.policies.base import PreTrainedPolicy
-from smolact.training.bad_samples import gather_unreadable
 from smolact.training.config import TrainConfig
 from smolact.training.data import map_with_workers
-from smolact.training.devices import all_reduce_sum
 from smolact.training.preflight import gigabytes
 from smolact.training.sources import Source
 from smolact.types import NormalizationMode
@@ -47,14 +46,6 @@ def build_cache(
 ) -> str | None:
     """Create the cache of `--dataset.cache` or `--cache.features`, and make the datasets read from it.
 
-    Args:
-        config: the run's settings.
-        policy: on its device, with its frozen parameters.
-        sources: the datasets' sources.
-        datasets: training and held-out datasets of each source.
-        accelerator: the processes, each of which makes a part.
-        progress: receives the progress.
-
     Returns:
         a description of the cache for the user; None if there is none.
 
@@ -73,16 +64,12 @@ def build_cache(
         create(config, policy, source, opened, accelerator, progress)
         for source, opened in zip(sources, datasets, strict=True)
     ]
-    all_reduce_sum(accelerator, torch.zeros(1, device=accelerator.device))  # a barrier before reading
+    accelerator.wait_for_everyone()
     return "; ".join(descriptions)
 
 
 def check_features(policy: PreTrainedPolicy) -> None:
-    """Raise a `ConfigError` unless the vision tower's tokens of a picture are the same at every step.
-
-    Raises:
-        ConfigError: the policy has no such part, it trains, or images are normalized before it.
-    """
+    """Raise a `ConfigError` unless the vision tower's tokens of a picture are the same at every step."""
     modules = policy.image_encoder
     if not modules:
         policy.encode_images(torch.zeros(0))  # raises the error
@@ -120,7 +107,7 @@ def _cache_pictures(
     cache = FrameCache(
         source.meta, source.cameras(policy.config), max_size, config.cache.folder, config.cache.max_gb * 1e9
     )
-    unreadable = _unreadable_list(config)
+    unreadable: list[Unreadable] | None = None if config.dataset.max_bad_samples is None else []
     frame_count = sum(
         cache.fill(
             dataset,
@@ -132,7 +119,7 @@ def _cache_pictures(
         )
         for dataset in datasets
     )
-    cache.exclude(_gather(config, accelerator, unreadable))
+    cache.exclude(_gather(config, unreadable))
     share = frame_count / sum(map(len, datasets))
     size = frame_count * sum(store.frame_bytes for store in cache.stores.values())
     remark = "" if share == 1 else f" ({share:.0%}; the others are decoded each time: raise --cache.max_gb)"
@@ -167,7 +154,7 @@ def _cache_tokens(
             f"The vision tokens of {source.section.name} take {size / 1e9:.1f} GB, more than --cache.max_gb="
             f"{config.cache.max_gb:g}. Raise it, use fewer episodes (--dataset.episodes), or leave out --cache.features."
         )
-    unreadable = _unreadable_list(config)
+    unreadable: list[Unreadable] | None = None if config.dataset.max_bad_samples is None else []
     was_training = policy.training
     policy.eval()
     for dataset in datasets:
@@ -176,9 +163,7 @@ def _cache_tokens(
         fill_stores(stores, dataset, frames, encode, load=load, progress=progress, unreadable=unreadable)
     policy.train(was_training)
     starts = source.meta.episodes.from_index
-    lacking = {
-        int(starts[bad.episode]) + bad.frame: bad.reason for bad in _gather(config, accelerator, unreadable)
-    }
+    lacking = {int(starts[bad.episode]) + bad.frame: bad.reason for bad in _gather(config, unreadable)}
     for dataset in datasets:
         for key, store in stores.items():
             dataset.replace_pictures(key, CachedTokens(store, kind, lacking))
@@ -186,16 +171,9 @@ def _cache_tokens(
     return f"vision tokens of {sum(map(len, datasets))} frames, {gigabytes(size)} in {folder}"
 
 
-def _unreadable_list(config: TrainConfig) -> list[Unreadable] | None:
-    """Return a list for unreadable frames; None if one of them prevents the run."""
-    return None if config.dataset.max_bad_samples is None else []
-
-
-def _gather(
-    config: TrainConfig, accelerator: Accelerator, unreadable: list[Unreadable] | None
-) -> list[Unreadable]:
+def _gather(config: TrainConfig, unreadable: list[Unreadable] | None) -> list[Unreadable]:
     """Return the unreadable frames of all processes; raises an error if there are more than may be left out."""
-    frames = gather_unreadable(accelerator, unreadable or [])
+    frames: list[Unreadable] = gather_object(unreadable or [])
     if len({frame.location for frame in frames}) > (config.dataset.max_bad_samples or 0):
         raise unreadable_error(frames)
     if frames:

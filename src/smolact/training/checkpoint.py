@@ -68,18 +68,9 @@ def save_checkpoint(
     """Write a checkpoint of a run and point `last` at it.
 
     Args:
-        run: the run's folder.
-        progress: the finished steps.
-        policy: its weights are checked to be finite.
-        optimizer: its state is checked to be finite, and saved.
-        scheduler: its state is saved.
         save_policy: writes the files of `pretrained_model` into the given folder.
         settings: the run's settings as they were given, by dotted name.
         save_more: writes further files of `training_state` into the given folder.
-        processes: number of training processes.
-
-    Returns:
-        the checkpoint's folder.
 
     Raises:
         CheckpointError: a weight or optimizer value is not finite.
@@ -232,10 +223,8 @@ def _load_optimizer(folder: Path, optimizer: Optimizer) -> None:
             f"{[len(group['params']) for group in groups]}. Resume with the freezing flags and --lr_multipliers that the run had; a run of "
             f"LeRobot goes on as a new one from its weights: --policy.path={folder.parent}"
         )
-    _check_shapes(
-        state_path, state, [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    _check_shapes(state_path, state, parameters)
     sharded = {
         index: {name: shard_like(parameters[index], value) for name, value in values.items()}
         for index, values in state.items()

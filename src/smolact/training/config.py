@@ -37,7 +37,7 @@ from smolact.training.sections import (
     TensorBoardSection,
     TrackioSection,
     WandBSection,
-    at_least,
+    check_minimums,
 )
 
 DEFAULT_STEPS = 100_000
@@ -83,33 +83,35 @@ class TrainConfig:
         1000, "Seed of weights, sampling, noise and evaluation; null draws one and prints it."
     )
     steps: int | None = setting(
-        None, f"Optimizer steps; {DEFAULT_STEPS} when neither they nor --train_minutes are given."
+        None, f"Optimizer steps; {DEFAULT_STEPS} when neither they nor --train_minutes are given.", least=1
     )
     train_minutes: float | None = setting(
         None,
         "Train until so many minutes after the start, in the place of --steps: the learning rate follows the clock.",
         own=True,
     )
-    batch_size: int = setting(8, "Samples that a process computes at once.")
+    batch_size: int = setting(8, "Samples that a process computes at once.", least=1)
     gradient_accumulation_steps: int = setting(
         1,
         "Batches of every process that make one optimizer step; the global batch is printed at the start.",
         own=True,
+        least=1,
     )
     gradient_checkpointing: bool = setting(
         False,
         "Make activations again in the backward pass instead of keeping them: a third more arithmetic, much less memory.",
         own=True,
     )
-    noise_draws: int = setting(1, "Noises and times that a sample's loss is the mean of.", own=True)
-    num_workers: int = setting(4, "Processes that load data; 0 loads in the training process.")
+    noise_draws: int = setting(1, "Noises and times that a sample's loss is the mean of.", own=True, least=1)
+    num_workers: int = setting(4, "Processes that load data; 0 loads in the training process.", least=0)
     cpu_processes: int | None = setting(
         None,
         "Processes that share each step on a CPU. When null, small policies take as many as are fastest, and large ones train in one, "
         "in threads; 1: one process, in threads.",
         own=True,
+        least=1,
     )
-    prefetch_factor: int = setting(4, "Batches that each worker loads ahead.")
+    prefetch_factor: int = setting(4, "Batches that each worker loads ahead.", least=1)
     dataloader_multiprocessing_context: Literal["spawn", "fork", "forkserver"] | None = setting(
         "spawn", "How workers start; null is Python's choice."
     )
@@ -117,33 +119,44 @@ class TrainConfig:
         60,
         "Seconds that workers may take for a batch before the run ends with an error; 0: no limit.",
         own=True,
+        least=0,
     )
     log_freq: int | None = setting(
-        None, f"Log every so many steps; when null every {DEFAULT_LOG_FREQ}, or more often in a short run."
+        None,
+        f"Log every so many steps; when null every {DEFAULT_LOG_FREQ}, or more often in a short run.",
+        least=1,
     )
     save_freq: int = setting(
-        20_000, "Save a checkpoint every so many steps, and at the end; 0: only at the end."
+        20_000, "Save a checkpoint every so many steps, and at the end; 0: only at the end.", least=0
     )
     save_checkpoint: bool = setting(True, "Save checkpoints.")
-    keep_last: int = setting(0, "Keep only so many of the newest checkpoints; 0 keeps all.", own=True)
+    keep_last: int = setting(
+        0, "Keep only so many of the newest checkpoints; 0 keeps all.", own=True, least=0
+    )
     keep_every: int = setting(
-        0, "Keep every checkpoint of a multiple of so many steps, however old; 0: none.", own=True
+        0, "Keep every checkpoint of a multiple of so many steps, however old; 0: none.", own=True, least=0
     )
     max_bad_steps: int = setting(
         10,
         "A step whose loss or gradient is not finite changes nothing; stop after so many in a row, and keep the batch.",
         own=True,
+        least=1,
     )
     check: bool = setting(
         False, "Check everything that can be checked before the first step, and stop there.", own=True
     )
     eval_freq: int = setting(
-        20_000, "Evaluate in the environment every so many steps; 0: never.", aliases=("env_eval_freq",)
+        20_000,
+        "Evaluate in the environment every so many steps; 0: never.",
+        aliases=("env_eval_freq",),
+        least=0,
     )
     eval_steps: int = setting(
-        0, "Compute the loss on the held-out episodes (--dataset.eval_split) every so many steps; 0: never."
+        0,
+        "Compute the loss on the held-out episodes (--dataset.eval_split) every so many steps; 0: never.",
+        least=0,
     )
-    max_eval_samples: int = setting(0, "On so many samples, evenly spread; 0: on all.")
+    max_eval_samples: int = setting(0, "On so many samples, evenly spread; 0: on all.", least=0)
     rename_map: dict[str, str] = setting(
         dict, "From the dataset's feature names to the policy's, as {from: to}. Saved with the checkpoint."
     )
@@ -204,25 +217,7 @@ class TrainConfig:
             raise ConfigError(
                 f"--steps={self.steps} and --train_minutes={self.train_minutes:g} both say how long the run goes. Give one of them."
             )
-        at_least("cpu_processes", 1 if self.cpu_processes is None else self.cpu_processes, 1)
-        at_least("steps", 1 if self.steps is None else self.steps, 1)
-        at_least("log_freq", 1 if self.log_freq is None else self.log_freq, 1)
-        for name, least in (
-            ("batch_size", 1),
-            ("prefetch_factor", 1),
-            ("gradient_accumulation_steps", 1),
-            ("noise_draws", 1),
-            ("max_bad_steps", 1),
-            ("keep_last", 0),
-            ("keep_every", 0),
-            ("eval_steps", 0),
-            ("max_eval_samples", 0),
-            ("num_workers", 0),
-            ("save_freq", 0),
-            ("dataloader_timeout", 0),
-            ("eval_freq", 0),
-        ):
-            at_least(name, getattr(self, name), least)
+        check_minimums(self)
         if self.train_minutes is not None and not 0 < self.train_minutes < 60 * 24 * 365:
             raise ConfigError(
                 f"--train_minutes={self.train_minutes:g}: expected more than 0, and less than a year."
@@ -262,11 +257,7 @@ class TrainConfig:
             )
 
     def check_complete(self) -> None:
-        """Check the settings that a new run needs.
-
-        Raises:
-            ConfigError: no dataset or policy is named, or adapters have no policy to adapt.
-        """
+        """Raise a `ConfigError` unless a new run has what it needs: dataset, policy, and a policy to adapt where adapters train."""
         if not self.dataset.name:
             raise ConfigError("Which dataset? Give --dataset.repo_id=OWNER/NAME or --dataset.root=FOLDER.")
         if self.policy.type is None and self.policy.path is None:

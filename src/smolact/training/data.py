@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +18,7 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.transforms import ImageTransforms
 from smolact.datasets.unreadable import Unreadable
 from smolact.errors import DatasetError, SmolactError, TrainingError
+from smolact.machine import cores
 from smolact.policies.base import PreTrainedPolicy
 from smolact.training.config import TrainConfig
 from smolact.training.sources import MixedDataset, Source, open_sources, order_of
@@ -44,8 +43,6 @@ class TrainDataset(Dataset[Batch]):
     """The stream's samples: augmented frames with the policy's random draws, all seeded by the position.
 
     Args:
-        dataset: a dataset whose images are uint8.
-        seed: the stream's seed.
         draws: the policy's `training_draws`.
         augment: called with each image (3, H, W) and the sample's generator.
         order: the order of the frames; all of them, epoch after epoch, when None.
@@ -212,49 +209,21 @@ def make_loader(
 
 
 def prefetch(items: Iterable[T], number: int) -> Iterator[T]:
-    """Yield the items, of which a thread makes up to `number` in advance.
-
-    Raises:
-        BaseException: making an item failed; raised at its position.
-    """
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(number)
-    is_over = threading.Event()
-
-    def put(item: T | None, error: BaseException | None) -> None:
-        while not is_over.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((item, error), timeout=0.1)
-                return
-
-    def make() -> None:
-        try:
-            for item in items:
-                put(item, None)
-                if is_over.is_set():
-                    return
-            put(None, StopIteration())
-        except BaseException as error:
-            put(None, error)
-
-    thread = threading.Thread(target=make, name="smolact data", daemon=True)
-    thread.start()
+    """Yield the items, of which a thread makes up to `number` in advance; its error is raised at the item's position."""
+    iterator, end = iter(items), object()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="smolact data")
+    ready: deque[Future[Any]] = deque(thread.submit(next, iterator, end) for _ in range(number))
     try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
+        while (item := ready.popleft().result()) is not end:
+            ready.append(thread.submit(next, iterator, end))
+            yield item
     finally:
-        is_over.set()
-        thread.join()
+        thread.shutdown(cancel_futures=True)
 
 
 def _worker_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the DataLoader's settings for workers: `--num_workers`, but at most one per core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(config.num_workers, cores)
+    count = min(config.num_workers, cores())
     more = {
         "prefetch_factor": config.prefetch_factor,
         "multiprocessing_context": config.dataloader_multiprocessing_context,
@@ -268,11 +237,7 @@ def _identity(item: T) -> T:
 
 
 def map_with_workers(items: Dataset[T], config: TrainConfig) -> Iterator[T]:
-    """Yield the items of a dataset, in order, read by the run's workers.
-
-    Raises:
-        SmolactError: see `next_batch`.
-    """
+    """Yield the items of a dataset, in order, read by the run's workers; errors are those of `next_batch`."""
     if not len(items):  # type: ignore[arg-type]
         return
     loader = iter(DataLoader(items, batch_size=None, collate_fn=_identity, **_worker_settings(config)))

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import Tensor
 
 from smolact.errors import ConfigError, DeviceError
 from smolact.policies.factory import best_device
@@ -41,11 +40,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         raise DeviceError(
             f"--policy.device={requested}: accelerate chose '{accelerator.device}'. Check its ACCELERATE_… variables."
         )
-    supported = (
-        DistributedType.NO,
-        DistributedType.MULTI_CPU,
-        DistributedType.MULTI_GPU,
-    )
+    supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in supported:
         raise ConfigError(
             f"accelerate is set to {accelerator.distributed_type.value}, which is not used here. Start the processes with "
@@ -78,11 +73,3 @@ def matmul_precision(device: torch.device, precision: Literal["high", "highest"]
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def all_reduce_sum(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """Return the sum of `values` over all processes; the same on each."""
-    if accelerator.num_processes == 1:
-        return values
-    summed: Tensor = accelerator.reduce(values, reduction="sum")
-    return summed

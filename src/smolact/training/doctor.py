@@ -37,11 +37,7 @@ from smolact.processors.normalize import NormalizerProcessorStep
 from smolact.processors.pipeline import processor_files, rename_map_in
 from smolact.processors.statistics import fill_statistics, require_statistics
 from smolact.registry import ENVIRONMENTS
-from smolact.training.preflight import (
-    check_features,
-    check_statistics,
-    long_chunk,
-)
+from smolact.training.preflight import check_features, check_statistics, long_chunk
 from smolact.training.sections import EnvSection
 from smolact.training.sources import chunk_timestamps, renamed_features
 from smolact.types import ACTION, STATE, PolicyFeature, is_image_key
@@ -76,7 +72,6 @@ class Diagnosis:
     Attributes:
         rows: pairs of name and value; an empty name continues the row above.
         table: the features of both sides, where there are two.
-        findings: in the order of the checks.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -176,17 +171,13 @@ def policy_rows(folder: Path, config: PolicyConfig) -> list[Row]:
     """Return the rows that describe a checkpoint."""
     has_vlm_config = (folder / VLM_FOLDER / CONFIG_FILE).is_file()
     processors = processor_files(folder) is not None
-    features = {**config.input_features, **config.output_features}
     rows = [
         ("checkpoint", str(folder)),
         (
             "policy",
             f"{config.type}{', adapters (LoRA) upon another' if (folder / ADAPTER_CONFIG).is_file() else ''}",
         ),
-        (
-            "chunk",
-            f"{config.chunk_size} actions, of which {config.n_action_steps} are carried out",
-        ),
+        ("chunk", f"{config.chunk_size} actions, of which {config.n_action_steps} are carried out"),
         *(
             [("VLM", f"{config.vlm_name} ({'kept beside it' if has_vlm_config else 'fetched by its name'})")]
             if isinstance(config, VLMConfig)
@@ -197,7 +188,7 @@ def policy_rows(folder: Path, config: PolicyConfig) -> list[Row]:
             "in its processors" if processors else "among its weights (older than LeRobot's processors)",
         ),
     ]
-    for index, (name, feature) in enumerate(features.items()):
+    for index, (name, feature) in enumerate(config.features.items()):
         mode = config.normalization_mapping.get(feature.type.value)
         normalization = "" if mode is None or is_image_key(name) else f", {getattr(mode, 'value', mode)}"
         rows.append(("" if index else "features", f"{name} {feature.shape}{normalization}"))
@@ -240,7 +231,7 @@ def _check_against_environment(
     with make_env(name, task=env.task, mapping=env.mapping, render=None, **env.kwargs) as envs:
         offered = {names.get(key, key): feature for key, feature in envs.features.items()}
         cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
-        result.table = side_by_side(_features(config), _feature_lines(offered), name)
+        result.table = side_by_side(config.features, _feature_lines(offered), name)
         result.run_check("cameras", lambda: check_cameras(config, cameras, names, "the environment"))
         result.run_check("state and action", lambda: check_env_sizes(config, offered, names))
         result.run_check(
@@ -264,7 +255,7 @@ def _check_against_dataset(
     )  # as in training with a checkpoint's map
     inputs, outputs = renamed_features(meta, names)
     result.rows += [("", ""), *dataset_rows(meta)]
-    result.table = side_by_side(_features(config), _feature_lines({**inputs, **outputs}), meta.root.name)
+    result.table = side_by_side(config.features, _feature_lines({**inputs, **outputs}), meta.root.name)
     fits = result.run_check("cameras, state and action", lambda: check_features(config, meta, names))
     robot = embodiment_of([(meta, names)])
 
@@ -346,10 +337,6 @@ def _check_features(config: PolicyConfig) -> str:
             "config.json has no input_features, so that the policy looks at nothing. Set --policy.input_features."
         )
     return f"{len(config.input_features)} inputs, an action of {config.action_feature.shape[0]} numbers"
-
-
-def _features(config: PolicyConfig) -> dict[str, PolicyFeature]:
-    return {**config.input_features, **config.output_features}
 
 
 def _feature_lines(features: Mapping[str, PolicyFeature]) -> dict[str, str]:

@@ -40,13 +40,14 @@ class ExponentialMovingAverage:
     Args:
         policy: its weights initialize the averages. Currently frozen parameters are never averaged.
         decay: share of the old average in an update after the warm-up, from 0 to below 1.
-        warmup: increase the decay up to `decay`.
     """
 
     def __init__(self, policy: nn.Module, decay: float = 0.999, *, warmup: bool = True) -> None:
         self.decay, self.warmup, self.updates = decay, warmup, 0
         self.averages = {
-            name: parameter.detach().to(torch.float32, copy=True) for name, parameter in _training(policy)
+            name: parameter.detach().to(torch.float32, copy=True)
+            for name, parameter in policy.named_parameters()
+            if parameter.requires_grad
         }
 
     @torch.no_grad()
@@ -116,20 +117,12 @@ class ExponentialMovingAverage:
 
 
 def check_no_average(folder: Path) -> None:
-    """Check that a checkpoint's `training_state` has no average, for a run that resumes without one.
-
-    Raises:
-        ConfigError: it has one, so that the saved policy is not the trained one.
-    """
+    """Raise a `ConfigError` if a run resumes without an average and the checkpoint's `training_state` has one."""
     if (folder / EMA_STATE).is_file():
         raise ConfigError(
             f"{folder} is of a run with a moving average, whose policy is saved averaged; without the average the run can't "
             f"go on from there. Drop --ema.enable=false, or start a new run: --policy.path={folder.parent}"
         )
-
-
-def _training(policy: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad)
 
 
 def _size(shapes: dict[str, torch.Size], name: str) -> str:

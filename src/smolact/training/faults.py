@@ -19,16 +19,7 @@ MAX_SHOWN = 5
 
 
 def check_faults(policy: PolicyConfig, source: Source, section: DatasetSection) -> None:
-    """Check the tables, metadata and statistics of a dataset as `smolact dataset check` does, without its pictures.
-
-    Args:
-        policy: the configuration of the policy to train; only features that it uses are checked.
-        source: the dataset, whose files are on the disk.
-        section: the dataset settings; with `allow_faults` errors are only logged.
-
-    Raises:
-        DatasetError: the check found an error.
-    """
+    """Raise a `DatasetError` if `smolact dataset check`, without the pictures, finds an error in what the policy uses."""
     used = used_features(policy, source)
     errors = training_errors(source.meta, {*source.episodes, *source.held_out}, used)
     if errors:
@@ -68,10 +59,9 @@ def used_features(policy: PolicyConfig, source: Source) -> set[str]:
     modes = {
         FeatureType(kind): NormalizationMode(mode) for kind, mode in policy.normalization_mapping.items()
     }
-    expected = {**policy.input_features, **policy.output_features}
     used = set()
     for key in source.meta.features:
-        feature = expected.get(source.rename_map.get(key, key))
+        feature = policy.features.get(source.rename_map.get(key, key))
         if feature is None:
             continue
         mode = modes.get(feature.type, NormalizationMode.IDENTITY)

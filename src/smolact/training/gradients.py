@@ -18,7 +18,7 @@ from smolact.datasets.unreadable import Unreadable
 from smolact.policies.base import PreTrainedPolicy
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.training.data import UNREADABLE, TrainDataset, batch_of, split_noise
-from smolact.training.stream import InfiniteSampler, seeded
+from smolact.training.stream import samples_at, seeded
 from smolact.types import Batch
 
 MIN_PART_SAMPLES = 4
@@ -88,7 +88,6 @@ class GradientWorker:
         """Compute the gradients of the summed loss of the samples at these positions of the stream.
 
         Args:
-            positions: positions in the stream.
             into: receives the gradients of all trained parameters, concatenated (N,).
         """
         began, worked = time.perf_counter(), time.thread_time()
@@ -123,8 +122,7 @@ class GradientWorker:
         )
 
     def _read(self, positions: Sequence[int]) -> Batch:
-        stream = InfiniteSampler(self.samples.order)
-        return batch_of(self.samples.__getitems__([stream.place(position) for position in positions]))
+        return batch_of(self.samples.__getitems__(samples_at(self.samples.order, positions)))
 
 
 def split(flat: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:

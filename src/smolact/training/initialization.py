@@ -49,14 +49,11 @@ class PolicyBundle:
 
 
 def policy_config_of(
-    config: TrainConfig,
-    inputs: Mapping[str, PolicyFeature],
-    outputs: Mapping[str, PolicyFeature],
+    config: TrainConfig, inputs: Mapping[str, PolicyFeature], outputs: Mapping[str, PolicyFeature]
 ) -> tuple[PolicyConfig, str]:
     """Return the configuration of a new run's policy, and the source of its weights.
 
     Args:
-        config: the run's settings, with `policy.type` or `policy.path`.
         inputs, outputs: the dataset's features under the policy's names: those that the configuration lacks are added, and
             the sizes are used.
 

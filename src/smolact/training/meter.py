@@ -9,11 +9,7 @@ from torch import Tensor
 
 
 class Meter:
-    """Means since the last reading; until then everything stays on the device.
-
-    Args:
-        samples_per_step: the global batch size.
-    """
+    """Means since the last reading; until then everything stays on the device."""
 
     def __init__(self, samples_per_step: int) -> None:
         self.samples_per_step = samples_per_step

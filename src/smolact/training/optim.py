@@ -56,10 +56,6 @@ def fit_schedule(
 def optimization_of(policy_config: Any, config: TrainConfig) -> tuple[OptimizerPreset, SchedulerPreset]:
     """Return optimizer and schedule of a run: the policy's preset, or the values of `--optimizer.…` and `--scheduler.…`.
 
-    Args:
-        policy_config: the policy's configuration.
-        config: the run's settings.
-
     Raises:
         ConfigError: the preset overrides a setting, or a rate or number of steps is invalid.
     """
@@ -84,12 +80,7 @@ def optimization_of(policy_config: Any, config: TrainConfig) -> tuple[OptimizerP
     _check(optimizer, schedule)
     if config.train_minutes is not None:  # only the ratios of its steps matter
         return optimizer, schedule
-    fitted = fit_schedule(
-        schedule,
-        config.n_steps,
-        keep_decay=has_decay,
-        keep_warmup=has_warmup,
-    )
+    fitted = fit_schedule(schedule, config.n_steps, keep_decay=has_decay, keep_warmup=has_warmup)
     if fitted.num_decay_steps < config.n_steps:
         logger.warning(
             "The learning rate reaches its end at step %d of %d and stays there, since the decay steps were set.",
@@ -125,8 +116,6 @@ def make_optimizer(
     """Return AdamW over `policy.get_optim_params()`: parameters, or groups of them with their own rates.
 
     Args:
-        policy: the policy to train.
-        settings: AdamW's settings.
         multipliers: `--lr_multipliers`, see `parameter_groups`. Without any there is one group, as in LeRobot.
 
     Raises:
@@ -157,9 +146,7 @@ def parameter_groups(
     `base`; then a group for each pattern, in their order.
 
     Args:
-        policy: gives the parameters their names.
         parameters: parameters, or dictionaries that are groups already.
-        rate: the base learning rate, of parameters without a group.
         multipliers: from pattern to factor, above 0.
 
     Returns:
@@ -225,8 +212,6 @@ def make_scheduler(
     """Return the schedule for every group of `optimizer`, relative to the group's peak.
 
     Args:
-        optimizer: its rates are scheduled.
-        schedule: the schedule.
         share: spent share of a timed run, from 0 to 1, which then replaces the step.
     """
     if share is None:

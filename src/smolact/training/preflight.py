@@ -49,8 +49,6 @@ def check_sources(policy: PolicyConfig, sources: Sequence[Source], statistics: S
     """Raise an error unless the policy and the datasets fit each other.
 
     Args:
-        policy: configuration of the policy to train.
-        sources: the datasets to train on.
         statistics: for normalization; under the dataset's names if there is one dataset.
 
     Raises:
@@ -150,11 +148,7 @@ def note_prompts(preprocess: ProcessorPipeline, tasks: Iterable[str]) -> None:
 
 
 def check_disk(run: Path, policy: nn.Module, config: TrainConfig) -> None:
-    """Raise an error if no checkpoint fits on the disk; warn if those of the whole run do not fit.
-
-    Raises:
-        WriteError: there is no space for a checkpoint: the weights, and two moments of each trained one.
-    """
+    """Raise a `WriteError` if no checkpoint (weights, and two moments of each trained one) fits on the disk; warn if not all fit."""
     if not config.save_checkpoint:
         return
     weights = sum(parameter.numel() * parameter.element_size() for parameter in policy.parameters())
@@ -249,15 +243,8 @@ def check_rename_map(rename_map: Mapping[str, str], features: Sequence[str]) -> 
 def check_sizes(
     policy: PolicyConfig, offered: Mapping[str, PolicyFeature], rename_map: Mapping[str, str] | None = None
 ) -> None:
-    """Raise a `FeatureError` if state or action is missing, or larger than the policy's limit.
-
-    Args:
-        policy: the configuration with the expected sizes.
-        offered: the dataset's features, already renamed.
-        rename_map: the applied map, for the message.
-    """
-    wanted = {**policy.input_features, **policy.output_features}
-    for key in dict.fromkeys([*(key for key in wanted if not is_image_key(key)), STATE, ACTION]):
+    """Raise a `FeatureError` if state or action is missing, or larger than the policy's limit."""
+    for key in dict.fromkeys([*(key for key in policy.features if not is_image_key(key)), STATE, ACTION]):
         if key not in offered:
             faults = vector_map_faults(policy, offered, rename_map or {}, "the dataset")
             advice = faults or (
@@ -284,7 +271,7 @@ def check_sizes(
 
 def check_statistics(policy: PolicyConfig, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Raise a `StatisticsError` unless every normalized feature has finite statistics."""
-    for key, feature in {**policy.input_features, **policy.output_features}.items():
+    for key, feature in policy.features.items():
         mode = NormalizationMode(
             policy.normalization_mapping.get(feature.type.value, NormalizationMode.IDENTITY)
         )
@@ -343,5 +330,4 @@ def match_table(policy: PolicyConfig, source: Source) -> str:
     for key, feature in {**inputs, **outputs}.items():
         parts = [] if is_image_key(key) else flat_names(source.meta.features[names[key]].names)
         shown[key] = f"{names[key]} {feature.shape}" + (f": {', '.join(parts)}" if parts else "")
-    expected = {**policy.input_features, **policy.output_features}
-    return side_by_side(expected, shown, source.section.name)
+    return side_by_side(policy.features, shown, source.section.name)

@@ -7,19 +7,23 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from smolact import durable
 from smolact.cards import CARD, hub_id
 from smolact.datasets.reader import LeRobotDataset
 from smolact.files import read_json_object
+from smolact.pages import installed_version
 from smolact.policies.card import PROVENANCE
 from smolact.policies.sharing import card_of
+from smolact.policies.tree import tree_of
 from smolact.training.config import TrainConfig, given_flags
+from smolact.training.facts import samples_per_step
+from smolact.training.initialization import PolicyBundle
 from smolact.training.sources import Source
 from smolact.training.tracking import Evaluated, Event, Measured
 
@@ -33,7 +37,6 @@ class Provenance:
     """The provenance of a run's policy, updated by events and written with each checkpoint.
 
     Attributes:
-        facts: the constant part.
         environment: the environment of the run's evaluations, if any.
         measured: the last losses and the last evaluation.
     """
@@ -84,37 +87,21 @@ def provenance_of(
     given: Mapping[str, Any],
     sources: Sequence[Source],
     datasets: Sequence[LeRobotDataset],
-    *,
-    weights: str,
-    parameters: tuple[int, int],
-    device: str,
-    processes: int,
-    samples_per_step: int,
+    start: PolicyBundle,
+    accelerator: Accelerator,
 ) -> Provenance:
-    """Return the provenance before the first step.
-
-    Args:
-        config: the run's settings.
-        given: the settings as they were given (`saved_settings.to_dict`), which form the command.
-        sources: the sources of the training data.
-        datasets: the training data of each source.
-        weights: the source of the weights, in words.
-        parameters: number of parameters, and number of those that train.
-        device: its type.
-        processes: number of training processes.
-        samples_per_step: the global batch size.
-    """
-    total = sum(source.weight for source in sources)
+    """Return the provenance before the first step."""
+    total, size = sum(source.weight for source in sources), tree_of(start.policy).size
     facts = {
-        "smolact": _version("smolact"),
+        "smolact": installed_version("smolact"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "command": shlex.join(["smolact", "train", *given_flags(given)]),
-        "weights": weights,
-        "parameters": {"total": parameters[0], "trained": parameters[1]},
-        "device": device,
-        "processes": processes,
-        "samples_per_step": samples_per_step,
+        "weights": start.weights_source,
+        "parameters": {"total": size.parameters, "trained": size.trained},
+        "device": accelerator.device.type,
+        "processes": accelerator.num_processes,
+        "samples_per_step": samples_per_step(config, accelerator),
         "datasets": [
             _dataset(source, dataset, source.weight / total if len(sources) > 1 else None)
             for source, dataset in zip(sources, datasets, strict=True)
@@ -147,10 +134,3 @@ def _dataset(source: Source, dataset: LeRobotDataset, share: float | None) -> di
         "tasks": list(dict.fromkeys(source.meta.tasks.values())),
     }
     return {name: value for name, value in facts.items() if value is not None}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from source, not installed
-        return None

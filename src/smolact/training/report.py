@@ -26,9 +26,6 @@ def write_report(run: Path, settings: Mapping[str, Any], facts: Mapping[str, str
         settings: the run's settings, as in `train_config.json`.
         facts: further facts, name to text: the dataset, the device, the command, …
 
-    Returns:
-        the page's path.
-
     Raises:
         WriteError: the disk is full or refused; earlier files are unchanged.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,35 +13,41 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from smolact import durable
+from smolact.errors import TrainingError
+from smolact.evaluation.metrics import EvaluationResult
 from smolact.policies.base import PreTrainedPolicy
 from smolact.policies.configuration import PRETRAINED_MODEL, TRAIN_CONFIG
+from smolact.runtime.local import LocalPolicy
 from smolact.training.adaptive_workers import AdaptiveWorkers
 from smolact.training.bad_samples import BadSamples
-from smolact.training.bad_steps import bad_steps_error
 from smolact.training.budget import Budget
 from smolact.training.checkpoint import Progress, load_training_state, save_checkpoint
 from smolact.training.config import TrainConfig, with_steps_done
-from smolact.training.data import TrainDataset, make_loader
-from smolact.training.devices import all_reduce_sum
+from smolact.training.data import TrainDataset, batch_of, make_loader
+from smolact.training.devices import matmul_precision
 from smolact.training.ema import ExponentialMovingAverage, check_no_average
-from smolact.training.env_evaluation import evaluate_in_environment, rates_of
 from smolact.training.facts import samples_per_step
 from smolact.training.initialization import PolicyBundle
 from smolact.training.meter import Meter
 from smolact.training.provenance import Provenance
+from smolact.training.random_state import preserve_rng_state
 from smolact.training.run_folder import TRAINING_STATE, checkpoint_folder, prune_checkpoints
 from smolact.training.sharding import ShardedPolicy
 from smolact.training.signals import Stopped, StopRequest
-from smolact.training.tracking import Evaluated, Event, Listener, Saved
+from smolact.training.stream import samples_at
+from smolact.training.tracking import MAX_VIDEOS, Evaluated, Event, Listener, Saved
 from smolact.training.validation import Validation
 from smolact.types import Batch
 
 logger = logging.getLogger(__name__)
+
+MAX_SHOWN = 20
+"""Frames that a message lists."""
 
 
 @dataclass
@@ -145,7 +152,8 @@ class Run:
         seconds = self.budget.now() if self.accelerator.is_main_process else 0.0
         if self.accelerator.num_processes == 1 or self.config.train_minutes is None:
             return seconds
-        return float(all_reduce_sum(self.accelerator, torch.tensor(seconds, device=self.accelerator.device)))
+        own = torch.tensor(seconds, device=self.accelerator.device)
+        return float(self.accelerator.reduce(own, reduction="sum"))
 
     @contextlib.contextmanager
     def gradient_sync(self, reduces: bool) -> Iterator[None]:
@@ -177,15 +185,40 @@ class Run:
                 "Not finite, and left out: step %s (%d so far).", ", ".join(map(str, bad)), meter.bad_steps
             )
         if meter.bad_in_a_row >= self.config.max_bad_steps:
-            raise bad_steps_error(
-                self.samples,
-                self.first_position(bad[-1]),
-                self.samples_per_step,
-                bad[-1],
-                self.folder,
-                in_a_row=meter.bad_in_a_row,
-                keep=self.accelerator.is_main_process,
-            )
+            raise self._bad_steps_error(bad[-1], meter.bad_in_a_row)
+
+    def _bad_steps_error(self, step: int, in_a_row: int) -> TrainingError:
+        """Write the global batch of `step`, the last bad one, to `bad_batch_STEP.safetensors`, and return the error to raise.
+
+        The batch is read again from the stream rather than held in memory at each step.
+        """
+        first = self.first_position(step)
+        indices = samples_at(self.samples.order, range(first, first + self.samples_per_step))
+        batch = self.samples.__getitems__(indices)
+        suspects = [
+            index.frame
+            for index, sample in zip(indices, batch, strict=True)
+            if not all(map(_is_finite, sample.values()))
+        ]
+        path = self.folder / f"bad_batch_{step:06d}.safetensors"
+        if self.accelerator.is_main_process:
+            collated = batch_of(batch)
+            tensors = {
+                key: value.contiguous() for key, value in collated.items() if isinstance(value, Tensor)
+            }
+            with durable.replacing_file(path) as temporary:
+                durable.save_tensors(temporary, tensors, metadata={"task": json.dumps(collated.get("task"))})
+        frames = [index.frame for index in indices]
+        what = (
+            f"Of its frames, {_shown(suspects)} hold NaN or infinity themselves: mend or leave out their episodes "
+            "(--dataset.exclude_episodes)."
+            if suspects
+            else "Its frames are finite: lower --policy.optimizer_lr."
+        )
+        return TrainingError(
+            f"{in_a_row} steps in a row were not finite, the last of them step {step}, of frames {_shown(frames)}. {what} "
+            f"The batch is kept in {path}; checkpoints, where there are any, are from before and whole."
+        )
 
     def validate(self, stop: StopRequest) -> dict[str, float]:
         """Return the held-out loss as `validation_loss`; empty if a signal interrupted it."""
@@ -197,20 +230,42 @@ class Run:
 
     def evaluate(self, stop: StopRequest) -> None:
         """Evaluate the policy in the environment, unless a signal interrupts it; every process must call it."""
-        step = self.step
         policy, _ = self._full_state()
         if self.accelerator.is_main_process:
             with self.averaged(), contextlib.suppress(Stopped), stop.interruptible():
-                result = evaluate_in_environment(
-                    self.config,
-                    self.start,
-                    policy.to(self.accelerator.device.type),
-                    device=self.accelerator.device,
-                    seed=self.seed,
-                    video_folder=self.folder / "videos" / f"step_{step:06d}",
-                )
-                self.emit(Evaluated(step, rates_of(result), result))
+                result = self._evaluation(policy.to(self.accelerator.device.type))
+                low, high = result.success.interval
+                rates = {
+                    "success_rate": result.success.rate,
+                    "success_low": low,
+                    "success_high": high,
+                    "max_reward": result.mean_max_reward,
+                }
+                self.emit(Evaluated(self.step, rates, result))
         self.accelerator.wait_for_everyone()
+
+    def _evaluation(self, policy: PreTrainedPolicy) -> EvaluationResult:
+        """Run `--eval.n_episodes` episodes in float32, as `smolact eval` predicts, and restore the run's random state."""
+        from smolact.envs.factory import make_env
+        from smolact.evaluation.rollout import evaluate
+
+        env, count = self.config.env, self.config.eval
+        options = {"task": env.task, "mapping": env.mapping, "render": None, **env.kwargs}
+        with (
+            preserve_rng_state(),
+            matmul_precision(self.accelerator.device, "highest"),
+            make_env(str(env.type), count.n_environments, **options) as environments,
+        ):
+            has_engine = type(policy).build_engine is not PreTrainedPolicy.build_engine
+            predictor = policy.build_engine(dtype=torch.float32) if has_engine else policy
+            return evaluate(
+                LocalPolicy(predictor, self.start.preprocess, self.start.postprocess),
+                environments,
+                n_episodes=count.n_episodes,
+                seed=self.seed,
+                video_folder=self.folder / "videos" / f"step_{self.step:06d}",
+                n_videos=min(MAX_VIDEOS, count.n_episodes) if environments.can_render else 0,
+            )
 
     def save(self) -> Path:
         """Write a checkpoint of the last finished step; every process must call it."""
@@ -252,3 +307,12 @@ class Run:
         self.start.postprocess.save_pretrained(folder)
         durable.write_json(folder / TRAIN_CONFIG, with_steps_done(self.settings, self.config, self.step))
         self.provenance.write(folder, self.step, self.config.policy.published_as)
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, Tensor) or not value.is_floating_point() or bool(torch.isfinite(value).all())
+
+
+def _shown(indices: list[int]) -> str:
+    more = f" and {len(indices) - MAX_SHOWN} more" if len(indices) > MAX_SHOWN else ""
+    return ", ".join(map(str, indices[:MAX_SHOWN])) + more

@@ -34,17 +34,7 @@ OLD_GIVEN_SETTINGS, OLD_OWN_SETTINGS = "explicit_settings.json", "own_settings.j
 BEGUN = "begun.json"
 """The settings of a run that has no checkpoint yet."""
 _UNFINISHED_RUN_FILES = (
-    *(
-        BEGUN,
-        METRICS,
-        LOCK_FILE,
-        CHECKPOINTS,
-        "tensorboard",
-        "wandb",
-        "videos",
-        "curves.png",
-        "report.html",
-    ),
+    *(BEGUN, METRICS, LOCK_FILE, CHECKPOINTS, "tensorboard", "wandb", "videos", "curves.png", "report.html"),
     *(f"{durable.TEMPORARY_PREFIX}*", "bad_batch_*.safetensors", "*.log"),
 )
 
@@ -52,11 +42,6 @@ _UNFINISHED_RUN_FILES = (
 @contextlib.contextmanager
 def reserve(run: Path, *, resumes: bool = False, restart: bool = False) -> Iterator[None]:
     """Lock a run's folder for writing within the block.
-
-    Args:
-        run: the folder; it is created if it does not exist.
-        resumes: a run with a checkpoint resumes there.
-        restart: a run without a checkpoint may start again there.
 
     Raises:
         WriteError: another process writes there; the message names it.
@@ -77,12 +62,7 @@ def reserve(run: Path, *, resumes: bool = False, restart: bool = False) -> Itera
 
 
 def check_unused(run: Path, *, restart: bool = False) -> None:
-    """Raise a `ConfigError` if a new run can't use this folder.
-
-    Args:
-        run: the folder; it need not exist.
-        restart: it may contain a run without a checkpoint.
-    """
+    """Raise a `ConfigError` if a new run can't use this folder."""
     if run.exists() and not run.is_dir():
         raise _used_error(run)
     if is_unfinished(run):
@@ -146,7 +126,6 @@ def prune_checkpoints(run: Path, keep_last: int, keep_every: int) -> list[Path]:
     """Remove old checkpoints, and return their folders.
 
     Args:
-        run: the run's folder.
         keep_last: number of newest checkpoints to keep; 0 keeps all.
         keep_every: also keep checkpoints at multiples of this step number; 0: none.
     """

@@ -20,7 +20,7 @@ from smolact.processors.pipeline import rename_map_in
 from smolact.training.cache import build_cache
 from smolact.training.checkpoint import Progress, read_progress
 from smolact.training.config import TrainConfig
-from smolact.training.devices import all_reduce_sum, make_accelerator
+from smolact.training.devices import make_accelerator
 from smolact.training.faults import check_faults
 from smolact.training.initialization import PolicyBundle, policy_config_of, start_new, start_resumed
 from smolact.training.preflight import check_memory, check_sources
@@ -71,7 +71,12 @@ def prepare_run(
         datasets = [source.open(policy_config) for source in sources]
         start, progress = start_new(policy_config, origin, statistics, config, device), Progress(0, 0)
     else:
-        start, progress = _resumed(config, checkpoint, device)
+        overrides = {
+            name: value
+            for name, value in config.policy.settings.items()
+            if name != "device" and f"policy.{name}" in config.changed
+        }
+        start, progress = start_resumed(checkpoint, overrides, device), read_progress(checkpoint)
         check_sources(start.policy.config, sources, statistics)
         datasets = [source.open(start.policy.config) for source in sources]
     held_out = {
@@ -121,13 +126,6 @@ def encode(config: TrainConfig, *, listeners: Sequence[Listener] = ()) -> str:
 
     An interrupted call leaves the finished part.
 
-    Args:
-        config: the training's settings.
-        listeners: receive the progress.
-
-    Returns:
-        a description of the cache: content, size and folder.
-
     Raises:
         SmolactError: as training before its first step; `ConfigError` also if no cache is configured.
     """
@@ -168,14 +166,4 @@ def agreed_seed(config: TrainConfig, accelerator: Accelerator) -> int:
     if config.seed is not None:
         return config.seed
     drawn = secrets.randbelow(2**31) if accelerator.is_main_process else 0
-    return int(all_reduce_sum(accelerator, torch.tensor(drawn, device=accelerator.device)))
-
-
-def _resumed(config: TrainConfig, checkpoint: Path, device: str) -> tuple[PolicyBundle, Progress]:
-    """Return the policy and the progress of a checkpoint, with the policy settings that have changed."""
-    overrides = {
-        name: value
-        for name, value in config.policy.settings.items()
-        if name != "device" and f"policy.{name}" in config.changed
-    }
-    return start_resumed(checkpoint, overrides, device), read_progress(checkpoint)
+    return int(accelerator.reduce(torch.tensor(drawn, device=accelerator.device), reduction="sum"))

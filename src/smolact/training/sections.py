@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from smolact import unsupported
 from smolact.datasets.transforms_config import ImageTransformsConfig
 from smolact.errors import ConfigError
-from smolact.settings import open_section, setting
+from smolact.settings import RANGE, open_section, setting
 
 if TYPE_CHECKING:
     from smolact.policies.adapters import AdapterSettings
@@ -57,6 +58,7 @@ class DatasetSection:
         "So many frames that can't be read may be left out of a run, others in their place; one more stops it, saved. When null "
         "16, but none that is found before the first step.",
         own=True,
+        least=0,
     )
     allow_faults: bool = setting(
         False,
@@ -65,12 +67,14 @@ class DatasetSection:
         own=True,
     )
     drop_n_last_frames: int | None = setting(
-        None, "Leave out so many frames at the end of each episode; the policy's choice when null.", own=True
+        None,
+        "Leave out so many frames at the end of each episode; the policy's choice when null.",
+        own=True,
+        least=0,
     )
 
     def __post_init__(self) -> None:
-        at_least("dataset.drop_n_last_frames", self.drop_n_last_frames or 0, 0)
-        at_least("dataset.max_bad_samples", self.max_bad_samples or 0, 0)
+        check_minimums(self, "dataset.")
         self.repo_id, self.root = self.repo_id or None, self.root or None
         single = self.repo_id or self.root
         if self.mix and single:
@@ -178,14 +182,13 @@ class EvalSection:
 
     UNSUPPORTED: ClassVar = unsupported.EVAL
 
-    n_episodes: int = setting(50, "Episodes of one evaluation.")
+    n_episodes: int = setting(50, "Episodes of one evaluation.", least=1)
     batch_size: int = setting(
-        0, "Environments that are stepped side by side; 0: as many as episodes, at most 16."
+        0, "Environments that are stepped side by side; 0: as many as episodes, at most 16.", least=0
     )
 
     def __post_init__(self) -> None:
-        at_least("eval.n_episodes", self.n_episodes, 1)
-        at_least("eval.batch_size", self.batch_size, 0)
+        check_minimums(self, "eval.")
 
     @property
     def n_environments(self) -> int:
@@ -293,13 +296,13 @@ class ParallelismSection:
         "own copy.",
     )
     dp_replicate: int = setting(
-        1, "With --parallelism.dp_shard: so many such groups, each with a copy of the weights."
+        1, "With --parallelism.dp_shard: so many such groups, each with a copy of the weights.", least=1
     )
 
     def __post_init__(self) -> None:
-        at_least("parallelism.dp_replicate", self.dp_replicate, 1)
-        if self.dp_shard != -1:
-            at_least("parallelism.dp_shard", self.dp_shard, 1)
+        check_minimums(self, "parallelism.")
+        if self.dp_shard < 1 and self.dp_shard != -1:
+            raise ConfigError(f"--parallelism.dp_shard={self.dp_shard} is too small: it must be 1 or more.")
 
     @property
     def splits(self) -> bool:
@@ -342,7 +345,9 @@ class EMASection:
             raise ConfigError(f"--ema.decay={self.decay}: it must be at least 0 and below 1.")
 
 
-def at_least(name: str, value: int, least: int) -> None:
-    """Raise a `ConfigError` if a setting is below its minimum."""
-    if value < least:
-        raise ConfigError(f"--{name}={value} is too small: it must be {least} or more.")
+def check_minimums(section: Any, prefix: str = "") -> None:
+    """Raise a `ConfigError` if a setting that was given is below its minimum."""
+    for item in dataclasses.fields(section):
+        value, (least, _) = getattr(section, item.name), item.metadata.get(RANGE, (None, None))
+        if value is not None and least is not None and value < least:
+            raise ConfigError(f"--{prefix}{item.name}={value} is too small: it must be {least} or more.")

@@ -47,10 +47,6 @@ def make_mesh(section: ParallelismSection, accelerator: Accelerator) -> DeviceMe
 class ShardedPolicy:
     """A policy, sharded in place, and a twin that receives the gathered weights.
 
-    Args:
-        policy: the same on every process; its parameters become DTensors.
-        mesh: the processes.
-
     Raises:
         ConfigError: the policy is compiled, or has adapters.
     """

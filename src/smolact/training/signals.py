@@ -29,9 +29,6 @@ class StopRequest:
     def interruptible(self, enabled: bool = True) -> Iterator[None]:
         """A context for work that a signal may interrupt, such as an evaluation, or waiting for data.
 
-        Args:
-            enabled: whether the block is interrupted.
-
         Raises:
             Stopped: a signal has come, or comes within the block.
         """

@@ -208,12 +208,7 @@ def _with_imagenet(meta: LeRobotDatasetMetadata, names: Mapping[str, str], *, im
 
 
 class MixedDataset(Dataset[Batch]):
-    """Several datasets as one, with their common features under the policy's names.
-
-    Args:
-        datasets: the datasets, whose frames are numbered consecutively.
-        sources: the source of each dataset.
-    """
+    """Several datasets as one, with their common features under the policy's names."""
 
     def __init__(self, datasets: Sequence[LeRobotDataset], sources: Sequence[Source]) -> None:
         self.datasets = list(datasets)
@@ -259,13 +254,7 @@ def open_sources(
 def order_of(
     sources: Sequence[Source], datasets: Sequence[LeRobotDataset], seed: int, drop_last: int = 0
 ) -> IndexOrder:
-    """Return the order in which a run reads the frames of its datasets.
-
-    Args:
-        sources, datasets: the training data.
-        seed: the run's seed.
-        drop_last: number of frames left out at the end of each episode.
-    """
+    """Return the order in which a run reads the frames of its datasets."""
     orders: list[IndexOrder] = []
     start = 0
     for index, dataset in enumerate(datasets):

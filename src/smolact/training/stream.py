@@ -7,7 +7,7 @@ into. So a run that resumes, also on other hardware, has the same samples as wit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -40,7 +40,6 @@ class ShuffledEpochs:
 
     Args:
         frames: their numbers; a range where all of a dataset are used.
-        seed: decides every epoch's order.
         purpose: distinguishes orders with the same seed.
     """
 
@@ -66,9 +65,7 @@ class Mixture:
     """Several orders in one, each with its share of the positions, spread evenly: exact to one position in every `BLOCK`.
 
     Args:
-        orders: the orders to mix.
         weights: their shares, in any unit.
-        seed: decides the order of the turns.
 
     Raises:
         ConfigError: a weight that is no positive number, or too small a share.
@@ -126,6 +123,11 @@ class SampleIndex(NamedTuple):
     frame: int
 
 
+def samples_at(order: IndexOrder, positions: Iterable[int]) -> list[SampleIndex]:
+    """The samples at some positions of a stream."""
+    return [SampleIndex(position, order.frame(position)) for position in positions]
+
+
 class InfiniteSampler(Sampler[SampleIndex]):
     """The samples of an order, without end; a batch may span two epochs.
 
@@ -133,7 +135,6 @@ class InfiniteSampler(Sampler[SampleIndex]):
     `batch_size`.
 
     Args:
-        order: the order of the frames.
         start: positions to skip, where a run resumes.
         batch_size, rank, processes: the part of the stream.
     """
@@ -147,12 +148,8 @@ class InfiniteSampler(Sampler[SampleIndex]):
     def __iter__(self) -> Iterator[SampleIndex]:
         first = self.start + self.rank * self.batch_size
         while True:
-            yield from map(self.place, range(first, first + self.batch_size))
+            yield from samples_at(self.order, range(first, first + self.batch_size))
             first += self.batch_size * self.processes
-
-    def place(self, position: int) -> SampleIndex:
-        """The sample at a position of the stream."""
-        return SampleIndex(position, self.order.frame(position))
 
 
 def seeded(seed: int, purpose: str, number: int) -> torch.Generator:

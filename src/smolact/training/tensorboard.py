@@ -31,12 +31,7 @@ GIF_SECONDS = 6.0
 
 
 class TensorBoardTracker:
-    """Event files in `RUN/tensorboard`; when a run resumes, TensorBoard drops later steps of earlier files.
-
-    Args:
-        run: the run's folder.
-        step: the step at which training resumes.
-    """
+    """Event files in `RUN/tensorboard`; when a run resumes, TensorBoard drops later steps of earlier files."""
 
     def __init__(self, run: Path, step: int = 0) -> None:
         self.path = run / FOLDER / f"events.out.tfevents.{time.time():020.9f}"

@@ -27,12 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class BestEffort:
-    """An optional listener: its first failure is logged, and it receives no further events.
-
-    Args:
-        name: its name in the warning.
-        listener: the listener that may fail.
-    """
+    """An optional listener: its first failure is logged, and it receives no further events."""
 
     def __init__(self, name: str, listener: Listener) -> None:
         self.name = name
@@ -108,21 +103,12 @@ def _trackio(section: TrackioSection, run: Path, settings: Mapping[str, Any]) ->
 
 
 def make_trackers(
-    config: TrainConfig,
-    run: Path,
-    settings: Mapping[str, Any],
-    *,
-    name: str,
-    tags: list[str],
-    step: int = 0,
+    config: TrainConfig, run: Path, settings: Mapping[str, Any], *, name: str, tags: list[str], step: int = 0
 ) -> list[Listener]:
     """Return the trackers in the settings, and the report at the end; none of them can stop the run.
 
     Args:
-        config: the settings.
         run: the run's folder; it need not exist yet.
-        settings: the content of `train_config.json`.
-        name, tags: the run's, in the trackers.
         step: the step at which training resumes.
 
     Raises:

@@ -103,7 +103,6 @@ class MetricsFile:
     """`metrics.jsonl`: a line for every measurement and evaluation.
 
     Args:
-        run: the run's folder.
         step: where training resumes; lines of later steps, which are repeated, are removed.
 
     Raises:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,28 +15,28 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from torch.distributed.tensor import DTensor
 
 from smolact.datasets.unreadable import Unreadable
 from smolact.errors import DatasetError
-from smolact.policies.tree import tree_of
 from smolact.training.adaptive_workers import AdaptiveWorkers, adaptive_workers
-from smolact.training.bad_samples import BadSamples, gather_unreadable
+from smolact.training.bad_samples import BadSamples
 from smolact.training.budget import Budget, is_spent
 from smolact.training.cache import build_cache
 from smolact.training.checkpoint import read_progress, read_schedule
 from smolact.training.config import DEFAULT_LOG_FREQ, LOG_POINTS, TrainConfig, resolve, to_json
 from smolact.training.data import UNREADABLE, held_out_samples, next_batch, split_noise, training_samples
-from smolact.training.devices import all_reduce_sum, make_accelerator, matmul_precision
+from smolact.training.devices import make_accelerator, matmul_precision
 from smolact.training.ema import ExponentialMovingAverage
-from smolact.training.facts import facts_of_run, samples_per_step
+from smolact.training.facts import facts_of_run
 from smolact.training.meter import Meter
 from smolact.training.optim import make_optimizer, make_scheduler, note_new_schedule, optimization_of
 from smolact.training.preflight import check_disk, check_evaluation, match_table, note_prompts
 from smolact.training.provenance import provenance_of
-from smolact.training.publication import check_publication, publish_policy, publish_unless_stopped
+from smolact.training.publication import check_publication, publish_unless_stopped, report_complete
 from smolact.training.random_state import seed_everything
 from smolact.training.run import Run
 from smolact.training.run_folder import (
@@ -57,8 +56,6 @@ from smolact.training.trackers import make_trackers
 from smolact.training.tracking import Ended, Failed, Listener, Measured, MetricsFile, Started, Stepped
 from smolact.training.validation import Validation
 from smolact.types import Batch
-
-logger = logging.getLogger(__name__)
 
 SKIPS_BAD_STEPS = ("cpu", "cuda")
 """Device types whose fused AdamW skips the update where its `found_inf` is 1, without synchronizing with the device."""
@@ -96,7 +93,10 @@ def train(config: TrainConfig, *, listeners: Sequence[Listener] = ()) -> Ended:
             checkpoint = resolve_last(checkpoint)
             progress = read_progress(checkpoint)
             if is_spent(config, progress.step, progress.seconds):
-                return _already_complete(config, checkpoint, progress.step, accelerator, listeners)
+                ended = Ended(progress.step, checkpoint, is_complete=True)
+                if accelerator.is_main_process:
+                    report_complete(ended, config, listeners)
+                return ended
         run = prepare(config, given, folder, seed, accelerator, checkpoint, listeners, began)
         if config.check:
             return Ended(run.step, None, is_complete=True)
@@ -120,16 +120,6 @@ def prepare(
     began: float,
 ) -> Run:
     """Make the parts of a run, check that they fit each other, and restore its state from a checkpoint.
-
-    Args:
-        config: the resolved settings.
-        given: the settings as they were given, with the seed.
-        folder: the run's folder, locked.
-        seed: the seed of everything random.
-        accelerator: the processes and their device.
-        checkpoint: where the run resumes; None for a new one.
-        listeners: receive every event.
-        began: start of the command, by `time.monotonic`.
 
     Raises:
         SmolactError: settings, dataset, weights or checkpoint are invalid.
@@ -162,24 +152,13 @@ def prepare(
     sharded = None
     if config.parallelism.splits:
         sharded = ShardedPolicy(policy, make_mesh(config.parallelism, accelerator))
-    budget = Budget.of(config, began)
+    budget = Budget(config.n_steps, config.train_minutes, began)
     budget.resume(progress.step, progress.seconds, progress.lead)
     optimizer = make_optimizer(policy, optimizer_settings, config.lr_multipliers)
     scheduler = make_scheduler(optimizer, schedule, (lambda: budget.share) if is_timed else None)
 
     # The run, its averages and its listeners
-    size = tree_of(policy).size
-    provenance = provenance_of(
-        config,
-        given,
-        sources,
-        inputs.datasets,
-        weights=start.weights_source,
-        parameters=(size.parameters, size.trained),
-        device=accelerator.device.type,
-        processes=accelerator.num_processes,
-        samples_per_step=samples_per_step(config, accelerator),
-    )
+    provenance = provenance_of(config, given, sources, inputs.datasets, start, accelerator)
     all_listeners: list[Listener] = [provenance, *listeners]
     if is_main and not config.check:
         all_listeners.append(MetricsFile(folder, progress.step))
@@ -357,12 +336,12 @@ def train_step(run: Run, batches: Iterator[Batch], stop: StopRequest) -> tuple[T
         totals[2] += bool(stop)  # signals come at different steps, all processes stop at the same
         totals[3] += len(unreadable)
         totals[4] += seconds if run.accelerator.is_main_process else 0.0
-        totals = all_reduce_sum(run.accelerator, totals)
+        totals = run.accelerator.reduce(totals, reduction="sum")
         if run.config.train_minutes is not None:
             seconds = float(totals[4])
         stops, is_bad = (totals[2:4] > 0).tolist()
         if is_bad:
-            unreadable = gather_unreadable(run.accelerator, unreadable)
+            unreadable = gather_object(unreadable)
     run.bad_samples.add(unreadable, run.step + 1, is_first=run.step == 0)
     with record_function("optimizer"):
         mean, norm = update(run, totals[0], totals[1].clamp_min(1), seconds)
@@ -403,31 +382,6 @@ def update(run: Run, loss: Tensor, entries: Tensor, seconds: float) -> tuple[Ten
     run.budget.spend(seconds)
     run.scheduler.step()
     return mean, norm
-
-
-def _already_complete(
-    config: TrainConfig,
-    checkpoint: Path,
-    step: int,
-    accelerator: Accelerator,
-    listeners: Sequence[Listener],
-) -> Ended:
-    """Report that a resumed run is complete, and publish its policy if necessary."""
-    ended = Ended(step, checkpoint, is_complete=True)
-    if accelerator.is_main_process:
-        logger.info(
-            "The run is complete: %s is of step %d, and the run has %s. Give more to train on.",
-            checkpoint,
-            step,
-            f"--steps={config.n_steps}"
-            if config.train_minutes is None
-            else f"--train_minutes={config.train_minutes:g}",
-        )
-        for listener in listeners:
-            listener(ended)
-        if not config.check:
-            publish_policy(checkpoint, config)
-    return ended
 
 
 def _new_folder(config: TrainConfig) -> Path:

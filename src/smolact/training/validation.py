@@ -8,12 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.utils import gather_object
 
 from smolact.datasets.unreadable import Unreadable
-from smolact.training.bad_samples import gather_unreadable
 from smolact.training.data import UNREADABLE, TrainDataset, batch_of, split_noise
-from smolact.training.devices import all_reduce_sum
 from smolact.training.initialization import PolicyBundle
 from smolact.training.stream import SampleIndex
 
@@ -22,7 +20,6 @@ class Validation:
     """Computes the loss on held-out samples, split over the processes.
 
     Args:
-        samples: the samples of the held-out dataset.
         most: maximum number of samples, evenly spread; 0 takes all.
         batch_size: samples of a process.
 
@@ -44,8 +41,6 @@ class Validation:
         """Return the mean over all valid entries, the same on every process.
 
         Args:
-            start: the policy with its processors.
-            accelerator: the run's accelerator.
             stops: called before each batch; if it is true on one process, all return None.
         """
         policy, device = start.policy, accelerator.device
@@ -56,9 +51,10 @@ class Validation:
         policy.eval()
         # All processes gather sharded weights together, so each computes the same number of batches.
         for first in range(0, longest, self.batch_size):
-            should_stop: Tensor | bool = stops()
+            should_stop = stops()
             if accelerator.num_processes > 1:  # all processes have to agree
-                should_stop = all_reduce_sum(accelerator, torch.tensor(float(should_stop), device=device)) > 0
+                stopping = torch.tensor(float(should_stop), device=device)
+                should_stop = bool(accelerator.reduce(stopping, reduction="sum") > 0)
             if should_stop:
                 policy.train()
                 return None
@@ -71,6 +67,6 @@ class Validation:
             if part:
                 totals += torch.stack((loss.float(), counted["entries"].float()))
         policy.train()
-        self.unreadable = gather_unreadable(accelerator, unreadable)
-        sums, entries = all_reduce_sum(accelerator, totals).tolist()
+        self.unreadable = gather_object(unreadable)
+        sums, entries = accelerator.reduce(totals, reduction="sum").tolist()
         return float(sums / max(entries, 1))

@@ -55,12 +55,7 @@ class StepGradients:
 
 
 class WorkQueue:
-    """The pieces of the current step, each of which is claimed by one process.
-
-    Args:
-        context: the multiprocessing context.
-        most: maximum number of pieces in a step.
-    """
+    """The pieces of the current step, each of which is claimed by one process."""
 
     def __init__(self, context: Any, most: int) -> None:
         self._lock = context.Lock()
@@ -111,8 +106,6 @@ class WorkerPool:
     """This process and its workers; `active` of them share the next step.
 
     Args:
-        learner: computes gradients.
-        count: samples in a step.
         most: maximum number of pieces in a step.
 
     Attributes:
@@ -254,11 +247,7 @@ class WorkerPool:
             self._drop(worker, "has ended")
 
     def _receive(self, worker: _Worker) -> tuple[int, int, GradientPart] | None:
-        """Receive a worker's result; None if it became ready or has died.
-
-        Raises:
-            SmolactError: the worker raised it.
-        """
+        """Receive a worker's result, or raise its error; None if it became ready or has died."""
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError):
@@ -290,13 +279,7 @@ def _send(pipe: Connection, learner: bytes) -> None:
         pipe.send_bytes(learner)
 
 
-def _run_worker(
-    count: int,
-    slots: Tensor,
-    claims: WorkQueue,
-    pipe: Connection,
-    worker: int,
-) -> None:
+def _run_worker(count: int, slots: Tensor, claims: WorkQueue, pipe: Connection, worker: int) -> None:
     """Compute pieces in a worker until its pipe is closed."""
     exit_with_parent()
     torch.set_num_threads(1)

@@ -54,11 +54,7 @@ class Engine(ActsInChunks):
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """Raise unless the engine has settings of these names.
-
-        Raises:
-            ConfigError: a name is not one of its settings.
-        """
+        """Raise a `ConfigError` unless the engine has settings of these names."""
         parameters = inspect.signature(cls).parameters.values()
         known = sorted(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
         takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)

@@ -52,11 +52,7 @@ class Guidance:
     jacobian: bool = True
 
     def check(self, shape: tuple[int, int, int]) -> None:
-        """Raise unless the guidance is for chunks of this shape.
-
-        Raises:
-            FeatureError: it is not.
-        """
+        """Raise a `FeatureError` unless the guidance is for chunks of this shape."""
         weights = tuple(self.weights.shape)
         if tuple(self.actions.shape) != shape or weights not in (shape, (*shape[:2], 1)):
             raise FeatureError(
@@ -75,7 +71,6 @@ def prefix_weights(delay: int, left: int, length: int, schedule: str = "exp") ->
     Args:
         delay: the number of actions that are executed before the new chunk arrives; their weights are 1.
         left: the number of actions that are left; weights behind them are 0.
-        length: the length of a chunk.
         schedule: the weights in between: `exp` (the paper's) or `linear`, both falling; `ones`, `zeros`.
 
     Raises:

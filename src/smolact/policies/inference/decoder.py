@@ -68,9 +68,6 @@ def pack_decoder_layer(
     """Pack a layer's weights.
 
     Args:
-        packer: sets the precision.
-        layer: a layer of the policy.
-        config: the number of heads and their width.
         with_queries: whether more than its keys and values is used.
         with_keys: whether it attends to keys and values of its own.
         fuse_gates: make gate and up one product. Many rows on a CPU are faster with two: its caches prefer
@@ -104,8 +101,6 @@ def run_layer(
     """Return the hidden states (R, D) after a layer; unchanged ones where only its keys and values are used.
 
     Args:
-        layer: the weights.
-        hidden: (R, D).
         rotary: the tables of the tokens' positions.
         cache: (2, B, K, S, H), the slots that are attended to.
         rows: where the tokens' own keys and values go in the cache.

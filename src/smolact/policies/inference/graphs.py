@@ -30,7 +30,6 @@ class Graphs:
         """Record a function.
 
         Args:
-            name: of the graph.
             function: it reads and writes only tensors that keep their addresses, and never waits for the GPU.
                 It is run before it is recorded, so that kernels are compiled and memory is allocated.
             state: tensors that the function advances; they have their values again afterwards.

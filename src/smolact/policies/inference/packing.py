@@ -199,7 +199,6 @@ class WeightPacker:
     """Makes packed linear layers from a policy's layers.
 
     Args:
-        dtype: of the weights.
         int8: the class of the layers that `pack` rounds to 8 bits; None rounds none.
         fp8: round those that few rows read often to float8.
         few_rows: all products are of few rows (`DensePackedLinear`).
@@ -229,7 +228,6 @@ class WeightPacker:
         """Fuse layers that read the same input into one product with concatenated outputs.
 
         Args:
-            layers: linear layers.
             norm: the scale (I,) of the norm before them.
             exact: never in 8 bits.
             often: whether few rows, some ten, read it often.

@@ -29,11 +29,7 @@ def quickest_dtype(device: torch.device) -> torch.dtype:
 
 
 def check_int8(device: torch.device, dtype: torch.dtype | None) -> None:
-    """Raise unless weights in 8 bits work on the device and with the dtype.
-
-    Raises:
-        ConfigError: they do not.
-    """
+    """Raise a `ConfigError` unless weights in 8 bits work on the device and with the dtype."""
     if device.type != "cpu":
         raise ConfigError(f"int8=True is for a CPU, and the policy is on {device}. Leave it out there.")
     if dtype not in (None, torch.float32):

@@ -28,6 +28,7 @@ from smolact.files import read_json_object
 from smolact.hub import find_folder
 from smolact.policies.smolandfast.byte_pairs import BatchEncoder
 from smolact.policies.smolandfast.grammar import Grammar
+from smolact.policies.smolandfast.schemes import ActionTokens, validated
 from smolact.policies.smolandfast.words import FIRST_SURROGATE, Codes, byte_of_character
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ _LIMIT = 2.0**52  # subtracting a tokenizer's smallest coefficient is still exac
 _FIT_HINT = "Fit a tokenizer on this dataset (smolact train-tokenizer), and give its folder as --policy.fast_tokenizer_path."
 
 
-class FASTTokenizer:
+class FASTTokenizer(ActionTokens):
     """Encodes chunks as lists of token ids, and decodes them.
 
     Attributes:
@@ -76,7 +77,7 @@ class FASTTokenizer:
             FeatureError: the chunks are not (N, T, D), or not finite.
             ConfigError: the coefficients need more characters than `vocab_size`; the message contains their number.
         """
-        chunks = _validated(chunks)
+        chunks = validated(chunks)
         coefficients = _coefficients(chunks, scale)
         low, high = int(coefficients.min()), int(coefficients.max())
         code_count = min((high - low) * 3 // 2 + 1, FIRST_SURROGATE)  # margin for larger actions
@@ -177,7 +178,7 @@ class FASTTokenizer:
             FeatureError: the chunks are not (N, T, D), or not finite; or see `strict`.
             ConfigError: T or D are not the tokenizer's.
         """
-        chunks = _validated(chunks)
+        chunks = validated(chunks)
         self.shape(*chunks.shape[1:])
         numbers = _coefficients(chunks, self.scale) - self.min_token
         codes = self._encoder.nearest(numbers)
@@ -324,15 +325,6 @@ def _state_after(state: int, content: bytes) -> tuple[int, int]:
             return -1, 0
         completed += state == 0
     return (state, completed) if content else (-1, 0)
-
-
-def _validated(chunks: Chunks) -> NDArray[np.float64]:
-    array = np.asarray(chunks)
-    if array.ndim != 3 or 0 in array.shape:
-        raise FeatureError(f"Chunks have the shape {array.shape}: expected (chunks, steps, dimensions).")
-    if not np.isfinite(array).all():
-        raise FeatureError("A chunk of actions holds a number that is not finite.")
-    return array.astype(np.float64)
 
 
 def _coefficients(chunks: NDArray[np.float64], scale: float) -> NDArray[np.int64]:

@@ -21,13 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from smolact.errors import ConfigError
-from smolact.policies.smolandfast.words import (
-    CUT,
-    Codes,
-    byte_of_character,
-    bytes_of_characters,
-    word_starts,
-)
+from smolact.policies.smolandfast.words import CUT, Codes, byte_of_character, bytes_of_characters, word_starts
 
 Ints = NDArray[np.int64]
 Priority = NDArray[np.int16]

@@ -4,25 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from smolact.backbones.smolvlm import SmolVLM
 from smolact.errors import ConfigError
 from smolact.policies.common.chunking import Engine
 from smolact.policies.inference.packing import weight_sources, weight_versions
 from smolact.policies.inference.precision import check_int8, check_kernels, quickest_dtype
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.generation import ActionWriter
-from smolact.policies.smolandfast.schemes import ActionTokens
-from smolact.policies.smolandfast.vocabulary import ActionVocabulary
-
-Inputs = Callable[[Mapping[str, Any]], tuple[Tensor, Tensor, Tensor]]
-"""Maps a preprocessed batch to prompts, the mask of their valid tokens, and pixels."""
 
 
 class SmolAndFASTEngine(Engine):
@@ -31,8 +25,7 @@ class SmolAndFASTEngine(Engine):
     In float32 it writes the policy's own tokens.
 
     Args:
-        config: the policy's.
-        vlm, vocabulary, actions, chunk_shape, inputs: the policy's parts.
+        policy: a `SMOLANDFASTPolicy`.
         dtype: of weights, keys and values. None is bfloat16 where the machine multiplies it faster, else
             float32.
         int8: on a CPU, the text model's layers in 8 bits (each product about a hundredth off), the rest in
@@ -53,12 +46,7 @@ class SmolAndFASTEngine(Engine):
 
     def __init__(
         self,
-        config: SMOLANDFASTConfig,
-        vlm: SmolVLM,
-        vocabulary: ActionVocabulary,
-        actions: ActionTokens,
-        chunk_shape: tuple[int, int],
-        inputs: Inputs,
+        policy: Any,
         *,
         dtype: torch.dtype | None = None,
         int8: bool = False,
@@ -70,18 +58,16 @@ class SmolAndFASTEngine(Engine):
             raise ConfigError(
                 f"temperature={temperature}: expected 0 (the most likely token) or more. 1 draws as the model says."
             )
+        self._policy, self.config, self._vlm = policy, policy.config, policy.model.vlm
         if int8:
-            check_int8(vlm.lm_head.weight.device, dtype)
+            check_int8(self._vlm.lm_head.weight.device, dtype)
         if triton:
-            check_kernels(vlm.lm_head.weight.device)
-        self.config = config
-        self._actions, self._shape, self._inputs = actions, chunk_shape, inputs
-        self._vlm = vlm
+            check_kernels(self._vlm.lm_head.weight.device)
         self._writer_factory = partial(
             ActionWriter,
-            vlm,
-            vocabulary,
-            actions.grammar(*chunk_shape),
+            self._vlm,
+            policy.model.vocabulary,
+            policy.actions.grammar(*policy.chunk_shape),
             int8=int8,
             triton=triton,
             temperature=temperature,
@@ -109,6 +95,7 @@ class SmolAndFASTEngine(Engine):
         """
         if self._packed_versions != weight_versions(weight_sources(self._vlm)):
             self.writer = self._make_writer()
-        written = self.writer.write(*self._inputs(batch), self.config.max_decoding_steps).tolist()
-        ids = [[token for token in row if token >= 0] for row in written]
-        return torch.from_numpy(self._actions.decode(ids, *self._shape)).to(self.writer.device)
+        prompt, valid, pixels = self._policy.prepare_inputs(batch)
+        written = self.writer.write(prompt, valid, pixels, self.config.max_decoding_steps)
+        chunks: Tensor = self._policy.decode(written)
+        return chunks

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from smolact.policies.common.flops import (
-    attention_flops,
+from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
+from smolact.policies.smolandfast.network import SMOLANDFAST
+from smolact.policies.workload import (
+    PartSize,
+    Workload,
+    decoder_flops,
     kept_per_token,
     key_width,
     product_flops,
     vision_flops,
     vision_kept,
 )
-from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
-from smolact.policies.smolandfast.network import SMOLANDFAST
-from smolact.policies.workload import PartSize, Workload
 
 TYPICAL_CAMERAS = 1
 TYPICAL_INSTRUCTION = 40
@@ -31,12 +32,6 @@ def workload(
 ) -> Workload:
     """Count one sample's FLOPs, and the values that a training step saves for the backward pass.
 
-    Args:
-        config: the policy's.
-        network: its sizes are counted; it may be on the meta device.
-        chunk_shape: steps and numbers of an answer's chunk.
-        parts: which parts train.
-
     An answer's tokens follow from the chunk's numbers (`NUMBERS_PER_TOKEN`), and images count no tiles. The first token comes
     with the prefix; each further one takes a pass.
     """
@@ -52,13 +47,8 @@ def workload(
     width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, key_width(text)
 
     def layers(tokens: int, visible: int) -> int:
-        layer = (
-            2 * product_flops(tokens, width, heads)
-            + 2 * product_flops(tokens, width, keys)
-            + attention_flops(tokens, visible, heads)
-            + 3 * product_flops(tokens, width, text.intermediate_size)
-        )
-        return text.num_hidden_layers * layer
+        layer = decoder_flops(tokens, width, heads, text.intermediate_size, visible)
+        return text.num_hidden_layers * (layer + 2 * product_flops(tokens, width, keys))
 
     generated = answer - 1  # the grammar implies the end
     inputs = prefix + answer - 1  # the last token is no input

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from smolact.backbones.config import TextConfig
 from smolact.backbones.layers import DecoderLayer, rotary_tables
 from smolact.backbones.smolvlm import SmolVLM, put_images
-from smolact.policies.common.attention import block_mask, positions_of
+from smolact.policies.common.attention import positions_of
 from smolact.policies.inference.decoder import folded_bias, pack_decoder_layer, run_layer
 from smolact.policies.inference.graphs import Graphs
 from smolact.policies.inference.packing import (
@@ -35,7 +35,8 @@ from smolact.policies.inference.packing import (
     plain_weights,
 )
 from smolact.policies.smolandfast.grammar import Grammar, GrammarTable, unfinished_error
-from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+from smolact.policies.smolandfast.network import causal_mask, last_valid
+from smolact.policies.smolandfast.schemes import ActionVocabulary
 
 STRIDE = 64
 """The visible part of the cache grows in such steps of slots, so that a few CUDA graphs serve all lengths."""
@@ -46,13 +47,7 @@ SPARE_SLOTS = 8
 
 
 class Slate:
-    """The state of a batch of answers; a step reads and changes these tensors and nothing else.
-
-    Args:
-        config: the text model's.
-        batch, slots, actions: B, S, V.
-        dtype, device: of keys and values.
-    """
+    """The state of a batch of answers; a step reads and changes these tensors and nothing else."""
 
     def __init__(
         self,
@@ -99,9 +94,6 @@ class ActionWriter:
     """Writes answers with the weights of a SmolVLM, some of them copied: changed weights need a new writer.
 
     Args:
-        vlm: its vision tower, connector and embeddings are used as they are, where they have the precision.
-        vocabulary: the words of actions.
-        grammar: the allowed sequences of them.
         dtype: of weights, keys and values; rotations, logits of actions and norms' sums are float32.
         int8: store the weights of the text model's layers in 8 bits, on a CPU.
         triton: run steps, of few rows, with kernels of our own.
@@ -190,11 +182,8 @@ class ActionWriter:
     def _read(self, prompt: Tensor, valid: Tensor, pixels: Tensor, slate: Slate) -> Tensor:
         """Run a prompt, cache its keys and values, and return the hidden state (B, D) of its last token."""
         text, (batch, length) = self.config, prompt.shape
-        mask = block_mask(valid, torch.ones(length, dtype=torch.bool, device=self.device))
-        mask = mask | torch.eye(length, dtype=torch.bool, device=self.device)
-        bias = folded_bias(
-            mask, text.num_attention_heads // text.num_key_value_heads, self.dtype, self.device
-        )
+        groups = text.num_attention_heads // text.num_key_value_heads
+        bias = folded_bias(causal_mask(valid), groups, self.dtype, self.device)
         cosines, sines = slate.rotary[:, positions_of(valid).clamp_min(0), None].transpose(2, 3)
         images = self._connector(*self._vision(pixels.to(self.dtype))).flatten(0, 1)
         hidden = put_images(self._embed_tokens(prompt), prompt == self._image_token, images).flatten(0, 1)
@@ -205,8 +194,7 @@ class ActionWriter:
         slate.slot.fill_(length - 1)
         slate.position.copy_(valid.sum(1) - 1)
         slate.node.fill_(self._grammar_table.start)
-        last = (valid * torch.arange(length, device=self.device)).amax(1)
-        return hidden.view(batch, length, -1)[torch.arange(batch, device=self.device), last]
+        return hidden.view(batch, length, -1)[torch.arange(batch, device=self.device), last_valid(valid)]
 
     def _advance(self, slate: Slate, seen: int) -> None:
         """Run a step, on a GPU as a graph; `seen` slots of the cache contain all visible tokens."""

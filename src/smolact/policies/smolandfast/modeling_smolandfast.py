@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from torch import Tensor, nn
 
 from smolact.backbones.presets import VLMSource
 from smolact.backbones.smolvlm import initialize
-from smolact.backbones.weights import load_weights, read_tensors, weight_files
 from smolact.errors import ConfigError, FeatureError
+from smolact.policies.base import default_steps, reduce_loss
 from smolact.policies.common.images import to_float
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.smolandfast import flops_smolandfast
@@ -40,16 +39,16 @@ from smolact.policies.smolandfast.processor_smolandfast import (
     PromptWriter,
     SmolAndFASTPromptStep,
     longest_edge,
-    make_smolandfast_pre_post_processors,
     prompt_step,
 )
 from smolact.policies.smolandfast.prompts import chat_template
-from smolact.policies.smolandfast.schemes import FAST, ActionTokens, Bins, Text
+from smolact.policies.smolandfast.schemes import ActionTokens, ActionVocabulary, Bins, Text
 from smolact.policies.smolandfast.tiles import split
-from smolact.policies.smolandfast.vocabulary import ActionVocabulary
-from smolact.policies.vlm_policy import VLMPolicy
+from smolact.policies.vlm_policy import VLMPolicy, require
 from smolact.policies.workload import PartSize, Workload
+from smolact.processors.factory import make_pipelines
 from smolact.processors.pipeline import ProcessorPipeline
+from smolact.processors.step import ProcessorStep
 from smolact.processors.tokenizer import Tokenizer
 from smolact.types import ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGUAGE_TOKENS
 
@@ -57,7 +56,6 @@ __all__ = ["SMOLANDFAST", "SMOLANDFASTPolicy"]
 
 FAST_FOLDER = "fast_tokenizer"
 """The folder of the action tokenizer in a checkpoint."""
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -122,8 +120,10 @@ class SMOLANDFASTPolicy(VLMPolicy):
         self.model = SMOLANDFAST(sizes, vocabulary)
         initialize(self.model, sizes.text_config.initializer_range)
         if pretrained_vlm:
-            self._load_vlm_weights(is_new)
-        self.model.to(PRECISIONS[config.precision])
+            projection = "model.connector.modality_projection.proj.weight"
+            new = (projection,) if is_new else ()
+            self.load_vlm_weights(self.model.vlm, new=new, instead="Use --policy.init=random")
+        self.model.to(getattr(torch, config.precision))
         self.model.vlm.model.vision_model.requires_grad_(not config.freeze_vision_encoder)
         self.model.vlm.model.connector.requires_grad_(not config.freeze_connector)
         self.longest_edge = (
@@ -155,8 +155,16 @@ class SMOLANDFASTPolicy(VLMPolicy):
         rename_map: Mapping[str, str] | None = None,
     ) -> tuple[ProcessorPipeline, ProcessorPipeline]:
         """Make the processors, with the step that writes prompts and answers."""
+        steps = default_steps(self.config, stats, rename_map)
+        before: list[ProcessorStep] = [
+            steps.rename_observations,
+            steps.add_batch_dimension,
+            steps.to_device,
+            steps.normalize,
+        ]
         (parts,) = self.processor_parts().values()
-        return make_smolandfast_pre_post_processors(self.config, stats, rename_map=rename_map, **parts)
+        before.append(prompt_step(self.config, **parts))
+        return make_pipelines(before, [steps.unnormalize, steps.to_cpu])
 
     def processor_parts(self) -> dict[str, dict[str, Any]]:
         """Return the writer of prompts and answers."""
@@ -177,8 +185,8 @@ class SMOLANDFASTPolicy(VLMPolicy):
         """Add the prompt step, which the authors' own checkpoints lack: their model contains it."""
         if any(isinstance(step, SmolAndFASTPromptStep) for step in preprocess.steps):
             return preprocess
-        step = prompt_step(self.config, **self.processor_parts()[SmolAndFASTPromptStep.registry_name])
-        return ProcessorPipeline([*preprocess.steps, step], preprocess.name)
+        (parts,) = self.processor_parts().values()
+        return ProcessorPipeline([*preprocess.steps, prompt_step(self.config, **parts)], preprocess.name)
 
     def save_extra_files(self, folder: Path) -> None:
         """Save the action tokenizer besides the files of every policy."""
@@ -216,17 +224,14 @@ class SMOLANDFASTPolicy(VLMPolicy):
         """Compute the language model's loss over the answers: action tokens and the end token.
 
         Args:
-            batch: the preprocessor's output, with actions.
-            noise, time: not used; other policies need them.
-            reduction: "mean" for a scalar, "none" for one loss per sample (B,), "sum" for the sum over all tokens together
-                with their number, `entries`.
+            reduction: see `reduce_loss`.
             crop: (B, cameras, 2), the crop positions; centered by default.
 
         Raises:
             FeatureError: an input is missing.
             ConfigError: the reduction is unknown.
         """
-        inputs = self._inputs(batch, crop)
+        inputs = self.prepare_inputs(batch, crop)
         if ACTION_TOKENS not in batch:
             raise FeatureError(
                 f"Training needs '{ACTION_TOKENS}'. Pass a batch with actions through the policy's preprocessor first."
@@ -234,12 +239,7 @@ class SMOLANDFASTPolicy(VLMPolicy):
         answer_mask = batch[ACTION_TOKEN_MASK]
         losses = self.model(*inputs, batch[ACTION_TOKENS], answer_mask)
         sums, counts = losses.sum(1), answer_mask.sum(1)
-        if reduction == "sum":
-            return sums.sum(), {"entries": counts.sum()}
-        if reduction not in ("mean", "none"):
-            raise ConfigError(f"reduction='{reduction}': expected 'mean', 'none' or 'sum'.")
-        loss = sums.sum() / counts.sum() if reduction == "mean" else sums / counts
-        return loss, {"loss": loss.detach().mean()}
+        return reduce_loss(sums, counts, reduction)
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: Mapping[str, Any], noise: Tensor | None = None) -> Tensor:
@@ -249,15 +249,11 @@ class SMOLANDFASTPolicy(VLMPolicy):
             FeatureError: an input is missing.
             ActionTokensError: an answer was not complete after `max_decoding_steps` tokens.
         """
-        inputs = self._inputs(batch, None)
+        inputs = self.prepare_inputs(batch)
         if self._grammar is None:
             self._grammar = self.actions.grammar(*self.chunk_shape)
-        grammar = self._grammar = self._grammar.to(inputs[0].device)
-        written = self.model.generate(*inputs, grammar, self.config.max_decoding_steps).tolist()
-        chunks = self.actions.decode(
-            [[token for token in row if token >= 0] for row in written], *self.chunk_shape
-        )
-        return torch.from_numpy(chunks).to(inputs[0].device)
+        self._grammar = self._grammar.to(inputs[0].device)
+        return self.decode(self.model.generate(*inputs, self._grammar, self.config.max_decoding_steps))
 
     def build_engine(self, **settings: Any) -> SmolAndFASTEngine:
         """Build an engine, which only predicts with these weights: faster, and in float32 with the same tokens.
@@ -269,18 +265,26 @@ class SMOLANDFASTPolicy(VLMPolicy):
             ConfigError: a setting is unknown, invalid, or not supported on this machine.
         """
         SmolAndFASTEngine.check_settings(settings)
-        model, inputs = self.model, partial(self._inputs, crop=None)
-        return SmolAndFASTEngine(
-            self.config, model.vlm, model.vocabulary, self.actions, self.chunk_shape, inputs, **settings
-        )
+        return SmolAndFASTEngine(self, **settings)
 
-    def _inputs(self, batch: Mapping[str, Any], crop: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        for key in (LANGUAGE_TOKENS, LANGUAGE_MASK):
-            if key not in batch:
-                raise FeatureError(
-                    f"The batch has no '{key}'; it holds {sorted(map(str, batch))}. "
-                    "Pass it through the policy's preprocessor first."
-                )
+    def decode(self, written: Tensor) -> Tensor:
+        """Decode answers (B, M), −1 after an answer's end, to chunks (B, T, D).
+
+        Raises:
+            ActionTokensError: one is no chunk.
+        """
+        ids = [[token for token in row if token >= 0] for row in written.tolist()]
+        return torch.from_numpy(self.actions.decode(ids, *self.chunk_shape)).to(written.device)
+
+    def prepare_inputs(
+        self, batch: Mapping[str, Any], crop: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return prompts (B, L), the mask of their valid tokens, and pixels (`prepare_images`).
+
+        Raises:
+            FeatureError: an input is missing.
+        """
+        require(batch, LANGUAGE_TOKENS, LANGUAGE_MASK)
         return batch[LANGUAGE_TOKENS], batch[LANGUAGE_MASK], self.prepare_images(batch, crop)
 
     def prepare_images(self, batch: Mapping[str, Any], crop: Tensor | None = None) -> Tensor:
@@ -289,14 +293,8 @@ class SMOLANDFASTPolicy(VLMPolicy):
         Raises:
             FeatureError: the batch has none of the cameras, or an image is smaller than its crop.
         """
-        present = [key for key in self.config.image_features if key in batch]
-        if not present:
-            raise FeatureError(
-                f"The batch has none of the policy's cameras {list(self.config.image_features)}; it holds "
-                f"{sorted(map(str, batch))}. Map its names with --rename_map."
-            )
         cameras = []
-        for number, key in enumerate(present):
+        for number, key in enumerate(self.present_cameras(batch)):
             images = to_float(batch[key][:, -1] if batch[key].ndim == 5 else batch[key])
             if self.config.crop_shape is not None:
                 images = cut_out(
@@ -317,21 +315,6 @@ class SMOLANDFASTPolicy(VLMPolicy):
         tiles = np.stack([split(picture, self.side, self.longest_edge).pictures for picture in pictures])
         return torch.from_numpy(tiles).to(images.device).permute(0, 1, 4, 2, 3).float() / 255
 
-    def _load_vlm_weights(self, connector_is_new: bool) -> None:
-        folder = self.vlm.folder
-        if folder is None:
-            raise ConfigError(
-                f"The preset '{self.vlm.name}' has no trained weights. Use --policy.init=random, or name a VLM that has some."
-            )
-        vlm = self.model.vlm
-        projection = "model.connector.modality_projection.proj.weight"
-        tensors = read_tensors(
-            weight_files(Path(folder)), lambda name: not (connector_is_new and name == projection)
-        )
-        if connector_is_new:
-            tensors[projection] = vlm.get_parameter(projection).detach().clone()
-        load_weights(vlm, tensors, folder)
-
 
 def action_tokens(config: SMOLANDFASTConfig, fast: FASTTokenizer | None = None) -> ActionTokens:
     """Return the configured scheme; `fast` replaces the tokenizer of `config.fast_tokenizer_path`."""
@@ -339,7 +322,7 @@ def action_tokens(config: SMOLANDFASTConfig, fast: FASTTokenizer | None = None) 
         return Bins(config.n_action_bins)
     if config.action_tokens == "text":
         return Text(config.n_action_levels)
-    return FAST(fast or FASTTokenizer.load(config.fast_tokenizer_path))
+    return fast or FASTTokenizer.load(config.fast_tokenizer_path)
 
 
 def cut_out(images: Tensor, shape: tuple[int, int], where: Tensor | None, key: str) -> Tensor:

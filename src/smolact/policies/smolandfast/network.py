@@ -18,7 +18,7 @@ from smolact.backbones.layers import DecoderLayer, attend, rotary_tables, rotate
 from smolact.backbones.smolvlm import KeyValues, SmolVLM
 from smolact.policies.common.attention import block_mask, positions_of
 from smolact.policies.smolandfast.grammar import Grammar, unfinished_error
-from smolact.policies.smolandfast.vocabulary import ActionVocabulary
+from smolact.policies.smolandfast.schemes import ActionVocabulary
 
 CHECK_EVERY = 8
 """Tokens between two checks for complete answers: a check waits for the device."""
@@ -105,10 +105,7 @@ class SMOLANDFAST(nn.Module):
         raise unfinished_error(int((left > 0).sum()), len(left), most, grammar.length)
 
     def _read(self, embeds: Tensor, valid: Tensor) -> tuple[Tensor, list[KeyValues]]:
-        mask = block_mask(valid, torch.ones(valid.shape[1], dtype=torch.bool, device=valid.device))
-        # A row of padding before the first token attends to itself only, and no row attends to it.
-        mask = mask | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
-        return self.vlm.model.text_model(embeds, positions_of(valid).clamp_min(0), mask)  # type: ignore[no-any-return]
+        return self.vlm.model.text_model(embeds, positions_of(valid).clamp_min(0), causal_mask(valid))  # type: ignore[no-any-return]
 
     def _step(self, embeds: Tensor, cache: Cache) -> Tensor:
         """Return the last hidden state (B, D) after one more token (B, D), and cache its keys and values."""
@@ -126,6 +123,15 @@ class SMOLANDFAST(nn.Module):
             hidden = layer.output_and_mlp(hidden, attended)
         last: Tensor = text.norm(hidden)[:, 0]
         return last
+
+
+def causal_mask(valid: Tensor) -> Tensor:
+    """Return the mask (B, L, L) of a prompt's tokens, true where one attends to another.
+
+    A row of padding before the first token attends to itself only, and no row attends to it.
+    """
+    each = torch.ones(valid.shape[1], dtype=torch.bool, device=valid.device)
+    return block_mask(valid, each) | each.diag()
 
 
 def last_valid(valid: Tensor) -> Tensor:

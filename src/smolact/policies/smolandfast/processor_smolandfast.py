@@ -1,4 +1,4 @@
-"""SmolAndFAST's preprocessor (names, device, normalization, then prompt and answer as tokens) and postprocessor."""
+"""SmolAndFAST's processor step, which writes prompts and answers as tokens."""
 
 # B batch, L prompt tokens, M answer tokens.
 
@@ -18,22 +18,11 @@ from smolact.errors import ConfigError, FeatureError
 from smolact.files import read_json_object
 from smolact.policies.smolandfast.configuration_smolandfast import SMOLANDFASTConfig
 from smolact.policies.smolandfast.prompts import FETCH_HINT, image_tokens, instruction, prompt, state_bins
-from smolact.policies.smolandfast.schemes import ActionTokens
+from smolact.policies.smolandfast.schemes import ActionTokens, ActionVocabulary
 from smolact.policies.smolandfast.tiles import grid
-from smolact.policies.smolandfast.vocabulary import ActionVocabulary
-from smolact.processors.factory import make_default_steps, make_pipelines
-from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.step import ProcessorStep, register_step
 from smolact.processors.tokenizer import Tokenizer, instructions
-from smolact.types import (
-    ACTION,
-    ACTION_TOKEN_MASK,
-    ACTION_TOKENS,
-    LANGUAGE_MASK,
-    LANGUAGE_TOKENS,
-    STATE,
-    FeatureType,
-)
+from smolact.types import ACTION, ACTION_TOKEN_MASK, ACTION_TOKENS, LANGUAGE_MASK, LANGUAGE_TOKENS, STATE
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +32,6 @@ class PromptWriter:
     """Writes prompts and answers. It belongs to the policy and is not in the pipeline's file.
 
     Attributes:
-        tokenizer: the VLM's.
-        template: its chat template.
-        actions: the scheme of the action tokens.
-        vocabulary: the words of the action tokens.
         image_tokens: tokens of an image, or of a tile of it.
         tile, longest_edge: for image splitting; no splitting where `longest_edge` is None.
         crop: (height, width) of the crop of each image, or None.
@@ -80,8 +65,6 @@ class SmolAndFASTPromptStep(ProcessorStep):
     Args:
         n_state_bins: number of bins of a state value.
         max_input_seq_len: maximum number of tokens of prompt and answer.
-        cameras: the policy's, in order.
-        writer: the policy's.
 
     Raises:
         ConfigError: in a batch, a task that is empty, or a prompt that is too long.
@@ -151,43 +134,6 @@ def encode_answers(writer: PromptWriter, actions: Tensor) -> tuple[Tensor, Tenso
     longest = max(map(len, rows))
     ids = torch.stack([F.pad(row, (0, longest - len(row)), value=vocabulary.pad) for row in rows])
     return ids, torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
-
-
-def make_smolandfast_pre_post_processors(
-    config: SMOLANDFASTConfig,
-    dataset_stats: Mapping[str, Mapping[str, Any]] | None = None,
-    *,
-    writer: PromptWriter | None = None,
-    rename_map: Mapping[str, str] | None = None,
-) -> tuple[ProcessorPipeline, ProcessorPipeline]:
-    """Make the preprocessor and the postprocessor.
-
-    Args:
-        config: the policy's, with its features.
-        dataset_stats: the normalization statistics; without them the first batch raises a `StatisticsError`.
-        writer: the policy's (`policy.processor_parts()`).
-        rename_map: the dataset's names to the policy's.
-
-    Raises:
-        StatisticsError: a statistic is missing or not finite.
-        DeviceError: `config.device` is not available.
-    """
-    steps = make_default_steps(
-        config.input_features,
-        config.output_features,
-        {FeatureType(kind): mode for kind, mode in config.normalization_mapping.items()},
-        stats=dataset_stats,
-        device=config.device or "cpu",
-        rename_map=rename_map,
-    )
-    before = [
-        steps.rename_observations,
-        steps.add_batch_dimension,
-        steps.to_device,
-        steps.normalize,
-        prompt_step(config, writer),
-    ]
-    return make_pipelines(before, [steps.unnormalize, steps.to_cpu])
 
 
 def prompt_step(config: SMOLANDFASTConfig, writer: PromptWriter | None) -> SmolAndFASTPromptStep:

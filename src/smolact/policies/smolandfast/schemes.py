@@ -1,4 +1,4 @@
-"""Schemes of action tokens: FAST tokens, one token a value, or numbers in plain text.
+"""Schemes of action tokens: FAST tokens (`action_tokenizer`), one token a value, or numbers in plain text.
 
 Each scheme converts normalized chunks (N, T, D) to lists of action ids and back, defines the allowed sequences of ids, and
 maps ids to words of the language model.
@@ -8,44 +8,74 @@ maps ids to words of the language model.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from smolact.errors import ActionTokensError, ConfigError, FeatureError
-from smolact.policies.smolandfast.action_tokenizer import FASTTokenizer
 from smolact.policies.smolandfast.grammar import Grammar
-from smolact.policies.smolandfast.vocabulary import last_words
 from smolact.processors.tokenizer import Tokenizer
 
 DIGITS = "0123456789"
 SPACE = " "
+END = "<end_of_utterance>"
 
 
-class ActionTokens(Protocol):
-    """A scheme of action tokens."""
+@dataclass(frozen=True)
+class ActionVocabulary:
+    """The words of action tokens.
+
+    Attributes:
+        words: the language model's token for each action token.
+        end: the token that ends an answer.
+        pad: the padding token.
+    """
+
+    words: tuple[int, ...]
+    end: int
+    pad: int
+
+    @classmethod
+    def of(cls, words: tuple[int, ...], tokenizer: Tokenizer) -> ActionVocabulary:
+        """Make a vocabulary with a tokenizer's own end and padding tokens."""
+        end = tokenizer.token_id(END) if tokenizer.end_token_id is None else tokenizer.end_token_id
+        return cls(words, end, tokenizer.pad_token_id)
+
+    def spoken(self, ids: Tensor) -> Tensor:
+        """Return the words of action tokens, of any shape."""
+        return torch.tensor(self.words, device=ids.device)[ids]
+
+
+class ActionTokens(ABC):
+    """A scheme of action tokens; the language model's words for them are by default its vocabulary's last ones."""
 
     @property
+    @abstractmethod
     def vocab_size(self) -> int:
         """The number of action ids."""
-        ...
 
+    @abstractmethod
     def encode(self, chunks: NDArray[Any]) -> list[list[int]]:
         """Encode normalized chunks (N, T, D) as ids."""
-        ...
 
+    @abstractmethod
     def decode(self, ids: Sequence[Sequence[int]], horizon: int, dim: int) -> NDArray[np.float32]:
         """Decode ids to chunks (N, T, D).
 
         Raises:
             ActionTokensError: some ids form no chunk of that shape.
         """
-        ...
+
+    @abstractmethod
+    def grammar(self, horizon: int, dim: int) -> Grammar:
+        """Return the allowed sequences of ids."""
 
     def shape(self, horizon: int, dim: int) -> tuple[int, int]:
         """Return T and D as they are used.
@@ -53,45 +83,29 @@ class ActionTokens(Protocol):
         Raises:
             ConfigError: the scheme can't write such chunks.
         """
-        ...
-
-    def grammar(self, horizon: int, dim: int) -> Grammar:
-        """Return the allowed sequences of ids."""
-        ...
+        return horizon, dim
 
     def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
-        """Return the language model's token for each id.
+        """Return the language model's token for each id: its last ones but `skipped`, counted downwards, as in π0-FAST.
 
         Raises:
             ConfigError: it has too few, or lacks the required ones.
         """
-        ...
+        size = tokenizer.vocab_size
+        if self.vocab_size + skipped > size:
+            raise ConfigError(
+                f"{self.vocab_size} action tokens do not fit into a vocabulary of {size} with {skipped} skipped at its "
+                f"end. Fit a tokenizer with --vocab_size={max(0, size - skipped)} or less (smolact train-tokenizer), or "
+                "lower --policy.fast_skip_tokens."
+            )
+        return tuple(size - 1 - skipped - number for number in range(self.vocab_size))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:  # noqa: B027
         """Write the scheme's own files of a checkpoint; most have none."""
-        ...
-
-
-class FAST:
-    """FAST's tokens (`action_tokenizer.py`), as the vocabulary's last words."""
-
-    def __init__(self, tokenizer: FASTTokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.encode, self.decode = tokenizer.encode, tokenizer.decode
-        self.shape, self.grammar, self.save = tokenizer.shape, tokenizer.grammar, tokenizer.save
-
-    @property
-    def vocab_size(self) -> int:
-        """The number of tokens of the tokenizer."""
-        return self.tokenizer.vocab_size
-
-    def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
-        """Return the vocabulary's last words."""
-        return last_words(self.vocab_size, tokenizer.vocab_size, skipped)
 
 
 @dataclass(frozen=True)
-class Bins:
+class Bins(ActionTokens):
     """One token a value: its bin of `n` over [−1, 1], as the vocabulary's last words. RT-2 and OpenVLA write actions this way."""
 
     n: int
@@ -103,8 +117,7 @@ class Bins:
 
     def encode(self, chunks: NDArray[Any]) -> list[list[int]]:
         """Return bins, step by step; a value outside of [−1, 1] falls into the first or the last."""
-        _check_chunks(chunks)
-        bins = np.floor((np.asarray(chunks, np.float64) + 1) / 2 * self.n).astype(np.int64)
+        bins = np.floor((validated(chunks) + 1) / 2 * self.n).astype(np.int64)
         ids: list[list[int]] = bins.clip(0, self.n - 1).reshape(len(chunks), -1).tolist()
         return ids
 
@@ -112,25 +125,14 @@ class Bins:
         """Return the middles of the bins."""
         return _to_chunks(ids, horizon, dim, self.n, lambda bins: (bins + 0.5) * 2 / self.n - 1)
 
-    def shape(self, horizon: int, dim: int) -> tuple[int, int]:
-        """Return the shape unchanged."""
-        return horizon, dim
-
     def grammar(self, horizon: int, dim: int) -> Grammar:
         """Allow any bin after any other."""
         ends = torch.ones(1, self.n, dtype=torch.int64)
         return Grammar.of(torch.zeros_like(ends), ends, horizon * dim)
 
-    def words(self, tokenizer: Tokenizer, skipped: int) -> tuple[int, ...]:
-        """Return the vocabulary's last words."""
-        return last_words(self.n, tokenizer.vocab_size, skipped)
-
-    def save(self, folder: Path) -> None:
-        """Write nothing."""
-
 
 @dataclass(frozen=True)
-class Text:
+class Text(ActionTokens):
     """Whole numbers from 0 to `levels` in plain digits, a space after each: words of every language model.
 
     Source: A. Goyal et al., 2025, "VLA-0: Building State-of-the-Art VLAs with Zero Modification".
@@ -145,8 +147,7 @@ class Text:
 
     def encode(self, chunks: NDArray[Any]) -> list[list[int]]:
         """Return digits and spaces, step by step; a value outside of [−1, 1] becomes the first or the last number."""
-        _check_chunks(chunks)
-        numbers = np.rint((np.asarray(chunks, np.float64) + 1) / 2 * self.levels).astype(np.int64)
+        numbers = np.rint((validated(chunks) + 1) / 2 * self.levels).astype(np.int64)
         symbols = DIGITS + SPACE
         return [
             [symbols.index(c) for number in row for c in f"{number} "]
@@ -165,10 +166,6 @@ class Text:
                 raise ActionTokensError(f"'{text[-40:]}' is no row of numbers with a space after each.")
             rows.append([int(number) for number in text.split()])
         return _to_chunks(rows, horizon, dim, self.levels + 1, lambda numbers: numbers * 2 / self.levels - 1)
-
-    def shape(self, horizon: int, dim: int) -> tuple[int, int]:
-        """Return the shape unchanged."""
-        return horizon, dim
 
     def grammar(self, horizon: int, dim: int) -> Grammar:
         """Allow numbers from 0 to `levels` without leading zeros: one state for each prefix of one."""
@@ -196,15 +193,19 @@ class Text:
             )
         return tuple(word[0] for word in words)
 
-    def save(self, folder: Path) -> None:
-        """Write nothing."""
 
+def validated(chunks: NDArray[Any]) -> NDArray[np.float64]:
+    """Return chunks in float64.
 
-def _check_chunks(chunks: NDArray[Any]) -> None:
-    if chunks.ndim != 3:
-        raise FeatureError(f"Chunks have the shape {chunks.shape}: expected (chunks, steps, dimensions).")
-    if not np.isfinite(chunks).all():
+    Raises:
+        FeatureError: they are not (N, T, D), or not finite.
+    """
+    array = np.asarray(chunks)
+    if array.ndim != 3 or 0 in array.shape:
+        raise FeatureError(f"Chunks have the shape {array.shape}: expected (chunks, steps, dimensions).")
+    if not np.isfinite(array).all():
         raise FeatureError("A chunk of actions holds a number that is not finite.")
+    return array.astype(np.float64)
 
 
 def _to_chunks(

@@ -29,7 +29,6 @@ def split(picture: Picture, tile: int, longest_edge: int) -> Tiles:
     """Split an image (H, W, 3) into tiles.
 
     Args:
-        picture: the image.
         tile: the side of a tile, the vision tower's input size.
         longest_edge: the image is first scaled so that its longer side is this, and then stretched to whole tiles.
     """

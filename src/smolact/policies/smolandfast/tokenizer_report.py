@@ -23,7 +23,6 @@ class TokenizerReport:
 
     Attributes:
         tokens: of each chunk, (N,).
-        numbers: of a chunk, T · D.
         error: mean error of decoded chunks, by dimension, (D,), normalized.
         largest: the largest error, by dimension, (D,).
         example, decoded: the chunk with the median error, (T, D), and its decoded form.

@@ -48,8 +48,6 @@ def prepare_inputs(policy: Any, batch: Mapping[str, Any], text_bucket: int) -> I
     """Prepare images and instruction of a batch; the padding that all instructions share is cut off.
 
     Args:
-        policy: a `SmolVLAPolicy`.
-        batch: a preprocessed batch.
         text_bucket: instructions are padded to a multiple of this length.
 
     Raises:

@@ -20,12 +20,7 @@ from torch import Tensor, nn
 
 from smolact.backbones.layers import merge_heads, split_heads
 from smolact.policies.common.flow_matching import time_embedding
-from smolact.policies.inference.decoder import (
-    PackedDecoderLayer,
-    Rotary,
-    pack_decoder_layer,
-    run_layer,
-)
+from smolact.policies.inference.decoder import PackedDecoderLayer, Rotary, pack_decoder_layer, run_layer
 from smolact.policies.inference.packing import PackedLinear, WeightPacker, plain_weights
 from smolact.policies.inference.vision import PackedVision, pack_vision
 
@@ -81,7 +76,6 @@ def pack_network(policy: Any, packer: WeightPacker, kernels: Kernels | None = No
     """Pack a policy's weights.
 
     Args:
-        policy: a `SmolVLAPolicy`.
         packer: sets the precision, and whether the policy's own weights are released.
         kernels: makes layers be computed by kernels of our own: all of the expert, the rotation of the VLM's.
     """
@@ -179,7 +173,6 @@ def prefill(
     """Run rows of the prefix through the VLM, and write what the expert reads of them into the caches.
 
     Args:
-        network: the weights.
         hidden: (B, L, D), the embeddings of these rows.
         rotary: the tables of their positions.
         bias: hides slots of the cache up to the last row.
@@ -209,9 +202,6 @@ def velocity(
     """Return the velocity (B, C, A), float32, of noisy actions (B, C, A), float32.
 
     Args:
-        network: the weights.
-        noisy: the actions.
-        time_bias: of their time.
         caches: of each layer of the expert, (2, B, K, P, H), or (2, B, K, P + C, H) if the layer attends to
             action tokens too and `rows` is given.
         rows: the slots of action tokens in such a cache, which is changed; None changes none, and can be

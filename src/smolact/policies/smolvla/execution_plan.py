@@ -73,9 +73,6 @@ class ExecutionPlan:
     """Buffers of a shape, and the functions that run on them: `replan`, or `observe` and later `act`.
 
     Args:
-        network: the weights.
-        config: the policy's.
-        shape: of the observations.
         steps: the number of denoising steps, and their solver.
         compiled: use `torch.compile`.
         graphs: whether CUDA graphs are recorded.

@@ -1,6 +1,6 @@
 """SmolVLA's FLOPs and saved values for one sample, counted from its sizes: no weights, no tensors.
 
-Counting rules: `policies/common/flops.py`.
+Counting rules: `policies/workload.py`.
 """
 
 # P patches of an image, T image tokens, L text tokens, N prefix tokens, S chunk, D width, E width of the expert.
@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from smolact.backbones.config import TextConfig, VisionConfig
-from smolact.policies.common.flops import (
-    attention_flops,
+from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from smolact.policies.smolvla.network_smolvla import VLAFlowMatching
+from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel, expert_hidden_width
+from smolact.policies.workload import (
+    PartSize,
+    Workload,
+    decoder_flops,
     kept_per_token,
     key_width,
     product_flops,
     vision_flops,
     vision_kept,
 )
-from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from smolact.policies.smolvla.network_smolvla import VLAFlowMatching
-from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel, expert_hidden_width
-from smolact.policies.workload import PartSize, Workload
 
 TYPICAL_CAMERAS = 2
 """Number assumed while a configuration has no cameras: they come from the dataset."""
@@ -31,10 +32,6 @@ TYPICAL_INSTRUCTION = 20
 
 def workload(network: VLAFlowMatching, parts: Mapping[str, PartSize]) -> Workload:
     """Count one sample's FLOPs, and the values that a training step saves for the backward pass.
-
-    Args:
-        network: its sizes and layers are counted; it may be on the meta device.
-        parts: which parts train; a gradient flows through everything behind the first of them.
 
     A prompt counts `TYPICAL_INSTRUCTION` tokens, or `tokenizer_max_length` where all are padded to it. All cameras pass
     the vision tower, empty ones too.
@@ -96,11 +93,7 @@ def _prefix(
     width, heads, keys = text.hidden_size, text.num_attention_heads * text.head_dim, key_width(text)
     last = model.read_layers[-1]
     key_values = 2 * product_flops(prefix, width, keys)
-    rest = (
-        2 * product_flops(prefix, width, heads)
-        + attention_flops(prefix, prefix, heads)
-        + 3 * product_flops(prefix, width, text.intermediate_size)
-    )
+    rest = decoder_flops(prefix, width, heads, text.intermediate_size, prefix)
     projected = sum(model.cross) * 2 * product_flops(prefix, keys, keys)
     flops = product_flops(1, config.max_state_dim, width) + (last + 1) * key_values + last * rest + projected
     kept = (prefix - context) * last * kept_per_token(width, heads, keys, text.intermediate_size, trains)
@@ -122,12 +115,8 @@ def _suffix(
     kept = 6 * chunk * expert
     for crosses in model.cross:
         visible = prefix if crosses else prefix + chunk
-        flops += (
-            2 * product_flops(chunk, expert, heads)
-            + (0 if crosses else 2 * product_flops(chunk, expert, keys))
-            + attention_flops(chunk, visible, heads)
-            + 3 * product_flops(chunk, expert, inner)
-        )
+        flops += decoder_flops(chunk, expert, heads, inner, visible)
+        flops += 0 if crosses else 2 * product_flops(chunk, expert, keys)
         # Keys and values cover all visible tokens; the prefix's are projected from copies, which are saved too.
         kept += chunk * kept_per_token(expert, heads, 0, inner, True) + visible * 2 * keys
         kept += 2 * prefix * keys if crosses else 0

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from smolact.backbones.presets import VLMSource
 from smolact.errors import ConfigError, FeatureError
+from smolact.policies.base import reduce_loss
 from smolact.policies.common import aloha
 from smolact.policies.common.chunking import Engine
 from smolact.policies.common.flow_matching import FlowDraws
@@ -25,8 +26,7 @@ from smolact.policies.smolvla import flops_smolvla
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.network_smolvla import VLAFlowMatching as VLAFlowMatching
 from smolact.policies.smolvla.processor_smolvla import make_smolvla_pre_post_processors
-from smolact.policies.smolvla.vlm import load_vlm
-from smolact.policies.vlm_policy import VLMPolicy
+from smolact.policies.vlm_policy import VLMPolicy, require
 from smolact.policies.workload import PartSize, Workload
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.types import ACTION, ACTION_IS_PAD, LANGUAGE_MASK, LANGUAGE_TOKENS, STATE, VISION_TOKENS
@@ -60,7 +60,10 @@ class SmolVLAPolicy(VLMPolicy):
         super().__init__(config, vlm=vlm, pretrained_vlm=pretrained_vlm)
         self.model = VLAFlowMatching(config, self.vlm)
         if pretrained_vlm:
-            load_vlm(self.vlm, self.model.vlm_with_expert.vlm)
+            self.load_vlm_weights(
+                self.model.vlm_with_expert.vlm,
+                instead="Set --policy.load_vlm_weights=false (--policy.init=random)",
+            )
 
     def make_processors(
         self,
@@ -96,11 +99,9 @@ class SmolVLAPolicy(VLMPolicy):
         """Compute the flow-matching loss over actions inside the episode.
 
         Args:
-            batch: the preprocessor's output; `action_is_pad` marks actions past an episode's end.
             noise: (B, chunk, max_action_dim), or N of them (B, N, chunk, max_action_dim); drawn by default.
             time: (B,) in (0, 1], or (B, N); drawn by default.
-            reduction: "mean" for a scalar, "none" for one loss per sample (B,), "sum" for the sum over all entries together
-                with their number, `entries`, to average over several batches or processes.
+            reduction: see `reduce_loss`.
 
         Raises:
             FeatureError: an input is missing or has the wrong shape.
@@ -117,12 +118,7 @@ class SmolVLAPolicy(VLMPolicy):
             )
         valid = torch.ones_like(losses[..., 0]) if pad is None else (~pad).to(losses.dtype)
         sums, counts = (losses * valid[..., None]).sum((1, 2)), valid.sum(1) * losses.shape[-1]
-        if reduction == "sum":
-            return sums.sum(), {"entries": counts.sum()}
-        if reduction not in ("mean", "none"):
-            raise ConfigError(f"reduction='{reduction}': expected 'mean', 'none' or 'sum'.")
-        loss = sums.sum() / counts.sum().clamp_min(1) if reduction == "mean" else sums / counts.clamp_min(1)
-        return loss, {"loss": loss.detach().mean()}
+        return reduce_loss(sums, counts, reduction)
 
     @torch.inference_mode(False)  # guidance differentiates, which inference tensors can't
     @torch.no_grad()
@@ -132,7 +128,6 @@ class SmolVLAPolicy(VLMPolicy):
         """Predict the next actions (B, chunk, A), normalized.
 
         Args:
-            batch: the preprocessor's output.
             noise: the sampler's start (B, chunk, max_action_dim); drawn by default.
             guidance: the leftover actions to continue (real-time chunking), normalized.
 
@@ -215,13 +210,7 @@ class SmolVLAPolicy(VLMPolicy):
         Raises:
             FeatureError: the batch has none of the cameras.
         """
-        keys = list(self.config.image_features)
-        present = [key for key in keys if key in batch or key + VISION_TOKENS in batch]
-        if not present:
-            raise FeatureError(
-                f"The batch has none of the policy's cameras {keys}; it holds {sorted(map(str, batch))}. "
-                "Map its names with --rename_map."
-            )
+        present = self.present_cameras(batch)
         images, masks = [], []
         for key in present:
             vision_tokens = batch.get(key + VISION_TOKENS)
@@ -231,7 +220,7 @@ class SmolVLAPolicy(VLMPolicy):
             masks.append(
                 torch.ones(len(image), dtype=torch.bool, device=image.device) if mask is None else mask.bool()
             )
-        for _ in range(min(len(keys) - len(present), self.config.empty_cameras)):
+        for _ in range(min(len(self.config.image_features) - len(present), self.config.empty_cameras)):
             images.append(torch.full_like(images[-1], -1.0))
             masks.append(torch.zeros_like(masks[-1]))
         return images, masks
@@ -242,7 +231,7 @@ class SmolVLAPolicy(VLMPolicy):
         Raises:
             FeatureError: they are missing.
         """
-        self._require(batch, LANGUAGE_TOKENS, LANGUAGE_MASK)
+        require(batch, LANGUAGE_TOKENS, LANGUAGE_MASK)
         return batch[LANGUAGE_TOKENS], batch[LANGUAGE_MASK].bool()
 
     def prepare_state(self, batch: Mapping[str, Any]) -> Tensor:
@@ -251,7 +240,7 @@ class SmolVLAPolicy(VLMPolicy):
         Raises:
             FeatureError: it is missing or too wide.
         """
-        self._require(batch, STATE)
+        require(batch, STATE)
         state: Tensor = batch[STATE][:, -1] if batch[STATE].ndim > 2 else batch[STATE]
         if state.shape[-1] > self.config.max_state_dim:
             raise FeatureError(
@@ -279,17 +268,9 @@ class SmolVLAPolicy(VLMPolicy):
         return self.model.vlm_with_expert.embed_image(self._preprocessed(images))
 
     def _inputs(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, Tensor]:
-        self._require(batch, LANGUAGE_TOKENS, LANGUAGE_MASK, STATE)
+        require(batch, LANGUAGE_TOKENS, LANGUAGE_MASK, STATE)
         state = self.prepare_state(batch)
         return (*self.prepare_images(batch), *self.prepare_language(batch), state)
-
-    def _require(self, batch: Mapping[str, Any], *keys: str) -> None:
-        for key in keys:
-            if key not in batch:
-                raise FeatureError(
-                    f"The batch has no '{key}'; it holds {sorted(map(str, batch))}. "
-                    "Pass it through the policy's preprocessor first."
-                )
 
     def _actions(self, batch: Mapping[str, Any]) -> Tensor:
         expected = (self.config.chunk_size, self.config.action_feature.shape[0])

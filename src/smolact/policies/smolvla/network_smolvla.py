@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from smolact.backbones.presets import VLMSource
 from smolact.backbones.smolvlm import KeyValues, initialize
+from smolact.errors import ConfigError
 from smolact.policies.common.attention import block_mask, positions_of
 from smolact.policies.common.flow_matching import (
     integrate,
@@ -33,7 +35,6 @@ from smolact.policies.common.flow_matching import (
 from smolact.policies.common.guidance import Guidance, guided
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from smolact.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
-from smolact.policies.smolvla.vlm import check_image_size, image_tokens
 
 
 class Embedded(NamedTuple):
@@ -251,3 +252,32 @@ class VLAFlowMatching(nn.Module):
         # Unlike text, these are not scaled.
         tokens = torch.tensor(ids, dtype=torch.long, device=device)
         return self.vlm_with_expert.embed_language_tokens(tokens).expand(batch, -1, -1)
+
+
+def check_image_size(config: SmolVLAConfig, vlm: VLMSource) -> None:
+    """Raise a `ConfigError` unless width and height of images are multiples of a token's side."""
+    size = config.resize_imgs_with_padding
+    block = vlm.config.vision_config.patch_size * vlm.config.scale_factor
+    if size is not None and any(
+        side // vlm.config.vision_config.patch_size % vlm.config.scale_factor or side < block for side in size
+    ):
+        raise ConfigError(
+            f"resize_imgs_with_padding={size}: this VLM makes one token of {block}×{block} pixels, so width and height must be "
+            f"multiples of {block}. Set --policy.resize_imgs_with_padding."
+        )
+
+
+def image_tokens(vlm: VLMSource) -> tuple[list[int], list[int]]:
+    """Return the ids of SmolVLM's special tokens before and after an image.
+
+    Raises:
+        ConfigError: the tokenizer has none.
+    """
+    folder = vlm.tokenizer_folder()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    fake, full = (tokenizer.token_to_id(token) for token in ("<fake_token_around_image>", "<global-img>"))
+    if fake is None or full is None:
+        raise ConfigError(
+            f"The tokenizer in {folder} lacks SmolVLM's image tokens. Set --policy.add_image_special_tokens=false."
+        )
+    return [fake, full], [fake]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from smolact.policies.base import default_steps
 from smolact.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from smolact.processors.factory import make_default_steps, make_pipelines
+from smolact.processors.factory import make_pipelines
 from smolact.processors.pipeline import ProcessorPipeline
 from smolact.processors.steps import SmolVLANewLineProcessor
 from smolact.processors.tokenizer import Tokenizer, TokenizerProcessorStep
-from smolact.types import FeatureType
 
 __all__ = ["SmolVLANewLineProcessor", "TokenizerProcessorStep", "make_smolvla_pre_post_processors"]
 
@@ -35,14 +35,7 @@ def make_smolvla_pre_post_processors(
         DeviceError: `config.device` is not available.
         ConfigError: no tokenizer was given or found.
     """
-    steps = make_default_steps(
-        config.input_features,
-        config.output_features,
-        {FeatureType(kind): mode for kind, mode in config.normalization_mapping.items()},
-        stats=dataset_stats,
-        device=config.device or "cpu",
-        rename_map=rename_map,
-    )
+    steps = default_steps(config, dataset_stats, rename_map)
     before = [
         steps.rename_observations,
         steps.add_batch_dimension,

@@ -138,13 +138,7 @@ class SmolVLMWithExpertModel(ActivationCheckpointing):
         self, layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, past: KeyValues | None = None
     ) -> Tensor:
         """Apply self-attention over `past` keys and values and the tokens' own to `hidden` (B, L, width)."""
-        normed = layer.input_layernorm(hidden)
-        keys, values = rotate(layer.keys(normed), *rotary), layer.values(normed)
-        if past is not None:
-            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-        return layer.output_and_mlp(
-            hidden, attend(rotate(layer.queries(normed), *rotary), keys, values, mask)
-        )
+        return _self_attention(layer, hidden, rotary, mask, past, attends=True)[0]
 
     def forward_cross_attn_layer(
         self, layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, key_values: KeyValues
@@ -187,7 +181,7 @@ class SmolVLMWithExpertModel(ActivationCheckpointing):
             assert isinstance(layer, DecoderLayer)
             layer_past, attends = None if past is None else past[index], index < last
             hidden, keys, values = self.checkpointed_call(
-                _vlm_layer, layer, hidden, rotary, mask, layer_past, attends
+                _self_attention, layer, hidden, rotary, mask, layer_past, attends
             )
             key_values.append((keys, values))
         return key_values
@@ -244,10 +238,10 @@ class SmolVLMWithExpertModel(ActivationCheckpointing):
         return layer.keys(keys.transpose(1, 2).flatten(2)), layer.values(values.transpose(1, 2).flatten(2))
 
 
-def _vlm_layer(
+def _self_attention(
     layer: DecoderLayer, hidden: Tensor, rotary: Rotary, mask: Tensor, past: KeyValues | None, attends: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a VLM layer's hidden states, and its keys and values behind those of `past` tokens.
+    """Return a self-attention layer's hidden states, and its keys and values behind those of `past` tokens.
 
     Of the last layer only keys and values are used: without `attends`, `hidden` is returned unchanged.
     """

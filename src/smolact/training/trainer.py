@@ -1,5 +1,0 @@
-"""The former home of `train`."""
-
-from smolact.training.train import train
-
-__all__ = ["train"]
