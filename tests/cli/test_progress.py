@@ -291,7 +291,7 @@ def test_a_robot_of_lerobots_is_announced_before_lerobot_is_imported(
     monkeypatch.setattr(lerobot_drivers, "is_installed", lambda: True)
     monkeypatch.setattr(factory, "robot_settings", lambda *_: None)
     monkeypatch.delitem(sys.modules, "lerobot", raising=False)
-    for kind in ("sim", "so101_follower"):
+    for kind in ("sim", "so101_follower", "koch_follower"):
         robot_fields({"type": kind})
     assert capsys.readouterr().err == "Loading LeRobot …\n"
 

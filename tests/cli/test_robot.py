@@ -1,4 +1,4 @@
-"""`smolact robot …` as a user types it, over LeRobot's stand-in."""
+"""`smolact robot …` as a user types it: over LeRobot's stand-in, and on simulated SO-101s."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from smolact.cli.main import main
 from smolact.robots import ports
@@ -33,7 +32,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 def arm(folder: Path, section: str = "robot", kind: str = "follower", name: str = "black") -> list[str]:
     return [
-        f"--{section}.type=so101_{kind}",
+        f"--{section}.type=koch_{kind}",
         f"--{section}.port=usb0",
         f"--{section}.id={name}",
         f"--{section}.calibration_dir={folder}",
@@ -47,7 +46,19 @@ def test_the_group_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> Non
     assert "Did you mean 'calibrate'?" in said(capsys)
 
 
-@pytest.mark.parametrize("command", ["info", "find-port", "find-cameras", "calibrate", "teleoperate"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "info",
+        "find-port",
+        "find-cameras",
+        "setup-motors",
+        "calibrate",
+        "teleoperate",
+        "find-joint-limits",
+        "doctor",
+    ],
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["robot", command, "--help"]) == 0
     assert f"usage: smolact robot {command}" in said(capsys)
@@ -55,7 +66,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 
 @pytest.mark.usefixtures("lerobot")
 def test_help_lists_the_settings_of_a_type(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["robot", "calibrate", "--help", "--robot.type=so101_follower"]) == 0
+    assert main(["robot", "calibrate", "--help", "--robot.type=koch_follower"]) == 0
     assert "--robot.port=REQUIRED" in (text := said(capsys)) and "--robot.max_step=null" in text
 
 
@@ -63,7 +74,8 @@ def test_help_lists_the_settings_of_a_type(capsys: pytest.CaptureFixture[str]) -
 def test_info_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["robot", "info"]) == 0
     text = said(capsys)
-    assert "robots sim, can_arm, so100_follower, so101_follower" in text and "so101_leader" in text
+    assert "robots sim, so100_follower, so101_follower, bi_so_follower, can_arm, koch_follower" in text
+    assert "so101_leader, bi_so_leader, koch_leader" in text
     assert "cameras opencv" in text and "serial ports none" in text
 
 
@@ -89,7 +101,7 @@ def test_limits_are_given_by_name(calibrated: Path, capsys: pytest.CaptureFixtur
 def test_without_lerobot_the_extra_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["robot", "info"]) == 0
     assert "pip install 'smolact[lerobot]'" in said(capsys)
-    assert main(["robot", "calibrate", "--robot.type=so101_follower"]) == 1
+    assert main(["robot", "calibrate", "--robot.type=koch_follower"]) == 1
     assert "pip install 'smolact[lerobot]'" in said(capsys)
 
 
@@ -104,13 +116,16 @@ def test_driving_by_hand(calibrated: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "needs a robot: --robot.type=NAME. There are: sim, can_arm"),
-        (["--robot.type=so101_follower", "--robot.port=usb0"], "--teleop.type=NAME"),
-        (["--robot.type=so101_follower", "--robot.prot=usb0"], "Did you mean '--robot.port'?"),
-        (["--robot.type=so101", "--teleop.type=so101_leader"], "no robot of type 'so101'"),
+        (
+            [],
+            "needs a robot: --robot.type=NAME. There are: sim, so100_follower, so101_follower, bi_so_follower, can_arm",
+        ),
+        (["--robot.type=koch_follower", "--robot.port=usb0"], "--teleop.type=NAME"),
+        (["--robot.type=koch_follower", "--robot.prot=usb0"], "Did you mean '--robot.port'?"),
+        (["--robot.type=koch", "--teleop.type=koch_leader"], "no robot of type 'koch'"),
         (["--robot.port=usb0"], "needs a robot"),
         (
-            ["--robot.type=so101_follower", "--teleop.type=so101_leader"],
+            ["--robot.type=koch_follower", "--teleop.type=koch_leader"],
             "needs --robot.port. There is no serial port here",
         ),
         (["--display_data=true", "--robot.type=sim", "--teleop.type=expert"], "leave it out"),
@@ -145,7 +160,7 @@ def test_calibrating_asks_and_says_where_it_is_kept(
     assert main(["robot", "calibrate", *arm(calibrated), *arm(calibrated, "teleop", "leader")]) == 2
     assert "One at a time" in said(capsys)
     assert main(["robot", "calibrate", "--robot.type=sim"]) == 2
-    assert "nothing to calibrate" in said(capsys)
+    assert "is for SO-100 and SO-101 arms, and this is 'tabletop'" in said(capsys)
 
 
 def test_the_port_that_goes_is_found(
@@ -169,28 +184,6 @@ def test_the_port_that_goes_is_found(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["robot", "find-port"]) == 1
     assert "Nobody answers" in said(capsys)
-
-
-@pytest.mark.usefixtures("lerobot")
-def test_cameras_are_listed_as_they_are_written_and_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from lerobot.cameras import opencv
-
-    found = {"id": "/dev/video0", "default_stream_profile": {"width": 6, "height": 4, "fps": 30.0}}
-    opencv.FOUND[:] = [found, {"id": "frozen"}]
-    assert main(["robot", "find-cameras", "--type=opencv", f"--output={tmp_path / 'seen'}"]) == 1
-    text = said(capsys)
-    assert (
-        '--robot.cameras="{camera0: {type: opencv, index_or_path: /dev/video0, width: 6, height: 4, fps: 30}}"'
-        in text
-    )
-    assert "camera frozen failed: latest frame is too old" in text
-    opencv.FOUND[:] = [found]
-    assert main(["robot", "find-cameras"]) == 0
-    assert "Cameras of type intelrealsense need the package 'pyrealsense2'" in said(capsys)
-    with Image.open(tmp_path / "seen" / "opencv_dev_video0.png") as picture:
-        assert picture.size == (6, 4)
 
 
 @pytest.mark.usefixtures("lerobot")

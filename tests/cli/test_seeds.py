@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ from smolact.datasets.metadata import LeRobotDatasetMetadata
 from smolact.flags import read_flags
 from smolact.parsing import flattened, parse
 from smolact.training.config import TrainConfig
-from tests.robots.conftest import STANDIN, forget_lerobot
+from tests.robots.feetech_bus import MemoryPort, Motor, Motors
+from tests.robots.so101_session import CALIBRATION, prepare
 from tests.training.runs import DATASET
 
 TRAIN = {
@@ -100,18 +100,21 @@ def test_a_training_runs(command: str, base: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Stand-ins for LeRobot's arms. Gives where they are, and who drives, which the commands leave out."""
-    one = {"id": 1, "drive_mode": 0, "homing_offset": 0, "range_min": 1024, "range_max": 3072}
-    (tmp_path / "black.json").write_text(json.dumps(dict.fromkeys(("shoulder_pan", "gripper"), one)))
-    forget_lerobot()
-    monkeypatch.syspath_prepend(str(STANDIN))
-    yield [
+def arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Simulated arms at every port. Gives where they are, and who drives, which the commands leave out."""
+    (tmp_path / "black.json").write_text(json.dumps(CALIBRATION))
+
+    def open_port(port: str, baud_rate: int) -> MemoryPort:
+        motors = Motors(Motor(number) for number in range(1, 7))
+        prepare(motors)
+        return MemoryPort(motors)
+
+    monkeypatch.setattr("smolact.robots.feetech.bus.open_port", open_port)
+    return [
         f"--{side}.{name}={value}"
         for side, kind in (("robot", "so101_follower"), ("teleop", "so101_leader"))
         for name, value in (("type", kind), ("port", side), ("id", "black"), ("calibration_dir", tmp_path))
     ]
-    forget_lerobot()
 
 
 @pytest.mark.parametrize("command", RECORD)

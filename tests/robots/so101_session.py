@@ -17,7 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from feetech_bus import Motor, Motors, SimulatedBus
+if __package__:
+    from tests.robots.feetech_bus import Motor, Motors, SimulatedBus
+else:  # LeRobot's Python runs this as a script
+    from feetech_bus import Motor, Motors, SimulatedBus
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 CALIBRATION = {
@@ -250,5 +253,53 @@ def calibrate(
     return parts
 
 
+def convert(output: Path, count: int) -> None:  # pragma: no cover: run by LeRobot's Python
+    """Write what LeRobot's bus makes of `conversions`: (count, 2) units and steps."""
+    import numpy as np
+    from lerobot.motors import Motor as LeRobotMotor
+    from lerobot.motors import MotorCalibration, MotorNormMode
+    from lerobot.motors.feetech import FeetechMotorsBus
+
+    result = np.empty((count, 2))
+    buses = {
+        mode.value: FeetechMotorsBus(port="", motors={"joint": LeRobotMotor(1, "sts3215", mode)})
+        for mode in MotorNormMode
+    }
+    for at, (entry, unit, steps, value) in enumerate(conversions(count, seed=1)):
+        bus = buses[unit]
+        bus.calibration = {"joint": MotorCalibration(**entry)}
+        result[at] = bus._normalize({1: steps})[1], bus._unnormalize({1: value})[1]
+    np.save(output, result)
+
+
+def witness(output: Path) -> None:  # pragma: no cover: run by LeRobot's Python
+    """Write the bytes of the vendor's SDK for each instruction."""
+    import scservo_sdk as sdk
+
+    with arm() as bus:
+        port = sdk.PortHandler(bus.port)
+        port.openPort()
+        port.setBaudRate(1_000_000)
+        packets = sdk.PacketHandler(0)
+        packets.read2ByteTxRx(port, 3, 56)
+        packets.write2ByteTxRx(port, 3, 42, 2100)
+        packets.write1ByteTxRx(port, 6, 40, 1)
+        reader = sdk.GroupSyncRead(port, packets, 56, 2)
+        writer = sdk.GroupSyncWrite(port, packets, 42, 2)
+        for number in range(1, 7):
+            reader.addParam(number)
+            writer.addParam(number, [number, 8])
+        reader.txRxPacket()
+        writer.txPacket()
+        time.sleep(0.1)
+        output.write_text(json.dumps([request.hex(" ") for request in bus.requests]))
+        port.closePort()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[2:3] == ["units"]:
+        convert(Path(sys.argv[1]), int(sys.argv[3]))
+    elif sys.argv[2:3] == ["sdk"]:
+        witness(Path(sys.argv[1]))
+    else:
+        main(Path(sys.argv[1]))

@@ -208,7 +208,7 @@ def test_ages_of_pictures_are_told(robot: LeRobotRobot) -> None:
         (
             "so101_folower",
             {},
-            "Did you mean 'so101_follower'.* There are: sim, can_arm, so100_follower, so101_follower",
+            "Did you mean 'so101_follower'.* There are: sim, can_arm, koch_follower, so100_follower, so101_follower",
         ),
         ("simm", {}, "Did you mean 'sim'"),
         ("so101_follower", {}, "needs --robot.port. .* find-port"),
@@ -268,8 +268,14 @@ def test_a_type_that_can_not_be_imported_is_left_out_and_said(
 
 
 def test_types_are_the_built_in_ones_and_lerobots() -> None:
-    assert robot_types({"sim": dict}) == ("sim", "can_arm", "so100_follower", "so101_follower")
-    assert teleoperator_types() == ("odd_pad", "so101_leader")
+    assert robot_types({"sim": dict}) == (
+        "sim",
+        "can_arm",
+        "koch_follower",
+        "so100_follower",
+        "so101_follower",
+    )
+    assert teleoperator_types() == ("koch_leader", "odd_pad", "so101_leader")
 
 
 def test_a_built_in_type_is_made_by_its_maker() -> None:

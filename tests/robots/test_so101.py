@@ -12,22 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # the script that LeRobot's Python runs has no package
-
 if sys.platform == "win32":
     pytest.skip("simulated motors need a pseudo-terminal", allow_module_level=True)
-
-from so101_session import (
-    CALIBRATION,
-    JOINTS,
-    arm,
-    conversions,
-    middle,
-    move_by_hand,
-    run_follower,
-    run_leader,
-    writes,
-)
 
 from smolact.errors import ConfigError, RobotError, UnsafeActionError
 from smolact.registry import ROBOTS, TELEOPERATORS
@@ -39,6 +25,17 @@ from smolact.robots.so_arm.calibration import JointUnit, MotorCalibration, calib
 from smolact.robots.so_arm.follower import SOFollower
 from smolact.robots.so_arm.leader import SOLeader
 from smolact.types import STATE
+from tests.robots.so101_session import (
+    CALIBRATION,
+    JOINTS,
+    arm,
+    conversions,
+    middle,
+    move_by_hand,
+    run_follower,
+    run_leader,
+    writes,
+)
 
 LEROBOT = json.loads(Path(__file__).with_name("so101_lerobot.json").read_text())
 GOAL_IS_PRESENT = "ff ff fe 16 83 2a 02"

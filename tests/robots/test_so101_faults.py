@@ -14,13 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 if sys.platform == "win32":
     pytest.skip("simulated motors need a pseudo-terminal", allow_module_level=True)
-
-from feetech_bus import MemoryPort, Motor, Motors
-from so101_session import CALIBRATION, arm, prepare
 
 import smolact
 from smolact.errors import RobotError
@@ -36,6 +31,8 @@ from smolact.robots.so_arm.follower import SOFollower
 from smolact.runtime.controls import ControlCommand, Controls
 from smolact.runtime.loop import ControlLoop, NoSource
 from smolact.types import STATE
+from tests.robots.feetech_bus import MemoryPort, Motor, Motors
+from tests.robots.so101_session import CALIBRATION, arm, prepare
 
 Fault = Callable[[bytes, int], bytes]
 FAULTS: dict[str, Fault] = {

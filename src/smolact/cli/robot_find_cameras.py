@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolact.cli.command import command
-from smolact.cli.main import DONE, FAILED
-from smolact.errors import RobotError
+from smolact.cli.progress import announce
 from smolact.settings import setting
 
 if TYPE_CHECKING:
@@ -29,25 +28,19 @@ class FindCamerasConfig:
 
 
 @command(FindCamerasConfig, USAGE)
-def run(config: FindCamerasConfig) -> int:
+def run(config: FindCamerasConfig) -> None:
     """Print the cameras, and save a picture of each."""
+    announce("Looking at the cameras …")
 
-    from smolact.robots.lerobot_cameras import find_cameras, take_picture
+    from smolact.robots.find_cameras import find_cameras
 
-    failures = 0
-    for number, camera in enumerate(find_cameras(config.type, _print_error)):
-        sys.stdout.write(f'--robot.cameras="{{{camera.setting(f"camera{number}")}}}"\n')
-        if config.output is None:
-            continue
-        path = config.output / f"{camera.type}_{re.sub('[^A-Za-z0-9]+', '_', str(camera.id)).strip('_')}.png"
-        try:
-            _save(take_picture(camera), path)
-        except RobotError as error:  # continue with the other cameras
-            failures += 1
-            _print_error(str(error))
-        else:
+    for number, (camera, picture) in enumerate(find_cameras(config.type, _print_error)):
+        sys.stdout.write(f"--robot.cameras='{{{camera.setting(f'camera{number}')}}}'\n")
+        if config.output is not None:
+            name = re.sub("[^A-Za-z0-9]+", "_", camera.id).strip("_")
+            path = config.output / f"{camera.type}_{name}.png"
+            _save(picture, path)
             sys.stdout.write(f"  {path}\n")
-    return FAILED if failures else DONE
 
 
 def _print_error(line: str) -> None:

@@ -183,7 +183,7 @@ def _require_lerobot(kind: drivers.DriverKind, type_name: str, builtin: Mapping[
         return
     listing = f"Built in: {', '.join(builtin)}. " if builtin else ""
     suggestion = did_you_mean(type_name, builtin)
-    if suggestion:
+    if suggestion and type_name not in drivers.TYPES:
         raise ConfigError(f"There is no {kind.word} of type '{type_name}'.{suggestion} {listing}")
     raise MissingDependencyError(
         f"A {kind.word} of type '{type_name}' would be LeRobot's ({drivers.EXAMPLES}), and LeRobot is not installed. "

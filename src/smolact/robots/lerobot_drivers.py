@@ -36,6 +36,49 @@ RENAMED = {
 EXAMPLES = "koch_follower, omx_follower, lekiwi, hope_jr_arm, reachy2, koch_leader, …"
 
 
+TYPES = frozenset(
+    [
+        "bi_openarm_follower",
+        "bi_rebot_b601_follower",
+        "bi_so_follower",
+        "earthrover_mini_plus",
+        "hope_jr_arm",
+        "hope_jr_hand",
+        "koch_follower",
+        "lekiwi",
+        "lekiwi_client",
+        "omx_follower",
+        "openarm_follower",
+        "reachy2",
+        "rebot_b601_follower",
+        "so100_follower",
+        "so101_follower",
+        "unitree_g1",
+        "bi_openarm_leader",
+        "bi_openarm_mini",
+        "bi_rebot_102_leader",
+        "bi_so_leader",
+        "gamepad",
+        "homunculus_arm",
+        "homunculus_glove",
+        "keyboard",
+        "keyboard_ee",
+        "keyboard_rover",
+        "koch_leader",
+        "omx_leader",
+        "openarm_leader",
+        "openarm_mini",
+        "phone",
+        "reachy2_teleoperator",
+        "rebot_102_leader",
+        "so100_leader",
+        "so101_leader",
+        "unitree_g1",
+    ]
+)
+"""The robots and teleoperators of LeRobot 0.6.1, for the error without it."""
+
+
 @dataclass(frozen=True)
 class DriverKind:
     """One kind of LeRobot device.

@@ -12,6 +12,7 @@ from lerobot.devices import Bus, DeviceNotConnectedError, Motor, MotorCalibratio
 from lerobot.robots import RobotConfig
 
 
+@RobotConfig.register_subclass("koch_follower")
 @RobotConfig.register_subclass("so101_follower")
 @RobotConfig.register_subclass("so100_follower")
 @dataclass(kw_only=True)

@@ -9,6 +9,7 @@ from lerobot.robots.so_follower import MODELS, read_calibration
 from lerobot.teleoperators import TeleoperatorConfig
 
 
+@TeleoperatorConfig.register_subclass("koch_leader")
 @TeleoperatorConfig.register_subclass("so101_leader")
 @dataclass(kw_only=True)
 class SOLeaderTeleopConfig(TeleoperatorConfig):
