@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from smolact.cli.main import main
 from smolact.robots import ports
 from tests.robots.conftest import calibrated, lerobot, no_lerobot
+from tests.robots.feetech_bus import MemoryPort, Motor, Motors
+from tests.robots.so101_session import CALIBRATION, middle, move_by_hand, prepare
 
 __all__ = ["calibrated", "lerobot", "no_lerobot"]
 
@@ -192,3 +196,82 @@ def test_no_camera_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No camera answers. There is no video device here." in said(capsys)
     assert main(["robot", "find-cameras", "--type=webcam"]) == 2
     assert "opencv and intelrealsense, found 'webcam'" in said(capsys)
+
+
+@pytest.fixture
+def so101(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Motors:
+    """Six simulated motors at every port, whose calibration is black's."""
+    motors = Motors(Motor(number) for number in range(1, 7))
+    prepare(motors)
+    (tmp_path / "black.json").write_text(json.dumps(CALIBRATION))
+    monkeypatch.setattr("smolact.robots.feetech.bus.open_port", lambda port, baud_rate: MemoryPort(motors))
+    return motors
+
+
+def native(folder: Path, section: str = "robot", name: str = "black") -> list[str]:
+    kind = {"robot": "follower", "teleop": "leader"}[section]
+    return [word.replace("koch_", "so101_") for word in arm(folder, section, kind, name)]
+
+
+def test_an_so101_is_calibrated(
+    so101: Motors, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Person(io.StringIO):
+        lines = 0
+
+        def readline(self, *_: int) -> str:
+            self.lines += 1
+            if self.lines == 1:
+                for motor in so101.motors:
+                    motor.turn(middle(motor))
+                return "\n"
+            done = threading.Event()
+            move_by_hand(so101, done.set)
+            done.wait()
+            return "\n"
+
+    monkeypatch.setattr("sys.stdin", Person())
+    assert main(["robot", "calibrate", *native(tmp_path, name="new")]) == 0
+    text = said(capsys)
+    assert "Move every joint to the middle of its range" in text
+    assert "Move every joint but wrist_roll" in text and "shoulder_pan" in text
+    assert f"The calibration of the follower 'new' is in {tmp_path / 'new.json'}" in text
+    assert main(["robot", "info", *native(tmp_path, name="new")]) == 0
+    assert "shoulder_pan.pos: -80" in said(capsys)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["robot", "calibrate", *native(tmp_path), "--new"]) == 1
+    assert "Nobody answers: this asks questions, so run it in a terminal." in said(capsys)
+
+
+def test_an_so101_is_examined(so101: Motors, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["robot", "doctor", *native(tmp_path), "--readings=5"]
+    assert main(words) == 0
+    text = said(capsys)
+    assert "5 readings: p50" in text and "The follower 'black' is well." in text
+    so101.motors[5].memory[63] = 71
+    assert main(words) == 1
+    assert "wrong gripper has 71 °C" in said(capsys)
+
+
+def test_an_so101_is_driven_by_its_leader(
+    so101: Motors, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*native(tmp_path), *native(tmp_path, "teleop"), "--fps=50", "--teleop_time_s=0.1"]
+    assert main(["robot", "teleoperate", *words]) == 0
+    assert "ticks at" in said(capsys) and so101.torque() == [0] * 6
+
+
+def test_joint_limits_are_a_flag(
+    so101: Motors, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main(["robot", "find-joint-limits", *native(tmp_path)]) == 0
+    assert '--robot.limits="{' in said(capsys)
+
+
+def test_motors_get_their_ids(
+    so101: Motors, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("s\n" * 6))
+    assert main(["robot", "setup-motors", *native(tmp_path)]) == 0
+    assert "Connect the 'gripper' motor to the board, and no other" in said(capsys)

@@ -57,14 +57,15 @@ class TerminalGuide:
         entered = _line_in_background()
         shown_at = float("-inf")
         with Live(console=console, auto_refresh=False) as live:
-            while not entered.is_set():
+            while True:
                 table = rows()
                 if console.is_terminal:
                     live.update(make_table(columns, table, title), refresh=True)
                 elif time.monotonic() - shown_at >= PATIENCE_S:
                     shown_at = time.monotonic()
                     console.print(make_table(columns, table, title))
-                time.sleep(REDRAW_S)
+                if entered.wait(REDRAW_S):
+                    break
         if entered.at_end:
             raise RobotError(NOBODY)
 
