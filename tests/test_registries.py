@@ -83,7 +83,7 @@ def test_an_installed_robot_is_recorded_and_driven_by_a_policy(site: Path, tmp_p
     smolact(site, *drive, cwd=tmp_path)
     refused = smolact(site, *drive, "--realtime=false", cwd=tmp_path, code=2).stderr
     assert "--realtime=false is for simulations" in refused
-    assert "sim, slider" in smolact(site, "robot", "info").stdout
+    assert "bi_so_follower, slider" in smolact(site, "robot", "info").stdout
     assert "--robot.speed=10.0" in smolact(site, "record", "--robot.type=slider", "--help").stdout
 
 

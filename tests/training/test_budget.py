@@ -81,25 +81,25 @@ def test_time_between_two_lives_of_a_run_is_not_the_runs(clock: list[float]) -> 
 
 def test_a_training_keeps_its_minutes_and_ends_at_the_lowest_rate(tmp_path: Path) -> None:
     began = time.monotonic()
-    ended, told = run(tmp_path / "run", "--train_minutes=0.1", "--batch_size=2")
+    ended, told = run(tmp_path / "run", "--train_minutes=0.2", "--batch_size=2")
     took = time.monotonic() - began
     assert ended.is_complete and ended.step > LEAST_STEPS
-    assert took > 0.8 * 6
+    assert took > 0.8 * 12
     rates = [event.metrics["lr"] for event in told.of(Measured)]
     assert rates[-1] == pytest.approx(2.5e-6, rel=0.3) and max(rates) > 5e-5
     *before, last = (event.metrics["seconds"] for event in told.of(Measured))
-    assert max(before) < 6 < last + 2  # no step begins late; how long the last one takes is the machine's
+    assert max(before) < 12 < last + 2  # no step begins late; how long the last one takes is the machine's
     assert ended.checkpoint is not None
     saved = json.loads((ended.checkpoint / "pretrained_model/train_config.json").read_text())
     assert saved["steps"] == saved["scheduler"]["num_decay_steps"] == ended.step
-    assert read_progress(ended.checkpoint).seconds > 4
+    assert read_progress(ended.checkpoint).seconds > 8
 
     folder = f"--output_dir={tmp_path / 'run'}"
     assert main(["train", "--resume=true", folder]) == 0  # there is nothing left to do
     assert read_progress(ended.checkpoint.parent / "last").step == ended.step
-    assert main(["train", "--resume=true", folder, "--train_minutes=0.15"]) == 0
+    assert main(["train", "--resume=true", folder, "--train_minutes=0.25"]) == 0
     later = read_progress(ended.checkpoint.parent / "last")
-    assert later.step > ended.step and later.seconds > 7
+    assert later.step > ended.step and later.seconds > 13
     assert main(["train", "--resume=true", folder, f"--steps={later.step + 2}"]) == 0  # and on by steps
     assert read_progress(ended.checkpoint.parent / "last").step == later.step + 2
 
