@@ -179,7 +179,9 @@ class CorrectedSource:
         if self.phase is Phase.CORRECTING:
             self._by_motion = self._by_motion and not is_still
             return
-        self._is_armed = self._is_armed or bool(is_still)  # it may still be on its way to where it is laid down
+        self._is_armed = self._is_armed or bool(
+            is_still
+        )  # it may still be on its way to where it is laid down
         moved = np.ptp(path[-round(MOTION_S * self._fps) - 1 :], axis=0).max()
         self._by_motion = self._is_armed and bool(moved > MOTION)
 
@@ -194,7 +196,9 @@ class CorrectedSource:
             count = 1 + int(np.abs(goal - start).max() * self._fps / ALIGN_SPEED)
             self._path = start + (goal - start) * np.arange(1, count + 1)[:, None] / count
         elif not _is_scripted(self._teleoperator):
-            self._source.begin(self.task)  # a target that is moved by keys or sticks begins at the robot's pose
+            self._source.begin(
+                self.task
+            )  # a target that is moved by keys or sticks begins at the robot's pose
 
     def _align(self) -> None:
         """Drive the leader one step further to the robot's pose, and let the hand move it from there."""

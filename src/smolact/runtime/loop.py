@@ -175,7 +175,9 @@ class ControlLoop:
         if self.realtime and self.interpolation > 1:
             wait = self.rate_limiter.remaining() / self.interpolation
         if self.interpolation > 1 and np.isfinite(last).all():
-            self.robot.gate.check_chunk(np.asarray(action)[None])  # parts of a step that is too large would pass
+            self.robot.gate.check_chunk(
+                np.asarray(action)[None]
+            )  # parts of a step that is too large would pass
             for share in np.arange(1, self.interpolation) / self.interpolation:
                 sent = move(self.robot, last + share * (action - last))
                 if self._episode_is_over():
