@@ -95,12 +95,13 @@ class ExpertTeleoperator:
             ConfigError: the expert can't judge a situation.
         """
         if self._supervisor is None:
-            if not isinstance(self._expert, EstimatesSteps):
+            expert: object = self._expert
+            if not isinstance(expert, EstimatesSteps):
                 raise ConfigError(
                     "The expert of this environment can't tell when a policy fails, so it corrects none: it needs a method "
                     "`steps_left(env)`, as the tabletop's has."
                 )
-            self._supervisor = Supervisor(self._expert)
+            self._supervisor = Supervisor(expert)
         return self._supervisor.takes_over(self._env)
 
     def disconnect(self) -> None:

@@ -19,8 +19,8 @@ from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
 from smolact.hub import find_folder
 from smolact.policies.configuration import PolicyConfig
 from smolact.processors.steps import RenameObservationsProcessorStep
-from smolact.training.sections import DatasetSection
 from smolact.training.corrections import check_marks, weighted_corrections
+from smolact.training.sections import DatasetSection
 from smolact.training.stream import IndexOrder, Mixture, ShuffledEpochs
 from smolact.types import (
     ACTION,
