@@ -193,14 +193,28 @@ def test_a_policy_that_does_not_fit_is_told_before_anything_moves_or_is_written(
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--interpolation=0"], "--interpolation=0"),
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--corrections=d"], "Who corrects the policy?"),
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--teleop.type=expert"], "--corrections=FOLDER"),
-        ([*SIM, "--policy.path=ws://127.0.0.1:9", "--strategy.type=dagger"], "Where are the corrections kept?"),
+        (
+            [*SIM, "--policy.path=ws://127.0.0.1:9", "--strategy.type=dagger"],
+            "Where are the corrections kept?",
+        ),
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--dataset.repo_id=me/d"], "--strategy.type=dagger"),
         (
-            [*SIM, "--policy.path=ws://127.0.0.1:9", "--strategy.type=dagger", "--strategy.record_autonomous=0"],
+            [
+                *SIM,
+                "--policy.path=ws://127.0.0.1:9",
+                "--strategy.type=dagger",
+                "--strategy.record_autonomous=0",
+            ],
             "whole episodes are recorded",
         ),
         (
-            [*SIM, "--policy.path=ws://127.0.0.1:9", "--teleop.type=expert", "--corrections=d", "--record-to=e"],
+            [
+                *SIM,
+                "--policy.path=ws://127.0.0.1:9",
+                "--teleop.type=expert",
+                "--corrections=d",
+                "--record-to=e",
+            ],
             "--record-to and --corrections can't be used together",
         ),
         (

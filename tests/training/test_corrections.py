@@ -55,7 +55,9 @@ def drawn(folders: list[Path], weight: str, positions: range, drop: int = 0) -> 
 
 def test_a_correction_counts_as_often_as_it_is_weighted(folders: tuple[Path, Path]) -> None:
     found = Counter(drawn([folders[0]], "4", range(4096)))
-    each = {kind: [found[frame] for frame in range(20) if (frame in MARKED) == kind] for kind in (True, False)}
+    each = {
+        kind: [found[frame] for frame in range(20) if (frame in MARKED) == kind] for kind in (True, False)
+    }
     assert np.ptp(each[True]) <= 1 and np.ptp(each[False]) <= 1 and sum(each[False]) > 0
     assert np.mean(each[True]) / np.mean(each[False]) == pytest.approx(4, rel=0.01)
 
