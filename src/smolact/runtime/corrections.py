@@ -60,7 +60,7 @@ class Phase(Enum):
     """Who moves the robot."""
 
     DRIVING = auto()  # the policy
-    ALIGNING = auto()  # nobody, while the leader is driven to the robot's pose
+    ALIGNING = auto()  # the robot holds while the leader is driven to the robot's pose
     CORRECTING = auto()  # the teleoperator
 
 

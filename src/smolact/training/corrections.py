@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolact.errors import ConfigError, FeatureError
-from smolact.training.sections import DatasetSection
 from smolact.training.stream import BLOCK, IndexOrder, Mixture, ShuffledEpochs
 from smolact.types import INTERVENTION
 
-if TYPE_CHECKING:
-    from smolact.training.sources import Source
+CorrectionsWeight = float | Literal["only"]
 
 
 def weighted_corrections(
     frames: NDArray[np.int64],
     is_correction: NDArray[np.bool_],
-    weight: float | Literal["only"],
+    weight: CorrectionsWeight,
     seed: int,
     purpose: str,
 ) -> IndexOrder:
@@ -59,12 +57,16 @@ def weighted_corrections(
     return Mixture(orders, weights, seed, f"{purpose}, mixture")
 
 
-def check_marks(section: DatasetSection, sources: Sequence[Source]) -> None:
-    """Raise a `FeatureError` if corrections are to be weighted, and no dataset has a mark of them."""
-    if section.corrections_weight is None or any(INTERVENTION in source.meta.features for source in sources):
+def check_marks(weight: CorrectionsWeight | None, features: Mapping[str, Collection[str]]) -> None:
+    """Raise a `FeatureError` if corrections are to be weighted, and no dataset has a mark of them.
+
+    Args:
+        weight: `--dataset.corrections_weight`.
+        features: the names of each dataset's features.
+    """
+    if weight is None or any(INTERVENTION in names for names in features.values()):
         return
-    names = ", ".join(source.section.name for source in sources)
     raise FeatureError(
-        f"--dataset.corrections_weight={section.corrections_weight}: no frame of {names} is marked as a correction or not: there is "
+        f"--dataset.corrections_weight={weight}: no frame of {', '.join(features)} is marked as a correction or not: there is "
         f"no feature '{INTERVENTION}', which `smolact rollout --corrections=FOLDER` records. Leave the flag out."
     )

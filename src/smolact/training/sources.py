@@ -88,9 +88,9 @@ def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list
         FeatureError: the datasets of a mixture differ in state, action or frame rate.
     """
     if not section.mix:
-        sources = [_source(section, 1.0, rename_map)]
-        check_marks(section, sources)
-        return sources
+        source = _source(section, 1.0, rename_map)
+        check_marks(section.corrections_weight, {section.name: source.meta.features})
+        return [source]
     sources = []
     for name, weight in section.mix.items():
         single = replace(section, repo_id=name, mix={})
@@ -110,7 +110,7 @@ def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list
             f"{', '.join(sources[0].meta.features)}.{did_you_mean(unknown[0], sources[0].meta.features)}"
         )
     _check_mixture(sources)
-    check_marks(section, sources)
+    check_marks(section.corrections_weight, {source.section.name: source.meta.features for source in sources})
     return sources
 
 
