@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,11 +145,16 @@ def fine_tuning(root: Path, policy: str) -> str:
 
     path = "CHECKPOINT" if is_server(policy) else policy
     known = {} if is_server(policy) else _trained_on(policy)
-    mix = ", ".join(f"{name}: {weight:g}" for name, weight in {**known, str(root): 1.0}.items())
+    mix = ", ".join(f"{_quoted(name)}: {weight:g}" for name, weight in {**known, str(root): 1.0}.items())
     data = f"--dataset.mix={{{mix}}}" if known else f"--dataset.root={root}"
     return shlex.join(
         ["smolact", "train", f"--policy.path={path}", data, "--dataset.corrections_weight=only"]
     )
+
+
+def _quoted(name: str) -> str:
+    """Return a name for a mapping in YAML, in quotes if it needs them."""
+    return name if re.fullmatch(r"[\w./ +-]+", name) else json.dumps(name)
 
 
 def _trained_on(policy: str) -> dict[str, float]:

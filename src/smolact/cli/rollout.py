@@ -198,6 +198,8 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.write("\nStopped. The robot was let go of where it was.\n")
         if root is not None:
             sys.stderr.write(ended_early(root, resume_command, before))
+        if config.corrections_to is not None and episodes_in(config.corrections_to):
+            sys.stdout.write(summary(config.corrections_to, str(config.policy.path)))
         return INTERRUPTED
     except SmolactError as error:
         print_error(error)  # before the command that resumes
