@@ -219,7 +219,7 @@ def test_a_button_drives_while_it_is_held(monkeypatch: pytest.MonkeyPatch) -> No
         event=SimpleNamespace(pump=lambda: None),
     )
     monkeypatch.setitem(sys.modules, "pygame", pygame)
-    robot, gamepad = make_sim("tabletop"), GamepadTeleoperator(button=6)
+    robot, gamepad = make_sim("tabletop", max_step=0), GamepadTeleoperator(button=6)
     robot.connect()
     with pytest.raises(RobotError, match="not connected"):
         gamepad.takes_over({})
