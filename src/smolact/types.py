@@ -42,6 +42,8 @@ REWARD = "next.reward"
 DONE = "next.done"
 SUCCESS = "next.success"
 TASK = "task"
+INTERVENTION = "intervention"
+"""(1,) bool, in a dataset of corrections: whether a person drove, and not the policy. LeRobot's name."""
 
 
 class EmptyInstruction(str):

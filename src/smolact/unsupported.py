@@ -26,6 +26,10 @@ def _anything(_value: Any) -> bool:
     return True
 
 
+def _is_off_or_empty(value: Any) -> bool:
+    return value is None or value == {}
+
+
 def _has_no_target(job: Any) -> bool:
     return job is None or (isinstance(job, Mapping) and job.get("target") is None)
 
@@ -94,6 +98,19 @@ RECORDED_DATASET = {
     "video_encoding_batch_size": Unsupported(_STREAMED, _only(1)),
     "streaming_encoding": Unsupported(_STREAMED, _anything),
     "no_stamp": Unsupported("the name is kept as it is given.", _anything),
+}
+STRATEGY = {
+    "record_autonomous": Unsupported(
+        "whole episodes are recorded, and each frame is marked; `smolact train --dataset.corrections_weight=only` leaves the policy's "
+        "frames out.",
+        _only(True),
+    ),
+    "smooth_handover": Unsupported("a person takes over without a jump, always.", _only(True)),
+    "input_device": Unsupported("the tab key, a gamepad or a leader takes over.", _only("keyboard")),
+    "keyboard": Unsupported("tab takes over and gives back, space pauses.", _is_off_or_empty),
+    "pedal": Unsupported("the tab key, a gamepad or a leader takes over.", _is_off_or_empty),
+    "upload_every_n_episodes": Unsupported(_NOT_UPLOADED, _anything),
+    "target_video_file_size_mb": Unsupported("every episode has its own files.", _anything),
 }
 TELEOPERATE = {
     "display_data": Unsupported("nothing is displayed while driving by hand; leave it out."),

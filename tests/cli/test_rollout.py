@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from smolact.cli.corrections import fine_tuning
 from smolact.cli.main import main
 from smolact.datasets.reader import LeRobotDataset
 from smolact.errors import ServerError
@@ -82,6 +84,35 @@ def test_what_is_driven_is_kept_and_gone_on_with(
     assert dataset.meta.episodes.length.tolist() == [10, 10, 10]
     assert len({sample["task"] for sample in dataset}) >= 1
     assert dataset[0]["action"].shape == (2,)
+
+
+def test_the_expert_corrects_and_the_command_to_learn_from_it_is_told_and_works(
+    policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    root = tmp_path / "fixes"
+    words = [*UNTRAINED, policy, "--policy.device=cpu", "--realtime=false", "--duration=4", "--video=false"]
+    words += ["--teleop.type=expert", "--interpolation=2"]
+    assert main([*words, f"--corrections={root}", "--episodes=2"]) == 0
+    said = capsys.readouterr().out
+    marks = [bool(sample["intervention"]) for sample in LeRobotDataset(root)]
+    assert 0 < sum(marks) < len(marks)
+    assert f"corrections: {sum(marks)} of {len(marks)} frames in {root}" in said
+    assert "the expert takes over" in caplog.text and "chunks, 1 correction of" in caplog.text
+    # In LeRobot's words the same, and more of it.
+    named = ["--strategy.type=dagger", f"--dataset.root={root}", "--dataset.num_episodes=1", "--resume=true"]
+    named += ["--strategy.record_autonomous=true"]
+    assert main([*words, *named]) == 0
+    assert LeRobotDataset(root).num_episodes == 3
+    command = shlex.split(said.splitlines()[-1])
+    path = policy.removeprefix("--policy.path=")
+    assert command[:3] == ["smolact", "train", f"--policy.path={path}"]
+    assert command[3:] == [f"--dataset.root={root}", "--dataset.corrections_weight=only"]
+    quick = ["--steps=1", "--batch_size=2", "--num_workers=0", "--policy.device=cpu", "--report=false"]
+    assert main([*command[1:], *quick, f"--output_dir={tmp_path / 'run'}"]) == 0
+    # What comes of it knows its data.
+    known = fine_tuning(tmp_path / "more", str(tmp_path / "run"))
+    assert f"'--dataset.mix={{{root}: 1, {tmp_path / 'more'}: 1}}'" in known
 
 
 @pytest.mark.parametrize("flag", ["--duration=0.01", "--fps=0.01"])
@@ -159,6 +190,37 @@ def test_a_policy_that_does_not_fit_is_told_before_anything_moves_or_is_written(
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--policy.int8"], "the server has the weights"),
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--policy.fp8"], "--policy.fp8 can't be used with ws:"),
         ([*SIM, "--policy.path=ws://127.0.0.1:9", "--resume"], "--record-to"),
+        ([*SIM, "--policy.path=ws://127.0.0.1:9", "--interpolation=0"], "--interpolation=0"),
+        ([*SIM, "--policy.path=ws://127.0.0.1:9", "--corrections=d"], "Who corrects the policy?"),
+        ([*SIM, "--policy.path=ws://127.0.0.1:9", "--teleop.type=expert"], "--corrections=FOLDER"),
+        (
+            [*SIM, "--policy.path=ws://127.0.0.1:9", "--strategy.type=dagger"],
+            "Where are the corrections kept?",
+        ),
+        ([*SIM, "--policy.path=ws://127.0.0.1:9", "--dataset.repo_id=me/d"], "--strategy.type=dagger"),
+        (
+            [
+                *SIM,
+                "--policy.path=ws://127.0.0.1:9",
+                "--strategy.type=dagger",
+                "--strategy.record_autonomous=0",
+            ],
+            "whole episodes are recorded",
+        ),
+        (
+            [
+                *SIM,
+                "--policy.path=ws://127.0.0.1:9",
+                "--teleop.type=expert",
+                "--corrections=d",
+                "--record-to=e",
+            ],
+            "--record-to and --corrections can't be used together",
+        ),
+        (
+            [*SIM, "--policy.path=ws://127.0.0.1:9", "--teleop.type=keyboard", "--corrections=d"],
+            "no terminal",
+        ),
         (
             [
                 *SIM,

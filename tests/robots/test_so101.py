@@ -19,11 +19,13 @@ from smolact.errors import ConfigError, RobotError, UnsafeActionError
 from smolact.registry import ROBOTS, TELEOPERATORS
 from smolact.robots.base import EpisodicRobot, Robot, Teleoperator
 from smolact.robots.factory import make_robot, make_teleoperator
+from smolact.robots.safety import Gate, make_limits
 from smolact.robots.so_arm import setup
 from smolact.robots.so_arm.arm import SOArm
 from smolact.robots.so_arm.calibration import JointUnit, MotorCalibration, calibration_file
 from smolact.robots.so_arm.follower import SOFollower
 from smolact.robots.so_arm.leader import SOLeader
+from smolact.runtime.corrections import KEY, CorrectedSource, Phase
 from smolact.types import STATE
 from tests.robots.so101_session import (
     CALIBRATION,
@@ -351,6 +353,43 @@ def test_the_gate_has_the_calibrations_limits(folder: Path) -> None:
 def test_a_leader_fits_its_robot_or_says_why_not(folder: Path) -> None:
     with pytest.raises(RobotError, match=r"gives range_m100_100 and robot 'so_follower' takes degrees"):
         leader("nowhere", folder, use_degrees=False).connect(follower("nowhere", folder))
+
+
+class Holding:
+    """A policy that holds the robot where it is."""
+
+    task = current_instruction = "hold"
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def begin(self, task: str) -> None: ...
+
+    def restart(self) -> None: ...
+
+    def get_action(self, observation: Any) -> Any:
+        return self.gate.position
+
+
+def test_a_leader_that_corrects_a_policy_is_brought_to_the_robot_first(folder: Path) -> None:
+    with arm() as bus:
+        device, robot = leader(bus.port, folder), follower(bus.port, folder)
+        device.connect(robot)
+        try:
+            gate = Gate(make_limits(robot.features.action, {}, 30.0))
+            gate.position = np.array([10, -10, 5, -5, 2, 50], np.float32)
+            source = CorrectedSource(Holding(gate), device, gate, 10)  # type: ignore[arg-type]
+            source.begin("hold")
+            source.get_action({})
+            assert bus.torque() == [0] * 6
+            source.press(KEY)
+            while source.phase is not Phase.CORRECTING:
+                assert source.get_action({}) is None
+            assert bus.torque() == [0] * 6
+            assert device.get_action({}) == pytest.approx(gate.position, abs=0.1)
+            assert source.get_action({}) == pytest.approx(gate.position, abs=0.1)
+        finally:
+            device.disconnect()
 
 
 def test_a_leader_is_driven_and_let_go(folder: Path) -> None:

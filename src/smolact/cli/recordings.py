@@ -81,6 +81,7 @@ def open_dataset(
     *,
     trained: float | None = None,
     resume: bool = False,
+    corrections: bool = False,
 ) -> DatasetWriter:
     """Create a dataset for this robot, or resume the existing one, which keeps its frame rate.
 
@@ -91,6 +92,7 @@ def open_dataset(
         planned: makes the plan at a frame rate; its errors are raised before the folder is created.
         trained: frame rate of the training data of the policy that drives.
         resume: whether to resume the existing dataset.
+        corrections: whether each frame is marked as a correction or not.
 
     Raises:
         SmolactError: the plan is invalid, the dataset exists and is not resumed or has other features, or the disk is too full.
@@ -101,7 +103,7 @@ def open_dataset(
     from smolact.recording.recorder import dataset_features
     from smolact.runtime.fit import note_rate, rate_of
 
-    features = dataset_features(robot.features, video=dataset.video)
+    features = dataset_features(robot.features, video=dataset.video, corrections=corrections)
     fps = dataset.fps
     exists = (root / layout.INFO).is_file()
     if exists and resume:
@@ -143,9 +145,10 @@ def connect_for(robot: Robot, writer: DatasetWriter) -> None:
     """
     from smolact.datasets.format import DEFAULT_FEATURES
     from smolact.recording.recorder import dataset_features
+    from smolact.types import INTERVENTION
 
     robot.connect()
-    now = dataset_features(robot.features)
+    now = dataset_features(robot.features, corrections=INTERVENTION in writer.features)
     before = {name: feature for name, feature in writer.features.items() if name not in DEFAULT_FEATURES}
     wrong = [name for name in now if name not in before or now[name].shape != before[name].shape]
     if wrong or now.keys() != before.keys():

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from smolact.cli.command import command
-from smolact.cli.devices import RobotSection, needs_robot
+from smolact.cli.corrections import (
+    CorrectionsDataset,
+    StrategySection,
+    check_can_take_over,
+    check_corrections,
+    corrected,
+    corrections_folder,
+    summary,
+)
+from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.main import DONE, INTERRUPTED, print_error, print_errors_at_once
 from smolact.cli.recordings import (
     RecordedDataset,
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from smolact.robots.base import Robot
     from smolact.runtime.controller import ChunkController
     from smolact.runtime.controls import Controls
+    from smolact.runtime.corrections import CorrectedSource
     from smolact.runtime.inference import Inference
     from smolact.runtime.policy import Policy
     from smolact.runtime.rollout import RolloutReport
@@ -96,17 +106,33 @@ class RolloutConfig:
     robot: RobotSection = field(default_factory=RobotSection)
     policy: ChosenPolicy = field(default_factory=ChosenPolicy)
     inference: InferenceSection = field(default_factory=InferenceSection)
+    teleop: TeleopSection = field(default_factory=TeleopSection)
+    strategy: StrategySection = field(default_factory=StrategySection)
+    dataset: CorrectionsDataset = field(default_factory=CorrectionsDataset)
     rename_map: dict[str, str] = setting(dict, RENAME_MAP)
     check_names: bool = setting(True, CHECK_NAMES)
-    task: str | None = setting(None, "The instruction; a simulation has one of its own when null.")
+    task: str | None = setting(
+        None,
+        "The instruction; a simulation has one of its own when null.",
+        aliases=("dataset.single_task",),
+    )
     interactive: bool = setting(
         False,
         "Type another instruction at any time: the next chunk obeys it. An empty line ends the episode.",
     )
-    episodes: int = setting(1, "How many episodes.")
-    duration: float = setting(60.0, "The longest episode, in seconds.")
+    episodes: int = setting(
+        1, "How many episodes.", aliases=("dataset.num_episodes", "strategy.num_episodes")
+    )
+    duration: float = setting(60.0, "The longest episode, in seconds.", aliases=("dataset.episode_time_s",))
     fps: float | None = setting(
-        None, "Actions a second; when null, the simulation's own, those of the policy's training, or 30."
+        None,
+        "Actions a second; when null, the simulation's own, those of the policy's training, or 30.",
+        aliases=("dataset.fps",),
+    )
+    interpolation: int = setting(
+        1,
+        "Commands for each action, evenly spread in time, on the straight line from the last action to it.",
+        aliases=("interpolation_multiplier",),
     )
     realtime: bool = setting(
         True, "Hold the rate; false: a simulation that nobody watches, as fast as it goes."
@@ -114,11 +140,33 @@ class RolloutConfig:
     record_to: Path | None = setting(
         None, "Keep what is driven as a dataset in this folder.", aliases=("record-to",)
     )
-    resume: bool = setting(False, "Go on with the dataset that is there.")
-    video: bool = setting(True, "Keep cameras as video; false: as images in the tables, for small pictures.")
-    vcodec: str | None = setting(
-        None, "What encodes it, as `smolact record` takes it; the dataset's own on --resume."
+    corrections: Path | None = setting(
+        None,
+        "A person corrects the policy, with --teleop.type: keep whole episodes as a dataset in this folder, and mark each frame as "
+        "the policy's or the person's.",
+        aliases=("dataset.root",),
     )
+    resume: bool = setting(False, "Go on with the dataset that is there.")
+    video: bool = setting(
+        True,
+        "Keep cameras as video; false: as images in the tables, for small pictures.",
+        aliases=("dataset.video",),
+    )
+    vcodec: str | None = setting(
+        None,
+        "What encodes it, as `smolact record` takes it; the dataset's own on --resume.",
+        aliases=("dataset.vcodec",),
+    )
+
+    @property
+    def corrections_to(self) -> Path | None:
+        """The folder of the corrections; None without corrections."""
+        return corrections_folder(self.corrections, self.strategy, self.dataset)
+
+    @property
+    def recorded_to(self) -> Path | None:
+        """The folder of the recorded dataset, if any."""
+        return self.corrections_to or self.record_to
 
     def recording(self, root: Path) -> RecordedDataset:
         """Return the dataset settings that `smolact record` would have."""
@@ -140,7 +188,7 @@ def run(argv: Sequence[str]) -> int:
     needs_robot(argv, "rollout")
     config = parse(RolloutConfig, argv)
     _check(config)
-    root, resume_command = config.record_to, command_to_resume("rollout", argv)
+    root, resume_command = config.recorded_to, command_to_resume("rollout", argv)
     before = None if root is None else episodes_in(root)
     announce_policy(config.policy.path)
     try:
@@ -150,6 +198,8 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.write("\nStopped. The robot was let go of where it was.\n")
         if root is not None:
             sys.stderr.write(ended_early(root, resume_command, before))
+        if config.corrections_to is not None and episodes_in(config.corrections_to):
+            sys.stdout.write(summary(config.corrections_to, str(config.policy.path)))
         return INTERRUPTED
     except SmolactError as error:
         print_error(error)  # before the command that resumes
@@ -161,6 +211,8 @@ def run(argv: Sequence[str]) -> int:
     judged = [report.success for report in reports if report.success is not None]
     if judged:
         sys.stdout.write(f"success: {sum(judged)} of {len(judged)}\n")
+    if config.corrections_to is not None:
+        sys.stdout.write(summary(config.corrections_to, str(config.policy.path)))
     return DONE
 
 
@@ -181,22 +233,33 @@ def _check(config: RolloutConfig) -> None:
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
     if config.task is None and not config.robot.is_simulation:
         raise ConfigError("What is to be done? --task='Pick up the cube.'")
-    if config.resume and config.record_to is None:
+    if config.interpolation < 1:
+        raise ConfigError(f"--interpolation={config.interpolation}: an action has one command or more.")
+    check_corrections(
+        config.teleop.type,
+        config.corrections_to,
+        {"record-to": config.record_to, "interactive": config.interactive},
+    )
+    if config.resume and config.recorded_to is None:
         raise ConfigError("--resume goes on with a recording: give its folder, --record-to=FOLDER.")
-    if config.record_to is not None:
+    if config.recorded_to is not None:
         check_folder(
-            config.record_to, resume=config.resume, num_episodes=config.episodes, flags="--record-to"
+            config.recorded_to,
+            resume=config.resume,
+            num_episodes=config.episodes,
+            flags="--record-to" if config.corrections_to is None else "--corrections",
         )
 
 
 def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
-    """Let the policy drive the robot, and record if --record-to is set.
+    """Let the policy drive the robot, corrected by a teleoperator if --corrections is set, and record if it or --record-to is.
 
     Raises:
         SmolactError: errors of the robot, the policy or the dataset.
     """
     from smolact.recording.plan import RecordingPlan
     from smolact.recording.recorder import Recorder
+    from smolact.robots.incremental_teleop import KeyboardTeleoperator
     from smolact.robots.keys import Keys
     from smolact.runtime.controller import ChunkController
     from smolact.runtime.controls import Controls
@@ -205,6 +268,10 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
     from smolact.runtime.rollout import roll_out
 
     robot = config.robot.make()
+    teleoperator = config.teleop.make() if config.corrections_to is not None else None
+    by_keyboard = isinstance(teleoperator, KeyboardTeleoperator)
+    if teleoperator is not None:
+        check_can_take_over(teleoperator)
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
         policy = _policy(config, robot, stack)
@@ -221,13 +288,15 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
             reset_time_s=0.0,
             task=config.task,
             realtime=config.realtime,
-            flags={"fps": "fps", "num_episodes": "episodes", "episode_time_s": "duration"},
+            interpolation=config.interpolation,
+            flags={name: name for name in ("fps", "interpolation")}
+            | {"num_episodes": "episodes", "episode_time_s": "duration"},
         )
         writer = None
-        if config.record_to is None:
+        root = config.recorded_to
+        if root is None:
             robot.connect()
         else:
-            root = config.record_to
             writer = stack.enter_context(
                 open_dataset(
                     root,
@@ -236,6 +305,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
                     planned,
                     trained=policy.schema.fps,
                     resume=config.resume,
+                    corrections=teleoperator is not None,
                 )
             )
             connect_for(robot, writer)
@@ -243,20 +313,33 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         # The limits of a robot's gate are available only after `connect`.
         inference = config.inference.make(policy.schema.n_action_steps)
         controller = ChunkController(backend, inference, robot.gate)
-        controls = Controls()
+        controls = Controls(arrows_drive=by_keyboard)
+        source: ChunkController | CorrectedSource = controller
+        counted: list[ChunkController | CorrectedSource] = [controller]
         if config.interactive:
             _read_instructions(controller, controls)
-        elif stack.enter_context(Keys(controls.press)).is_listening:
-            controls.is_operated = True
-            logger.info("→: next episode · space: pause · q: stop")
+        else:
+            keys = stack.enter_context(Keys(controls.press))
+            controls.is_operated = keys.is_listening
+            if keys.is_listening:
+                logger.info("%s: next episode · space: pause · q: stop", "enter" if by_keyboard else "→")
+            if teleoperator is not None and writer is not None:
+                stack.callback(teleoperator.disconnect)
+                teleoperator.connect(robot)
+                if isinstance(teleoperator, KeyboardTeleoperator):
+                    keys.listen(teleoperator.press)
+                source = corrected(controller, teleoperator, robot, writer.fps, keys)
+                counted.append(source)
         if writer is not None:
             return Recorder(
                 robot,
-                controller,
+                source,
                 writer,
                 planned(writer.fps),
                 controls=controls,
-                on_episode=lambda report: logger.info("%s, %s", report, controller.counts),
+                on_episode=lambda report: logger.info(
+                    "%s", ", ".join(map(str, (report, *(each.counts for each in counted))))
+                ),
                 on_failure=print_error,
                 keep_unfinished=True,
             ).run()
@@ -272,6 +355,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
             realtime=config.realtime,
             controls=controls,
             on_episode=lambda report: logger.info("%s", report),
+            interpolation=config.interpolation,
         )
 
 

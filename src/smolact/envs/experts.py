@@ -20,6 +20,7 @@ from smolact.envs.tabletop_scene import (
     BLOCK_SIDE,
     MAX_STEP,
     PUSHER_RADIUS,
+    ZONE_RADIUS,
     ZONES,
     Block,
     TableState,
@@ -66,6 +67,12 @@ class TabletopExpert:
             raise ConfigError(f"The tabletop's expert can't act in {tabletop}.")
         return np.array(tabletop_action(tabletop.state, tabletop.goal), np.float32)
 
+    def steps_left(self, env: gymnasium.Env[Any, Any]) -> float:
+        """Return about how many steps are left (`smolact.envs.supervision`): on straight lines, around no block."""
+        tabletop = env.unwrapped
+        assert isinstance(tabletop, Tabletop)
+        return tabletop_steps_left(tabletop.state, tabletop.goal)
+
 
 # Parameters of the tabletop's expert. Lengths in table sides.
 _CLEARANCE = 0.5 * BLOCK_SIDE * 2**0.5 + PUSHER_RADIUS + 0.01  # from a block's centre, on a path around it
@@ -85,10 +92,31 @@ def tabletop_action(state: TableState, goal: Goal) -> Vector:
     return _push(state, block, ZONES[goal.place])
 
 
+def tabletop_steps_left(state: TableState, goal: Goal) -> float:
+    """Return the steps of the pusher to the block or behind it, and of the block to its zone, on straight lines; 0 at the goal."""
+    if goal.holds(state):
+        return 0.0
+    block = state.block(goal.color)
+    if goal.place is None:
+        return max(state.distance_to(block) - _REACHED, 0.0) / MAX_STEP
+    place = ZONES[goal.place]
+    ahead = _unit(place[0] - block.x, place[1] - block.y)
+    pushed = max(hypot(place[0] - block.x, place[1] - block.y) - ZONE_RADIUS, 0.0) / _PUSH_STEP
+    if _is_behind(*_along_and_lateral(ahead, block.x - state.pusher[0], block.y - state.pusher[1])):
+        return pushed
+    start = within_reach(block.x - _PUSH_START * ahead[0], block.y - _PUSH_START * ahead[1])
+    return pushed + hypot(start[0] - state.pusher[0], start[1] - state.pusher[1]) / MAX_STEP
+
+
+def _is_behind(behind: float, lateral: float) -> bool:
+    """Whether a pusher at this place relative to a block may push it."""
+    return behind < _PUSH_START + MAX_STEP and abs(lateral) < _MAX_LATERAL * behind
+
+
 def _push(state: TableState, block: Block, place: Vector) -> Vector:
     ahead = _unit(place[0] - block.x, place[1] - block.y)
     behind, lateral = _along_and_lateral(ahead, block.x - state.pusher[0], block.y - state.pusher[1])
-    if behind < _PUSH_START + MAX_STEP and abs(lateral) < _MAX_LATERAL * behind:
+    if _is_behind(behind, lateral):
         forward = min(_PUSH_STEP, hypot(place[0] - block.x, place[1] - block.y))
         # Return to the line at once, or the block slips off to the side.
         step = (ahead[0] * forward - ahead[1] * lateral, ahead[1] * forward + ahead[0] * lateral)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from smolact.envs.experts import ScriptedExpert, expert_for
 from smolact.envs.factory import make_env
-from smolact.errors import RobotError
+from smolact.envs.supervision import EstimatesSteps, Supervisor
+from smolact.errors import ConfigError, RobotError
 from smolact.robots.base import Observation, Robot
 from smolact.robots.sim import SimRobot
 
@@ -49,13 +50,15 @@ def make_sim(
 
 
 class ExpertTeleoperator:
-    """The scripted expert of a simulation."""
+    """The scripted expert of a simulation. As the corrector of a policy it takes over when it foresees a failure."""
 
     name = "expert"
+    is_scripted = True
 
     def __init__(self) -> None:
         self._env: Any = None
         self._expert: ScriptedExpert | None = None
+        self._supervisor: Supervisor | None = None
 
     def connect(self, robot: Robot) -> None:
         """Find the expert of the robot's environment.
@@ -80,6 +83,26 @@ class ExpertTeleoperator:
         if self._expert is None:
             raise RobotError("The expert is not connected. Call connect() first.")
         return self._expert.act(self._env)
+
+    def begin(self) -> None:
+        """Start an episode."""
+        self._supervisor = None
+
+    def takes_over(self, observation: Observation) -> bool:
+        """Return whether it drives now, in place of a policy; called once before every step.
+
+        Raises:
+            ConfigError: the expert can't judge a situation.
+        """
+        if self._supervisor is None:
+            expert: object = self._expert
+            if not isinstance(expert, EstimatesSteps):
+                raise ConfigError(
+                    "The expert of this environment can't tell when a policy fails, so it corrects none: it needs a method "
+                    "`steps_left(env)`, as the tabletop's has."
+                )
+            self._supervisor = Supervisor(expert)
+        return self._supervisor.takes_over(self._env)
 
     def disconnect(self) -> None:
         """Release the environment and the expert."""

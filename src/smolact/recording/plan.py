@@ -20,6 +20,7 @@ class RecordingPlan:
         reset_time_s: the longest time for a person to reset the scene.
         task: the instruction; None for that of the robot's scene.
         realtime: hold the rate; False records as fast as possible, for simulations.
+        interpolation: commands of a frame; see `ControlLoop`.
         flags: the CLI flags of the numbers, for messages; `--dataset.NAME` by default.
 
     Raises:
@@ -33,6 +34,7 @@ class RecordingPlan:
     reset_time_s: float = 60.0
     task: str | None = None
     realtime: bool = True
+    interpolation: int = 1
     flags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -40,6 +42,7 @@ class RecordingPlan:
         for name, value, minimum in (
             ("fps", self.fps, 0.1),
             ("num_episodes", self.num_episodes, 1),
+            ("interpolation", self.interpolation, 1),
             ("episode_time_s", self.episode_time_s, 1 / max(self.fps, 0.1)),
             ("reset_time_s", self.reset_time_s, 0),
         ):

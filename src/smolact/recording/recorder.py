@@ -29,7 +29,7 @@ from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures
 from smolact.runtime.controls import ControlCommand, Controls
 from smolact.runtime.loop import ActionSource, CameraTimeoutError, ControlLoop, NoSource
 from smolact.runtime.rate_limiter import Timing
-from smolact.types import ACTION
+from smolact.types import ACTION, INTERVENTION
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,14 @@ class AcceptsInstruction(Protocol):
 
     current_instruction: str
     """The instruction of the last action."""
+
+
+@runtime_checkable
+class MarksCorrections(Protocol):
+    """A source of actions that tells which of them are a person's corrections of a policy."""
+
+    is_correction: bool
+    """Whether the last action is one."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,10 @@ class _SavingEpisode(NamedTuple):
     success: bool | None
 
 
-def dataset_features(robot: RobotFeatures, *, video: bool = True) -> dict[str, Feature]:
-    """Return the dataset features of a robot."""
+def dataset_features(
+    robot: RobotFeatures, *, video: bool = True, corrections: bool = False
+) -> dict[str, Feature]:
+    """Return the dataset features of a robot; with `corrections` also `INTERVENTION`, for a source that `MarksCorrections`."""
     cameras = {
         key: Feature("video" if video else "image", (*size, 3), list(AXES))
         for key, size in robot.cameras.items()
@@ -101,7 +111,8 @@ def dataset_features(robot: RobotFeatures, *, video: bool = True) -> dict[str, F
         )
         for key, names in {**robot.vectors, ACTION: robot.action}.items()
     }
-    return {**cameras, **vectors}
+    marks = {INTERVENTION: Feature("bool", (1,))} if corrections else {}
+    return {**cameras, **vectors, **marks}
 
 
 class Recorder:
@@ -270,7 +281,15 @@ class Recorder:
         return _Episode(command, counts.frames, counts.dropped, loop.rate_limiter.timing())
 
     def _loop(self, *, realtime: bool) -> ControlLoop:
-        return ControlLoop(self._robot, self._plan.fps, realtime, self._controls, self._clock, self._sleep)
+        return ControlLoop(
+            self._robot,
+            self._plan.fps,
+            realtime,
+            self._controls,
+            self._clock,
+            self._sleep,
+            self._plan.interpolation,
+        )
 
     def _end_without_camera(self, error: CameraTimeoutError) -> ControlCommand:
         self._end_with(
@@ -294,7 +313,12 @@ class Recorder:
                 f"The robot '{self._robot.name}' declares {', '.join(missing)} and does not observe it. See to its cameras "
                 "and sensors."
             )
-        return {**{key: observation[key] for key in keys}, ACTION: np.asarray(action, np.float32)}
+        marks = (
+            {INTERVENTION: np.array([self._source.is_correction])}
+            if isinstance(self._source, MarksCorrections)
+            else {}
+        )
+        return {**{key: observation[key] for key in keys}, ACTION: np.asarray(action, np.float32), **marks}
 
     def _reset_scene(self) -> ControlCommand | None:
         """Wait between two episodes while a person resets the scene; a simulation needs no time."""

@@ -130,6 +130,7 @@ class GamepadTeleoperator:
         index: number of the gamepad, from 0.
         speed: as a share of the range per second.
         dead_zone: deflection below which a stick counts as centred.
+        button: number of the button that, while it is held, takes over from a policy; 5 is the right shoulder of most gamepads.
         clock: monotonic clock, in seconds.
     """
 
@@ -140,9 +141,11 @@ class GamepadTeleoperator:
         index: int = 0,
         speed: float = SPEED,
         dead_zone: float = 0.1,
+        button: int = 5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._index, self._dead_zone, self._incremental = index, dead_zone, IncrementalTeleop(speed, clock)
+        self._button = button
         self._pygame: Any = None
         self._stick: Any = None
         self._size = 0
@@ -185,6 +188,17 @@ class GamepadTeleoperator:
         count = min(self._size, len(axes))
         velocity[:count] = axes[:count]
         return self._incremental.move(observation, velocity)
+
+    def takes_over(self, observation: Observation) -> bool:
+        """Return whether its button is held, so that it corrects a policy.
+
+        Raises:
+            RobotError: the gamepad is not connected.
+        """
+        if self._stick is None:
+            raise RobotError("The gamepad is not connected. Call connect() first.")
+        self._pygame.event.pump()
+        return self._button < self._stick.get_numbuttons() and bool(self._stick.get_button(self._button))
 
     def begin(self) -> None:
         """Start an episode at the robot's state."""

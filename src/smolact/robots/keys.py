@@ -11,7 +11,14 @@ from collections.abc import Callable
 from types import TracebackType
 
 _FINAL = {b"A": "up", b"B": "down", b"C": "right", b"D": "left"}
-_NAMES = {b"\r": "enter", b"\n": "enter", b" ": "space", b"\x7f": "backspace", b"\x08": "backspace"}
+_NAMES = {
+    b"\r": "enter",
+    b"\n": "enter",
+    b" ": "space",
+    b"\t": "tab",
+    b"\x7f": "backspace",
+    b"\x08": "backspace",
+}
 _WINDOWS_KEYS = {"H": "up", "P": "down", "M": "right", "K": "left"}
 
 

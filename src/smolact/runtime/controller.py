@@ -103,11 +103,15 @@ class ChunkController:
     def begin(self, task: str) -> None:
         """Begin an episode; chunks of the last one are not executed, even if one arrives later."""
         self.task = self.current_instruction = task
+        self.counts = Counts()
+        self.restart()
+
+    def restart(self) -> None:
+        """Discard all actions and the pending request, since the robot is not where they begin."""
         self._backend.reset()
         self._queue.clear()
         self._length, self._pending, self._last, self._held_since = 0, None, None, None
         self._has_warned = False
-        self.counts = Counts()
 
     def get_action(self, observation: Observation) -> Actions | None:
         """Return the action of this tick, (A,); the last action while the queue is empty; None before the first.

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
-from smolact.errors import RobotError
+from smolact.errors import ConfigError, RobotError
 from smolact.robots.base import (
     ConnectionLostError,
     EpisodicRobot,
@@ -78,6 +79,7 @@ class ControlLoop:
         realtime: hold the rate; False runs as fast as possible, for a simulation.
         controls: keys that end or pause the episode.
         clock, sleep: the time in seconds, and the function that waits.
+        interpolation: commands of each tick, evenly spread over it: on the straight line from the last action to the new one.
 
     Attributes:
         ticks: ticks so far, without those of a pause.
@@ -85,6 +87,7 @@ class ControlLoop:
 
     Raises:
         RobotError: the robot has no gate.
+        ConfigError: `interpolation` is below 1.
     """
 
     robot: Robot
@@ -93,11 +96,14 @@ class ControlLoop:
     controls: Controls | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    interpolation: int = 1
     ticks: int = 0
 
     def __post_init__(self) -> None:
         """Check that there is a gate."""
         gate_of(self.robot)
+        if self.interpolation < 1:
+            raise ConfigError(f"--interpolation={self.interpolation}: a tick has one command or more.")
         self.rate_limiter = RateLimiter(self.fps, self.clock, self.sleep)
         self.controls = self.controls or Controls()
 
@@ -151,7 +157,7 @@ class ControlLoop:
                     self.sleep(PAUSE_STEP)
                     continue
                 action = source.get_action(observation)
-                sent = None if action is None else move(self.robot, action)
+                sent = None if action is None else self._send(action)
             except ConnectionLostError as error:
                 command = self._reconnect(error)
                 if command is not None:
@@ -159,9 +165,29 @@ class ControlLoop:
                 continue
             self.ticks += 1
             on_tick(observation, sent)
-            if ends_with_episode and isinstance(self.robot, EpisodicRobot) and self.robot.episode_is_over:
+            if ends_with_episode and self._episode_is_over():
                 break
         return self.controls.take()  # pressed during the last tick
+
+    def _send(self, action: NDArray[Any]) -> NDArray[Any]:
+        """Send the commands of a tick, the last of which is the action; returns it as it was sent."""
+        last, wait = self.robot.gate.position, 0.0
+        if self.realtime and self.interpolation > 1:
+            wait = self.rate_limiter.remaining() / self.interpolation
+        if self.interpolation > 1 and np.isfinite(last).all():
+            self.robot.gate.check_chunk(
+                np.asarray(action)[None]
+            )  # parts of a step that is too large would pass
+            for share in np.arange(1, self.interpolation) / self.interpolation:
+                sent = move(self.robot, last + share * (action - last))
+                if self._episode_is_over():
+                    return sent
+                if wait > 0:
+                    self.sleep(wait)
+        return move(self.robot, action)
+
+    def _episode_is_over(self) -> bool:
+        return isinstance(self.robot, EpisodicRobot) and self.robot.episode_is_over
 
     def _reconnect(self, error: ConnectionLostError) -> ControlCommand | None:
         """Wait until a person has plugged the robot in again; returns the command that ends the episode, if one is given.

@@ -75,6 +75,10 @@ class RateLimiter:
         """Ticks a second, as measured; None before the second tick."""
         return len(self._intervals) / max(self._seconds, 1e-9) if self._intervals else None
 
+    def remaining(self) -> float:
+        """Return the seconds until the next tick is due; 0 if it is late."""
+        return 0.0 if self._due is None else max(0.0, self._due + self._period - self._clock())
+
     def pause(self) -> None:
         """Treat the next tick as the first: the time until then is not counted."""
         self._due = None

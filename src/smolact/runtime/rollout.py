@@ -55,6 +55,7 @@ def roll_out(
     on_episode: Callable[[RolloutReport], None] = lambda report: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    interpolation: int = 1,
 ) -> list[RolloutReport]:
     """Let a policy drive a connected robot.
 
@@ -69,7 +70,7 @@ def roll_out(
         controls: keys that end or pause an episode.
         on_tick: called after every tick.
         on_episode: called with the report of every episode.
-        clock, sleep: see `ControlLoop`.
+        clock, sleep, interpolation: see `ControlLoop`.
 
     Raises:
         ConfigError: there is no task, or a number is out of its range.
@@ -79,7 +80,7 @@ def roll_out(
         raise ConfigError(f"fps={fps}, duration={duration}, episodes={episodes}: all must be above 0.")
     reports = []
     for number in range(first_episode, first_episode + episodes):
-        loop = ControlLoop(robot, fps, realtime, controls, clock, sleep)
+        loop = ControlLoop(robot, fps, realtime, controls, clock, sleep, interpolation)
         in_scene = robot.reset(number) if isinstance(robot, EpisodicRobot) else None
         instruction = task if task is not None else in_scene
         if instruction is None:

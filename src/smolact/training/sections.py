@@ -66,6 +66,13 @@ class DatasetSection:
         "data.",
         own=True,
     )
+    corrections_weight: float | Literal["only"] | None = setting(
+        None,
+        "In a dataset of corrections (`smolact rollout --corrections`) a frame that a person drove counts so many times as often as "
+        "one that the policy drove; only: the policy's frames are left out. All count once when null. Datasets without the mark "
+        "are used as they are.",
+        own=True,
+    )
     drop_n_last_frames: int | None = setting(
         None,
         "Leave out so many frames at the end of each episode; the policy's choice when null.",
@@ -85,6 +92,11 @@ class DatasetSection:
             raise ConfigError(
                 "--dataset.mix takes whole datasets at their newest revision: episodes can be chosen of a single one. Drop "
                 "--dataset.episodes, --dataset.exclude_episodes and --dataset.revision."
+            )
+        weight = self.corrections_weight
+        if weight is not None and weight != "only" and not 0 < weight < float("inf"):
+            raise ConfigError(
+                f"--dataset.corrections_weight={weight}: expected a number above 0, or 'only' to leave out what the policy drove."
             )
         if not 0 <= self.eval_split < 1:
             raise ConfigError(

@@ -19,11 +19,13 @@ from smolact.errors import ConfigError, DatasetError, FeatureError, did_you_mean
 from smolact.hub import find_folder
 from smolact.policies.configuration import PolicyConfig
 from smolact.processors.steps import RenameObservationsProcessorStep
+from smolact.training.corrections import check_marks, weighted_corrections
 from smolact.training.sections import DatasetSection
 from smolact.training.stream import IndexOrder, Mixture, ShuffledEpochs
 from smolact.types import (
     ACTION,
     ACTION_IS_PAD,
+    INTERVENTION,
     STATE,
     TASK,
     VISION_TOKENS,
@@ -86,7 +88,9 @@ def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list
         FeatureError: the datasets of a mixture differ in state, action or frame rate.
     """
     if not section.mix:
-        return [_source(section, 1.0, rename_map)]
+        source = _source(section, 1.0, rename_map)
+        check_marks(section.corrections_weight, {section.name: source.meta.features})
+        return [source]
     sources = []
     for name, weight in section.mix.items():
         single = replace(section, repo_id=name, mix={})
@@ -106,6 +110,7 @@ def find_sources(section: DatasetSection, rename_map: Mapping[str, str]) -> list
             f"{', '.join(sources[0].meta.features)}.{did_you_mean(unknown[0], sources[0].meta.features)}"
         )
     _check_mixture(sources)
+    check_marks(section.corrections_weight, {source.section.name: source.meta.features for source in sources})
     return sources
 
 
@@ -257,11 +262,15 @@ def order_of(
     """Return the order in which a run reads the frames of its datasets."""
     orders: list[IndexOrder] = []
     start = 0
-    for index, dataset in enumerate(datasets):
+    for index, (source, dataset) in enumerate(zip(sources, datasets, strict=True)):
         frames = dataset.frames_before_end(drop_last)
-        orders.append(
-            ShuffledEpochs(start + frames, seed, "epoch" if index == 0 else f"epoch of dataset {index}")
-        )
+        purpose = "epoch" if index == 0 else f"epoch of dataset {index}"
+        weight = source.section.corrections_weight
+        if weight is None or INTERVENTION not in dataset.features:
+            orders.append(ShuffledEpochs(start + frames, seed, purpose))
+        else:
+            is_correction = dataset.windows(INTERVENTION, 1, frames).reshape(len(frames)).astype(bool)
+            orders.append(weighted_corrections(start + frames, is_correction, weight, seed, purpose))
         start += len(dataset)
     return orders[0] if len(orders) == 1 else Mixture(orders, [source.weight for source in sources], seed)
 

@@ -66,12 +66,15 @@ class Mixture:
 
     Args:
         weights: their shares, in any unit.
+        purpose: distinguishes mixtures with the same seed.
 
     Raises:
         ConfigError: a weight that is no positive number, or too small a share.
     """
 
-    def __init__(self, orders: Sequence[IndexOrder], weights: Sequence[float], seed: int) -> None:
+    def __init__(
+        self, orders: Sequence[IndexOrder], weights: Sequence[float], seed: int, purpose: str = "mixture"
+    ) -> None:
         shares = np.asarray(weights, dtype=np.float64)
         if not np.isfinite(shares).all() or not (shares > 0).all():
             raise ConfigError(f"Weights of a mixture must be numbers above 0, found {list(weights)}.")
@@ -80,7 +83,7 @@ class Mixture:
             raise ConfigError(
                 f"A share of {shares.min():.2%} is too small for a mixture: give each dataset {2 / BLOCK:.1%} or more."
             )
-        self.orders, self.shares, self.seed = orders, shares, seed
+        self.orders, self.shares, self.seed, self.purpose = orders, shares, seed, purpose
         self._ends = np.append(np.cumsum(shares)[:-1], 1.0)
         self._block = -1
         self._turns: Ints = np.empty(0, dtype=np.int64)
@@ -102,7 +105,7 @@ class Mixture:
         if block != self._block:
             before, after = self._counts(block), self._counts(block + 1)
             turns = np.repeat(np.arange(len(self.orders)), after - before)
-            shuffled = torch.randperm(BLOCK, generator=seeded(self.seed, "mixture", block)).numpy()
+            shuffled = torch.randperm(BLOCK, generator=seeded(self.seed, self.purpose, block)).numpy()
             self._block, self._turns = block, turns[shuffled]
             self._numbers = np.empty(BLOCK, dtype=np.int64)
             for index, count in enumerate(before):
