@@ -41,9 +41,9 @@ class _Pose(NamedTuple):
 
 
 class SO101Expert:
-    """The expert, gentler disturbed than others: with an arm of 30 cm a degree is 5 mm."""
+    """The expert. It is disturbed more gently than others: a degree of the shoulder moves the gripper by 5 mm."""
 
-    noise = ActionNoise(std=0.002, kick_probability=0.008, kick_std=0.012, kick_steps=6)
+    noise = ActionNoise(std=0.001, kick_probability=0.01, kick_std=0.004, kick_steps=6)
 
     def act(self, env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
         """Return where the joints should go, (6,), in the arm's units."""

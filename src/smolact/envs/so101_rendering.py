@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 from typing import Any
@@ -24,6 +25,8 @@ def choose_backend() -> None:
 
     A value that the user has set is kept, and so is MuJoCo's own choice on macOS and Windows, and where neither is installed.
     """
+    # PyOpenGL logs at import that it has no accelerator, which changes nothing here.
+    logging.getLogger("OpenGL.acceleratesupport").setLevel(logging.WARNING)
     if os.environ.get("MUJOCO_GL") or not sys.platform.startswith("linux"):
         return
     for backend, libraries in _LIBRARIES.items():
