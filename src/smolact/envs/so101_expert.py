@@ -23,6 +23,7 @@ HOVER = 0.08
 """Height of the gripper on its way over things, with or without a cube."""
 
 _OPEN, _SQUEEZE = 42.0, 9.0  # percent of the gripper's opening; how far below its position it is sent to hold
+_NARROW = 8.0  # percent: a cube does not fit
 _JOINT_STEP = 6.0  # degrees, or percent of the gripper, a control step
 _SPEED, _ACCELERATION, _TURNING = 0.28, 1.2, 2.5  # m/s, m/s², rad/s
 _NEARING = 6.0  # 1/s: the speed is at most this times the distance that is left
@@ -89,11 +90,13 @@ def _carry(world: SO101World, cube: Vector, place: Vector, release: float, now: 
 def _grasp(world: SO101World, color: str, cube: Vector, now: Kinematics) -> _Pose:
     yaw = _grasp_yaw(world, color, now)
     opening, offset = float(world.positions[-1]), world.from_grasp_point(cube)
-    if abs(offset[1]) < 0.009 and -0.018 < offset[0] < 0.03 and abs(offset[2]) < 0.011:  # between the jaws
+    closing = _NARROW < opening < _OPEN - 6.0
+    depth = 0.012 if closing else 0.004  # it closes once it is deep enough, and goes on though the cube moves
+    if abs(offset[1]) < 0.009 and -0.018 < offset[0] < 0.03 and abs(offset[2]) < depth:  # between the jaws
         return _Pose(now.point, now.yaw, max(opening - _JOINT_STEP, 0.0))
     distance = _distance(now.point, cube)
     aligned = distance < (0.006 if now.point[2] > 0.06 else 0.012) and abs(_turn(yaw - now.yaw)) < 0.15
-    if aligned and opening > _OPEN - 6.0:
+    if aligned and not closing:
         return _Pose(np.array([*cube[:2], _GRASP_HEIGHT]), yaw, _OPEN)
     return _Pose(_over(now.point, cube), yaw, _OPEN)
 

@@ -85,7 +85,9 @@ _SCENE = """
     <geom type="plane" pos="0 0 -0.74" size="3 3 0.1" material="floor"/>
     <body name="bin" pos="0.2 0.2 0"/>
     <body name="plate" pos="0.2 -0.2 0">
-      <geom type="cylinder" size="{plate_radius} {plate_half}" pos="0 0 {plate_half}" material="plate"/>
+      <geom type="cylinder" size="{plate_radius} {plate_half}" pos="0 0 {plate_half}" material="plate" contype="0" conaffinity="0"/>
+      <geom type="box" size="{plate_side} {plate_side} {plate_half}" pos="0 0 {plate_half}" group="3"/>
+      <geom type="box" size="{plate_side} {plate_side} {plate_half}" pos="0 0 {plate_half}" group="3" euler="0 0 0.785"/>
       <geom type="cylinder" size="{plate_inner} {plate_half}" pos="0 0 0.0065" rgba="0.9 0.9 0.89 1" contype="0" conaffinity="0"/>
     </body>
   </worldbody>
@@ -109,7 +111,7 @@ def load_model(n_cubes: int, size: tuple[int, int]) -> Any:
         _replace_jaws(arm)
     except (OSError, ElementTree.ParseError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is not the arm that the simulation is made for: {error}. Run: pip install --upgrade 'smolact[{EXTRA}]'"
+            f"{path} is not the arm that the simulation is made for: {error}. Install another version: pip install 'smolact[{EXTRA}]'"
         ) from error
     _add_scene(arm, n_cubes, size)
     return mujoco.MjModel.from_xml_string(ElementTree.tostring(arm, encoding="unicode"), meshes)
@@ -189,6 +191,7 @@ def _add_scene(arm: ElementTree.Element, n_cubes: int, size: tuple[int, int]) ->
         plate_radius=PLATE_RADIUS,
         plate_inner=0.7 * PLATE_RADIUS,
         plate_half=PLATE_HEIGHT / 2,
+        plate_side=0.8 * PLATE_RADIUS,  # two squares, since boxes collide better with boxes than cylinders do
     )
     scene = ElementTree.fromstring(text)
     world = _find(scene, "worldbody")
