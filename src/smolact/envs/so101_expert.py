@@ -91,7 +91,9 @@ def _grasp(world: SO101World, color: str, cube: Vector, now: Kinematics) -> _Pos
     yaw = _grasp_yaw(world, color, now)
     opening, offset = float(world.positions[-1]), world.from_grasp_point(cube)
     closing = _NARROW < opening < _OPEN - 6.0
-    depth = 0.012 if closing else 0.004  # it closes once it is deep enough, and goes on though the cube moves
+    depth = (
+        0.012 if closing else 0.004
+    )  # it closes once it is deep enough, and continues though the cube moves
     if abs(offset[1]) < 0.009 and -0.018 < offset[0] < 0.03 and abs(offset[2]) < depth:  # between the jaws
         return _Pose(now.point, now.yaw, max(opening - _JOINT_STEP, 0.0))
     distance = _distance(now.point, cube)
