@@ -134,7 +134,11 @@ STEPS = Registry("smolact.steps", "processor step", {})
 ENVIRONMENTS = Registry(
     "smolact.envs",
     "environment",
-    {"tabletop": "smolact.envs.factory:TABLETOP", "pusht": "smolact.envs.factory:PUSHT"},
+    {
+        "tabletop": "smolact.envs.factory:TABLETOP",
+        "pusht": "smolact.envs.factory:PUSHT",
+        "so101": "smolact.envs.factory:SO101",
+    },
 )
 """Objects of `smolact.envs.factory.KnownEnv`."""
 

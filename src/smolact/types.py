@@ -88,6 +88,23 @@ class PolicyFeature:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class RobotNames:
+    """The robot that an environment simulates: with its names and units, their datasets and checkpoints fit each other.
+
+    Attributes:
+        robot_type: the robot's type in a dataset.
+        names: names of the action's numbers, and of the state's, in order.
+        units: their units.
+        max_step: the largest change of each in one control step; inf for none.
+    """
+
+    robot_type: str
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    max_step: tuple[float, ...]
+
+
 def is_image_key(key: str) -> bool:
     """Whether `key` names a camera: `observation.image` or `observation.images.NAME`."""
     return (key == IMAGE or key.startswith(IMAGES + ".")) and not key.endswith(VISION_TOKENS)

@@ -63,7 +63,7 @@ def run(config: MakeDemosConfig) -> None:
 
         options: dict[str, Any] = {
             "seed": config.seed,
-            "noise": ActionNoise() if config.noise else None,
+            "noise": getattr(expert, "noise", ActionNoise()) if config.noise else None,
             "only_successes": config.only_successes,
             "on_attempt": count_attempt,
         }
@@ -77,6 +77,7 @@ def run(config: MakeDemosConfig) -> None:
             fps=envs.fps or 10,
             use_videos=config.video,
             robot_type=name,
+            robot_names=envs[0].robot_names,
             on_episode=lambda _: advance(),
         )
     sys.stdout.write(

@@ -37,6 +37,7 @@ OPTIONAL = {
     "peft": "adapters, --peft.method_type=lora",
     "lerobot": "LeRobot's robots",
     "gym_pusht": "--env.type=pusht",
+    "mujoco": "--env.type=so101",
     "wandb": "--wandb.enable=true",
     "trackio": "--trackio.enable=true",
     "torchcodec": "not needed: videos are decoded with PyAV",

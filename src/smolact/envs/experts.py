@@ -33,7 +33,10 @@ Vector = tuple[float, float]
 
 
 class ScriptedExpert(Protocol):
-    """A scripted policy for one environment."""
+    """A scripted policy for one environment.
+
+    An attribute `noise` (`ActionNoise`), if it has one, is the disturbance that its demonstrations bear.
+    """
 
     def act(self, env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
         """Return the action for the environment's present state, (A,), in its own units."""

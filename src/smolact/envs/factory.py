@@ -1,4 +1,4 @@
-"""Environments by name: `tabletop`, `pusht`, an installed one, or any gymnasium id (`module:id` imports the module first)."""
+"""Environments by name: `tabletop`, `pusht`, `so101`, an installed one, or any gymnasium id (`module:id` imports the module first)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from smolact.envs.batch import EnvBatch
 from smolact.envs.mapping import EnvMapping, PolicyEnv
+from smolact.envs.so101 import SO101_ID, register_so101
 from smolact.envs.tabletop import TABLETOP_ID, register_tabletop
 from smolact.errors import (
     ConfigError,
@@ -28,6 +29,7 @@ from smolact.registry import ENVIRONMENTS
 logger = logging.getLogger(__name__)
 
 register_tabletop()
+register_so101()
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ PUSHT = KnownEnv(
     task="Push the T-shaped block onto the T-shaped target.",
     expert="smolact.envs.pusht_expert:PushTExpert",
 )
+SO101 = KnownEnv(SO101_ID, expert="smolact.envs.so101_expert:SO101Expert")
+"""Its extra, `so101-sim`, is asked for by the environment itself."""
 
 
 def make_env(
@@ -78,7 +82,7 @@ def make_env(
     """Make `n_envs` copies of an environment, under batch keys.
 
     Args:
-        name: a short name (`tabletop`, `pusht`, an installed one) or a gymnasium id.
+        name: a short name (`tabletop`, `pusht`, `so101`, an installed one) or a gymnasium id.
         task: the instruction of every episode; None for the environment's own. The environment's name (LeRobot's
             `--env.task=PushT-v0`) counts as None.
         mapping: a YAML file (see `mapping.py`), an `EnvMapping`, or its names alone.
@@ -119,7 +123,7 @@ def known_env(name: str) -> KnownEnv:
         ConfigError, MissingDependencyError: the distribution that provides the name is broken.
     """
     if name not in ENVIRONMENTS:
-        return next((env for env in (TABLETOP, PUSHT) if env.id == name), KnownEnv(name))
+        return next((env for env in (TABLETOP, PUSHT, SO101) if env.id == name), KnownEnv(name))
     found = ENVIRONMENTS[name]
     if not isinstance(found, KnownEnv):
         raise ENVIRONMENTS.refuse(name, "is no smolact.envs.factory.KnownEnv")

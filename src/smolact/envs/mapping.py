@@ -33,6 +33,7 @@ from smolact.types import (
     STATE,
     FeatureType,
     PolicyFeature,
+    RobotNames,
     is_image_key,
 )
 
@@ -185,6 +186,12 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         """Control steps per second, if declared."""
         fps: int | None = self.env.metadata.get("render_fps")
         return fps
+
+    @property
+    def robot_names(self) -> RobotNames | None:
+        """The robot that the environment simulates: its attribute `robot_names`, if it has one."""
+        names = getattr(self.env.unwrapped, "robot_names", None)
+        return names if isinstance(names, RobotNames) else None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -29,7 +29,7 @@ def make_sim(
     """Return a simulated robot in the environment of this name.
 
     Args:
-        env: `tabletop`, or a gymnasium id.
+        env: `tabletop`, `so101`, or a gymnasium id.
         task: the instruction of every episode; None for the scene's own.
         mapping: a YAML file that maps the environment's names to batch keys.
         seed: the seed of its scenes.
@@ -72,7 +72,7 @@ class ExpertTeleoperator:
                 f"The teleoperator 'expert' drives simulations only, and the robot is '{robot.name}'. "
                 "Use its own leader arm, or --robot.type=sim."
             )
-        self._env, self._expert = robot.env, expert_for(robot.name)
+        self._env, self._expert = robot.env, expert_for(robot.env_name)
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
         """Return the expert's action in the present state, (A,) float32.

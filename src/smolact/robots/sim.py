@@ -1,6 +1,7 @@
 """A simulated robot: an environment under batch keys (`smolact.envs.mapping.PolicyEnv`, or a compatible class).
 
-Its actions pass a gate like a real robot's, with the limits of the action space. Where that equals the state space (the
+Its actions pass a gate like a real robot's, with the limits of the action space. An environment that simulates a certain robot
+declares that robot's type, names, units and largest steps (`RobotNames`). In others the numbers are numbered. Where the action space equals the state space (the
 tabletop, PushT), an action is a target position, and its distance from the previous position is limited. Elsewhere an action
 may be a velocity or a change, unrelated to the one before, so only `max_step` limits steps.
 """
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from smolact.errors import RobotError
 from smolact.robots.base import Observation, RobotFeatures
 from smolact.robots.safety import Gate, choose_steps, make_limits
-from smolact.types import ACTION, STATE, TASK, is_image_key
+from smolact.types import ACTION, STATE, TASK, RobotNames, is_image_key
 
 MAX_POSITION_STEP = 0.3
 """The largest step of a target position, as a share of its range: the tabletop's expert takes 0.04, a hand in PushT more."""
@@ -72,14 +73,15 @@ class SimRobot:
 
     Args:
         env: the environment.
-        name: the robot's type in a dataset.
+        name: the environment's name, and the robot's type in a dataset if the environment declares none.
         seed: seed of the scenes: the same seed and episode give the same scene.
         max_step: the largest change of a number of the action in one tick, for all or by name; 0 for none. None:
-            `MAX_POSITION_STEP` of the range where actions are target positions, none elsewhere.
+            the environment's, or `MAX_POSITION_STEP` of the range where actions are target positions, or none.
         limits: ranges of some numbers of the action by name, in place of the environment's.
         max_action_age: the maximum age of a chunk's observation, in seconds; infinite by default, since a simulation waits.
 
     Attributes:
+        env_name: the environment's name.
         gate: checks every action.
 
     Raises:
@@ -96,16 +98,18 @@ class SimRobot:
         limits: Mapping[str, tuple[float, float]] | None = None,
         max_action_age: float = math.inf,
     ) -> None:
-        self.env, self._name, self._seed = env, name, seed
+        self.env, self.env_name, self._seed = env, name, seed
+        self._robot: RobotNames | None = getattr(env, "robot_names", None)
         size = env.features[ACTION].shape[0]
-        names, (low, high) = _numbered_names(ACTION, size), _bounds(env.action_space, size)
+        names = _numbered_names(ACTION, size) if self._robot is None else self._robot.names
+        low, high = _bounds(env.action_space, size)
         # `in` tests a gymnasium space for an observation, not for a key.
         state = env.observation_space.get(STATE)
         self._acts_in_positions = state is not None and np.array_equal((low, high), (state.low, state.high))
-        steps = (
-            dict(zip(names, MAX_POSITION_STEP * (high - low), strict=True)) if self._acts_in_positions else {}
-        )
-        steps = choose_steps(names, steps, max_step)
+        largest = MAX_POSITION_STEP * (high - low) if self._acts_in_positions else np.full(size, math.inf)
+        if self._robot is not None:
+            largest = np.array(self._robot.max_step)
+        steps = choose_steps(names, dict(zip(names, largest.tolist(), strict=True)), max_step)
         ranges = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
         self.gate = Gate(make_limits(names, ranges | dict(limits or {}), steps, max_action_age, SLACK))
         self._observation: Observation | None = None
@@ -114,23 +118,29 @@ class SimRobot:
     @property
     def name(self) -> str:
         """The robot's type in a dataset."""
-        return self._name
+        return self.env_name if self._robot is None else self._robot.robot_type
 
     @property
     def features(self) -> RobotFeatures:
-        """The features, with numbered names, since an environment does not name its numbers."""
+        """The features; their numbers have numbers for names, unless the environment declares the robot that it simulates."""
         shapes = {key: tuple(feature.shape) for key, feature in self.env.features.items()}
         low, high = self.gate.limits.low, self.gate.limits.high
         finite = bool(np.isfinite(low).all() and np.isfinite(high).all())
+        vectors = {
+            key: _numbered_names(key.rpartition(".")[2], shape[0])
+            for key, shape in shapes.items()
+            if key != ACTION and not is_image_key(key)
+        }
+        units = {}
+        if self._robot is not None:
+            vectors[STATE] = self._robot.names
+            units = dict.fromkeys((STATE, ACTION), self._robot.units)
         return RobotFeatures(
             action=self.gate.limits.names,
-            vectors={
-                key: _numbered_names(key.rpartition(".")[2], shape[0])
-                for key, shape in shapes.items()
-                if key != ACTION and not is_image_key(key)
-            },
+            vectors=vectors,
             cameras={key: (shape[1], shape[2]) for key, shape in shapes.items() if is_image_key(key)},
             limits=tuple(zip(low.tolist(), high.tolist(), strict=True)) if finite else None,
+            units=units,
         )
 
     @property
@@ -150,7 +160,7 @@ class SimRobot:
             RobotError: the robot was disconnected, which closed its environment.
         """
         if self._closed:
-            raise RobotError(f"The simulation '{self._name}' is closed. Make another one.")
+            raise RobotError(f"The simulation '{self.env_name}' is closed. Make another one.")
         if self._observation is None:
             self.reset(0)
 
@@ -172,7 +182,7 @@ class SimRobot:
             RobotError: the robot is not connected.
         """
         if self._observation is None:
-            raise RobotError(f"The simulation '{self._name}' is not connected. Call connect() first.")
+            raise RobotError(f"The simulation '{self.env_name}' is not connected. Call connect() first.")
         return dict(self._observation)
 
     def send_action(self, action: NDArray[Any]) -> NDArray[Any]:

@@ -179,7 +179,7 @@ class EnvSection:
     """The environment for evaluation during training."""
 
     type: str | None = setting(
-        None, "An environment: tabletop, pusht, or any id of gymnasium's; none when null."
+        None, "An environment: tabletop, pusht, so101, or any id of gymnasium's; none when null."
     )
     task: str | None = setting(None, "The instruction of every episode; the environment's own when null.")
     mapping: Path | None = setting(
