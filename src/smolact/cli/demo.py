@@ -52,6 +52,12 @@ DEMO_SETTINGS = {
         200,
     ),
     "pusht": DemoSettings({}, {"resize_imgs_with_padding": (96, 96)}),
+    # Drawing is slow without a GPU, so it has one small camera, and the quicker of the two tasks.
+    "so101": DemoSettings(
+        {"tasks": ["reach"], "cameras": ["front"], "image_size": (96, 96)},
+        {"resize_imgs_with_padding": (96, 96)},
+        40,
+    ),
 }
 DEMONSTRATIONS_AT_LEAST = 50
 DEMONSTRATION_SHARE, EVALUATION_SHARE, REPORT_SHARE = 0.1, 0.12, 0.03
