@@ -114,7 +114,8 @@ def traces_of_command(words: list[str]) -> Traces:
         if flag in WRITES or flag == "OUTPUT":
             found.writes.append(value)
         elif flag in READS or "outputs/" in value:
-            found.reads += [part for part in re.split(r"[\[\], ']+", value) if part]
+            weights = re.sub(r":\s*[\d.]+", "", value)  # {FOLDER: WEIGHT, …}
+            found.reads += [part for part in re.split(r"[\[\]{}, ']+", weights) if part]
     found.writes += [value for flag, value in itertools.pairwise(bare) if flag in WRITES]
     named = [word for word in bare if not word.startswith("-")]
     match named:
