@@ -25,9 +25,16 @@ from smolact.errors import ConfigError, FeatureError, RobotError, SmolactError
 from smolact.recording.encoding import QUEUE_BYTES, EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
 from smolact.recording.plan import RecordingPlan
-from smolact.robots.base import EpisodicRobot, Observation, Robot, RobotFeatures, gate_of
+from smolact.robots.base import (
+    CameraTimeoutError,
+    EpisodicRobot,
+    Observation,
+    Robot,
+    RobotFeatures,
+    gate_of,
+)
 from smolact.runtime.controls import ControlCommand, Controls
-from smolact.runtime.loop import ActionSource, CameraTimeoutError, ControlLoop, NoSource
+from smolact.runtime.loop import ActionSource, ControlLoop, NoSource
 from smolact.runtime.rate_limiter import Timing
 from smolact.types import ACTION, INTERVENTION
 

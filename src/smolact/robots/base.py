@@ -23,6 +23,10 @@ class ConnectionLostError(RobotError):
     """A robot's cable was pulled, or its adapter lost power. A `Reconnectable` robot can be connected again."""
 
 
+class CameraTimeoutError(RobotError):
+    """A camera gives no new pictures. A recording ends with the frames that it has."""
+
+
 @dataclass(frozen=True)
 class RobotFeatures:
     """Named observation and action features of a robot.

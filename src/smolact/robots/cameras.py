@@ -7,6 +7,7 @@ Windows through dshow; a file, an address or `lavfi:GRAPH` (FFmpeg's test pictur
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 import threading
 import time
@@ -18,14 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolact.errors import ConfigError, RobotError, SmolactError, did_you_mean
+from smolact.robots.base import CameraTimeoutError
 from smolact.robots.ports import cameras_present, video_devices
 
-TOO_OLD_S = 0.5
-"""The age from which a picture is refused, as in LeRobot."""
+TOO_OLD_S = 1.0
+"""The age from which a picture is refused. The control loop waits for pictures that are older than 0.2 s."""
 OPEN_TIMEOUT_S = 5.0
 FOURCC = {"MJPG": "mjpeg", "YUYV": "yuyv422", "UYVY": "uyvy422", "NV12": "nv12", "H264": "h264"}
 FORMATS = {"Linux": "v4l2", "Darwin": "avfoundation", "Windows": "dshow"}
 EXAMPLE = "{front: {type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}"
+
+logger = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
 
@@ -217,14 +221,17 @@ class AVCamera:
         """Return the newest picture, (H, W, 3) uint8.
 
         Raises:
-            RobotError: the newest picture is older than `TOO_OLD_S`, the camera failed, or its pictures changed their size.
+            CameraTimeoutError: the newest picture is older than `TOO_OLD_S`, or the camera failed.
+            RobotError: its pictures have another size than they should.
         """
         with self._fresh:
             frame, failure, age = self._frame, self._failure, self.age
         if frame is None or failure is not None or age > TOO_OLD_S:
             self.refused += 1
             reason = failure or (f"its newest picture is {age:.1f} s old" if frame else "it is not connected")
-            raise RobotError(f"The camera '{self.name}' gives no new picture: {reason}. See to its cable.")
+            raise CameraTimeoutError(
+                f"The camera '{self.name}' gives no new picture: {reason}. See to its cable."
+            )
         image: Image = frame.to_ndarray(format="rgb24" if self.settings.color_mode == "rgb" else "bgr24")
         turns = {0: 0, 90: -1, 180: 2, -90: 1}[self.settings.rotation]
         image = np.ascontiguousarray(np.rot90(image, turns)) if turns else image
@@ -242,6 +249,9 @@ class AVCamera:
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=OPEN_TIMEOUT_S)
+        if self.refused:
+            logger.warning("The camera '%s' had no new picture %d times.", self.name, self.refused)
+            self.refused = 0
         container, self._container = self._container, None
         if container is not None and (thread is None or not thread.is_alive()):
             with contextlib.suppress(OSError):

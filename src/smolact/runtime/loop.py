@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from smolact.errors import ConfigError, RobotError
 from smolact.robots.base import (
+    CameraTimeoutError,
     ConnectionLostError,
     EpisodicRobot,
     Observation,
@@ -60,10 +61,6 @@ class HasTimestamps(Protocol):
     def camera_ages(self) -> Mapping[str, float]:
         """Return the ages in seconds, by camera."""
         ...
-
-
-class CameraTimeoutError(RobotError):
-    """A camera has given no picture for `DEAD_S`."""
 
 
 OnTick = Callable[[Observation, NDArray[Any] | None], None]
