@@ -33,7 +33,7 @@ class TerminalGuide:
         """
         sys.stderr.write(question)
         sys.stderr.flush()
-        line = sys.stdin.readline()
+        line = sys.stdin.readline() if sys.stdin else ""
         if not line:
             sys.stderr.write("\n")
             raise RobotError(NOBODY)
@@ -80,7 +80,7 @@ def _line_in_background() -> _Entered:
     entered = _Entered()
 
     def read() -> None:
-        entered.at_end = not sys.stdin.readline()
+        entered.at_end = not (sys.stdin and sys.stdin.readline())
         entered.set()
 
     threading.Thread(target=read, name="enter", daemon=True).start()

@@ -107,7 +107,11 @@ class EpisodicRobot(Robot, Protocol):
 
 @runtime_checkable
 class Reconnectable(Protocol):
-    """A robot that can be connected again after a `ConnectionLostError`."""
+    """A robot, or a source of its actions, that can be connected again after a `ConnectionLostError`."""
+
+    def drop(self) -> None:
+        """Close what is lost, so that the system can give its name again."""
+        ...
 
     def reconnect(self) -> None:
         """Connect again, without letting go of what the robot holds if its motors kept their power.

@@ -103,9 +103,9 @@ class CameraSettings:
             raise ConfigError(f"color_mode is {self.color_mode!r}: expected rgb or bgr")
         if self.rotation not in (0, 90, 180, -90):
             raise ConfigError(f"rotation is {self.rotation!r}: expected 0, 90, 180 or -90")
-        if self.fourcc is not None and self.fourcc not in FOURCC:
+        if self.fourcc is not None and self.fourcc not in list(FOURCC):
             raise ConfigError(f"fourcc is {self.fourcc!r}: expected one of {', '.join(FOURCC)}")
-        if self.warmup_s < 0:
+        if not isinstance(self.warmup_s, (int, float)) or self.warmup_s < 0:
             raise ConfigError(f"warmup_s is {self.warmup_s}: expected seconds, 0 or more")
 
     @property
@@ -199,7 +199,7 @@ class AVCamera:
         try:
             self._container = av.open(address, format=form, options=options, timeout=(OPEN_TIMEOUT_S, None))
             stream = self._container.streams.video[0]
-        except (OSError, ValueError, IndexError) as error:  # av.FFmpegError is one or the other
+        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
             self.disconnect()
             raise RobotError(self._cannot_open(error)) from error
         try:
@@ -270,7 +270,7 @@ class AVCamera:
                     self.pictures += 1
                     self._fresh.notify_all()
             failure = "it has ended"
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever FFmpeg raises: nothing else would see it in this thread
             failure = f"{error}"
         with self._fresh:
             self._failure = failure

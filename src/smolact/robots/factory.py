@@ -172,7 +172,8 @@ def _make_built_in(
     for name, parameter in known.items():
         if name not in settings and parameter.default is inspect.Parameter.empty:
             ports = f" {ports_present()} `smolact robot find-port` finds which." if name == "port" else ""
-            raise ConfigError(f"{type_name} needs --{kind.flag}.{name}.{ports}")
+            part = ".port" if name.endswith("_arm_config") else ""
+            raise ConfigError(f"{type_name} needs --{kind.flag}.{name}{part}.{ports}")
     return maker(**settings)
 
 

@@ -94,7 +94,7 @@ def look(path: str) -> tuple[FoundCamera, Image]:
             *_, frame = itertools.islice(device.decode(stream), ADJUSTMENT_FRAMES)
             rate = float(stream.average_rate) if stream.average_rate else None
             image = frame.to_ndarray(format="rgb24")
-    except (OSError, ValueError, IndexError) as error:
+    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise RobotError(f"{path} gives no picture: {error}.") from error
     return FoundCamera("opencv", path, image.shape[1], image.shape[0], rate), image
 

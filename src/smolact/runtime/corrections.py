@@ -122,6 +122,16 @@ class CorrectedSource:
         self._source.begin(task)
         self._begin(task)
 
+    def drop(self) -> None:
+        """Close the teleoperator's port, if it has one."""
+        self._source.drop()
+
+    def reconnect(self) -> None:
+        """Connect the teleoperator again; the policy drives, and is asked first."""
+        self._source.reconnect()
+        self._begin(self.task)
+        self._controller.restart()
+
     def press(self, key: str) -> None:
         """Process a pressed key: `KEY` takes over or gives back. May be called by another thread."""
         if key == KEY:

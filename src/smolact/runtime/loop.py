@@ -156,7 +156,7 @@ class ControlLoop:
                 action = source.get_action(observation)
                 sent = None if action is None else self._send(action)
             except ConnectionLostError as error:
-                command = self._reconnect(error)
+                command = self._reconnect(error, source)
                 if command is not None:
                     return command
                 continue
@@ -186,7 +186,7 @@ class ControlLoop:
     def _episode_is_over(self) -> bool:
         return isinstance(self.robot, EpisodicRobot) and self.robot.episode_is_over
 
-    def _reconnect(self, error: ConnectionLostError) -> ControlCommand | None:
+    def _reconnect(self, error: ConnectionLostError, source: ActionSource) -> ControlCommand | None:
         """Wait until a person has plugged the robot in again; returns the command that ends the episode, if one is given.
 
         Raises:
@@ -196,6 +196,9 @@ class ControlLoop:
         if not isinstance(self.robot, Reconnectable) or not self.controls.is_operated:
             raise error
         problem: RobotError = error
+        devices = [device for device in (self.robot, source) if isinstance(device, Reconnectable)]
+        for device in devices:
+            device.drop()
         while True:
             logger.error(
                 "%s\nThe robot holds where it is. Plug it in again and press space to go on, or q to stop.",
@@ -208,7 +211,8 @@ class ControlLoop:
             if command is not None:
                 return command
             try:
-                self.robot.reconnect()
+                for device in devices:
+                    device.reconnect()
             except RobotError as again:
                 problem = again
                 continue
@@ -244,6 +248,16 @@ class TeleoperatorSource:
         """Begin an episode, for a teleoperator with a `begin`."""
         if isinstance(self._teleoperator, _HasBegin):
             self._teleoperator.begin()
+
+    def drop(self) -> None:
+        """Close the teleoperator's port, if it has one."""
+        if isinstance(self._teleoperator, Reconnectable):
+            self._teleoperator.drop()
+
+    def reconnect(self) -> None:
+        """Connect the teleoperator again, if it has a port."""
+        if isinstance(self._teleoperator, Reconnectable):
+            self._teleoperator.reconnect()
 
     def get_action(self, observation: Observation) -> NDArray[Any]:
         """Return the teleoperator's action, clamped to the gate's limits."""

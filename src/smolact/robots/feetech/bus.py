@@ -32,13 +32,15 @@ LATE_S = 0.03
 """How late a reply may come after its time is over."""
 BROADCAST_S = 0.05
 """How long motors take to reply to a broadcast."""
+CHATTER_S = 0.25
+"""How long the bus listens to a line that does not become silent."""
 RETRIES = 2
 
 
 def open_port(port: str, baud_rate: int) -> Any:
     """Return pyserial's open port, whose `read` waits `SILENCE_S` for the first byte."""
     serial: Any = optional_import("serial", "so101")
-    return serial.Serial(port, baud_rate, timeout=SILENCE_S, write_timeout=1.0)
+    return serial.Serial(port, baud_rate, timeout=SILENCE_S, write_timeout=1.0, exclusive=True)
 
 
 class FeetechBus:
@@ -157,7 +159,8 @@ class FeetechBus:
         self._send(packet)
         time.sleep(BROADCAST_S)
         data = b""
-        while more := self._read(256):
+        deadline = perf_counter() + CHATTER_S
+        while (more := self._read(256)) and perf_counter() < deadline:
             data += more
         data = data.removeprefix(packet)
         found = []
@@ -247,6 +250,8 @@ class FeetechBus:
             is_echo = 0 < len(data) < len(packet) and data == packet[: len(data)]
             if len(data) >= expected and not is_echo and not self._waiting():
                 break
+            if len(data) > 4 * (len(packet) + expected):
+                raise PacketError("something else than motors is talking at this port")
             # A busy machine may have kept this process waiting and not the motors: the last look comes after the deadline.
             is_last = perf_counter() >= deadline
             missing = (len(packet) if is_echo else expected) - len(data)
@@ -273,8 +278,8 @@ class FeetechBus:
 
     def _drain(self, silence: float) -> None:
         """Read until no byte came for `silence` seconds."""
-        silent_since = perf_counter()
-        while perf_counter() - silent_since < silence:
+        silent_since = began = perf_counter()
+        while perf_counter() - silent_since < silence and perf_counter() - began < CHATTER_S:
             if self._read(256):
                 silent_since = perf_counter()
 
@@ -306,6 +311,6 @@ class FeetechBus:
         message = f"The {self.owner} has port {self.port}, which can't be opened: {error}."
         if number == 13:
             return f"{message} Your user may not use it: on Linux, `sudo usermod -aG dialout $USER`, then log in again."
-        if number == 16:
+        if number in (11, 16) or "lock port" in str(error):
             return f"{message} Another program uses it: close that first."
         return f"{message} {ports_present()} `smolact robot find-port` finds the right one."

@@ -88,6 +88,7 @@ class SOArm:
         self.file = calibration_file(kind, name, calibration_dir)
         self.calibration: Calibration = read_calibration(self.file, MOTORS)
         self._guard: TorqueGuard | None = None
+        self._holds = False
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
@@ -122,7 +123,7 @@ class SOArm:
         if different:
             raise RobotError(
                 f"The {self.owner} holds another calibration than {self.file}: {', '.join(different)} differ. It was calibrated "
-                f"elsewhere, or is another arm. {advice}"
+                f"elsewhere, a calibration was interrupted, or it is another arm. {advice}"
             )
 
     def different_from_file(self) -> list[str]:
@@ -187,16 +188,17 @@ class SOArm:
                 self.bus.write(registers.PROTECTION_CURRENT, motor, 250)
                 self.bus.write(registers.OVERLOAD_TORQUE, motor, 25)
 
-    def hold(self) -> None:
-        """Switch the torque on where the arm is. A guard switches it off should this process be killed."""
+    def hold(self, *, guarded: bool = True) -> None:
+        """Switch the torque on where the arm is. If `guarded`, it is switched off should this process be killed."""
         self.bus.sync_write(registers.GOAL_POSITION, self.bus.sync_read(registers.PRESENT_POSITION))
-        if self._guard is None:
+        if guarded and self._guard is None:
             off = packets.sync_write(
                 registers.TORQUE_ENABLE.address,
                 registers.TORQUE_ENABLE.size,
                 dict.fromkeys(MOTORS.values(), 0),
             )
             self._guard = TorqueGuard(self.bus.fileno(), off)
+        self._holds = True
         for motor in MOTORS:
             self.bus.write(registers.TORQUE_ENABLE, motor, 1)
             self.bus.write(registers.LOCK, motor, 1)
@@ -206,6 +208,7 @@ class SOArm:
         for motor in MOTORS:
             self.bus.write(registers.TORQUE_ENABLE, motor, 0)
             self.bus.write(registers.LOCK, motor, 0)
+        self._holds = False
 
     def positions(self) -> dict[str, float]:
         """Return the position of each joint, in its unit."""
@@ -229,15 +232,18 @@ class SOArm:
 
         A motor that does not reply does not keep the others from being switched off.
         """
-        if not self.bus.is_open:
-            return
-        stuck = self._switch_off() if torque_off else []
-        if stuck:
+        stuck = self._switch_off() if torque_off and self.bus.is_open else list(MOTORS)
+        if stuck and torque_off and self._holds:
             logger.error(
                 "The torque of %s of the %s could not be switched off: cut the arm's power.",
                 ", ".join(stuck),
                 self.owner,
             )
+        self._holds = self._holds and not torque_off
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the port and leave the motors as they are."""
         if self._guard is not None:
             self._guard.dismiss()
             self._guard = None

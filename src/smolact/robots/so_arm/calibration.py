@@ -96,7 +96,14 @@ def calibration_file(kind: DeviceKind, name: str | None, folder: Path | None = N
 
     Returns:
         the file, or where to write it if there is none. An older file of LeRobot's is returned if it is the only one.
+
+    Raises:
+        ConfigError: the name can't name a file.
     """
+    if name is not None and (not name.strip() or set(name) & set("/\\")):
+        raise ConfigError(
+            f"The id '{name}' names the file of a calibration: it can't be empty or have a slash."
+        )
     if folder is not None:
         return folder.expanduser() / f"{name}.json"
     base = lerobot_calibrations() / kind
@@ -132,7 +139,7 @@ def read_calibration(file: Path, motors: Mapping[str, int]) -> Calibration:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The calibration {file} can't be read: {error}.") from error
-    advice = "Put the right file there, or calibrate again: smolact robot calibrate."
+    advice = "Put the right file there, or remove it and calibrate: smolact robot calibrate."
     try:
         found = json.loads(text)
     except ValueError as error:
@@ -157,6 +164,11 @@ def _decode(entry: object, name: str, number: int, file: str, advice: str) -> Mo
     if calibration.id != number:
         raise ConfigError(
             f"The calibration {file} has id {calibration.id} for '{name}', which is motor {number} here. {advice}"
+        )
+    if abs(calibration.homing_offset) >= RESOLUTION // 2 or calibration.drive_mode not in (0, 1):
+        raise ConfigError(
+            f"The calibration {file} has for '{name}' homing_offset {calibration.homing_offset} and drive_mode {calibration.drive_mode}: "
+            f"expected at most {RESOLUTION // 2 - 1} steps, and 0 or 1. {advice}"
         )
     if not 0 <= calibration.range_min < calibration.range_max < RESOLUTION:
         raise ConfigError(

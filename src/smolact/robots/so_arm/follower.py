@@ -68,15 +68,15 @@ class _Part:
         self.arm.open()
         self.arm.check_calibration()
         self.arm.configure(self.gains)
-        self.arm.hold()
+        self.arm.hold(guarded=self.config.disable_torque_on_disconnect)
 
     def reconnect(self) -> None:
-        self.arm.close(torque_off=False)
+        self.arm.drop()
         self.arm.open()
+        self.arm.check_calibration()
         if not all(self.arm.bus.sync_read(registers.TORQUE_ENABLE).values()):  # it lost its power as well
-            self.arm.check_calibration()
             self.arm.configure(self.gains)
-        self.arm.hold()
+        self.arm.hold(guarded=self.config.disable_torque_on_disconnect)
 
     def send(self, goals: Mapping[str, float]) -> dict[str, float]:
         if self.max_relative:
@@ -167,6 +167,11 @@ class SOFollower:
                 part.connect()
             self._read_position()
 
+    def drop(self) -> None:
+        """Close the ports, so that the system can give their names again; the motors stay as they are."""
+        for part in self._parts:
+            part.arm.drop()
+
     def reconnect(self) -> None:
         """Connect again after a lost connection; motors that kept their power keep holding. Raises as `connect` does."""
         for part in self._parts:
@@ -210,7 +215,8 @@ class SOFollower:
                 stack.callback(part.arm.close, torque_off=part.config.disable_torque_on_disconnect)
 
     def _read_position(self) -> None:
-        self.gate = self._make_gate()
+        # The gate stays the same object, which sources of actions hold.
+        self.gate.limits = self._make_gate().limits
         self.gate.position = self.get_observation()[STATE]
 
     @contextlib.contextmanager

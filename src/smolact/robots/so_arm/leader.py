@@ -54,6 +54,20 @@ class SOLeader:
             self.disconnect()
             raise
 
+    def drop(self) -> None:
+        """Close the ports, so that the system can give their names again."""
+        for arm in self.arms.values():
+            arm.drop()
+
+    def reconnect(self) -> None:
+        """Connect again after a lost connection. Raises as `connect` does."""
+        self._is_driven = False
+        for arm in self.arms.values():
+            arm.drop()
+            arm.open()
+            arm.check_calibration()
+            arm.configure()
+
     def get_action(self, observation: Observation) -> NDArray[Any]:
         """Return the leader's position, (A,) float32, in the joints' units.
 

@@ -160,7 +160,8 @@ def _set_middle(arm: SOArm) -> dict[str, int]:
         arm.bus.write(registers.MIN_POSITION, motor, 0)
         arm.bus.write(registers.MAX_POSITION, motor, STEPS_PER_TURN)
     positions = arm.bus.sync_read(registers.PRESENT_POSITION)
-    offsets = {motor: position - MIDDLE for motor, position in positions.items()}
+    # The register holds 2047 to either side; 2048 is a step beside the middle.
+    offsets = {motor: min(position - MIDDLE, MIDDLE) for motor, position in positions.items()}
     for motor, offset in offsets.items():
         arm.bus.write(registers.HOMING_OFFSET, motor, offset)
     return offsets
