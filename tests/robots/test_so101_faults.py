@@ -19,9 +19,9 @@ if sys.platform == "win32":
 
 import smolact
 from smolact.errors import RobotError
-from smolact.registry import ROBOTS
-from smolact.robots.base import ConnectionLostError, Observation
-from smolact.robots.factory import make_robot
+from smolact.registry import ROBOTS, TELEOPERATORS
+from smolact.robots.base import ConnectionLostError, Observation, move
+from smolact.robots.factory import make_robot, make_teleoperator
 from smolact.robots.feetech import registers
 from smolact.robots.feetech.bus import FeetechBus
 from smolact.robots.feetech.packets import MotorFault
@@ -29,7 +29,7 @@ from smolact.robots.so_arm import doctor, setup
 from smolact.robots.so_arm.arm import MOTORS, SOArm
 from smolact.robots.so_arm.follower import SOFollower
 from smolact.runtime.controls import ControlCommand, Controls
-from smolact.runtime.loop import ControlLoop, NoSource
+from smolact.runtime.loop import ControlLoop, NoSource, TeleoperatorSource
 from smolact.types import STATE
 from tests.robots.feetech_bus import MemoryPort, Motor, Motors
 from tests.robots.so101_session import CALIBRATION, arm, prepare
@@ -222,7 +222,7 @@ import os, signal, sys, time
 from pathlib import Path
 from smolact.robots.feetech import bus
 bus.TIMEOUT_S = 5.0
-from smolact.registry import ROBOTS
+from smolact.registry import ROBOTS, TELEOPERATORS
 from smolact.robots.factory import make_robot
 robot = make_robot("so101_follower", ROBOTS, port=sys.argv[1], id="black", calibration_dir=Path(sys.argv[2]))
 robot.connect()
@@ -411,3 +411,50 @@ def test_the_control_loop_waits_for_the_cable_and_goes_on(
     assert loop.run_for(9, NoSource(), on_tick) is ControlCommand.STOP
     robot.disconnect()
     assert "could not be switched off: cut the arm's power" in caplog.text
+
+
+def test_an_arm_follows_as_far_as_its_hand_after_a_reconnect(bus: Motors, folder: Path) -> None:
+    robot = make_robot("so101_follower", ROBOTS, port="memory", id="black", calibration_dir=folder)
+    robot.connect()
+    gate = robot.gate
+
+    class Hand:
+        def get_action(self, observation: Observation) -> np.ndarray:
+            return observation[STATE] + np.array([25, 0, 0, 0, 0, 0], np.float32)
+
+    source = TeleoperatorSource(Hand(), gate)  # type: ignore[arg-type]
+    robot.reconnect()  # type: ignore[attr-defined]
+    assert robot.gate is gate
+    start = robot.get_observation()[STATE][0]
+    for _ in range(3):
+        move(robot, source.get_action(robot.get_observation()))
+    assert robot.get_observation()[STATE][0] == pytest.approx(start + 75, abs=0.5)  # more than one step of 30
+    robot.disconnect()
+
+
+def test_a_pulled_leader_is_connected_again(
+    bus: Motors, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot, controls = follower("memory", folder), Controls()
+    robot.connect()
+    leader = make_teleoperator(
+        "so101_leader", TELEOPERATORS, port="memory", id="black", calibration_dir=folder
+    )
+    leader.connect(robot)
+    read, is_pulled = leader.get_action, [True]
+
+    def get_action(observation: Observation) -> np.ndarray:
+        if is_pulled[0]:
+            raise ConnectionLostError("The leader lost its port.")
+        return read(observation)
+
+    def plug_in() -> None:
+        is_pulled[0] = False
+        controls.press("space")
+
+    monkeypatch.setattr(leader, "get_action", get_action)
+    controls.is_operated = True
+    loop = ControlLoop(robot, 30, realtime=False, controls=controls, sleep=Pressed(plug_in))
+    assert loop.run_for(3, TeleoperatorSource(leader, robot.gate)) is None and loop.ticks == 3
+    leader.disconnect()
+    robot.disconnect()
