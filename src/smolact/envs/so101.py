@@ -20,10 +20,11 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.envs.so101_language import COLORS, KINDS, SPLITS, Goal, goals, parse_instruction
+from smolact.envs.instructions import SPLITS, GoalDrawing
+from smolact.envs.so101_language import ALL_GOALS, KINDS, Goal
 from smolact.envs.so101_model import CAMERAS, CONTROL_HZ, JOINTS
 from smolact.envs.so101_world import SO101World
-from smolact.errors import ConfigError, did_you_mean
+from smolact.errors import ConfigError
 from smolact.types import RobotNames
 
 SO101_ID = "smolact/SO101-v0"
@@ -42,7 +43,7 @@ ROBOT = RobotNames(
 Observation = dict[str, Any]
 
 
-class SO101(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[misc]
+class SO101(GoalDrawing, gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[misc]
     """The environment of `gymnasium.make("smolact/SO101-v0")`.
 
     The same seed gives the same scene, goal and phrasing; `reset(seed=…, options=…)` with another goal keeps the scene (if its
@@ -60,6 +61,7 @@ class SO101(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[mi
         MissingDependencyError: the extra `so101-sim` is not installed, or pictures can't be drawn.
     """
 
+    goal_class = Goal
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
     robot_names: ClassVar[RobotNames] = ROBOT
 
@@ -85,14 +87,8 @@ class SO101(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[mi
                 raise ConfigError(f"The simulated SO-101 can't have {name}={value!r}: use one of {known}.")
         if len(image_size) != 2 or min(image_size) < 16:
             raise ConfigError(f"image_size={image_size}: use a height and a width of 16 pixels or more.")
-        self._goals = goals(tuple(tasks), combinations)
-        if not self._goals:
-            raise ConfigError(
-                f"tasks={tuple(tasks)} with combinations='{combinations}' leaves no goal: "
-                "pairs of colour and place are kept out of training for 'pick_place' only. Add 'pick_place' to the tasks."
-            )
-        self._kinds = sorted(task for task in tasks if any(goal.kind == task for goal in self._goals))
-        self._n_cubes, self._phrasings = n_cubes, phrasings
+        self._set_goals(tuple(tasks), phrasings, combinations)
+        self._n_cubes = n_cubes
         self._cameras = tuple(cameras)
         self.render_mode = render_mode
         self.world = SO101World(n_cubes, (int(image_size[0]), int(image_size[1])))
@@ -108,27 +104,8 @@ class SO101(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[mi
 
     # Queries of scripted experts and evaluations ----------------------------------------------------------------
 
-    @property
-    def goal(self) -> Goal:
-        """The goal of the instruction."""
-        return self._goal
-
-    @property
-    def task(self) -> str:
-        """The instruction."""
-        return self._task
-
-    def allowed_goals(self) -> tuple[Goal, ...]:
-        """Return the environment's goals whose cube is in this scene."""
-        return tuple(goal for goal in self._goals if goal.color in self.world.colors)
-
-    def other_goals(self) -> tuple[Goal, ...]:
-        """Return the allowed goals about other cubes, which reaching the present goal does not reach."""
-        return tuple(goal for goal in self.allowed_goals() if goal.color != self._goal.color)
-
-    def unseen_goals(self) -> tuple[Goal, ...]:
-        """Return the goals whose colour and place are held out from training."""
-        return goals(tuple(self._kinds), "unseen")
+    def _present_colors(self) -> list[str]:
+        return list(self.world.colors)
 
     def goal_reached(self, goal: Goal) -> bool:
         """Whether `goal`, requested or not, has held for `HOLD_STEPS` steps; none holds in a new scene.
@@ -136,10 +113,7 @@ class SO101(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[mi
         Raises:
             ConfigError: the scene has no cube of that colour.
         """
-        if goal.color not in self.world.colors:
-            raise ConfigError(
-                f"'{goal}' can't be judged: the cubes in this scene are {', '.join(self.world.colors)}."
-            )
+        self._check_present(goal)
         return self._held.get(goal, 0) >= HOLD_STEPS
 
     # The gymnasium interface --------------------------------------------------------------------------------------
@@ -156,18 +130,7 @@ class SO101(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[mi
             ConfigError: an unknown option, or an instruction without a known goal.
         """
         super().reset(seed=seed)
-        task, requested = _read_options(options or {})
-        # Every random draw is always made, so that an option changes nothing else.
-        kind = self._kinds[self.np_random.integers(len(self._kinds))]
-        candidates = [goal for goal in self._goals if goal.kind == kind]
-        drawn = candidates[self.np_random.integers(len(candidates))]
-        phrase_number = int(self.np_random.integers(2**16))
-        others = self.np_random.permutation([color for color in COLORS if color != drawn.color])
-        colors = [drawn.color, *others[: self._n_cubes - 1].tolist()]
-        self._goal = requested or drawn
-        self._task = self._goal.phrase(phrase_number, self._phrasings) if task is None else task
-        if self._goal.color not in colors:
-            colors[0] = self._goal.color
+        colors = self._draw_goal(options or {}, self._n_cubes)
         self.world.reset(colors, self.np_random)
         self._held = {}
         return self._observe(), self._info()
@@ -184,7 +147,7 @@ class SO101(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[mi
                 f"The simulated SO-101 takes {len(JOINTS)} finite numbers as an action, not {action}."
             )
         self.world.step(target)
-        for goal in goals():
+        for goal in ALL_GOALS:
             if goal.color in self.world.colors:
                 self._held[goal] = self._held.get(goal, 0) + 1 if self.world.fulfils(goal) else 0
         info = self._info()
@@ -207,21 +170,6 @@ class SO101(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[mi
     def _info(self) -> dict[str, Any]:
         success = self.goal_reached(self._goal)
         return {"task": self._task, "task_kind": self._goal.kind, "is_success": success}
-
-
-def _read_options(options: Mapping[str, Any]) -> tuple[str | None, Goal | None]:
-    for name in options:
-        if name not in ("task", "goal"):
-            raise ConfigError(
-                f"The simulated SO-101's reset has no option '{name}': it takes 'task' and 'goal'."
-                + did_you_mean(name, ("task", "goal"))
-            )
-    task, goal = options.get("task"), options.get("goal")
-    if goal is not None and not isinstance(goal, Goal):
-        raise ConfigError(
-            f"The simulated SO-101's option 'goal' is a Goal, not {goal!r}; give words as 'task'."
-        )
-    return task, parse_instruction(task) if goal is None and task is not None else goal
 
 
 def register_so101() -> None:

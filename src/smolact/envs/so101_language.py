@@ -1,17 +1,11 @@
 """Goals of the simulated SO-101 and their instructions.
 
-As on the tabletop (`tabletop_language.py`), the environment scores a `Goal`, an instruction is one of its phrasings, and some
-phrasings and some pairs of colour and place are held out from training (`unseen`).
+`instructions.py` says what a goal is, and what is held out from training.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from smolact.errors import ConfigError
-
-KINDS = ("reach", "pick_place")
-SPLITS = ("train", "unseen", "all")
+from smolact.envs.instructions import ColorGoal, Vocabulary
 
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.78, 0.10, 0.10),
@@ -71,85 +65,21 @@ PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
 UNSEEN_COMBINATIONS = frozenset({("red", "plate"), ("green", "bin"), ("yellow", "plate"), ("purple", "bin")})
 
 
-@dataclass(frozen=True, order=True)
-class Goal:
-    """A goal: bring the gripper to the cube of a colour, or put that cube into or onto a place.
+class Goal(ColorGoal):
+    """A goal: bring the gripper to the cube of a colour, or put that cube into or onto a place."""
 
-    Raises:
-        ConfigError: the kind, colour or place is unknown, or a place is missing or superfluous.
-    """
-
-    kind: str
-    color: str
-    place: str | None = None
-
-    def __post_init__(self) -> None:
-        places = tuple(PLACES) if self.kind == "pick_place" else (None,)
-        for name, value, known in (
-            ("kind", self.kind, KINDS),
-            ("color", self.color, tuple(COLORS)),
-            ("place", self.place, places),
-        ):
-            if value not in known:
-                raise ConfigError(f"A goal to {self.kind} can't have {name}={value!r}: use one of {known}.")
-
-    def __str__(self) -> str:
-        return self.phrase(0)
-
-    @property
-    def combination_seen(self) -> bool:
-        """Whether training has this pair of colour and place; true for a reach, which has no place."""
-        return (self.color, self.place) not in UNSEEN_COMBINATIONS
-
-    def phrasings(self, split: str = "all") -> list[str]:
-        """Return every phrasing of the goal in the split: `train`, `unseen` or `all`."""
-        into = PLACES.get(self.place or "")
-        return [
-            words.format(color=self.color, place=self.place, into=into)
-            for words in _templates(self.kind, split)
-        ]
-
-    def phrase(self, number: int, split: str = "all") -> str:
-        """Return one of `phrasings(split)`, for any non-negative number."""
-        words = self.phrasings(split)
-        return words[number % len(words)]
+    vocabulary = Vocabulary(
+        "The simulated SO-101",
+        "cubes",
+        "pick_place",
+        tuple(COLORS),
+        tuple(PLACES),
+        PHRASINGS,
+        UNSEEN_COMBINATIONS,
+        PLACES,
+    )
 
 
-ALL_GOALS: tuple[Goal, ...] = tuple(Goal("reach", color) for color in COLORS) + tuple(
-    Goal("pick_place", color, place) for color in COLORS for place in PLACES
-)
-
-
-def goals(kinds: tuple[str, ...] = KINDS, combinations: str = "all") -> tuple[Goal, ...]:
-    """Return the goals of those kinds whose pair of colour and place is in the split."""
-    wanted = {"train": (True,), "unseen": (False,), "all": (True, False)}[combinations]
-    return tuple(goal for goal in ALL_GOALS if goal.kind in kinds and goal.combination_seen in wanted)
-
-
-def parse_instruction(text: str) -> Goal:
-    """Return the goal of an instruction in any phrasing; case, spaces and a full stop are ignored.
-
-    Raises:
-        ConfigError: the instruction is no known phrasing; the message lists the phrasings.
-    """
-    goal = _GOAL_BY_PHRASING.get(_plain(text))
-    if goal is None:
-        examples = "\n  ".join(words for kind in KINDS for words in _templates(kind, "all"))
-        raise ConfigError(
-            f"The simulated SO-101 has no goal for the instruction '{text}', so it can't tell success. It understands\n"
-            f"  {examples}\nwith the colours {', '.join(COLORS)} and the places {', '.join(PLACES)}. "
-            "To give a policy other words, name the goal beside them: reset(options={'task': …, 'goal': Goal(…)})."
-        )
-    return goal
-
-
-def _templates(kind: str, split: str) -> tuple[str, ...]:
-    by_split = PHRASINGS[kind]
-    return by_split["train"] + by_split["unseen"] if split == "all" else by_split[split]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".! ")
-
-
-_GOAL_BY_PHRASING = {_plain(words): goal for goal in ALL_GOALS for words in goal.phrasings()}
+KINDS = Goal.vocabulary.kinds
+ALL_GOALS = Goal.all()
+goals, parse_instruction = Goal.select, Goal.parse

@@ -20,8 +20,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact.envs.instructions import SPLITS, GoalDrawing
 from smolact.envs.tabletop_drawing import draw_table
-from smolact.envs.tabletop_language import KINDS, SPLITS, Goal, goals, parse_instruction
+from smolact.envs.tabletop_language import KINDS, Goal
 from smolact.envs.tabletop_scene import (
     COLORS,
     CONTROL_HZ,
@@ -32,7 +33,7 @@ from smolact.envs.tabletop_scene import (
     within_reach,
     zones_at,
 )
-from smolact.errors import ConfigError, did_you_mean
+from smolact.errors import ConfigError
 
 TABLETOP_ID = "smolact/Tabletop-v0"
 MAX_EPISODE_STEPS = 80
@@ -46,7 +47,7 @@ _PUSHER_DISTANCE = 0.22  # farther than a reach
 Observation = dict[str, NDArray[Any]]
 
 
-class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[misc]
+class Tabletop(GoalDrawing, gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[misc]
     """The environment of `gymnasium.make("smolact/Tabletop-v0")`.
 
     The same seed gives the same scene, goal and phrasing; `reset(seed=…, options=…)` with another goal keeps the scene (if its
@@ -63,6 +64,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         ConfigError: an argument is invalid.
     """
 
+    goal_class = Goal
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
 
     def __init__(
@@ -89,15 +91,8 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         for name, size in (("image_size", image_size), ("render_size", render_size)):
             if size < 16:
                 raise ConfigError(f"{name}={size} shows nothing: use 16 pixels or more.")
-        self._goals = goals(tuple(tasks), combinations)
-        if not self._goals:
-            raise ConfigError(
-                f"tasks={tuple(tasks)} with combinations='{combinations}' leaves no goal: "
-                "pairs of colour and place are kept out of training for 'push' only. Add 'push' to the tasks."
-            )
-        self._kinds = sorted(task for task in tasks if any(goal.kind == task for goal in self._goals))
+        self._set_goals(tuple(tasks), phrasings, combinations)
         self._n_blocks = n_blocks
-        self._phrasings = phrasings
         self._image_size = image_size
         self._render_size = render_size
         self._with_pixels = obs_type == "pixels_agent_pos"
@@ -118,28 +113,8 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         """The present state of the table."""
         return self._recent[-1]
 
-    @property
-    def goal(self) -> Goal:
-        """The goal of the instruction."""
-        return self._goal
-
-    @property
-    def task(self) -> str:
-        """The instruction."""
-        return self._task
-
-    def allowed_goals(self) -> tuple[Goal, ...]:
-        """Return the environment's goals whose block is in this scene."""
-        present = {block.color for block in self.state.blocks}
-        return tuple(goal for goal in self._goals if goal.color in present)
-
-    def other_goals(self) -> tuple[Goal, ...]:
-        """Return the allowed goals about other blocks, which reaching the present goal does not reach."""
-        return tuple(goal for goal in self.allowed_goals() if goal.color != self._goal.color)
-
-    def unseen_goals(self) -> tuple[Goal, ...]:
-        """Return the goals whose colour and place are held out from training."""
-        return goals(tuple(self._kinds), "unseen")
+    def _present_colors(self) -> list[str]:
+        return [block.color for block in self.state.blocks]
 
     def goal_reached(self, goal: Goal) -> bool:
         """Whether `goal`, requested or not, has held for `HOLD_STEPS` steps; none holds in a new scene.
@@ -147,9 +122,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
         Raises:
             ConfigError: the scene has no block of that colour.
         """
-        present = [block.color for block in self.state.blocks]
-        if goal.color not in present:
-            raise ConfigError(f"'{goal}' can't be judged: the blocks in this scene are {', '.join(present)}.")
+        self._check_present(goal)
         return all(goal.holds(state) for state in self._recent)
 
     def action_positions(self, actions: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
@@ -170,18 +143,7 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
             ConfigError: an unknown option, or an instruction without a known goal.
         """
         super().reset(seed=seed)
-        task, requested = _read_options(options or {})
-        # Every random draw is always made, so that an option changes nothing else.
-        kind = self._kinds[self.np_random.integers(len(self._kinds))]
-        candidates = [goal for goal in self._goals if goal.kind == kind]
-        drawn = candidates[self.np_random.integers(len(candidates))]
-        phrase_number = int(self.np_random.integers(2**16))
-        other_colors = [color for color in COLORS if color != drawn.color]
-        colors = [drawn.color, *self.np_random.permutation(other_colors)[: self._n_blocks - 1].tolist()]
-        self._goal = requested or drawn
-        self._task = self._goal.phrase(phrase_number, self._phrasings) if task is None else task
-        if self._goal.color not in colors:
-            colors[0] = self._goal.color
+        colors = self._draw_goal(options or {}, self._n_blocks)
 
         start = self._draw_scene(colors)
         self._world = TableWorld(start)
@@ -248,19 +210,6 @@ class Tabletop(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore
 
 def _is_clear(x: float, y: float, positions: list[tuple[float, float]], distance: float) -> bool:
     return all(hypot(x - other_x, y - other_y) >= distance for other_x, other_y in positions)
-
-
-def _read_options(options: Mapping[str, Any]) -> tuple[str | None, Goal | None]:
-    for name in options:
-        if name not in ("task", "goal"):
-            raise ConfigError(
-                f"The tabletop's reset has no option '{name}': it takes 'task' and 'goal'."
-                + did_you_mean(name, ("task", "goal"))
-            )
-    task, goal = options.get("task"), options.get("goal")
-    if goal is not None and not isinstance(goal, Goal):
-        raise ConfigError(f"The tabletop's option 'goal' is a Goal, not {goal!r}; give words as 'task'.")
-    return task, parse_instruction(task) if goal is None and task is not None else goal
 
 
 def register_tabletop() -> None:

@@ -1,19 +1,13 @@
 """Goals of the tabletop and their instructions.
 
-The environment scores a `Goal`; an instruction is one of its phrasings. Some phrasings and some pairs of colour and place are
-held out from training (`unseen`), to measure generalization. Each colour and place of such a pair appears in training in other
-pairs.
+`instructions.py` says what a goal is, and what is held out from training. Each colour and place of such a pair appears in training in
+other pairs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from smolact.envs.instructions import ColorGoal, Vocabulary
 from smolact.envs.tabletop_scene import BLOCK_SIDE, COLORS, PUSHER_RADIUS, ZONES, TableState, zones_at
-from smolact.errors import ConfigError
-
-KINDS = ("reach", "push")
-SPLITS = ("train", "unseen", "all")
 
 PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "reach": {
@@ -96,44 +90,12 @@ REACH_DISTANCE = (
 )  # between the centres; contact at a corner is closer
 
 
-@dataclass(frozen=True, order=True)
-class Goal:
-    """A goal: reach the block of a colour, or push it to a place.
+class Goal(ColorGoal):
+    """A goal: reach the block of a colour, or push it to a place."""
 
-    Raises:
-        ConfigError: the kind, colour or place is unknown, or a place is missing or superfluous.
-    """
-
-    kind: str
-    color: str
-    place: str | None = None
-
-    def __post_init__(self) -> None:
-        places = tuple(ZONES) if self.kind == "push" else (None,)
-        for name, value, known in (
-            ("kind", self.kind, KINDS),
-            ("color", self.color, tuple(COLORS)),
-            ("place", self.place, places),
-        ):
-            if value not in known:
-                raise ConfigError(f"A goal to {self.kind} can't have {name}={value!r}: use one of {known}.")
-
-    def __str__(self) -> str:
-        return self.phrase(0)
-
-    @property
-    def combination_seen(self) -> bool:
-        """Whether training has this pair of colour and place; true for a reach, which has no place."""
-        return (self.color, self.place) not in UNSEEN_COMBINATIONS
-
-    def phrasings(self, split: str = "all") -> list[str]:
-        """Return every phrasing of the goal in the split: `train`, `unseen` or `all`."""
-        return [words.format(color=self.color, place=self.place) for words in _templates(self.kind, split)]
-
-    def phrase(self, number: int, split: str = "all") -> str:
-        """Return one of `phrasings(split)`, for any non-negative number."""
-        words = self.phrasings(split)
-        return words[number % len(words)]
+    vocabulary = Vocabulary(
+        "The tabletop", "blocks", "push", tuple(COLORS), tuple(ZONES), PHRASINGS, UNSEEN_COMBINATIONS, {}
+    )
 
     def holds(self, state: TableState) -> bool:
         """Whether the table fulfils the goal at this moment.
@@ -149,37 +111,6 @@ class Goal:
         )
 
 
-ALL_GOALS: tuple[Goal, ...] = tuple(Goal("reach", color) for color in COLORS) + tuple(
-    Goal("push", color, place) for color in COLORS for place in ZONES
-)
-
-
-def goals(kinds: tuple[str, ...] = KINDS, combinations: str = "all") -> tuple[Goal, ...]:
-    """Return the goals of those kinds whose pair of colour and place is in the split."""
-    wanted = {"train": (True,), "unseen": (False,), "all": (True, False)}[combinations]
-    return tuple(goal for goal in ALL_GOALS if goal.kind in kinds and goal.combination_seen in wanted)
-
-
-def parse_instruction(text: str) -> Goal:
-    """Return the goal of an instruction in any phrasing; case, spaces and a full stop are ignored.
-
-    Raises:
-        ConfigError: the instruction is no known phrasing; the message lists the phrasings.
-    """
-    goal = _GOAL_BY_PHRASING.get(" ".join(text.lower().split()).rstrip(".! "))
-    if goal is None:
-        examples = "\n  ".join(words for kind in KINDS for words in _templates(kind, "all"))
-        raise ConfigError(
-            f"The tabletop has no goal for the instruction '{text}', so it can't tell success. It understands\n  {examples}\n"
-            f"with the colours {', '.join(COLORS)} and the places {', '.join(ZONES)}. "
-            "To give a policy other words, name the goal beside them: reset(options={'task': …, 'goal': Goal(…)})."
-        )
-    return goal
-
-
-def _templates(kind: str, split: str) -> tuple[str, ...]:
-    by_split = PHRASINGS[kind]
-    return by_split["train"] + by_split["unseen"] if split == "all" else by_split[split]
-
-
-_GOAL_BY_PHRASING = {words: goal for goal in ALL_GOALS for words in goal.phrasings()}
+KINDS = Goal.vocabulary.kinds
+ALL_GOALS = Goal.all()
+goals, parse_instruction = Goal.select, Goal.parse
