@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from smolact.cli.help import help_text
 from smolact.errors import ConfigError, NotFoundError
-from smolact.flags import ParsedValue, read_flags
+from smolact.flags import ParsedValue, name_sources, read_flags
 from smolact.parsing import build, flattened, parse
 from smolact.settings import Unsupported, open_section, setting
 
@@ -471,3 +471,13 @@ def test_no_file_makes_anything_but_a_config_or_a_named_error(
     path.write_text(text, encoding="utf-8", errors="replace")
     found = outcome(f"--config_path={path}")
     assert isinstance(found, Config) or str(path) in found
+
+
+def test_a_file_is_not_blamed_for_what_a_message_suggests() -> None:
+    in_file = ParsedValue("robot.port", "a", "s.yaml", 1)
+    error = ConfigError("There is no flag --robot.prot. Did you mean '--robot.port'? Add --help.")
+    name_sources(error, [in_file])
+    assert str(error) == "There is no flag --robot.prot. Did you mean '--robot.port'? Add --help."
+    blamed = ConfigError("--robot.port is taken. Did you mean '--robot.id'?")
+    name_sources(blamed, [in_file])
+    assert str(blamed).startswith("s.yaml, line 1: robot.port is taken.")

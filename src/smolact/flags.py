@@ -197,7 +197,8 @@ def name_sources(error: SmolactError, given: Iterable[ParsedValue]) -> None:
         return
     last = {item.name: item for item in given}
     text = str(error.args[0])
-    named = [last[name] for name in dict.fromkeys(_FLAG.findall(text)) if name in last]
+    blamed = _FLAG.findall(re.sub(r"Did you mean [^?]*\?", "", text))  # a suggestion was not given
+    named = [last[name] for name in dict.fromkeys(blamed) if name in last]
     named = [item for item in named if not item.is_flag]
     for item in named:
         text = re.sub(rf"--(?={re.escape(item.name)}(?![\w.]*\w))", "", text)

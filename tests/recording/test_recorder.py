@@ -22,6 +22,7 @@ from smolact.recording.disk_space import check_space, estimate_bytes
 from smolact.recording.encoding import EncodingThread
 from smolact.recording.log import EpisodeReport, RecordingLog
 from smolact.recording.recorder import Recorder, RecordingPlan, Status, dataset_features
+from smolact.robots.base import ConnectionLostError
 from smolact.runtime.controls import Controls
 from smolact.runtime.loop import TeleoperatorSource
 from tests.recording.worlds import CAMERA, Arm, Clock, Counting
@@ -454,3 +455,20 @@ def test_a_thread_that_failed_works_again_after_a_discard(tmp_path: Path) -> Non
         thread.close()
         thread.close()
     assert whole(tmp_path / "d") == [1]
+
+
+def test_a_robot_whose_cable_was_pulled_ends_the_episode_and_what_was_seen_is_kept(tmp_path: Path) -> None:
+    session = Session(tmp_path / "d", plan())
+    real = session.arm.get_observation
+
+    def pulled() -> Any:
+        if session.arm.looks >= 4:
+            raise ConnectionLostError("The arm lost its port.")
+        return real()
+
+    session.arm.get_observation = pulled  # type: ignore[method-assign]
+    with pytest.raises(
+        RobotError, match=r"lost its port\. The episode ended there, and what was recorded of it is kept"
+    ):
+        session.run()
+    assert whole(tmp_path / "d") == [4]

@@ -351,7 +351,9 @@ def test_the_gate_has_the_calibrations_limits(folder: Path) -> None:
 
 
 def test_a_leader_fits_its_robot_or_says_why_not(folder: Path) -> None:
-    with pytest.raises(RobotError, match=r"gives range_m100_100 and robot 'so_follower' takes degrees"):
+    with pytest.raises(
+        RobotError, match=r"gives 'shoulder_pan.pos' in range_m100_100 and robot 'so_follower' takes degrees"
+    ):
         leader("nowhere", folder, use_degrees=False).connect(follower("nowhere", folder))
 
 
@@ -406,3 +408,26 @@ def test_a_leader_is_driven_and_let_go(folder: Path) -> None:
             assert bus.torque() == [0] * 6
         finally:
             device.disconnect()
+
+
+def test_messages_about_two_arms_name_the_flags_of_one(folder: Path) -> None:
+    arms = {"left_arm_config": {"port": "a"}, "right_arm_config": {"port": "b"}, "calibration_dir": folder}
+    pair = make_robot("bi_so_follower", ROBOTS, **arms)
+    assert pair.features.action[5:7] == ("left_gripper.pos", "right_shoulder_pan.pos")
+    for wrong, message in (
+        (
+            {"port": "b", "max_relative_target": -1.0},
+            r"--robot\.right_arm_config\.max_relative_target of 'shoulder_pan' is -1",
+        ),
+        ({"port": "b", "prot": 1}, r"no setting --robot\.right_arm_config\.prot\. Did you mean 'port'"),
+        ({"port": "a"}, r"left_arm_config\.port and --robot\.right_arm_config\.port are both a"),
+        ({}, r"Each arm needs its port: --robot\.right_arm_config\.port"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_robot("bi_so_follower", ROBOTS, **{**arms, "right_arm_config": wrong})
+    leaders = {"left_arm_config": {"port": "c"}, "right_arm_config": {"port": "d", "use_degrees": False}}
+    with pytest.raises(
+        RobotError,
+        match=r"'right_shoulder_pan.pos' in range_m100_100 .* takes degrees: .*--teleop\.right_arm_config\.use_degrees",
+    ):
+        make_teleoperator("bi_so_leader", TELEOPERATORS, **leaders, calibration_dir=folder).connect(pair)

@@ -99,10 +99,11 @@ BYTES = [
 def test_a_damaged_byte_in_every_reply_of_a_session_changes_nothing(
     name: str, at: int, bus: Motors, folder: Path
 ) -> None:
-    session(bus, FAULTS[name], at, folder, TICKS)
+    assert session(bus, FAULTS[name], at, folder, TICKS) > TICKS + 90  # replies that were damaged
 
 
-def session(bus: Motors, fault: Fault, at: int, folder: Path, ticks: int) -> None:
+def session(bus: Motors, fault: Fault, at: int, folder: Path, ticks: int) -> int:
+    """Connect, look and move, with the first reply to every request damaged; returns how many were."""
     bus.damage = damage = OncePerRequest(bus, fault, at)
     robot = follower("memory", folder)
     robot.connect()
@@ -117,10 +118,10 @@ def session(bus: Motors, fault: Fault, at: int, folder: Path, ticks: int) -> Non
         ]
         np.testing.assert_allclose(robot.get_observation()[STATE], expected, rtol=1e-6)
         robot.arms[""].set_goals(dict.fromkeys(MOTORS, 20.0))
-    assert damage.count > ticks + 90
     assert held == [motor.memory[registers.HOMING_OFFSET.address] for motor in bus.motors]
     robot.disconnect()
     assert bus.torque() == [0] * 6
+    return damage.count
 
 
 def entry_to_unit(motor: str, steps: int) -> float:
@@ -458,3 +459,44 @@ def test_a_pulled_leader_is_connected_again(
     assert loop.run_for(3, TeleoperatorSource(leader, robot.gate)) is None and loop.ticks == 3
     leader.disconnect()
     robot.disconnect()
+
+
+def test_a_healthy_arm_is_switched_off_when_its_leader_does_not_come_back(
+    bus: Motors, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot, controls = follower("memory", folder), Controls()
+    robot.connect()
+    controls.is_operated = True
+
+    class Gone:
+        drives_resets = True
+
+        def begin(self, task: str) -> None: ...
+
+        def get_action(self, observation: Observation) -> np.ndarray:
+            raise ConnectionLostError("The leader lost its port.")
+
+    loop = ControlLoop(
+        robot, 30, realtime=False, controls=controls, sleep=Pressed(lambda: controls.press("q"))
+    )
+    assert loop.run_for(9, Gone()) is ControlCommand.STOP
+    assert bus.torque() == [1] * 6
+    robot.disconnect()
+    assert bus.torque() == [0] * 6
+    assert "could not be switched off" not in caplog.text
+
+
+def test_an_interrupted_calibration_leaves_the_motors_as_they_were(bus: Motors, folder: Path) -> None:
+    class Interrupts(Person):
+        def ask(self, question: str) -> str:
+            return ""
+
+        def watch(self, title: str, columns: setup.Row, rows: Callable[[], object]) -> None:
+            raise KeyboardInterrupt
+
+    device = SOArm("memory", "follower 'black'", "robots", name="black", calibration_dir=folder)
+    device.open()
+    with pytest.raises(KeyboardInterrupt):
+        setup.calibrate(device, Interrupts(bus, []), new=True)
+    device.check_calibration()
+    device.close()

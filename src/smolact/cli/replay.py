@@ -13,6 +13,7 @@ from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, needs_robot
 from smolact.cli.main import DONE, print_errors_at_once
 from smolact.cli.progress import announce
+from smolact.cli.recordings import terminated_is_interrupted
 from smolact.errors import ConfigError
 from smolact.parsing import parse
 from smolact.settings import setting
@@ -61,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
     actions, fps = read_actions(root, dataset.episode)
     robot = config.robot.make()
     try:
-        with print_errors_at_once():
+        with terminated_is_interrupted(), print_errors_at_once():
             check_fits(root, robot)
             robot.connect()
             timing = replay(robot, actions, dataset.fps or fps, dataset.episode)

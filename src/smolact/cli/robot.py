@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from smolact.cli.main import Command, by_name, run_group
+from smolact.cli.recordings import terminated_is_interrupted
 
 COMMANDS = by_name(
     Command("info", "types, ports, and what a robot sees and takes", "smolact.cli.robot_info"),
@@ -25,5 +26,6 @@ COMMANDS = by_name(
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one of the commands, or list them."""
-    return run_group("robot", "Set up a robot.", COMMANDS, argv)
+    """Run one of the commands, or list them. On SIGTERM the motors are released as after Ctrl-C."""
+    with terminated_is_interrupted():
+        return run_group("robot", "Set up a robot.", COMMANDS, argv)

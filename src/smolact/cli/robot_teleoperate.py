@@ -12,7 +12,6 @@ from smolact import unsupported
 from smolact.cli.command import command
 from smolact.cli.devices import RobotSection, TeleopSection, needs_robot
 from smolact.cli.main import print_errors_at_once
-from smolact.cli.recordings import terminated_is_interrupted
 from smolact.errors import ConfigError
 from smolact.parsing import parse
 from smolact.settings import setting
@@ -61,7 +60,6 @@ def run(argv: Sequence[str]) -> int:
             sys.stderr.flush()
 
     with ExitStack() as stack:
-        stack.enter_context(terminated_is_interrupted())
         stack.callback(robot.disconnect)
         robot.connect()
         stack.callback(teleoperator.disconnect)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smolact import durable
 from smolact.backbones.layers import ActivationCheckpointing
 from smolact.backbones.weights import WEIGHTS_FILE, load_weights, read_tensors, shapes_only, weight_files
-from smolact.errors import CheckpointError, ConfigError, NotFoundError
+from smolact.errors import ConfigError
 from smolact.policies.adapters import (
     ADAPTER_CONFIG,
     Adapters,
@@ -23,12 +23,11 @@ from smolact.policies.adapters import (
     add_adapters,
     load_adapters,
     merge_adapters,
-    read_adapter_config,
     save_adapters,
 )
 from smolact.policies.common.chunking import ActsInChunks, Engine
 from smolact.policies.configuration import PolicyConfig, find_policy, read_config_file
-from smolact.policies.sharing import CHECKPOINT_PATTERNS, contents
+from smolact.policies.sharing import CHECKPOINT_PATTERNS, adapter_base, contents
 from smolact.policies.workload import PartSize, Workload
 from smolact.processors.factory import DefaultSteps, make_default_steps, make_pipelines
 from smolact.processors.legacy import is_statistics_key
@@ -268,7 +267,7 @@ class PreTrainedPolicy(nn.Module, ActsInChunks, ABC):
         with shapes_only():
             policy = cls(config, **cls.load_extra_files(folder, config, raw))
         has_adapters = (folder / ADAPTER_CONFIG).is_file()
-        source = _adapter_base(folder) if has_adapters else folder
+        source = adapter_base(folder) if has_adapters else folder
         tensors = read_tensors(weight_files(source), lambda name: not is_statistics_key(name))
         # Names in older checkpoints of compiled policies contain the compiler's wrapper.
         tensors = {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
@@ -371,25 +370,6 @@ def reduce_loss(sums: Tensor, counts: Tensor, reduction: str) -> tuple[Tensor, d
         raise ConfigError(f"reduction='{reduction}': expected 'mean', 'none' or 'sum'.")
     loss = sums.sum() / counts.sum().clamp_min(1) if reduction == "mean" else sums / counts.clamp_min(1)
     return loss, {"loss": loss.detach().mean()}
-
-
-def _adapter_base(folder: Path) -> Path:
-    """Return the folder of the base policy of the adapters in `folder`."""
-    data, path = read_adapter_config(folder), folder / ADAPTER_CONFIG
-    name = str(data["base_model_name_or_path"])
-    try:
-        base = find_policy(name, patterns=CHECKPOINT_PATTERNS, revision=data.get("revision"))
-    except NotFoundError as error:
-        raise NotFoundError(
-            f"{folder} holds adapters of the policy '{name}', which is not there. Write its present folder or Hub id into "
-            f"base_model_name_or_path of {path}. {error}"
-        ) from error
-    if (base / ADAPTER_CONFIG).is_file():
-        raise CheckpointError(
-            f"{path} names the base '{name}', which holds adapters itself. Merge those first: "
-            "load it, policy.merge_adapters(), and save it."
-        )
-    return base
 
 
 def _without_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

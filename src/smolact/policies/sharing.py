@@ -16,7 +16,7 @@ from smolact.cards import CARD, hub_id, is_unedited
 from smolact.errors import CheckpointError, ConfigError, NotFoundError
 from smolact.files import read_json_object
 from smolact.openable import own_files
-from smolact.policies.adapters import ADAPTER_CONFIG
+from smolact.policies.adapters import ADAPTER_CONFIG, read_adapter_config
 from smolact.policies.card import PROVENANCE, model_card
 from smolact.policies.configuration import CONFIG_FILE, TRAIN_CONFIG, find_policy, read_config_file
 from smolact.policies.embodiment import EMBODIMENT
@@ -202,6 +202,30 @@ def read_evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
 def _is_published(file: str) -> bool:
     depth = file.count("/")
     return any(fnmatch.fnmatchcase(file, pattern) and depth == pattern.count("/") for pattern in _PUBLISHED)
+
+
+def adapter_base(folder: Path) -> Path:
+    """Return the folder of the base policy of the adapters in `folder`.
+
+    Raises:
+        NotFoundError, HubError: the base can't be found or fetched.
+        CheckpointError: the base holds adapters itself.
+    """
+    data, path = read_adapter_config(folder), folder / ADAPTER_CONFIG
+    name = str(data["base_model_name_or_path"])
+    try:
+        base = find_policy(name, patterns=CHECKPOINT_PATTERNS, revision=data.get("revision"))
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{folder} holds adapters of the policy '{name}', which is not there. Write its present folder or Hub id into "
+            f"base_model_name_or_path of {path}. {error}"
+        ) from error
+    if (base / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{path} names the base '{name}', which holds adapters itself. Merge those first: "
+            "load it, policy.merge_adapters(), and save it."
+        )
+    return base
 
 
 def _check_adapters(folder: Path) -> None:

@@ -27,6 +27,7 @@ from smolact.recording.log import EpisodeReport, RecordingLog
 from smolact.recording.plan import RecordingPlan
 from smolact.robots.base import (
     CameraTimeoutError,
+    ConnectionLostError,
     EpisodicRobot,
     Observation,
     Robot,
@@ -278,8 +279,8 @@ class Recorder:
                 lambda: counts.frames + counts.dropped + loop.rate_limiter.missed >= max_frames,
                 on_tick,
             )
-        except CameraTimeoutError as error:
-            command = self._end_without_camera(error)
+        except (CameraTimeoutError, ConnectionLostError) as error:
+            command = self._end_without_device(error)
         except (SmolactError, KeyboardInterrupt) as error:
             if not self._keep_unfinished:
                 raise
@@ -298,7 +299,8 @@ class Recorder:
             self._plan.interpolation,
         )
 
-    def _end_without_camera(self, error: CameraTimeoutError) -> ControlCommand:
+    def _end_without_device(self, error: RobotError) -> ControlCommand:
+        """End the recording after this episode, which keeps its frames: a camera or the robot is gone."""
         self._end_with(
             RobotError(
                 f"{error} The episode ended there, and what was recorded of it is kept; go on with --resume=true."
@@ -343,8 +345,8 @@ class Recorder:
                     lambda *_: self._report_saved(wait=False),
                     observes=drives_resets,
                 )
-            except CameraTimeoutError as error:
-                return self._end_without_camera(error)
+            except (CameraTimeoutError, ConnectionLostError) as error:
+                return self._end_without_device(error)
             if command is not ControlCommand.REDO or loop.ticks + loop.rate_limiter.missed >= max_frames:
                 return command
 

@@ -86,7 +86,9 @@ class LeRobotRobot:
         """
         connect(self.driver, self.who, "robot")
         try:
-            self.gate = self._make_gate()
+            self.gate.limits = (
+                self._make_gate().limits
+            )  # the gate stays the same object, which sources of actions hold
             state = self.get_observation().get(STATE, np.zeros(0, np.float32))
         except BaseException:
             self.disconnect()

@@ -113,6 +113,13 @@ class ChunkController:
         self._length, self._pending, self._last, self._held_since = 0, None, None, None
         self._has_warned = False
 
+    def drop(self) -> None:
+        """Nothing is connected: the policy is no part of the robot."""
+
+    def reconnect(self) -> None:
+        """Begin with a new chunk: the last one was computed before the robot's connection was lost."""
+        self.restart()
+
     def get_action(self, observation: Observation) -> Actions | None:
         """Return the action of this tick, (A,); the last action while the queue is empty; None before the first.
 

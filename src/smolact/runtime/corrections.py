@@ -130,7 +130,7 @@ class CorrectedSource:
         """Connect the teleoperator again; the policy drives, and is asked first."""
         self._source.reconnect()
         self._begin(self.task)
-        self._controller.restart()
+        self._controller.reconnect()
 
     def press(self, key: str) -> None:
         """Process a pressed key: `KEY` takes over or gives back. May be called by another thread."""

@@ -172,9 +172,8 @@ class ControlLoop:
         if self.realtime and self.interpolation > 1:
             wait = self.rate_limiter.remaining() / self.interpolation
         if self.interpolation > 1 and np.isfinite(last).all():
-            self.robot.gate.check_chunk(
-                np.asarray(action)[None]
-            )  # parts of a step that is too large would pass
+            # Checked as one step: the parts of a step that is too large would pass.
+            self.robot.gate.check_chunk(np.asarray(action)[None])
             for share in np.arange(1, self.interpolation) / self.interpolation:
                 sent = move(self.robot, last + share * (action - last))
                 if self._episode_is_over():
@@ -187,7 +186,7 @@ class ControlLoop:
         return isinstance(self.robot, EpisodicRobot) and self.robot.episode_is_over
 
     def _reconnect(self, error: ConnectionLostError, source: ActionSource) -> ControlCommand | None:
-        """Wait until a person has plugged the robot in again; returns the command that ends the episode, if one is given.
+        """Wait until a person has plugged the robot, or what drives it, in again; returns the command that ends the episode, if one is given.
 
         Raises:
             ConnectionLostError: the robot can't be connected again, or there is no terminal.

@@ -312,5 +312,5 @@ class FeetechBus:
         if number == 13:
             return f"{message} Your user may not use it: on Linux, `sudo usermod -aG dialout $USER`, then log in again."
         if number in (11, 16) or "lock port" in str(error):
-            return f"{message} Another program uses it: close that first."
+            return f"{message} Another program uses it, or another device of this command has the same port."
         return f"{message} {ports_present()} `smolact robot find-port` finds the right one."

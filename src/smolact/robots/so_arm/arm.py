@@ -6,6 +6,7 @@ is set to the present position before the torque is switched on, so that the arm
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -232,6 +233,9 @@ class SOArm:
 
         A motor that does not reply does not keep the others from being switched off.
         """
+        if torque_off and self._holds and not self.bus.is_open:  # dropped: its cable may be back
+            with contextlib.suppress(RobotError):
+                self.bus.open()
         stuck = self._switch_off() if torque_off and self.bus.is_open else list(MOTORS)
         if stuck and torque_off and self._holds:
             logger.error(

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smolact.errors import ConfigError, did_you_mean
+from smolact.errors import ConfigError
 from smolact.robots.base import Observation, RobotFeatures
 from smolact.robots.cameras import Camera, make_cameras
 from smolact.robots.feetech import registers
 from smolact.robots.feetech.bus import RETRIES
 from smolact.robots.safety import MAX_AGE_S, MAX_STEP, Gate, choose_steps, limit_change, make_limits
 from smolact.robots.so_arm.arm import GRIPPER, MOTORS, Gains, SOArm
+from smolact.robots.so_arm.pairs import sides
 from smolact.types import ACTION, IMAGES, STATE
 
 
@@ -43,7 +44,7 @@ class _Part:
     """One arm of a robot: the prefix of its names, its motors and its settings."""
 
     def __init__(
-        self, prefix: str, config: FollowerArm, id_: str | None, calibration_dir: Path | None
+        self, prefix: str, config: FollowerArm, id_: str | None, calibration_dir: Path | None, flag: str
     ) -> None:
         self.prefix, self.config = prefix, config
         self.arm = SOArm(
@@ -58,7 +59,7 @@ class _Part:
         self.gains = Gains(
             config.position_p_coefficient, config.position_i_coefficient, config.position_d_coefficient
         )
-        self.max_relative = self._max_relative(config.max_relative_target)
+        self.max_relative = _max_relative(config.max_relative_target, f"{flag}.max_relative_target")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,21 +89,20 @@ class _Part:
         self.arm.set_goals(goals)
         return dict(goals)
 
-    @staticmethod
-    def _max_relative(value: float | Mapping[str, float] | None) -> dict[str, float]:
-        if value is None:
-            return {}
-        by_name = dict(value) if isinstance(value, Mapping) else dict.fromkeys(MOTORS, value)
-        if by_name.keys() != MOTORS.keys():
-            raise ConfigError(
-                f"--robot.max_relative_target is one number, or one for each of {', '.join(MOTORS)}; found {', '.join(by_name)}."
-            )
-        for motor, largest in by_name.items():
-            if not largest > 0:
-                raise ConfigError(
-                    f"--robot.max_relative_target of '{motor}' is {largest}: it must be above 0."
-                )
-        return {motor: float(largest) for motor, largest in by_name.items()}
+
+def _max_relative(value: float | Mapping[str, float] | None, flag: str) -> dict[str, float]:
+    """Return the farthest goal of each motor; empty without one."""
+    if value is None:
+        return {}
+    by_name = dict(value) if isinstance(value, Mapping) else dict.fromkeys(MOTORS, value)
+    if by_name.keys() != MOTORS.keys():
+        raise ConfigError(
+            f"{flag} is one number, or one for each of {', '.join(MOTORS)}; found {', '.join(by_name)}."
+        )
+    for motor, largest in by_name.items():
+        if not largest > 0:
+            raise ConfigError(f"{flag} of '{motor}' is {largest}: it must be above 0.")
+    return {motor: float(largest) for motor, largest in by_name.items()}
 
 
 class SOFollower:
@@ -287,7 +287,7 @@ def make_follower(
         num_read_retries=num_read_retries,
         cameras=dict(cameras or {}),
     )
-    part = _Part("", config, id, calibration_dir)
+    part = _Part("", config, id, calibration_dir, "--robot")
     found = make_cameras(config.cameras, "--robot.cameras")
     return SOFollower("so_follower", [part], found, max_step, limits or {}, max_action_age)
 
@@ -313,11 +313,10 @@ def make_bimanual_follower(
         ConfigError: invalid settings, or a damaged calibration file.
     """
     parts, own = [], {}
-    for side, section in (("left", left_arm_config), ("right", right_arm_config)):
-        config = arm_settings(section, side)
-        parts.append(_Part(f"{side}_", config, f"{id}_{side}" if id else None, calibration_dir))
-        flag = f"--robot.{side}_arm_config.cameras"
-        own[side] = {f"{side}_{name}": camera for name, camera in make_cameras(config.cameras, flag).items()}
+    for side, config, name, flag in sides(FollowerArm, "robot", id, left_arm_config, right_arm_config):
+        parts.append(_Part(f"{side}_", config, name, calibration_dir, flag))
+        made = make_cameras(config.cameras, f"{flag}.cameras")
+        own[side] = {f"{side}_{camera}": device for camera, device in made.items()}
     shared = make_cameras(cameras or {}, "--robot.cameras")
     everywhere = {**own["left"], **shared, **own["right"]}  # LeRobot's order
     if len(everywhere) < len(own["left"]) + len(own["right"]) + len(shared):
@@ -325,22 +324,3 @@ def make_bimanual_follower(
             "A camera of --robot.cameras has the name of an arm's camera (left_… or right_…): give it another."
         )
     return SOFollower("bi_so_follower", parts, everywhere, max_step, limits or {}, max_action_age)
-
-
-def arm_settings(section: FollowerArm | Mapping[str, Any], side: str) -> FollowerArm:
-    """Return an arm's settings from a mapping.
-
-    Raises:
-        ConfigError: an unknown setting, or no port.
-    """
-    if isinstance(section, FollowerArm):
-        return section
-    known = FollowerArm.__dataclass_fields__
-    for name in section:
-        if name not in known:
-            raise ConfigError(
-                f"An arm has no setting --robot.{side}_arm_config.{name}.{did_you_mean(name, known)} It has: {', '.join(known)}."
-            )
-    if "port" not in section:
-        raise ConfigError(f"bi_so_follower needs --robot.{side}_arm_config.port.")
-    return FollowerArm(**section)

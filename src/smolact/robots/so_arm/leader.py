@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smolact.errors import ConfigError, RobotError, did_you_mean
+from smolact.errors import RobotError
 from smolact.robots.base import Observation, Robot
 from smolact.robots.feetech.bus import RETRIES
 from smolact.robots.so_arm.arm import MOTORS, SOArm
+from smolact.robots.so_arm.pairs import sides
 from smolact.types import ACTION
 
 
@@ -115,11 +116,14 @@ class SOLeader:
                 "Use the leader that belongs to the robot."
             )
         units = tuple(unit.value for arm in self.arms.values() for unit in arm.units.values())
-        if robot.features.units.get(ACTION, units) != units:
-            raise RobotError(
-                f"The leader gives {units[0]} and robot '{robot.name}' takes {robot.features.units[ACTION][0]}: give both the same "
-                "--robot.use_degrees and --teleop.use_degrees."
-            )
+        for name, unit, wanted in zip(names, units, robot.features.units.get(ACTION, units), strict=True):
+            if unit != wanted:
+                side = next(prefix for prefix in self.arms if name.startswith(prefix))
+                arm = f"{side}arm_config." if side else ""
+                raise RobotError(
+                    f"The leader gives '{name}' in {unit} and robot '{robot.name}' takes {wanted}: give both the same "
+                    f"--robot.{arm}use_degrees and --teleop.{arm}use_degrees."
+                )
 
 
 def make_leader(
@@ -156,10 +160,10 @@ def make_bimanual_leader(
     Raises:
         ConfigError: invalid settings, or a damaged calibration file.
     """
-    arms = {}
-    for side, section in (("left", left_arm_config), ("right", right_arm_config)):
-        config = _settings(section, side)
-        arms[f"{side}_"] = _arm(config, side, f"{id}_{side}" if id else None, calibration_dir)
+    arms = {
+        f"{side}_": _arm(config, side, name, calibration_dir)
+        for side, config, name, _ in sides(LeaderArm, "teleop", id, left_arm_config, right_arm_config)
+    }
     return SOLeader("bi_so_leader", arms)
 
 
@@ -173,17 +177,3 @@ def _arm(config: LeaderArm, side: str, id_: str | None, calibration_dir: Path | 
         use_degrees=config.use_degrees,
         retries=config.num_read_retries,
     )
-
-
-def _settings(section: LeaderArm | Mapping[str, Any], side: str) -> LeaderArm:
-    if isinstance(section, LeaderArm):
-        return section
-    known = LeaderArm.__dataclass_fields__
-    for name in section:
-        if name not in known:
-            raise ConfigError(
-                f"An arm has no setting --teleop.{side}_arm_config.{name}.{did_you_mean(name, known)} It has: {', '.join(known)}."
-            )
-    if "port" not in section:
-        raise ConfigError(f"bi_so_leader needs --teleop.{side}_arm_config.port.")
-    return LeaderArm(**section)

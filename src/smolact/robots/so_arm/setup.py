@@ -123,6 +123,8 @@ def calibrate(arm: SOArm, guide: Guide, *, new: bool = False) -> None:
         guide: asks for the motions.
         new: measure even if there is a calibration; otherwise the person may take that.
 
+    If it is interrupted, the motors get back the calibration that they held.
+
     Raises:
         RobotError: a motor does not reply, or no person can answer.
         WriteError: the file can't be written.
@@ -136,6 +138,19 @@ def calibrate(arm: SOArm, guide: Guide, *, new: bool = False) -> None:
             arm.write_calibration(arm.calibration)
             return
     arm.release_torque()
+    held = arm.held_calibration()
+    try:
+        calibration = _measure(arm, guide)
+        write_calibration(calibration, arm.file)
+    except BaseException:
+        with contextlib.suppress(RobotError):  # the error that matters is the first one
+            arm.write_calibration(held)
+        raise
+    arm.write_calibration(calibration)
+
+
+def _measure(arm: SOArm, guide: Guide) -> Calibration:
+    """Return a new calibration, whose offsets the motors hold."""
     for motor in MOTORS:
         arm.bus.write(registers.OPERATING_MODE, motor, 0)
     while True:
@@ -143,14 +158,11 @@ def calibrate(arm: SOArm, guide: Guide, *, new: bool = False) -> None:
         offsets = _set_middle(arm)
         lows, highs, problem = _measure_ranges(arm, guide)
         if not problem:
-            break
+            return {
+                motor: MotorCalibration(number, 0, offsets[motor], lows[motor], highs[motor])
+                for motor, number in MOTORS.items()
+            }
         guide.say(problem)
-    calibration: Calibration = {
-        motor: MotorCalibration(number, 0, offsets[motor], lows[motor], highs[motor])
-        for motor, number in MOTORS.items()
-    }
-    arm.write_calibration(calibration)
-    write_calibration(calibration, arm.file)
 
 
 def _set_middle(arm: SOArm) -> dict[str, int]:
