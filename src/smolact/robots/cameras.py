@@ -197,7 +197,7 @@ class AVCamera:
 
         address, form, options = self.settings.source
         try:
-            self._container = av.open(address, format=form, options=options, timeout=(OPEN_TIMEOUT_S, None))
+            self._container = av.open(address, format=form, options=options, timeout=OPEN_TIMEOUT_S)
             stream = self._container.streams.video[0]
         except (av.FFmpegError, OSError, ValueError, IndexError) as error:
             self.disconnect()
@@ -253,7 +253,11 @@ class AVCamera:
             logger.warning("The camera '%s' had no new picture %d times.", self.name, self.refused)
             self.refused = 0
         container, self._container = self._container, None
-        if container is not None and (thread is None or not thread.is_alive()):
+        if thread is not None and thread.is_alive():
+            logger.warning(
+                "The camera '%s' does not stop; it is left open until this process ends.", self.name
+            )
+        elif container is not None:
             with contextlib.suppress(OSError):
                 container.close()
         self._frame = None
