@@ -41,7 +41,7 @@ from smolact.recording.demonstrations import record_demonstrations
 from smolact.runtime.local import LocalPolicy
 from smolact.training import train as training
 from smolact.training.config import TrainConfig
-from smolact.training.data import TrainDataset, make_loader, next_batch
+from smolact.training.data import TrainDataset, make_loader, map_with_workers, next_batch
 from smolact.training.meter import Meter
 from smolact.training.run_folder import find_checkpoint
 from smolact.training.saved_settings import to_dict
@@ -369,6 +369,24 @@ def test_a_worker_that_dies_or_hangs_is_told(hangs: bool, advice: str) -> None:
     loader = make_loader(TrainDataset(Broken(hangs), 0), config, start=0, pin_memory=False)  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match=advice):
         next_batch(iter(loader))
+
+
+class Large:
+    """Items that take a while to be sent."""
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
+        return [torch.zeros(50_000) for _ in range(300)]
+
+
+def test_workers_that_are_stopped_while_they_send_end_in_peace(capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        items = map_with_workers(Large(), settings("--num_workers=2"))  # type: ignore[arg-type]
+        next(items)
+        items.close()  # type: ignore[attr-defined]
+    assert "terminate" not in capfd.readouterr().err
 
 
 def test_an_environment_that_does_not_fit_is_told_before_the_first_step(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from smolact.datasets.reader import LeRobotDataset
 from smolact.datasets.transforms import ImageTransforms
 from smolact.datasets.unreadable import Unreadable
 from smolact.errors import DatasetError, SmolactError, TrainingError
-from smolact.machine import cores
+from smolact.machine import cores, exit_without_finalizing
 from smolact.policies.base import PreTrainedPolicy
 from smolact.training.config import TrainConfig
 from smolact.training.sources import MixedDataset, Source, open_sources, order_of
@@ -228,6 +228,7 @@ def _worker_settings(config: TrainConfig) -> dict[str, Any]:
         "prefetch_factor": config.prefetch_factor,
         "multiprocessing_context": config.dataloader_multiprocessing_context,
         "timeout": config.dataloader_timeout,
+        "worker_init_fn": exit_without_finalizing,
     }
     return {"num_workers": count, **(more if count else {})}
 
