@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -142,3 +145,15 @@ def test_a_recorded_function_advances_its_state_when_it_is_replayed_only(
     assert "count" in graphs and counter.cpu().item() == 1
     graphs.run("count", count)
     assert counter.cpu().item() == 2
+
+
+def test_the_quickest_precision_works_where_pytorch_may_use_less_than_the_processor_has() -> None:
+    code = (
+        "import torch; from smolact.policies.inference.precision import quickest_dtype; "
+        "x = torch.ones(1, 1, 128, 64, dtype=quickest_dtype(torch.device('cpu'))); "
+        "torch.nn.functional.scaled_dot_product_attention(x, x, x)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**environment, "ATEN_CPU_CAPABILITY": "default"}
+    )
