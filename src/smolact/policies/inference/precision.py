@@ -83,7 +83,8 @@ def _quickest_on_cpu() -> torch.dtype:
     tokens = torch.ones(1, 1, 128, 64, dtype=torch.bfloat16)
     try:
         F.scaled_dot_product_attention(tokens, tokens, tokens)
-    except RuntimeError as error:  # ATEN_CPU_CAPABILITY says less than oneDNN finds: PyTorch then mixes the two
+    except RuntimeError as error:
+        # ATEN_CPU_CAPABILITY says less than oneDNN finds, and PyTorch mixes the two.
         logger.info("PyTorch computes no attention in bfloat16 here (%s): predicting in float32.", error)
         return torch.float32
     seconds = {dtype: _seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
