@@ -19,7 +19,7 @@ FIRST_STEPS = {ROOT / "README.md", ROOT / "docs/index.md"}
 TRANSLATED = {ROOT / "docs/language.zh.md": ROOT / "docs/language.md"}
 """Their commands are those of another page, and are typed there."""
 
-WRITES = {"--output", "--output_dir", "--record-to", "--corrections", "-keyout", "-out", ">"}
+WRITES = {"--output", "--output-dir", "--output_dir", "--record-to", "--corrections", "-keyout", "-out", ">"}
 READS = {
     *("--policy.path", "--dataset.root", "--dataset.repo_id", "--config_path", "--with", "--compare"),
     *("--results", "--env.mapping", "--policy.fast_tokenizer_path", "--policy.openpi_schema", "--datasets"),

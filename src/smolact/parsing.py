@@ -71,6 +71,12 @@ class ConfigSchema:
         self.open.update(inner.open)
         self.unsupported.update(inner.unsupported)
 
+    def refusal(self, name: str) -> Unsupported | None:
+        """Return the refusal of a setting, or of a section that it is in; None without one."""
+        while name and name not in self.unsupported:
+            name = name.rpartition(".")[0]
+        return self.unsupported.get(name)
+
     def names(self) -> list[str]:
         """Return all setting names, including aliases."""
         return [*self.flags, *self.aliases]
@@ -146,8 +152,8 @@ def _assign(
             settings[name] = item
         elif name in schema.sections:
             pending[:0] = _open_section(item, schema.sections[name].cls)
-        elif name in schema.unsupported:
-            _refuse(item, schema.unsupported[name])
+        elif refusal := schema.refusal(name):
+            _refuse(item, refusal)
         elif prefixes:
             rest[max(prefixes, key=len)].append(item)
         else:

@@ -32,7 +32,7 @@ def is_off(value: Any) -> bool:
 class Unsupported(NamedTuple):
     """Another tool's setting that has no effect here: it is accepted, in a file for example, with a harmless value only.
 
-    A command's dataclass lists them in a class variable `UNSUPPORTED`, by dotted name.
+    A command's dataclass lists them in a class variable `UNSUPPORTED`, by dotted name; a section's name stands for all of its settings.
     """
 
     reason: str

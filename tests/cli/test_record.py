@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,6 +130,32 @@ def test_a_policy_drives_with_the_same_task(tmp_path: Path, capsys: pytest.Captu
     assert len(dataset) == 10 and dataset[0]["task"] == task
 
 
+class Rerun(types.ModuleType):
+    """A stand-in for the package: it notes what it is called for."""
+
+    def __init__(self) -> None:
+        super().__init__("rerun")
+        self.calls: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *values, **settings: self.calls.append((name, values or settings))
+
+    def Image(self, image: Any) -> Any:  # noqa: N802
+        return types.SimpleNamespace(compress=lambda jpeg_quality: ("jpeg", image.shape))
+
+
+def test_a_viewer_elsewhere_shows_the_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rerun = Rerun()
+    monkeypatch.setitem(sys.modules, "rerun", rerun)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    words = ["--display_data=true", "--display_ip=laptop", "--display_compressed_images=true"]
+    one = ["--dataset.num_episodes=1", f"--dataset.root={tmp_path / 'd'}"]
+    assert main(["record", *QUICK, *one, *words]) == 0
+    assert ("connect_grpc", ("rerun+http://laptop:9876/proxy",)) in rerun.calls
+    logged = [values for name, values in rerun.calls if name == "log"]
+    assert ("observation/image", ("jpeg", (64, 64, 3))) in logged
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -143,6 +172,14 @@ def test_a_policy_drives_with_the_same_task(tmp_path: Path, capsys: pytest.Captu
         (["record", *QUICK, "--dataset.root=d", "--dataset.fps=0"], "--dataset.fps=0"),
         (["record", *QUICK, "--dataset.root=d", "--dataset.push_to_hub=true"], "smolact push"),
         (["record", *QUICK, "--dataset.root=d", "--teleop.typ=x"], "Did you mean"),
+        (
+            ["record", *QUICK, "--dataset.root=d", "--display_ip=laptop"],
+            "--display_ip has an effect with --display_data only",
+        ),
+        (
+            ["record", *QUICK, "--dataset.root=d", "--display_data=true", "--display_port=9"],
+            "--display_port has an effect with --display_ip only",
+        ),
         (["record", "--robot.type=sin", "--teleop.type=expert"], "Did you mean 'sim'"),
         (["record", *SIM, "--teleop.type=keyboard", "--dataset.root=d"], "needs a terminal"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -194,8 +195,15 @@ def test_the_port_that_goes_is_found(
 def test_no_camera_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["robot", "find-cameras", "--type=opencv"]) == 1
     assert "No camera answers. There is no video device here." in said(capsys)
-    assert main(["robot", "find-cameras", "--type=webcam"]) == 2
-    assert "opencv and intelrealsense, found 'webcam'" in said(capsys)
+    for words in (["--type=webcam"], ["webcam"]):
+        assert main(["robot", "find-cameras", *words]) == 2
+        assert "opencv and intelrealsense, found 'webcam'" in said(capsys)
+
+
+@pytest.mark.usefixtures("lerobot")
+def test_a_realsense_camera_has_lerobots_two_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["robot", "find-cameras", "realsense"]) == 1
+    assert "Cameras of type intelrealsense need the package 'pyrealsense2'" in said(capsys)
 
 
 @pytest.fixture
@@ -267,6 +275,18 @@ def test_joint_limits_are_a_flag(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     assert main(["robot", "find-joint-limits", *native(tmp_path)]) == 0
     assert '--robot.limits="{' in said(capsys)
+
+
+def test_joint_limits_are_there_after_a_time(
+    so101: Motors, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()  # nobody presses Enter
+    with os.fdopen(reading) as nobody, os.fdopen(writing, "w"):
+        monkeypatch.setattr("sys.stdin", nobody)
+        assert main(["robot", "find-joint-limits", *native(tmp_path), "--teleop_time_s=0.1"]) == 0
+    assert '--robot.limits="{' in said(capsys)
+    assert main(["robot", "find-joint-limits", *native(tmp_path), "--teleop_time_s=0"]) == 2
+    assert "--teleop_time_s=0: it must be above 0" in said(capsys)
 
 
 def test_motors_get_their_ids(

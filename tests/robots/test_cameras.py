@@ -187,13 +187,14 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("words", [["--type=opencv", "--output"], ["opencv", "--output-dir"]])
 def test_pictures_are_saved_by_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from smolact.cli.main import main
 
     monkeypatch.setattr(find_cameras, "devices", lambda: [(PICTURE, "")])
-    assert main(["robot", "find-cameras", "--type=opencv", f"--output={tmp_path}"]) == 0
+    assert main(["robot", "find-cameras", *words, str(tmp_path)]) == 0
     assert "--robot.cameras='{camera0: {type: opencv" in capsys.readouterr().out
     (picture,) = tmp_path.glob("*.png")
     assert picture.read_bytes().startswith(b"\x89PNG")

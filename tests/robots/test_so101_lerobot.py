@@ -27,9 +27,9 @@ ATTEMPTS = 5
 """LeRobot repeats no request at connection: on a busy machine, simulated motors may be too slow for it."""
 
 
-def lerobot(output: Path, *arguments: str) -> Path:
-    script = Path(__file__).with_name("so101_session.py")
-    command = [os.environ["SMOLACT_LEROBOT_PYTHON"], "-W", "ignore", str(script), str(output), *arguments]
+def lerobot(output: Path, *arguments: str, script: str = "so101_session.py") -> Path:
+    path = Path(__file__).with_name(script)
+    command = [os.environ["SMOLACT_LEROBOT_PYTHON"], "-W", "ignore", str(path), str(output), *arguments]
     for _ in range(ATTEMPTS):
         ran = subprocess.run(
             command,
@@ -47,6 +47,14 @@ def test_the_recorded_session_is_what_lerobot_does(tmp_path: Path) -> None:
     recorded = json.loads(Path(__file__).with_name("so101_lerobot.json").read_text())
     anew: dict[str, Any] = json.loads(lerobot(tmp_path / "session.json").read_text())
     assert anew == recorded
+
+
+def test_the_recorded_flags_are_lerobots(tmp_path: Path) -> None:
+    command = [os.environ["SMOLACT_LEROBOT_PYTHON"], "-c", "import lerobot.datasets"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("lerobot-record needs LeRobot's extra dataset")
+    recorded = Path(__file__).with_name("lerobot_flags.json").read_text()
+    assert lerobot(tmp_path / "flags.json", script="lerobot_flags.py").read_text() == recorded
 
 
 def test_a_million_values_are_converted_as_lerobot_converts_them(tmp_path: Path) -> None:

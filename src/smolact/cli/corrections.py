@@ -40,7 +40,7 @@ class StrategySection:
 class CorrectionsDataset:
     """LeRobot's name for the dataset of corrections."""
 
-    UNSUPPORTED: ClassVar = unsupported.RECORDED_DATASET
+    UNSUPPORTED: ClassVar = unsupported.CORRECTIONS_DATASET
 
     repo_id: str | None = setting(
         None, "Keep corrections in outputs/datasets/REPO_ID, in place of a folder --corrections."

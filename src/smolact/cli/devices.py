@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from smolact import unsupported
 from smolact.cli.progress import announce
 from smolact.errors import ConfigError
 from smolact.flags import CONFIG_PATH, flag_value
@@ -47,6 +48,8 @@ def _fields(
 class RobotSection:
     """The robot; further settings are those of its type (id, port, cameras …)."""
 
+    UNSUPPORTED: ClassVar = unsupported.PLUGIN
+
     type: str | None = setting(
         None, "so101_follower, sim, … or one of LeRobot's robots; `smolact robot info` lists them."
     )
@@ -73,6 +76,8 @@ class RobotSection:
 @dataclass
 class TeleopSection:
     """The teleoperator; further settings are those of its type (id, port …)."""
+
+    UNSUPPORTED: ClassVar = unsupported.PLUGIN
 
     type: str | None = setting(
         None, "so101_leader, expert (scripted, in simulation), keyboard, gamepad, … or one of LeRobot's."

@@ -69,6 +69,11 @@ class RecordConfig:
     )
     display_data: bool = setting(False, "Show cameras and numbers in rerun while recording.")
     display_mode: Literal["rerun"] = setting("rerun", "Where --display_data shows them.")
+    display_ip: str | None = setting(
+        None, "The machine on which rerun's viewer is open; when null, it opens on this one."
+    )
+    display_port: int | None = setting(None, "The port of the viewer at --display_ip; 9876 when null.")
+    display_compressed_images: bool = setting(False, "Send the pictures to the viewer as JPEG.")
 
     @property
     def root(self) -> Path:
@@ -171,7 +176,14 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         if config.display_data:
             from smolact.recording.display import show_in_rerun
 
-            displays.append(show_in_rerun(config.root.name))
+            displays.append(
+                show_in_rerun(
+                    config.root.name,
+                    config.display_ip,
+                    config.display_port,
+                    config.display_compressed_images,
+                )
+            )
 
         def on_tick(status: Status) -> None:
             for display in displays:
@@ -228,6 +240,13 @@ def _check(config: RecordConfig) -> None:
         )
     if not config.realtime and not config.robot.is_simulation:
         raise ConfigError("--realtime=false is for simulations: a robot moves in real time. Leave it out.")
+    for name, needed in (
+        ("display_ip", "display_data"),
+        ("display_compressed_images", "display_data"),
+        ("display_port", "display_ip"),
+    ):
+        if getattr(config, name) and not getattr(config, needed):
+            raise ConfigError(f"--{name} has an effect with --{needed} only. Give both, or leave it out.")
     check_folder(
         config.root,
         resume=config.resume,

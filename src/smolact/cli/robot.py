@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from smolact.cli.main import Command, by_name, run_group
 from smolact.cli.recordings import terminated_is_interrupted
+from smolact.errors import ConfigError
 
 COMMANDS = by_name(
     Command("info", "types, ports, and what a robot sees and takes", "smolact.cli.robot_info"),
@@ -27,5 +28,9 @@ COMMANDS = by_name(
 
 def run(argv: Sequence[str]) -> int:
     """Run one of the commands, or list them. On SIGTERM the motors are released as after Ctrl-C."""
+    if argv and argv[0] == "setup-can":
+        raise ConfigError(
+            "A CAN interface is that of a robot which LeRobot drives. Set it up with lerobot-setup-can."
+        )
     with terminated_is_interrupted():
         return run_group("robot", "Set up a robot.", COMMANDS, argv)

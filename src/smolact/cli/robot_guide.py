@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -23,7 +24,14 @@ NOBODY = "Nobody answers: this asks questions, so run it in a terminal."
 
 
 class TerminalGuide:
-    """Asks on standard error, reads answers from standard input, and shows live tables on a terminal."""
+    """Asks on standard error, reads answers from standard input, and shows live tables on a terminal.
+
+    Args:
+        seconds: the longest time that a table is shown; None for no end.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = math.inf if seconds is None else seconds
 
     def ask(self, question: str) -> str:
         """Return the line that the person types.
@@ -45,7 +53,7 @@ class TerminalGuide:
         sys.stderr.flush()
 
     def watch(self, title: str, columns: Row, rows: Callable[[], Sequence[Row]]) -> None:
-        """Show `rows()` again and again until Enter; without a terminal, every `PATIENCE_S` seconds.
+        """Show `rows()` again and again until Enter, or until the time is over; without a terminal, every `PATIENCE_S` seconds.
 
         Raises:
             RobotError: standard input is at its end.
@@ -56,6 +64,7 @@ class TerminalGuide:
         console = Console(stderr=True, highlight=False)
         entered = _line_in_background()
         shown_at = float("-inf")
+        ends_at = time.monotonic() + self._seconds
         with Live(console=console, auto_refresh=False) as live:
             while True:
                 table = rows()
@@ -64,7 +73,7 @@ class TerminalGuide:
                 elif time.monotonic() - shown_at >= PATIENCE_S:
                     shown_at = time.monotonic()
                     console.print(make_table(columns, table, title))
-                if entered.wait(REDRAW_S):
+                if entered.wait(REDRAW_S) or time.monotonic() >= ends_at:
                     break
         if entered.at_end:
             raise RobotError(NOBODY)

@@ -10,8 +10,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from smolact import unsupported
 from smolact.cli.command import command
 from smolact.cli.corrections import (
     CorrectionsDataset,
@@ -36,6 +37,7 @@ from smolact.cli.recordings import (
 )
 from smolact.cli.servers import CHECK_NAMES, RENAME_MAP, ChosenPolicy, announce_policy, is_server, load_chosen
 from smolact.errors import ConfigError, SmolactError
+from smolact.flags import flag_value
 from smolact.parsing import parse
 from smolact.settings import setting
 
@@ -58,6 +60,8 @@ USAGE = "smolact rollout --robot.type=sim --robot.env=tabletop --policy.path=CHE
 class InferenceSection:
     """When the policy predicts its next chunk."""
 
+    UNSUPPORTED: ClassVar = unsupported.INFERENCE
+
     type: Literal["sync", "async", "rtc", "ensemble"] = setting(
         "sync",
         "sync: when the last one was carried out, and the robot holds meanwhile; async: while some are left; rtc: so, and the new "
@@ -74,7 +78,9 @@ class InferenceSection:
         "exp",
         "rtc: how much those old actions count that are carried out if the answer is late: less and less, all, or not at all.",
     )
-    max_guidance_weight: float = setting(5.0, "rtc: how strongly the new actions are bent at most.")
+    max_guidance_weight: float = setting(
+        5.0, "rtc: how strongly the new actions are bent at most.", aliases=("rtc.max_guidance_weight",)
+    )
     jacobian: bool = setting(
         True, "rtc: bend through the network; false: in half the time, and also where the network is sure."
     )
@@ -102,6 +108,8 @@ class InferenceSection:
 @dataclass
 class RolloutConfig:
     """Settings of `smolact rollout`."""
+
+    UNSUPPORTED: ClassVar = unsupported.ROLLOUT
 
     robot: RobotSection = field(default_factory=RobotSection)
     policy: ChosenPolicy = field(default_factory=ChosenPolicy)
@@ -155,7 +163,7 @@ class RolloutConfig:
     vcodec: str | None = setting(
         None,
         "What encodes it, as `smolact record` takes it; the dataset's own on --resume.",
-        aliases=("dataset.vcodec",),
+        aliases=("dataset.vcodec", "dataset.rgb_encoder.vcodec"),
     )
 
     @property
@@ -186,6 +194,9 @@ class RolloutConfig:
 def run(argv: Sequence[str]) -> int:
     """Roll out with the settings in `argv`."""
     needs_robot(argv, "rollout")
+    strategy = flag_value(argv, "strategy.type") or ""
+    if strategy in unsupported.STRATEGIES:
+        raise ConfigError(f"--strategy.type={strategy} can't be used: {unsupported.STRATEGIES[strategy]}")
     config = parse(RolloutConfig, argv)
     _check(config)
     root, resume_command = config.recorded_to, command_to_resume("rollout", argv)

@@ -127,7 +127,10 @@ def _changed(section: Any) -> dict[str, Any]:
 
 
 def parameters_class(maker: Callable[..., Any], type_name: str) -> type:
-    """Return a dataclass with the parameters of a class or function: names, types, defaults, and help from its docstring."""
+    """Return a dataclass with the parameters of a class or function: names, types, defaults, and help from its docstring.
+
+    It has the `UNSUPPORTED` of a class.
+    """
     function: Any = getattr(maker, "__init__") if isinstance(maker, type) else maker  # noqa: B009
     hints, lines = typing.get_type_hints(function), _argument_lines(maker)
     fields: list[tuple[str, Any, Any]] = []
@@ -142,7 +145,8 @@ def parameters_class(maker: Callable[..., Any], type_name: str) -> type:
         else:
             field = dataclasses.field(default=default, metadata=metadata)
         fields.append((name, hints.get(name, Any), field))
-    return dataclasses.make_dataclass(type_name, fields, kw_only=True)
+    refused = {"UNSUPPORTED": getattr(maker, "UNSUPPORTED", {})}
+    return dataclasses.make_dataclass(type_name, fields, kw_only=True, namespace=refused)
 
 
 def _argument_lines(maker: Callable[..., Any]) -> dict[str, str]:

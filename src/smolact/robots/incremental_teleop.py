@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact import unsupported
 from smolact.errors import RobotError, optional_import
 from smolact.robots.base import Observation, Robot
 from smolact.types import STATE
@@ -81,6 +82,7 @@ class KeyboardTeleoperator:
     """
 
     name = "keyboard"
+    UNSUPPORTED: ClassVar = unsupported.UNCALIBRATED
 
     def __init__(self, speed: float = SPEED, clock: Callable[[], float] = time.monotonic) -> None:
         self._incremental, self._clock = IncrementalTeleop(speed, clock), clock
@@ -135,6 +137,7 @@ class GamepadTeleoperator:
     """
 
     name = "gamepad"
+    UNSUPPORTED: ClassVar = unsupported.GAMEPAD
 
     def __init__(
         self,

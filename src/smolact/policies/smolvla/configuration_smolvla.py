@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from smolact import unsupported
 from smolact.errors import ConfigError
 from smolact.policies.vlm_configuration import VLMConfig
 from smolact.settings import setting
@@ -24,6 +25,8 @@ class SmolVLAConfig(VLMConfig):
     Raises:
         ConfigError: settings are invalid together; the message names the flag to change.
     """
+
+    UNSUPPORTED: ClassVar = unsupported.RTC_CONFIG
 
     type: ClassVar[str] = "smolvla"
     policy_class: ClassVar[str] = "smolact.policies.smolvla.modeling_smolvla:SmolVLAPolicy"
