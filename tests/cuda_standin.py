@@ -285,8 +285,14 @@ def _fused_attention(
     **settings: Any,
 ) -> Tensor:
     """As a GPU chooses; its fused kernel knows no groups of heads."""
-    if not isinstance(query, CudaTensor) or settings.get("enable_gqa"):
+    if not isinstance(query, CudaTensor):
         return _plain_attention(query, key, value, attn_mask, dropout_p, is_causal, **settings)
+    if settings.get("enable_gqa"):
+        # Called by its name: a CUDA build of PyTorch would ask the driver which kernel is best.
+        plain: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
+            query, key, value, attn_mask, dropout_p, is_causal, **settings
+        )[0]
+        return plain
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
     made: Tensor = _FUSED(

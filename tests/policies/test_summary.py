@@ -72,6 +72,18 @@ def kept_bytes(policy: SmolVLAPolicy, batch: dict[str, torch.Tensor]) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def attention_keeps_its_weights() -> bool:
+    """Whether this PyTorch computes attention with groups of heads step by step on a CPU, as 2.7 does."""
+    sizes: list[int] = []
+    query, keys = torch.zeros(1, 2, 64, 8, requires_grad=True), torch.zeros(1, 1, 64, 8)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        torch.nn.functional.scaled_dot_product_attention(query, keys, keys, enable_gqa=True)
+    return max(sizes) >= 64 * 64
+
+
+@pytest.mark.skipif(
+    attention_keeps_its_weights(), reason="this PyTorch fuses no attention with groups of heads"
+)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_activations_are_estimated_to_a_tenth(variant: dict[str, Any]) -> None:
     policy = tiny_policy(**variant)

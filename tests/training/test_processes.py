@@ -68,6 +68,8 @@ def run_two(folder: Path, *argv: str, root: Path = DATASET) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240
     )
+    if "--parallelism.dp_shard on a CPU needs a newer PyTorch" in done.stderr:
+        pytest.skip("this PyTorch adds gradients up where FSDP2 averages them")
     assert done.returncode == 0, done.stderr
     return done.stderr
 

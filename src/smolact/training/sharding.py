@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -29,7 +29,7 @@ def make_mesh(section: ParallelismSection, accelerator: Accelerator) -> DeviceMe
     """Return the mesh of processes, (copies, parts of a copy).
 
     Raises:
-        ConfigError: the number of processes does not match the settings.
+        ConfigError: the number of processes does not match the settings, or this PyTorch can't average gradients on a CPU.
     """
     processes, copies = int(accelerator.num_processes), section.dp_replicate
     parts = processes // copies if section.dp_shard == -1 else section.dp_shard
@@ -41,7 +41,21 @@ def make_mesh(section: ParallelismSection, accelerator: Accelerator) -> DeviceMe
         )
     names = ("copies", "parts")
     mesh = init_device_mesh(accelerator.device.type, (copies, parts), mesh_dim_names=names)
+    if accelerator.device.type == "cpu":
+        _check_averages(parts, mesh)
     return mesh if copies > 1 else mesh["parts"]
+
+
+def _check_averages(parts: int, mesh: DeviceMesh) -> None:
+    """Raise a ConfigError if gloo adds where FSDP2 asks for the average, as in PyTorch 2.7."""
+    mean = torch.empty(1)
+    group = mesh.get_group("parts")
+    distributed.reduce_scatter_tensor(mean, torch.ones(parts), op=distributed.ReduceOp.AVG, group=group)
+    if mean.item() != 1:
+        raise ConfigError(
+            f"--parallelism.dp_shard on a CPU needs a newer PyTorch: version {torch.__version__} adds up the gradients of the processes, "
+            "where their average is expected. Drop --parallelism: each process then has its own copy of the weights."
+        )
 
 
 class ShardedPolicy:
