@@ -378,28 +378,38 @@ class Pressed:
         next(self.actions, lambda: None)()
 
 
+def pulled(data: bytes) -> bytes:
+    raise OSError(5, "Input/output error")
+
+
+def unanswered(data: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("broken", [pulled, unanswered])
 def test_the_control_loop_waits_for_the_cable_and_goes_on(
-    bus: Motors, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    broken: Callable[[bytes], bytes],
+    bus: Motors,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     robot, controls = follower("memory", folder), Controls()
     robot.connect()
     answer = bus.exchange
     seen: list[Observation] = []
 
-    def pulled(data: bytes) -> bytes:
-        raise OSError(5, "Input/output error")
-
     def on_tick(observation: Observation, action: object) -> None:
         seen.append(observation)
         if len(seen) == 3:
-            monkeypatch.setattr(bus, "exchange", pulled)
+            monkeypatch.setattr(bus, "exchange", broken)
 
-    def plug_in() -> None:
+    def mend() -> None:
         monkeypatch.setattr(bus, "exchange", answer)
         controls.press("space")
 
     loop = ControlLoop(
-        robot, 30, realtime=False, controls=controls, sleep=Pressed(lambda: controls.press("space"), plug_in)
+        robot, 30, realtime=False, controls=controls, sleep=Pressed(lambda: controls.press("space"), mend)
     )
     with pytest.raises(ConnectionLostError):  # nobody is there
         loop.run_for(6, NoSource(), on_tick)
@@ -407,7 +417,7 @@ def test_the_control_loop_waits_for_the_cable_and_goes_on(
     assert loop.run_for(6, NoSource(), on_tick) is None
     assert loop.ticks == 6 and len(seen) == 6
     assert caplog.text.count("Plug it in again and press space to go on, or q to stop.") == 2
-    monkeypatch.setattr(bus, "exchange", pulled)
+    monkeypatch.setattr(bus, "exchange", broken)
     loop.sleep = Pressed(lambda: controls.press("q"))
     assert loop.run_for(9, NoSource(), on_tick) is ControlCommand.STOP
     robot.disconnect()

@@ -126,7 +126,7 @@ class ControlLoop:
 
         Raises:
             CameraTimeoutError: a camera has given no picture for too long.
-            ConnectionLostError: the robot's cable was pulled, and there is no terminal from which a person can say that it is back.
+            ConnectionLostError: the robot does not reply, and there is no terminal from which a person can say that it is back.
             UnsafeActionError: the gate refused an action.
             SmolactError: errors of the robot, the source and `on_tick`.
         """
@@ -200,7 +200,7 @@ class ControlLoop:
             device.drop()
         while True:
             logger.error(
-                "%s\nThe robot holds where it is. Plug it in again and press space to go on, or q to stop.",
+                "%s\nThe robot holds where it is while it has power. Plug it in again and press space to go on, or q to stop.",
                 problem,
             )
             self.controls.pause()

@@ -37,6 +37,10 @@ CHATTER_S = 0.25
 RETRIES = 2
 
 
+class NoReplyError(ConnectionLostError):
+    """Motors do not reply, or their replies stay damaged, though the port is open."""
+
+
 def open_port(port: str, baud_rate: int) -> Any:
     """Return pyserial's open port, whose `read` waits `SILENCE_S` for the first byte."""
     serial: Any = optional_import("serial", "so101")
@@ -119,7 +123,7 @@ class FeetechBus:
         """Return a register of one motor.
 
         Raises:
-            RobotError: the motor does not reply, or its replies are damaged.
+            NoReplyError: the motor does not reply, or its replies are damaged.
             ConnectionLostError: the port is gone.
         """
         return self.read_id(register, self.motors[motor])
@@ -147,9 +151,7 @@ class FeetechBus:
         )
         try:
             ((_, data),) = self._exchange(packet, [motor], 2, "reading its model", retries=retries)
-        except ConnectionLostError:
-            raise
-        except RobotError:
+        except NoReplyError:
             return None
         return int.from_bytes(data, "little")
 
@@ -214,7 +216,7 @@ class FeetechBus:
                 self.lost_replies += 1
                 self._may_be_late = True
                 reason = str(error)
-        raise RobotError(
+        raise NoReplyError(
             f"The {self.owner} at {self.port}: {self._label(motors)} failed {purpose} {attempts} times: {reason}. "
             "Is it powered, and are all its cables in? `smolact robot doctor` looks at each motor."
         )
