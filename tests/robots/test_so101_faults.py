@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -27,12 +26,12 @@ from smolact.robots.feetech.bus import FeetechBus
 from smolact.robots.feetech.packets import MotorFault
 from smolact.robots.so_arm import doctor, setup
 from smolact.robots.so_arm.arm import MOTORS, SOArm
-from smolact.robots.so_arm.follower import SOFollower
 from smolact.runtime.controls import ControlCommand, Controls
 from smolact.runtime.loop import ControlLoop, NoSource, TeleoperatorSource
 from smolact.types import STATE
-from tests.robots.feetech_bus import MemoryPort, Motor, Motors
-from tests.robots.so101_session import CALIBRATION, arm, prepare
+from tests.robots.feetech_bus import Motor, Motors
+from tests.robots.so101_arm import follower
+from tests.robots.so101_session import CALIBRATION, arm
 
 Fault = Callable[[bytes, int], bytes]
 FAULTS: dict[str, Fault] = {
@@ -41,20 +40,6 @@ FAULTS: dict[str, Fault] = {
     "doubled": lambda data, at: data[: at + 1] + data[at:],
 }
 TICKS = 200
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "black.json").write_text(json.dumps(CALIBRATION, indent=4))
-    return tmp_path
-
-
-def follower(port: str | Path, folder: Path) -> SOFollower:
-    robot = make_robot(
-        "so101_follower", ROBOTS, port=str(port), id="black", calibration_dir=folder, max_step=0
-    )
-    assert isinstance(robot, SOFollower)
-    return robot
 
 
 class OncePerRequest:
@@ -69,17 +54,6 @@ class OncePerRequest:
             return replies
         self.count += 1
         return self.fault(replies, self.at % len(replies))
-
-
-@pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> Motors:
-    """Six motors in memory, at every port."""
-    motors = Motors(Motor(number) for number in range(1, 7))
-    prepare(motors)
-    port = MemoryPort(motors)
-    monkeypatch.setattr("smolact.robots.feetech.bus.open_port", lambda name, baud_rate: port)
-    monkeypatch.setattr("smolact.robots.feetech.bus.perf_counter", port.perf_counter)
-    return motors
 
 
 @pytest.fixture

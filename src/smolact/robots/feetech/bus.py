@@ -19,7 +19,7 @@ from smolact.robots.base import ConnectionLostError
 from smolact.robots.feetech import packets, registers
 from smolact.robots.feetech.packets import Instruction, MotorFault, PacketError
 from smolact.robots.feetech.registers import Register
-from smolact.robots.ports import ports_present
+from smolact.robots.ports import UsbAdapter, adapter_at, ports_present
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class FeetechBus:
     """Motors on one serial port.
 
     Args:
-        port: the serial port.
+        port: the serial port, which changes when the adapter comes back under another name.
         motors: the motors' names and ids.
         owner: the device's name in messages, such as `robot 'so101_follower'`.
         retries: how often a request is repeated before it fails.
@@ -76,6 +76,7 @@ class FeetechBus:
         self._names = {number: name for name, number in self.motors.items()}
         self._baud_rate = baud_rate
         self._serial: Any = None
+        self._adapter: UsbAdapter | None = None
         self.faults: dict[str, MotorFault] = {}
         self.lost_replies = self.requests = 0
         self._may_be_late = False
@@ -86,16 +87,22 @@ class FeetechBus:
         return self._serial is not None
 
     def open(self) -> None:
-        """Open the port.
+        """Open the port; opened again, the port at which the same USB adapter is now, whatever its name.
 
         Raises:
             MissingDependencyError: pyserial is not installed.
             RobotError: the port does not exist, or may not be used.
         """
+        if self._adapter is not None:
+            port, before = self._adapter.find_port(self.port), self.port
+            if port != before:
+                self.port = port
+                logger.warning("The %s is at %s now; it was at %s.", self.owner, port, before)
         try:
             self._serial = open_port(self.port, self._baud_rate)
         except (OSError, ValueError) as error:  # serial.SerialException is an OSError
             raise RobotError(self._cannot_open(error)) from error
+        self._adapter = adapter_at(self.port)
 
     def close(self) -> None:
         """Close the port. May be called at any time, more than once."""

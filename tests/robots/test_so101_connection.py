@@ -1,0 +1,86 @@
+"""Connecting an arm, and connecting it again: adapters that come back, joints out of their limits, cameras."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("simulated motors need a pseudo-terminal", allow_module_level=True)
+
+from smolact.errors import RobotError
+from tests.robots.feetech_bus import MemoryPort, Motors
+from tests.robots.so101_arm import follower
+
+Plugged = dict[str, tuple[str | None, str]]
+"""The serial number and the USB socket of the adapter at each port."""
+
+
+@pytest.fixture
+def plugged(bus: Motors, monkeypatch: pytest.MonkeyPatch) -> Plugged:
+    """The adapters that the system lists, one of which belongs to the arm; a port that is not among them can't be opened."""
+    adapters: Plugged = {"/dev/ttyACM0": ("5A46", "1-1")}
+
+    def comports() -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(device=name, vid=0x1A86, pid=0x55D3, serial_number=number, location=socket)
+            for name, (number, socket) in adapters.items()
+        ]
+
+    def open_port(name: str, baud_rate: int) -> MemoryPort:
+        if name not in adapters:
+            raise FileNotFoundError(2, f"could not open port {name}")
+        return MemoryPort(bus)
+
+    monkeypatch.setattr("serial.tools.list_ports.comports", comports)
+    monkeypatch.setattr("smolact.robots.feetech.bus.open_port", open_port)
+    return adapters
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # by its serial number, in another socket, while another arm has its old name
+        (("5A46", "1-1"), {"/dev/ttyACM0": ("77B1", "1-2"), "/dev/ttyACM1": ("5A46", "1-3")}),
+        # by its socket, without a serial number
+        ((None, "1-1"), {"/dev/ttyACM0": (None, "1-2"), "/dev/ttyACM1": (None, "1-1")}),
+        # by its socket, where a series has one serial number
+        (("0001", "1-1"), {"/dev/ttyACM0": ("0001", "1-2"), "/dev/ttyACM1": ("0001", "1-1")}),
+    ],
+)
+def test_an_adapter_is_found_again_under_another_name(
+    before: tuple[str | None, str],
+    after: Plugged,
+    plugged: Plugged,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plugged["/dev/ttyACM0"] = before
+    robot = follower("/dev/ttyACM0", folder)
+    robot.connect()
+    robot.drop()
+    plugged.clear()
+    with pytest.raises(RobotError, match="The USB adapter that was at /dev/ttyACM0"):
+        robot.reconnect()
+    plugged |= after
+    robot.reconnect()
+    assert robot.arms[""].bus.port == "/dev/ttyACM1"
+    assert "The follower 'black' is at /dev/ttyACM1 now; it was at /dev/ttyACM0." in caplog.text
+    robot.disconnect()
+
+
+def test_an_adapter_that_could_be_another_is_not_opened(plugged: Plugged, folder: Path, bus: Motors) -> None:
+    plugged["/dev/ttyACM0"] = (None, "1-1")
+    robot = follower("/dev/ttyACM0", folder)
+    robot.connect()
+    robot.drop()
+    plugged |= {"/dev/ttyACM0": (None, "1-2"), "/dev/ttyACM1": (None, "1-3")}
+    before = len(bus.requests)
+    with pytest.raises(
+        RobotError, match=r"without a serial number, USB socket 1-1\).*Plug it into that socket"
+    ):
+        robot.reconnect()
+    assert len(bus.requests) == before
