@@ -11,7 +11,8 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("simulated motors need a pseudo-terminal", allow_module_level=True)
 
-from smolact.errors import RobotError
+from smolact.cli.main import main
+from smolact.errors import RobotError, UnsafeActionError
 from tests.robots.feetech_bus import MemoryPort, Motors
 from tests.robots.so101_arm import follower
 
@@ -84,3 +85,38 @@ def test_an_adapter_that_could_be_another_is_not_opened(plugged: Plugged, folder
     ):
         robot.reconnect()
     assert len(bus.requests) == before
+
+
+LIMITS = {"shoulder_pan.pos": (-30.0, -10.0), "gripper.pos": (0.0, 50.0)}
+
+
+def test_an_arm_outside_its_limits_is_told_at_connection(bus: Motors, folder: Path) -> None:
+    robot = follower("memory", folder, limits=LIMITS)
+    message = (
+        r"The robot's 'shoulder_pan.pos' stands at [\d.]+, outside its limits \[-30, -10\]; its 'gripper.pos' stands at .*"
+        r"Move it back by hand, allow more with --robot.limits, or calibrate it again"
+    )
+    with pytest.raises(UnsafeActionError, match=message):
+        robot.connect()
+    assert bus.torque() == [0] * 6 and not robot.arms[""].bus.is_open
+
+
+@pytest.mark.parametrize("command", ["rollout", "record"])
+def test_what_is_wrong_with_the_arm_is_told_before_a_policy_is_loaded(
+    command: str, bus: Motors, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arm = [
+        "--robot.type=so101_follower",
+        "--robot.port=memory",
+        "--robot.id=black",
+        f"--robot.calibration_dir={folder}",
+        "--robot.limits={shoulder_pan.pos: [-30, -10]}",
+    ]
+    task = {
+        "rollout": ["--task=Wave."],
+        "record": ["--dataset.single_task=Wave.", f"--dataset.root={folder / 'data'}"],
+    }
+    (folder / "config.json").write_text('{"type": "smolvla"}')  # a policy without weights
+    assert main([command, *arm, *task[command], f"--policy.path={folder}"]) == 1
+    assert "'shoulder_pan.pos' stands at" in capsys.readouterr().err
+    assert not (folder / "data").exists()

@@ -158,6 +158,7 @@ class SOFollower:
 
         Raises:
             RobotError: a port, motor or camera does not answer, or an arm is not calibrated; nothing is left open.
+            UnsafeActionError: a joint stands outside its limits; nothing is left open.
             MissingDependencyError: pyserial is not installed.
         """
         with self._closed_on_error():
@@ -166,6 +167,7 @@ class SOFollower:
             for part in self._parts:
                 part.connect()
             self._read_position()
+            self.gate.check_position()
 
     def drop(self) -> None:
         """Close the ports, so that the system can give their names again; the motors stay as they are."""
