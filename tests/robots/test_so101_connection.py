@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 if sys.platform == "win32":
@@ -13,6 +15,9 @@ if sys.platform == "win32":
 
 from smolact.cli.main import main
 from smolact.errors import RobotError, UnsafeActionError
+from smolact.robots.base import Observation
+from smolact.runtime.teleoperation import teleoperate
+from smolact.types import STATE
 from tests.robots.feetech_bus import MemoryPort, Motors
 from tests.robots.so101_arm import follower
 
@@ -120,3 +125,31 @@ def test_what_is_wrong_with_the_arm_is_told_before_a_policy_is_loaded(
     assert main([command, *arm, *task[command], f"--policy.path={folder}"]) == 1
     assert "'shoulder_pan.pos' stands at" in capsys.readouterr().err
     assert not (folder / "data").exists()
+
+
+CAMERA = {"type": "opencv", "width": 64, "height": 48, "warmup_s": 0}
+PICTURES = "lavfi:testsrc=size=64x48:rate=30"
+
+
+def test_a_person_drives_on_when_a_camera_ends(
+    bus: Motors, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hand:
+        name = "hand"
+
+        def connect(self, robot: object) -> None: ...
+
+        def get_action(self, observation: Observation) -> np.ndarray:
+            return observation[STATE]
+
+        def disconnect(self) -> None: ...
+
+    front = CAMERA | {"index_or_path": f"{PICTURES}:duration=0.2,realtime"}
+    robot = follower("memory", folder, cameras={"front": front})
+    robot.connect()
+    while robot.camera_ages()["observation.images.front"] < 0.3:
+        time.sleep(0.01)
+    assert teleoperate(robot, Hand(), fps=100, seconds=0.1).count > 1
+    assert caplog.text.count("The camera 'front' gives no new picture: it has ended.") == 1
+    assert "The robot is driven without it." in caplog.text
+    robot.disconnect()

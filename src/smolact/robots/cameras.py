@@ -59,7 +59,7 @@ class Camera(Protocol):
         """Return the newest picture, (H, W, 3) uint8.
 
         Raises:
-            RobotError: the newest picture is older than `TOO_OLD_S`, or the camera failed.
+            CameraTimeoutError: the newest picture is older than `TOO_OLD_S`, or the camera failed.
         """
         ...
 
@@ -337,8 +337,11 @@ class LeRobotCamera:
         """Return the newest picture, (H, W, 3) uint8."""
         from smolact.robots.lerobot_drivers import translated
 
-        with translated(f"camera '{self.name}'", "Is it plugged in?"):
-            image: Image = np.asarray(self._driver.read_latest(), np.uint8)
+        try:
+            with translated(f"camera '{self.name}'", "Is it plugged in?"):
+                image: Image = np.asarray(self._driver.read_latest(), np.uint8)
+        except RobotError as error:
+            raise CameraTimeoutError(str(error)) from error
         return image
 
     def disconnect(self) -> None:

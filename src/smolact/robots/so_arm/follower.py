@@ -186,9 +186,13 @@ class SOFollower:
         Raises:
             RobotError: an arm or a camera does not answer.
         """
-        values = [value for part in self._parts for value in part.arm.positions().values()]
-        observation: Observation = {STATE: np.array(values, np.float32)}
+        observation = self.get_state()
         return observation | {f"{IMAGES}.{name}": camera.read() for name, camera in self._cameras.items()}
+
+    def get_state(self) -> Observation:
+        """Return `observation.state` alone, without the cameras. Raises as `get_observation` does."""
+        values = [value for part in self._parts for value in part.arm.positions().values()]
+        return {STATE: np.array(values, np.float32)}
 
     def camera_ages(self) -> dict[str, float]:
         """Return the age in seconds of each camera's newest picture, by batch key."""
