@@ -12,7 +12,8 @@ import pytest
 from smolact.errors import ConfigError, RobotError
 from smolact.robots import cameras, find_cameras
 from smolact.robots.base import CameraTimeoutError
-from smolact.robots.cameras import AVCamera, CameraSettings, LeRobotCamera, make_cameras
+from smolact.robots.cameras import AVCamera, CameraSettings, make_cameras
+from smolact.robots.lerobot_camera import LeRobotCamera
 
 PICTURE = "lavfi:testsrc=size=64x48:rate=30,realtime"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ if sys.platform == "win32":
 from smolact.cli.main import main
 from smolact.errors import RobotError, UnsafeActionError
 from smolact.robots.base import Observation
+from smolact.robots.cameras import AVCamera
 from smolact.runtime.teleoperation import teleoperate
 from smolact.types import STATE
 from tests.robots.feetech_bus import MemoryPort, Motors
@@ -153,3 +155,29 @@ def test_a_person_drives_on_when_a_camera_ends(
     assert caplog.text.count("The camera 'front' gives no new picture: it has ended.") == 1
     assert "The robot is driven without it." in caplog.text
     robot.disconnect()
+
+
+def test_cameras_are_connected_side_by_side(
+    bus: Motors, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, both = AVCamera.connect, threading.Barrier(2, timeout=30)
+
+    def together(camera: AVCamera) -> None:
+        both.wait()  # broken if the other is not being connected
+        connect(camera)
+
+    monkeypatch.setattr(AVCamera, "connect", together)
+    camera = CAMERA | {"index_or_path": f"{PICTURES},realtime"}
+    robot = follower("memory", folder, cameras={"front": camera, "wrist": camera})
+    robot.connect()
+    assert robot.get_observation().keys() >= {"observation.images.front", "observation.images.wrist"}
+    robot.disconnect()
+
+
+def test_the_errors_of_all_cameras_are_told(bus: Motors, folder: Path) -> None:
+    camera = CAMERA | {"index_or_path": f"{PICTURES},realtime"}
+    wrong = {"front": camera | {"width": 32}, "wrist": camera | {"fps": 25}, "right": camera}
+    robot = follower("memory", folder, cameras=wrong)
+    with pytest.raises(RobotError, match=r"'front' gives pictures of 64×48 .*\n.*'wrist' gives 30 pictures"):
+        robot.connect()
+    assert not any(thread.name.startswith("camera ") for thread in threading.enumerate())

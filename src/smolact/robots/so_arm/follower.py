@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from smolact.errors import ConfigError
 from smolact.robots.base import Observation, RobotFeatures
-from smolact.robots.cameras import Camera, make_cameras
+from smolact.robots.cameras import Camera, connect_cameras, make_cameras
 from smolact.robots.feetech import registers
 from smolact.robots.feetech.bus import RETRIES
 from smolact.robots.safety import MAX_AGE_S, MAX_STEP, Gate, choose_steps, limit_change, make_limits
@@ -162,8 +162,7 @@ class SOFollower:
             MissingDependencyError: pyserial is not installed.
         """
         with self._closed_on_error():
-            for camera in self._cameras.values():
-                camera.connect()
+            connect_cameras(self._cameras.values())
             for part in self._parts:
                 part.connect()
             self._read_position()
