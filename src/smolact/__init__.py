@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # not typing's, whose import takes longer than everything else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from smolact.datasets.reader import LeRobotDataset
     from smolact.errors import SmolactError
     from smolact.policies.factory import load_policy

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import smolact
 from smolact.cli import main as cli
 from smolact.cli.help import field_docs, help_text
 from smolact.cli.main import COMMANDS, main
@@ -110,6 +111,27 @@ def test_exit_codes(
     assert main(["train"]) == code
     shown = capsys.readouterr().err
     assert shown.strip() == ("Stopped." if code == 130 else f"error: {error.args[-1]}")
+
+
+INTERRUPTED_IMPORT = """
+import runpy, sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "smolact.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+runpy.run_module("smolact", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(smolact.__file__).parents[1])}
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], env=environment, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (130, "\nStopped.\n")
 
 
 def test_a_package_that_is_not_installed_is_no_bug(

@@ -13,6 +13,7 @@ import pytest
 import smolact
 from smolact.cli.main import main
 from smolact.datasets.metadata import LeRobotDatasetMetadata
+from smolact.envs.tabletop import Tabletop
 from smolact.errors import CheckpointError, FeatureError
 from smolact.policies.embodiment import Embodiment, embodiment_of, read_embodiment
 from smolact.policies.fit import check_names
@@ -20,10 +21,11 @@ from smolact.recording.recorder import dataset_features
 from smolact.robots.base import RobotFeatures
 from smolact.runtime.local import LocalPolicy
 from smolact.serving.background import serving
+from smolact.types import RobotNames
 from smolact_client import Offer, RemotePolicy, SchemaMismatchError
 from smolact_client.schema import same_in_another_order, same_names
 from tests import published
-from tests.cli.test_cameras import TABLE, record_of, rollout_of
+from tests.cli.test_cameras import TABLE, eval_of, record_of, rollout_of
 from tests.training.runs import DATASET, run
 
 STATE = "observation.state"
@@ -142,6 +144,35 @@ def test_a_robot_of_other_joints_is_refused_with_the_flag_that_lets_it_through(
         assert "2: x, y" in said and "2: pan, lift" in said and "--check_names=false" in said, said
         assert main([*command, "--check_names=false"]) == 0
     assert not (tmp_path / "refused").exists()
+
+
+def test_an_environment_of_other_joints_is_refused_with_the_flag_that_lets_it_through(
+    of_named_joints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demonstration = (
+        "--teleop.type=expert",
+        "--dataset.num_episodes=1",
+        f"--dataset.root={tmp_path / 'data'}",
+    )
+    assert main(["record", *TABLE, *demonstration, "--dataset.video=false"]) == 0
+    command = eval_of(of_named_joints, f"--policy.stats={tmp_path / 'data'}")
+    loaded = smolact.load_policy(of_named_joints, device="cpu", stats=tmp_path / "data")
+    with serving(LocalPolicy(*loaded)) as url:
+        for policy, names, flags, refused in (
+            (command, ("pan", "lift"), [], "other joints, or other names"),
+            (command, ("pan", "lift"), ["--check_names=false"], None),
+            (command, ("y", "x"), ["--check_names=false"], "the same joints in another order"),
+            (command, ("x", "y"), [], None),
+            (eval_of(url), ("pan", "lift"), [], "other joints, or other names"),
+        ):
+            robot = RobotNames("table", names, ("m", "m"), (1.0, 1.0))
+            monkeypatch.setattr(Tabletop, "robot_names", robot, raising=False)
+            capsys.readouterr()
+            assert main([*policy, *flags]) == (0 if refused is None else 1)
+            said = capsys.readouterr().err
+            if refused is not None:
+                assert refused in said and "x, y" in said and ", ".join(names) in said, said
+                assert "--check_names=false" in said
 
 
 def test_a_rollout_says_if_its_rate_is_not_that_of_the_training(

@@ -154,7 +154,7 @@ def test_a_policy_that_does_not_fit_is_told_before_anything_moves_or_is_written(
     policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*SIM, policy, "--policy.device=cpu", "--realtime=false", f"--record-to={tmp_path / 'd'}"]
-    monkeypatch.setattr(SimRobot, "connect", lambda self: pytest.fail("connected"))
+    monkeypatch.setattr(SimRobot, "send_action", lambda self, action: pytest.fail("moved"))
     real = SmolVLAEngine.__init__
 
     def without(self: SmolVLAEngine, *arguments: Any, **settings: Any) -> None:

@@ -53,7 +53,7 @@ class Hand:
     name = "hand"
 
     def __init__(self, position: float = 0.0) -> None:
-        self.position, self.begun = position, 0
+        self.position, self.begun, self.reads = position, 0, 0
 
     def connect(self, robot: Any) -> None: ...
 
@@ -63,6 +63,7 @@ class Hand:
         self.begun += 1
 
     def get_action(self, observation: Any) -> NDArray[np.float32]:
+        self.reads += 1
         return np.full(2, self.position, np.float32)
 
 
@@ -201,6 +202,19 @@ def test_a_leader_takes_over_when_it_is_moved_and_gives_back_when_it_rests() -> 
     drive.backend.begins = leader.position
     drive.ticks(round(STILL_S * FPS) + 1)
     assert drive.source.phase is Phase.DRIVING and drive.source.counts.corrections == 1
+
+
+def test_a_leader_is_read_at_most_once_a_tick() -> None:
+    leader = Leader()
+    drive, phases = Drive(leader), set()
+    drive.ticks(round(STILL_S * FPS) + 2)
+    for _ in range(40):
+        leader.position += 2 * MOTION * (drive.source.phase is not Phase.ALIGNING)
+        leader.reads = 0
+        drive.ticks(1)
+        phases.add(drive.source.phase)
+        assert leader.reads <= 1
+    assert phases == {Phase.ALIGNING, Phase.CORRECTING}
 
 
 def test_a_button_drives_while_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""LeRobot's stand-in on the path, and gone again."""
+"""LeRobot's stand-in on the path, and gone again; an arm in memory, and its calibration."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.robots.feetech_bus import Motors
 
 STANDIN = Path(__file__).with_name("standin")
 
@@ -39,3 +43,26 @@ def calibrated(tmp_path: Path) -> Path:
     one = {"id": 1, "drive_mode": 0, "homing_offset": 0, "range_min": 1024, "range_max": 3072}
     tmp_path.joinpath("black.json").write_text(json.dumps(dict.fromkeys(("shoulder_pan", "gripper"), one)))
     return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the calibration of 'black', which `bus` holds."""
+    from tests.robots.so101_session import CALIBRATION
+
+    (tmp_path / "black.json").write_text(json.dumps(CALIBRATION, indent=4))
+    return tmp_path
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> Motors:
+    """Six motors in memory, at every port."""
+    from tests.robots.feetech_bus import MemoryPort, Motor, Motors
+    from tests.robots.so101_session import prepare
+
+    motors = Motors(Motor(number) for number in range(1, 7))
+    prepare(motors)
+    port = MemoryPort(motors)
+    monkeypatch.setattr("smolact.robots.feetech.bus.open_port", lambda name, baud_rate: port)
+    monkeypatch.setattr("smolact.robots.feetech.bus.perf_counter", port.perf_counter)
+    return motors

@@ -11,7 +11,9 @@ import pytest
 
 from smolact.errors import ConfigError, RobotError
 from smolact.robots import cameras, find_cameras
+from smolact.robots.base import CameraTimeoutError
 from smolact.robots.cameras import AVCamera, CameraSettings, make_cameras
+from smolact.robots.lerobot_camera import LeRobotCamera
 
 PICTURE = "lavfi:testsrc=size=64x48:rate=30,realtime"
 
@@ -95,6 +97,15 @@ def test_a_camera_that_ends_says_so() -> None:
             device.read()
     finally:
         device.disconnect()
+
+
+def test_a_camera_of_lerobot_that_fails_ends_a_recording_as_others_do(lerobot: None) -> None:
+    from lerobot.devices import Camera  # type: ignore[import-not-found]
+
+    device = LeRobotCamera("front", Camera(48, 64, "frozen"))
+    device.connect()
+    with pytest.raises(CameraTimeoutError, match="camera 'front' failed: latest frame is too old"):
+        device.read()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -27,12 +26,12 @@ from smolact.robots.feetech.bus import FeetechBus
 from smolact.robots.feetech.packets import MotorFault
 from smolact.robots.so_arm import doctor, setup
 from smolact.robots.so_arm.arm import MOTORS, SOArm
-from smolact.robots.so_arm.follower import SOFollower
 from smolact.runtime.controls import ControlCommand, Controls
 from smolact.runtime.loop import ControlLoop, NoSource, TeleoperatorSource
 from smolact.types import STATE
-from tests.robots.feetech_bus import MemoryPort, Motor, Motors
-from tests.robots.so101_session import CALIBRATION, arm, prepare
+from tests.robots.feetech_bus import Motor, Motors
+from tests.robots.so101_arm import follower
+from tests.robots.so101_session import CALIBRATION, arm
 
 Fault = Callable[[bytes, int], bytes]
 FAULTS: dict[str, Fault] = {
@@ -41,20 +40,6 @@ FAULTS: dict[str, Fault] = {
     "doubled": lambda data, at: data[: at + 1] + data[at:],
 }
 TICKS = 200
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "black.json").write_text(json.dumps(CALIBRATION, indent=4))
-    return tmp_path
-
-
-def follower(port: str | Path, folder: Path) -> SOFollower:
-    robot = make_robot(
-        "so101_follower", ROBOTS, port=str(port), id="black", calibration_dir=folder, max_step=0
-    )
-    assert isinstance(robot, SOFollower)
-    return robot
 
 
 class OncePerRequest:
@@ -69,17 +54,6 @@ class OncePerRequest:
             return replies
         self.count += 1
         return self.fault(replies, self.at % len(replies))
-
-
-@pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> Motors:
-    """Six motors in memory, at every port."""
-    motors = Motors(Motor(number) for number in range(1, 7))
-    prepare(motors)
-    port = MemoryPort(motors)
-    monkeypatch.setattr("smolact.robots.feetech.bus.open_port", lambda name, baud_rate: port)
-    monkeypatch.setattr("smolact.robots.feetech.bus.perf_counter", port.perf_counter)
-    return motors
 
 
 @pytest.fixture
@@ -378,28 +352,38 @@ class Pressed:
         next(self.actions, lambda: None)()
 
 
+def pulled(data: bytes) -> bytes:
+    raise OSError(5, "Input/output error")
+
+
+def unanswered(data: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("broken", [pulled, unanswered])
 def test_the_control_loop_waits_for_the_cable_and_goes_on(
-    bus: Motors, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    broken: Callable[[bytes], bytes],
+    bus: Motors,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     robot, controls = follower("memory", folder), Controls()
     robot.connect()
     answer = bus.exchange
     seen: list[Observation] = []
 
-    def pulled(data: bytes) -> bytes:
-        raise OSError(5, "Input/output error")
-
     def on_tick(observation: Observation, action: object) -> None:
         seen.append(observation)
         if len(seen) == 3:
-            monkeypatch.setattr(bus, "exchange", pulled)
+            monkeypatch.setattr(bus, "exchange", broken)
 
-    def plug_in() -> None:
+    def mend() -> None:
         monkeypatch.setattr(bus, "exchange", answer)
         controls.press("space")
 
     loop = ControlLoop(
-        robot, 30, realtime=False, controls=controls, sleep=Pressed(lambda: controls.press("space"), plug_in)
+        robot, 30, realtime=False, controls=controls, sleep=Pressed(lambda: controls.press("space"), mend)
     )
     with pytest.raises(ConnectionLostError):  # nobody is there
         loop.run_for(6, NoSource(), on_tick)
@@ -407,7 +391,7 @@ def test_the_control_loop_waits_for_the_cable_and_goes_on(
     assert loop.run_for(6, NoSource(), on_tick) is None
     assert loop.ticks == 6 and len(seen) == 6
     assert caplog.text.count("Plug it in again and press space to go on, or q to stop.") == 2
-    monkeypatch.setattr(bus, "exchange", pulled)
+    monkeypatch.setattr(bus, "exchange", broken)
     loop.sleep = Pressed(lambda: controls.press("q"))
     assert loop.run_for(9, NoSource(), on_tick) is ControlCommand.STOP
     robot.disconnect()

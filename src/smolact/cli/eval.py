@@ -15,6 +15,7 @@ from smolact.cli.command import command
 from smolact.cli.main import aligned, print_errors_at_once
 from smolact.cli.progress import announce
 from smolact.cli.servers import (
+    CHECK_NAMES,
     RENAME_MAP,
     ChosenPolicy,
     announce_policy,
@@ -23,7 +24,7 @@ from smolact.cli.servers import (
     load_chosen,
     load_from_server,
 )
-from smolact.errors import ConfigError
+from smolact.errors import ConfigError, FeatureError
 from smolact.settings import setting
 from smolact.training.sections import EnvSection, EvalSection
 
@@ -48,6 +49,7 @@ class EvalConfig:
     env: EnvSection = field(default_factory=EnvSection)
     eval: EvalSection = field(default_factory=EvalSection)
     rename_map: dict[str, str] = setting(dict, RENAME_MAP)
+    check_names: bool = setting(True, CHECK_NAMES)
     seed: int = setting(1000, "Seed of the episodes and of what the policy draws.")
     task: str | None = setting(
         None, "Tell the policy this, whatever the environment asks for (as --env.task)."
@@ -293,7 +295,7 @@ def _load(
     """Load a policy and check that it fits the environment; `stack` closes it."""
     import torch
 
-    from smolact.policies.fit import check_cameras, check_env_sizes
+    from smolact.policies.fit import check_cameras, check_env_names, check_env_sizes
     from smolact.runtime.local import LocalPolicy
     from smolact.runtime.schema import config_of
     from smolact.types import is_image_key
@@ -315,6 +317,14 @@ def _load(
     cameras = {key: feature for key, feature in features.items() if is_image_key(key)}
     check_cameras(settings, cameras, names, where="the environment")
     check_env_sizes(settings, features, names)
+    any_names = policy.schema.any_names or not config.check_names
+    try:
+        check_env_names(settings, environments[0].robot_names, names, any_names=any_names)
+    except FeatureError as error:
+        raise FeatureError(
+            f"{error}\nTake the policy that was trained on this robot. If the joints are the same under other names: "
+            "--check_names=false."
+        ) from error
     return policy
 
 

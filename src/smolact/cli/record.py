@@ -20,7 +20,6 @@ from smolact.cli.recordings import (
     RecordedDataset,
     check_folder,
     command_to_resume,
-    connect_for,
     ended_early,
     episodes_in,
     open_dataset,
@@ -139,6 +138,7 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         )
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
+        robot.connect()  # before a policy is loaded: what is wrong with the robot is said sooner
         policy = None
         if config.policy.path is not None:
             policy = load_chosen(
@@ -160,7 +160,6 @@ def record(config: RecordConfig) -> list[EpisodeReport]:
         )
         plan = planned(writer.fps)
         stack.enter_context(print_errors_at_once())
-        connect_for(robot, writer)
         source = _source(policy, robot, teleoperator, stack)
         controls = Controls(arrows_drive=by_keyboard)
         keys = stack.enter_context(Keys(controls.press))

@@ -136,28 +136,6 @@ def open_dataset(
     )
 
 
-def connect_for(robot: Robot, writer: DatasetWriter) -> None:
-    """Connect the robot, and check that the dataset has its features.
-
-    Raises:
-        ConfigError: the connected robot has other features.
-        SmolactError: errors of connecting.
-    """
-    from smolact.datasets.format import DEFAULT_FEATURES
-    from smolact.recording.recorder import dataset_features
-    from smolact.types import INTERVENTION
-
-    robot.connect()
-    now = dataset_features(robot.features, corrections=INTERVENTION in writer.features)
-    before = {name: feature for name, feature in writer.features.items() if name not in DEFAULT_FEATURES}
-    wrong = [name for name in now if name not in before or now[name].shape != before[name].shape]
-    if wrong or now.keys() != before.keys():
-        raise ConfigError(
-            f"Connected, the robot has other cameras or numbers than it said before: {', '.join(wrong) or 'some are gone'}. "
-            "Give the cameras' width and height in --robot.cameras."
-        )
-
-
 @contextlib.contextmanager
 def terminated_is_interrupted() -> Iterator[None]:
     """Raise `KeyboardInterrupt` on SIGTERM, so that the robot is left safe as after Ctrl-C."""

@@ -29,7 +29,6 @@ from smolact.cli.recordings import (
     RecordedDataset,
     check_folder,
     command_to_resume,
-    connect_for,
     ended_early,
     episodes_in,
     open_dataset,
@@ -285,6 +284,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         check_can_take_over(teleoperator)
     with contextlib.ExitStack() as stack:
         stack.callback(robot.disconnect)
+        robot.connect()  # before the policy is loaded: what is wrong with the robot is said sooner
         policy = _policy(config, robot, stack)
         backend: ThreadedInference | SyncInference = SyncInference(policy)
         if config.realtime:
@@ -305,9 +305,7 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
         )
         writer = None
         root = config.recorded_to
-        if root is None:
-            robot.connect()
-        else:
+        if root is not None:
             writer = stack.enter_context(
                 open_dataset(
                     root,
@@ -319,7 +317,6 @@ def rollout(config: RolloutConfig) -> Sequence[RolloutReport | EpisodeReport]:
                     corrections=teleoperator is not None,
                 )
             )
-            connect_for(robot, writer)
         stack.enter_context(print_errors_at_once())
         # The limits of a robot's gate are available only after `connect`.
         inference = config.inference.make(policy.schema.n_action_steps)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from smolact.errors import FeatureError
 from smolact.policies.configuration import PolicyConfig
 from smolact.policies.embodiment import Embodiment
-from smolact.types import IMAGES, PolicyFeature, is_image_key
+from smolact.types import ACTION, IMAGES, STATE, PolicyFeature, RobotNames, is_image_key
 from smolact_client.schema import Names, map_faults, missing_cameras, same_in_another_order, same_names
 
 logger = logging.getLogger(__name__)
@@ -192,6 +192,31 @@ def check_names(
             raise FeatureError(
                 f"'{key}' is in other units in {where} ({', '.join(theirs)}) than in the policy's training ({', '.join(ours)})."
             )
+
+
+def check_env_names(
+    config: PolicyConfig,
+    robot: RobotNames | None,
+    rename_map: Mapping[str, str] | None = None,
+    *,
+    any_names: bool = False,
+) -> None:
+    """Call `check_names` with the robot that an environment simulates, if it declares one.
+
+    Args:
+        rename_map: the environment's names to the policy's.
+        any_names: whether joints may have other names, though not the same ones in another order.
+
+    Raises:
+        FeatureError: they differ; the message has both lists.
+    """
+    if robot is None:
+        return
+    keys = [(rename_map or {}).get(key, key) for key in (STATE, ACTION)]
+    known = config.embodiment or Embodiment()
+    permuted = any(same_in_another_order(known.names.get(key, ()), robot.names) for key in keys)
+    names = {} if any_names and not permuted else dict.fromkeys(keys, robot.names)
+    check_names(config, names, dict.fromkeys(keys, robot.units), "the environment")
 
 
 def note_other_robot(policy: PolicyConfig, robot: Embodiment) -> None:

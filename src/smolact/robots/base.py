@@ -20,7 +20,7 @@ Observation = dict[str, NDArray[Any]]
 
 
 class ConnectionLostError(RobotError):
-    """A robot's cable was pulled, or its adapter lost power. A `Reconnectable` robot can be connected again."""
+    """A robot's cable was pulled or is noisy, or it lost its power. A `Reconnectable` robot can be connected again."""
 
 
 class CameraTimeoutError(RobotError):

@@ -11,7 +11,8 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -59,7 +60,7 @@ class Camera(Protocol):
         """Return the newest picture, (H, W, 3) uint8.
 
         Raises:
-            RobotError: the newest picture is older than `TOO_OLD_S`, or the camera failed.
+            CameraTimeoutError: the newest picture is older than `TOO_OLD_S`, or the camera failed.
         """
         ...
 
@@ -309,42 +310,21 @@ class AVCamera:
         )
 
 
-class LeRobotCamera:
-    """A camera with a LeRobot driver, such as `intelrealsense`. Raises `RobotError` as `Camera` says."""
+def connect_cameras(cameras: Collection[Camera]) -> None:
+    """Connect cameras side by side, since each one takes about a second.
 
-    def __init__(self, name: str, driver: Any) -> None:
-        self.name, self._driver = name, driver
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) of its pictures."""
-        return int(self._driver.height), int(self._driver.width)
-
-    @property
-    def age(self) -> float:
-        """Seconds since the newest picture; 0 for drivers that do not say."""
-        taken = getattr(self._driver, "latest_timestamp", None)
-        return 0.0 if taken is None else time.perf_counter() - float(taken)
-
-    def connect(self) -> None:
-        """Open the camera."""
-        from smolact.robots.lerobot_drivers import translated
-
-        with translated(f"camera '{self.name}'", "Is something else using it?"):
-            self._driver.connect()
-
-    def read(self) -> Image:
-        """Return the newest picture, (H, W, 3) uint8."""
-        from smolact.robots.lerobot_drivers import translated
-
-        with translated(f"camera '{self.name}'", "Is it plugged in?"):
-            image: Image = np.asarray(self._driver.read_latest(), np.uint8)
-        return image
-
-    def disconnect(self) -> None:
-        """Close the camera."""
-        with contextlib.suppress(Exception):  # drivers raise when it is closed already
-            self._driver.disconnect()
+    Raises:
+        RobotError: some do not open; the message has the error of each.
+        MissingDependencyError: a package of a driver is not installed.
+    """
+    with ThreadPoolExecutor(max(1, len(cameras))) as threads:
+        started = [threads.submit(camera.connect) for camera in cameras]
+        errors = [error for each in started if (error := each.exception()) is not None]
+    for error in errors:
+        if len(errors) == 1 or not isinstance(error, RobotError):
+            raise error
+    if errors:
+        raise RobotError("\n".join(map(str, errors)))
 
 
 def make_cameras(settings: Mapping[str, Any], flag: str) -> dict[str, Camera]:
@@ -370,6 +350,7 @@ def _make_camera(name: str, entry: Any, flag: str) -> Camera:
         raise ConfigError(f"'{name}' of {flag} can't name a camera: it becomes observation.images.NAME.")
     values = {str(key): value for key, value in entry.items() if key != "type"}
     if entry["type"] != "opencv":
+        from smolact.robots.lerobot_camera import LeRobotCamera
         from smolact.robots.lerobot_drivers import make_camera
 
         return LeRobotCamera(name, make_camera(str(entry["type"]), values, f"{flag}.{name}."))

@@ -82,6 +82,7 @@ class LeRobotRobot:
 
         Raises:
             RobotError: port, motors or a camera do not answer, or it is not calibrated; nothing is left open.
+            UnsafeActionError: a joint stands outside its limits; nothing is left open.
             MissingDependencyError: a package of the driver is not installed.
         """
         connect(self.driver, self.who, "robot")
@@ -90,13 +91,14 @@ class LeRobotRobot:
                 self._make_gate().limits
             )  # the gate stays the same object, which sources of actions hold
             state = self.get_observation().get(STATE, np.zeros(0, np.float32))
+            by_name = dict(zip(self._features.vectors.get(STATE, ()), state, strict=True))
+            self.gate.position = np.array(
+                [by_name.get(name, math.nan) for name in self._features.action], np.float32
+            )
+            self.gate.check_position()
         except BaseException:
             self.disconnect()
             raise
-        by_name = dict(zip(self._features.vectors.get(STATE, ()), state, strict=True))
-        self.gate.position = np.array(
-            [by_name.get(name, math.nan) for name in self._features.action], np.float32
-        )
 
     def get_observation(self) -> Observation:
         """Return `observation.state` (D,) float32 and cameras (H, W, 3) uint8.

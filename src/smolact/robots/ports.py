@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from smolact.errors import RobotError
+from smolact.errors import RobotError, optional_import
 
 DEVICES = Path("/dev")
 SERIAL = ("ttyACM*", "ttyUSB*", "ttyAMA*", "ttyTHS*", "tty.usb*", "tty.wchusb*", "tty.SLAB*")
@@ -46,6 +49,64 @@ def cameras_present() -> str:
     if devices:
         return f"Video devices here: {', '.join(devices)}."
     return "There is no video device here." if sys.platform.startswith("linux") else ""
+
+
+@dataclass(frozen=True)
+class UsbAdapter:
+    """The identity of a USB serial adapter, which it keeps when its port gets another name.
+
+    Attributes:
+        model: its vendor and product numbers.
+        serial_number: its serial number; None for cheap adapters.
+        location: the USB socket that it is plugged into.
+    """
+
+    model: tuple[int, int]
+    serial_number: str | None
+    location: str | None
+
+    def find_port(self, port: str) -> str:
+        """Return the adapter's port: `port`, its last one, where that is still right.
+
+        Raises:
+            RobotError: it is not plugged in, or several adapters could be it.
+        """
+        found = {
+            name: adapter
+            for name, adapter in usb_adapters().items()
+            if adapter.model == self.model and adapter.serial_number == self.serial_number
+        }
+        if self.serial_number is None or len(found) > 1:
+            found = {name: adapter for name, adapter in found.items() if adapter.location == self.location}
+        if _device(port) in found:
+            return port
+        if len(found) == 1:
+            return next(iter(found))
+        known_by = f"serial number {self.serial_number}" if self.serial_number else "without a serial number"
+        raise RobotError(
+            f"The USB adapter that was at {port} ({known_by}, USB socket {self.location}) is not there. {ports_present()} Plug it "
+            "into that socket, or begin again with its new port: `smolact robot find-port` finds it."
+        )
+
+
+def usb_adapters() -> dict[str, UsbAdapter]:
+    """Return the USB serial adapters by port. Needs pyserial."""
+    list_ports: Any = optional_import("serial.tools.list_ports", "so101")
+    return {
+        str(port.device): UsbAdapter((port.vid, port.pid), port.serial_number or None, port.location or None)
+        for port in list_ports.comports()
+        if port.vid is not None
+    }
+
+
+def adapter_at(port: str) -> UsbAdapter | None:
+    """Return the USB adapter at a port; None for a port of another kind."""
+    return usb_adapters().get(_device(port))
+
+
+def _device(port: str) -> str:
+    """Return the device that a link such as /dev/serial/by-id/… leads to."""
+    return os.path.realpath(port) if port.startswith("/") else port
 
 
 def port_that_goes(unplug: Callable[[list[str]], None]) -> str:

@@ -226,6 +226,10 @@ class Gate:
     admit = check_chunk
     """The earlier name of `check_chunk`."""
 
+    def check_position(self) -> None:
+        """Raise an `UnsafeActionError` if the robot stands outside its limits, where every action would be refused."""
+        _start_position(self.limits, self.position)
+
     def clamp(self, action: ArrayLike) -> Vector:
         """Call `clamp` on an action from the robot's position; sends nothing."""
         return clamp(self.limits, action, self.position)
@@ -258,10 +262,14 @@ def _start_position(limits: JointLimits, position: ArrayLike | None) -> Vector |
             f"Where the robot is must be {len(limits.names)} finite numbers, found {position}. Nothing was sent."
         )
     slack = _slack_widths(limits)
-    for at in np.flatnonzero((values < limits.low - slack) | (values > limits.high + slack)):
+    outside = [
+        f"'{limits.names[at]}' stands at {values[at]:g}, outside its limits [{limits.low[at]:g}, {limits.high[at]:g}]"
+        for at in np.flatnonzero((values < limits.low - slack) | (values > limits.high + slack))
+    ]
+    if outside:
         raise UnsafeActionError(
-            f"The robot's '{limits.names[at]}' stands at {values[at]:g}, outside its limits "
-            f"[{limits.low[at]:g}, {limits.high[at]:g}]. Move it back by hand, or calibrate it again. Nothing was sent."
+            f"The robot's {'; its '.join(outside)}. Move it back by hand, allow more with --robot.limits, or calibrate it again. "
+            "Nothing was sent."
         )
     return np.clip(values, limits.low, limits.high).astype(np.float32)
 

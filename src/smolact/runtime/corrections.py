@@ -103,6 +103,7 @@ class CorrectedSource:
         self._fps = fps
         self._recent = deque[NDArray[np.float64]](maxlen=1 + round(max(MOTION_S, STILL_S) * fps))
         self._key = threading.Event()
+        self._position: NDArray[np.float64] | None = None
         self._begin("")
 
     @property
@@ -143,6 +144,7 @@ class CorrectedSource:
         Raises:
             SmolactError: errors of the policy and of the teleoperator.
         """
+        self._position = None
         wanted = self._is_wanted(observation)
         if self.phase is Phase.DRIVING and wanted:
             self._take_over(observation)
@@ -175,14 +177,20 @@ class CorrectedSource:
             self._recent.clear()
         decided = isinstance(self._teleoperator, TakesOver) and self._teleoperator.takes_over(observation)
         if isinstance(self._teleoperator, DrivenLeader) and not self._by_key:
-            self._watch(self._teleoperator.get_action(observation))
+            self._watch(self._read(observation))
         return decided or self._by_key or self._by_motion
 
-    def _watch(self, position: NDArray[Any]) -> None:
+    def _read(self, observation: Observation) -> NDArray[np.float64]:
+        """Return the teleoperator's action, which is read once a tick."""
+        if self._position is None:
+            self._position = np.asarray(self._teleoperator.get_action(observation), np.float64)
+        return self._position
+
+    def _watch(self, position: NDArray[np.float64]) -> None:
         """Notice that a hand has begun or ceased to move the leader."""
         if self.phase is Phase.ALIGNING:  # its motors move it
             return
-        self._recent.append(np.asarray(position, np.float64))
+        self._recent.append(position)
         path = np.array(self._recent)
         still = round(STILL_S * self._fps)
         is_still = len(path) > still and np.ptp(path[-still - 1 :], axis=0).max() < STILLNESS
@@ -201,7 +209,7 @@ class CorrectedSource:
         self.phase = Phase.CORRECTING
         if isinstance(self._teleoperator, DrivenLeader) and np.isfinite(self._gate.position).all():
             self.phase = Phase.ALIGNING
-            start = np.asarray(self._teleoperator.get_action(observation), np.float64)
+            start = self._read(observation)
             goal = self._gate.position.astype(np.float64)
             count = 1 + int(np.abs(goal - start).max() * self._fps / ALIGN_SPEED)
             self._path = start + (goal - start) * np.arange(1, count + 1)[:, None] / count
@@ -222,7 +230,7 @@ class CorrectedSource:
         self.phase = Phase.CORRECTING
 
     def _correct(self, observation: Observation) -> NDArray[np.float32]:
-        action = np.asarray(self._teleoperator.get_action(observation), np.float64)
+        action = self._read(observation)
         if self._offset is None:
             last = self._gate.position.astype(np.float64)
             known = np.isfinite(last) & (not _is_scripted(self._teleoperator))

@@ -63,6 +63,15 @@ class HasTimestamps(Protocol):
         ...
 
 
+@runtime_checkable
+class HasState(Protocol):
+    """A robot whose state can be read without its cameras."""
+
+    def get_state(self) -> Observation:
+        """Return the observation without pictures."""
+        ...
+
+
 OnTick = Callable[[Observation, NDArray[Any] | None], None]
 
 
@@ -103,6 +112,7 @@ class ControlLoop:
             raise ConfigError(f"--interpolation={self.interpolation}: a tick has one command or more.")
         self.rate_limiter = RateLimiter(self.fps, self.clock, self.sleep)
         self.controls = self.controls or Controls()
+        self._is_blind = False
 
     def run(
         self,
@@ -122,11 +132,11 @@ class ControlLoop:
             on_tick: called after every tick with the observation and the action that was sent, None if none was.
             observes: False does not read the robot's observation, for a source that does not need it.
             ends_with_episode: False continues after a simulation's episode has ended.
-            checks_cameras: False continues with old pictures, for a person who does not drive by them.
+            checks_cameras: False continues with old pictures, or with none, for a person who does not drive by them.
 
         Raises:
             CameraTimeoutError: a camera has given no picture for too long.
-            ConnectionLostError: the robot's cable was pulled, and there is no terminal from which a person can say that it is back.
+            ConnectionLostError: the robot does not reply, and there is no terminal from which a person can say that it is back.
             UnsafeActionError: the gate refused an action.
             SmolactError: errors of the robot, the source and `on_tick`.
         """
@@ -139,7 +149,7 @@ class ControlLoop:
             if self.realtime:
                 self.rate_limiter.tick()
             try:
-                observation = self.robot.get_observation() if observes else {}
+                observation = self._observe(needs_pictures=checks_cameras) if observes else {}
                 camera, age = self._oldest_picture() if observes and checks_cameras else ("", 0.0)
                 if age > DEAD_S:
                     raise CameraTimeoutError(
@@ -165,6 +175,18 @@ class ControlLoop:
             if ends_with_episode and self._episode_is_over():
                 break
         return self.controls.take()  # pressed during the last tick
+
+    def _observe(self, *, needs_pictures: bool) -> Observation:
+        """Return the observation; without pictures and with one warning, if a camera failed and they are not needed."""
+        try:
+            return self.robot.get_observation()
+        except CameraTimeoutError as error:
+            if needs_pictures or not isinstance(self.robot, HasState):
+                raise
+            if not self._is_blind:
+                self._is_blind = True
+                logger.warning("%s The robot is driven without it.", error)
+            return self.robot.get_state()
 
     def _send(self, action: NDArray[Any]) -> NDArray[Any]:
         """Send the commands of a tick, the last of which is the action; returns it as it was sent."""
@@ -200,7 +222,7 @@ class ControlLoop:
             device.drop()
         while True:
             logger.error(
-                "%s\nThe robot holds where it is. Plug it in again and press space to go on, or q to stop.",
+                "%s\nThe robot holds where it is while it has power. Plug it in again and press space to go on, or q to stop.",
                 problem,
             )
             self.controls.pause()

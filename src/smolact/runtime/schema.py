@@ -75,12 +75,12 @@ class SchemaConfig(PolicyConfig):
 
 
 def config_of(schema: Schema) -> SchemaConfig:
-    """Return a configuration with the features and sizes of a schema, for the checks of `policies.fit`."""
+    """Return a configuration with the features, sizes and names of a schema, for the checks of `policies.fit`."""
     inputs = {
         **{key: PolicyFeature(FeatureType.VISUAL, (3, *size)) for key, size in schema.cameras.items()},
         **{key: PolicyFeature(FeatureType.STATE, (size,)) for key, size in schema.vectors.items()},
     }
-    return SchemaConfig(
+    config = SchemaConfig(
         input_features=inputs,
         output_features={ACTION: PolicyFeature(FeatureType.ACTION, (schema.action,))},
         chunk_size=schema.chunk_size,
@@ -88,3 +88,4 @@ def config_of(schema: Schema) -> SchemaConfig:
         empty_cameras=schema.absent_cameras,
         served=schema.policy,
     )
+    return config.of_robot(Embodiment(fps=schema.fps, names=schema.names, units=schema.units))

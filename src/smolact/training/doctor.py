@@ -31,7 +31,14 @@ from smolact.policies.configuration import (
 )
 from smolact.policies.embodiment import embodiment_of
 from smolact.policies.factory import LoadedPolicy, get_config_class, load_policy
-from smolact.policies.fit import check_cameras, check_env_sizes, check_names, side_by_side, usable_names
+from smolact.policies.fit import (
+    check_cameras,
+    check_env_names,
+    check_env_sizes,
+    check_names,
+    side_by_side,
+    usable_names,
+)
 from smolact.policies.vlm_configuration import VLMConfig
 from smolact.processors.normalize import NormalizerProcessorStep
 from smolact.processors.pipeline import processor_files, rename_map_in
@@ -234,6 +241,9 @@ def _check_against_environment(
         result.table = side_by_side(config.features, _feature_lines(offered), name)
         result.run_check("cameras", lambda: check_cameras(config, cameras, names, "the environment"))
         result.run_check("state and action", lambda: check_env_sizes(config, offered, names))
+        result.run_check(
+            "names and units of joints", lambda: check_env_names(config, envs[0].robot_names, names)
+        )
         result.run_check(
             "an episode at random tells a task and success", partial(play_random_episode, envs[0])
         )

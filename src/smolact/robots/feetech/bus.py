@@ -19,7 +19,7 @@ from smolact.robots.base import ConnectionLostError
 from smolact.robots.feetech import packets, registers
 from smolact.robots.feetech.packets import Instruction, MotorFault, PacketError
 from smolact.robots.feetech.registers import Register
-from smolact.robots.ports import ports_present
+from smolact.robots.ports import UsbAdapter, adapter_at, ports_present
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,10 @@ CHATTER_S = 0.25
 RETRIES = 2
 
 
+class NoReplyError(ConnectionLostError):
+    """Motors do not reply, or their replies stay damaged, though the port is open."""
+
+
 def open_port(port: str, baud_rate: int) -> Any:
     """Return pyserial's open port, whose `read` waits `SILENCE_S` for the first byte."""
     serial: Any = optional_import("serial", "so101")
@@ -47,7 +51,7 @@ class FeetechBus:
     """Motors on one serial port.
 
     Args:
-        port: the serial port.
+        port: the serial port, which changes when the adapter comes back under another name.
         motors: the motors' names and ids.
         owner: the device's name in messages, such as `robot 'so101_follower'`.
         retries: how often a request is repeated before it fails.
@@ -72,6 +76,7 @@ class FeetechBus:
         self._names = {number: name for name, number in self.motors.items()}
         self._baud_rate = baud_rate
         self._serial: Any = None
+        self._adapter: UsbAdapter | None = None
         self.faults: dict[str, MotorFault] = {}
         self.lost_replies = self.requests = 0
         self._may_be_late = False
@@ -82,16 +87,22 @@ class FeetechBus:
         return self._serial is not None
 
     def open(self) -> None:
-        """Open the port.
+        """Open the port; opened again, the port at which the same USB adapter is now, whatever its name.
 
         Raises:
             MissingDependencyError: pyserial is not installed.
             RobotError: the port does not exist, or may not be used.
         """
+        if self._adapter is not None:
+            port, before = self._adapter.find_port(self.port), self.port
+            if port != before:
+                self.port = port
+                logger.warning("The %s is at %s now; it was at %s.", self.owner, port, before)
         try:
             self._serial = open_port(self.port, self._baud_rate)
         except (OSError, ValueError) as error:  # serial.SerialException is an OSError
             raise RobotError(self._cannot_open(error)) from error
+        self._adapter = adapter_at(self.port)
 
     def close(self) -> None:
         """Close the port. May be called at any time, more than once."""
@@ -119,7 +130,7 @@ class FeetechBus:
         """Return a register of one motor.
 
         Raises:
-            RobotError: the motor does not reply, or its replies are damaged.
+            NoReplyError: the motor does not reply, or its replies are damaged.
             ConnectionLostError: the port is gone.
         """
         return self.read_id(register, self.motors[motor])
@@ -147,9 +158,7 @@ class FeetechBus:
         )
         try:
             ((_, data),) = self._exchange(packet, [motor], 2, "reading its model", retries=retries)
-        except ConnectionLostError:
-            raise
-        except RobotError:
+        except NoReplyError:
             return None
         return int.from_bytes(data, "little")
 
@@ -214,7 +223,7 @@ class FeetechBus:
                 self.lost_replies += 1
                 self._may_be_late = True
                 reason = str(error)
-        raise RobotError(
+        raise NoReplyError(
             f"The {self.owner} at {self.port}: {self._label(motors)} failed {purpose} {attempts} times: {reason}. "
             "Is it powered, and are all its cables in? `smolact robot doctor` looks at each motor."
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from smolact.errors import RobotError
 from smolact.robots.base import ConnectionLostError
 from smolact.robots.feetech import packets, registers
-from smolact.robots.feetech.bus import RETRIES, FeetechBus
+from smolact.robots.feetech.bus import RETRIES, FeetechBus, NoReplyError
 from smolact.robots.feetech.guard import TorqueGuard
 from smolact.robots.so_arm.calibration import (
     Calibration,
@@ -262,9 +262,7 @@ class SOArm:
                 try:
                     self.bus.write(registers.TORQUE_ENABLE, motor, 0, retries=RELEASE_RETRIES)
                     self.bus.write(registers.LOCK, motor, 0, retries=RELEASE_RETRIES)
-                except ConnectionLostError:
-                    raise
-                except RobotError:
+                except NoReplyError:
                     stuck.append(motor)
         except ConnectionLostError:
             return list(MOTORS)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from smolact.errors import ConfigError
 from smolact.robots.base import Observation, RobotFeatures
-from smolact.robots.cameras import Camera, make_cameras
+from smolact.robots.cameras import Camera, connect_cameras, make_cameras
 from smolact.robots.feetech import registers
 from smolact.robots.feetech.bus import RETRIES
 from smolact.robots.safety import MAX_AGE_S, MAX_STEP, Gate, choose_steps, limit_change, make_limits
@@ -158,14 +158,15 @@ class SOFollower:
 
         Raises:
             RobotError: a port, motor or camera does not answer, or an arm is not calibrated; nothing is left open.
+            UnsafeActionError: a joint stands outside its limits; nothing is left open.
             MissingDependencyError: pyserial is not installed.
         """
         with self._closed_on_error():
-            for camera in self._cameras.values():
-                camera.connect()
+            connect_cameras(self._cameras.values())
             for part in self._parts:
                 part.connect()
             self._read_position()
+            self.gate.check_position()
 
     def drop(self) -> None:
         """Close the ports, so that the system can give their names again; the motors stay as they are."""
@@ -184,9 +185,13 @@ class SOFollower:
         Raises:
             RobotError: an arm or a camera does not answer.
         """
-        values = [value for part in self._parts for value in part.arm.positions().values()]
-        observation: Observation = {STATE: np.array(values, np.float32)}
+        observation = self.get_state()
         return observation | {f"{IMAGES}.{name}": camera.read() for name, camera in self._cameras.items()}
+
+    def get_state(self) -> Observation:
+        """Return `observation.state` alone, without the cameras. Raises as `get_observation` does."""
+        values = [value for part in self._parts for value in part.arm.positions().values()]
+        return {STATE: np.array(values, np.float32)}
 
     def camera_ages(self) -> dict[str, float]:
         """Return the age in seconds of each camera's newest picture, by batch key."""
