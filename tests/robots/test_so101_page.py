@@ -115,7 +115,8 @@ def test_the_page_is_typed(
         monkeypatch.setattr("sys.stdin", Terminal(arms, capsys))
         name = words[1] if words[0] == "robot" else words[0]
         code = main([*words, *SHORT.get(name, []), *(["--readings=20"] if name == "doctor" else [])])
-        assert code == 0, (words, capsys.readouterr().err)
+        busy_machine = name == "doctor" and code == 1  # which it is there to tell
+        assert code == 0 or busy_machine, (words, capsys.readouterr().err)
         (devices / "ttyACM1").touch()
     recorded = LeRobotDatasetMetadata(tmp_path / "outputs/datasets/me/lego")
     assert recorded.total_episodes == 2 and recorded.robot_type == "so_follower"
