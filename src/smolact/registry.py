@@ -138,6 +138,8 @@ ENVIRONMENTS = Registry(
         "tabletop": "smolact.envs.factory:TABLETOP",
         "pusht": "smolact.envs.factory:PUSHT",
         "so101": "smolact.envs.factory:SO101",
+        "metaworld": "smolact.envs.factory:METAWORLD",
+        "aloha": "smolact.envs.factory:ALOHA",
     },
 )
 """Objects of `smolact.envs.factory.KnownEnv`."""

@@ -11,7 +11,7 @@ import pytest
 
 from smolact.cli.main import main
 from smolact.datasets.reader import LeRobotDataset
-from smolact.envs import so101_model, so101_rendering
+from smolact.envs import rendering, so101_model
 from smolact.envs.demonstrations import demonstrations
 from smolact.envs.experts import expert_for
 from smolact.envs.factory import make_env
@@ -107,16 +107,16 @@ def test_pictures_are_drawn_with_what_there_is(
     libraries: tuple[str, ...], chosen: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ: dict[str, str] = {}
-    monkeypatch.setattr(so101_rendering.os, "environ", environ)
-    monkeypatch.setattr(so101_rendering.sys, "platform", "linux")
-    monkeypatch.setattr(so101_rendering, "_can_load", libraries.__contains__)
-    so101_rendering.choose_backend()
+    monkeypatch.setattr(rendering.os, "environ", environ)
+    monkeypatch.setattr(rendering.sys, "platform", "linux")
+    monkeypatch.setattr(rendering, "_can_load", libraries.__contains__)
+    rendering.choose_backend()
     assert environ.get("MUJOCO_GL") == chosen
     if chosen is None:
         with pytest.raises(MissingDependencyError, match="apt-get install libegl1"):
-            so101_rendering.SceneRenderer(None, (64, 64))
+            rendering.SceneRenderer(None, (64, 64)).draw(None, "front")
     environ["MUJOCO_GL"] = "glfw"
-    so101_rendering.choose_backend()
+    rendering.choose_backend()
     assert environ["MUJOCO_GL"] == "glfw"
 
 

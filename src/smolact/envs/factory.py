@@ -1,4 +1,7 @@
-"""Environments by name: `tabletop`, `pusht`, `so101`, an installed one, or any gymnasium id (`module:id` imports the module first)."""
+"""Environments by name: `tabletop`, `pusht`, `so101`, `metaworld`, `aloha`, an installed one, or any gymnasium id.
+
+`module:id` imports the module first.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from smolact.envs.batch import EnvBatch
+from smolact.envs.benchmarks.aloha import ALOHA_ID, register_aloha
+from smolact.envs.benchmarks.metaworld import METAWORLD_ID, register_metaworld
 from smolact.envs.mapping import EnvMapping, PolicyEnv
 from smolact.envs.so101 import SO101_ID, register_so101
 from smolact.envs.tabletop import TABLETOP_ID, register_tabletop
@@ -30,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 register_tabletop()
 register_so101()
+register_metaworld()
+register_aloha()
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class KnownEnv:
         extra: smolact's extra that installs its package; None if always installed.
         task: default instruction, if neither environment nor caller gives one.
         expert: its scripted expert as `module:class` (see `smolact.envs.experts`); None if it has none.
+        suite: whether `task` in `make_env` selects its tasks, instead of being an instruction (`smolact.envs.benchmarks`).
     """
 
     id: str
@@ -48,6 +56,7 @@ class KnownEnv:
     settings: Mapping[str, Any] = field(default_factory=dict)
     task: str | None = None
     expert: str | None = None
+    suite: bool = False
 
 
 TABLETOP = KnownEnv(TABLETOP_ID, expert="smolact.envs.experts:TabletopExpert")
@@ -67,7 +76,11 @@ PUSHT = KnownEnv(
     expert="smolact.envs.pusht_expert:PushTExpert",
 )
 SO101 = KnownEnv(SO101_ID, expert="smolact.envs.so101_expert:SO101Expert")
-"""Its extra, `so101-sim`, is asked for by the environment itself."""
+METAWORLD = KnownEnv(
+    METAWORLD_ID, expert="smolact.envs.benchmarks.metaworld_expert:MetaWorldExpert", suite=True
+)
+ALOHA = KnownEnv(ALOHA_ID, suite=True)
+"""The extras of these three are asked for by the environments themselves."""
 
 
 def make_env(
@@ -82,9 +95,9 @@ def make_env(
     """Make `n_envs` copies of an environment, under batch keys.
 
     Args:
-        name: a short name (`tabletop`, `pusht`, `so101`, an installed one) or a gymnasium id.
+        name: a short name (`tabletop`, `pusht`, `so101`, `metaworld`, `aloha`, an installed one) or a gymnasium id.
         task: the instruction of every episode; None for the environment's own. The environment's name (LeRobot's
-            `--env.task=PushT-v0`) counts as None.
+            `--env.task=PushT-v0`) counts as None. In a suite, as in LeRobot, it is the names of tasks or groups.
         mapping: a YAML file (see `mapping.py`), an `EnvMapping`, or its names alone.
         render: whether images are needed; None: if the environment can render (`EnvBatch.can_render`).
         settings: the environment's own arguments, and `max_episode_steps`.
@@ -102,6 +115,8 @@ def make_env(
     elif mapping is not None and not isinstance(mapping, EnvMapping):
         mapping = EnvMapping(mapping)
     known = known_env(name)
+    if known.suite and task is not None:
+        settings, task = {**settings, "task": task}, None
     if task is not None and task in (known.id, known.id.rpartition("/")[2]):
         logger.debug("'%s' is taken for the environment's name, not for an instruction.", task)
         task = None
@@ -123,7 +138,9 @@ def known_env(name: str) -> KnownEnv:
         ConfigError, MissingDependencyError: the distribution that provides the name is broken.
     """
     if name not in ENVIRONMENTS:
-        return next((env for env in (TABLETOP, PUSHT, SO101) if env.id == name), KnownEnv(name))
+        return next(
+            (env for env in (TABLETOP, PUSHT, SO101, METAWORLD, ALOHA) if env.id == name), KnownEnv(name)
+        )
     found = ENVIRONMENTS[name]
     if not isinstance(found, KnownEnv):
         raise ENVIRONMENTS.refuse(name, "is no smolact.envs.factory.KnownEnv")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact.envs.rendering import REFLECTIONS, SceneRenderer, choose_backend
 from smolact.envs.so101_language import COLORS, PLACES, Goal
 from smolact.envs.so101_model import (
     BIN_HEIGHT,
@@ -21,7 +22,6 @@ from smolact.envs.so101_model import (
     SUBSTEPS,
     load_model,
 )
-from smolact.envs.so101_rendering import SceneRenderer, choose_backend
 
 Vector = NDArray[np.float64]
 
@@ -64,8 +64,7 @@ class SO101World:
         self._mujoco: Any = mujoco
         self.data: Any = mujoco.MjData(self.model)
         self.colors: tuple[str, ...] = ()
-        self._size = size
-        self._renderer: SceneRenderer | None = None
+        self._renderer = SceneRenderer(self.model, size, without=(REFLECTIONS,))
         self._gripper = int(self.model.body("gripper").id)
         self._jaws = {self._gripper: 0, int(self.model.body("moving_jaw_so101_v1").id): 1}
         self._cubes = [int(self.model.body(f"cube_{number}").id) for number in range(n_cubes)]
@@ -184,15 +183,11 @@ class SO101World:
         Raises:
             MissingDependencyError: the graphics library does not work.
         """
-        if self._renderer is None:
-            self._renderer = SceneRenderer(self.model, self._size)
         return self._renderer.draw(self.data, CAMERAS[camera])
 
     def close(self) -> None:
         """Free the graphics context."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._renderer.close()
 
 
 def _draw_layout(n_cubes: int, random: np.random.Generator) -> tuple[list[Vector], list[Vector]]:
