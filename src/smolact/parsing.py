@@ -203,6 +203,8 @@ def _decode_rest(
     """Decode the settings of each open section, typed by the class that its other settings name."""
     decoded: dict[str, dict[str, Any]] = {prefix: {} for prefix in schema.open}
     for prefix, fields_of in schema.open.items():
+        if not rest[prefix]:
+            continue
         chosen = {
             name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)
         }
@@ -211,7 +213,7 @@ def _decode_rest(
             inner = ConfigSchema(cls, prefix)
             settings, _ = _assign(rest[prefix], inner, [*inner.names(), *schema.names()])
             decoded[prefix] = _fields(inner, _decode_all(settings, inner.flags), {})
-        elif rest[prefix]:
+        else:
             item = rest[prefix][0]
             needed = f"--{prefix}type=NAME" if item.is_flag else f"{prefix}type: NAME"
             note = f" Further settings of this section need {needed}."

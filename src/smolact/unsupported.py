@@ -79,6 +79,16 @@ POLICY = {
         "training normalizes with the dataset's statistics. It is a flag of `smolact eval` and its like."
     ),
 }
+ENV = {
+    "disable_env_checker": Unsupported("gymnasium's checker never runs here.", _anything),
+    "features": Unsupported("they are read from the environment. Leave it out.", _anything),
+    "features_map": Unsupported(
+        "name the policy's inputs in a file (--env.mapping=FILE), or rename them (--rename_map)."
+    ),
+    "max_parallel_tasks": Unsupported(
+        "episodes are shared by processes: --cpu_processes=N, or accelerate launch.", _only(1)
+    ),
+}
 EVAL = {
     "use_async_envs": Unsupported("environments are stepped in this process.", _anything),
     "recording": Unsupported(_LATER),

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smolact.errors import ConfigError
-from smolact.evaluation.metrics import EpisodeResult, EvaluationResult, SuccessRate, wilson_interval
+from smolact.evaluation.metrics import (
+    EpisodeResult,
+    EvaluationResult,
+    SuccessRate,
+    clustered_interval,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,21 @@ def test_the_interval_holds_the_rate_and_mirrors(successes, failures, confidence
         assert low <= successes / trials <= high
     mirrored = wilson_interval(failures, trials, confidence)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+def test_tasks_that_are_all_or_nothing_count_once_each():
+    clusters = [SuccessRate(10, 10)] * 5 + [SuccessRate(0, 10)] * 5
+    # 9 independent episodes (10 clusters less one), and Student's quantiles 1.984 (99 degrees) and 2.262 (9)
+    effective = 9 * (1.984 / 2.262) ** 2
+    assert clustered_interval(clusters) == pytest.approx(wilson_interval(effective / 2, effective), abs=2e-3)
+
+
+def test_tasks_that_are_equal_count_as_their_episodes_but_for_the_small_number():
+    low, high = clustered_interval([SuccessRate(5, 10)] * 50)
+    assert (low, high) == pytest.approx(wilson_interval(250, 500), abs=2e-3)
+    assert clustered_interval([SuccessRate(10, 10)] * 10)[1] == 1.0
+    with pytest.raises(ConfigError, match="two"):
+        clustered_interval([SuccessRate(5, 10)])
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def run(config: MakeDemosConfig) -> None:
 
     name = config.env.type
     expert = expert_for(name)
-    env_settings = {"task": config.env.task, "mapping": config.env.mapping, **config.env.kwargs}
+    env_settings = {"task": config.env.task, "mapping": config.env.mapping, **config.env.arguments}
     outcomes: list[bool] = []
     with make_env(name, **env_settings) as envs, progress_bar(config.episodes, "episodes") as advance:
 

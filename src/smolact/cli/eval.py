@@ -82,11 +82,6 @@ class EvalConfig:
         """All checkpoints: --policy.path and --compare."""
         return [str(self.policy.path), *(self.compare or ())]
 
-    @property
-    def instruction(self) -> str | None:
-        """The instruction of every episode; None for the environment's own."""
-        return self.task or self.env.task
-
 
 @command(EvalConfig, USAGE)
 def run(config: EvalConfig) -> int:
@@ -97,11 +92,6 @@ def run(config: EvalConfig) -> int:
     for name in config.policies:  # before anything is written
         engine_settings(name, config.policy, config.rename_map, engine=config.engine)
     n_processes, device = config.cpu_processes, config.policy.settings.get("device")
-    if n_processes is not None and not 1 <= n_processes <= config.eval.n_episodes:
-        raise ConfigError(
-            f"--cpu_processes={n_processes}: expected at least 1, and no more than the episodes of a condition "
-            f"(--eval.n_episodes={config.eval.n_episodes}), which they share."
-        )
     if n_processes is not None and n_processes > 1 and device not in (None, "cpu"):
         raise ConfigError(f"--cpu_processes={n_processes} is for a CPU, and --policy.device={device}.")
     if len(set(config.policies)) < len(config.policies):
@@ -118,10 +108,14 @@ def run(config: EvalConfig) -> int:
         sys.stdout.write(summary(results))
         if config.output_dir is not None:
             from smolact import durable
+            from smolact.evaluation.conditions import PLAIN
+            from smolact.evaluation.lerobot_results import EVAL_INFO, eval_info
             from smolact.evaluation.suite import to_json
 
             path = config.output_dir / "metrics.json"
             durable.write_json(path, to_json(results))
+            plain = results[config.policies[0]][PLAIN]
+            durable.write_json(config.output_dir / EVAL_INFO, eval_info(plain, str(config.env.type)))
             sys.stdout.write(f"\n{path}\n{config.output_dir / 'report.html'}\n")
     return 0
 
@@ -132,17 +126,13 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     Raises:
         SmolactError: errors of loading, the environment and the episodes; `FeatureError` if policy and environment do not fit.
     """
-    from smolact.cli.eval_processes import Processes, default_processes
+    from smolact.cli.eval_processes import Processes
     from smolact.cli.eval_progress import EvalProgress
     from smolact.evaluation.conditions import PLAIN, conditions_for
     from smolact.evaluation.shards import play_shards
     from smolact.evaluation.suite import EpisodeLog, collect, run_suite
 
     processes = Processes(config.cpu_processes, config.output_dir)
-    n_processes = config.cpu_processes or 1
-    if config.cpu_processes is None and processes.shard.processes == 1:
-        device = config.policy.settings.get("device")
-        n_processes = default_processes(config.policies, device, config.eval.n_episodes)
     folder = config.output_dir
     render = folder is not None and config.n_videos > 0
     with (
@@ -150,6 +140,8 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
         _make_environments(config, render=render) as environments,
         print_errors_at_once(),
     ):
+        n_episodes = config.eval.n_episodes * max(1, len(environments.tasks))
+        n_processes = _n_processes(config, n_episodes) if processes.shard.processes == 1 else 1
         if n_processes > 1 and folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smolact-")))
         log = EpisodeLog(folder, _settings(config), processes.shard)
@@ -159,12 +151,12 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
                 announce_policy(name)
             return _load(name, config, environments, processes.device, stack)
 
-        conditions = conditions_for(environments, config.instruction) if config.language else []
+        conditions = conditions_for(environments, environments.instruction) if config.language else []
         facts = {name: _facts(name, config) for name in config.policies}
         names = [PLAIN, *(condition.name for condition in conditions)]
         with contextlib.ExitStack() as shown:
             progress = (
-                EvalProgress(config.policies, names, config.eval.n_episodes, log, shown)
+                EvalProgress(config.policies, names, n_episodes, log, shown)
                 if processes.shard.rank == 0
                 else None
             )
@@ -185,10 +177,29 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
         processes.wait()
         if processes.shard.rank:
             return None
-        results = collect(config.policies, names, log, config.eval.n_episodes, config.seed, facts)
+        results = collect(config.policies, names, log, n_episodes, config.seed, facts)
         if config.output_dir is not None:
             write_page(config, config.output_dir, results, environments, conditions, load)
     return results
+
+
+def _n_processes(config: EvalConfig, n_episodes: int) -> int:
+    """Return how many processes of this machine share the episodes of a condition.
+
+    Raises:
+        ConfigError: --cpu_processes is out of range.
+    """
+    from smolact.cli.eval_processes import default_processes
+
+    given = config.cpu_processes
+    if given is None:
+        return default_processes(config.policies, config.policy.settings.get("device"), n_episodes)
+    if not 1 <= given <= n_episodes:
+        raise ConfigError(
+            f"--cpu_processes={given}: expected at least 1, and no more than the episodes of a condition ({n_episodes}; see "
+            "--eval.n_episodes), which they share."
+        )
+    return given
 
 
 @dataclass(frozen=True)
@@ -210,7 +221,7 @@ class ShardPlayer:
                 config.policies,
                 lambda name: _load(name, config, environments, "cpu", stack),
                 environments,
-                conditions_for(environments, config.instruction) if config.language else [],
+                conditions_for(environments, environments.instruction) if config.language else [],
                 log,
                 n_episodes=config.eval.n_episodes,
                 seed=config.seed,
@@ -223,11 +234,12 @@ def _make_environments(config: EvalConfig, *, render: bool) -> EnvBatch:
 
     return make_env(
         str(config.env.type),
-        config.eval.n_environments,
-        task=config.instruction,
+        config.eval.n_environments(config.env),
+        task=config.env.task,
+        instruction=config.task,
         mapping=config.env.mapping,
         render=render,
-        **config.env.kwargs,
+        **config.env.arguments,
     )
 
 
@@ -274,9 +286,9 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
         "stats": config.policy.stats or None,
         "rename_map": config.rename_map or None,
         "environment": config.env.type,
-        "task": config.instruction,
+        "task": config.task or config.env.task,
         "mapping": None if config.env.mapping is None else config.env.mapping.read_text(),
-        "environment settings": {key: str(value) for key, value in config.env.kwargs.items()},
+        "environment settings": {key: str(value) for key, value in config.env.arguments.items()},
         "seed": config.seed,
     }
 
@@ -356,7 +368,8 @@ def summary(results: Results) -> str:
             lines += ["", name]
         rows: list[tuple[str, object]] = []
         for condition, result in by_condition.items():
-            rows.append((condition.replace("_", " "), result.success))
+            rows.append((condition.replace("_", " "), result.over_tasks or result.success))
+            rows += [(f"  {name}", tasks) for name, tasks in result.per_group.items()]
             if condition == PLAIN and len(result.per_task) > 1:
                 rows += [(f"  {kind}", rate) for kind, rate in result.per_task.items()]
             if result.other_goal is not None:
@@ -374,4 +387,9 @@ def summary(results: Results) -> str:
             f"mean length {plain.mean_steps:.0f} steps; {plain.n_action_steps} of {plain.chunk_size} actions of each chunk "
             f"were executed; {steps}{seconds:.0f} s; seed {plain.seed}"
         )
+        if plain.over_tasks is not None and plain.n_action_steps == plain.chunk_size != 1:
+            lines.append(
+                "Whole chunks were executed without a look in between, which costs success on benchmarks: try "
+                "--policy.n_action_steps=10."
+            )
     return "\n".join(lines).lstrip("\n") + "\n"

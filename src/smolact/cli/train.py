@@ -197,8 +197,10 @@ def env_flags(env: EnvSection) -> list[str]:
     flags = [f"--env.type={env.type or 'ENV'}"]
     if env.mapping is not None:
         flags.append(f"--env.mapping={env.mapping}")
-    if env.kwargs:
-        flags.append(f"--env.kwargs={json.dumps(env.kwargs)}")
+    if env.task is not None:
+        flags.append(f"--env.task={env.task}")
+    if env.arguments:
+        flags.append(f"--env.kwargs={json.dumps(env.arguments)}")
     return flags
 
 

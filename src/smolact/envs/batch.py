@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact.envs.benchmarks.base import BenchmarkTask
 from smolact.envs.mapping import Observation, PolicyEnv
 from smolact.errors import ConfigError
 from smolact.types import PolicyFeature
@@ -41,6 +43,16 @@ class EnvBatch:
     def features(self) -> dict[str, PolicyFeature]:
         """The policy's input and output features, by batch key."""
         return self._envs[0].features
+
+    @property
+    def tasks(self) -> tuple[BenchmarkTask, ...]:
+        """A benchmark's tasks; none of other environments."""
+        return self._envs[0].tasks
+
+    @property
+    def instruction(self) -> str | None:
+        """The instruction of every episode; None for the environments' own."""
+        return self._envs[0].instruction
 
     @property
     def fps(self) -> int | None:
@@ -78,17 +90,18 @@ class EnvBatch:
         return self._stacked()
 
     def step(
-        self, actions: NDArray[Any]
+        self, actions: NDArray[Any], *, look: bool = True
     ) -> tuple[Observation, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Step every unfinished episode with its row of `actions` (B, A).
 
         Returns observations (B, …), rewards (B,), done flags (B,) and infos. A finished episode returns its last observation
-        and info, with reward 0.
+        and info, with reward 0. Without `look` the observations of a benchmark have no pictures, which need not be drawn then; the
+        last observation of an episode that finished meanwhile has black ones.
         """
         rewards = np.zeros(len(self._last), np.float32)
         for number in np.flatnonzero(~self._done).tolist():
             observation, rewards[number], terminated, truncated, info = self._envs[number].step(
-                actions[number]
+                actions[number], look=look
             )
             self._last[number] = observation, info
             self._done[number] = terminated or truncated
@@ -115,4 +128,12 @@ class EnvBatch:
 
     def _stacked(self) -> tuple[Observation, list[dict[str, Any]]]:
         observations, infos = zip(*self._last, strict=True)
-        return {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}, list(infos)
+        spaces: Mapping[str, gymnasium.Space[Any]] = self._envs[0].observation_space.spaces
+        present = [key for key in spaces if any(key in observation for observation in observations)]
+        stacked = {
+            key: np.stack(
+                [each.get(key, np.zeros(spaces[key].shape or (), np.uint8)) for each in observations]
+            )
+            for key in present
+        }
+        return stacked, list(infos)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from smolact.envs.batch import EnvBatch
 from smolact.envs.benchmarks.aloha import ALOHA_ID, register_aloha
+from smolact.envs.benchmarks.base import BenchmarkEnv
 from smolact.envs.benchmarks.metaworld import METAWORLD_ID, register_metaworld
 from smolact.envs.mapping import EnvMapping, PolicyEnv
 from smolact.envs.so101 import SO101_ID, register_so101
@@ -48,7 +50,6 @@ class KnownEnv:
         extra: smolact's extra that installs its package; None if always installed.
         task: default instruction, if neither environment nor caller gives one.
         expert: its scripted expert as `module:class` (see `smolact.envs.experts`); None if it has none.
-        suite: whether `task` in `make_env` selects its tasks, instead of being an instruction (`smolact.envs.benchmarks`).
     """
 
     id: str
@@ -56,7 +57,6 @@ class KnownEnv:
     settings: Mapping[str, Any] = field(default_factory=dict)
     task: str | None = None
     expert: str | None = None
-    suite: bool = False
 
 
 TABLETOP = KnownEnv(TABLETOP_ID, expert="smolact.envs.experts:TabletopExpert")
@@ -76,10 +76,8 @@ PUSHT = KnownEnv(
     expert="smolact.envs.pusht_expert:PushTExpert",
 )
 SO101 = KnownEnv(SO101_ID, expert="smolact.envs.so101_expert:SO101Expert")
-METAWORLD = KnownEnv(
-    METAWORLD_ID, expert="smolact.envs.benchmarks.metaworld_expert:MetaWorldExpert", suite=True
-)
-ALOHA = KnownEnv(ALOHA_ID, suite=True)
+METAWORLD = KnownEnv(METAWORLD_ID, expert="smolact.envs.benchmarks.metaworld_expert:MetaWorldExpert")
+ALOHA = KnownEnv(ALOHA_ID)
 """The extras of these three are asked for by the environments themselves."""
 
 
@@ -88,6 +86,7 @@ def make_env(
     n_envs: int = 1,
     *,
     task: str | None = None,
+    instruction: str | None = None,
     mapping: EnvMapping | Mapping[str, str] | str | Path | None = None,
     render: bool | None = False,
     **settings: Any,
@@ -97,7 +96,8 @@ def make_env(
     Args:
         name: a short name (`tabletop`, `pusht`, `so101`, `metaworld`, `aloha`, an installed one) or a gymnasium id.
         task: the instruction of every episode; None for the environment's own. The environment's name (LeRobot's
-            `--env.task=PushT-v0`) counts as None. In a suite, as in LeRobot, it is the names of tasks or groups.
+            `--env.task=PushT-v0`) counts as None. For a benchmark, as in LeRobot: its tasks and groups of tasks, with commas.
+        instruction: the instruction of every episode, whatever `task` says.
         mapping: a YAML file (see `mapping.py`), an `EnvMapping`, or its names alone.
         render: whether images are needed; None: if the environment can render (`EnvBatch.can_render`).
         settings: the environment's own arguments, and `max_episode_steps`.
@@ -115,15 +115,33 @@ def make_env(
     elif mapping is not None and not isinstance(mapping, EnvMapping):
         mapping = EnvMapping(mapping)
     known = known_env(name)
-    if known.suite and task is not None:
-        settings, task = {**settings, "task": task}, None
     if task is not None and task in (known.id, known.id.rpartition("/")[2]):
         logger.debug("'%s' is taken for the environment's name, not for an instruction.", task)
         task = None
-    if task is None:
-        task = (mapping.task if mapping is not None else None) or known.task
     settings = {**known.settings, **settings}
-    return EnvBatch([PolicyEnv(_make(name, settings, render), mapping, task) for _ in range(n_envs)])
+    if task is not None and is_benchmark(name):
+        settings["task"], task = task, None
+    instruction = instruction or task or (mapping.task if mapping is not None else None) or known.task
+    return EnvBatch([PolicyEnv(_make(name, settings, render), mapping, instruction) for _ in range(n_envs)])
+
+
+def is_benchmark(name: str) -> bool:
+    """Whether the environment has several tasks, which `task` of `make_env` selects."""
+    creator = creator_of(name)
+    return inspect.isclass(creator) and issubclass(creator, BenchmarkEnv)
+
+
+def creator_of(name: str) -> Callable[..., gymnasium.Env[Any, Any]]:
+    """Return the class or function that makes an environment.
+
+    Raises:
+        EnvironmentNotFoundError, MissingDependencyError: as in `make_env`.
+    """
+    creator = _spec(name).entry_point
+    found: Callable[..., gymnasium.Env[Any, Any]] = (
+        load_env_creator(creator) if isinstance(creator, str) else creator
+    )
+    return found
 
 
 def env_id(name: str) -> str:
@@ -150,7 +168,7 @@ def known_env(name: str) -> KnownEnv:
 def _make(name: str, settings: dict[str, Any], render: bool | None) -> gymnasium.Env[Any, Any]:
     spec = _spec(name)
     try:
-        if render is not False and _can_render(spec):
+        if render is not False and _can_render(name):
             settings = {**settings, "render_mode": "rgb_array"}
         elif render:
             raise ConfigError(
@@ -180,9 +198,8 @@ def _make(name: str, settings: dict[str, Any], render: bool | None) -> gymnasium
     return env
 
 
-def _can_render(spec: EnvSpec) -> bool:
-    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    return "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+def _can_render(name: str) -> bool:
+    return "rgb_array" in getattr(creator_of(name), "metadata", {}).get("render_modes", ())
 
 
 def _spec(name: str) -> EnvSpec:

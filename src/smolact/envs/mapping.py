@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from smolact.envs.benchmarks.base import BenchmarkEnv, BenchmarkTask
 from smolact.errors import ConfigError, FeatureError, NotFoundError, did_you_mean, list_siblings
 from smolact.types import (
     ACTION,
@@ -142,7 +143,7 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
     Args:
         env: any gymnasium environment with a Box action space.
         mapping: None for the conventional names.
-        task: the instruction. A `LanguageConditioned` environment sets its goal from it; others pass it on.
+        task: the instruction of every episode, kept as the attribute `instruction`; None for the environment's own. A `LanguageConditioned` environment sets its goal from it; others pass it on.
 
     Actions are clipped to the action space: outside, the environment is undefined, and a network's output is unbounded.
 
@@ -154,8 +155,9 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         self, env: gymnasium.Env[Any, Any], mapping: EnvMapping | None = None, task: str | None = None
     ) -> None:
         super().__init__(env)
+        self._benchmark = env.unwrapped if isinstance(env.unwrapped, BenchmarkEnv) else None
         self.mapping = mapping or EnvMapping.by_convention(env.observation_space)
-        self._fixed_task = task if task is not None else self.mapping.task
+        self.instruction = task if task is not None else self.mapping.task
         self._is_language_conditioned = isinstance(env.unwrapped, LanguageConditioned)
         spaces = flatten_space(env.observation_space)
         _check_names(self.mapping.observation)
@@ -193,17 +195,32 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         names = getattr(self.env.unwrapped, "robot_names", None)
         return names if isinstance(names, RobotNames) else None
 
+    @property
+    def tasks(self) -> tuple[BenchmarkTask, ...]:
+        """A benchmark's tasks, which `reset` takes as `options={"task_id": index}`; none of other environments."""
+        return () if self._benchmark is None else self._benchmark.tasks
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; `options` are the environment's."""
-        if self._fixed_task is not None and self._is_language_conditioned:
-            options = {"task": self._fixed_task, **(options or {})}
+        self._look(True)
+        if self.instruction is not None and self._is_language_conditioned:
+            options = {"task": self.instruction, **(options or {})}
         observation, info = self.env.reset(seed=seed, options=options)
         return self._to_batch_keys(observation), self._checked_info(info, over=False)
 
-    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Take one control step; `action` (A,) is in the environment's own units."""
+    def step(
+        self, action: NDArray[Any], *, look: bool = True
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Take one control step.
+
+        Args:
+            action: (A,), in the environment's own units.
+            look: whether the observation needs pictures. Without, a benchmark draws none and the observation lacks them; other
+                environments draw anyway.
+        """
+        self._look(look)
         action = np.clip(action, self.action_space.low, self.action_space.high).astype(
             self.action_space.dtype
         )
@@ -212,10 +229,16 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         checked = self._checked_info(info, over)
         return self._to_batch_keys(observation), float(reward), bool(terminated), bool(truncated), checked
 
+    def _look(self, look: bool) -> None:
+        if self._benchmark is not None:
+            self._benchmark.look = look
+
     def _to_batch_keys(self, observation: Any) -> Observation:
+        drawn = self._benchmark is None or self._benchmark.look
         return {
             name: _array(observation, key, self.observation_space[name], name)
             for key, name in self.mapping.observation.items()
+            if drawn or not is_image_key(name)
         }
 
     def _checked_info(self, info: dict[str, Any], over: bool) -> dict[str, Any]:
@@ -234,8 +257,8 @@ class PolicyEnv(gymnasium.Wrapper[Observation, NDArray[Any], Any, Any]):  # type
         return {**info, "task": self._task(info), "is_success": bool(success.item())}
 
     def _task(self, info: dict[str, Any]) -> str:
-        if self._fixed_task is not None and not self._is_language_conditioned:
-            return self._fixed_task
+        if self.instruction is not None and not self._is_language_conditioned:
+            return self.instruction
         inner = self.env.unwrapped
         for task in (
             info.get("task"),

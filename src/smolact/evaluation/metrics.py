@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import comb, isnan, sqrt
 from statistics import NormalDist, fmean
@@ -11,7 +11,7 @@ from typing import Any
 from smolact.errors import ConfigError
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's confidence interval of a success rate, within [0, 1]; (0, 1) without trials.
 
     Unlike the normal approximation it is accurate near 0 and 1 and for few trials.
@@ -75,6 +75,40 @@ class SuccessRate:
         }
 
 
+def clustered_interval(clusters: Sequence[SuccessRate], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of the success rate over all clusters, such as the tasks of a benchmark.
+
+    Episodes of one task succeed or fail together, so they tell less than as many of different tasks. Wilson's interval is taken
+    for the number of independent episodes that would vary as much, corrected for the small number of clusters.
+    Source: E. Korn, B. Graubard, 1998, "Confidence intervals for proportions with small expected number of positive counts
+    estimated from survey data".
+
+    Raises:
+        ConfigError: there are fewer than two clusters.
+    """
+    count, trials = len(clusters), sum(cluster.episodes for cluster in clusters)
+    if count < 2:
+        raise ConfigError(f"An interval over clusters needs two of them at least, and there are {count}.")
+    rate = sum(cluster.successes for cluster in clusters) / trials
+    residuals = [cluster.successes - rate * cluster.episodes for cluster in clusters]
+    variance = count / (count - 1) * sum(residual**2 for residual in residuals) / trials**2
+    effective = trials if variance == 0 else min(trials, rate * (1 - rate) / variance)
+    effective *= (_student(trials - 1, confidence) / _student(count - 1, confidence)) ** 2
+    return wilson_interval(rate * effective, effective, confidence)
+
+
+def _student(degrees: int, confidence: float) -> float:
+    """Return the two-sided quantile of Student's distribution, to 1% from three degrees of freedom on (Fisher and Cornish 1960)."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))
+
+
 @dataclass(frozen=True)
 class EpisodeResult:
     """The result of one episode.
@@ -86,6 +120,7 @@ class EpisodeResult:
         other_task, other_goal_reached: the second goal that was checked, and whether it was reached; None without one.
         max_reward: the largest reward of a step; None in files of old versions. For PushT it is the largest covered share of
             the target, divided by the 95% that count as success, and at most 1.
+        task_group: the group or suite of a benchmark that the task belongs to.
     """
 
     index: int
@@ -99,6 +134,41 @@ class EpisodeResult:
     other_task: str | None = None
     other_goal_reached: bool | None = None
     max_reward: float | None = None
+    task_group: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskGroup:
+    """The success rates of several tasks of a benchmark."""
+
+    tasks: tuple[SuccessRate, ...]
+
+    @property
+    def success(self) -> SuccessRate:
+        """The success rate over all episodes."""
+        return SuccessRate(
+            sum(task.successes for task in self.tasks), sum(task.episodes for task in self.tasks)
+        )
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The interval at 95% confidence, with tasks as clusters; of a single task Wilson's."""
+        return clustered_interval(self.tasks) if len(self.tasks) > 1 else self.success.interval
+
+    def __str__(self) -> str:
+        success, (low, high) = self.success, self.interval
+        return (
+            f"{success.rate:.0%} ({success.successes} of {success.episodes}, {len(self.tasks)} tasks; 95% between {low:.0%} and "
+            f"{high:.0%})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry for `metrics.json`."""
+        return {
+            **self.success.to_dict(),
+            "tasks": len(self.tasks),
+            "confidence_interval": list(self.interval),
+        }
 
 
 @dataclass(frozen=True)
@@ -143,6 +213,25 @@ class EvaluationResult:
         }
 
     @property
+    def per_group(self) -> dict[str, TaskGroup]:
+        """The tasks of each group of a benchmark; empty for other environments."""
+        groups: dict[str, dict[str, list[bool]]] = {}
+        for result in self.results:
+            if result.task_group is not None:
+                groups.setdefault(result.task_group, {}).setdefault(result.task_kind, []).append(
+                    result.success
+                )
+        return {
+            group: TaskGroup(tuple(map(SuccessRate.of, tasks.values()))) for group, tasks in groups.items()
+        }
+
+    @property
+    def over_tasks(self) -> TaskGroup | None:
+        """All tasks of a benchmark; None for other environments."""
+        groups = self.per_group.values()
+        return TaskGroup(tuple(task for group in groups for task in group.tasks)) if groups else None
+
+    @property
     def mean_steps(self) -> float:
         """The mean number of steps over all episodes, successful or not."""
         return fmean(result.steps for result in self.results) if self.results else float("nan")
@@ -155,9 +244,12 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `metrics.json`."""
+        groups = self.per_group
         return {
             **self.success.to_dict(),
             "per_task": {kind: rate.to_dict() for kind, rate in self.per_task.items()},
+            **({"over_tasks": self.over_tasks.to_dict()} if self.over_tasks else {}),
+            **({"per_group": {name: group.to_dict() for name, group in groups.items()}} if groups else {}),
             **({"other_goal": self.other_goal.to_dict()} if self.other_goal else {}),
             "condition": self.condition,
             "mean_steps": self.mean_steps,

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from smolact.envs.batch import EnvBatch
+from smolact.envs.benchmarks.base import BenchmarkTask
 from smolact.envs.mapping import Observation
 from smolact.envs.seeding import episode_seed
 from smolact.errors import ConfigError, FeatureError
@@ -63,8 +64,24 @@ def plan_episodes(
     seed: int,
     options: dict[str, Any] | None = None,
     condition: Condition | None = None,
+    tasks: Sequence[BenchmarkTask] = (),
 ) -> list[EpisodePlan]:
-    """Return the plans of episodes 0 to `n_episodes` − 1; a plan does not depend on `n_episodes`."""
+    """Return the plans of `n_episodes` episodes, of each of `tasks` if there are any; a plan does not depend on `n_episodes`.
+
+    Episode k of every task of a benchmark has the seed `seed` + k and the initial state k, as in LeRobot's evaluation. The plans
+    are ordered by task, since an environment keeps one task's simulation; episode k of the i-th of n tasks has the index nk + i.
+    """
+    if tasks:
+        return [
+            EpisodePlan(
+                index=len(tasks) * episode + task,
+                seed=seed + episode,
+                options={**(options or {}), "task_id": task, "init_state": episode},
+                condition=condition,
+            )
+            for task in range(len(tasks))
+            for episode in range(n_episodes)
+        ]
     return [
         EpisodePlan(index, episode_seed(seed, index, "evaluation"), options, condition)
         for index in range(n_episodes)
@@ -113,7 +130,7 @@ def evaluate(
         raise ConfigError(f"n_videos={n_videos} and no folder to write them to: give video_folder.")
     began = time.monotonic()
     results = []
-    plans = plan_episodes(n_episodes, seed, options, condition) if plans is None else plans
+    plans = plan_episodes(n_episodes, seed, options, condition, envs.tasks) if plans is None else plans
     for episode in play(policy, envs, plans, film=range(n_videos), on_step=on_step):
         result = episode.result
         if episode.frames and video_folder is not None:
@@ -186,7 +203,8 @@ def _play_group(
             due.extend(_executed(policy, checked_chunks(policy.predict(requests), len(group)), envs))
             replans += 1
         running = ~done
-        observations, rewards, done, infos = envs.step(due.popleft())
+        action = due.popleft()
+        observations, rewards, done, infos = envs.step(action, look=not due)
         step += 1
         steps += running
         reward_sums += rewards
@@ -213,6 +231,7 @@ def _play_group(
                 other_task=None if (other := conditions[number].other_goal) is None else str(other),
                 other_goal_reached=None if other is None else bool(others[number]),
                 max_reward=float(max_rewards[number]),
+                task_group=infos[number].get("task_group"),
             ),
             frames.get(number, []),
         )

@@ -68,7 +68,9 @@ def show(
         envs: the evaluation's environments, made with `render=True`.
     """
     chosen = choose_episodes(result, n)
-    every = plan_episodes(len(result.results), result.seed, condition=condition)
+    n_episodes = len(result.results) // max(1, len(envs.tasks))
+    planned = plan_episodes(n_episodes, result.seed, condition=condition, tasks=envs.tasks)
+    every = {plan.index: plan for plan in planned}
     snapshots: dict[int, list[Snapshot]] = {index: [] for index in chosen}
 
     def replanned(group: Sequence[EpisodePlan], step: int, requests: Sequence[Request]) -> None:

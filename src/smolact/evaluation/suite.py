@@ -131,6 +131,7 @@ def run_suite(
     """Play this process's episodes that `log` lacks: every policy in the plain condition and in `conditions`.
 
     Args:
+        n_episodes: of each task of a benchmark; in all for other environments.
         load: loads a policy; called only for policies with missing episodes, one at a time.
         on_episode: called with policy, condition and result of each episode when its group ends.
         on_step: called before each step of a group with policy, condition, the number of its episodes and the step.
@@ -143,7 +144,7 @@ def run_suite(
             done = log.results(name, label)
             plans = [
                 plan
-                for plan in plan_episodes(n_episodes, seed, condition=condition)
+                for plan in plan_episodes(n_episodes, seed, condition=condition, tasks=envs.tasks)
                 if plan.index % shard.processes == shard.rank and plan.index not in done
             ]
             if not plans:
@@ -184,6 +185,7 @@ def collect(
     """Return the results of all processes.
 
     Args:
+        n_episodes: of a policy in a condition, of all tasks together.
         facts: `n_action_steps`, `chunk_size` and `num_steps` of each policy.
     """
     log.reread()

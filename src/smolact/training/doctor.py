@@ -165,9 +165,9 @@ def diagnose(
     env = env or EnvSection()
     if _is_environment(other):
         _check_against_environment(result, config, other, env, names)
-    elif env.task or env.mapping or env.kwargs:
+    elif env.task or env.mapping or env.arguments:
         raise ConfigError(
-            f"--env.task, --env.mapping and --env.kwargs are an environment's, and {other} is none."
+            f"--env.task, --env.mapping and --env.arguments are an environment's, and {other} is none."
         )
     else:
         _check_against_dataset(result, config, loaded, other, names, is_saved=not rename_map)
@@ -235,7 +235,7 @@ def _check_against_environment(
     from smolact.envs.factory import make_env
     from smolact.envs.mapping import play_random_episode
 
-    with make_env(name, task=env.task, mapping=env.mapping, render=None, **env.kwargs) as envs:
+    with make_env(name, task=env.task, mapping=env.mapping, render=None, **env.arguments) as envs:
         offered = {names.get(key, key): feature for key, feature in envs.features.items()}
         cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
         result.table = side_by_side(config.features, _feature_lines(offered), name)

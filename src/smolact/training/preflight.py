@@ -119,7 +119,7 @@ def check_evaluation(policy: PolicyConfig, config: TrainConfig) -> None:
     from smolact.envs.factory import make_env
     from smolact.envs.mapping import play_random_episode
 
-    with make_env(env.type, task=env.task, mapping=env.mapping, render=None, **env.kwargs) as environment:
+    with make_env(env.type, task=env.task, mapping=env.mapping, render=None, **env.arguments) as environment:
         offered = {config.rename_map.get(key, key): feature for key, feature in environment.features.items()}
         cameras = {key: feature for key, feature in offered.items() if is_image_key(key)}
         check_cameras(policy, cameras, config.rename_map, "the environment")

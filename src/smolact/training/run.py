@@ -250,11 +250,11 @@ class Run:
         from smolact.evaluation.rollout import evaluate
 
         env, count = self.config.env, self.config.eval
-        options = {"task": env.task, "mapping": env.mapping, "render": None, **env.kwargs}
+        options = {"task": env.task, "mapping": env.mapping, "render": None, **env.arguments}
         with (
             preserve_rng_state(),
             matmul_precision(self.accelerator.device, "highest"),
-            make_env(str(env.type), count.n_environments, **options) as environments,
+            make_env(str(env.type), count.n_environments(env), **options) as environments,
         ):
             has_engine = type(policy).build_engine is not PreTrainedPolicy.build_engine
             predictor = policy.build_engine(dtype=torch.float32) if has_engine else policy

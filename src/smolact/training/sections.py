@@ -174,18 +174,50 @@ class PolicySection:
         return str(self.settings["repo_id"]) if self.settings.get("push_to_hub") else None
 
 
+def env_fields(section: Mapping[str, Any]) -> type | None:
+    """Return the class whose fields `--env.…` accepts besides `EnvSection`'s: the arguments of the environment `type`."""
+    if not section.get("type"):
+        return None
+    from smolact.envs.arguments import arguments_class
+    from smolact.envs.factory import creator_of
+
+    taken = {field.name for field in dataclasses.fields(EnvSection)} | {"render_mode", "max_episode_steps"}
+    return arguments_class(creator_of(section["type"]), taken)
+
+
 @dataclass
 class EnvSection:
-    """The environment for evaluation during training."""
+    """An environment; further settings are arguments of its class."""
+
+    UNSUPPORTED: ClassVar = unsupported.ENV
 
     type: str | None = setting(
-        None, "An environment: tabletop, pusht, so101, or any id of gymnasium's; none when null."
+        None,
+        "An environment: tabletop, pusht, so101, metaworld, aloha, or any id of gymnasium's; none when null.",
     )
-    task: str | None = setting(None, "The instruction of every episode; the environment's own when null.")
+    task: str | None = setting(
+        None,
+        "The instruction of every episode; the environment's own when null. Of a benchmark: its tasks and groups of tasks, with commas.",
+    )
     mapping: Path | None = setting(
         None, "A YAML file from the environment's observation names to the policy's."
     )
-    kwargs: dict[str, Any] = setting(dict, "Arguments for making the environment, as {name: value}.")
+    episode_length: int | None = setting(
+        None, "Steps after which an episode ends; the environment's own limit when null.", least=1
+    )
+    kwargs: dict[str, Any] = setting(
+        dict, "Arguments for making the environment, as {name: value}, which --env.NAME=VALUE gives, too."
+    )
+    settings: dict[str, Any] = open_section(env_fields)
+
+    def __post_init__(self) -> None:
+        check_minimums(self, "env.")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments for making the environment (`make_env`)."""
+        limit = {} if self.episode_length is None else {"max_episode_steps": self.episode_length}
+        return {**self.kwargs, **self.settings, **limit}
 
 
 @dataclass
@@ -194,18 +226,23 @@ class EvalSection:
 
     UNSUPPORTED: ClassVar = unsupported.EVAL
 
-    n_episodes: int = setting(50, "Episodes of one evaluation.", least=1)
+    n_episodes: int = setting(50, "Episodes of one evaluation; of each task of a benchmark.", least=1)
     batch_size: int = setting(
-        0, "Environments that are stepped side by side; 0: as many as episodes, at most 16.", least=0
+        0,
+        "Environments that are stepped side by side; 0: as many as episodes, at most 16, and one of a benchmark, whose renderer takes "
+        "seconds to start.",
+        least=0,
     )
 
     def __post_init__(self) -> None:
         check_minimums(self, "eval.")
 
-    @property
-    def n_environments(self) -> int:
-        """The number of environments that are stepped side by side."""
-        return min(self.batch_size or 16, self.n_episodes)
+    def n_environments(self, env: EnvSection) -> int:
+        """Return the number of environments that are stepped side by side."""
+        from smolact.envs.factory import is_benchmark
+
+        default = 1 if self.batch_size == 0 and is_benchmark(str(env.type)) else 16
+        return min(self.batch_size or default, self.n_episodes)
 
 
 @dataclass

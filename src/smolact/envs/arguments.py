@@ -1,0 +1,51 @@
+"""The arguments of an environment's class as settings: `--env.obs_type=pixels` is `Environment(obs_type="pixels")`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable, Container
+from typing import Any
+
+from smolact.settings import setting
+
+_ENTRY = re.compile(r"^    (?P<names>\w+(?:, \w+)*): (?P<doc>.*(?:\n {8,}.*)*)", re.MULTILINE)
+
+
+def arguments_class(creator: Callable[..., Any], excluded: Container[str]) -> type:
+    """Return a dataclass of the arguments with defaults of a class or function, without the `excluded` ones.
+
+    Types come from annotations, or else from the defaults; help lines from the section `Args:` of its docstring.
+    """
+    try:
+        hints = typing.get_type_hints(creator.__init__ if inspect.isclass(creator) else creator)
+    except (NameError, TypeError):  # an annotation that exists for type checkers only
+        hints = {}
+    docs = _documented(inspect.getdoc(creator) or "")
+    fields = [
+        (
+            name,
+            hints.get(name, Any if parameter.default is None else type(parameter.default)),
+            setting(_factory(parameter.default), docs.get(name, "")),
+        )
+        for name, parameter in inspect.signature(creator).parameters.items()
+        if parameter.default is not inspect.Parameter.empty and name not in excluded
+    ]
+    return dataclasses.make_dataclass("EnvironmentArguments", fields)
+
+
+def _documented(docstring: str) -> dict[str, str]:
+    """Return the descriptions under `Args:` by name, each in one line."""
+    _, _, arguments = docstring.partition("\nArgs:\n")
+    arguments, *_ = re.split(r"\n(?=\S)", arguments, maxsplit=1)
+    return {
+        name: " ".join(entry["doc"].split())
+        for entry in _ENTRY.finditer(arguments)
+        for name in entry["names"].split(", ")
+    }
+
+
+def _factory(default: Any) -> Any:
+    return (lambda: default) if isinstance(default, (list, dict, set)) else default
