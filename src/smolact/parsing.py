@@ -18,7 +18,7 @@ from yaml.nodes import MappingNode, ScalarNode
 from smolact.decoding import DecodingError, decode, describe_type, plain_value
 from smolact.errors import ConfigError, SmolactError, did_you_mean
 from smolact.flags import ParsedValue, name_sources, read_command_line
-from smolact.settings import ALIASES, INTERNAL, REST, RestClass, Unsupported, flag_name
+from smolact.settings import ALIASES, INTERNAL, REST, WHEN_NEEDED, RestClass, Unsupported, flag_name
 
 Config = TypeVar("Config")
 
@@ -46,6 +46,7 @@ class ConfigSchema:
         self.sections: dict[str, ConfigSchema] = {}
         self.aliases: dict[str, str] = {}
         self.open: dict[str, RestClass] = {}
+        self.when_needed: set[str] = set()
         self.unsupported: dict[str, Unsupported] = {
             prefix + name: refusal for name, refusal in getattr(cls, "UNSUPPORTED", {}).items()
         }
@@ -57,6 +58,8 @@ class ConfigSchema:
             section = section_class(hints[field.name])
             if REST in field.metadata:
                 self.open[prefix] = field.metadata[REST]
+                if field.metadata[WHEN_NEEDED]:
+                    self.when_needed.add(prefix)
             elif section is not None:
                 self._add_section(field.name, ConfigSchema(section, name + "."))
             else:
@@ -69,6 +72,7 @@ class ConfigSchema:
         self.flags.update(inner.flags)
         self.aliases.update(inner.aliases)
         self.open.update(inner.open)
+        self.when_needed |= inner.when_needed
         self.unsupported.update(inner.unsupported)
 
     def refusal(self, name: str) -> Unsupported | None:
@@ -203,7 +207,7 @@ def _decode_rest(
     """Decode the settings of each open section, typed by the class that its other settings name."""
     decoded: dict[str, dict[str, Any]] = {prefix: {} for prefix in schema.open}
     for prefix, fields_of in schema.open.items():
-        if not rest[prefix]:
+        if prefix in schema.when_needed and not rest[prefix]:
             continue
         chosen = {
             name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)
@@ -213,7 +217,7 @@ def _decode_rest(
             inner = ConfigSchema(cls, prefix)
             settings, _ = _assign(rest[prefix], inner, [*inner.names(), *schema.names()])
             decoded[prefix] = _fields(inner, _decode_all(settings, inner.flags), {})
-        else:
+        elif rest[prefix]:
             item = rest[prefix][0]
             needed = f"--{prefix}type=NAME" if item.is_flag else f"{prefix}type: NAME"
             note = f" Further settings of this section need {needed}."

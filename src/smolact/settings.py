@@ -16,6 +16,7 @@ DOC = "help"
 FLAG = "flag"
 ALIASES = "aliases"
 REST = "rest"
+WHEN_NEEDED = "when needed"
 OWN = "own"
 RANGE = "range"
 INTERNAL = "internal"
@@ -82,9 +83,13 @@ def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
     )
 
 
-def open_section(fields_of: RestClass) -> Any:
-    """Return a `dict` field for all further settings of its section, typed by the dataclass that `fields_of` returns."""
-    return dataclasses.field(default_factory=dict, metadata={REST: fields_of})
+def open_section(fields_of: RestClass, *, when_needed: bool = False) -> Any:
+    """Return a `dict` field for all further settings of its section, typed by the dataclass that `fields_of` returns.
+
+    Args:
+        when_needed: call `fields_of` only if there are further settings; otherwise its errors are raised without them, too.
+    """
+    return dataclasses.field(default_factory=dict, metadata={REST: fields_of, WHEN_NEEDED: when_needed})
 
 
 def at_least(name: str, value: int, least: int) -> None:

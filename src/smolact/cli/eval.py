@@ -196,8 +196,8 @@ def _n_processes(config: EvalConfig, n_episodes: int) -> int:
         return default_processes(config.policies, config.policy.settings.get("device"), n_episodes)
     if not 1 <= given <= n_episodes:
         raise ConfigError(
-            f"--cpu_processes={given}: expected at least 1, and no more than the episodes of a condition ({n_episodes}; see "
-            "--eval.n_episodes), which they share."
+            f"--cpu_processes={given}: expected at least 1, and no more than the {n_episodes} episodes of a condition "
+            f"(--eval.n_episodes={config.eval.n_episodes}), which they share."
         )
     return given
 

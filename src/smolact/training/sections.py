@@ -208,7 +208,7 @@ class EnvSection:
     kwargs: dict[str, Any] = setting(
         dict, "Arguments for making the environment, as {name: value}, which --env.NAME=VALUE gives, too."
     )
-    settings: dict[str, Any] = open_section(env_fields)
+    settings: dict[str, Any] = open_section(env_fields, when_needed=True)
 
     def __post_init__(self) -> None:
         check_minimums(self, "env.")
