@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smolact.envs.benchmarks.base import BenchmarkEnv
 from smolact.envs.experts import ScriptedExpert, expert_for
 from smolact.envs.factory import make_env
 from smolact.envs.mapping import Observation, PolicyEnv
@@ -81,7 +82,7 @@ def demonstrations(
     Raises:
         ConfigError: the expert fails more often than it succeeds.
     """
-    attempts = (_play_episode(env, expert, _seed(seed, index), noise) for index in itertools.count())
+    attempts = (_attempt(env, expert, seed, index, noise) for index in itertools.count())
     return _select_attempts(attempts, n_episodes, only_successes, on_attempt)
 
 
@@ -166,22 +167,31 @@ def _send_attempts(
         with make_env(name, **env_settings) as envs:
             expert = expert_for(name)
             for index in itertools.count(first, processes):
-                sender.send(_play_episode(envs[0], expert, _seed(seed, index), noise))
+                sender.send(_attempt(envs[0], expert, seed, index, noise))
     except BrokenPipeError:
         pass  # the receiver is closed
     except Exception as error:
         sender.send(error)
 
 
-def _seed(seed: int, index: int) -> int:
-    return episode_seed(seed, index, "demonstrations")
+def _attempt(
+    env: PolicyEnv, expert: ScriptedExpert, seed: int, index: int, noise: ActionNoise | None
+) -> Demonstration:
+    """Play the attempt `index` of a run with `seed`; in a suite, the tasks take turns."""
+    suite = env.unwrapped
+    options = {"task_id": index % len(suite.tasks)} if isinstance(suite, BenchmarkEnv) else None
+    return _play_episode(env, expert, episode_seed(seed, index, "demonstrations"), noise, options)
 
 
 def _play_episode(
-    env: PolicyEnv, expert: ScriptedExpert, seed: int, noise: ActionNoise | None
+    env: PolicyEnv,
+    expert: ScriptedExpert,
+    seed: int,
+    noise: ActionNoise | None,
+    options: dict[str, Any] | None,
 ) -> Demonstration:
     random = np.random.default_rng(seed)
-    observation, info = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed, options=options)
     observations: list[Observation] = []
     actions: list[NDArray[np.float32]] = []
     outcomes: list[tuple[float, bool, bool]] = []

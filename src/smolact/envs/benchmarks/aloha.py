@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from smolact.envs.benchmarks.base import (
     RENDERINGS,
     BenchmarkEnv,
+    DivergedError,
     one_of,
     picture_size,
     picture_space,
@@ -93,27 +94,29 @@ class Aloha(BenchmarkEnv):
         )
         self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (_N_JOINTS,), np.float32)
         self._size, self._without = picture_size(image_size), RENDERINGS[rendering]
-        self._gym_aloha: Any = import_simulator("gym_aloha.env", "aloha").AlohaEnv
+        import_simulator("gym_aloha.env", "aloha")
 
     def _make_simulation(self, name: str) -> AlohaSimulation:
-        return AlohaSimulation(self._gym_aloha(LEROBOT_WORDS[name]), self._size, self._without)
+        return AlohaSimulation(name, self._size, self._without)
 
 
 class AlohaSimulation:
     """One task's simulation: gym-aloha's, which observes the joints alone, and is drawn when asked to.
 
     Args:
-        env: a `gym_aloha.env.AlohaEnv`.
+        name: the task.
         size: (height, width) of the pictures.
         without: what they lack (`SceneRenderer`).
     """
 
-    def __init__(self, env: Any, size: tuple[int, int], without: Collection[str]) -> None:
-        task: Any = env._env.task
+    def __init__(self, name: str, size: tuple[int, int], without: Collection[str]) -> None:
+        module: Any = import_simulator("gym_aloha.env", "aloha")
+        self._unstable: type[Exception] = module.control.PhysicsError
+        self._env: Any = module.AlohaEnv(LEROBOT_WORDS[name])
+        self._env._format_raw_obs = lambda joints: joints
+        task: Any = self._env._env.task
         task.get_observation = task.get_qpos
-        env._format_raw_obs = lambda joints: joints
-        self._env = env
-        self._physics: Any = env._env.physics
+        self._physics: Any = self._env._env.physics
         self._renderer = SceneRenderer(self._physics.model.ptr, size, without)
         self.agent_pos: NDArray[np.float64] = np.zeros(_N_JOINTS)
 
@@ -122,8 +125,11 @@ class AlohaSimulation:
         self.agent_pos, _ = self._env.reset(seed=seed)
 
     def step(self, action: NDArray[np.float32]) -> tuple[float, bool]:
-        """Take one control step; return the reward, 0 to 4, and whether it is 4."""
-        self.agent_pos, reward, *_ = self._env.step(action)
+        """Take one control step; return the reward, 0 to 4, and whether it is 4. Raises `DivergedError`."""
+        try:
+            self.agent_pos, reward, *_ = self._env.step(action)
+        except self._unstable as error:
+            raise DivergedError(str(error)) from error
         return float(reward), reward == _SUCCESS
 
     def draw(self) -> dict[str, NDArray[np.uint8]]:

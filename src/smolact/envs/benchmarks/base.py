@@ -7,6 +7,7 @@ pictures. So an environment draws only while its attribute `look` is true; physi
 from __future__ import annotations
 
 import difflib
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from smolact.envs.rendering import ANTIALIASING, REFLECTIONS, SHADOWS
 from smolact.errors import ConfigError, did_you_mean
+
+logger = logging.getLogger(__name__)
 
 OBS_TYPES = ("pixels_agent_pos", "pixels")
 RENDERINGS = {"full": (), "fast": (SHADOWS, ANTIALIASING, REFLECTIONS)}
@@ -42,6 +45,10 @@ class BenchmarkTask:
     instruction: str
 
 
+class DivergedError(Exception):
+    """The physics of a `Simulation` became unstable, as it may after absurd actions."""
+
+
 class Simulation(Protocol):
     """The simulation of one task, which draws only when it is asked to."""
 
@@ -55,7 +62,7 @@ class Simulation(Protocol):
         ...
 
     def step(self, action: NDArray[np.float32]) -> tuple[float, bool]:
-        """Take one control step; return the reward, and whether the task is done."""
+        """Take one control step; return the reward, and whether the task is done. May raise `DivergedError`."""
         ...
 
     def draw(self) -> Pictures:
@@ -68,7 +75,7 @@ class Simulation(Protocol):
 
 
 class BenchmarkEnv(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ignore[misc]
-    """A suite. Success ends an episode.
+    """A suite. Success ends an episode; unstable physics end it without success, and with a warning.
 
     `info` has `task` (the instruction), `task_kind` (the task's name), `task_group` and `is_success`. Observations are `pixels`
     and, with `obs_type="pixels_agent_pos"`, `agent_pos` float64.
@@ -185,10 +192,19 @@ class BenchmarkEnv(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ig
             raise ConfigError(
                 f"{self.suite} takes {self.action_space.shape[0]} finite numbers as an action, not {action}."
             )
-        reward, success = simulation.step(sent)
         self._steps += 1
+        try:
+            reward, success = simulation.step(sent)
+        except DivergedError as error:
+            logger.warning(
+                "%s ended after %d steps, without success: the physics became unstable (%s).",
+                self.task.name,
+                self._steps,
+                error,
+            )
+            return self._observe(), 0.0, True, False, self._info(False)
         truncated = self._steps == self._episode_length
-        return self._observe(), float(reward), success, truncated, self._info(success)
+        return self._observe(), reward, success, truncated, self._info(success)
 
     def draw(self) -> Pictures:
         """Return what `pixels` is in the present state, drawn once for it.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,12 +89,10 @@ class MetaWorld(BenchmarkEnv):
         )
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self._size, self._without = picture_size(image_size), RENDERINGS[rendering]
-        self._classes: Mapping[str, Any] = import_simulator(
-            "metaworld.env_dict", "metaworld"
-        ).ALL_V3_ENVIRONMENTS
+        import_simulator("metaworld.env_dict", "metaworld")
 
     def _make_simulation(self, name: str) -> MetaWorldSimulation:
-        return MetaWorldSimulation(self._classes[name], self._size, self._without)
+        return MetaWorldSimulation(name, self._size, self._without)
 
 
 class MetaWorldSimulation:
@@ -103,7 +101,7 @@ class MetaWorldSimulation:
     It is set up as by metaworld's `MT1` and `set_task`, which take seconds to draw goals that seeded resets replace.
 
     Args:
-        cls: the task's class in metaworld.
+        name: the task.
         size: (height, width) of the pictures.
         without: what they lack (`SceneRenderer`).
 
@@ -111,8 +109,8 @@ class MetaWorldSimulation:
         observation: metaworld's (39,), with the goal; for experts.
     """
 
-    def __init__(self, cls: Any, size: tuple[int, int], without: Collection[str]) -> None:
-        self._env: Any = cls()
+    def __init__(self, name: str, size: tuple[int, int], without: Collection[str]) -> None:
+        self._env: Any = import_simulator("metaworld.env_dict", "metaworld").ALL_V3_ENVIRONMENTS[name]()
         self._env._set_task_called = True
         self._env._partially_observable = False
         # Cached when the goal was not observable yet: with it, step would set the goal in the observation to zero.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium
@@ -21,5 +22,7 @@ class MetaWorldExpert:
         if not isinstance(suite, MetaWorld):
             raise ConfigError(f"Meta-World's expert can't act in {suite}.")
         policy = optional_import("metaworld.policies", "metaworld").ENV_POLICY_MAP[suite.task.name]()
-        action: NDArray[np.float64] = policy.get_action(suite.simulation.observation)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Constant")  # that it will be clipped
+            action: NDArray[np.float64] = policy.get_action(suite.simulation.observation)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
