@@ -33,7 +33,7 @@ def arguments_class(creator: Callable[..., Any], excluded: Container[str]) -> ty
         for name, parameter in inspect.signature(creator).parameters.items()
         if parameter.default is not inspect.Parameter.empty and name not in excluded
     ]
-    return dataclasses.make_dataclass("EnvironmentArguments", fields)
+    return dataclasses.make_dataclass(creator.__name__, fields)
 
 
 def _documented(docstring: str) -> dict[str, str]:

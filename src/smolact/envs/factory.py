@@ -193,7 +193,7 @@ def _make(name: str, settings: dict[str, Any], render: bool | None) -> gymnasium
     if env.spec is None or env.spec.max_episode_steps is None:
         raise ConfigError(
             f"The environment '{name}' sets no longest episode, so an evaluation in it might never end. "
-            "Give --env.kwargs='{max_episode_steps: N}'."
+            "Give --env.episode_length=N."
         )
     return env
 

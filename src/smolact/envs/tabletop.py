@@ -57,6 +57,8 @@ class Tabletop(GoalDrawing, gymnasium.Env[Observation, NDArray[np.float32]]):  #
         tasks: kinds of goals to draw; a kind listed twice is twice as likely.
         n_blocks: number of blocks on the table, each of another colour.
         phrasings, combinations: `train`, `unseen` or `all`: phrasings, and pairs of colour and place, to draw.
+        image_size: height and width of the observation's picture.
+        render_size: height and width of the pictures of films.
         obs_type: `pixels_agent_pos`, or `environment_state_agent_pos`, whose `environment_state` (18,) replaces the image: for
             each colour presence, x, y.
 
