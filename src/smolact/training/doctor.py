@@ -167,7 +167,7 @@ def diagnose(
         _check_against_environment(result, config, other, env, names)
     elif env.task or env.mapping or env.arguments:
         raise ConfigError(
-            f"--env.task, --env.mapping and --env.arguments are an environment's, and {other} is none."
+            f"--env.task, --env.mapping and --env.kwargs are an environment's, and {other} is none."
         )
     else:
         _check_against_dataset(result, config, loaded, other, names, is_saved=not rename_map)
