@@ -66,6 +66,9 @@ CONTEXTS = (
     ("--policy.type=smolandfast",),
     ("--policy.path=CHECKPOINT",),
     ("--policy.path=ws://server",),
+    ("--env.type=tabletop",),
+    ("--env.type=so101",),
+    ("--env.type=metaworld",),
     ("--robot.type=sim", "--teleop.type=expert"),
     ("--robot.type=so101_follower", "--teleop.type=so101_leader"),
 )

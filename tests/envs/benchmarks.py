@@ -20,7 +20,7 @@ from smolact.envs.benchmarks.base import BenchmarkEnv
 from smolact.errors import MissingDependencyError
 
 DATA = Path(__file__).parents[1] / "parity" / "data" / "benchmarks"
-SMALL = {"image_size": [32, 48], "rendering": "fast"}
+SMALL = {"observation_height": 32, "observation_width": 48, "rendering": "fast"}
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from smolact.envs.benchmarks.aloha import ALOHA_ID, LEROBOT_WORDS, WORDS
+from smolact.envs.experts import expert_for
 from smolact.envs.factory import make_env
+from smolact.envs.rendering import import_simulator
 from smolact.errors import ConfigError, MissingDependencyError
 from tests.envs import benchmarks
 from tests.envs.benchmarks import Trace, compare_pictures, is_version_of, suite, traces
@@ -33,12 +36,27 @@ def test_without_the_package_the_extra_is_named() -> None:
         ({"task_ids": [2]}, "task_ids=2: expected 0 to 1"),
         ({"obs_type": "state"}, "obs_type='state'"),
         ({"fps": 30}, "takes 50 control steps a second"),
-        ({"episode_length": 401}, "expected 1 to 400"),
     ],
 )
 def test_wrong_arguments_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_env("aloha", **settings)
+
+
+def test_there_is_no_expert_and_the_message_lists_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match=r"no scripted expert for 'aloha', only for .*metaworld") as error:
+        expert_for("aloha")
+    assert str(error.value).count("aloha") == 1
+
+
+def test_a_simulator_whose_graphics_library_fails_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_simulator.py").write_text("None.glGetError")  # as PyOpenGL does without OSMesa
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(MissingDependencyError, match=r"can't draw with osmesa.*apt-get install libegl1"):
+        import_simulator("broken_simulator", "aloha")
 
 
 # With the package -------------------------------------------------------------------------------------------------

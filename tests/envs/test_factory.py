@@ -177,7 +177,8 @@ def test_a_given_task_sets_the_goal_of_an_environment_that_takes_goals():
 def test_an_unknown_environment_is_an_error_that_names_what_there_is(name):
     near = {"tabeltop": "tabletop", "smolact/Tabletop-v1": "smolact/Tabletop-v0", "Pendulum": "Pendulum-v1"}
     with pytest.raises(
-        EnvironmentNotFoundError, match=near.get(name, "There are tabletop, pusht, so101, metaworld, aloha and")
+        EnvironmentNotFoundError,
+        match=near.get(name, "There are tabletop, pusht, so101, metaworld, aloha and"),
     ):
         make_env(name)
 

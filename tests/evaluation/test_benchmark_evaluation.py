@@ -45,7 +45,6 @@ class Dot(BenchmarkEnv):
             gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8),
             1,
             obs_type="pixels_agent_pos",
-            episode_length=None,
             fps=None,
             render_mode=render_mode,
         )

@@ -1,4 +1,4 @@
-"""The arguments of an environment's class as settings: `--env.obs_type=pixels` is `Environment(obs_type="pixels")`."""
+"""The arguments of an environment's class as settings of the section `env`."""
 
 from __future__ import annotations
 

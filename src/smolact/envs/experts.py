@@ -51,7 +51,9 @@ def expert_for(name: str) -> ScriptedExpert:
     """
     path = known_env(name).expert
     if path is None:
-        shown = ", ".join(f"{each} ({env_id(each)})" for each in ENVIRONMENTS.builtin)
+        shown = ", ".join(
+            f"{each} ({env_id(each)})" for each in ENVIRONMENTS.builtin if known_env(each).expert is not None
+        )
         raise ConfigError(
             f"There is no scripted expert for '{name}', only for {shown}. An expert of your own is a class with `act(env)`: "
             "docs/environments.md records one's episodes in ten lines of Python."

@@ -280,7 +280,7 @@ def play_random_episode(env: PolicyEnv) -> None:
     env.reset(seed=0)
     over = False
     while not over:
-        *_, terminated, truncated, _ = env.step(env.action_space.sample())
+        *_, terminated, truncated, _ = env.step(env.action_space.sample(), look=False)
         over = terminated or truncated
 
 

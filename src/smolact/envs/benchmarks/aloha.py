@@ -49,10 +49,9 @@ class Aloha(BenchmarkEnv):
         task: `AlohaInsertion-v0`, `AlohaTransferCube-v0`, or both, separated by a comma.
         task_ids: positions in that list; None for all.
         obs_type: `pixels_agent_pos` or `pixels`.
-        image_size: (height, width) of the pictures.
+        observation_height, observation_width: of the pictures.
         rendering: `full`, LeRobot's pictures; `fast`: without shadows, antialiasing and reflections.
         lerobot_words: LeRobot's instructions, of one word each; ours are the datasets'.
-        episode_length: steps until an episode is truncated, at most 400.
         fps: 50, as LeRobot has it.
 
     Raises:
@@ -69,14 +68,15 @@ class Aloha(BenchmarkEnv):
         task: str | Sequence[str] = GROUP,
         task_ids: Sequence[int] | None = None,
         obs_type: str = "pixels_agent_pos",
-        image_size: Sequence[int] = (480, 640),
+        observation_height: int = 480,
+        observation_width: int = 640,
         rendering: str = "full",
         lerobot_words: bool = False,
-        episode_length: int | None = None,
         fps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         one_of("rendering", rendering, RENDERINGS)
+        size = picture_size(observation_height, observation_width)
         super().__init__(
             select_tasks(
                 task,
@@ -85,15 +85,14 @@ class Aloha(BenchmarkEnv):
                 groups={GROUP: WORDS},
                 lone_group=GROUP,
             ),
-            gymnasium.spaces.Dict({_CAMERA: picture_space(picture_size(image_size))}),
+            gymnasium.spaces.Dict({_CAMERA: picture_space(size)}),
             _N_JOINTS,
             obs_type=obs_type,
-            episode_length=episode_length,
             fps=fps,
             render_mode=render_mode,
         )
         self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (_N_JOINTS,), np.float32)
-        self._size, self._without = picture_size(image_size), RENDERINGS[rendering]
+        self._size, self._without = size, RENDERINGS[rendering]
         import_simulator("gym_aloha.env", "aloha")
 
     def _make_simulation(self, name: str) -> AlohaSimulation:

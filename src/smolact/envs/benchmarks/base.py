@@ -85,7 +85,6 @@ class BenchmarkEnv(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ig
         pixels: the space of the pictures.
         n_state: width of `agent_pos`.
         obs_type: one of `OBS_TYPES`.
-        episode_length: steps until an episode is truncated; None for the suite's own number.
         fps: control steps per second, which are the suite's.
 
     Attributes:
@@ -107,7 +106,6 @@ class BenchmarkEnv(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ig
         n_state: int,
         *,
         obs_type: str,
-        episode_length: int | None,
         fps: int | None,
         render_mode: str | None,
     ) -> None:
@@ -118,17 +116,11 @@ class BenchmarkEnv(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ig
             raise ConfigError(
                 f"fps={fps}: {self.suite} takes {control_fps} control steps a second. Leave fps out."
             )
-        if episode_length is not None and not 1 <= episode_length <= self.max_episode_steps:
-            raise ConfigError(
-                f"episode_length={episode_length}: expected 1 to {self.max_episode_steps}. For longer episodes give "
-                "max_episode_steps instead."
-            )
         self.tasks, self.look, self.render_mode = tasks, True, render_mode
         spaces = {"pixels": pixels}
         if obs_type == "pixels_agent_pos":
             spaces["agent_pos"] = gymnasium.spaces.Box(-np.inf, np.inf, (n_state,), np.float64)
         self.observation_space = gymnasium.spaces.Dict(spaces)
-        self._episode_length = episode_length
         self._task_id, self._steps = 0, 0
         self._simulation: Simulation | None = None
         self._pictures: Pictures | None = None
@@ -203,8 +195,7 @@ class BenchmarkEnv(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ig
                 error,
             )
             return self._observe(), 0.0, True, False, self._info(False)
-        truncated = self._steps == self._episode_length
-        return self._observe(), reward, success, truncated, self._info(success)
+        return self._observe(), reward, success, False, self._info(success)
 
     def draw(self) -> Pictures:
         """Return what `pixels` is in the present state, drawn once for it.
@@ -295,11 +286,13 @@ def select_tasks(
     return tasks
 
 
-def picture_size(image_size: Sequence[int]) -> tuple[int, int]:
-    """Return a checked (height, width)."""
-    if len(image_size) != 2 or min(image_size) < 16:
-        raise ConfigError(f"image_size={image_size}: use a height and a width of 16 pixels or more.")
-    return int(image_size[0]), int(image_size[1])
+def picture_size(height: int, width: int) -> tuple[int, int]:
+    """Return (height, width), or raise a `ConfigError` for a size that is too small."""
+    if min(height, width) < 16:
+        raise ConfigError(
+            f"observation_height={height} and observation_width={width}: use 16 pixels or more."
+        )
+    return height, width
 
 
 def picture_space(size: tuple[int, int]) -> gymnasium.Space[Any]:

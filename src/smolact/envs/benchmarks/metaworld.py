@@ -43,11 +43,10 @@ class MetaWorld(BenchmarkEnv):
         task: groups (`GROUPS`) or tasks (`reach-v3`), separated by commas; LeRobot's prefix `metaworld-` may stand before each.
         task_ids: positions in each group; None for all.
         obs_type: `pixels_agent_pos` or `pixels`.
-        image_size: (height, width) of the pictures.
+        observation_height, observation_width: of the pictures.
         rendering: `full`, LeRobot's pictures; `fast`: without shadows, antialiasing and reflections, about ten times cheaper on
             a CPU. Policies should be evaluated with the pictures that they were trained on.
         lerobot_words: LeRobot's instruction for push-back-v3, which is that of push-v3; ours differ.
-        episode_length: steps until an episode is truncated, at most 500.
         fps: 80, as LeRobot has it.
 
     Raises:
@@ -64,14 +63,15 @@ class MetaWorld(BenchmarkEnv):
         task: str | Sequence[str] = ",".join(GROUPS),
         task_ids: Sequence[int] | None = None,
         obs_type: str = "pixels_agent_pos",
-        image_size: Sequence[int] = (480, 480),
+        observation_height: int = 480,
+        observation_width: int = 480,
         rendering: str = "full",
         lerobot_words: bool = False,
-        episode_length: int | None = None,
         fps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         one_of("rendering", rendering, RENDERINGS)
+        size = picture_size(observation_height, observation_width)
         parts = task.split(",") if isinstance(task, str) else task
         super().__init__(
             select_tasks(
@@ -80,15 +80,14 @@ class MetaWorld(BenchmarkEnv):
                 words=instructions(lerobot_words),
                 groups=_facts()["groups"],
             ),
-            picture_space(picture_size(image_size)),
+            picture_space(size),
             4,
             obs_type=obs_type,
-            episode_length=episode_length,
             fps=fps,
             render_mode=render_mode,
         )
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
-        self._size, self._without = picture_size(image_size), RENDERINGS[rendering]
+        self._size, self._without = size, RENDERINGS[rendering]
         import_simulator("metaworld.env_dict", "metaworld")
 
     def _make_simulation(self, name: str) -> MetaWorldSimulation:
