@@ -369,7 +369,7 @@ def summary(results: Results) -> str:
         rows: list[tuple[str, object]] = []
         for condition, result in by_condition.items():
             rows.append((condition.replace("_", " "), result.over_tasks or result.success))
-            rows += [(f"  {name}", tasks) for name, tasks in result.per_group.items()]
+            rows += [(f"  {name}", group) for name, group in result.per_group.items() if len(group.tasks) > 1]
             if condition == PLAIN and len(result.per_task) > 1:
                 rows += [(f"  {kind}", rate) for kind, rate in result.per_task.items()]
             if result.other_goal is not None:

@@ -157,6 +157,8 @@ class TaskGroup:
         return clustered_interval(self.tasks) if len(self.tasks) > 1 else self.success.interval
 
     def __str__(self) -> str:
+        if len(self.tasks) == 1:
+            return str(self.success)
         success, (low, high) = self.success, self.interval
         return (
             f"{success.rate:.0%} ({success.successes} of {success.episodes}, {len(self.tasks)} tasks; 95% between {low:.0%} and "
