@@ -28,7 +28,7 @@ from lerobot.scripts import lerobot_eval
 from lerobot_policy_smolact.policy import SmolactPolicy
 
 import smolact
-from smolact.envs.factory import KNOWN, make_env
+from smolact.envs.factory import PUSHT, make_env
 from smolact.envs.seeding import episode_seed
 from smolact.evaluation.rollout import EpisodePlan, evaluate
 from smolact.runtime.local import LocalPolicy
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="the longest episode")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    words = KNOWN["pusht"].task
+    words = PUSHT.task
     with same_noise(arguments.batch_size):
         theirs = played_by_lerobot(arguments, "same_noise")
     runs = {
