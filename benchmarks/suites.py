@@ -55,7 +55,9 @@ def main() -> None:
     parser.add_argument("--side", choices=SIDES, help="this one only, in this process")
     arguments = parser.parse_args()
     if arguments.side:
-        sys.stdout.write(json.dumps({"lerobot": lerobot, "smolact": smolact}[arguments.side](arguments)) + "\n")
+        sys.stdout.write(
+            json.dumps({"lerobot": lerobot, "smolact": smolact}[arguments.side](arguments)) + "\n"
+        )
         return
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for number in range(arguments.rounds):
@@ -64,8 +66,12 @@ def main() -> None:
             sys.stderr.write(f"{side}: {runs[side][-1]}\n")
     rows = {
         side: {
-            "cpu_seconds_an_episode": round(median(one["cpu"] / len(one["successes"]) for one in runs[side]), 3),
-            "seconds_an_episode": round(median(one["clock"] / len(one["successes"]) for one in runs[side]), 3),
+            "cpu_seconds_an_episode": round(
+                median(one["cpu"] / len(one["successes"]) for one in runs[side]), 3
+            ),
+            "seconds_an_episode": round(
+                median(one["clock"] / len(one["successes"]) for one in runs[side]), 3
+            ),
             "steps": runs[side][0]["steps"],
         }
         for side in SIDES
@@ -77,7 +83,9 @@ def main() -> None:
         "lerobot / smolact": round(
             rows["lerobot"]["cpu_seconds_an_episode"] / rows["smolact"]["cpu_seconds_an_episode"], 2
         ),
-        "same successes": all(one["successes"] == runs["lerobot"][0]["successes"] for side in SIDES for one in runs[side]),
+        "same successes": all(
+            one["successes"] == runs["lerobot"][0]["successes"] for side in SIDES for one in runs[side]
+        ),
     }
     name = f"{arguments.env} {arguments.task}, {arguments.episodes} episodes a task"
     if arguments.output:
