@@ -196,7 +196,7 @@ def test_an_unknown_setting_is_named():
 def test_an_environment_without_an_end_is_refused():
     gymnasium.register("smolact-test/Endless-v0", entry_point=Nested)
     try:
-        with pytest.raises(ConfigError, match="--env.episode_length=N"):
+        with pytest.raises(ConfigError, match="episode_length=N"):
             make_env("smolact-test/Endless-v0")
         assert len(make_env("smolact-test/Endless-v0", max_episode_steps=3)) == 1
     finally:
