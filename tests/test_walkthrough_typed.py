@@ -24,7 +24,7 @@ NOT_TYPED = {
     "the Hub, or a dataset of the reader": r"my_user/|lerobot/|^hf |^git |^smolact push (?!.*--dry-run)",
     "what the reader fills in": r"…|[= \[][A-Z_]+(?![\w/=])",
     "other programs": r"^(accelerate|torchrun|lerobot-\w+|pip|source|python -m|python scripts/\S+|scripts/(?!demo)\S+) ?|sbatch |ILStudio",
-    "an extra that may be missing": r"type=(pusht|metaworld)|^smolact dataset viz (?!.*--html)",
+    "an extra that may be missing": r"type=(pusht|metaworld|libero)|^smolact dataset viz (?!.*--html)",
     "another machine": r"^(openssl|umask) |gpu-box",
 }
 """Kinds of commands that are left out, each with the pattern by which it is known."""
