@@ -60,18 +60,19 @@ class LiberoSimulation:
         self._model: Any = None
         self._sampled: Any = None
         self._renderer: SceneRenderer | None = None
-        # Without an offscreen renderer robosuite opens no graphics context at each reset.
-        self._control: Any = libero.env_wrapper.ControlEnv(
-            bddl_file_name=str(libero_folder() / "bddl_files" / suite / f"{name}.bddl"),
-            use_camera_obs=False,
-            has_offscreen_renderer=False,
-            control_freq=fps,
-            ignore_done=True,
-            hard_reset=hard_reset,
-        )
-        self.robosuite: Any = self._control.env
-        self.robosuite.modify_observable("robot0_eef_pos", "filter", self._keep_sample)
-        self._reset_robosuite()
+        with _own_random_numbers(0):
+            # Without an offscreen renderer robosuite opens no graphics context at each reset.
+            self._control: Any = libero.env_wrapper.ControlEnv(
+                bddl_file_name=str(libero_folder() / "bddl_files" / suite / f"{name}.bddl"),
+                use_camera_obs=False,
+                has_offscreen_renderer=False,
+                control_freq=fps,
+                ignore_done=True,
+                hard_reset=hard_reset,
+            )
+            self.robosuite: Any = self._control.env
+            self.robosuite.modify_observable("robot0_eef_pos", "filter", self._keep_sample)
+            self._reset_robosuite()
         # At each hard reset LIBERO appends what opens and closes drawers once more, which would change what a seed draws.
         self._n_initializers = len(self.robosuite.object_property_initializers)
         self.observation: Mapping[str, NDArray[np.float64]] = {}
