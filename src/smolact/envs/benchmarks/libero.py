@@ -63,7 +63,7 @@ class Libero(BenchmarkEnv):
         camera_name_mapping: their names for the policy; those of `CAMERAS` where it has none.
         control_mode: `relative` or `absolute` actions.
         init_states: whether episodes begin in the recorded initial states, of which a task has fifty; without, the seed draws one.
-        hard_reset: whether each episode builds the model anew, as in LeRobot, which takes about 3 s. Without, episodes differ a little
+        hard_reset: whether each episode builds the model again, as in LeRobot, which takes 1 to 3 s. Without, episodes differ a little
             from LeRobot's, and from those of the same seed after others.
         rendering: `full`, LeRobot's pictures; `fast`: without shadows, antialiasing and reflections.
         fps: control steps per second. With another than 20 the same actions move the arm at another speed.
@@ -96,9 +96,7 @@ class Libero(BenchmarkEnv):
         one_of("rendering", rendering, RENDERINGS)
         one_of("control_mode", control_mode, CONTROL_MODES)
         if not hard_reset and not init_states:
-            raise ConfigError(
-                "hard_reset=False needs init_states=True: without a new model each episode would begin as the last one ended."
-            )
+            raise ConfigError("hard_reset=False needs init_states=True, as in LeRobot.")
         if not 1 <= fps <= _MAX_FPS:
             raise ConfigError(f"fps={fps}: expected 1 to {_MAX_FPS} control steps a second; LIBERO's are 20.")
         self.metadata = {**self.metadata, "render_fps": fps}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import pickletools
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ from smolact.envs.rendering import SceneRenderer
 N_STATE = 8
 _SETTLING_STEPS = 10
 _STAND_STILL = (0, 0, 0, 0, 0, 0, -1)
+_N_INIT_STATES = 50  # of each of the 130 tasks
 _COLLISION_SHAPES = 0  # robosuite's group of geoms that are not drawn
 
 
@@ -33,7 +36,7 @@ class LiberoSimulation:
         without: what they lack (`SceneRenderer`).
         absolute: whether actions are poses rather than changes of the pose.
         init_states: whether episodes begin in the recorded initial states, rather than in those that the seed draws.
-        hard_reset: whether `reset` builds the model anew, which costs about 3 s.
+        hard_reset: whether `reset` builds the model again, which costs 1 to 3 s.
         fps: control steps per second.
 
     Attributes:
@@ -98,7 +101,7 @@ class LiberoSimulation:
         """Take one control step; return the reward, 0 or 1, and whether the task is done. Raises `DivergedError`."""
         self.observation, reward, success, _ = self.robosuite.step(action)
         if self.robosuite.sim.data._data.warning.number[_unstable()].any():
-            raise DivergedError("MuJoCo began anew")
+            raise DivergedError("MuJoCo set the simulation back to its beginning")
         return float(reward), bool(success)
 
     def draw(self) -> dict[str, NDArray[np.uint8]]:
@@ -154,13 +157,14 @@ class LiberoSimulation:
 
 
 def _recorded_states(suite: str, name: str) -> NDArray[np.float64]:
-    """Return a task's initial states, (50, D): time, positions and velocities."""
-    import torch
+    """Return a task's initial states, (50, D): time, positions and velocities.
 
-    path = libero_folder() / "init_files" / suite / f"{name}.pruned_init"
-    # A pickled NumPy array, which comes with the code that this runs anyway.
-    states: NDArray[np.float64] = torch.load(path, weights_only=False)
-    return states
+    The file is torch's archive of a pickled float64 array. Its numbers are the longest text in the pickle, which is not run.
+    """
+    with zipfile.ZipFile(libero_folder() / "init_files" / suite / f"{name}.pruned_init") as archive:
+        pickled = archive.read(next(file for file in archive.namelist() if file.endswith("data.pkl")))
+    numbers = max((text for _, text, _ in pickletools.genops(pickled) if isinstance(text, str)), key=len)
+    return np.frombuffer(numbers.encode("latin1")).reshape(_N_INIT_STATES, -1)
 
 
 def _state(observation: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
