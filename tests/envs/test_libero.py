@@ -221,6 +221,17 @@ def test_absolute_actions_go_to_a_pose_and_robosuite_leaves_numpys_generator_alo
 
 
 @installed
+def test_without_recorded_states_the_seed_draws_one() -> None:
+    env = suite(LIBERO_ID, task=OPEN_DRAWER, init_states=False)
+    found = []
+    for seed, number in ((7, 0), (8, 0), (7, 1)):
+        env.reset(seed=seed, options={"init_state": number})
+        found.append(env.simulation.observation["object-state"].tolist())
+    assert found[0] == found[2] != found[1]
+    env.close()
+
+
+@installed
 def test_nothing_is_asked_printed_or_written_to_the_users_folder(tmp_path: Path) -> None:
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     for folder in (home, temporary):
