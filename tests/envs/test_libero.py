@@ -192,6 +192,39 @@ def test_an_episode_follows_from_seed_and_initial_state_and_pictures_wait_until_
 
 
 @installed
+def test_pictures_are_those_that_robosuite_samples_also_while_a_stove_lights_up() -> None:
+    size, task, lit = 128, "turn_on_the_stove", 1
+    env = suite(LIBERO_ID, task=task, observation_height=size, observation_width=size)
+    env.reset(seed=3, options={"init_state": 2})
+    drawn = []
+    for number in range(4):
+        if number == lit:
+            env.simulation.robosuite.sim.data.set_joint_qpos("flat_stove_1_button", 1.0)
+        env.step(ACTION)
+        drawn.append(benchmarks.pictures(env))
+    start = env.simulation._init_states[2]
+    env.close()
+
+    path = libero_assets.libero_folder() / "bddl_files" / "libero_goal" / f"{task}.bddl"
+    theirs = libero_assets.import_libero().OffScreenRenderEnv(
+        bddl_file_name=str(path), camera_heights=size, camera_widths=size
+    )
+    theirs.reset()
+    theirs.seed(3)
+    theirs.reset()
+    theirs.set_init_state(start)
+    for _ in range(10):
+        theirs.step([0, 0, 0, 0, 0, 0, -1])
+    for number, pictures in enumerate(drawn):
+        if number == lit:
+            theirs.sim.data.set_joint_qpos("flat_stove_1_button", 1.0)
+        observation, *_ = theirs.step(ACTION)
+        for name, ours in zip(("agentview_image", "robot0_eye_in_hand_image"), pictures, strict=True):
+            assert np.array_equal(observation[name][::-1, ::-1], ours)
+    theirs.close()
+
+
+@installed
 def test_success_ends_an_episode_and_the_suites_limit_truncates_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STEPS, "libero_goal", 3)
     env = suite(LIBERO_ID, task="turn_on_the_stove")

@@ -150,9 +150,8 @@ class LiberoSimulation:
             self._close_renderer()
             self._model, self._sampled = model, (mujoco.MjData(model), model.site_rgba.copy())
         mujoco.mj_copyData(self._sampled[0], model, data)
-        self._sampled[1][:] = (
-            model.site_rgba
-        )  # a stove that is turned on lights up after the sample of its step
+        # A stove that is turned on lights up after the sample of its step.
+        self._sampled[1][:] = model.site_rgba
         return value
 
 
