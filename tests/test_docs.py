@@ -69,6 +69,7 @@ CONTEXTS = (
     ("--env.type=tabletop",),
     ("--env.type=so101",),
     ("--env.type=metaworld",),
+    ("--env.type=libero",),
     ("--robot.type=sim", "--teleop.type=expert"),
     ("--robot.type=so101_follower", "--teleop.type=so101_leader"),
 )

@@ -140,6 +140,7 @@ ENVIRONMENTS = Registry(
         "so101": "smolact.envs.factory:SO101",
         "metaworld": "smolact.envs.factory:METAWORLD",
         "aloha": "smolact.envs.factory:ALOHA",
+        "libero": "smolact.envs.factory:LIBERO",
     },
 )
 """Objects of `smolact.envs.factory.KnownEnv`."""

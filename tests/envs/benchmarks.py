@@ -49,6 +49,7 @@ def traces(*files: str) -> Iterator[Trace]:
         for key, task in content["tasks"].items():
             name = key.partition("/")[0]
             name = content["config"]["task"] if name == content["env_type"] else name
+            name = task["task"][0] if content["env_type"] == "libero" else name
             for number, seed in enumerate(content["seeds"]):
                 yield Trace(file, name, seed, number, task["frames"], content["versions"])
 
@@ -66,11 +67,15 @@ def suite(name: str, **settings: Any) -> BenchmarkEnv:
 
 
 def picture(env: BenchmarkEnv) -> np.ndarray:
+    return pictures(env)[0]
+
+
+def pictures(env: BenchmarkEnv) -> list[np.ndarray]:
     try:
         drawn = env.draw()
     except MissingDependencyError as error:
         pytest.skip(f"no graphics library: {error}")
-    return next(iter(drawn.values())) if isinstance(drawn, dict) else drawn
+    return list(drawn.values()) if isinstance(drawn, dict) else [drawn]
 
 
 def replay(env: BenchmarkEnv, trace: Trace, *, exact: bool) -> None:
@@ -90,21 +95,22 @@ def replay(env: BenchmarkEnv, trace: Trace, *, exact: bool) -> None:
             assert observation["agent_pos"] == pytest.approx(np.array(recorded), abs=2e-3)
 
 
-def compare_pictures(env: BenchmarkEnv, trace: Trace, at: tuple[int, ...]) -> None:
+def compare_pictures(env: BenchmarkEnv, trace: Trace, at: tuple[int, ...], **options: int) -> None:
     """Assert that the pictures of some frames are those of the trace: if the first is, all; else nearly."""
-    env.reset(seed=trace.seed)
+    env.reset(seed=trace.seed, options=options)
     same = None
     for frame in trace.frames[: max(at) + 1]:
         if "action" in frame:
             env.step(np.array(frame["action"][trace.number], np.float32))
         if frame["t"] in at:
-            drawn, recorded = picture(env), next(iter(frame["images"].values()))[trace.number]
-            assert list(drawn.shape) == recorded["shape"] and drawn.dtype == np.uint8
-            equal = hashlib.sha256(drawn.tobytes()).hexdigest() == recorded["sha256"]
-            same = equal if same is None else same
-            assert equal == same
-            assert drawn.mean((0, 1)) == pytest.approx(recorded["mean"], abs=0.5)
-            assert drawn.std((0, 1)) == pytest.approx(recorded["std"], abs=0.5)
+            for drawn, camera in zip(pictures(env), frame["images"].values(), strict=True):
+                recorded = camera[trace.number]
+                assert list(drawn.shape) == recorded["shape"] and drawn.dtype == np.uint8
+                equal = hashlib.sha256(drawn.tobytes()).hexdigest() == recorded["sha256"]
+                same = equal if same is None else same
+                assert equal == same
+                assert drawn.mean((0, 1)) == pytest.approx(recorded["mean"], abs=0.5)
+                assert drawn.std((0, 1)) == pytest.approx(recorded["std"], abs=0.5)
 
 
 def is_version_of(trace: Trace, *packages: str) -> bool:

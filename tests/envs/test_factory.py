@@ -178,7 +178,7 @@ def test_an_unknown_environment_is_an_error_that_names_what_there_is(name):
     near = {"tabeltop": "tabletop", "smolact/Tabletop-v1": "smolact/Tabletop-v0", "Pendulum": "Pendulum-v1"}
     with pytest.raises(
         EnvironmentNotFoundError,
-        match=near.get(name, "There are tabletop, pusht, so101, metaworld, aloha and"),
+        match=near.get(name, "There are tabletop, pusht, so101, metaworld, aloha, libero and"),
     ):
         make_env(name)
 

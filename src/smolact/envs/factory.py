@@ -1,4 +1,4 @@
-"""Environments by name: `tabletop`, `pusht`, `so101`, `metaworld`, `aloha`, an installed one, or any gymnasium id.
+"""Environments by name: `tabletop`, `pusht`, `so101`, `metaworld`, `aloha`, `libero`, an installed one, or any gymnasium id.
 
 `module:id` imports the module first.
 """
@@ -21,6 +21,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from smolact.envs.batch import EnvBatch
 from smolact.envs.benchmarks.aloha import ALOHA_ID, register_aloha
 from smolact.envs.benchmarks.base import BenchmarkEnv
+from smolact.envs.benchmarks.libero import LIBERO_ID, register_libero
 from smolact.envs.benchmarks.metaworld import METAWORLD_ID, register_metaworld
 from smolact.envs.mapping import EnvMapping, PolicyEnv
 from smolact.envs.so101 import SO101_ID, register_so101
@@ -39,6 +40,7 @@ register_tabletop()
 register_so101()
 register_metaworld()
 register_aloha()
+register_libero()
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ PUSHT = KnownEnv(
 SO101 = KnownEnv(SO101_ID, expert="smolact.envs.so101_expert:SO101Expert")
 METAWORLD = KnownEnv(METAWORLD_ID, expert="smolact.envs.benchmarks.metaworld_expert:MetaWorldExpert")
 ALOHA = KnownEnv(ALOHA_ID)
-"""The extras of these three are asked for by the environments themselves."""
+LIBERO = KnownEnv(LIBERO_ID)
+"""The extras of these four are asked for by the environments themselves."""
 
 
 def make_env(
@@ -94,7 +97,7 @@ def make_env(
     """Make `n_envs` copies of an environment, under batch keys.
 
     Args:
-        name: a short name (`tabletop`, `pusht`, `so101`, `metaworld`, `aloha`, an installed one) or a gymnasium id.
+        name: a short name (`tabletop`, `pusht`, `so101`, `metaworld`, `aloha`, `libero`, an installed one) or a gymnasium id.
         task: the instruction of every episode; None for the environment's own. The environment's name (LeRobot's
             `--env.task=PushT-v0`) counts as None. For a benchmark, as in LeRobot: its tasks and groups of tasks, with commas.
         instruction: the instruction of every episode, whatever `task` says.
@@ -157,7 +160,8 @@ def known_env(name: str) -> KnownEnv:
     """
     if name not in ENVIRONMENTS:
         return next(
-            (env for env in (TABLETOP, PUSHT, SO101, METAWORLD, ALOHA) if env.id == name), KnownEnv(name)
+            (env for env in (TABLETOP, PUSHT, SO101, METAWORLD, ALOHA, LIBERO) if env.id == name),
+            KnownEnv(name),
         )
     found = ENVIRONMENTS[name]
     if not isinstance(found, KnownEnv):

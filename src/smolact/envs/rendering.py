@@ -62,11 +62,20 @@ class SceneRenderer:
         model: a `mujoco.MjModel`.
         size: (height, width) of the pictures.
         without: what is not drawn, of `REFLECTIONS`, `SHADOWS` and `ANTIALIASING`; the rest is as the model says.
+        hidden_groups: the groups of geoms that are not drawn, of those that MuJoCo draws by default (0 to 2).
     """
 
-    def __init__(self, model: Any, size: tuple[int, int], without: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        model: Any,
+        size: tuple[int, int],
+        without: Collection[str] = (),
+        hidden_groups: Collection[int] = (),
+    ) -> None:
         self._model, self._size, self._without = model, size, without
+        self._hidden_groups = hidden_groups
         self._renderer: Any = None
+        self._option: Any = None
 
     def draw(self, data: Any, camera: str) -> NDArray[np.uint8]:
         """Return a camera's picture, (height, width, 3) uint8.
@@ -76,7 +85,7 @@ class SceneRenderer:
         """
         if self._renderer is None:
             self._renderer = self._make_renderer()
-        self._renderer.update_scene(data, camera)
+        self._renderer.update_scene(data, camera, self._option)
         picture: NDArray[np.uint8] = self._renderer.render()
         return picture
 
@@ -104,6 +113,8 @@ class SceneRenderer:
         # PyOpenGL raises AttributeError or its own errors where a library lacks something.
         except Exception as error:
             raise _cannot_draw(error) from error
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[list(self._hidden_groups)] = 0
         flags: Any = renderer.scene.flags
         flags[mujoco.mjtRndFlag.mjRND_REFLECTION] &= REFLECTIONS not in self._without
         flags[mujoco.mjtRndFlag.mjRND_SHADOW] &= SHADOWS not in self._without

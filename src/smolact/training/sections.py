@@ -193,7 +193,7 @@ class EnvSection:
 
     type: str | None = setting(
         None,
-        "An environment: tabletop, pusht, so101, metaworld, aloha, or any id of gymnasium's; none when null.",
+        "An environment: tabletop, pusht, so101, metaworld, aloha, libero, or any id of gymnasium's; none when null.",
     )
     task: str | None = setting(
         None,

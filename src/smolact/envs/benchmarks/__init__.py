@@ -1,1 +1,1 @@
-"""Benchmark suites of the field, with LeRobot's observations, seeds and success: Meta-World and ALOHA."""
+"""Benchmark suites of the field, with LeRobot's observations, seeds and success: Meta-World, ALOHA and LIBERO."""
