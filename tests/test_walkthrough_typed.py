@@ -24,6 +24,7 @@ NOT_TYPED = {
     "the Hub, or a dataset of the reader": r"my_user/|lerobot/|^hf |^git |^smolact push (?!.*--dry-run)",
     "what the reader fills in": r"…|[= \[][A-Z_]+(?![\w/=])",
     "other programs": r"^(accelerate|torchrun|lerobot-\w+|pip|source|python -m|python scripts/\S+|scripts/(?!demo)\S+) ?|sbatch |ILStudio",
+    "corrections, which a shortened recording may not need": r"--dataset.corrections_weight=only",
     "an extra that may be missing": r"(type|env)=(pusht|metaworld|aloha|libero|so101)\b|^smolact dataset viz (?!.*--html)",
     "another machine": r"^(openssl|umask) |gpu-box",
 }

@@ -85,7 +85,8 @@ def replay(env: BenchmarkEnv, trace: Trace, *, exact: bool) -> None:
         if "action" in frame:
             sent = np.array(frame["action"][trace.number], np.float32)
             observation, reward, terminated, truncated, info = env.step(sent)
-            assert reward == (frame["reward"][trace.number] if exact else pytest.approx(reward))
+            expected = frame["reward"][trace.number]
+            assert reward == (expected if exact else pytest.approx(expected, abs=0.05))
             assert terminated == frame["terminated"][trace.number] and not truncated
             assert info["is_success"] == frame["info"]["is_success"][trace.number]
         recorded = frame["raw"]["agent_pos"][trace.number]

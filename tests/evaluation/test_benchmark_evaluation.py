@@ -10,13 +10,20 @@ import gymnasium
 import numpy as np
 import pytest
 
+from smolact.cli.eval import EvalConfig, summary
+from smolact.cli.eval import _settings as evaluation_settings
 from smolact.cli.main import main
+from smolact.cli.servers import ChosenPolicy
 from smolact.envs.benchmarks.base import BenchmarkEnv, BenchmarkTask
 from smolact.envs.factory import make_env
+from smolact.errors import ConfigError
+from smolact.evaluation.conditions import PLAIN
 from smolact.evaluation.lerobot_results import eval_info
 from smolact.evaluation.metrics import EpisodeResult, EvaluationResult, SuccessRate
 from smolact.evaluation.rollout import evaluate, plan_episodes
+from smolact.evaluation.suite import EpisodeLog
 from smolact.runtime.policy import Policy
+from smolact.training.sections import EnvSection
 from smolact_client import Schema
 
 TASKS = tuple(
@@ -167,6 +174,24 @@ def test_groups_count_their_tasks_as_clusters_and_lerobots_file_has_them() -> No
     assert info["per_group"]["near"]["pc_success"] == 100 * by_group["near"].success.rate
     assert info["overall"]["n_episodes"] == 12
     assert info["overall"]["pc_success"] == pytest.approx(100 * result.success.rate)
+
+
+def test_whole_chunks_without_a_look_are_told_and_groups_shown() -> None:
+    blind, looking = (summary({"policy": {PLAIN: played(number)[0]}}) for number in (CHUNK, 2))
+    assert "--policy.n_action_steps" in blind and "--policy.n_action_steps" not in looking
+    rows = [line.split("  ")[1] for line in blind.splitlines() if line.startswith("  ")]
+    assert rows == ["near", "blue", "green", "red"]
+
+
+def test_a_folder_of_other_tasks_is_refused_also_with_words_of_the_users(tmp_path: Path) -> None:
+    def settings(task: str) -> dict[str, Any]:
+        env = EnvSection(type="tests/Dot-v0", task=task)
+        config = EvalConfig(policy=ChosenPolicy(path="p"), env=env, task="go")
+        return evaluation_settings(config)
+
+    EpisodeLog(tmp_path, settings("near"))
+    with pytest.raises(ConfigError, match="other settings"):
+        EpisodeLog(tmp_path, settings("far"))
 
 
 def test_an_environment_that_is_no_benchmark_is_one_task_of_its_type(tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ def test_the_scene_is_the_seeds_in_every_condition() -> None:
 
 
 def test_without_goals_or_with_words_of_the_users_there_is_nothing_to_compare() -> None:
-    with make_env("tabletop", 1, **FAST) as envs:
-        assert conditions_for(envs, task="push the red block to the top zone") == []
+    with make_env("tabletop", 1, task="push the red block to the top zone", **FAST) as envs:
+        assert conditions_for(envs) == []
     with make_env(
         "MountainCarContinuous-v0", 1, mapping={"observation": "observation.state"}, task="go up"
     ) as envs:

@@ -92,6 +92,11 @@ def run(config: EvalConfig) -> int:
     for name in config.policies:  # before anything is written
         engine_settings(name, config.policy, config.rename_map, engine=config.engine)
     n_processes, device = config.cpu_processes, config.policy.settings.get("device")
+    if n_processes is not None and n_processes < 1:
+        raise ConfigError(
+            f"--cpu_processes={n_processes}: expected at least 1, and no more than the episodes of a condition "
+            f"(--eval.n_episodes={config.eval.n_episodes}), which they share."
+        )
     if n_processes is not None and n_processes > 1 and device not in (None, "cpu"):
         raise ConfigError(f"--cpu_processes={n_processes} is for a CPU, and --policy.device={device}.")
     if len(set(config.policies)) < len(config.policies):
@@ -126,7 +131,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     Raises:
         SmolactError: errors of loading, the environment and the episodes; `FeatureError` if policy and environment do not fit.
     """
-    from smolact.cli.eval_processes import Processes
+    from smolact.cli.eval_processes import Processes, n_processes_for
     from smolact.cli.eval_progress import EvalProgress
     from smolact.evaluation.conditions import PLAIN, conditions_for
     from smolact.evaluation.shards import play_shards
@@ -140,8 +145,9 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
         _make_environments(config, render=render) as environments,
         print_errors_at_once(),
     ):
-        n_episodes = config.eval.n_episodes * max(1, len(environments.tasks))
-        n_processes = _n_processes(config, n_episodes) if processes.shard.processes == 1 else 1
+        each, n_tasks = config.eval.n_episodes, max(1, len(environments.tasks))
+        n_episodes, device = each * n_tasks, config.policy.settings.get("device")
+        n_processes = n_processes_for(config.cpu_processes, config.policies, device, each, n_tasks, processes)
         if n_processes > 1 and folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smolact-")))
         log = EpisodeLog(folder, _settings(config), processes.shard)
@@ -151,7 +157,7 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
                 announce_policy(name)
             return _load(name, config, environments, processes.device, stack)
 
-        conditions = conditions_for(environments, environments.instruction) if config.language else []
+        conditions = conditions_for(environments) if config.language else []
         facts = {name: _facts(name, config) for name in config.policies}
         names = [PLAIN, *(condition.name for condition in conditions)]
         with contextlib.ExitStack() as shown:
@@ -183,25 +189,6 @@ def evaluate_checkpoints(config: EvalConfig) -> Results | None:
     return results
 
 
-def _n_processes(config: EvalConfig, n_episodes: int) -> int:
-    """Return how many processes of this machine share the episodes of a condition.
-
-    Raises:
-        ConfigError: --cpu_processes is out of range.
-    """
-    from smolact.cli.eval_processes import default_processes
-
-    given = config.cpu_processes
-    if given is None:
-        return default_processes(config.policies, config.policy.settings.get("device"), n_episodes)
-    if not 1 <= given <= n_episodes:
-        raise ConfigError(
-            f"--cpu_processes={given}: expected at least 1, and no more than the {n_episodes} episodes of a condition "
-            f"(--eval.n_episodes={config.eval.n_episodes}), which they share."
-        )
-    return given
-
-
 @dataclass(frozen=True)
 class ShardPlayer:
     """Plays one shard of an evaluation's episodes with its own policies and environments."""
@@ -221,7 +208,7 @@ class ShardPlayer:
                 config.policies,
                 lambda name: _load(name, config, environments, "cpu", stack),
                 environments,
-                conditions_for(environments, environments.instruction) if config.language else [],
+                conditions_for(environments) if config.language else [],
                 log,
                 n_episodes=config.eval.n_episodes,
                 seed=config.seed,
@@ -287,6 +274,7 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
         "rename_map": config.rename_map or None,
         "environment": config.env.type,
         "task": config.task or config.env.task,
+        "selected tasks": config.env.task if config.task is not None else None,
         "mapping": None if config.env.mapping is None else config.env.mapping.read_text(),
         "environment settings": {key: str(value) for key, value in config.env.arguments.items()},
         "seed": config.seed,

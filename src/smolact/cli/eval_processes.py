@@ -61,3 +61,34 @@ def default_processes(policies: Sequence[str], device: str | None, n_episodes: i
     if (device or best_device()) != "cpu" or any(is_server(name) or not is_small(name) for name in policies):
         return 1
     return max(1, min(cores(), n_episodes // EPISODES_PER_PROCESS))
+
+
+def n_processes_for(
+    given: int | None,
+    policies: Sequence[str],
+    device: str | None,
+    n_episodes: int,
+    n_tasks: int,
+    launched: Processes,
+) -> int:
+    """Return how many processes this one starts for the episodes of a condition: 1, in which it plays them itself, or more.
+
+    Args:
+        given: what --cpu_processes says.
+        device: what --policy.device says.
+        n_episodes: what --eval.n_episodes says: of each of `n_tasks` tasks.
+        launched: the processes of a launcher, which start none.
+
+    Raises:
+        ConfigError: there are fewer episodes than processes.
+    """
+    if launched.shard.processes > 1:
+        return 1
+    if given is None:
+        return default_processes(policies, device, n_episodes * n_tasks)
+    if given > n_episodes * n_tasks:
+        raise ConfigError(
+            f"--cpu_processes={given}: expected no more than the {n_episodes * n_tasks} episodes of a condition "
+            f"(--eval.n_episodes={n_episodes}), which they share."
+        )
+    return given

@@ -19,10 +19,10 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from smolact.envs.batch import EnvBatch
-from smolact.envs.benchmarks.aloha import ALOHA_ID, register_aloha
-from smolact.envs.benchmarks.base import BenchmarkEnv
-from smolact.envs.benchmarks.libero import LIBERO_ID, register_libero
-from smolact.envs.benchmarks.metaworld import METAWORLD_ID, register_metaworld
+from smolact.envs.benchmarks.aloha import ALOHA_ID, Aloha
+from smolact.envs.benchmarks.base import BenchmarkEnv, register_benchmark
+from smolact.envs.benchmarks.libero import LIBERO_ID, Libero
+from smolact.envs.benchmarks.metaworld import METAWORLD_ID, MetaWorld
 from smolact.envs.mapping import EnvMapping, PolicyEnv
 from smolact.envs.so101 import SO101_ID, register_so101
 from smolact.envs.tabletop import TABLETOP_ID, register_tabletop
@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 
 register_tabletop()
 register_so101()
-register_metaworld()
-register_aloha()
-register_libero()
+register_benchmark(METAWORLD_ID, MetaWorld)
+register_benchmark(ALOHA_ID, Aloha)
+register_benchmark(LIBERO_ID, Libero)
 
 
 @dataclass(frozen=True)

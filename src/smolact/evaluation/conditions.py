@@ -61,13 +61,9 @@ class Condition:
     instruct: Callable[[Any, random.Random], EpisodeCondition]
 
 
-def conditions_for(envs: EnvBatch, task: str | None = None) -> list[Condition]:
-    """Return the environment's conditions besides the plain one; an empty list if its scene has no `goal`.
-
-    Args:
-        task: the instruction of every episode; with it there are no other conditions.
-    """
-    if task is not None or not isinstance(envs[0].unwrapped, LanguageConditioned):
+def conditions_for(envs: EnvBatch) -> list[Condition]:
+    """Return the environment's conditions besides the plain one; none if its scene has no `goal`, or every episode one instruction."""
+    if envs.instruction is not None or not isinstance(envs[0].unwrapped, LanguageConditioned):
         return []
     envs[0].reset(seed=0)
     inner: Any = envs[0].unwrapped

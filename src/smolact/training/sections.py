@@ -179,10 +179,8 @@ def env_fields(section: Mapping[str, Any]) -> type | None:
     if not section.get("type"):
         return None
     from smolact.envs.arguments import arguments_class
-    from smolact.envs.factory import creator_of
 
-    taken = {field.name for field in dataclasses.fields(EnvSection)} | {"render_mode", "max_episode_steps"}
-    return arguments_class(creator_of(section["type"]), taken)
+    return arguments_class(section["type"], {field.name for field in dataclasses.fields(EnvSection)})
 
 
 @dataclass

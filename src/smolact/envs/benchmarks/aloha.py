@@ -138,13 +138,3 @@ class AlohaSimulation:
     def close(self) -> None:
         """Free the graphics context."""
         self._renderer.close()
-
-
-def register_aloha() -> None:
-    """Register the id with gymnasium; called when `smolact.envs.factory` is imported."""
-    if ALOHA_ID not in gymnasium.registry:
-        gymnasium.register(
-            ALOHA_ID,
-            entry_point="smolact.envs.benchmarks.aloha:Aloha",
-            max_episode_steps=Aloha.max_episode_steps,
-        )

@@ -238,6 +238,12 @@ class BenchmarkEnv(gymnasium.Env[Observation, NDArray[np.float32]]):  # type: ig
         }
 
 
+def register_benchmark(env_id: str, suite: type[BenchmarkEnv]) -> None:
+    """Register a suite with gymnasium, unless it is already."""
+    if env_id not in gymnasium.registry:
+        gymnasium.register(env_id, entry_point=suite, max_episode_steps=suite.max_episode_steps)
+
+
 def select_tasks(
     selection: str | Sequence[str],
     task_ids: Sequence[int] | None,

@@ -164,13 +164,3 @@ def _names(cameras: str | Sequence[str], mapping: Mapping[str, str] | None) -> d
     if len(set(names.values())) < len(names):
         raise ConfigError(f"camera_name_mapping={mapping}: two cameras can't have the same name.")
     return names
-
-
-def register_libero() -> None:
-    """Register the id with gymnasium; called when `smolact.envs.factory` is imported."""
-    if LIBERO_ID not in gymnasium.registry:
-        gymnasium.register(
-            LIBERO_ID,
-            entry_point="smolact.envs.benchmarks.libero:Libero",
-            max_episode_steps=Libero.max_episode_steps,
-        )

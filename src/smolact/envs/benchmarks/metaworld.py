@@ -159,13 +159,3 @@ def _facts() -> dict[str, Any]:
         Path(__file__).with_name("metaworld_tasks.json").read_text(encoding="utf-8")
     )
     return facts
-
-
-def register_metaworld() -> None:
-    """Register the id with gymnasium; called when `smolact.envs.factory` is imported."""
-    if METAWORLD_ID not in gymnasium.registry:
-        gymnasium.register(
-            METAWORLD_ID,
-            entry_point="smolact.envs.benchmarks.metaworld:MetaWorld",
-            max_episode_steps=MetaWorld.max_episode_steps,
-        )
